@@ -6,7 +6,12 @@ Entry points print it as one line and exit with code 1; none of them shows a tra
 
 
 class EmbedlabError(Exception):
-    """Anything that a user can put right: the text says how."""
+    """Anything that a user can put right: the text says how.
+
+    `stop_reason` is the tag of a run that ends with it.
+    """
+
+    stop_reason = "error"
 
 
 class OptionError(EmbedlabError):
@@ -22,7 +27,7 @@ class DownloadError(EmbedlabError):
 
 
 class TitleError(EmbedlabError):
-    """A title names no movie, or several; `candidates` holds the titles that were meant, perhaps."""
+    """A title names no movie, or several; `candidates` holds the titles that may be meant."""
 
     def __init__(self, message: str, candidates: tuple[str, ...] = ()):
         super().__init__(message)
@@ -31,3 +36,9 @@ class TitleError(EmbedlabError):
 
 class TrackingError(EmbedlabError):
     """The tracking store or the model registry cannot do what was asked."""
+
+
+class DivergedError(EmbedlabError):
+    """A fit's cost is no longer a finite number."""
+
+    stop_reason = "diverged"

@@ -1,0 +1,83 @@
+"""Ratings -> likes -> X = LᵀL, sparse and dense, as artifacts that `fit_embedding` takes."""
+
+from embedlab.command_line import Parser, boolean, exit_with, one_of
+from embedlab.datasets.movielens import check_ratings_argument
+from embedlab.movies.like_rule import check_like_rule
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        "build_matrix",
+        "Count, for every two movies, the users who like both. Logs the likes, the matrix, the "
+        "movie index and three figures; fit_embedding takes them by matrix=runs:/<run id>/matrix.",
+    )
+    parser.add(
+        "ratings",
+        check_ratings_argument,
+        "ml-latest-small",
+        "ml-latest-small (downloaded once), sample (built in), or the path of a folder or zip "
+        "with ratings.csv and movies.csv in MovieLens' layout",
+    )
+    parser.add(
+        "like_rule",
+        check_like_rule,
+        "user_mean",
+        "what a like is: user_mean, user_median or threshold:<stars>",
+    )
+    parser.add("dense", boolean, True, "also make the dense tensor and check it against the sparse")
+    parser.add("device", one_of("auto", "cpu", "cuda"), "auto", "where the dense tensor lives")
+    return parser
+
+
+def main(argv=None) -> None:
+    args = build_parser().parse_args(argv)
+
+    from embedlab.console import console
+    from embedlab.datasets.movielens import locate_ratings
+    from embedlab.device import choose_device
+    from embedlab.movies import figures
+    from embedlab.movies.counts import build_counts, save_counts
+    from embedlab.movies.likes import find_likes, save_likes
+    from embedlab.movies.ratings import read_ratings
+    from embedlab.tracking.runs import start_run
+
+    with start_run("build_matrix", f"build_matrix {args.like_rule}", vars(args)) as run:
+        device = choose_device(args.device)
+        files = locate_ratings(args.ratings)
+        ratings = read_ratings(files.path, files.name)
+        run.log_dataset(ratings.name, ratings.digest, files.source, "ratings")
+        likes = find_likes(ratings, args.like_rule)
+        counts = build_counts(likes.matrix, device if args.dense else None)
+
+        run.log_params({"device": device, "data_digest": likes.digest})
+        run.log_metrics(
+            {
+                "data/users": ratings.n_users,
+                "data/movies": ratings.n_movies,
+                "data/ratings": ratings.n_ratings,
+                "data/likes": likes.matrix.nnz,
+                **{f"data/dropped_{reason}": n for reason, n in ratings.dropped.items()},
+                "matrix/nonzeros": counts.matrix.nnz,
+                "matrix/density": counts.density,
+                "time/sparse_seconds": counts.sparse_seconds,
+            }
+        )
+        if counts.dense_seconds is not None:
+            run.log_metrics({"time/dense_seconds": counts.dense_seconds})
+        run.log_figure(figures.rating_histogram(ratings, likes), "figures/ratings.png")
+        run.log_figure(figures.popularity_long_tail(likes), "figures/popularity.png")
+        run.log_figure(figures.top_block(counts.matrix, likes), "figures/top_block.png")
+        with run.artifact_folder("matrix") as folder:
+            save_likes(likes, folder)
+            save_counts(counts.matrix, folder)
+    dropped = "".join(f", {n:,} dropped: {reason}" for reason, n in ratings.dropped.items() if n)
+    console.print(
+        f"{likes.name}: {ratings.n_ratings:,} ratings{dropped}, {ratings.n_users:,} users, "
+        f"{ratings.n_movies:,} movies, {likes.matrix.nnz:,} likes; {counts.matrix.nnz:,} entries "
+        f"of the matrix are not 0 ({counts.density:.1%})\n"
+        f"Fit it with  -e fit_embedding -P matrix=runs:/{run.id}/matrix"
+    )
+
+
+if __name__ == "__main__":
+    exit_with(main)

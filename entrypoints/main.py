@@ -1,0 +1,64 @@
+"""Everything, small, end to end: matrix, embedding, registered model, recommendations."""
+
+from embedlab.command_line import (
+    Parser,
+    auto_or_positive_number,
+    exit_with,
+    one_of,
+    whole_number,
+    words,
+)
+from embedlab.datasets.movielens import check_ratings_argument
+from embedlab.movies.fit import OPTIMIZERS
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        "main",
+        "Run the steps one after the other as nested runs: build_matrix, fit_embedding (which "
+        "registers the model), recommend. With the defaults nothing is downloaded.",
+    )
+    parser.add(
+        "ratings",
+        check_ratings_argument,
+        "sample",
+        "sample (built in), ml-latest-small (downloaded once), or the path of a folder or zip",
+    )
+    parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver")
+    parser.add("lr", auto_or_positive_number, "auto", "learning rate; auto: the optimizer's own")
+    parser.add("dim", whole_number(1, 100_000), 20, "length of a movie's vector")
+    parser.add("epochs", whole_number(1), 150, "updates of all vectors")
+    parser.add("seed", whole_number(0), 0, "of the random start")
+    parser.add("title", words("a movie's title"), "Toy Story", "the movie to recommend for")
+    return parser
+
+
+def main(argv=None) -> None:
+    args = build_parser().parse_args(argv)
+
+    from embedlab.console import console
+    from embedlab.tracking.project import run_entry_point
+    from embedlab.tracking.runs import start_run
+    from embedlab.tracking.store import how_to_open
+
+    with start_run("main", f"main {args.ratings}", vars(args)) as run:
+        matrix_run = run_entry_point("build_matrix", {"ratings": args.ratings})
+        fit_run = run_entry_point(
+            "fit_embedding",
+            {
+                "matrix": f"runs:/{matrix_run}/matrix",
+                "optimizer": args.optimizer,
+                "lr": "auto" if args.lr is None else args.lr,
+                "dim": args.dim,
+                "epochs": args.epochs,
+                "seed": args.seed,
+                "reference": "true",
+                "register": "true",
+            },
+        )
+        run_entry_point("recommend", {"model": f"runs:/{fit_run}/model", "title": args.title})
+    console.print(f"\nSee the runs:\n{how_to_open(run.experiment_id, run.id)}")
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,46 @@
+"""Titles in, the nearest movies by name out, from a registered embedding."""
+
+from embedlab.command_line import Parser, boolean, exit_with, one_of, whole_number, words
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        "recommend",
+        "Print the movies that are nearest to a movie, and log them as a table.",
+    )
+    parser.add(
+        "title",
+        words("a movie's title"),
+        "Apollo 13",
+        "a movie as people type it; several, joined by |, give one blended list",
+    )
+    parser.add(
+        "model",
+        words("a model's URI"),
+        "models:/movie-embedding@champion",
+        "the model to ask: models:/<name>@<alias>, models:/<name>/<version>, runs:/<id>/model",
+    )
+    parser.add("k", whole_number(1, 1000), 10, "how many recommendations")
+    parser.add("score", one_of("dot", "cosine"), "dot", "inner product, or without popularity")
+    parser.add("include_self", boolean, False, "keep the asked movies in the list")
+    return parser
+
+
+def main(argv=None) -> None:
+    args = build_parser().parse_args(argv)
+
+    from embedlab.console import as_text, console, recommendation_table
+    from embedlab.tracking.runs import start_run
+    from embedlab.tracking.served import ask, load_model
+
+    with start_run("recommend", f"recommend {args.title}", vars(args)) as run:
+        params = {"k": args.k, "score": args.score, "include_self": args.include_self}
+        answer = ask(load_model(args.model), [args.title], params)
+        run.log_table(answer, "recommendations.json")
+        table = recommendation_table(answer, args.score)
+        run.log_text(as_text(table), "recommendations.txt")
+        console.print(table)
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,133 @@
+"""Arguments of the entry points: types that reject bad values with a sentence, before any work.
+
+A parameter's name is the one of `MLproject`: `like_rule` there is `--like-rule` here.
+"""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+
+from embedlab.errors import EmbedlabError, OptionError
+
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+EXIT_INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are OptionErrors: one sentence, no usage dump."""
+
+    def __init__(self, entry_point: str, description: str):
+        super().__init__(
+            prog=f"python -m entrypoints.{entry_point}",
+            description=description,
+            allow_abbrev=False,
+        )
+
+    def add(self, name: str, type: Callable, default: object, help: str) -> None:
+        """Add the parameter `name`; an empty default means 'not given'."""
+        shown = str(default).lower() if isinstance(default, bool) else default
+        metavar = getattr(type, "metavar", name.rpartition("_")[2].upper())
+        self.add_argument(
+            "--" + name.replace("_", "-"),
+            type=type,
+            default=default,
+            help=f"{help} (default: {'none' if default == '' else shown})",
+            metavar=metavar,
+        )
+
+    def error(self, message: str):
+        text = message.removeprefix("argument --")
+        name, colon, rest = text.partition(": ")
+        if text != message and colon:
+            text = f"{name.replace('-', '_')}: {rest}"
+        raise OptionError(f"{text} (see `{self.prog} --help`)")
+
+
+def whole_number(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
+    """Type of an integer from `minimum` to `maximum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not minimum <= value <= maximum:
+            bounds = f"from {minimum}" + (f" to {maximum}" if maximum < 2**31 - 1 else " up")
+            raise argparse.ArgumentTypeError(f"expected a whole number {bounds}, got '{text}'")
+        return value
+
+    return parse
+
+
+def positive_number(text: str) -> float:
+    """Type of a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got '{text}'")
+    return value
+
+
+def auto_or_positive_number(text: str) -> float | None:
+    """Type of `auto`, which is None, or a finite number above 0."""
+    if text.strip().lower() == "auto":
+        return None
+    try:
+        return positive_number(text)
+    except argparse.ArgumentTypeError:
+        message = f"expected 'auto' or a number above 0, got '{text}'"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def boolean(text: str) -> bool:
+    """Type of a yes or no, as MLproject and people write it: true, True, 1, yes, on."""
+    word = text.strip().lower()
+    if word not in TRUE + FALSE:
+        raise argparse.ArgumentTypeError(f"expected true or false, got '{text}'")
+    return word in TRUE
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Type of one of some words; the message lists them and the nearest."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            near = get_close_matches(text.lower(), choices, n=1, cutoff=0.5)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            message = f"expected one of {', '.join(choices)}; got '{text}'{hint}"
+            raise argparse.ArgumentTypeError(message)
+        return text
+
+    parse.metavar = "{" + ",".join(choices) + "}"
+    return parse
+
+
+def words(what: str) -> Callable[[str], str]:
+    """Type of a text that may not be blank; `what` names it in the message."""
+
+    def parse(text: str) -> str:
+        if not text.strip():
+            raise argparse.ArgumentTypeError(f"expected {what}, got nothing")
+        return text.strip()
+
+    return parse
+
+
+def exit_with(main: Callable[[Sequence[str] | None], None]) -> None:
+    """Run an entry point as a process: what a user can put right is one line and exit code 1."""
+    try:
+        main(None)
+    except EmbedlabError as error:
+        print(f"embedlab: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("embedlab: stopped by Ctrl-C; the run keeps what it had logged.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # `... | head`: nobody reads on, and nothing is left to flush to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,118 @@
+"""The movie half's pictures: arrays in, matplotlib Figures out. Nothing here touches a display."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from embedlab.movies.likes import Likes
+from embedlab.movies.ratings import Ratings
+from embedlab.step import Step
+
+BLUE, ORANGE, GREY = "#2f6db3", "#e07b39", "#8a8f98"
+_thousands = FuncFormatter(lambda value, _: f"{value:,.0f}")
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _tidy(axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e3e5e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def rating_histogram(ratings: Ratings, likes: Likes) -> Figure:
+    """How often each number of stars was given, and how much of each counts as a like."""
+    values, given = np.unique(ratings.stars, return_counts=True)  # (n_values,)
+    # A rating is a like where L has its (user, movie); L's rows are the users, in order.
+    liked_mask = np.asarray(likes.matrix[ratings.user, ratings.movie]).ravel() > 0
+    liked = np.array([np.count_nonzero(liked_mask & (ratings.stars == v)) for v in values])
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    axes.bar(values, given, width=0.36, color="#c9d7e8", label="ratings")
+    axes.bar(values, liked, width=0.36, color=BLUE, label=f"likes ({likes.like_rule})")
+    axes.set(
+        title=f"{likes.name}: {ratings.n_ratings:,} ratings, {likes.matrix.nnz:,} likes",
+        xlabel="stars",
+        ylabel="ratings",
+        xticks=values,
+    )
+    axes.yaxis.set_major_formatter(_thousands)
+    axes.legend(frameon=False)
+    _tidy(axes)
+    return figure
+
+
+def popularity_long_tail(likes: Likes) -> Figure:
+    """Likes of each movie, most liked first, and the share of all likes that the first hold."""
+    counts = np.sort(likes.popularity)[::-1]  # (n_movies,)
+    rank = np.arange(1, len(counts) + 1)
+    shown = counts > 0
+    half = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    axes.plot(rank[shown], counts[shown], color=BLUE, linewidth=2)
+    axes.fill_between(rank[:half], counts[:half], 0.8, color=BLUE, alpha=0.15, linewidth=0)
+    axes.annotate(
+        f"{half:,} movies hold half of all likes",
+        (half, counts[half - 1]),
+        xytext=(12, 12),
+        textcoords="offset points",
+        color=BLUE,
+    )
+    axes.set(
+        title=f"{likes.name}: popularity, {np.count_nonzero(~shown):,} of {len(counts):,} movies "
+        "liked by nobody",
+        xlabel="movie, most liked first",
+        ylabel="users who like it",
+        xscale="log",
+        yscale="log",
+        ylim=(0.8, None),
+    )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_thousands)
+    _tidy(axes)
+    return figure
+
+
+def top_block(counts: sp.csr_matrix, likes: Likes, n_top: int = 40) -> Figure:
+    """Heat map of X among the `n_top` most liked movies, their own likes on the diagonal."""
+    top = np.argsort(-likes.popularity, kind="stable")[:n_top]
+    block = counts[top][:, top].toarray()  # (n_top, n_top)
+    names = [_short(likes.movies["title"].iloc[row]) for row in top]
+    figure = _figure(11, 10)
+    axes = figure.subplots()
+    image = axes.imshow(block, cmap="viridis")
+    axes.set_xticks(range(len(top)), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(top)), names, fontsize=7)
+    axes.set_title(f"{likes.name}: users who like both, the {len(top)} most liked movies")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="users")
+    return figure
+
+
+def cost_curve(
+    curves: Mapping[str, Sequence[Step]], title: str, reference_cost: float | None = None
+) -> Figure:
+    """Cost against epoch on a log scale, a line for each label; the exact cost as a dashed one."""
+    figure = _figure(7, 4.5)
+    axes = figure.subplots()
+    for label, steps in curves.items():
+        epochs = [step.epoch for step in steps]
+        costs = [step.metrics["train/cost"] for step in steps]
+        label = f"{label}: {costs[-1]:,.0f}" if costs else f"{label}: no finite cost"
+        axes.plot(epochs, costs, label=label, linewidth=2, marker="o" if len(steps) < 3 else None)
+    if reference_cost is not None:
+        label = f"exact solver: {reference_cost:,.0f}"
+        axes.axhline(reference_cost, color=GREY, linestyle="--", linewidth=1, label=label)
+    axes.set(title=title, xlabel="epoch (before its update)", ylabel="cost", yscale="log")
+    axes.legend(frameon=False)
+    _tidy(axes)
+    return figure
+
+
+def _short(title: str, length: int = 32) -> str:
+    return title if len(title) <= length else title[: length - 1].rstrip() + "…"

@@ -1,0 +1,99 @@
+"""What every solver of the movie embedding takes and gives back: options and a result.
+
+Light on purpose: entry points read the names and limits before any heavy import.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from embedlab.errors import DivergedError, OptionError
+from embedlab.step import OnStep, Step
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# The published grid's best learning rate for each optimizer; L-BFGS scales its own steps.
+DEFAULT_LR = {"adam": 1.0, "rmsprop": 0.1, "sgd": 2e-5, "adamw": 1.0, "lbfgs": 1.0}
+OPTIMIZERS = (*DEFAULT_LR, "exact")
+OBJECTIVES = ("factored", "dense")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit. Raises OptionError with one sentence where a value is out of range.
+
+    optimizer   one of OPTIMIZERS; `exact` solves by eigenpairs and has no learning rate.
+    lr          learning rate; None takes the optimizer's own default.
+    dim         length of a movie's vector.
+    epochs      updates at the most (`exact`: rounds at the most, it stops when it has converged).
+    objective   `factored` or `dense`, the published form; `exact` has its own.
+    init_scale  standard deviation of the start's N(0, s²) entries.
+    """
+
+    optimizer: str = "adam"
+    lr: float | None = None
+    dim: int = 100
+    epochs: int = 150
+    objective: str = "factored"
+    init_scale: float = 1.0
+
+    def __post_init__(self):
+        if self.optimizer not in OPTIMIZERS:
+            raise OptionError(
+                f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got '{self.optimizer}'"
+            )
+        if self.objective not in OBJECTIVES:
+            raise OptionError(
+                f"objective: expected one of {', '.join(OBJECTIVES)}, got '{self.objective}'"
+            )
+        for name in ("dim", "epochs", "init_scale"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        if self.lr is None:
+            object.__setattr__(self, "lr", DEFAULT_LR.get(self.optimizer))
+        elif self.optimizer == "exact":
+            raise OptionError(f"lr: expected 'auto' with optimizer=exact, got {self.lr}")
+        elif not self.lr > 0:
+            raise OptionError(f"lr: expected more than 0, got {self.lr}")
+
+    @property
+    def label(self) -> str:
+        """As a curve or a run is named: `adam lr=0.1`, `exact`."""
+        return self.optimizer if self.lr is None else f"{self.optimizer} lr={self.lr:g}"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted embedding.
+
+    embedding    (n_movies, dim) float32, one vector a movie, in the order of the movie index.
+    cost         of the embedding, float64; the last finite one of a fit that diverged.
+    epochs       updates made.
+    diverged_at  the first epoch whose cost was not finite, or None.
+    seconds      wall time of all updates.
+    """
+
+    embedding: "np.ndarray"
+    cost: float
+    epochs: int
+    seconds: float
+    diverged_at: int | None = None
+
+    def raise_if_diverged(self, options: FitOptions) -> None:
+        """Raises DivergedError, with the epoch, the learning rate and what to try."""
+        if self.diverged_at is not None:
+            raise DivergedError(
+                f"{options.label} diverged: the cost is not finite at epoch {self.diverged_at}; "
+                f"try a smaller learning rate, such as lr={options.lr / 10:g}, or a smaller "
+                f"init_scale than {options.init_scale:g}."
+            )
+
+
+def with_gap(on_step: OnStep, reference_cost: float) -> OnStep:
+    """Add `train/gap` to every step: how far the cost is above the exact one, as a fraction."""
+
+    def on_step_with_gap(step: Step) -> None:
+        gap = step.metrics["train/cost"] / reference_cost - 1 if reference_cost else float("nan")
+        on_step(replace(step, metrics={**step.metrics, "train/gap": gap}))
+
+    return on_step_with_gap

@@ -1,0 +1,114 @@
+"""Ratings in, likes out: L is users x movies, 1 where a user likes a movie.
+
+A user likes a movie if the rating is at least the user's own mean (`user_mean`, as published),
+the user's own median (`user_median`), or a number of stars (`threshold:4`).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from embedlab.errors import DataError
+from embedlab.movies.like_rule import parse_like_rule
+from embedlab.movies.ratings import Ratings
+
+LIKES_FILE, MOVIES_FILE, ABOUT_FILE = "likes.npz", "movies.csv", "about.json"
+
+
+@dataclass(frozen=True)
+class Likes:
+    """Who likes what.
+
+    matrix     (n_users, n_movies) CSR of int32 ones, indices sorted: L.
+    movies     one row a column of L, in order of movie_id: movie_id, title, genres.
+    name       of the data set.
+    like_rule  that made it.
+    digest     sha256 of L and the movie ids: equal digests make costs comparable.
+    """
+
+    matrix: sp.csr_matrix
+    movies: pd.DataFrame
+    name: str
+    like_rule: str
+    digest: str
+
+    @property
+    def n_movies(self) -> int:
+        return self.matrix.shape[1]
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """Users who like each movie: (n_movies,) int64, the diagonal of X."""
+        return np.bincount(self.matrix.indices, minlength=self.n_movies)
+
+
+def find_likes(ratings: Ratings, like_rule: str) -> Likes:
+    """Apply `like_rule` to every rating. Raises OptionError for an unknown rule."""
+    rule, threshold = parse_like_rule(like_rule)
+    if rule == "threshold":
+        bar = np.full(ratings.n_users, threshold)  # (n_users,) stars
+    else:
+        by_user = pd.Series(ratings.stars.astype(np.float64)).groupby(ratings.user)
+        bar = (by_user.mean() if rule == "user_mean" else by_user.median()).to_numpy()
+    liked = ratings.stars >= bar[ratings.user]  # (n_ratings,) bool
+    matrix = sp.csr_matrix(
+        (
+            np.ones(np.count_nonzero(liked), dtype=np.int32),
+            (ratings.user[liked], ratings.movie[liked]),
+        ),
+        shape=(ratings.n_users, ratings.n_movies),
+    )
+    return _likes(matrix, ratings.movies, ratings.name, like_rule)
+
+
+def _likes(matrix: sp.csr_matrix, movies: pd.DataFrame, name: str, like_rule: str) -> Likes:
+    matrix.sort_indices()
+    sha = hashlib.sha256(repr(matrix.shape).encode())
+    # Widths that do not depend on how scipy chose to store them.
+    for array in (matrix.indptr, matrix.indices, movies["movie_id"].to_numpy()):
+        sha.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+    return Likes(matrix, movies, name, like_rule, sha.hexdigest())
+
+
+def save_likes(likes: Likes, folder: Path) -> None:
+    """Write `likes.npz`, `movies.csv` (with each movie's likes) and `about.json` into `folder`."""
+    sp.save_npz(folder / LIKES_FILE, likes.matrix)
+    table = likes.movies.assign(likes=likes.popularity)
+    table.to_csv(folder / MOVIES_FILE, index_label="index", lineterminator="\n")
+    about = {"name": likes.name, "like_rule": likes.like_rule, "digest": likes.digest}
+    (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def load_likes(folder: Path) -> Likes:
+    """Read what `save_likes` wrote. Raises DataError if a file is missing, damaged or altered."""
+    try:
+        matrix = sp.load_npz(folder / LIKES_FILE)
+        movies = pd.read_csv(
+            folder / MOVIES_FILE,
+            usecols=["movie_id", "title", "genres"],
+            dtype={"movie_id": np.int64, "title": str, "genres": str},
+            keep_default_na=False,
+        )
+        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        likes = _likes(matrix.tocsr(), movies, about["name"], about["like_rule"])
+    except FileNotFoundError as error:
+        raise DataError(
+            f"matrix: expected a folder that build_matrix wrote, but '{Path(error.filename).name}' "
+            "is not in it: give matrix=runs:/<run id of build_matrix>/matrix."
+        ) from None
+    except (ValueError, KeyError, TypeError, OSError, BadZipFile) as error:
+        raise DataError(
+            f"matrix: the files of build_matrix are damaged ({error}): run build_matrix again."
+        ) from None
+    if likes.digest != about["digest"] or len(movies) != likes.n_movies:
+        raise DataError(
+            "matrix: likes.npz and movies.csv are not the ones that build_matrix wrote "
+            "(their digest differs): run build_matrix again."
+        )
+    return likes

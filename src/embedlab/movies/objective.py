@@ -1,0 +1,107 @@
+"""The cost c(V) = Σ_{i≠j} (v_i·v_j − X_ij)² and its gradient, in two forms that agree.
+
+V is (n_movies, dim), one vector a movie. The sum is over ordered pairs: every unordered pair
+counts twice, as published. `Dense` is the published form, over a movies x movies tensor;
+`Factored` works from the likes L alone (X = LᵀL) in O(nnz(L)·dim + n_movies·dim²).
+
+Both give the cost as a float64 sum and the gradient in V's own dtype.
+"""
+
+import warnings
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from embedlab.movies.counts import ROWS_AT_ONCE, to_dense
+
+
+class Objective(Protocol):
+    """What a solver needs to know."""
+
+    n_movies: int
+    device: torch.device
+
+    def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """(n_movies, dim) -> c(V), ∇c(V) of V's shape and dtype."""
+        ...
+
+
+class Factored:
+    """c(V) from the likes, without any movies x movies matrix.
+
+    With x_i = X_ii, n_i = ‖v_i‖² and G = VᵀV (dim x dim):
+
+        c(V)  = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
+        ∇c(V) = 4 [ V G − Lᵀ(L V) − diag(n − x) V ]
+
+    Near an exact fit the cost is a small difference of large sums, so all of its terms are
+    float64; the gradient's products have `dtype`.
+    """
+
+    def __init__(
+        self,
+        likes: sp.csr_matrix,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.n_movies = likes.shape[1]
+        self.device = torch.device(device)
+        values = likes.astype(np.float64)
+        x = np.asarray(values.power(2).sum(axis=0)).ravel()  # (n_movies,) x_i = X_ii
+        # ‖LᵀL‖_F = ‖LLᵀ‖_F: the smaller of the two products gives ‖X‖²_off.
+        gram = values @ values.T if likes.shape[0] < likes.shape[1] else values.T @ values
+        self.off_diagonal_squares = float(np.square(gram.data).sum() - np.square(x).sum())
+        self.x = torch.from_numpy(x).to(self.device)
+        self.likes = _sparse_tensor(likes, torch.float64, self.device)  # (n_users, n_movies)
+        self.likes_t = _sparse_tensor(likes.T.tocsr(), dtype, self.device)  # (n_movies, n_users)
+
+    def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
+        v64 = v.double()  # (n_movies, dim)
+        n = v64.square().sum(dim=1)  # (n_movies,)
+        g = v64.T @ v64  # (dim, dim)
+        lv = self.likes @ v64  # (n_users, dim)
+        # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
+        pulls = lv.square().sum() - self.x @ n
+        cost = self.off_diagonal_squares + g.square().sum() - n.square().sum() - 2 * pulls
+        # ∇c(V) = 4 [ V G − Lᵀ(L V) − diag(n − x) V ]
+        gradient = torch.addmm(self.likes_t @ lv.to(v.dtype), v, g.to(v.dtype), beta=-1)
+        gradient.addcmul_((n - self.x).to(v.dtype).unsqueeze(1), v, value=-1)
+        return cost.item(), gradient.mul_(4)
+
+
+class Dense:
+    """c(V) as published: R = VVᵀ − X with a zero diagonal, c = ‖R‖²_F, ∇c = 4 R V.
+
+    Holds two movies x movies matrices, X and R. Raises DataError where X does not fit.
+    """
+
+    def __init__(self, counts: sp.csr_matrix, device: str | torch.device = "cpu"):
+        self.n_movies = counts.shape[0]
+        self.device = torch.device(device)
+        self.counts = to_dense(counts, str(device))  # (n_movies, n_movies) float32
+        self.residual = torch.empty_like(self.counts)
+
+    def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
+        # R = VVᵀ − X off the diagonal
+        r = torch.addmm(self.counts, v, v.T, beta=-1, out=self.residual)  # (n_movies, n_movies)
+        r.fill_diagonal_(0)
+        # c(V) = ‖R‖²_F, summed in float64 a block of rows at a time
+        cost = sum(rows.double().square().sum() for rows in r.split(ROWS_AT_ONCE)).item()
+        # ∇c(V) = 4 R V
+        return cost, (r @ v).mul_(4)
+
+
+def _sparse_tensor(matrix: sp.csr_matrix, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    with warnings.catch_warnings():
+        # torch says once a process that its CSR tensors are in beta; the tests hold them to scipy.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr.astype(np.int64)),
+            torch.from_numpy(matrix.indices.astype(np.int64)),
+            torch.from_numpy(matrix.data.astype(np.float64)).to(dtype),
+            size=matrix.shape,
+            device=device,
+            check_invariants=True,
+        )

@@ -1,0 +1,31 @@
+"""Options and likes in, a fitted embedding out: picks the solver and seeds it."""
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from embedlab.movies.counts import co_likes
+from embedlab.movies.exact import fit_exact
+from embedlab.movies.fit import Fit, FitOptions
+from embedlab.movies.gradient import fit_by_gradient
+from embedlab.movies.objective import Dense, Factored
+from embedlab.step import OnStep
+
+
+def solve(
+    likes: sp.csr_matrix, options: FitOptions, seed: int, device: str, on_step: OnStep
+) -> Fit:
+    """Fit the likes L, (n_users, n_movies) CSR. The exact solver always works on the CPU."""
+    if options.optimizer == "exact":
+        generator = np.random.default_rng(seed)
+        return fit_exact(likes, options.dim, generator, options.epochs, on_step=on_step)
+    if options.objective == "factored":
+        objective = Factored(likes, device)
+    else:
+        objective = Dense(co_likes(likes), device)
+    return fit_by_gradient(objective, options, torch.Generator().manual_seed(seed), on_step)
+
+
+def solve_reference(likes: sp.csr_matrix, dim: int, seed: int) -> Fit:
+    """The exact solver's fit of the same likes and dim: the yardstick of every gradient fit."""
+    return fit_exact(likes, dim, np.random.default_rng(seed))

@@ -1,0 +1,21 @@
+"""`Step`: the one record of a finished epoch, the same for every optimizer and both families."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one epoch showed.
+
+    epoch    0 is the start.
+    metrics  by name, `<split>/<name>`: `train/cost`, `val/accuracy`.
+    seconds  wall time of the epoch; None for the evaluation that closes a run and updates nothing.
+    """
+
+    epoch: int
+    metrics: Mapping[str, float]
+    seconds: float | None = None
+
+
+OnStep = Callable[[Step], None]

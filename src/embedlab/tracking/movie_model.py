@@ -1,0 +1,103 @@
+"""The served movie embedding, as MLflow's models-from-code: this file is the model's code.
+
+MLflow runs it when the model is logged and when it is loaded, and finds `embedlab` in the model's
+own copy. It needs numpy, pandas and rapidfuzz; no torch, no scipy, no pickle.
+
+In: a table with the column `title`, a query a row; parameters `k`, `score`, `include_self`.
+A query is a movie's title as people type it, or several joined by `|`, which gives a blended list.
+Out: a row a recommendation: query (the titles as they were understood), rank, movie_id, title,
+genres, score.
+"""
+
+import logging
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from embedlab.errors import EmbedlabError, OptionError
+from embedlab.movies.neighbours import Neighbours
+from embedlab.movies.titles import TitleIndex
+
+ARTIFACT = "embedding"
+VECTORS_FILE, MOVIES_FILE = "vectors.npy", "movies.csv"
+MOST_QUERIES = 1_000
+MOST_RECOMMENDATIONS = 1_000
+
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, "title")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "query"),
+            ColSpec(DataType.long, "rank"),
+            ColSpec(DataType.long, "movie_id"),
+            ColSpec(DataType.string, "title"),
+            ColSpec(DataType.string, "genres"),
+            ColSpec(DataType.double, "score"),
+        ]
+    ),
+    params=ParamSchema(
+        [
+            ParamSpec("k", DataType.long, 10),
+            ParamSpec("score", DataType.string, "dot"),
+            ParamSpec("include_self", DataType.boolean, False),
+        ]
+    ),
+)
+COLUMNS = SIGNATURE.outputs.input_names()
+
+
+class MovieModel(PythonModel):
+    """Titles in, recommendations out; safe for several threads once loaded."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        folder = Path(context.artifacts[ARTIFACT])
+        vectors = np.load(folder / VECTORS_FILE, allow_pickle=False)  # (n_movies, dim) float32
+        movies = pd.read_csv(folder / MOVIES_FILE, keep_default_na=False)
+        self.movies = movies[["movie_id", "title", "genres"]]
+        self.neighbours = Neighbours(vectors)
+        self.titles = TitleIndex(movies["title"].tolist(), movies["likes"].to_numpy())
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None
+    ) -> pd.DataFrame:
+        """Raises MlflowException: INVALID_PARAMETER_VALUE with one sentence for what the caller
+        can put right, INTERNAL_ERROR without any inner detail for everything else."""
+        try:
+            return self._recommend(model_input["title"].tolist(), params or {})
+        except EmbedlabError as error:
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+        except Exception:
+            logging.getLogger(__name__).exception("prediction failed")
+            message = "the model failed on this request; the server's log says why"
+            raise MlflowException(message, error_code=INTERNAL_ERROR) from None
+
+    def _recommend(self, queries: list[str], params: dict) -> pd.DataFrame:
+        if len(queries) > MOST_QUERIES:
+            raise OptionError(
+                f"expected at most {MOST_QUERIES:,} titles in a request, got {len(queries):,}: "
+                "send them in parts"
+            )
+        k, score = params.get("k", 10), params.get("score", "dot")
+        include_self = params.get("include_self", False)
+        if k > MOST_RECOMMENDATIONS:
+            raise OptionError(f"k: expected 1 to {MOST_RECOMMENDATIONS:,}, got {k}")
+        tables = []
+        for query in queries:
+            asked = self.titles.find_all(query)
+            found = self.neighbours.top(asked, k, score, include_self)
+            table = self.movies.iloc[[item.row for item in found]].reset_index(drop=True)
+            table["query"] = " | ".join(self.movies["title"].iloc[asked])
+            table["rank"] = [item.rank for item in found]
+            table["score"] = [item.score for item in found]
+            tables.append(table[COLUMNS])
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+
+
+mlflow.models.set_model(MovieModel())

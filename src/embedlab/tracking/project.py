@@ -1,0 +1,34 @@
+"""Run another entry point of this project as a nested MLflow run, in a process of its own."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import ExecutionException
+
+from embedlab.errors import TrackingError
+from embedlab.tracking.runs import PROJECT_ROOT
+
+
+def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
+    """Run `name` under the active run and return its run id.
+
+    In the environment of this process: the outer `mlflow run` has made it already.
+    Raises TrackingError if it fails; its own message is on the terminal by then.
+    """
+    python_folder = str(Path(sys.executable).parent)
+    if os.environ.get("PATH", "").split(os.pathsep)[0] != python_folder:
+        os.environ["PATH"] = os.pathsep.join([python_folder, os.environ.get("PATH", "")])
+    try:
+        submitted = mlflow.projects.run(
+            str(PROJECT_ROOT),
+            entry_point=name,
+            parameters=dict(parameters),
+            experiment_id=mlflow.active_run().info.experiment_id,
+            env_manager="local",
+        )
+    except ExecutionException:
+        raise TrackingError(f"the step {name} failed; its own message stands above.") from None
+    return submitted.run_id

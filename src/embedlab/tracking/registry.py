@@ -1,0 +1,96 @@
+"""The model registry: a new version is a challenger, and champion only if it earns it.
+
+Two aliases: `champion` answers `recommend` and `mlflow models serve`, `challenger` is the newest
+version that has not replaced it. Costs are compared only on equal data (the digest of the likes).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+from embedlab.tracking.store import explain_store_errors
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+PROMOTE = ("if_better", "always", "never")
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A new version, the alias it got, and why, in words."""
+
+    name: str
+    version: str
+    alias: str
+    reason: str
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}@{self.alias}"
+
+
+def register(
+    model_uri: str,
+    name: str,
+    data_digest: str,
+    cost: float,
+    promote: str = "if_better",
+    tags: Mapping[str, object] | None = None,
+) -> Registration:
+    """Register a logged model under `name`; lower cost is better.
+
+    promote  `if_better`: champion if there is none, or its cost on the same data is higher;
+             `always`: champion; `never`: challenger.
+    """
+    client = mlflow.MlflowClient()
+    with explain_store_errors():
+        champion = _champion(client, name)
+        all_tags = {"data_digest": data_digest, "cost": repr(cost), **(tags or {})}
+        version = mlflow.register_model(
+            model_uri, name, tags={key: str(value) for key, value in all_tags.items()}
+        ).version
+        wins, reason = _compare(champion, data_digest, cost, promote)
+        client.set_registered_model_alias(name, CHALLENGER, version)
+        if wins:
+            client.set_registered_model_alias(name, CHAMPION, version)
+            client.delete_registered_model_alias(name, CHALLENGER)
+            if champion is not None:
+                client.set_model_version_tag(name, version, "replaces_version", champion.version)
+    return Registration(name, str(version), CHAMPION if wins else CHALLENGER, reason)
+
+
+def _champion(client: mlflow.MlflowClient, name: str) -> ModelVersion | None:
+    try:
+        return client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException as error:
+        # A model that does not exist is one code, an alias that does not exist another.
+        if error.error_code in (
+            ErrorCode.Name(RESOURCE_DOES_NOT_EXIST),
+            "INVALID_PARAMETER_VALUE",
+        ):
+            return None
+        raise
+
+
+def _compare(
+    champion: ModelVersion | None, data_digest: str, cost: float, promote: str
+) -> tuple[bool, str]:
+    if promote == "never":
+        return False, "promote=never"
+    if champion is None:
+        return True, "there was no champion"
+    version, tags = champion.version, champion.tags
+    if promote == "always":
+        return True, f"promote=always, in place of version {version}"
+    if tags.get("data_digest") != data_digest:
+        return False, (
+            f"the champion, version {version}, was fitted to other data, and costs on different "
+            "data cannot be compared; promote=always makes the new one champion"
+        )
+    champion_cost = float(tags["cost"])
+    if cost < champion_cost:
+        return True, f"its cost {cost:,.0f} is below {champion_cost:,.0f} of version {version}"
+    return False, f"its cost {cost:,.0f} is not below {champion_cost:,.0f} of version {version}"

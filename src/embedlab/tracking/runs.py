@@ -1,0 +1,243 @@
+"""One entry point, one MLflow run: adopted from `mlflow run`, or created where there is none.
+
+`start_run` is the only way a run begins and ends here. However the code inside ends, the run's
+status and its tag `stop_reason` say so, and every epoch recorded until then is kept.
+"""
+
+import logging
+import re
+import resource
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import mlflow
+from mlflow.data import dataset_source_registry
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.environment_variables import (
+    MLFLOW_EXPERIMENT_ID,
+    MLFLOW_EXPERIMENT_NAME,
+    MLFLOW_RUN_ID,
+)
+
+from embedlab.errors import EmbedlabError
+from embedlab.step import Step
+from embedlab.tracking.store import check_store, explain_store_errors
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+PROJECT_ROOT = Path(__file__).resolve().parents[3]
+EXPERIMENT = "embedlab"
+SECONDS_BETWEEN_WRITES = 2.0
+METRICS_AT_ONCE = 500  # MLflow takes up to 1,000 in one batch
+SYSTEM_METRICS_SECONDS = 2  # MLflow's own 10 would leave the short runs without any
+DIGEST_CHARACTERS = 36  # as many as MLflow stores of a data set's digest
+RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+# MLflow announces each table, thread and batch of its own work.
+for noisy in ("mlflow.store.db", "mlflow.system_metrics", "mlflow.tracking.fluent", "alembic"):
+    logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class TrackedRun:
+    """What an entry point may do with its run."""
+
+    def __init__(self, run: mlflow.entities.Run):
+        self.id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
+        self._client = mlflow.MlflowClient()
+        self._logged_params = dict(run.data.params)
+        self._waiting: list[Metric] = []
+        self._last_write = time.monotonic()
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log resolved parameters beside those that `mlflow run` has logged already.
+
+        MLflow refuses a second value for a parameter, so one that is there in another spelling
+        ('1e-3' for 0.001, 'auto' for what it stood for) is logged as `resolved/<name>`.
+        """
+        fresh = {}
+        for name, value in params.items():
+            key = name
+            if name in self._logged_params and self._logged_params[name] != str(value):
+                key = f"resolved/{name}"
+            if key not in self._logged_params:
+                fresh[key] = str(value)
+        entities = [Param(key, value) for key, value in fresh.items()]
+        self._client.log_batch(self.id, params=entities)
+        self._logged_params |= fresh
+
+    def set_tags(self, tags: Mapping[str, object]) -> None:
+        entities = [RunTag(key, str(value)) for key, value in tags.items()]
+        self._client.log_batch(self.id, tags=entities)
+
+    def record(self, step: Step) -> None:
+        """Keep a finished epoch; written together with others every few seconds."""
+        metrics = dict(step.metrics)
+        if step.seconds is not None:
+            metrics["time/epoch_seconds"] = step.seconds
+        self.log_metrics(metrics, step.epoch)
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int = 0) -> None:
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(key, float(v), now, epoch) for key, v in metrics.items()]
+        is_due = time.monotonic() - self._last_write >= SECONDS_BETWEEN_WRITES
+        if is_due or len(self._waiting) >= METRICS_AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        while self._waiting:
+            self._client.log_batch(self.id, metrics=self._waiting[:METRICS_AT_ONCE])
+            del self._waiting[:METRICS_AT_ONCE]
+        self._last_write = time.monotonic()
+
+    def log_figure(self, figure: "Figure", path: str) -> None:
+        self._client.log_figure(self.id, figure, path)
+
+    def log_table(self, table: "pd.DataFrame", path: str) -> None:
+        """A table that the MLflow UI shows as one; `path` ends in `.json`."""
+        self._client.log_table(self.id, table, path)
+
+    def log_text(self, text: str, path: str) -> None:
+        self._client.log_text(self.id, text, path)
+
+    def log_folder(self, folder: Path, path: str) -> None:
+        """Log every file of a local folder as artifacts under `path`."""
+        self._client.log_artifacts(self.id, str(folder), path)
+
+    @contextmanager
+    def artifact_folder(self, path: str) -> Iterator[Path]:
+        """A temporary folder; what is written into it becomes artifacts under `path`."""
+        with TemporaryDirectory() as temporary:
+            yield Path(temporary)
+            self.log_folder(Path(temporary), path)
+
+    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Say what data went in: our own sha256 over all of it, not MLflow's over 10,000 rows."""
+        with warnings.catch_warnings():
+            # MLflow registers its local source twice and warns that a path could be either.
+            warnings.filterwarnings("ignore", message="The specified dataset source can be")
+            resolved = dataset_source_registry.resolve_dataset_source(source)
+        dataset = MetaDataset(resolved, name=name, digest=digest[:DIGEST_CHARACTERS])
+        mlflow.log_input(dataset, context=context)
+
+
+@contextmanager
+def start_run(
+    entry_point: str, run_name: str, params: Mapping[str, object]
+) -> Iterator[TrackedRun]:
+    """The run of `entry_point`, with its resolved parameters, code version and system metrics.
+
+    Under `mlflow run` it is the run that was made there (MLFLOW_RUN_ID), in its experiment.
+    Otherwise a new one, in the experiment of MLFLOW_EXPERIMENT_NAME, or `embedlab`.
+    Raises TrackingError where the store cannot be used.
+    """
+    old_handlers = _raise_on_sigterm()
+    run = None
+    try:
+        with explain_store_errors():
+            run = _adopt_or_create(run_name)
+            run.log_params(params)
+            run.set_tags({"entry_point": entry_point, **_code_version()})
+            yield run
+    except BaseException as error:
+        _ignore_signals(old_handlers)  # a second Ctrl-C must not leave the run half closed
+        if run is not None:
+            _close(run, *_how_it_stopped(error))
+        raise
+    else:
+        _close(run, "FINISHED", {"stop_reason": "finished"})
+    finally:
+        for number, handler in old_handlers.items():
+            signal.signal(number, handler)
+
+
+def _adopt_or_create(run_name: str) -> TrackedRun:
+    is_adopted = bool(MLFLOW_RUN_ID.get())
+    # Inside `mlflow run` the experiment is chosen, and choosing it again is an error.
+    if not is_adopted and not MLFLOW_EXPERIMENT_NAME.get() and not MLFLOW_EXPERIMENT_ID.get():
+        mlflow.set_experiment(EXPERIMENT)
+    mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
+    active = mlflow.start_run(run_name=None if is_adopted else run_name, log_system_metrics=True)
+    try:
+        check_store(active.info.experiment_id)
+        if RANDOM_RUN_NAME.fullmatch(active.info.run_name or ""):
+            mlflow.set_tag("mlflow.runName", run_name)
+        return TrackedRun(active)
+    except BaseException:
+        mlflow.end_run("FAILED")
+        raise
+
+
+def _how_it_stopped(error: BaseException) -> tuple[str, dict[str, str]]:
+    """MLflow's status and the tags for what ended the run."""
+    match error:
+        case KeyboardInterrupt():
+            return "KILLED", {"stop_reason": "ctrl-c"}
+        case SystemExit(code=code) if code == EXIT_TERMINATED:
+            return "KILLED", {"stop_reason": "sigterm"}
+        case EmbedlabError():
+            return "FAILED", {"stop_reason": error.stop_reason, "error": str(error)[:5000]}
+        case _:
+            text = f"{type(error).__name__}: {error}"
+            return "FAILED", {"stop_reason": "exception", "error": text[:5000]}
+
+
+def _close(run: TrackedRun, status: str, tags: Mapping[str, str]) -> None:
+    run.log_metrics({"memory/peak_mib": _peak_memory_mib()})
+    try:
+        with explain_store_errors():
+            run.flush()
+            run.set_tags(tags)
+    finally:
+        mlflow.end_run(status)
+
+
+def _peak_memory_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _code_version() -> dict[str, str]:
+    """Commit and dirty flag of the project's own checkout, `unknown` where it is none."""
+    unknown = {"git.commit": "unknown", "git.dirty": "unknown"}
+    try:
+        import git  # fails where there is no git program
+    except ImportError:
+        return unknown
+    try:
+        repository = git.Repo(PROJECT_ROOT)
+        is_dirty = repository.is_dirty(untracked_files=True)
+        return {"git.commit": repository.head.commit.hexsha, "git.dirty": str(is_dirty).lower()}
+    except (git.GitError, ValueError):
+        return unknown
+
+
+def _raise_on_sigterm() -> dict[int, object]:
+    """From here on SIGTERM unwinds the stack, so that the run is closed. Returns old handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # only the main thread may set them
+
+    def stop(_signal, _frame):
+        raise SystemExit(EXIT_TERMINATED)
+
+    old_handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, stop)
+    return old_handlers
+
+
+def _ignore_signals(numbers: Iterable[int]) -> None:
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,85 @@
+"""The tracking store: where runs are kept, and what is wrong with it, in a sentence.
+
+The store is MLflow's own choice: MLFLOW_TRACKING_URI, or `mlflow.db` and `mlruns/` in the folder
+in which `mlflow run` was called.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from embedlab.errors import TrackingError
+
+UI_ADDRESS = "http://127.0.0.1:5000"
+
+
+def check_store(experiment_id: str) -> None:
+    """Raise TrackingError if artifacts of this experiment could not be stored.
+
+    An experiment that `mlflow ui` or `mlflow server` made keeps its artifacts behind the server
+    (`mlflow-artifacts:`), out of reach for a run that writes to the database by itself.
+    """
+    location = mlflow.get_experiment(experiment_id).artifact_location
+    uri = mlflow.get_tracking_uri()
+    if location.startswith("mlflow-artifacts:") and not uri.startswith(("http:", "https:")):
+        raise TrackingError(
+            "this experiment was made by `mlflow ui` or `mlflow server` and keeps its artifacts "
+            "behind that server, but this run writes to the database directly: add "
+            "--experiment-name embedlab to `mlflow run`, or set MLFLOW_TRACKING_URI to the "
+            "server's http address."
+        )
+
+
+def initialise_store() -> None:
+    """Create the store's tables and its Default experiment, with artifacts in local folders.
+
+    Once, before a UI or several runs start at the same time: two first writers collide.
+    """
+    with explain_store_errors():
+        MlflowClient().search_experiments(max_results=1)
+
+
+@contextmanager
+def explain_store_errors() -> Iterator[None]:
+    """Turn what MLflow raises inside into a TrackingError of one sentence."""
+    try:
+        yield
+    except MlflowException as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise TrackingError(f"MLflow at {mlflow.get_tracking_uri()} says: {first_line}") from error
+
+
+def fetch_artifacts(uri: str) -> Path:
+    """Local folder of artifacts given as `runs:/<run id>/<path>`, another URI, or a local path.
+
+    Raises TrackingError where there are none.
+    """
+    local = Path(uri).expanduser()
+    if local.exists():
+        return local
+    if "://" not in uri and not uri.startswith(("runs:/", "models:/", "mlflow-artifacts:/")):
+        raise TrackingError(
+            f"matrix: expected runs:/<run id>/matrix or a folder, but there is no '{uri}' in "
+            f"{Path.cwd()}: give an absolute path, or the line that build_matrix printed."
+        )
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise TrackingError(
+            f"matrix: '{uri}' cannot be read from {mlflow.get_tracking_uri()} ({first_line}): "
+            "give runs:/<run id>/matrix as build_matrix printed it, with the same tracking store."
+        ) from None
+
+
+def how_to_open(experiment_id: str, run_id: str) -> str:
+    """The command that opens the MLflow UI on this store, and the address of the run in it."""
+    uri = mlflow.get_tracking_uri()
+    page = f"#/experiments/{experiment_id}/runs/{run_id}"
+    if uri.startswith(("http:", "https:")):
+        return f"Open {uri.rstrip('/')}/{page}"
+    return f"Start  mlflow ui --backend-store-uri {uri}\nOpen   {UI_ADDRESS}/{page}"

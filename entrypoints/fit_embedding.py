@@ -96,7 +96,8 @@ def main(argv=None) -> None:
             source = files.source
             likes = find_likes(read_ratings(files.path, files.name), args.like_rule)
         run.log_dataset(f"{likes.name} likes", likes.digest, source, "training")
-        run.log_params({"lr": options.lr, "device": device, "data_digest": likes.digest})
+        run.log_params({"ratings": likes.name, "like_rule": likes.like_rule, "lr": options.lr})
+        run.log_params({"device": device, "data_digest": likes.digest})
 
         reference, steps = None, []
         if args.reference:
@@ -113,7 +114,9 @@ def main(argv=None) -> None:
             try:
                 fit = solve(likes.matrix, options, args.seed, device, watched)
             finally:  # the curve of a fit that was stopped, too
-                figure = cost_curve({options.label: steps}, f"{likes.name}: cost", reference)
+                figure = cost_curve(
+                    {options.label: steps}, f"{likes.name}: cost, dim {options.dim}", reference
+                )
                 run.log_figure(figure, "figures/cost.png")
         fit.raise_if_diverged(options)
         run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds}, fit.epochs)

@@ -87,9 +87,9 @@ def to_dense(counts: sp.csr_matrix, device: str = "cpu") -> torch.Tensor:
     needed, free = n_movies**2 * 4, _free_bytes(device)
     if needed > free:
         raise DataError(
-            f"the dense matrix of {n_movies:,} movies needs {needed / 2**30:,.1f} GiB, but {device} "
-            f"has {free / 2**30:,.1f} GiB free: use objective=factored, which needs none (in "
-            "build_matrix, dense=false)."
+            f"the dense matrix of {n_movies:,} movies needs {needed / 2**30:,.1f} GiB, but "
+            f"{device} has {free / 2**30:,.1f} GiB free: use objective=factored, which needs none "
+            "(in build_matrix, dense=false)."
         )
     dense = torch.zeros((n_movies, n_movies), dtype=torch.float32, device=device)
     for start in range(0, n_movies, ROWS_AT_ONCE):

@@ -59,9 +59,10 @@ def popularity_long_tail(likes: Likes) -> Figure:
     axes.fill_between(rank[:half], counts[:half], 0.8, color=BLUE, alpha=0.15, linewidth=0)
     axes.annotate(
         f"{half:,} movies hold half of all likes",
-        (half, counts[half - 1]),
-        xytext=(12, 12),
+        (half / 2, 1),
+        xytext=(0, 10),
         textcoords="offset points",
+        ha="right",
         color=BLUE,
     )
     axes.set(
@@ -80,12 +81,14 @@ def popularity_long_tail(likes: Likes) -> Figure:
 
 
 def top_block(counts: sp.csr_matrix, likes: Likes, n_top: int = 40) -> Figure:
-    """Heat map of X among the `n_top` most liked movies, their own likes on the diagonal."""
+    """Heat map of X among the `n_top` most liked movies; grey where the cost does not look."""
     top = np.argsort(-likes.popularity, kind="stable")[:n_top]
-    block = counts[top][:, top].toarray()  # (n_top, n_top)
+    block = counts[top][:, top].toarray().astype(float)  # (n_top, n_top)
+    np.fill_diagonal(block, np.nan)
     names = [_short(likes.movies["title"].iloc[row]) for row in top]
     figure = _figure(11, 10)
     axes = figure.subplots()
+    axes.set_facecolor("#d5d8dc")
     image = axes.imshow(block, cmap="viridis")
     axes.set_xticks(range(len(top)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(top)), names, fontsize=7)
@@ -97,7 +100,10 @@ def top_block(counts: sp.csr_matrix, likes: Likes, n_top: int = 40) -> Figure:
 def cost_curve(
     curves: Mapping[str, Sequence[Step]], title: str, reference_cost: float | None = None
 ) -> Figure:
-    """Cost against epoch on a log scale, a line for each label; the exact cost as a dashed one."""
+    """Cost before each epoch's update, a line for each label; the exact cost as a dashed one.
+
+    The cost's axis is logarithmic where costs span more than a factor of ten.
+    """
     figure = _figure(7, 4.5)
     axes = figure.subplots()
     for label, steps in curves.items():
@@ -108,11 +114,15 @@ def cost_curve(
     if reference_cost is not None:
         label = f"exact solver: {reference_cost:,.0f}"
         axes.axhline(reference_cost, color=GREY, linestyle="--", linewidth=1, label=label)
-    axes.set(title=title, xlabel="epoch (before its update)", ylabel="cost", yscale="log")
+    shown = [cost for line in axes.lines for cost in line.get_ydata() if cost > 0]
+    is_wide = bool(shown) and max(shown) > 10 * min(shown)
+    axes.set(title=title, xlabel="epoch", ylabel="cost", yscale="log" if is_wide else "linear")
+    if not is_wide:
+        axes.yaxis.set_major_formatter(_thousands)
     axes.legend(frameon=False)
     _tidy(axes)
     return figure
 
 
-def _short(title: str, length: int = 32) -> str:
+def _short(title: str, length: int = 36) -> str:
     return title if len(title) <= length else title[: length - 1].rstrip() + "…"

@@ -19,7 +19,7 @@ def parse_like_rule(text: str) -> tuple[str, float | None]:
             value = math.nan
         if 0.5 <= value <= 5:
             return rule, value
-        raise OptionError(f"like_rule: expected threshold:<stars> with 0.5 to 5 stars, got '{text}'")
+        raise OptionError(f"like_rule: expected threshold:<0.5 to 5 stars>, got '{text}'")
     raise OptionError(f"like_rule: expected {LIKE_RULES}, got '{text}'")
 
 

@@ -1,6 +1,7 @@
 """Log a model that MLflow can serve: code and arrays, no pickle, pinned requirements."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,14 @@ import pandas as pd
 from embedlab.tracking import movie_model
 from embedlab.tracking.runs import PROJECT_ROOT, TrackedRun
 
+# All of `embedlab` that the served model runs, beside its own file.
+SERVING_MODULES = (
+    "__init__.py",
+    "errors.py",
+    "movies/__init__.py",
+    "movies/titles.py",
+    "movies/neighbours.py",
+)
 SERVING_PACKAGES = ("mlflow", "numpy", "pandas", "rapidfuzz")
 
 
@@ -27,6 +36,7 @@ def log_movie_model(
     popular = movies["title"].iloc[movies["likes"].argmax()]
     example = (pd.DataFrame({"title": [popular]}), {"k": 3})
     with TemporaryDirectory() as temporary:
+        code = _copy_modules(Path(temporary))
         folder = Path(temporary, movie_model.ARTIFACT)
         folder.mkdir()
         np.save(folder / movie_model.VECTORS_FILE, vectors, allow_pickle=False)
@@ -37,13 +47,22 @@ def log_movie_model(
             name="model",
             python_model=movie_model.__file__,
             artifacts={movie_model.ARTIFACT: str(folder)},
-            code_paths=[str(PROJECT_ROOT / "src" / "embedlab")],
+            code_paths=[str(code)],
             signature=movie_model.SIGNATURE,
             input_example=example,
             pip_requirements=pinned(SERVING_PACKAGES),
             metadata=dict(about),
         )
     return info.model_uri
+
+
+def _copy_modules(folder: Path) -> Path:
+    package = folder / "embedlab"
+    for module in SERVING_MODULES:
+        copy = package / module
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PROJECT_ROOT / "src" / "embedlab" / module, copy)
+    return package
 
 
 def pinned(packages: tuple[str, ...]) -> list[str]:

@@ -27,6 +27,7 @@ from mlflow.environment_variables import (
     MLFLOW_EXPERIMENT_NAME,
     MLFLOW_RUN_ID,
 )
+from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
 from embedlab.errors import EmbedlabError
 from embedlab.step import Step
@@ -125,7 +126,14 @@ class TrackedRun:
             self.log_folder(Path(temporary), path)
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Say what data went in: our own sha256 over all of it, not MLflow's over 10,000 rows."""
+        """Say what data went in: our own sha256 over all of it, not MLflow's over 10,000 rows.
+
+        A source `runs:/<id>/<path>` is also linked by the tag `source_run_id`.
+        """
+        if RunsArtifactRepository.is_runs_uri(source):
+            run_id, _ = RunsArtifactRepository.parse_runs_uri(source)
+            self.set_tags({"source_run_id": run_id})
+            source = RunsArtifactRepository.get_underlying_uri(source)
         with warnings.catch_warnings():
             # MLflow registers its local source twice and warns that a path could be either.
             warnings.filterwarnings("ignore", message="The specified dataset source can be")

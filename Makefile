@@ -1,0 +1,40 @@
+# Each target sets up what it needs; what is there already is not installed again.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+STORE ?= $(or $(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
+PORT ?= 5000
+VENV := $(CURDIR)/.venv
+export PATH := $(VENV)/bin:$(PATH)
+
+.PHONY: help run test ui bench
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##/make \1 \t/p' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run  ## the whole project, small, on built-in data; ARGS="-P ratings=ml-latest-small"
+	mlflow run . --env-manager local --experiment-name embedlab $(ARGS)
+
+test: $(VENV)/.test  ## linter and tests; ARGS="tests/test_titles.py"
+	ruff check .
+	ruff format --check .
+	python -m pytest $(ARGS)
+
+# The tables are made first: a UI that made them would keep artifacts where local runs cannot write.
+ui: $(VENV)/.run  ## the MLflow UI on the same store; PORT=5000
+	PYTHONPATH=src MLFLOW_TRACKING_URI=$(STORE) python -c \
+	  "from embedlab.tracking.store import initialise_store; initialise_store()"
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri $(STORE) --port $(PORT)
+
+bench: $(VENV)/.run  ## speed and memory, as ratios; ARGS="--ratings <path>"
+	python -m benchmarks.movies $(ARGS)
+	python -m benchmarks.startup
+
+$(VENV)/.run: requirements.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	python -m pip install -r requirements.txt
+	touch $@
+
+$(VENV)/.test: requirements-dev.txt requirements.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	python -m pip install -r requirements-dev.txt
+	touch $@ $(VENV)/.run

@@ -1,0 +1,38 @@
+"""Fixtures that several test files use: folders that no test shares, and where real data lies."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+# No test talks to the outside, or finds a store or a cache that another run left behind.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["PATH"] = os.pathsep.join([str(Path(os.sys.executable).parent), os.environ["PATH"]])
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Every test starts with an empty cache."""
+    monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets: $EMBEDLAB_DATA, or `../shared/data` beside the project."""
+    for candidate in (os.environ.get("EMBEDLAB_DATA"), PROJECT.parent / "shared" / "data"):
+        if candidate and Path(candidate).is_dir():
+            return Path(candidate)
+    pytest.skip("real data: neither $EMBEDLAB_DATA nor ../shared/data is there")
+
+
+@pytest.fixture(scope="session")
+def real_movielens(real_data) -> Path:
+    """The folder of the real ml-latest-small, or a skip with the reason."""
+    folder = real_data / "ml-latest-small"
+    if not folder.is_dir():
+        pytest.skip(f"real data: there is no ml-latest-small in {real_data}")
+    return folder

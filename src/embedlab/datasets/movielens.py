@@ -1,0 +1,169 @@
+"""From what a user writes after `ratings=` to a folder with `ratings.csv` and `movies.csv`.
+
+In: `sample`, the name of a MovieLens release, or the path of a folder or zip in MovieLens layout.
+Out: a folder on this machine, checked to be whole; its content is read in `movies/ratings.py`.
+Source: https://grouplens.org/datasets/movielens/ (F. M. Harper and J. A. Konstan, "The MovieLens
+Datasets: History and Context", ACM TiiS 5(4), 2015, doi:10.1145/2827872).
+
+Importing this module is cheap (standard library only), so a parser can use it.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from embedlab.datasets.archive import find_members, unpack
+from embedlab.datasets.cache import build_folder, cache_folder
+from embedlab.datasets.download import fetch
+from embedlab.errors import DataError
+
+FILES = ("ratings.csv", "movies.csv")
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published archive: where it is, its sha256, and the sha256 of each file we want of it."""
+
+    url: str
+    sha256: str
+    files: Mapping[str, str]
+
+
+# The archive's checksum is the one in TensorFlow Datasets' url_checksums/movielens.txt.
+RELEASES = MappingProxyType(
+    {
+        "ml-latest-small": Release(
+            url="https://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
+            sha256="696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
+            files={
+                "ratings.csv": "aa289ca83157595d0df6aea1be6a4ded676ddc4385472e8313a8ed9805352646",
+                "movies.csv": "5a5f32dd9bb3797b8e728a1b98958789d2b13f294a69fdfbc5727f8a9611aa07",
+            },
+        )
+    }
+)
+SAMPLE = "sample"
+NAMES = (SAMPLE, *RELEASES)
+
+
+@dataclass(frozen=True)
+class RatingsFolder:
+    """A folder that has the two files.
+
+    `name` is short enough for a plot's title; `source` is the URL, the absolute path, or "built-in
+    sample", and is what a run records.
+    """
+
+    name: str
+    path: Path
+    source: str
+
+
+def check_ratings_argument(text: str) -> str:
+    """Return `text` if it is one of `NAMES` or a path that exists; looks at nothing else.
+
+    Made to be an argparse `type`, so that a typo is answered before heavy imports.
+    Raises DataError.
+    """
+    if text not in NAMES and not os.path.exists(os.path.expanduser(text)):
+        raise DataError(
+            f"ratings={text!r} is neither one of {', '.join(NAMES)} nor a path that exists; "
+            f"relative paths are looked up in the project's folder {os.getcwd()}, where "
+            f"`mlflow run` starts the code, so give an absolute path."
+        )
+    return text
+
+
+def locate_ratings(ratings: str) -> RatingsFolder:
+    """Return the folder that `ratings` means; download, unpack or write it first if need be.
+
+    A name in `NAMES` comes before a file of that name (write `./sample` for the file). A path may
+    start with `~`. What was asked for is what comes: nothing falls back on the sample.
+
+    Raises DataError where the path does not exist or lacks a file, DownloadError where the release
+    cannot be fetched.
+    """
+    check_ratings_argument(ratings)
+    if ratings == SAMPLE:
+        return _sample()
+    if ratings in RELEASES:
+        return _release(ratings, RELEASES[ratings])
+    path = Path(os.path.abspath(os.path.expanduser(ratings)))
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix.lower() == ".csv":
+        raise DataError(
+            f"{path} is one file; pass the folder that holds {' and '.join(FILES)}, or its zip."
+        )
+    return _zip(path)
+
+
+def _sample() -> RatingsFolder:
+    from embedlab.datasets.sample import SAMPLE_VERSION, sample_files, write_sample
+
+    def is_whole(folder: Path) -> bool:
+        return all(_holds(folder / name, data) for name, data in sample_files().items())
+
+    folder = cache_folder() / f"sample-v{SAMPLE_VERSION}"
+    return RatingsFolder(SAMPLE, build_folder(folder, write_sample, is_whole), "built-in sample")
+
+
+def _release(name: str, release: Release) -> RatingsFolder:
+    def is_whole(folder: Path) -> bool:
+        return all(
+            (folder / file).is_file() and _sha256(folder / file) == expected
+            for file, expected in release.files.items()
+        )
+
+    def fill(folder: Path) -> None:
+        archive = fetch(release.url, release.sha256, f"{name}.zip", option="ratings")
+        unpack(archive, release.files, folder)
+        if not is_whole(folder):
+            raise DataError(
+                f"{archive} does not hold the {' and '.join(release.files)} expected of {name}; "
+                f"delete it and run again."
+            )
+
+    folder = cache_folder() / f"{name}-{release.sha256[:16]}"
+    return RatingsFolder(name, build_folder(folder, fill, is_whole), release.url)
+
+
+def _folder(path: Path) -> RatingsFolder:
+    missing = [name for name in FILES if not (path / name).is_file()]
+    if missing:
+        inner = [f for f in sorted(path.glob("*/")) if all((f / name).is_file() for name in FILES)]
+        remedy = f"did you mean {inner[0]}?" if inner else f"it needs {' and '.join(FILES)}."
+        raise DataError(f"The folder {path} has no {' and no '.join(missing)}; {remedy}")
+    return RatingsFolder(path.name or str(path), path, str(path))
+
+
+def _zip(path: Path) -> RatingsFolder:
+    try:
+        entries = find_members(path, FILES)
+
+        def is_whole(folder: Path) -> bool:
+            return all(
+                (folder / name).is_file() and (folder / name).stat().st_size == entry.file_size
+                for name, entry in entries.items()
+            )
+
+        # Keyed by content: the same zip is unpacked once, wherever it lies.
+        folder = cache_folder() / "unpacked" / _sha256(path)[:32]
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror or error}); pass a folder or zip that can."
+        ) from error
+    build_folder(folder, lambda build: unpack(path, FILES, build), is_whole)
+    return RatingsFolder(path.stem, folder, str(path))
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == data

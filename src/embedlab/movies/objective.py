@@ -48,7 +48,7 @@ class Factored:
     ):
         self.n_movies = likes.shape[1]
         self.device = torch.device(device)
-        values = likes.astype(np.float64)
+        values = likes.astype(np.float64)  # (n_users, n_movies)
         x = np.asarray(values.power(2).sum(axis=0)).ravel()  # (n_movies,) x_i = X_ii
         # ‖LᵀL‖_F = ‖LLᵀ‖_F: the smaller of the two products gives ‖X‖²_off.
         gram = values @ values.T if likes.shape[0] < likes.shape[1] else values.T @ values
@@ -94,6 +94,7 @@ class Dense:
 
 
 def _sparse_tensor(matrix: sp.csr_matrix, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    matrix = matrix.sorted_indices()
     with warnings.catch_warnings():
         # torch says once a process that its CSR tensors are in beta; the tests hold them to scipy.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")

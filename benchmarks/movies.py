@@ -1,0 +1,188 @@
+"""The movie half: epochs, solvers, matrix, memory, model.
+
+    python -m benchmarks.movies --ratings ml-latest-small
+
+Every comparison alternates its sides in this one process, so that a slow moment of the machine
+meets both; memory is measured in a process of its own.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import torch
+
+from benchmarks.report import Report, times
+from embedlab.datasets.movielens import locate_ratings
+from embedlab.movies.counts import co_likes, to_dense
+from embedlab.movies.exact import fit_exact
+from embedlab.movies.fit import FitOptions
+from embedlab.movies.likes import Likes, find_likes
+from embedlab.movies.neighbours import Neighbours
+from embedlab.movies.objective import Dense, Factored
+from embedlab.movies.ratings import read_ratings
+from embedlab.movies.solve import solve
+from embedlab.movies.titles import TitleIndex
+from embedlab.tracking.models import log_movie_model
+from embedlab.tracking.runs import start_run
+
+DIM = 100
+
+
+def load(ratings: str) -> Likes:
+    files = locate_ratings(ratings)
+    return find_likes(read_ratings(files.path, files.name), "user_mean")
+
+
+def published_epoch(counts: torch.Tensor):
+    """The notebook's way: the dense cost by autograd, then Adam."""
+    v = torch.randn((len(counts), DIM), requires_grad=True)
+    optimizer = torch.optim.Adam([v], lr=1.0)
+    off_diagonal = 1 - torch.eye(len(counts))
+
+    def epoch():
+        optimizer.zero_grad()
+        cost = (((v @ v.T - counts) * off_diagonal) ** 2).sum()
+        cost.backward()
+        optimizer.step()
+        return cost.item()
+
+    return epoch
+
+
+def our_epoch(objective):
+    """One epoch of this project: cost and gradient in closed form, then Adam."""
+    v = torch.randn((objective.n_movies, DIM), requires_grad=True)
+    optimizer = torch.optim.Adam([v], lr=1.0, fused=True)
+
+    def epoch():
+        with torch.no_grad():
+            cost, v.grad = objective.cost_and_gradient(v.detach())
+        optimizer.step()
+        return cost
+
+    return epoch
+
+
+def epochs(report: Report, likes: Likes, n: int) -> None:
+    counts = co_likes(likes.matrix)
+    sides = {
+        "epoch, published (dense, autograd)": (published_epoch(to_dense(counts)), 1),
+        "epoch, dense": (our_epoch(Dense(counts)), 1),
+        "epoch, factored": (our_epoch(Factored(likes.matrix)), 20),
+    }
+    seconds = {name: [] for name in sides}
+    for epoch, _ in sides.values():
+        epoch()
+    for _ in range(n):
+        for name, (epoch, repeats) in sides.items():
+            seconds[name] += times(epoch, repeats, warm_up=1 if repeats > 1 else 0)
+    published = None
+    for name, values in seconds.items():
+        median = float(np.median(values))
+        published = published or median
+        report.add(name, [1e3 * v for v in values], "ms", published / median)
+
+
+def exact_solver(report: Report, likes: Likes, n: int) -> None:
+    """Seconds until the cost is within a fraction of the limit, which many more rounds give."""
+    reached = {1e-2: [], 1e-4: [], 1e-6: []}
+    limit = fit_exact(likes.matrix, DIM, np.random.default_rng(99), tolerance=1e-13).cost
+    totals = []
+    for seed in range(n):
+        steps = []
+        fit = fit_exact(likes.matrix, DIM, np.random.default_rng(seed), on_step=steps.append)
+        totals.append(fit.seconds)
+        spent = np.cumsum([step.seconds for step in steps])
+        gaps = np.array([step.metrics["train/cost"] / limit - 1 for step in steps])
+        for gap, values in reached.items():
+            values.append(float(spent[np.argmax(gaps <= gap)]))
+    for gap, values in reached.items():
+        report.add(f"exact solver to within {gap:.0e} of its limit {limit:,.0f}", values, "s")
+    report.add("exact solver to its own stop", totals, "s")
+
+
+def matrix(report: Report, likes: Likes, n: int) -> None:
+    counts = co_likes(likes.matrix)
+    sparse = report.add("X = LᵀL, sparse", times(lambda: co_likes(likes.matrix), n), "s")
+    floats = torch.from_numpy(likes.matrix.toarray().astype(np.float32))
+    product = times(lambda: floats.T @ floats, n)
+    report.add("X = LᵀL, dense product of dense likes", product, "s", np.median(product) / sparse)
+    report.add("X, sparse to dense", times(lambda: to_dense(counts), n), "s")
+
+
+def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int, results) -> None:
+    likes = load(ratings)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    solve(likes.matrix, FitOptions(objective=objective, epochs=epochs), 0, "cpu", lambda step: None)
+    results.put((before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10))
+
+
+def memory(report: Report, ratings: str, n: int) -> None:
+    """Peak resident memory of whole processes; two epochs of the dense form are as many as 150."""
+    context = multiprocessing.get_context("spawn")
+    for objective, epochs in (("factored", 150), ("dense", 2)):
+        peaks = []
+        for _ in range(n):
+            results = context.Queue()
+            process = context.Process(
+                target=_peak_mib_of_a_fit, args=(ratings, objective, epochs, results)
+            )
+            process.start()
+            imported, peak = results.get()
+            process.join()
+            peaks.append(peak)
+        name = f"peak memory of a process, {epochs} epochs {objective}"
+        report.add(f"{name} ({imported:,.0f} MiB of it imports and likes)", peaks, "MiB")
+
+
+def model(report: Report, likes: Likes, n: int) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((likes.n_movies, DIM)).astype(np.float32)
+    movies = likes.movies.assign(likes=likes.popularity)
+    titles = movies["title"].tolist()
+    index, neighbours = TitleIndex(titles, likes.popularity), Neighbours(vectors)
+    asked = titles[likes.popularity.argmax()]
+    typed = asked.rpartition(" (")[0].lower()
+
+    def one_title(score):
+        return lambda: neighbours.top([index.find(typed)], 10, score)
+
+    for score in ("dot", "cosine"):
+        seconds = times(one_title(score), 200, warm_up=5)
+        report.add(f"one title, {score}, inside Python", [1e3 * s for s in seconds], "ms")
+    with tempfile.TemporaryDirectory() as folder:
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        mlflow.create_experiment("benchmark", Path(folder, "artifacts").as_uri())
+        mlflow.set_experiment("benchmark")
+        with start_run("benchmark", "benchmark", {}) as run:
+            uri = log_movie_model(run, vectors, movies, {})
+        loaded = mlflow.pyfunc.load_model(uri)
+        load_seconds = times(lambda: mlflow.pyfunc.load_model(uri), n)
+        report.add("model load, imports done", load_seconds, "s")
+        table = [{"title": typed}]
+        seconds = times(lambda: loaded.predict(table), 50, warm_up=5)
+        report.add("one title, through MLflow's predict", [1e3 * s for s in seconds], "ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ratings", default="ml-latest-small")
+    parser.add_argument("--n", type=int, default=5, help="repetitions of the slow parts")
+    args = parser.parse_args()
+    likes = load(args.ratings)
+    report = Report(f"Movies, {likes.name}, dim {DIM}")
+    memory(report, args.ratings, 3)
+    epochs(report, likes, args.n)
+    exact_solver(report, likes, args.n)
+    matrix(report, likes, args.n)
+    model(report, likes, args.n)
+    report.show()
+
+
+if __name__ == "__main__":
+    main()

@@ -5,10 +5,10 @@ from embedlab.command_line import (
     auto_or_positive_number,
     boolean,
     exit_with,
+    model_name,
     one_of,
     positive_number,
     whole_number,
-    words,
 )
 from embedlab.datasets.movielens import check_ratings_argument
 from embedlab.movies.fit import DEFAULT_LR, OBJECTIVES, OPTIMIZERS, FitOptions, with_gap
@@ -59,7 +59,7 @@ def build_parser() -> Parser:
     parser.add("device", one_of("auto", "cpu", "cuda"), "auto", "where the fit runs")
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
     parser.add("register", boolean, False, "register the model when the fit is done")
-    parser.add("model_name", words("a name"), "movie-embedding", "registered model to add it to")
+    parser.add("model_name", model_name, "movie-embedding", "registered model to add it to")
     parser.add(
         "promote",
         one_of(*PROMOTE),
@@ -87,7 +87,8 @@ def main(argv=None) -> None:
     from embedlab.tracking.runs import start_run
     from embedlab.tracking.store import fetch_artifacts
 
-    with start_run("fit_embedding", f"fit {options.label}", vars(args)) as run:
+    given = vars(args) | {"lr": options.lr}
+    with start_run("fit_embedding", f"fit {options.label}", given) as run:
         device = choose_device(args.device)
         if args.matrix:
             source, likes = args.matrix, load_likes(fetch_artifacts(args.matrix))
@@ -96,7 +97,7 @@ def main(argv=None) -> None:
             source = files.source
             likes = find_likes(read_ratings(files.path, files.name), args.like_rule)
         run.log_dataset(f"{likes.name} likes", likes.digest, source, "training")
-        run.log_params({"ratings": likes.name, "like_rule": likes.like_rule, "lr": options.lr})
+        run.log_params({"ratings": likes.name, "like_rule": likes.like_rule})
         run.log_params({"device": device, "data_digest": likes.digest})
 
         reference, steps = None, []

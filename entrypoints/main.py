@@ -9,7 +9,7 @@ from embedlab.command_line import (
     words,
 )
 from embedlab.datasets.movielens import check_ratings_argument
-from embedlab.movies.fit import OPTIMIZERS
+from embedlab.movies.fit import OPTIMIZERS, FitOptions
 
 
 def build_parser() -> Parser:
@@ -35,13 +35,15 @@ def build_parser() -> Parser:
 
 def main(argv=None) -> None:
     args = build_parser().parse_args(argv)
+    options = FitOptions(args.optimizer, args.lr, args.dim, args.epochs)  # refused before any step
 
     from embedlab.console import console
     from embedlab.tracking.project import run_entry_point
     from embedlab.tracking.runs import start_run
     from embedlab.tracking.store import how_to_open
 
-    with start_run("main", f"main {args.ratings}", vars(args)) as run:
+    given = vars(args) | {"lr": options.lr}
+    with start_run("main", f"main {args.ratings}", given) as run:
         matrix_run = run_entry_point("build_matrix", {"ratings": args.ratings})
         fit_run = run_entry_point(
             "fit_embedding",

@@ -14,6 +14,7 @@ from embedlab.errors import EmbedlabError, OptionError
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 EXIT_INTERRUPTED = 130
+LARGEST = 2**31 - 1
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,18 +26,33 @@ class Parser(argparse.ArgumentParser):
             description=description,
             allow_abbrev=False,
         )
+        self._flags: set[str] = set()
 
     def add(self, name: str, type: Callable, default: object, help: str) -> None:
         """Add the parameter `name`; an empty default means 'not given'."""
         shown = str(default).lower() if isinstance(default, bool) else default
         metavar = getattr(type, "metavar", name.rpartition("_")[2].upper())
+        flag = "--" + name.replace("_", "-")
+        self._flags.add(flag)
         self.add_argument(
-            "--" + name.replace("_", "-"),
+            flag,
             type=type,
             default=default,
             help=f"{help} (default: {'none' if default == '' else shown})",
             metavar=metavar,
         )
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Every flag takes one value: the word after it, even where that starts with a dash."""
+        joined: list[str] = []
+        for word in sys.argv[1:] if args is None else args:
+            if joined and joined[-1] in self._flags and word not in self._flags:
+                if word == "--":  # argparse would drop it and give an empty list
+                    self.error(f"argument {joined[-1]}: expected a value, got '--'")
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return super().parse_known_args(joined, namespace)
 
     def error(self, message: str):
         text = message.removeprefix("argument --")
@@ -46,7 +62,7 @@ class Parser(argparse.ArgumentParser):
         raise OptionError(f"{text} (see `{self.prog} --help`)")
 
 
-def whole_number(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
+def whole_number(minimum: int, maximum: int = LARGEST) -> Callable[[str], int]:
     """Type of an integer from `minimum` to `maximum`."""
 
     def parse(text: str) -> int:
@@ -55,8 +71,9 @@ def whole_number(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]
         except ValueError:
             value = None
         if value is None or not minimum <= value <= maximum:
-            bounds = f"from {minimum}" + (f" to {maximum}" if maximum < 2**31 - 1 else " up")
-            raise argparse.ArgumentTypeError(f"expected a whole number {bounds}, got '{text}'")
+            has_end = maximum < LARGEST or (value is not None and value > maximum)
+            bounds = f"from {minimum}" + (f" to {maximum}" if has_end else " up")
+            raise argparse.ArgumentTypeError(f"expected a whole number {bounds}, got {text!r}")
         return value
 
     return parse
@@ -69,7 +86,7 @@ def positive_number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return value
 
 
@@ -80,7 +97,7 @@ def auto_or_positive_number(text: str) -> float | None:
     try:
         return positive_number(text)
     except argparse.ArgumentTypeError:
-        message = f"expected 'auto' or a number above 0, got '{text}'"
+        message = f"expected 'auto' or a number above 0, got {text!r}"
         raise argparse.ArgumentTypeError(message) from None
 
 
@@ -88,7 +105,7 @@ def boolean(text: str) -> bool:
     """Type of a yes or no, as MLproject and people write it: true, True, 1, yes, on."""
     word = text.strip().lower()
     if word not in TRUE + FALSE:
-        raise argparse.ArgumentTypeError(f"expected true or false, got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
     return word in TRUE
 
 
@@ -99,7 +116,7 @@ def one_of(*choices: str) -> Callable[[str], str]:
         if text not in choices:
             near = get_close_matches(text.lower(), choices, n=1, cutoff=0.5)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            message = f"expected one of {', '.join(choices)}; got '{text}'{hint}"
+            message = f"expected one of {', '.join(choices)}; got {text!r}{hint}"
             raise argparse.ArgumentTypeError(message)
         return text
 
@@ -116,6 +133,13 @@ def words(what: str) -> Callable[[str], str]:
         return text.strip()
 
     return parse
+
+
+def model_name(text: str) -> str:
+    """Type of a registered model's name, as MLflow's registry takes it."""
+    if not text.strip() or "/" in text or ":" in text:
+        raise argparse.ArgumentTypeError(f"expected a name without '/' and ':', got {text!r}")
+    return text.strip()
 
 
 def exit_with(main: Callable[[Sequence[str] | None], None]) -> None:

@@ -21,7 +21,10 @@ from embedlab.step import OnStep, Step
 SECONDS_BETWEEN_LINES = 10.0
 WIDTH_OF_A_FILE = 120
 
-console = Console(highlight=False, soft_wrap=True)
+# Titles and names are shown as they are: "[rec]" is no markup, ":skull:" no picture.
+AS_IT_IS = {"markup": False, "emoji": False}
+
+console = Console(highlight=False, soft_wrap=True, **AS_IT_IS)
 
 
 @contextmanager
@@ -87,7 +90,7 @@ def recommendation_table(answer: pd.DataFrame, score: str) -> Table:
 
 def as_text(table: Table) -> str:
     """The table as plain text, for a file."""
-    plain = Console(width=WIDTH_OF_A_FILE, record=True, file=_Nowhere())
+    plain = Console(width=WIDTH_OF_A_FILE, record=True, file=_Nowhere(), **AS_IT_IS)
     plain.print(table)
     return plain.export_text()
 

@@ -1,0 +1,125 @@
+"""What the make targets and the CI script run. Dry runs, in a folder of their own."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+INSTALL = "python -m pip install -r requirements.txt"
+INSTALL_DEV = "python -m pip install -r requirements-dev.txt"
+# A test may itself run under `make test ARGS=...`, which hands these down.
+OF_MAKE = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "PORT", "STORE", "PYTHON"}
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """Makefile and requirements, with stamps that are newer: everything is installed."""
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+        shutil.copy(PROJECT / name, tmp_path)
+        os.utime(tmp_path / name, (1000, 1000))
+    (tmp_path / ".venv").mkdir()
+    for stamp in (".run", ".test"):
+        (tmp_path / ".venv" / stamp).touch()
+        os.utime(tmp_path / ".venv" / stamp, (2000, 2000))
+    return tmp_path
+
+
+def dry_run(folder: Path, *arguments: str, **environment: str) -> list[str]:
+    """The commands that make would run; a command over two lines is one."""
+    kept = {k: v for k, v in os.environ.items() if k not in OF_MAKE and "MLFLOW" not in k}
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "-n", *arguments],
+        cwd=folder,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stderr == ""
+    return shown.stdout.replace("\\\n", "").splitlines()
+
+
+def test_run_is_one_mlflow_run_of_the_project(checkout):
+    command = "mlflow run . --env-manager local --experiment-name embedlab"
+    assert [line.rstrip() for line in dry_run(checkout, "run")] == [command]
+    given = dry_run(checkout, "run", "ARGS=-P epochs=3")
+    assert given == [f"{command} -P epochs=3"]
+
+
+def test_test_is_the_linter_and_pytest(checkout):
+    linter = ["ruff check .", "ruff format --check ."]
+    shown = dry_run(checkout, "test", "ARGS=tests/test_make.py")
+    assert shown == [*linter, "python -m pytest tests/test_make.py"]
+
+
+def test_ui_makes_the_tables_before_it_starts_on_the_same_store(checkout):
+    store = f"sqlite:///{checkout}/mlflow.db"
+    tables, ui = [shlex.split(line) for line in dry_run(checkout, "ui")]
+    assert tables[:4] == ["PYTHONPATH=src", f"MLFLOW_TRACKING_URI={store}", "python", "-c"]
+    assert "initialise_store()" in tables[4]
+    options = ["--backend-store-uri", store, "--port", "5000"]
+    assert ui == ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", "mlflow", "ui", *options]
+
+
+def test_ui_takes_another_store_and_port(checkout):
+    shown = dry_run(checkout, "ui", "PORT=5999", MLFLOW_TRACKING_URI="sqlite:////elsewhere/x.db")
+    for line in shown:
+        assert "sqlite:////elsewhere/x.db" in line
+    assert shown[-1].endswith("--port 5999")
+
+
+def test_bench_runs_the_benchmarks(checkout):
+    assert dry_run(checkout, "bench", "ARGS=--quick") == [
+        "python -m benchmarks.movies --quick",
+        "python -m benchmarks.startup",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "stamp", "install"),
+    [("run", ".run", INSTALL), ("ui", ".run", INSTALL), ("test", ".test", INSTALL_DEV)],
+)
+def test_installs_first_where_the_stamp_is_older_or_missing(checkout, target, stamp, install):
+    os.utime(checkout / "requirements.txt", (3000, 3000))
+    venv, first, touch, *_ = dry_run(checkout, target)
+    assert venv.startswith(f"test -x {checkout}/.venv/bin/python || ")
+    assert first == install
+    assert touch.startswith(f"touch {checkout}/.venv/{stamp}")
+    (checkout / ".venv" / stamp).unlink()
+    assert dry_run(checkout, target)[1] == install
+
+
+def test_tools_come_from_the_project_s_own_environment(checkout):
+    """A `python` of its own, first on the PATH of every command."""
+    (checkout / ".venv" / "bin").mkdir()
+    for name in ("ruff", "python"):
+        tool = checkout / ".venv" / "bin" / name
+        tool.write_text('#!/bin/sh\necho "own $(basename "$0") $*"\n', encoding="utf-8")
+        tool.chmod(0o755)
+    kept = {k: v for k, v in os.environ.items() if k not in OF_MAKE}
+    ran = subprocess.run(
+        ["make", "-s", "test"], cwd=checkout, env=kept, capture_output=True, text=True, check=True
+    )
+    own = ["own ruff check .", "own ruff format --check .", "own python -m pytest"]
+    assert [line.rstrip() for line in ran.stdout.splitlines()] == own
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_ci_runs_make_test_and_nothing_else(tmp_path, code):
+    """On a PATH that has a make that notes its call, and nothing else to run."""
+    script, notes = PROJECT / ".ci" / "run", tmp_path / "notes"
+    assert os.access(script, os.X_OK)
+    for tool in ("bash", "dirname"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    make = tmp_path / "make"
+    make.write_text(f'#!/bin/sh\necho "$PWD: $*" >> {notes}\nexit {code}\n', encoding="utf-8")
+    make.chmod(0o755)
+    ended = subprocess.run([script], cwd=tmp_path, env={"PATH": str(tmp_path)}, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (code, b"")
+    assert notes.read_text(encoding="utf-8") == f"{PROJECT}: test\n"

@@ -56,6 +56,7 @@ class TrackedRun:
 
     def __init__(self, run: mlflow.entities.Run):
         self.id: str = run.info.run_id
+        self.name: str = run.info.run_name or ""
         self.experiment_id: str = run.info.experiment_id
         self._client = mlflow.MlflowClient()
         self._logged_params = dict(run.data.params)
@@ -128,7 +129,8 @@ class TrackedRun:
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Say what data went in: our own sha256 over all of it, not MLflow's over 10,000 rows.
 
-        A source `runs:/<id>/<path>` is also linked by the tag `source_run_id`.
+        A source `runs:/<id>/<path>` is also linked by the tag `source_run_id`: MLflow knows a data
+        set by name and digest, and in an experiment keeps only the source that came with it first.
         """
         if RunsArtifactRepository.is_runs_uri(source):
             run_id, _ = RunsArtifactRepository.parse_runs_uri(source)
@@ -157,8 +159,11 @@ def start_run(
     try:
         with explain_store_errors():
             run = _adopt_or_create(run_name)
+            check_store(run.experiment_id)
             run.log_params(params)
             run.set_tags({"entry_point": entry_point, **_code_version()})
+            if RANDOM_RUN_NAME.fullmatch(run.name):
+                run.set_tags({"mlflow.runName": run_name})
             yield run
     except BaseException as error:
         _ignore_signals(old_handlers)  # a second Ctrl-C must not leave the run half closed
@@ -178,15 +183,8 @@ def _adopt_or_create(run_name: str) -> TrackedRun:
     if not is_adopted and not MLFLOW_EXPERIMENT_NAME.get() and not MLFLOW_EXPERIMENT_ID.get():
         mlflow.set_experiment(EXPERIMENT)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
-    active = mlflow.start_run(run_name=None if is_adopted else run_name, log_system_metrics=True)
-    try:
-        check_store(active.info.experiment_id)
-        if RANDOM_RUN_NAME.fullmatch(active.info.run_name or ""):
-            mlflow.set_tag("mlflow.runName", run_name)
-        return TrackedRun(active)
-    except BaseException:
-        mlflow.end_run("FAILED")
-        raise
+    name = None if is_adopted else run_name
+    return TrackedRun(mlflow.start_run(run_name=name, log_system_metrics=True))
 
 
 def _how_it_stopped(error: BaseException) -> tuple[str, dict[str, str]]:

@@ -1,0 +1,404 @@
+"""One run from start to end: where it goes, what it keeps, and how it says that it has ended."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import git
+import mlflow
+import pytest
+from conftest import PROJECT
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import fluent
+
+from embedlab.errors import DivergedError, OptionError, TrackingError
+from embedlab.step import Step
+from embedlab.tracking import runs
+from embedlab.tracking.runs import EXPERIMENT, RANDOM_RUN_NAME, TrackedRun, start_run
+
+
+@contextmanager
+def fresh_store(folder: Path) -> Iterator[mlflow.MlflowClient]:
+    """MLflow on an empty store in `folder`, with artifacts there; afterwards all is as before."""
+    with patch.dict(os.environ), chdir(folder), patch.object(fluent, "_active_experiment_id", None):
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        try:
+            yield mlflow.MlflowClient()
+        finally:
+            mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with fresh_store(tmp_path_factory.mktemp("store")) as client:
+        yield client
+
+
+@pytest.fixture
+def client(store, monkeypatch) -> mlflow.MlflowClient:
+    """The store as a new process finds it: no experiment chosen, no run made."""
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(fluent, "_active_experiment_id", None)
+    return store
+
+
+@pytest.fixture
+def make_run(client, monkeypatch):
+    """Make a run as `mlflow run` does, before the entry point starts."""
+
+    def make(experiment: str = "made elsewhere", name: str | None = None, **params: str) -> Run:
+        found = client.get_experiment_by_name(experiment)
+        id_ = found.experiment_id if found else client.create_experiment(experiment)
+        run = client.create_run(id_, run_name=name)
+        for key, value in params.items():
+            client.log_param(run.info.run_id, key, value)
+        monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+        return run
+
+    return make
+
+
+def short_run(client: mlflow.MlflowClient, **params: object) -> Run:
+    """What the store keeps of a run that does nothing."""
+    with start_run("fit_embedding", "fit adam", params) as run:
+        pass
+    return client.get_run(run.id)
+
+
+def series(client: mlflow.MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:
+    """(epoch, value) of every point, in the order of the epochs."""
+    return [(point.step, point.value) for point in client.get_metric_history(run_id, metric)]
+
+
+def experiment_of(client: mlflow.MlflowClient, run: Run) -> str:
+    return client.get_experiment(run.info.experiment_id).name
+
+
+# -- where a run goes --------------------------------------------------------------------------
+
+
+def test_a_new_run_goes_to_the_experiment_of_the_project(client):
+    kept = short_run(client, lr=0.1)
+    assert experiment_of(client, kept) == EXPERIMENT == "embedlab"
+    assert kept.info.run_name == "fit adam"
+    assert kept.data.params == {"lr": "0.1"}
+    assert kept.data.tags["entry_point"] == "fit_embedding"
+    assert kept.data.metrics["memory/peak_mib"] > 10  # Python alone takes as much
+
+
+def test_a_new_run_goes_to_the_experiment_that_the_user_names(client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "my own")
+    assert experiment_of(client, short_run(client)) == "my own"
+
+
+def test_a_run_of_mlflow_run_is_adopted_where_it_is(client, make_run):
+    made = make_run("made elsewhere")
+    kept = short_run(client)
+    assert kept.info.run_id == made.info.run_id
+    assert experiment_of(client, kept) == "made elsewhere"
+    assert kept.info.status == "FINISHED"
+    assert short_run(client).info.run_id != made.info.run_id  # adopted once, not twice
+
+
+def test_mlflows_random_name_is_replaced(client, make_run):
+    made = make_run(name=None)
+    assert RANDOM_RUN_NAME.fullmatch(made.info.run_name)
+    assert short_run(client).info.run_name == "fit adam"
+
+
+@pytest.mark.parametrize("name", ["overnight", "run-2", "my-first-try-7", "Good-Run-12"])
+def test_a_name_that_somebody_chose_is_kept(client, make_run, name):
+    make_run(name=name)
+    assert short_run(client).info.run_name == name
+
+
+# -- what a run keeps --------------------------------------------------------------------------
+
+
+def test_parameters_in_another_spelling_are_kept_beside_the_first(client, make_run):
+    make_run(lr="1e-3", dim="5", title="'Toy Story'")
+    with start_run("recommend", "recommend", {"lr": 0.001, "dim": 5, "title": "Toy Story"}) as run:
+        run.log_params({"seed": 0, "lr": 0.001, "dim": 5})  # once more, and a new one
+    assert client.get_run(run.id).data.params == {
+        "lr": "1e-3",
+        "resolved/lr": "0.001",
+        "dim": "5",
+        "title": "'Toy Story'",
+        "resolved/title": "Toy Story",
+        "seed": "0",
+    }
+
+
+def test_epochs_are_written_in_batches_and_all_are_there(client, monkeypatch):
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_WRITES", 1000)
+    monkeypatch.setattr(runs, "METRICS_AT_ONCE", 4)
+    batches, log_batch = [], mlflow.MlflowClient.log_batch
+
+    def counting(self, run_id, metrics=(), **others):
+        batches.append(len(metrics))
+        return log_batch(self, run_id, metrics, **others)
+
+    with start_run("fit_embedding", "fit", {}) as run:
+        monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counting)
+        for epoch in range(5):
+            run.record(Step(epoch, {"train/cost": 10.0 - epoch}, seconds=0.5))
+        run.record(Step(5, {"train/cost": 5.0}))
+    assert [size for size in batches if size] == [4, 4, 4]  # 5 · 2 + 1 + memory/peak_mib
+    assert series(client, run.id, "train/cost") == [(epoch, 10.0 - epoch) for epoch in range(6)]
+    assert series(client, run.id, "time/epoch_seconds") == [(epoch, 0.5) for epoch in range(5)]
+
+
+def test_an_epoch_is_seen_while_the_run_goes_on_once_a_write_is_due(client, monkeypatch):
+    with start_run("fit_embedding", "fit", {}) as run:
+        run.record(Step(0, {"train/cost": 2.0}))
+        assert series(client, run.id, "train/cost") == []
+        monkeypatch.setattr(runs, "SECONDS_BETWEEN_WRITES", 0)
+        run.record(Step(1, {"train/cost": 1.0}))
+        assert series(client, run.id, "train/cost") == [(0, 2.0), (1, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("source", "kept_source"),
+    [
+        ("https://files.grouplens.org/a.zip", {"url": "https://files.grouplens.org/a.zip"}),
+        ("/data/ml-25m.zip", {"uri": "/data/ml-25m.zip"}),
+        ("built-in sample", {"uri": "built-in sample"}),
+    ],
+)
+def test_a_data_set_is_kept_with_our_digest_and_its_source(client, source, kept_source):
+    # MLflow knows a data set by name and digest, and keeps the source that came with it first.
+    name = f"ratings from {source}"
+    with start_run("build_matrix", "build", {}) as run:
+        run.log_dataset(name, "0123456789abcdef" * 4, source, "training")
+    kept = client.get_run(run.id)
+    (item,) = kept.inputs.dataset_inputs
+    assert item.dataset.name == name
+    assert item.dataset.digest == "0123456789abcdef0123456789abcdef0123"  # 36 characters
+    assert json.loads(item.dataset.source) == kept_source
+    assert [(tag.key, tag.value) for tag in item.tags] == [("mlflow.data.context", "training")]
+    assert "source_run_id" not in kept.data.tags
+
+
+def test_a_data_set_that_another_run_made_is_linked_to_it(client):
+    maker = short_run(client)
+    with start_run("fit_embedding", "fit", {}) as run:
+        run.log_dataset("likes", "0" * 64, f"runs:/{maker.info.run_id}/matrix", "training")
+    kept = client.get_run(run.id)
+    (item,) = kept.inputs.dataset_inputs
+    assert json.loads(item.dataset.source) == {"uri": f"{maker.info.artifact_uri}/matrix"}
+    assert kept.data.tags["source_run_id"] == maker.info.run_id
+
+
+def test_system_metrics_are_there_from_the_first_seconds(client, monkeypatch):
+    monkeypatch.setattr(runs, "SYSTEM_METRICS_SECONDS", 0.1)
+    deadline = time.monotonic() + 20
+    with start_run("fit_embedding", "fit", {}) as run:
+        while time.monotonic() < deadline:
+            if "system/cpu_utilization_percentage" in client.get_run(run.id).data.metrics:
+                return
+            time.sleep(0.1)
+    pytest.fail("no system metrics after 20 seconds")
+
+
+# -- the code's version ------------------------------------------------------------------------
+
+
+def code_version(client: mlflow.MlflowClient) -> tuple[str, str]:
+    tags = short_run(client).data.tags
+    return tags["git.commit"], tags["git.dirty"]
+
+
+def test_the_commit_and_whether_files_differ_from_it(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "PROJECT_ROOT", tmp_path)
+    assert code_version(client) == ("unknown", "unknown")  # a copy without its history
+    with git.Repo.init(tmp_path) as repository:
+        assert code_version(client) == ("unknown", "unknown")  # no commit yet
+        someone = git.Actor("Someone", "someone@example.org")
+        commit = repository.index.commit("first", author=someone, committer=someone).hexsha
+    assert code_version(client) == (commit, "false")
+    (tmp_path / "new.py").touch()
+    assert code_version(client) == (commit, "true")
+
+
+def test_without_the_git_program_the_version_is_unknown(client, monkeypatch):
+    monkeypatch.setitem(sys.modules, "git", None)  # GitPython fails to import, as without git
+    assert code_version(client) == ("unknown", "unknown")
+
+
+# -- how a run ends ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "status", "tags"),
+    [
+        (None, None, "FINISHED", {"stop_reason": "finished"}),
+        (
+            OptionError("dim: expected 1"),
+            OptionError,
+            "FAILED",
+            {"stop_reason": "error", "error": "dim: expected 1"},
+        ),
+        (
+            DivergedError("try less"),
+            DivergedError,
+            "FAILED",
+            {"stop_reason": "diverged", "error": "try less"},
+        ),
+        (
+            MlflowException("no such model\nand more"),
+            TrackingError,
+            "FAILED",
+            {"stop_reason": "error", "error": "MLflow at {uri} says: no such model"},
+        ),
+        (
+            ValueError("a bug"),
+            ValueError,
+            "FAILED",
+            {"stop_reason": "exception", "error": "ValueError: a bug"},
+        ),
+        (
+            SystemExit(3),
+            SystemExit,
+            "FAILED",
+            {"stop_reason": "exception", "error": "SystemExit: 3"},
+        ),
+        (KeyboardInterrupt(), KeyboardInterrupt, "KILLED", {"stop_reason": "ctrl-c"}),
+        (SystemExit(143), SystemExit, "KILLED", {"stop_reason": "sigterm"}),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, BaseException) else "",
+)
+def test_a_run_tells_how_it_ended_and_keeps_its_epochs(client, error, raised, status, tags):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    ended = None
+    try:
+        with start_run("fit_embedding", "fit", {}) as run:
+            run.record(Step(0, {"train/cost": 2.0}))
+            run.record(Step(1, {"train/cost": 1.0}))
+            if error is not None:
+                raise error
+    except BaseException as caught:
+        ended = type(caught)
+    assert ended is raised
+    kept = client.get_run(run.id)
+    assert kept.info.status == status
+    expected = {key: text.format(uri=mlflow.get_tracking_uri()) for key, text in tags.items()}
+    assert {k: v for k, v in kept.data.tags.items() if k in ("stop_reason", "error")} == expected
+    assert series(client, run.id, "train/cost") == [(0, 2.0), (1, 1.0)]
+    assert mlflow.active_run() is None
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+def test_a_second_ctrl_c_does_not_leave_the_run_half_closed(client, monkeypatch):
+    flush = TrackedRun.flush
+
+    def interrupted(run):
+        signal.raise_signal(signal.SIGINT)
+        flush(run)
+
+    with pytest.raises(KeyboardInterrupt), start_run("fit_embedding", "fit", {}) as run:
+        run.record(Step(0, {"train/cost": 2.0}))
+        monkeypatch.setattr(TrackedRun, "flush", interrupted)
+        raise KeyboardInterrupt
+    kept = client.get_run(run.id)
+    assert (kept.info.status, kept.data.tags["stop_reason"]) == ("KILLED", "ctrl-c")
+    assert series(client, run.id, "train/cost") == [(0, 2.0)]
+
+
+def test_a_run_in_another_thread_than_the_main_one(client):
+    """Only the main thread may handle signals; a notebook's or a server's need not be it."""
+    kept = []
+    thread = threading.Thread(target=lambda: kept.append(short_run(client)))
+    thread.start()
+    thread.join()
+    assert kept[0].info.status == "FINISHED"
+
+
+A_LONG_FIT = """
+import signal, time
+from embedlab.command_line import exit_with
+from embedlab.step import Step
+from embedlab.tracking.runs import start_run
+
+def main(argv):
+    with start_run("fit_embedding", "long", {}) as run:
+        for epoch in range(3):
+            run.record(Step(epoch, {"train/cost": 3.0 - epoch}))
+        print(run.id, flush=True)
+        time.sleep(100)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+exit_with(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code", "reason"),
+    [(signal.SIGTERM, 143, "sigterm"), (signal.SIGINT, 130, "ctrl-c")],
+)
+def test_a_process_that_is_told_to_stop_closes_its_run(client, number, code, reason):
+    process = subprocess.Popen(
+        [sys.executable, "-c", A_LONG_FIT],
+        env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        run_id = process.stdout.readline().strip()
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    kept = client.get_run(run_id)
+    assert (kept.info.status, kept.data.tags["stop_reason"]) == ("KILLED", reason)
+    assert series(client, run_id, "train/cost") == [(0, 3.0), (1, 2.0), (2, 1.0)]
+
+
+# -- stores that cannot be used ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_adopted", [False, True], ids=["new", "adopted"])
+def test_an_experiment_behind_a_server_is_refused(client, make_run, monkeypatch, is_adopted):
+    """As `mlflow ui` leaves it behind in a fresh folder; every artifact would fail later."""
+    name = f"served {is_adopted}"
+    id_ = client.create_experiment(name, artifact_location="mlflow-artifacts:/0")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+    if is_adopted:
+        make_run(name)
+    sentence = r"this experiment was made by `mlflow ui`.*add --experiment-name embedlab.*\."
+    with (
+        pytest.raises(TrackingError, match=f"^{sentence}$") as refused,
+        start_run("fit_embedding", "fit", {}),
+    ):
+        pytest.fail("the run has begun")
+    (kept,) = client.search_runs([id_])
+    assert kept.info.status == "FAILED"
+    assert kept.data.tags["stop_reason"] == "error"
+    assert kept.data.tags["error"] == str(refused.value)
+    assert mlflow.active_run() is None
+
+
+def test_a_run_that_is_not_in_the_store(client, monkeypatch):
+    """A relative MLFLOW_TRACKING_URI names another store in another folder."""
+    missing = "0" * 32
+    monkeypatch.setenv("MLFLOW_RUN_ID", missing)
+    sentence = f"MLflow at {mlflow.get_tracking_uri()} says: Run with id={missing} not found"
+    with (
+        pytest.raises(TrackingError, match=f"^{sentence}$"),
+        start_run("fit_embedding", "fit", {}),
+    ):
+        pytest.fail("the run has begun")
+    assert mlflow.active_run() is None

@@ -51,6 +51,7 @@ SIGNATURE = ModelSignature(
     ),
 )
 COLUMNS = SIGNATURE.outputs.input_names()
+DEFAULTS = {param.name: param.default for param in SIGNATURE.params}
 
 
 class MovieModel(PythonModel):
@@ -84,14 +85,14 @@ class MovieModel(PythonModel):
                 f"expected at most {MOST_QUERIES:,} titles in a request, got {len(queries):,}: "
                 "send them in parts"
             )
-        k, score = params.get("k", 10), params.get("score", "dot")
-        include_self = params.get("include_self", False)
-        if k > MOST_RECOMMENDATIONS:
-            raise OptionError(f"k: expected 1 to {MOST_RECOMMENDATIONS:,}, got {k}")
+        # MLflow lets a null through; it means what leaving the parameter out means.
+        options = DEFAULTS | {name: value for name, value in params.items() if value is not None}
+        if options["k"] > MOST_RECOMMENDATIONS:
+            raise OptionError(f"k: expected 1 to {MOST_RECOMMENDATIONS:,}, got {options['k']}")
         tables = []
         for query in queries:
             asked = self.titles.find_all(query)
-            found = self.neighbours.top(asked, k, score, include_self)
+            found = self.neighbours.top(asked, **options)
             table = self.movies.iloc[[item.row for item in found]].reset_index(drop=True)
             table["query"] = " | ".join(self.movies["title"].iloc[asked])
             table["rank"] = [item.rank for item in found]

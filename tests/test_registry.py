@@ -1,0 +1,164 @@
+"""Which version of a registered model is champion, and what the registry then says about it."""
+
+import re
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from test_runs import fresh_store
+
+from embedlab.errors import TrackingError
+from embedlab.tracking.models import log_movie_model
+from embedlab.tracking.registry import Registration, register
+from embedlab.tracking.runs import start_run
+
+MOVIES = pd.DataFrame(
+    {
+        "movie_id": [1, 3114],
+        "title": ["Toy Story (1995)", "Toy Story 2 (1999)"],
+        "genres": ["Animation", "Animation"],
+        "likes": [2, 1],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """The URI of a logged model; what it is fitted to makes no difference to the registry."""
+    with fresh_store(tmp_path_factory.mktemp("store")):
+        with start_run("fit_embedding", "fit", {}) as run:
+            uri = log_movie_model(run, np.eye(2, dtype=np.float32), MOVIES, {})
+        yield uri
+
+
+class Registry:
+    """A registered model of one test; version 1 of it costs 100 on data `a`, if there is one."""
+
+    def __init__(self, name: str, uri: str):
+        self.name, self.uri, self.client = name, uri, mlflow.MlflowClient()
+
+    def add(self, cost: float, digest: str = "a", promote: str = "if_better") -> Registration:
+        return register(self.uri, self.name, digest, cost, promote)
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        found = self.client.get_registered_model(self.name).aliases
+        return {alias: str(version) for alias, version in found.items()}
+
+    def tags(self, version: str) -> dict[str, str]:
+        return self.client.get_model_version(self.name, version).tags
+
+
+@pytest.fixture
+def empty(logged, request) -> Registry:
+    return Registry(request.node.name.replace("/", "-"), logged)
+
+
+@pytest.fixture
+def registry(empty) -> Registry:
+    empty.add(cost=100)
+    return empty
+
+
+def test_the_first_version_is_champion_and_answers(empty):
+    entry = register(empty.uri, empty.name, "a", 100.25, tags={"optimizer": "exact"})
+    assert entry == Registration(empty.name, "1", "champion", "there was no champion")
+    assert entry.uri == f"models:/{empty.name}@champion"
+    assert empty.aliases == {"champion": "1"}
+    assert empty.tags("1") == {"data_digest": "a", "cost": "100.25", "optimizer": "exact"}
+    answer = mlflow.pyfunc.load_model(entry.uri).predict(pd.DataFrame({"title": ["toy story"]}))
+    assert answer["title"].tolist() == ["Toy Story 2 (1999)"]
+
+
+def test_a_lower_cost_on_the_same_data_replaces_the_champion(registry):
+    entry = registry.add(cost=99)
+    assert (entry.version, entry.alias) == ("2", "champion")
+    assert re.fullmatch("its cost 99 is below .*100 of version 1", entry.reason)
+    assert registry.aliases == {"champion": "2"}
+    assert registry.tags("2")["replaces_version"] == "1"
+    assert "replaces_version" not in registry.tags("1")
+
+
+@pytest.mark.parametrize("cost", [100, 101])
+def test_no_lower_cost_stays_challenger(registry, cost):
+    entry = registry.add(cost=cost)
+    assert (entry.version, entry.alias) == ("2", "challenger")
+    assert entry.uri == f"models:/{registry.name}@challenger"
+    assert re.fullmatch(f"its cost {cost} is not below .*100 of version 1", entry.reason)
+    assert registry.aliases == {"champion": "1", "challenger": "2"}
+    assert "replaces_version" not in registry.tags("2")
+
+
+def test_a_cost_is_compared_as_it_is_not_as_it_is_shown(registry):
+    """The reason shows whole numbers; half of one still decides."""
+    assert registry.add(cost=99.9999).alias == "champion"
+
+
+def test_the_newest_challenger_has_the_alias_until_one_replaces_the_champion(registry):
+    registry.add(cost=102)
+    registry.add(cost=101)
+    assert registry.aliases == {"champion": "1", "challenger": "3"}
+    registry.add(cost=50)
+    assert registry.aliases == {"champion": "4"}
+    registry.add(cost=60)  # better than version 1, not than version 4
+    assert registry.aliases == {"champion": "4", "challenger": "5"}
+
+
+def test_costs_on_other_data_are_not_compared(registry):
+    entry = registry.add(cost=1, digest="b")
+    assert (entry.version, entry.alias) == ("2", "challenger")
+    assert entry.reason == (
+        "the champion, version 1, was fitted to other data, and costs on different data cannot be "
+        "compared; promote=always makes the new one champion"
+    )
+    assert registry.aliases == {"champion": "1", "challenger": "2"}
+
+
+def test_a_champion_that_somebody_else_registered_is_not_compared_either(empty):
+    """No tags, so nobody knows its data and its cost."""
+    mlflow.register_model(empty.uri, empty.name)
+    empty.client.set_registered_model_alias(empty.name, "champion", "1")
+    entry = empty.add(cost=1)
+    assert entry.alias == "challenger"
+    assert "was fitted to other data" in entry.reason
+
+
+@pytest.mark.parametrize(("cost", "digest"), [(101, "a"), (1, "b")])
+def test_always_replaces_whatever_there_is(registry, cost, digest):
+    entry = registry.add(cost, digest, promote="always")
+    assert (entry.version, entry.alias) == ("2", "champion")
+    assert entry.reason == "promote=always, in place of version 1"
+    assert registry.aliases == {"champion": "2"}
+    assert registry.tags("2")["replaces_version"] == "1"
+
+
+def test_never_replaces_nothing_not_even_an_empty_place(empty):
+    entry = empty.add(cost=1, promote="never")
+    assert (entry.alias, entry.reason) == ("challenger", "promote=never")
+    assert empty.aliases == {"challenger": "1"}
+    assert empty.add(cost=2).reason == "there was no champion"
+    assert empty.aliases == {"champion": "2"}
+    assert empty.add(cost=1, promote="never").alias == "challenger"
+    assert empty.aliases == {"champion": "2", "challenger": "3"}
+
+
+def test_a_deleted_champion_leaves_its_place_empty(registry):
+    registry.client.delete_model_version(registry.name, "1")
+    entry = registry.add(cost=200)
+    assert (entry.version, entry.alias) == ("2", "champion")
+    assert entry.reason == "there was no champion"
+    assert registry.aliases == {"champion": "2"}
+    assert "replaces_version" not in registry.tags("2")
+
+
+def test_a_model_that_is_not_there_is_one_sentence(registry):
+    with pytest.raises(
+        TrackingError, match=r"^MLflow at sqlite:///\S+ says: .*no-such.*$"
+    ) as error:
+        register("models:/m-no-such", registry.name, "a", 1.0)
+    assert "\n" not in str(error.value)
+    assert registry.aliases == {"champion": "1"}
+    assert registry.tags("1")["cost"] == "100"
+    assert Path("mlflow.db").is_file()  # in the store of this test

@@ -31,26 +31,25 @@ from embedlab.tracking.models import log_movie_model
 from embedlab.tracking.registry import register
 from embedlab.tracking.runs import start_run
 
-# movie_id, title, genres; the most popular first.
 MOVIES = pd.DataFrame(
     [
-        (1, "Toy Story (1995)", "Adventure|Animation|Children"),
-        (4973, "Amélie (Fabuleux destin d'Amélie Poulain, Le) (2001)", "Comedy|Romance"),
-        (2571, "Matrix, The (1999)", "Action|Sci-Fi|Thriller"),
-        (293, "Léon: The Professional (a.k.a. The Professional) (Léon) (1994)", "Action|Crime"),
-        (47, "Seven (a.k.a. Se7en) (1995)", "Mystery|Thriller"),
-        (3114, "Toy Story 2 (1999)", "Adventure|Animation|Children"),
-        (1411, "Hamlet (1996)", "Crime|Drama|Romance"),
-        (1941, "Hamlet (1948)", "Drama"),
-        (8239, "Trou, Le (Hole, The) (1960)", "Crime|Film-Noir"),
-        (176601, "Black Mirror", "(no genres listed)"),
-        (108583, "Fawlty Towers (1975-1979)", "Comedy"),
-        (104780, '"Great Performances" Cats (1998)', "Musical"),
+        (1941, "Hamlet (1948)", "Drama", 5),
+        (1411, "Hamlet (1996)", "Crime|Drama|Romance", 6),
+        (1, "Toy Story (1995)", "Adventure|Animation|Children", 12),
+        (3114, "Toy Story 2 (1999)", "Adventure|Animation|Children", 7),
+        (4973, "Amélie (Fabuleux destin d'Amélie Poulain, Le) (2001)", "Comedy|Romance", 11),
+        (2571, "Matrix, The (1999)", "Action|Sci-Fi|Thriller", 10),
+        (293, "Léon: The Professional (a.k.a. The Professional) (Léon) (1994)", "Action|Crime", 9),
+        (47, "Seven (a.k.a. Se7en) (1995)", "Mystery|Thriller", 8),
+        (8239, "Trou, Le (Hole, The) (1960)", "Crime|Film-Noir", 4),
+        (176601, "Black Mirror", "(no genres listed)", 3),
+        (108583, "Fawlty Towers (1975-1979)", "", 2),
+        (104780, '"Great Performances" Cats (1998)', "Musical", 1),
     ],
-    columns=["movie_id", "title", "genres"],
-).assign(likes=np.arange(12, 0, -1))
+    columns=["movie_id", "title", "genres", "likes"],
+)
 ROW = {title: row for row, title in enumerate(MOVIES["title"])}
-TOY_STORY, AMELIE = MOVIES["title"][0], MOVIES["title"][1]
+TOY_STORY, AMELIE, LEON, MATRIX, LE_TROU = MOVIES["title"][[2, 4, 6, 5, 8]]
 COLUMNS = ["query", "rank", "movie_id", "title", "genres", "score"]
 
 
@@ -221,16 +220,16 @@ def test_a_null_parameter_is_one_that_was_not_given(served):
 
 def test_several_rows_are_answered_one_after_the_other(served):
     answer = served.ask("matrix", "le trou", k=2)
-    both = [served.expected(title, k=2) for title in (MOVIES["title"][2], MOVIES["title"][8])]
+    both = [served.expected(title, k=2) for title in (MATRIX, LE_TROU)]
     expected = pd.concat(both, ignore_index=True)
     pd.testing.assert_frame_equal(answer, expected, check_dtype=False)
 
 
 def test_titles_joined_by_a_bar_give_one_blended_list(served):
     answer = served.ask("toy story | leon the professional", k=3)
-    expected = served.expected(TOY_STORY, MOVIES["title"][3], k=3)
+    expected = served.expected(TOY_STORY, LEON, k=3)
     pd.testing.assert_frame_equal(answer, expected, check_dtype=False)
-    assert not {TOY_STORY, MOVIES["title"][3]} & set(answer["title"])
+    assert not {TOY_STORY, LEON} & set(answer["title"])
 
 
 @pytest.mark.parametrize(

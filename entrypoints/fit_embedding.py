@@ -13,8 +13,7 @@ from embedlab.command_line import (
 from embedlab.datasets.movielens import check_ratings_argument
 from embedlab.movies.fit import DEFAULT_LR, OBJECTIVES, OPTIMIZERS, FitOptions, with_gap
 from embedlab.movies.like_rule import check_like_rule
-
-PROMOTE = ("if_better", "always", "never")
+from embedlab.tracking.promotion import PROMOTE
 
 
 def build_parser() -> Parser:

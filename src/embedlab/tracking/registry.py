@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mlflow
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
+from embedlab.tracking.promotion import Champion, wins
 from embedlab.tracking.store import explain_store_errors
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-PROMOTE = ("if_better", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -52,19 +51,19 @@ def register(
         version = mlflow.register_model(
             model_uri, name, tags={key: str(value) for key, value in all_tags.items()}
         ).version
-        wins, reason = _compare(champion, data_digest, cost, promote)
+        is_champion, reason = wins(champion, data_digest, cost, promote)
         client.set_registered_model_alias(name, CHALLENGER, version)
-        if wins:
+        if is_champion:
             client.set_registered_model_alias(name, CHAMPION, version)
             client.delete_registered_model_alias(name, CHALLENGER)
             if champion is not None:
                 client.set_model_version_tag(name, version, "replaces_version", champion.version)
-    return Registration(name, str(version), CHAMPION if wins else CHALLENGER, reason)
+    return Registration(name, str(version), CHAMPION if is_champion else CHALLENGER, reason)
 
 
-def _champion(client: mlflow.MlflowClient, name: str) -> ModelVersion | None:
+def _champion(client: mlflow.MlflowClient, name: str) -> Champion | None:
     try:
-        return client.get_model_version_by_alias(name, CHAMPION)
+        version = client.get_model_version_by_alias(name, CHAMPION)
     except MlflowException as error:
         # A model that does not exist is one code, an alias that does not exist another.
         if error.error_code in (
@@ -73,24 +72,5 @@ def _champion(client: mlflow.MlflowClient, name: str) -> ModelVersion | None:
         ):
             return None
         raise
-
-
-def _compare(
-    champion: ModelVersion | None, data_digest: str, cost: float, promote: str
-) -> tuple[bool, str]:
-    if promote == "never":
-        return False, "promote=never"
-    if champion is None:
-        return True, "there was no champion"
-    version, tags = champion.version, champion.tags
-    if promote == "always":
-        return True, f"promote=always, in place of version {version}"
-    if tags.get("data_digest") != data_digest:
-        return False, (
-            f"the champion, version {version}, was fitted to other data, and costs on different "
-            "data cannot be compared; promote=always makes the new one champion"
-        )
-    champion_cost = float(tags["cost"])
-    if cost < champion_cost:
-        return True, f"its cost {cost:,.0f} is below {champion_cost:,.0f} of version {version}"
-    return False, f"its cost {cost:,.0f} is not below {champion_cost:,.0f} of version {version}"
+    tags = version.tags  # without ours where somebody registered it by hand
+    return Champion(version.version, tags.get("data_digest"), float(tags.get("cost", "nan")))

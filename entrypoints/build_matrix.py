@@ -1,8 +1,13 @@
 """Ratings -> likes -> X = LᵀL, sparse and dense, as artifacts that `fit_embedding` takes."""
 
-from embedlab.command_line import Parser, boolean, exit_with, one_of
-from embedlab.datasets.movielens import check_ratings_argument
-from embedlab.movies.like_rule import check_like_rule
+from embedlab.command_line import (
+    Parser,
+    add_device,
+    add_like_rule,
+    add_ratings,
+    boolean,
+    exit_with,
+)
 
 
 def build_parser() -> Parser:
@@ -11,21 +16,10 @@ def build_parser() -> Parser:
         "Count, for every two movies, the users who like both. Logs the likes, the matrix, the "
         "movie index and three figures; fit_embedding takes them by matrix=runs:/<run id>/matrix.",
     )
-    parser.add(
-        "ratings",
-        check_ratings_argument,
-        "ml-latest-small",
-        "ml-latest-small (downloaded once), sample (built in), or the path of a folder or zip "
-        "with ratings.csv and movies.csv in MovieLens' layout",
-    )
-    parser.add(
-        "like_rule",
-        check_like_rule,
-        "user_mean",
-        "what a like is: user_mean, user_median or threshold:<stars>",
-    )
+    add_ratings(parser, "ml-latest-small")
+    add_like_rule(parser)
     parser.add("dense", boolean, True, "also make the dense tensor and check it against the sparse")
-    parser.add("device", one_of("auto", "cpu", "cuda"), "auto", "where the dense tensor lives")
+    add_device(parser, "where the dense tensor lives")
     return parser
 
 

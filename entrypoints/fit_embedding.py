@@ -2,6 +2,9 @@
 
 from embedlab.command_line import (
     Parser,
+    add_device,
+    add_like_rule,
+    add_ratings,
     auto_or_positive_number,
     boolean,
     exit_with,
@@ -10,9 +13,8 @@ from embedlab.command_line import (
     positive_number,
     whole_number,
 )
-from embedlab.datasets.movielens import check_ratings_argument
 from embedlab.movies.fit import DEFAULT_LR, OBJECTIVES, OPTIMIZERS, FitOptions, with_gap
-from embedlab.movies.like_rule import check_like_rule
+from embedlab.step import to_each
 from embedlab.tracking.promotion import PROMOTE
 
 
@@ -23,48 +25,21 @@ def build_parser() -> Parser:
         "Fit a vector to every movie so that v_i·v_j is near the number of users who like both. "
         "Logs the cost of every epoch, the curve, the vectors and a model that can be served.",
     )
-    parser.add(
-        "matrix",
-        str,
-        "",
-        "what build_matrix logged, runs:/<run id>/matrix, or a local copy of it; without it the "
-        "likes are made from ratings and like_rule",
-    )
-    parser.add(
-        "ratings",
-        check_ratings_argument,
-        "ml-latest-small",
-        "ml-latest-small (downloaded once), sample (built in), or the path of a folder or zip "
-        "with ratings.csv and movies.csv in MovieLens' layout",
-    )
-    parser.add(
-        "like_rule",
-        check_like_rule,
-        "user_mean",
-        "what a like is: user_mean, user_median or threshold:<stars>",
-    )
+    parser.add("matrix", str, "", "runs:/<run id>/matrix of build_matrix, instead of ratings")
+    add_ratings(parser, "ml-latest-small")
+    add_like_rule(parser)
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver; exact works by eigenpairs")
     parser.add("lr", auto_or_positive_number, "auto", f"learning rate; auto: {rates}")
     parser.add("dim", whole_number(1, 100_000), 100, "length of a movie's vector")
     parser.add("epochs", whole_number(1), 150, "updates of all vectors (exact: rounds at most)")
-    parser.add(
-        "objective",
-        one_of(*OBJECTIVES),
-        "factored",
-        "how the cost is computed: from the likes, or from the dense matrix as published",
-    )
+    parser.add("objective", one_of(*OBJECTIVES), "factored", "dense is the published form")
     parser.add("init_scale", positive_number, 1.0, "standard deviation of the random start")
     parser.add("seed", whole_number(0), 0, "of the random start")
-    parser.add("device", one_of("auto", "cpu", "cuda"), "auto", "where the fit runs")
+    add_device(parser, "where the fit runs")
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
     parser.add("register", boolean, False, "register the model when the fit is done")
     parser.add("model_name", model_name, "movie-embedding", "registered model to add it to")
-    parser.add(
-        "promote",
-        one_of(*PROMOTE),
-        "if_better",
-        "when the new version becomes champion: if its cost on the same data is lower, or as told",
-    )
+    parser.add("promote", one_of(*PROMOTE), "if_better", "when a version becomes champion")
     return parser
 
 
@@ -104,31 +79,17 @@ def main(argv=None) -> None:
             reference = solve_reference(likes.matrix, options.dim, args.seed).cost
             run.log_metrics({"reference/cost": reference})
         with epochs_shown(f"fit {options.label}", options.epochs, "train/cost") as show:
-
-            def on_step(step):
-                steps.append(step)
-                run.record(step)
-                show(step)
-
-            watched = on_step if reference is None else with_gap(on_step, reference)
+            on_step = with_gap(to_each(steps.append, run.record, show), reference)
             try:
-                fit = solve(likes.matrix, options, args.seed, device, watched)
+                fit = solve(likes.matrix, options, args.seed, device, on_step)
             finally:  # the curve of a fit that was stopped, too
-                figure = cost_curve(
-                    {options.label: steps}, f"{likes.name}: cost, dim {options.dim}", reference
-                )
+                title = f"{likes.name}: cost, dim {options.dim}"
+                figure = cost_curve({options.label: steps}, title, reference)
                 run.log_figure(figure, "figures/cost.png")
         fit.raise_if_diverged(options)
         run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds}, fit.epochs)
 
-        about = {
-            "data": likes.name,
-            "data_digest": likes.digest,
-            "like_rule": likes.like_rule,
-            "optimizer": options.optimizer,
-            "dim": options.dim,
-            "cost": fit.cost,
-        }
+        about = likes.about() | {"optimizer": options.label, "dim": options.dim, "cost": fit.cost}
         movies = likes.movies.assign(likes=likes.popularity)
         model_uri = log_movie_model(run, fit.embedding, movies, about)
         console.print(f"{options.label}: cost {fit.cost:,.0f} after {fit.epochs} epochs")

@@ -2,13 +2,13 @@
 
 from embedlab.command_line import (
     Parser,
+    add_ratings,
     auto_or_positive_number,
     exit_with,
     one_of,
     whole_number,
     words,
 )
-from embedlab.datasets.movielens import check_ratings_argument
 from embedlab.movies.fit import OPTIMIZERS, FitOptions
 
 
@@ -18,12 +18,7 @@ def build_parser() -> Parser:
         "Run the steps one after the other as nested runs: build_matrix, fit_embedding (which "
         "registers the model), recommend. With the defaults nothing is downloaded.",
     )
-    parser.add(
-        "ratings",
-        check_ratings_argument,
-        "sample",
-        "sample (built in), ml-latest-small (downloaded once), or the path of a folder or zip",
-    )
+    add_ratings(parser, "sample")
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver")
     parser.add("lr", auto_or_positive_number, "auto", "learning rate; auto: the optimizer's own")
     parser.add("dim", whole_number(1, 100_000), 20, "length of a movie's vector")

@@ -5,7 +5,7 @@ import importlib
 import re
 import shlex
 import sys
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import packages_distributions
 from string import Formatter
 
 import pytest
@@ -18,8 +18,6 @@ ENTRY_POINTS = SPEC._entry_points
 MODULES = {path.stem for path in (PROJECT / "entrypoints").glob("[!_]*.py")}
 NAMES = sorted(MODULES & set(ENTRY_POINTS))
 PIN = re.compile(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[0-9][0-9A-Za-z.+]*")
-# Imported to catch what another package raises, so its version has to be that package's own.
-COMES_WITH = {"requests": "pooch"}
 # Spaces, quotes, a leading dash, braces, and what a shell would expand.
 AWKWARD = """- Schindler's "List" {k} $HOME `date` \\ ; * é"""
 
@@ -135,10 +133,5 @@ def test_every_third_party_import_is_in_requirements():
     pinned = {line.partition("==")[0].lower() for line in requirement_lines("requirements.txt")}
     distributions = packages_distributions()
     for name, path in imports.items():
-        if name in COMES_WITH:
-            package = COMES_WITH[name]
-            assert package in pinned
-            assert any(line.startswith(name) and "extra" not in line for line in requires(package))
-        else:
-            candidates = {d.lower() for d in distributions.get(name, [name])}
-            assert candidates & pinned, f"{path} imports {name}, which requirements.txt lacks"
+        candidates = {d.lower() for d in distributions.get(name, [name])}
+        assert candidates & pinned, f"{path} imports {name}, which requirements.txt lacks"

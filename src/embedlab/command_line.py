@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
+from embedlab.datasets.movielens import check_ratings_argument
 from embedlab.errors import EmbedlabError, OptionError
+from embedlab.movies.like_rule import check_like_rule
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 EXIT_INTERRUPTED = 130
@@ -140,6 +142,28 @@ def model_name(text: str) -> str:
     if not text.strip() or "/" in text or ":" in text:
         raise argparse.ArgumentTypeError(f"expected a name without '/' and ':', got {text!r}")
     return text.strip()
+
+
+def add_ratings(parser: Parser, default: str) -> None:
+    """The parameter `ratings`: which data."""
+    parser.add(
+        "ratings",
+        check_ratings_argument,
+        default,
+        "ml-latest-small (downloaded once), sample (built in), or the path of a folder or zip "
+        "with ratings.csv and movies.csv in MovieLens' layout",
+    )
+
+
+def add_like_rule(parser: Parser) -> None:
+    """The parameter `like_rule`: what counts as a like."""
+    what = "what a like is: user_mean, user_median or threshold:<stars>"
+    parser.add("like_rule", check_like_rule, "user_mean", what)
+
+
+def add_device(parser: Parser, what: str) -> None:
+    """The parameter `device`: where the tensors are."""
+    parser.add("device", one_of("auto", "cpu", "cuda"), "auto", what)
 
 
 def exit_with(main: Callable[[Sequence[str] | None], None]) -> None:

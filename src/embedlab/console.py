@@ -77,7 +77,8 @@ def _lines(label: str, n_epochs: int, metric: str) -> OnStep:
 
 def recommendation_table(answer: pd.DataFrame, score: str) -> Table:
     """A row a recommendation: rank, score, title, genres; a title for the query."""
-    table = Table(title=f"Recommended for {answer['query'].iloc[0]}", title_justify="left")
+    asked = answer["query"].iloc[0] if len(answer) else "it: nothing, there is no other movie"
+    table = Table(title=f"Recommended for {asked}", title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column(score, justify="right")
     table.add_column("title", overflow="fold")

@@ -19,3 +19,13 @@ class Step:
 
 
 OnStep = Callable[[Step], None]
+
+
+def to_each(*listeners: OnStep) -> OnStep:
+    """One listener that hands every step to several, in order."""
+
+    def on_step(step: Step) -> None:
+        for listener in listeners:
+            listener(step)
+
+    return on_step

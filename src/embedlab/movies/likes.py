@@ -47,6 +47,10 @@ class Likes:
         """Users who like each movie: (n_movies,) int64, the diagonal of X."""
         return np.bincount(self.matrix.indices, minlength=self.n_movies)
 
+    def about(self) -> dict[str, str]:
+        """What tells these likes from others, for files and models made from them."""
+        return {"data": self.name, "data_digest": self.digest, "like_rule": self.like_rule}
+
 
 def find_likes(ratings: Ratings, like_rule: str) -> Likes:
     """Apply `like_rule` to every rating. Raises OptionError for an unknown rule."""

@@ -71,11 +71,13 @@ class TrackedRun:
         """
         fresh = {}
         for name, value in params.items():
-            key = name
-            if name in self._logged_params and self._logged_params[name] != str(value):
-                key = f"resolved/{name}"
+            if value is None:  # does not apply, as a learning rate to the exact solver
+                continue
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            is_respelled = self._logged_params.get(name, text) != text
+            key = f"resolved/{name}" if is_respelled else name
             if key not in self._logged_params:
-                fresh[key] = str(value)
+                fresh[key] = text
         entities = [Param(key, value) for key, value in fresh.items()]
         self._client.log_batch(self.id, params=entities)
         self._logged_params |= fresh

@@ -34,7 +34,7 @@ class Neighbours:
 
     The embedding is kept as float32 and not to be changed afterwards; nothing is written after
     construction, so threads may share it. Raises DataError where it is not a table of finite
-    numbers with at least one row and one column.
+    numbers with at least one row and one column, or so large that scores overflow.
     """
 
     def __init__(self, embedding: np.ndarray):
@@ -60,6 +60,13 @@ class Neighbours:
             )
         # float64: squares of large float32 numbers overflow.
         norms = np.sqrt(np.einsum("nd,nd->n", v, v, dtype=np.float64))  # (n_movies,)
+        # |v_j · q| ≤ ‖v_j‖ ‖q‖, and no query is longer than the longest row: every score is finite.
+        if norms.max() ** 2 > np.finfo(np.float32).max:
+            raise DataError(
+                f"An embedding's rows must be shorter than 1.8e19 for finite scores, but row "
+                f"{np.argmax(norms)} has length {norms.max():.2g}; fit it with a lower learning "
+                "rate."
+            )
         self.embedding = v
         self._inverse_norms = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
 
@@ -78,7 +85,8 @@ class Neighbours:
         """The `k` best movies for the query movies `rows`, best first.
 
         The query movies themselves are left out unless `include_self`; where fewer than `k` are
-        left, all are returned. Equal scores go by the lower row, at the k-th place too. Raises
+        left, all are returned. Equal scores go by the lower row, at the k-th place too; the scores
+        of equal vectors may differ in the last bit, as the matrix product rounds them. Raises
         OptionError for k < 1, an unknown score, no rows, or a row that is out of range.
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
@@ -90,7 +98,7 @@ class Neighbours:
         k = min(int(k), len(s) - len(queries))
         if k < 1:
             return []
-        # -inf only hides the query movies: the others are finite (see _scores), so k never
+        # -inf only hides the query movies: the others are finite (see __init__), so k never
         # reaches down to them.
         s[queries] = -np.inf
         kth = np.partition(s, len(s) - k)[len(s) - k]

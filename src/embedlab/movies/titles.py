@@ -16,9 +16,10 @@ A query goes through stages, strictest first, and the first stage that knows it 
 A year at the end narrows every stage, and is never ignored: the wrong year is an error.
 
 Only a typo guesses, so it has to be close (:func:`typos_allowed`), the runner-up has to be more
-than twice as far, numbers and single letters have to agree, and the misspelt word must be none that
-the catalogue knows, unless another word of the query belongs to that movie alone. All else is
-answered by an error with suggestions: to ask once more is cheaper than a wrong movie.
+than twice as far, numbers and single letters at the ends have to agree, and the misspelt word must
+be none that the catalogue knows, unless one letter is wrong and the other words of the query are
+together in that movie alone. All else is answered by an error with suggestions: to ask once more is
+cheaper than a wrong movie.
 
 Title format: https://files.grouplens.org/datasets/movielens/ml-latest-small-README.html
 """
@@ -118,8 +119,8 @@ def article_first(name: str) -> tuple[str, str]:
     return (f"{article}{body}" if article.endswith("'") else f"{article} {body}"), body
 
 
-def canonical(name: str) -> str:
-    """The key of `name` without its article and with numbers in one spelling.
+def numbered(name: str) -> str:
+    """The key of `name` with numbers in one spelling.
 
     "Rocky III" and "Rocky 3" are the same, so are "Godfather: Part II" and "Godfather 2", "Ocean's
     Twelve" and "Oceans 12".
@@ -138,7 +139,12 @@ def canonical(name: str) -> str:
             if after_part and token.isdecimal():
                 words.pop()
             words.append(token)
-    return without_article(" ".join(words))
+    return " ".join(words)
+
+
+def canonical(name: str) -> str:
+    """As `numbered`, without a leading article."""
+    return without_article(numbered(name))
 
 
 def compact(key: str) -> str:
@@ -147,9 +153,12 @@ def compact(key: str) -> str:
 
 
 def marks(key: str) -> list[str]:
-    """Numbers and single letters of `key`, which tell sequels apart: no typo may change them."""
-    single = (w for w in key.split() if len(w) == 1 and w.isalpha() and w != "a")
-    return [*re.findall(r"\d+", key), *single]
+    """What tells movies apart, so that no typo may change it: numbers, and single letters that are
+    a numeral or stand at an end ("Malcolm X", "Plan B"). In "Wrath f the Titans" one is a typo."""
+    words = key.split()
+    ends = (words[:1] + words[-1:]) if words else []
+    single = (w for w in words if w in _SINGLE_ROMAN or (w in ends and len(w) == 1 and w != "a"))
+    return [*re.findall(r"\d+", key), *(w for w in single if w.isalpha())]
 
 
 def typos_allowed(key: str) -> int:
@@ -269,7 +278,7 @@ class TitleIndex:
 
     def _build(self) -> None:
         as_is, whole, full, bare, also, also_bare = ({} for _ in range(6))
-        number, joined, head = ({} for _ in range(3))
+        number, joined, head, articled = ({} for _ in range(4))
         self._years: list[tuple[int, int] | None] = []
         self._identity: list[tuple] = []  # the same for two rows of the same name and year
         plain_names: list[tuple[str, int]] = []
@@ -300,6 +309,8 @@ class TitleIndex:
                 add(joined, compact(name_number), row)
                 if primary and (colon := _SECTIONS.search(body)):
                     add(head, canonical(body[: colon.start()]), row)
+                if (with_article := numbered(front)) != name_number:
+                    add(articled, with_article, row)
                 plain_names.append((name_full, row))
                 number_names.append((name_number, row))
 
@@ -317,15 +328,15 @@ class TitleIndex:
         )
         self._phrases = _Phrases(plain_names)
         self._number_phrases = _Phrases(number_names)
-        # For typos: every name once, its rows, and the names that each word is in (-1: several).
-        self._names: list[str] = list(number)
-        self._name_rows: list[list[int]] = list(number.values())
-        self._word_rows: dict[str, int] = {}
+        # For typos: every name once and its rows, then the same with articles in front, which are
+        # misspelt, too ("Teh Wizard of Oz"); and the rows that each word is in.
+        self._names: list[str] = [*number, *articled]
+        self._name_rows: list[list[int]] = [*number.values(), *articled.values()]
+        self._lengths = np.array([len(name) for name in self._names])
+        self._word_rows: dict[str, set[int]] = {}
         for name, rows in number.items():
             for word in name.split():
-                only = rows[0] if len(rows) == 1 else -1
-                if self._word_rows.setdefault(word, only) != only:
-                    self._word_rows[word] = -1
+                self._word_rows.setdefault(word, set()).update(rows)
 
     # -- public ------------------------------------------------------------------------------
 
@@ -358,7 +369,9 @@ class TitleIndex:
             self._refuse_wrong_year(reading)
         for reading in readings:
             if len(reading.full) >= MIN_PART and (rows := self._containing(reading)):
-                return self._one_of(rows, text)
+                # "Colombian" is a part of one movie and nearly the whole of another.
+                near = self._near(reading, typos_allowed(reading.canonical))
+                return self._one_of({*rows, *(r for _, more, _ in near for r in more)}, text)
         for reading in readings:
             if rows := self._misspelt(reading):
                 return self._one_of(rows, text)
@@ -446,17 +459,23 @@ class TitleIndex:
                 return rows
         return []
 
+    def _near(self, q: _Query, most: int) -> list[tuple[int, list[int], str]]:
+        """(distance, rows, name) of the names at most so far from the query, nearest first."""
+        found = process.extract(
+            q.canonical, self._names, scorer=OSA.distance, score_cutoff=most, limit=None
+        )
+        return [
+            (distance, rows, name)
+            for name, distance, i in found
+            if marks(name) == marks(q.canonical)
+            and (rows := self._of_year(self._name_rows[i], q.year))
+        ]
+
     def _misspelt(self, q: _Query) -> list[int]:
         """The rows of the one name that is close, clearly ahead, and not a different title."""
-        typed = q.canonical
-        if not (allowed := typos_allowed(typed)):
+        if not (allowed := typos_allowed(q.canonical)):
             return []
-        near = []  # (distance, rows, name), nearest first
-        for name, distance, i in process.extract(
-            typed, self._names, scorer=OSA.distance, score_cutoff=2 * allowed, limit=None
-        ):
-            if marks(name) == marks(typed) and (rows := self._of_year(self._name_rows[i], q.year)):
-                near.append((distance, rows, name))
+        near = self._near(q, 2 * allowed)
         if not near or near[0][0] > allowed:
             return []
         best, rows, name = near[0]
@@ -464,29 +483,33 @@ class TitleIndex:
         if any(distance <= 2 * best and set(other) != set(rows) for distance, other, _ in near[1:]):
             return []
         # "Bad Toys" is another title, not "Bad Boys" with a typo: "toys" is a word. "Forest Gump"
-        # is Forrest Gump all the same: no other movie has a Gump.
-        right, words = set(name.split()), typed.split()
-        misspelt_words_are_words = any(w in self._word_rows for w in words if w not in right)
-        if misspelt_words_are_words and not any(
-            len(w) > 3 and w in right and self._word_rows[w] in rows for w in words
-        ):
-            return []
+        # is Forrest Gump all the same: one letter is wrong, and no other movie has a Gump. "The Man
+        # with the Golden Gun" is not "... Golden Arm": three letters are.
+        right, words = set(name.split()), q.canonical.split()
+        if any(w in self._word_rows for w in words if w not in right and len(w) > 1):
+            telling = [self._word_rows[w] for w in words if w in right and len(w) > 3]
+            if best > 1 or not telling or not set.intersection(*telling) <= set(rows):
+                return []
         return rows
 
     def _unknown(self, q: _Query, text: str) -> TitleError:
-        rows: dict[int, None] = {}
         if len(q.full) < MIN_PART:
-            rows = dict.fromkeys(self._by_popularity(self._containing(q)))
+            rows = self._by_popularity(self._containing(q))
         else:
-            hits = process.extract(
-                q.canonical, self._names, scorer=fuzz.WRatio, score_cutoff=72, limit=40
+            # Alike as a whole, or but for the order of words, or in a part, which counts less.
+            ratio, sorted_ratio, part = (
+                process.cdist([q.canonical], self._names, scorer=scorer)[0]  # (n_names,)
+                for scorer in (fuzz.ratio, fuzz.token_sort_ratio, fuzz.partial_ratio)
             )
-            # WRatio loves a short name inside a long query ("Up" in "Cup of Tea"): leave those out.
-            near = [(s, i) for name, s, i in hits if len(name) >= max(3, 0.6 * len(q.canonical))]
-            best = max((score for score, _ in near), default=0)
-            scored = [(s, r) for s, i in near if s >= best - 12 for r in self._name_rows[i]]
-            for _, row in sorted(scored, key=lambda sr: (-round(sr[0]), self._rank[sr[1]])):
-                rows[row] = None
+            whole = np.maximum(ratio, sorted_ratio)
+            # A short name is a part of nearly every long query ("Up" of "Cup of Tea"): no news.
+            is_short = self._lengths < max(3, 0.6 * len(q.canonical))
+            whole[is_short] = part[is_short] = 0
+            # A part is enough to be listed, but comes after a whole that is as near.
+            listed, score = np.maximum(whole, 0.9 * part), np.maximum(whole, 0.8 * part)
+            near = np.flatnonzero(listed >= max(72, listed.max() - 12))
+            scored = [(score[i], row) for i in near for row in self._name_rows[i]]
+            rows = [r for _, r in sorted(scored, key=lambda s: (-round(s[0]), self._rank[s[1]]))]
         candidates = tuple(dict.fromkeys(self.titles[row].strip() for row in rows))[:MAX_LISTED]
         if not candidates:
             return TitleError(

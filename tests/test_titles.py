@@ -409,3 +409,15 @@ def test_a_movie_that_the_catalogue_lacks_is_hardly_ever_another(real):
     # 0.4 % over 4,658: "The Closet" for "Closer"; twice that is 5 of 600.
     assert len(guesses) <= 5, guesses
     assert [pair for pair in guesses if letters_apart(*pair) > letters_allowed(pair[0])] == []
+
+
+def test_a_number_spelt_out_is_not_the_movie_named_by_the_figure():
+    index = TitleIndex(["9 (2009)", "Alien (1979)"])
+    assert index.find("9") == 0
+    with pytest.raises(TitleError, match="No movie is called"):
+        index.find("Nine")
+
+
+@pytest.mark.parametrize("typed", ["The Crow: Wicked Prayer", "Crow: Wicked Prayer"])
+def test_an_article_before_the_colon_may_stand_in_front_or_be_left_out(typed):
+    assert TitleIndex(["Crow, The (1994)", "Crow, The: Wicked Prayer (2005)"]).find(typed) == 1

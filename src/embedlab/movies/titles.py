@@ -66,6 +66,7 @@ _LAST_ARTICLE = re.compile(
     r"|une?|una|eine?|os?)$",
     re.IGNORECASE,
 )
+_ARTICLE_BEFORE_COLON = re.compile(r"^([^:]*\S),\s*(the|an?)\s*(:.*)$", re.IGNORECASE)
 _ARTICLES = ("the ", "a ", "an ")
 _SECTIONS = re.compile(r":|\s[-–]\s")
 
@@ -112,10 +113,14 @@ def without_article(key: str) -> str:
 
 def article_first(name: str) -> tuple[str, str]:
     """`name` with its article in front, and without: "Trou, Le" is ("Le Trou", "Trou")."""
-    found = _LAST_ARTICLE.match(name) if "," in name else None
-    if not found:
+    if "," not in name:
         return name, name
-    body, article = found.groups()
+    if found := _LAST_ARTICLE.match(name):
+        body, article = found.groups()
+    elif found := _ARTICLE_BEFORE_COLON.match(name):  # "Crow, The: Wicked Prayer"
+        body, article = found[1] + found[3], found[2]
+    else:
+        return name, name
     return (f"{article}{body}" if article.endswith("'") else f"{article} {body}"), body
 
 
@@ -123,8 +128,10 @@ def numbered(name: str) -> str:
     """The key of `name` with numbers in one spelling.
 
     "Rocky III" and "Rocky 3" are the same, so are "Godfather: Part II" and "Godfather 2", "Ocean's
-    Twelve" and "Oceans 12".
+    Twelve" and "Oceans 12". A name of one word stays as it is: "Nine" is not the movie "9".
     """
+    if " " not in (word := key(name)):
+        return word
     words: list[str] = []
     for section in _SECTIONS.split(name):
         tokens = key(section).split()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import git
@@ -24,6 +26,7 @@ from embedlab.errors import DivergedError, OptionError, TrackingError
 from embedlab.step import Step
 from embedlab.tracking import runs
 from embedlab.tracking.runs import EXPERIMENT, RANDOM_RUN_NAME, TrackedRun, start_run
+from embedlab.tracking.store import check_store, explain_store_errors
 
 
 @contextmanager
@@ -68,6 +71,16 @@ def make_run(client, monkeypatch):
     return make
 
 
+@pytest.fixture
+def usual_signals():
+    """Signals as a process at a terminal handles them; a shell's background job ignores Ctrl-C."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield usual
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def short_run(client: mlflow.MlflowClient, **params: object) -> Run:
     """What the store keeps of a run that does nothing."""
     with start_run("fit_embedding", "fit adam", params) as run:
@@ -101,6 +114,11 @@ def test_a_new_run_goes_to_the_experiment_that_the_user_names(client, monkeypatc
     assert experiment_of(client, short_run(client)) == "my own"
 
 
+def test_a_new_run_goes_to_the_experiment_whose_number_the_user_gives(client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", client.create_experiment("by number"))
+    assert experiment_of(client, short_run(client)) == "by number"
+
+
 def test_a_run_of_mlflow_run_is_adopted_where_it_is(client, make_run):
     made = make_run("made elsewhere")
     kept = short_run(client)
@@ -116,7 +134,9 @@ def test_mlflows_random_name_is_replaced(client, make_run):
     assert short_run(client).info.run_name == "fit adam"
 
 
-@pytest.mark.parametrize("name", ["overnight", "run-2", "my-first-try-7", "Good-Run-12"])
+@pytest.mark.parametrize(
+    "name", ["overnight", "run-2", "my-first-try-7", "Good-Run-12", "bold-cat-12 again"]
+)
 def test_a_name_that_somebody_chose_is_kept(client, make_run, name):
     make_run(name=name)
     assert short_run(client).info.run_name == name
@@ -130,6 +150,7 @@ def test_parameters_in_another_spelling_are_kept_beside_the_first(client, make_r
     with start_run("recommend", "recommend", {"lr": 0.001, "dim": 5, "title": "Toy Story"}) as run:
         run.log_params({"lr": 0.001, "dim": 5, "device": "auto"})  # once more, and a new one
         run.log_params({"device": "cpu"})
+        run.log_params({"device": "cuda"})  # MLflow allows no second value: the first one stays
     assert client.get_run(run.id).data.params == {
         "lr": "1e-3",
         "resolved/lr": "0.001",
@@ -139,6 +160,11 @@ def test_parameters_in_another_spelling_are_kept_beside_the_first(client, make_r
         "device": "auto",
         "resolved/device": "cpu",
     }
+
+
+def test_parameters_are_spelt_as_in_mlproject_and_left_out_where_they_do_not_apply(client):
+    kept = short_run(client, optimizer="exact", register=True, lr=None)
+    assert kept.data.params == {"optimizer": "exact", "register": "true"}
 
 
 def test_epochs_are_written_in_batches_and_all_are_there(client, monkeypatch):
@@ -153,21 +179,26 @@ def test_epochs_are_written_in_batches_and_all_are_there(client, monkeypatch):
     with start_run("fit_embedding", "fit", {}) as run:
         monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counting)
         for epoch in range(5):
-            run.record(Step(epoch, {"train/cost": 10.0 - epoch}, seconds=0.5))
+            run.record(Step(epoch, {"train/cost": 10.0 - epoch}, seconds=epoch / 2))
         run.record(Step(5, {"train/cost": 5.0}))
     # Two epochs are four metrics, one too many; at the end there is memory/peak_mib.
     assert [size for size in batches if size] == [3, 1, 3, 1, 3, 1]
     assert series(client, run.id, "train/cost") == [(epoch, 10.0 - epoch) for epoch in range(6)]
-    assert series(client, run.id, "time/epoch_seconds") == [(epoch, 0.5) for epoch in range(5)]
+    assert series(client, run.id, "time/epoch_seconds") == [
+        (epoch, epoch / 2) for epoch in range(5)
+    ]
 
 
-def test_an_epoch_is_seen_while_the_run_goes_on_once_a_write_is_due(client, monkeypatch):
+def test_epochs_are_seen_while_the_run_goes_on_every_two_seconds(client, monkeypatch):
+    now = 0.0
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: now)
+    monkeypatch.setattr(runs, "time", clock)
+    seen = []
     with start_run("fit_embedding", "fit", {}) as run:
-        run.record(Step(0, {"train/cost": 2.0}))
-        assert series(client, run.id, "train/cost") == []
-        monkeypatch.setattr(runs, "SECONDS_BETWEEN_WRITES", 0)
-        run.record(Step(1, {"train/cost": 1.0}))
-        assert series(client, run.id, "train/cost") == [(0, 2.0), (1, 1.0)]
+        for epoch, now in enumerate((1.5, 2.5, 4.0, 5.0)):  # noqa: B007 (the clock reads it)
+            run.record(Step(epoch, {"train/cost": 9.0}))
+            seen.append(len(series(client, run.id, "train/cost")))
+    assert seen == [0, 2, 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -280,8 +311,9 @@ def test_without_the_git_program_the_version_is_unknown(client, monkeypatch):
     ],
     ids=lambda value: repr(value) if isinstance(value, BaseException) else "",
 )
-def test_a_run_tells_how_it_ended_and_keeps_its_epochs(client, error, raised, status, tags):
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+def test_a_run_tells_how_it_ended_and_keeps_its_epochs(
+    client, usual_signals, error, raised, status, tags
+):
     ended = None
     try:
         with start_run("fit_embedding", "fit", {}) as run:
@@ -298,10 +330,16 @@ def test_a_run_tells_how_it_ended_and_keeps_its_epochs(client, error, raised, st
     assert {k: v for k, v in kept.data.tags.items() if k in ("stop_reason", "error")} == expected
     assert series(client, run.id, "train/cost") == [(0, 2.0), (1, 1.0)]
     assert mlflow.active_run() is None
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert {number: signal.getsignal(number) for number in usual_signals} == usual_signals
 
 
-def test_a_second_ctrl_c_does_not_leave_the_run_half_closed(client, monkeypatch):
+@pytest.mark.usefixtures("usual_signals")
+@pytest.mark.parametrize("is_in_the_body", [True, False], ids=["in the body", "after it"])
+def test_ctrl_c_while_epochs_are_written_leaves_no_run_half_closed(
+    client, monkeypatch, is_in_the_body
+):
+    """The second one after a Ctrl-C in the body; or the first, while the last epochs are written,
+    and then a second."""
     flush = TrackedRun.flush
 
     def interrupted(run):
@@ -311,10 +349,28 @@ def test_a_second_ctrl_c_does_not_leave_the_run_half_closed(client, monkeypatch)
     with pytest.raises(KeyboardInterrupt), start_run("fit_embedding", "fit", {}) as run:
         run.record(Step(0, {"train/cost": 2.0}))
         monkeypatch.setattr(TrackedRun, "flush", interrupted)
-        raise KeyboardInterrupt
+        if is_in_the_body:
+            raise KeyboardInterrupt
     kept = client.get_run(run.id)
     assert (kept.info.status, kept.data.tags["stop_reason"]) == ("KILLED", "ctrl-c")
     assert series(client, run.id, "train/cost") == [(0, 2.0)]
+
+
+@pytest.mark.usefixtures("usual_signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_comes_too_late_once_the_run_says_that_it_has_finished(
+    client, monkeypatch, number
+):
+    set_tags = TrackedRun.set_tags
+
+    def interrupted(run, tags):
+        signal.raise_signal(number)
+        set_tags(run, tags)
+
+    with start_run("fit_embedding", "fit", {}) as run:
+        monkeypatch.setattr(TrackedRun, "set_tags", interrupted)
+    kept = client.get_run(run.id)
+    assert (kept.info.status, kept.data.tags["stop_reason"]) == ("FINISHED", "finished")
 
 
 def test_a_run_in_another_thread_than_the_main_one(client):
@@ -400,8 +456,88 @@ def test_a_run_that_is_not_in_the_store(client, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", missing)
     sentence = f"MLflow at {mlflow.get_tracking_uri()} says: Run with id={missing} not found"
     with (
-        pytest.raises(TrackingError, match=f"^{sentence}$"),
+        pytest.raises(TrackingError, match=f"^{re.escape(sentence)}$"),
         start_run("fit_embedding", "fit", {}),
     ):
         pytest.fail("the run has begun")
     assert mlflow.active_run() is None
+
+
+def test_an_experiment_behind_a_server_is_right_for_runs_that_go_through_it(monkeypatch):
+    behind = SimpleNamespace(artifact_location="mlflow-artifacts:/0")
+    monkeypatch.setattr(mlflow, "get_experiment", lambda _: behind)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
+    check_store("0")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["sqlite:///{}/a-file/mlflow.db", "sqlite:///{}/a-file", "{}/mlruns"],
+    ids=["no folder", "no database", "files"],
+)
+def test_a_store_that_cannot_be_opened(client, tmp_path, uri):
+    """What goes wrong then is the operating system's own error, the database's, or MLflow's."""
+    (tmp_path / "a-file").write_text("neither a folder nor a database " * 100)
+    uri, before = uri.format(tmp_path), mlflow.get_tracking_uri()
+    sentence = rf"MLflow cannot open its store {re.escape(uri)} \(\w+: .+\): set MLFLOW_.*\."
+    mlflow.set_tracking_uri(uri)
+    try:
+        with (
+            pytest.raises(TrackingError, match=f"^{sentence}$"),
+            start_run("fit_embedding", "fit", {}),
+        ):
+            pytest.fail("the run has begun")
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def refuse(*_, **__):
+    raise MlflowException("the disk is full\nand more")
+
+
+def test_a_store_that_fails_while_the_last_epochs_are_written(client, monkeypatch):
+    with (
+        pytest.raises(TrackingError, match=r"^MLflow at \S+ says: the disk is full$"),
+        start_run("fit_embedding", "fit", {}) as run,
+    ):
+        run.record(Step(0, {"train/cost": 2.0}))
+        monkeypatch.setattr(runs, "SECONDS_BETWEEN_WRITES", 0)  # as after a long epoch
+        monkeypatch.setattr(mlflow.MlflowClient, "log_batch", refuse)
+    assert client.get_run(run.id).info.status == "FAILED"
+    assert mlflow.active_run() is None
+
+
+def test_a_store_that_fails_when_the_run_ends(client, monkeypatch):
+    end_run = mlflow.end_run
+
+    def failing(status):
+        end_run(status)
+        refuse()
+
+    with (
+        pytest.raises(TrackingError, match=r"^MLflow at \S+ says: the disk is full$"),
+        start_run("fit_embedding", "fit", {}),
+    ):
+        monkeypatch.setattr(mlflow, "end_run", failing)
+
+
+def test_a_metric_that_mlflow_refuses_is_told_by_the_run(client):
+    with (
+        pytest.raises(TrackingError, match="ndcg@10"),
+        start_run("fit_embedding", "fit", {}) as run,
+    ):
+        run.log_metrics({"ndcg@10": 0.5})
+    kept = client.get_run(run.id)
+    assert (kept.info.status, kept.data.tags["stop_reason"]) == ("FAILED", "error")
+    assert "ndcg@10" in kept.data.tags["error"]
+
+
+def test_a_password_in_the_address_of_the_store_is_not_shown(monkeypatch):
+    """The text becomes a tag, which everybody reads who may read the run."""
+    address = "postgresql://me:se%2Fcret@db.example.org:5432/runs"
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: address)
+    with pytest.raises(TrackingError) as error, explain_store_errors():
+        refuse()
+    assert str(error.value) == (
+        "MLflow at postgresql://me:***@db.example.org:5432/runs says: the disk is full"
+    )

@@ -31,7 +31,7 @@ from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
 from embedlab.errors import EmbedlabError
 from embedlab.step import Step
-from embedlab.tracking.store import check_store, explain_store_errors
+from embedlab.tracking.store import check_store, explain_store_errors, initialise_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,6 +159,7 @@ def start_run(
     old_handlers = _raise_on_sigterm()
     run = None
     try:
+        initialise_store()
         with explain_store_errors():
             run = _adopt_or_create(run_name)
             check_store(run.experiment_id)
@@ -167,12 +168,14 @@ def start_run(
             if RANDOM_RUN_NAME.fullmatch(run.name):
                 run.set_tags({"mlflow.runName": run_name})
             yield run
+            run.flush()  # while what stops it still counts as how the run stopped
     except BaseException as error:
         _ignore_signals(old_handlers)  # a second Ctrl-C must not leave the run half closed
         if run is not None:
             _close(run, *_how_it_stopped(error))
         raise
     else:
+        _ignore_signals(old_handlers)
         _close(run, "FINISHED", {"stop_reason": "finished"})
     finally:
         for number, handler in old_handlers.items():
@@ -204,13 +207,13 @@ def _how_it_stopped(error: BaseException) -> tuple[str, dict[str, str]]:
 
 
 def _close(run: TrackedRun, status: str, tags: Mapping[str, str]) -> None:
-    run.log_metrics({"memory/peak_mib": _peak_memory_mib()})
-    try:
-        with explain_store_errors():
+    with explain_store_errors():
+        try:
+            run.set_tags(tags)  # first, so that a metric that MLflow refuses does not prevent it
+            run.log_metrics({"memory/peak_mib": _peak_memory_mib()})
             run.flush()
-            run.set_tags(tags)
-    finally:
-        mlflow.end_run(status)
+        finally:
+            mlflow.end_run(status)
 
 
 def _peak_memory_mib() -> float:

@@ -7,6 +7,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 from embedlab.errors import TitleError, TrackingError
+from embedlab.tracking.store import first_line, store_address
 
 
 def load_model(uri: str) -> mlflow.pyfunc.PyFuncModel:
@@ -16,9 +17,8 @@ def load_model(uri: str) -> mlflow.pyfunc.PyFuncModel:
             warnings.simplefilter("ignore")
             return mlflow.pyfunc.load_model(uri)
     except (MlflowException, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
         raise TrackingError(
-            f"model: '{uri}' cannot be loaded from {mlflow.get_tracking_uri()} ({first_line}): "
+            f"model: '{uri}' cannot be loaded from {store_address()} ({first_line(error)}): "
             "fit and register one with `mlflow run . -e fit_embedding -P register=true`, or give "
             "model=runs:/<run id>/model."
         ) from None

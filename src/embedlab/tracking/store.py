@@ -4,6 +4,7 @@ The store is MLflow's own choice: MLFLOW_TRACKING_URI, or `mlflow.db` and `mlrun
 in which `mlflow run` was called.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,9 +39,16 @@ def initialise_store() -> None:
     """Create the store's tables and its Default experiment, with artifacts in local folders.
 
     Once, before a UI or several runs start at the same time: two first writers collide.
+    Raises TrackingError where the store cannot be opened.
     """
-    with explain_store_errors():
+    try:
         MlflowClient().search_experiments(max_results=1)
+    except Exception as error:  # MLflow's, or the database's, its driver's, the file system's own
+        raise TrackingError(
+            f"MLflow cannot open its store {store_address()} "
+            f"({type(error).__name__}: {first_line(error)}): set MLFLOW_TRACKING_URI to another, "
+            "such as sqlite:////absolute/path/mlflow.db."
+        ) from error
 
 
 @contextmanager
@@ -49,8 +57,16 @@ def explain_store_errors() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise TrackingError(f"MLflow at {mlflow.get_tracking_uri()} says: {first_line}") from error
+        raise TrackingError(f"MLflow at {store_address()} says: {first_line(error)}") from error
+
+
+def store_address() -> str:
+    """The tracking URI as it may be shown: without the password, if there is one in it."""
+    return re.sub(r"(://[^/@]*):[^/@]*@", r"\1:***@", mlflow.get_tracking_uri())
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def fetch_artifacts(uri: str) -> Path:
@@ -69,9 +85,8 @@ def fetch_artifacts(uri: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
         raise TrackingError(
-            f"matrix: '{uri}' cannot be read from {mlflow.get_tracking_uri()} ({first_line}): "
+            f"matrix: '{uri}' cannot be read from {store_address()} ({first_line(error)}): "
             "give runs:/<run id>/matrix as build_matrix printed it, with the same tracking store."
         ) from None
 

@@ -7,6 +7,8 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from test_runs import fresh_store
 
 from embedlab.errors import TrackingError
@@ -151,6 +153,16 @@ def test_a_deleted_champion_leaves_its_place_empty(registry):
     assert entry.reason == "there was no champion"
     assert registry.aliases == {"champion": "2"}
     assert "replaces_version" not in registry.tags("2")
+
+
+def test_a_registry_that_fails_is_not_taken_for_an_empty_place(registry, monkeypatch):
+    def refuse(*_):
+        raise MlflowException("out of order", error_code=INTERNAL_ERROR)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_model_version_by_alias", refuse)
+    with pytest.raises(TrackingError, match=r"says: out of order$"):
+        registry.add(cost=1)
+    assert registry.aliases == {"champion": "1"}
 
 
 def test_a_model_that_is_not_there_is_one_sentence(registry):

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -117,6 +118,24 @@ def test_the_model_holds_code_and_arrays_and_no_pickle(model_folder):
     for path in filter(Path.is_file, model_folder.rglob("*")):
         assert not pickled_protocol.match(path.read_bytes()), path
     np.load(model_folder / "artifacts/embedding/vectors.npy", allow_pickle=False)
+
+
+def test_the_run_holds_the_embedding_for_who_wants_it_without_mlflow(served):
+    run_id = served.model.metadata.run_id
+    folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/embedding"))
+    np.testing.assert_array_equal(np.load(folder / "vectors.npy"), served.vectors)
+    movies = pd.read_csv(folder / "movies.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(movies, MOVIES, check_dtype=False)
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    assert about == {"data": "twelve movies", "cost": 1.5}
+
+
+def test_vectors_that_somebody_replaced_by_a_pickle_are_refused(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    vectors = tmp_path / "model/artifacts/embedding/vectors.npy"
+    np.save(vectors, np.array([{"an": "object"}]), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        mlflow.pyfunc.load_model(str(tmp_path / "model"))
 
 
 IN_ANOTHER_PROCESS = """
@@ -334,6 +353,10 @@ def test_csv_is_answered_with_the_default_parameters(served, post):
     assert json.loads(response.text)["predictions"] == expected
 
 
+def test_a_table_without_rows_is_answered_without_rows(post):
+    assert post("title\n", "text/csv") == Response(200, '{"predictions": []}')
+
+
 def test_a_thousand_titles_fit_in_a_request(post):
     response = post(ask(*["toy story"] * 1000, k=1))
     assert (response.status, len(json.loads(response.text)["predictions"])) == (200, 1000)
@@ -491,13 +514,14 @@ def test_a_real_server_the_entry_point_and_the_model_agree(served, tmp_path):
     command = ["mlflow", "models", "serve", "-m", champion, "--env-manager", "local"]
     asked = ["--title", "Amélie", "--model", champion, "--k", "3", "--score", "dot"]
     port, log = free_port(), tmp_path / "server.log"
-    server = subprocess.Popen(
-        [*command, "-h", "127.0.0.1", "-p", str(port)],
-        cwd=tmp_path,
-        stdout=log.open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [*command, "-h", "127.0.0.1", "-p", str(port)],
+            cwd=tmp_path,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         recommend = subprocess.run(
             [sys.executable, "-m", "entrypoints.recommend", *asked],

@@ -5,17 +5,17 @@ from embedlab.command_line import (
     add_device,
     add_like_rule,
     add_ratings,
+    add_registration,
     auto_or_positive_number,
     boolean,
     exit_with,
-    model_name,
     one_of,
     positive_number,
     whole_number,
 )
 from embedlab.movies.fit import DEFAULT_LR, OBJECTIVES, OPTIMIZERS, FitOptions, with_gap
 from embedlab.step import to_each
-from embedlab.tracking.promotion import PROMOTE
+from embedlab.tracking.promotion import Score
 
 
 def build_parser() -> Parser:
@@ -37,9 +37,7 @@ def build_parser() -> Parser:
     parser.add("seed", whole_number(0), 0, "of the random start")
     add_device(parser, "where the fit runs")
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
-    parser.add("register", boolean, False, "register the model when the fit is done")
-    parser.add("model_name", model_name, "movie-embedding", "registered model to add it to")
-    parser.add("promote", one_of(*PROMOTE), "if_better", "when a version becomes champion")
+    add_registration(parser, "movie-embedding")
     return parser
 
 
@@ -94,9 +92,10 @@ def main(argv=None) -> None:
         model_uri = log_movie_model(run, fit.embedding, movies, about)
         console.print(f"{options.label}: cost {fit.cost:,.0f} after {fit.epochs} epochs")
         if args.register:
-            entry = register(model_uri, args.model_name, likes.digest, fit.cost, args.promote)
-            run.set_tags({"registered_model": f"{entry.name} {entry.version} ({entry.alias})"})
-            console.print(f"{entry.name} version {entry.version} is {entry.alias}: {entry.reason}")
+            score = Score("cost", fit.cost)
+            entry = register(model_uri, args.model_name, likes.digest, score, args.promote)
+            run.set_tags({"registered_model": entry.label})
+            console.print(str(entry))
         model = entry.uri if args.register else f"runs:/{run.id}/model"
         console.print(f"Ask it with  -e recommend -P model={model} -P title='Toy Story'")
 

@@ -13,6 +13,7 @@ from test_runs import fresh_store
 
 from embedlab.errors import TrackingError
 from embedlab.tracking.models import log_movie_model
+from embedlab.tracking.promotion import Score
 from embedlab.tracking.registry import Registration, register
 from embedlab.tracking.runs import start_run
 
@@ -42,7 +43,7 @@ class Registry:
         self.name, self.uri, self.client = name, uri, mlflow.MlflowClient()
 
     def add(self, cost: float, digest: str = "a", promote: str = "if_better") -> Registration:
-        return register(self.uri, self.name, digest, cost, promote)
+        return register(self.uri, self.name, digest, Score("cost", cost), promote)
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -65,7 +66,7 @@ def registry(empty) -> Registry:
 
 
 def test_the_first_version_is_champion_and_answers(empty):
-    entry = register(empty.uri, empty.name, "a", 100.25, tags={"optimizer": "exact"})
+    entry = register(empty.uri, empty.name, "a", Score("cost", 100.25), tags={"optimizer": "exact"})
     assert entry == Registration(empty.name, "1", "champion", "there was no champion")
     assert entry.uri == f"models:/{empty.name}@champion"
     assert empty.aliases == {"champion": "1"}
@@ -112,8 +113,8 @@ def test_costs_on_other_data_are_not_compared(registry):
     entry = registry.add(cost=1, digest="b")
     assert (entry.version, entry.alias) == ("2", "challenger")
     assert entry.reason == (
-        "the champion, version 1, was fitted to other data, and costs on different data cannot be "
-        "compared; promote=always makes the new one champion"
+        "the champion, version 1, was made with other data, and its cost there says nothing about "
+        "this one's; promote=always makes the new one champion"
     )
     assert registry.aliases == {"champion": "1", "challenger": "2"}
 
@@ -124,7 +125,7 @@ def test_a_champion_that_somebody_else_registered_is_not_compared_either(empty):
     empty.client.set_registered_model_alias(empty.name, "champion", "1")
     entry = empty.add(cost=1)
     assert entry.alias == "challenger"
-    assert "was fitted to other data" in entry.reason
+    assert "was made with other data" in entry.reason
 
 
 @pytest.mark.parametrize(("cost", "digest"), [(101, "a"), (1, "b")])
@@ -169,7 +170,7 @@ def test_a_model_that_is_not_there_is_one_sentence(registry):
     with pytest.raises(
         TrackingError, match=r"^MLflow at sqlite:///\S+ says: .*no-such.*$"
     ) as error:
-        register("models:/m-no-such", registry.name, "a", 1.0)
+        register("models:/m-no-such", registry.name, "a", Score("cost", 1.0))
     assert "\n" not in str(error.value)
     assert registry.aliases == {"champion": "1"}
     assert registry.tags("1")["cost"] == "100"

@@ -29,6 +29,7 @@ from test_runs import fresh_store
 
 from embedlab.movies.neighbours import Neighbours
 from embedlab.tracking.models import log_movie_model
+from embedlab.tracking.promotion import Score
 from embedlab.tracking.registry import register
 from embedlab.tracking.runs import start_run
 
@@ -509,7 +510,7 @@ def send(address: str, body: object, content_type: str = "application/json") -> 
 
 @pytest.mark.slow
 def test_a_real_server_the_entry_point_and_the_model_agree(served, tmp_path):
-    champion = register(served.uri, "movie-embedding", "digest", 1.5).uri
+    champion = register(served.uri, "movie-embedding", "digest", Score("cost", 1.5)).uri
     assert champion == "models:/movie-embedding@champion"
     command = ["mlflow", "models", "serve", "-m", champion, "--env-manager", "local"]
     asked = ["--title", "Amélie", "--model", champion, "--k", "3", "--score", "dot"]

@@ -11,8 +11,20 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from embedlab.datasets.movielens import check_ratings_argument
+from embedlab.datasets.pictures import check_dataset_argument
 from embedlab.errors import EmbedlabError, OptionError
 from embedlab.movies.like_rule import check_like_rule
+from embedlab.tracking.promotion import PROMOTE
+from embedlab.vision.options import (
+    AUGMENTATIONS,
+    BACKBONES,
+    FREEZE,
+    LARGEST_RESOLUTION,
+    OPTIMIZERS,
+    RECIPES,
+    SCHEDULES,
+    SMALLEST_RESOLUTION,
+)
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 EXIT_INTERRUPTED = 130
@@ -103,6 +115,39 @@ def auto_or_positive_number(text: str) -> float | None:
         raise argparse.ArgumentTypeError(message) from None
 
 
+def number(minimum: float, maximum: float = math.inf) -> Callable[[str], float]:
+    """Type of a finite number from `minimum` to `maximum`, both allowed."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not minimum <= value <= maximum or value == math.inf:
+            bounds = f"from {minimum:g}" + (f" to {maximum:g}" if maximum < math.inf else " up")
+            raise argparse.ArgumentTypeError(f"expected a number {bounds}, got {text!r}")
+        return value
+
+    return parse
+
+
+def auto_or(parse: Callable[[str], object]) -> Callable[[str], object]:
+    """Type of `auto`, which is None, or what `parse` takes."""
+
+    def parse_or_none(text: str) -> object:
+        return None if text.strip().lower() == "auto" else parse(text)
+
+    if hasattr(parse, "metavar"):
+        parse_or_none.metavar = "{auto," + parse.metavar.removeprefix("{")
+    return parse_or_none
+
+
+def resolutions(text: str) -> tuple[int, ...]:
+    """Type of one resolution or several, joined by commas: `96`, `64,96,128`."""
+    parse = whole_number(SMALLEST_RESOLUTION, LARGEST_RESOLUTION)
+    return tuple(parse(part.strip()) for part in text.split(","))
+
+
 def boolean(text: str) -> bool:
     """Type of a yes or no, as MLproject and people write it: true, True, 1, yes, on."""
     word = text.strip().lower()
@@ -159,6 +204,70 @@ def add_like_rule(parser: Parser) -> None:
     """The parameter `like_rule`: what counts as a like."""
     what = "what a like is: user_mean, user_median or threshold:<stars>"
     parser.add("like_rule", check_like_rule, "user_mean", what)
+
+
+def add_pictures(parser: Parser) -> None:
+    """The parameters that say which pictures, and how they are split."""
+    parser.add(
+        "dataset",
+        check_dataset_argument,
+        "cifar10",
+        "cifar10 (downloaded once), sample (digits, built in), or folder:<path> with "
+        "train/<class>/ and test/<class>/, or <class>/ alone, split by seed",
+    )
+    parser.add("split_seed", whole_number(0), 0, "of the split into training and validation")
+    for part in ("train", "val", "test"):
+        what = f"so many {part} pictures, stratified; 0 for all"
+        parser.add(f"{part}_limit", whole_number(0), 0, what)
+
+
+def add_backbone(parser: Parser) -> None:
+    """The parameters that say which pretrained network."""
+    parser.add("backbone", one_of(*BACKBONES), "resnet18", "torchvision's network")
+    what = "imagenet (torchvision's, downloaded once), none, or the path of a state dict"
+    parser.add("weights", words("imagenet, none or a path"), "imagenet", what)
+
+
+def add_recipe(parser: Parser) -> None:
+    """The parameters of fine-tuning; `auto`, which is None, is the recipe's own value."""
+    parser.add("recipe", one_of(*RECIPES), "fast", "fast, or notebook: the published one")
+    share = number(0, 1)
+    for name, type, what in (
+        ("optimizer", one_of(*OPTIMIZERS), "the optimizer"),
+        ("lr", positive_number, "its highest learning rate"),
+        ("momentum", share, "of sgd and rmsprop; first moment of adam and adamw"),
+        ("nesterov", boolean, "Nesterov's momentum, with sgd"),
+        ("weight_decay", number(0), "on layers' weights, not on biases and norms"),
+        ("schedule", one_of(*SCHEDULES), "of the learning rate"),
+        ("warmup", share, "share of all steps in which one_cycle rises"),
+        ("step_epochs", whole_number(1), "epochs after which schedule=step divides by ten"),
+        ("epochs", whole_number(1), "passes over the training pictures"),
+        ("batch_size", whole_number(2), "pictures an update"),
+        ("resolution", resolutions, "pixels a side, or several, rising, as 64,96,128"),
+        ("crop_pct", number(0.1, 1), "side of the middle crop of validation and test pictures"),
+        ("augment", one_of(*AUGMENTATIONS), "random changes of training pictures"),
+        ("label_smoothing", share, "share of the truth that is spread over all classes"),
+        ("ema", share, "decay of the weights' moving average, a step; 0 for none"),
+        ("flip_view", boolean, "scores are the mean over a picture and its mirror image"),
+        ("freeze", one_of(*FREEZE), "what is not trained, with all that comes before it"),
+    ):
+        values = "; ".join(
+            f"{name_of}: {_shown(getattr(recipe, name))}" for name_of, recipe in RECIPES.items()
+        )
+        parser.add(name, auto_or(type), "auto", f"{what}; {values}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
+def add_registration(parser: Parser, name: str) -> None:
+    """The parameters that say whether and how the model is registered."""
+    parser.add("register", boolean, False, "register the model at the end")
+    parser.add("model_name", model_name, name, "registered model to add it to")
+    parser.add("promote", one_of(*PROMOTE), "if_better", "when a version becomes champion")
 
 
 def add_device(parser: Parser, what: str) -> None:

@@ -1,7 +1,7 @@
 """What an entry point shows on the terminal: progress with a time estimate, and tables."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pandas as pd
@@ -10,6 +10,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -19,6 +20,8 @@ from rich.table import Table
 from embedlab.step import OnStep, Step
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_PROGRESS_LINES = 30.0
+REPORTS_BEFORE_ESTIMATE = 8
 WIDTH_OF_A_FILE = 120
 
 # Titles and names are shown as they are: "[rec]" is no markup, ":skull:" no picture.
@@ -73,6 +76,91 @@ def _lines(label: str, n_epochs: int, metric: str) -> OnStep:
             )
 
     return on_step
+
+
+OnProgress = Callable[[float, float, str], None]  # (done, of all, what to show)
+
+
+@contextmanager
+def progress_shown(
+    label: str, on_estimate: Callable[[float], None] | None = None
+) -> Iterator[OnProgress]:
+    """Progress of work whose size comes with every report: a bar, or a line now and then.
+
+    on_estimate  called once, after the first few reports, with the seconds from the first to all.
+    """
+    estimate = _Estimate(on_estimate)
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(label, total=None, shown="")
+
+            def on_progress(done: float, total: float, shown: str = "") -> None:
+                progress.update(task, completed=done, total=total, shown=shown)
+                estimate.hear(done, total)
+
+            yield on_progress
+    else:
+        last_line = time.monotonic()
+
+        def on_progress(done: float, total: float, shown: str = "") -> None:
+            nonlocal last_line
+            estimate.hear(done, total)
+            now = time.monotonic()
+            left = estimate.seconds_left(done, total)
+            if now - last_line >= SECONDS_BETWEEN_PROGRESS_LINES and done < total and left:
+                last_line = now
+                text = f"{label}: {done / total:.0%}, about {duration(left)} left"
+                console.print(text + (f", {shown}" if shown else ""))
+
+        yield on_progress
+
+
+class _Estimate:
+    """How long all of the work takes, from its own speed since the first report."""
+
+    def __init__(self, on_estimate: Callable[[float], None] | None):
+        self._on_estimate = on_estimate
+        self._n_reports = 0
+        self._start: tuple[float, float] | None = None  # (time, done)
+
+    def hear(self, done: float, total: float) -> None:
+        self._n_reports += 1
+        if self._start is None:  # the first batch warms up, and is not counted
+            self._start = time.monotonic(), done
+        elif self._n_reports == REPORTS_BEFORE_ESTIMATE and self._on_estimate is not None:
+            self._on_estimate(self._seconds(total - self._start[1], done))
+
+    def seconds_left(self, done: float, total: float) -> float | None:
+        if self._start is None or done <= self._start[1]:
+            return None
+        return self._seconds(total - done, done)
+
+    def _seconds(self, work: float, done: float) -> float:
+        started, done_then = self._start
+        return (time.monotonic() - started) * work / (done - done_then)
+
+
+def print_step(step: Step) -> None:
+    """A line for a finished epoch."""
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in step.metrics.items())
+    seconds = "" if step.seconds is None else f", {duration(step.seconds)}"
+    console.print(f"epoch {step.epoch}: {metrics}{seconds}")
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def recommendation_table(answer: pd.DataFrame, score: str) -> Table:

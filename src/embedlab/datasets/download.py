@@ -23,31 +23,40 @@ CHUNK = 1 << 16  # bytes
 
 
 def fetch(
-    url: str, sha256: str, filename: str, *, option: str = "ratings", folder: Path | None = None
+    url: str,
+    sha256: str,
+    filename: str,
+    *,
+    option: str | None = "ratings",
+    folder: Path | None = None,
 ) -> Path:
     """Return the path of `filename`, downloaded from `url` unless it is there already.
 
     The file lies in `folder` (default: `downloads` in the cache) and has the given `sha256` (hex);
     one that lies there with another is fetched again. Broken connections and server errors are
     tried three times, answers that will not change (404, a bad certificate) once. `option` is the
-    parameter by which a user can pass a file fetched by hand; the error text names it.
+    parameter by which a user can pass a file fetched by hand, which the error text names; where it
+    is None, the text says where to put that file.
 
     Raises DownloadError where the file cannot be had or has another checksum; nothing of it is
     left behind then.
     """
     folder = cache_folder() / "downloads" if folder is None else folder
     target = folder / filename
+    by_hand = (
+        f"save it as {target}" if option is None else f"pass its absolute path: {option}=<path>"
+    )
     try:
         if target.is_file() and _sha256(target) == sha256:
             return target
-        _download(url, sha256, target, option)
+        _download(url, sha256, target, by_hand)
     except OSError as error:
         reason = f"{target} cannot be written ({error.strerror or error})"
-        raise _failed(url, reason, option) from error
+        raise _failed(url, reason, by_hand) from error
     return target
 
 
-def _download(url: str, sha256: str, target: Path, option: str) -> None:
+def _download(url: str, sha256: str, target: Path, by_hand: str) -> None:
     import pooch
     import requests
     from rich.console import Console
@@ -71,11 +80,11 @@ def _download(url: str, sha256: str, target: Path, option: str) -> None:
             return
         except requests.RequestException as error:
             if wait is None or not _may_pass(error):
-                raise _failed(url, _reason(error), option) from error
+                raise _failed(url, _reason(error), by_hand) from error
             time.sleep(wait)
         except ValueError as error:  # pooch's word for a checksum that does not match
             reason = f"what came is not the expected file (sha256 {sha256[:12]}…)"
-            raise _failed(url, reason, option) from error
+            raise _failed(url, reason, by_hand) from error
 
 
 def _sha256(path: Path) -> str:
@@ -83,10 +92,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _failed(url: str, reason: str, option: str) -> DownloadError:
+def _failed(url: str, reason: str, by_hand: str) -> DownloadError:
     return DownloadError(
-        f"Could not download {url}: {reason}; "
-        f"try again later, or fetch it by hand and pass its absolute path with {option}=<path>."
+        f"Could not download {url}: {reason}; try again later, or fetch it by hand and {by_hand}."
     )
 
 

@@ -1,10 +1,14 @@
 """Log a model that MLflow can serve: code and arrays, no pickle, pinned requirements."""
 
+import base64
+import io
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import mlflow
 import numpy as np
@@ -13,15 +17,14 @@ import pandas as pd
 from embedlab.tracking import movie_model
 from embedlab.tracking.runs import PROJECT_ROOT, TrackedRun
 
-# All of `embedlab` that the served model runs, beside its own file.
-SERVING_MODULES = (
-    "__init__.py",
-    "errors.py",
-    "movies/__init__.py",
-    "movies/titles.py",
-    "movies/neighbours.py",
-)
-SERVING_PACKAGES = ("mlflow", "numpy", "pandas", "rapidfuzz")
+if TYPE_CHECKING:
+    from torch import nn
+
+# All of `embedlab` that a served model runs, beside its own file, and what it needs installed.
+MOVIE_MODULES = ("movies/__init__.py", "movies/titles.py", "movies/neighbours.py")
+MOVIE_PACKAGES = ("mlflow", "numpy", "pandas", "rapidfuzz")
+IMAGE_MODULES = ("vision/__init__.py", "vision/decode.py", "vision/preprocess.py")
+IMAGE_PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")
 
 
 def log_movie_model(
@@ -36,29 +39,72 @@ def log_movie_model(
     popular = movies["title"].iloc[movies["likes"].argmax()]
     example = (pd.DataFrame({"title": [popular]}), {"k": 3})
     with TemporaryDirectory() as temporary:
-        code = _copy_modules(Path(temporary))
         folder = Path(temporary, movie_model.ARTIFACT)
         folder.mkdir()
         np.save(folder / movie_model.VECTORS_FILE, vectors, allow_pickle=False)
         movies.to_csv(folder / movie_model.MOVIES_FILE, index=False, lineterminator="\n")
         (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         run.log_folder(folder, movie_model.ARTIFACT)
+        return _log(movie_model, folder, MOVIE_MODULES, MOVIE_PACKAGES, example, about)
+
+
+def log_image_model(
+    run: TrackedRun, network: "nn.Module", about: Mapping[str, object], example: np.ndarray
+) -> str:
+    """Log a classifier as artifacts `classifier/` and as the model `model`; returns its URI.
+
+    network  a torchvision ResNet with its head.
+    about    backbone, classes, side, flip_view, preprocessing: what loading needs; and data,
+             how it was trained, accuracy: what a reader of the artifacts wants to know.
+    example  (3, side, side) uint8: a picture for the model's example of a request.
+    """
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    from embedlab.tracking import image_model
+
+    picture = io.BytesIO()
+    Image.fromarray(example.transpose(1, 2, 0)).save(picture, "png")
+    request = pd.DataFrame({"image": [base64.b64encode(picture.getvalue()).decode()]})
+    weights = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary, image_model.ARTIFACT)
+        folder.mkdir()
+        save_file(weights, folder / image_model.WEIGHTS_FILE)
+        text = json.dumps(about, indent=2) + "\n"
+        (folder / image_model.ABOUT_FILE).write_text(text, encoding="utf-8")
+        run.log_folder(folder, image_model.ARTIFACT)
+        params = {"k": min(3, len(about["classes"]))}
+        example_request = (request, params)
+        return _log(image_model, folder, IMAGE_MODULES, IMAGE_PACKAGES, example_request, about)
+
+
+def _log(
+    module: ModuleType,
+    folder: Path,
+    modules: tuple[str, ...],
+    packages: tuple[str, ...],
+    example: tuple[pd.DataFrame, dict],
+    about: Mapping[str, object],
+) -> str:
+    """The model whose code is `module` and whose artifacts are `folder`; its URI."""
+    with TemporaryDirectory() as temporary:
         info = mlflow.pyfunc.log_model(
             name="model",
-            python_model=movie_model.__file__,
-            artifacts={movie_model.ARTIFACT: str(folder)},
-            code_paths=[str(code)],
-            signature=movie_model.SIGNATURE,
+            python_model=module.__file__,
+            artifacts={module.ARTIFACT: str(folder)},
+            code_paths=[str(_copy_modules(Path(temporary), modules))],
+            signature=module.SIGNATURE,
             input_example=example,
-            pip_requirements=pinned(SERVING_PACKAGES),
+            pip_requirements=pinned(packages),
             metadata=dict(about),
         )
     return info.model_uri
 
 
-def _copy_modules(folder: Path) -> Path:
+def _copy_modules(folder: Path, modules: tuple[str, ...]) -> Path:
     package = folder / "embedlab"
-    for module in SERVING_MODULES:
+    for module in ("__init__.py", "errors.py", *modules):
         copy = package / module
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT_ROOT / "src" / "embedlab" / module, copy)

@@ -3,6 +3,28 @@
 from dataclasses import dataclass
 
 PROMOTE = ("if_better", "always", "never")
+# Name of a score (also the version's tag that holds it) -> words, format, and what is better.
+SCORES = {
+    "cost": ("cost", ",.0f", "below"),
+    "val_accuracy": ("validation accuracy", ".4f", "above"),
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """What versions are compared by: one of SCORES."""
+
+    name: str
+    value: float
+
+    def __str__(self) -> str:
+        return format(self.value, SCORES[self.name][1])
+
+    def compare(self, other: "Score") -> tuple[bool, str]:
+        """Whether this one is better (an equal one is not), and that in words."""
+        words, _, wanted = SCORES[self.name]
+        is_better = self.value < other.value if wanted == "below" else self.value > other.value
+        return is_better, f"its {words} {self} is {'' if is_better else 'not '}{wanted} the {other}"
 
 
 @dataclass(frozen=True)
@@ -11,13 +33,13 @@ class Champion:
 
     version: str
     data_digest: str | None
-    cost: float
+    score: Score
 
 
 def wins(
-    champion: Champion | None, data_digest: str, cost: float, promote: str
+    champion: Champion | None, data_digest: str, score: Score, promote: str
 ) -> tuple[bool, str]:
-    """Whether a new version takes the champion's place, and why, in words. Lower cost is better."""
+    """Whether a new version takes the champion's place, and why, in words."""
     if promote == "never":
         return False, "promote=never"
     if champion is None:
@@ -25,10 +47,10 @@ def wins(
     if promote == "always":
         return True, f"promote=always, in place of version {champion.version}"
     if champion.data_digest != data_digest:
+        words = SCORES[score.name][0]
         return False, (
-            f"the champion, version {champion.version}, was fitted to other data, and costs on "
-            "different data cannot be compared; promote=always makes the new one champion"
+            f"the champion, version {champion.version}, was made with other data, and its {words} "
+            "there says nothing about this one's; promote=always makes the new one champion"
         )
-    costs = f"its cost {cost:,.0f} is {{}} the {champion.cost:,.0f} of version {champion.version}"
-    is_lower = cost < champion.cost
-    return is_lower, costs.format("below" if is_lower else "not below")
+    is_better, reason = score.compare(champion.score)
+    return is_better, f"{reason} of version {champion.version}"

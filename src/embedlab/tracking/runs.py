@@ -34,6 +34,7 @@ from embedlab.step import Step
 from embedlab.tracking.store import check_store, explain_store_errors, initialise_store
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -82,6 +83,10 @@ class TrackedRun:
         self._client.log_batch(self.id, params=entities)
         self._logged_params |= fresh
 
+    def log_resolved(self, params: Mapping[str, object]) -> None:
+        """Log what runs are compared by as `resolved/<name>`, however it was spelt, or left out."""
+        self.log_params({f"resolved/{name}": value for name, value in params.items()})
+
     def set_tags(self, tags: Mapping[str, object]) -> None:
         entities = [RunTag(key, str(value)) for key, value in tags.items()]
         self._client.log_batch(self.id, tags=entities)
@@ -116,6 +121,10 @@ class TrackedRun:
 
     def log_text(self, text: str, path: str) -> None:
         self._client.log_text(self.id, text, path)
+
+    def log_image(self, pixels: "np.ndarray", key: str, epoch: int) -> None:
+        """Pixels (height, width, 3) uint8 of one epoch: the UI steps through them by epoch."""
+        self._client.log_image(self.id, pixels, key=key, step=epoch)
 
     def log_folder(self, folder: Path, path: str) -> None:
         """Log every file of a local folder as artifacts under `path`."""

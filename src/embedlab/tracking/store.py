@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from embedlab.errors import TrackingError
 
 UI_ADDRESS = "http://127.0.0.1:5000"
+CLASSIC = "workflowType=machine_learning"  # without it the UI opens on the traces of chat models
 
 
 def check_store(experiment_id: str) -> None:
@@ -91,10 +92,12 @@ def fetch_artifacts(uri: str) -> Path:
         ) from None
 
 
-def how_to_open(experiment_id: str, run_id: str) -> str:
-    """The command that opens the MLflow UI on this store, and the address of the run in it."""
+def how_to_open(experiment_id: str, run_id: str, *pages: str) -> str:
+    """The command that opens the MLflow UI on this store, the address of the run in it, and those
+    of other pages, `#/…`."""
     uri = mlflow.get_tracking_uri()
-    page = f"#/experiments/{experiment_id}/runs/{run_id}"
+    pages = (f"#/experiments/{experiment_id}/runs/{run_id}?{CLASSIC}", *pages)
     if uri.startswith(("http:", "https:")):
-        return f"Open {uri.rstrip('/')}/{page}"
-    return f"Start  mlflow ui --backend-store-uri {uri}\nOpen   {UI_ADDRESS}/{page}"
+        return "\n".join(f"Open   {uri.rstrip('/')}/{page}" for page in pages)
+    start = f"Start  mlflow ui --backend-store-uri {uri}"
+    return "\n".join([start, *(f"Open   {UI_ADDRESS}/{page}" for page in pages)])

@@ -1,0 +1,117 @@
+"""Frozen backbone -> cached features -> logistic regression -> test report, logged and served."""
+
+from embedlab.command_line import (
+    Parser,
+    add_backbone,
+    add_device,
+    add_pictures,
+    add_registration,
+    auto_or_positive_number,
+    boolean,
+    exit_with,
+    number,
+    one_of,
+    whole_number,
+)
+from embedlab.step import to_each
+from embedlab.vision.options import HEAD_LR, LARGEST_RESOLUTION, MAPS, PRECISIONS, HeadOptions
+
+
+def build_parser() -> Parser:
+    rates = ", ".join(f"{name} {lr:g}" for name, lr in HEAD_LR.items())
+    parser = Parser(
+        "extract_features",
+        "Use a pretrained network as it is: its penultimate layer is an embedding of pictures, "
+        "computed once and cached, and a logistic regression on it (nn.Linear) is the classifier. "
+        "Logs every epoch, the test report, maps of the embedding, and a model that can be served.",
+    )
+    add_pictures(parser)
+    add_backbone(parser)
+    side = whole_number(8, LARGEST_RESOLUTION)
+    parser.add("resolution", side, 128, "pixels a side that the network sees")
+    parser.add("crop_pct", number(0.1, 1.0), 1.0, "side of the middle crop; 0.875 as published")
+    parser.add("flip_view", boolean, False, "the mean over a picture and its mirror image")
+    parser.add("optimizer", one_of(*HEAD_LR), "adam", "of the logistic regression")
+    parser.add("lr", auto_or_positive_number, "auto", f"learning rate; auto: {rates}")
+    parser.add("weight_decay", number(0), 0.001, "L2 penalty of its weights")
+    parser.add("epochs", whole_number(1), 15, "passes over the features")
+    parser.add("batch_size", whole_number(1), 256, "pictures an update (lbfgs: all)")
+    parser.add("embedding_map", one_of(*MAPS), "pca", "how the embedding is drawn in the plane")
+    parser.add("seed", whole_number(0), 0, "of the order of batches, and of weights=none")
+    add_device(parser, "where the network runs")
+    parser.add("precision", one_of(*PRECISIONS), "auto", "of the network's products")
+    add_registration(parser, "image-classifier")
+    return parser
+
+
+def main(argv=None) -> None:
+    args = build_parser().parse_args(argv)
+    options = HeadOptions(args.optimizer, args.lr, args.weight_decay, args.epochs, args.batch_size)
+
+    from embedlab.console import console, epochs_shown, progress_shown
+    from embedlab.device import choose_device
+    from embedlab.tracking import picture_runs
+    from embedlab.tracking.runs import start_run
+    from embedlab.vision.backbone import classifier, load_backbone
+    from embedlab.vision.evaluate import predictions_of
+    from embedlab.vision.features import extract_features
+    from embedlab.vision.forward import choose_precision
+    from embedlab.vision.head import fit_head, head_scores
+    from embedlab.vision.preprocess import Preprocessing
+
+    label = f"features {args.resolution}px {options.label}"
+    with start_run("extract_features", label, vars(args)) as run:
+        device = choose_device(args.device)
+        precision = choose_precision(args.precision, device)
+        run.log_params({"device": device, "precision": precision})
+        run.log_resolved(vars(options) | {"resolution": args.resolution})
+        limits = args.train_limit, args.val_limit, args.test_limit
+        with progress_shown("decode pictures") as show:
+            pictures, split = picture_runs.load_pictures(
+                run, args.dataset, args.split_seed, limits, show
+            )
+        console.print(str(pictures))
+
+        picture_runs.log_training_pictures(run, pictures, split, "none", args.resolution)
+        backbone = load_backbone(args.backbone, args.weights, args.seed)
+        preprocessing = Preprocessing(args.resolution, args.crop_pct, backbone.mean, backbone.std)
+        with progress_shown("extract features") as show:
+            features = extract_features(
+                backbone, pictures, split, preprocessing, device, precision, args.flip_view, show
+            )
+        run.set_tags({"features_key": features.key, "features_cached": features.was_cached})
+        run.log_metrics({"time/features_seconds": features.seconds})
+        embedding = features.parts["test"]
+        picture_runs.log_embedding(run, embedding, pictures, split.test, args.embedding_map)
+
+        log = picture_runs.EpochLog(run, pictures, split, label)
+        with log, epochs_shown(label, options.epochs, "val/accuracy") as show:
+            head = fit_head(
+                (features.parts["train"], pictures.labels[split.train]),
+                (features.parts["val"], pictures.labels[split.val]),
+                len(pictures.classes),
+                options,
+                args.seed,
+                device,
+                on_step=to_each(log.on_step, show),
+                on_scores=lambda epoch, scores: log.on_predictions(
+                    epoch, predictions_of(scores, pictures.labels, split.val)
+                ),
+            )
+        trained = picture_runs.Trained(
+            classifier(backbone, head.layer),
+            preprocessing,
+            head.epoch,
+            head.accuracy,
+            features.seconds + head.seconds,
+            {"backbone": args.backbone, "flip_view": args.flip_view, "trained": label},
+        )
+        scores = head_scores(head.layer, embedding)
+        test = predictions_of(scores, pictures.labels, split.test)
+        name = args.model_name if args.register else None
+        said = picture_runs.finish(run, trained, test, pictures, split, name, args.promote)
+    console.print("\n".join(said))
+
+
+if __name__ == "__main__":
+    exit_with(main)

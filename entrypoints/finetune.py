@@ -1,0 +1,125 @@
+"""The whole network trained by a recipe -> test report, logged, resumable and served."""
+
+from embedlab.command_line import (
+    Parser,
+    add_backbone,
+    add_device,
+    add_pictures,
+    add_recipe,
+    add_registration,
+    exit_with,
+    one_of,
+    whole_number,
+)
+from embedlab.step import to_each
+from embedlab.vision.options import INGREDIENTS, PRECISIONS, options_of
+
+DATA = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
+SETTINGS = (*DATA, "backbone", "weights", "recipe", *INGREDIENTS, "seed", "precision")
+HOUR = 3600
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        "finetune",
+        "Train a pretrained network on pictures. A recipe has a value for every ingredient, which "
+        "'auto' takes. A run that was stopped goes on with resume=<run id> after its last epoch.",
+    )
+    add_pictures(parser)
+    add_backbone(parser)
+    add_recipe(parser)
+    parser.add("seed", whole_number(0), 0, "of the head, the order and the random changes")
+    add_device(parser, "where the network is trained")
+    parser.add("precision", one_of(*PRECISIONS), "auto", "of the network's products")
+    parser.add("resume", str, "", "id of a stopped run; all but device and registration is its own")
+    add_registration(parser, "image-classifier")
+    return parser
+
+
+def main(argv=None) -> None:
+    args = build_parser().parse_args(argv)
+    settings = {name: getattr(args, name) for name in SETTINGS}
+    options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})  # refused before work
+
+    from embedlab.console import console, duration, print_step, progress_shown
+    from embedlab.device import choose_device
+    from embedlab.tracking import picture_runs
+    from embedlab.tracking.runs import start_run
+    from embedlab.vision.backbone import classifier, load_backbone, new_head
+    from embedlab.vision.checkpoint import Checkpoints
+    from embedlab.vision.finetune import cheaper_settings, finetune, predict
+    from embedlab.vision.forward import choose_precision
+    from embedlab.vision.preprocess import Preprocessing
+
+    with start_run("finetune", f"finetune {args.resume or args.recipe}", vars(args)) as run:
+        device = choose_device(args.device)
+        state = Checkpoints(args.resume).load() if args.resume else None
+        settings = state["settings"] if state else settings
+        options = options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})
+        precision = settings["precision"] = choose_precision(settings["precision"], device)
+        run.log_params({"device": device, **settings})
+        run.log_resolved(options.as_params())
+        limits = tuple(settings[f"{part}_limit"] for part in ("train", "val", "test"))
+        with progress_shown("decode pictures") as show:
+            pictures, split = picture_runs.load_pictures(
+                run, settings["dataset"], settings["split_seed"], limits, show
+            )
+        console.print(str(pictures))
+
+        backbone = load_backbone(settings["backbone"], settings["weights"], settings["seed"])
+        head = new_head(backbone, len(pictures.classes), settings["seed"])
+        network = classifier(backbone, head)
+        resolution = options.resolution[-1]
+        preprocessing = Preprocessing(resolution, options.crop_pct, backbone.mean, backbone.std)
+        picture_runs.log_training_pictures(run, pictures, split, options.augment, resolution)
+
+        def say_how_long(seconds: float) -> None:
+            console.print(f"{options.label}: about {duration(seconds)} on {device} in {precision}")
+            if seconds > HOUR:
+                for change, share in cheaper_settings(options, len(split.train), len(split.val)):
+                    console.print(f"  with -P {change} about {duration(share * seconds)}")
+
+        checkpoints = Checkpoints(run.id)
+        log = picture_runs.EpochLog(run, pictures, split, options.label)
+        try:
+            with log, progress_shown(options.label, say_how_long) as show:
+                tuned = finetune(
+                    network,
+                    pictures,
+                    split,
+                    preprocessing,
+                    options,
+                    settings["seed"],
+                    device,
+                    precision,
+                    on_step=to_each(log.on_step, print_step),
+                    on_work=show,
+                    on_predictions=log.on_predictions,
+                    save=lambda state: checkpoints.save(state | {"settings": settings}),
+                    resume_from=state,
+                )
+        except (KeyboardInterrupt, SystemExit):
+            console.print(f"Go on from the last whole epoch with -P resume={run.id}")
+            raise
+        run.set_tags({"resumed_from": args.resume} if args.resume else {})
+        test = predict(network, pictures, split.test, preprocessing, options, device, precision)
+        trained = picture_runs.Trained(
+            network,
+            preprocessing,
+            tuned.epoch,
+            tuned.accuracy,
+            tuned.seconds,
+            {
+                "backbone": settings["backbone"],
+                "flip_view": options.flip_view,
+                "trained": f"finetune {options.label}",
+            },
+        )
+        name = args.model_name if args.register else None
+        said = picture_runs.finish(run, trained, test, pictures, split, name, args.promote)
+        checkpoints.delete()
+    console.print("\n".join(said))
+
+
+if __name__ == "__main__":
+    exit_with(main)

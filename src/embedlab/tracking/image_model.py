@@ -1,0 +1,145 @@
+"""The served picture classifier, as MLflow's models-from-code: this file is the model's code.
+
+MLflow runs it when the model is logged and when it is loaded, and finds `embedlab` in the model's
+own copy. It needs torch, torchvision, Pillow and safetensors; no pickle. It computes on the CPU.
+
+In: a table with the column `image`, a picture a row: the base64 text of a PNG, a JPEG or another
+format that Pillow reads, of any size and mode (a `data:` address is taken, too). Parameter `k`.
+Out: a row a picture: label, probability, and `top`, the k best labels with their probabilities.
+"""
+
+import base64
+import binascii
+import json
+import logging
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.types.schema import (
+    Array,
+    ColSpec,
+    DataType,
+    Object,
+    ParamSchema,
+    ParamSpec,
+    Property,
+    Schema,
+)
+from safetensors.torch import load_file
+from torchvision import models
+
+from embedlab.errors import DataError, EmbedlabError, OptionError
+from embedlab.vision.decode import decode_picture
+from embedlab.vision.preprocess import Preprocessing
+
+ARTIFACT = "classifier"
+WEIGHTS_FILE, ABOUT_FILE = "weights.safetensors", "about.json"
+MOST_PICTURES = 64
+MOST_CHARACTERS = 20_000_000  # of one picture's base64: 15 MB
+K = 5
+
+_ANSWER = Object([Property("label", DataType.string), Property("probability", DataType.double)])
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, "image")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.double, "probability"),
+            ColSpec(Array(_ANSWER), "top"),
+        ]
+    ),
+    params=ParamSchema([ParamSpec("k", DataType.long, K)]),
+)
+COLUMNS = SIGNATURE.outputs.input_names()
+
+
+class ImageModel(PythonModel):
+    """Pictures in, labels out; safe for several threads once loaded."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        folder = Path(context.artifacts[ARTIFACT])
+        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        self.classes = about["classes"]
+        self.side = about["side"]
+        self.flip_view = about["flip_view"]
+        self.preprocessing = Preprocessing(**about["preprocessing"])
+        network = models.get_model(about["backbone"], num_classes=len(self.classes))
+        network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        self.network = network.to(memory_format=torch.channels_last).eval()
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None
+    ) -> pd.DataFrame:
+        """Raises MlflowException: INVALID_PARAMETER_VALUE with one sentence for what the caller
+        can put right, INTERNAL_ERROR without any inner detail for everything else."""
+        try:
+            k = (params or {}).get("k")
+            return self._classify(model_input["image"].tolist(), K if k is None else k)
+        except EmbedlabError as error:
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+        except Exception:
+            logging.getLogger(__name__).exception("prediction failed")
+            message = "the model failed on this request; the server's log says why"
+            raise MlflowException(message, error_code=INTERNAL_ERROR) from None
+
+    def _classify(self, images: list[str], k: int) -> pd.DataFrame:
+        if not 1 <= k <= len(self.classes):
+            raise OptionError(f"k: expected 1 to {len(self.classes)}, got {k}")
+        if len(images) > MOST_PICTURES:
+            raise OptionError(
+                f"expected at most {MOST_PICTURES} pictures in a request, got {len(images):,}: "
+                "send them in parts"
+            )
+        if not images:
+            return pd.DataFrame(columns=COLUMNS)
+        pixels = np.stack([self._decode(row, text) for row, text in enumerate(images)])
+        with torch.inference_mode():
+            batch = self.preprocessing(torch.from_numpy(pixels))  # (n, 3, r, r)
+            scores = self.network(batch)  # (n, classes)
+            if self.flip_view:
+                scores = (scores + self.network(batch.flip(-1))) / 2
+            probabilities = scores.double().softmax(1)
+        best = probabilities.topk(k)  # values and indices, (n, k)
+        rows = []
+        for values, labels in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            top = [
+                {"label": self.classes[label], "probability": value}
+                for value, label in zip(values, labels, strict=True)
+            ]
+            rows.append({**top[0], "top": top})
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    def _decode(self, row: int, text: str) -> np.ndarray:
+        """(3, side, side) uint8, by the same steps as the training pictures."""
+        where = f"image in row {row}"
+        if not isinstance(text, str) or not text:
+            raise DataError(f"{where}: expected the base64 text of a PNG or JPEG, got nothing")
+        if len(text) > MOST_CHARACTERS:
+            raise DataError(
+                f"{where}: expected at most {MOST_CHARACTERS:,} characters of base64, got "
+                f"{len(text):,}: send a smaller picture"
+            )
+        if text.startswith("data:"):
+            text = text.partition(",")[2]
+        try:
+            file = base64.b64decode("".join(text.split()), validate=True)
+        except (binascii.Error, ValueError):
+            raise DataError(
+                f"{where}: expected base64 text, got characters that are none"
+            ) from None
+        try:
+            return decode_picture(file, self.side)
+        except DataError as error:
+            raise DataError(
+                f"{where}: expected a PNG or JPEG, but it cannot be read ({error})"
+            ) from None
+
+
+mlflow.models.set_model(ImageModel())

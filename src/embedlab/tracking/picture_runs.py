@@ -1,0 +1,271 @@
+"""What `extract_features` and `finetune` log alike: data, epochs, test report, model, charts."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import mlflow
+import numpy as np
+import pandas as pd
+import torch
+
+from embedlab.datasets.pictures import locate_pictures
+from embedlab.step import Step
+from embedlab.tracking.models import log_image_model
+from embedlab.tracking.promotion import Score
+from embedlab.tracking.registry import register
+from embedlab.tracking.runs import TrackedRun
+from embedlab.tracking.store import how_to_open
+from embedlab.tracking.views import (
+    bar_chart,
+    image_chart,
+    line_chart,
+    parallel_chart,
+    save_view,
+)
+from embedlab.vision import figures
+from embedlab.vision.augment import Augmentation
+from embedlab.vision.embedding import nearest, one_query_a_class, project
+from embedlab.vision.evaluate import Predictions, Report, evaluate, top_predictions
+from embedlab.vision.pictures import OnCount, PictureSet, read_pictures
+from embedlab.vision.preprocess import Preprocessing
+from embedlab.vision.split import Split, split_pictures
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PREDICTIONS = "predictions/test.npz"
+VAL_GRID = "val_predictions"
+SHOWN_EACH_EPOCH = 24
+TRAINING_PICTURES = 36
+NEIGHBOURS = 8
+MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
+VIEW = "pictures"
+ENTRY_POINTS = ("extract_features", "finetune")
+
+
+def load_pictures(
+    run: TrackedRun, dataset: str, split_seed: int, limits: tuple[int, int, int], on_count: OnCount
+) -> tuple[PictureSet, Split]:
+    """Find, read and split the data, and log its lineage, its counts and what was no picture."""
+    source = locate_pictures(dataset)
+    pictures = read_pictures(source, on_count)
+    split = split_pictures(pictures, split_seed, *limits)
+    run.log_dataset(pictures.name, pictures.digest, source.source, "training")
+    run.log_params({"data_digest": split.digest})
+    run.set_tags({"data_digest": split.digest})
+    run.log_metrics(
+        {
+            "data/classes": len(pictures.classes),
+            "data/train": len(split.train),
+            "data/val": len(split.val),
+            "data/test": len(split.test),
+            "data/unreadable": len(pictures.unreadable),
+        }
+    )
+    if pictures.unreadable:
+        run.log_text("\n".join(pictures.unreadable) + "\n", "unreadable.txt")
+    return pictures, split
+
+
+class EpochLog:
+    """Every epoch of a training: metrics, the same few validation pictures, curves at the end."""
+
+    def __init__(self, run: TrackedRun, pictures: PictureSet, split: Split, label: str):
+        self.run, self.pictures, self.label = run, pictures, label
+        self.steps: list[Step] = []
+        # Evenly over the classes, whose pictures lie anywhere among the rows.
+        by_class = np.argsort(pictures.labels[split.val], kind="stable")
+        places = np.linspace(0, len(by_class) - 1, min(SHOWN_EACH_EPOCH, len(by_class)))
+        self._shown = by_class[np.rint(places).astype(int)]
+
+    def __enter__(self) -> "EpochLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The curves of a training that was stopped, too."""
+        if self.steps:
+            title = f"{self.pictures.name}: {self.label}"
+            self.run.log_figure(figures.curves({"": self.steps}, title), "figures/curves.png")
+
+    def on_step(self, step: Step) -> None:
+        self.steps.append(step)
+        self.run.record(step)
+
+    def on_predictions(self, epoch: int, predictions: Predictions) -> None:
+        """`predictions` of all validation pictures, in the order of the split."""
+        title = f"validation pictures, epoch {epoch}: accuracy {predictions.is_right.mean():.1%}"
+        grid = figures.validation_grid(predictions.take(self._shown), self.pictures, title)
+        self.run.log_image(figures.as_pixels(grid), VAL_GRID, epoch)
+
+
+def log_training_pictures(
+    run: TrackedRun, pictures: PictureSet, split: Split, augment: str, resolution: int
+) -> None:
+    """A grid of training pictures as the network sees them: changed at random."""
+    rows = split.train[np.linspace(0, len(split.train) - 1, TRAINING_PICTURES).astype(int)]
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is not missing in the training
+        changed = Augmentation(augment, pictures.side, resolution)(
+            torch.from_numpy(pictures.images[rows])
+        )
+    names = [pictures.classes[label] for label in pictures.labels[rows]]
+    figure = figures.picture_grid(changed.numpy(), names, f"training pictures, augment={augment}")
+    run.log_figure(figure, "figures/training_pictures.png")
+
+
+def log_embedding(
+    run: TrackedRun, features: np.ndarray, pictures: PictureSet, rows: np.ndarray, how: str
+) -> None:
+    """The map of an embedding (n, d) of those rows, and what lies next to what."""
+    points, shown = project(features, how, seed=0)
+    labels = pictures.labels[rows]
+    title = f"{pictures.name}, test pictures in the embedding, by {MAP_NAMES[how]}"
+    figure = figures.embedding_map(points, labels[shown], pictures.classes, title)
+    run.log_figure(figure, "figures/embedding_map.png")
+    queries = one_query_a_class(labels)
+    found = nearest(features, queries, NEIGHBOURS)
+    title = f"{pictures.name}, test pictures: neighbours by cosine"
+    figure = figures.neighbour_grid(rows[queries], rows[found], pictures, title)
+    run.log_figure(figure, "figures/neighbours.png")
+
+
+def log_test(run: TrackedRun, predictions: Predictions, pictures: PictureSet, epoch: int) -> Report:
+    """Score the test pictures: metrics, tables, figures, and the predictions themselves."""
+    report = evaluate(predictions, pictures.classes)
+    run.log_metrics(report.as_metrics(), epoch)
+    run.log_table(report.per_class, "tables/per_class.json")
+    counts = pd.DataFrame(report.confusion, columns=[f"as {name}" for name in pictures.classes])
+    counts.insert(0, "true class", pictures.classes)
+    run.log_table(counts, "tables/confusion.json")
+    low, high = report.interval
+    title = f"{pictures.name}, test: accuracy {report.accuracy:.1%} ({low:.1%} to {high:.1%})"
+    run.log_figure(figures.confusion(report, title), "figures/confusion.png")
+
+    top = top_predictions(predictions, pictures.classes)
+    for number, figure in enumerate(figures.prediction_grids(top, pictures, title), start=1):
+        suffix = "" if number == 1 else f"_{number}"
+        run.log_figure(figure, f"figures/predictions{suffix}.png")
+    shown = [mlflow.Image(pictures.images[row].transpose(1, 2, 0)) for row in top["row"]]
+    table = top.drop(columns="row")
+    table.insert(3, "picture", shown)
+    run.log_table(table, "tables/predictions.json")
+
+    with run.artifact_folder("predictions") as folder, open(folder / "test.npz", "wb") as file:
+        np.savez(
+            file,
+            probabilities=predictions.probabilities.astype(np.float32),
+            labels=predictions.labels,
+            rows=predictions.rows,
+        )
+    return report
+
+
+def read_test_predictions(run_id: str) -> Predictions:
+    """What `log_test` kept of a run."""
+    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=PREDICTIONS)
+    with open(path, "rb") as file:
+        arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        probabilities = arrays["probabilities"].astype(np.float64)
+        return Predictions(probabilities, arrays["labels"], arrays["rows"])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A classifier, the epoch it is of, and what its model file says of it.
+
+    network   a torchvision ResNet with its head.
+    epoch     the best by validation, whose accuracy on the validation pictures is `accuracy`.
+    seconds   of computing it, features or earlier parts of a resumed training included.
+    about     backbone, flip_view and trained (how, in words).
+    """
+
+    network: "nn.Module"
+    preprocessing: Preprocessing
+    epoch: int
+    accuracy: float
+    seconds: float
+    about: Mapping[str, object]
+
+    def __str__(self) -> str:
+        return f"validation accuracy {self.accuracy:.2%} after epoch {self.epoch}"
+
+
+def finish(
+    run: TrackedRun,
+    trained: Trained,
+    test: Predictions,
+    pictures: PictureSet,
+    split: Split,
+    model_name: str | None,
+    promote: str,
+) -> list[str]:
+    """The closing report and the model, registered where it has a name; what to tell the user.
+
+    A new version is champion by its validation accuracy on the same validation and test pictures.
+    """
+    run.log_metrics(
+        {
+            "best/epoch": trained.epoch,
+            "best/val_accuracy": trained.accuracy,
+            "time/fit_seconds": trained.seconds,
+        },
+        trained.epoch,
+    )
+    report = log_test(run, test, pictures, trained.epoch)
+    about = {
+        **trained.about,
+        "data": pictures.name,
+        "data_digest": split.digest,
+        "val_accuracy": trained.accuracy,
+        "test_accuracy": report.accuracy,
+        "classes": list(pictures.classes),
+        "side": pictures.side,
+        "preprocessing": asdict(trained.preprocessing),
+    }
+    model = log_image_model(run, trained.network, about, pictures.images[split.val[0]])
+    said = [f"{trained}; {report}"]
+    if model_name is not None:
+        score = Score("val_accuracy", trained.accuracy)
+        entry = register(model, model_name, split.digest, score, promote)
+        run.set_tags({"registered_model": entry.label})
+        model = entry.uri
+        said.append(str(entry))
+    said += [
+        f"Serve it with  mlflow models serve -m {model} --env-manager local -p 5901",
+        "See the run, and all picture runs side by side:",
+        how_to_open(run.experiment_id, run.id, *comparison_view(run.experiment_id)),
+    ]
+    return said
+
+
+def comparison_view(experiment_id: str) -> list[str]:
+    """The page of charts that compare all picture runs of the experiment, if it could be saved."""
+    names = ", ".join(f"'{name}'" for name in ENTRY_POINTS)
+    page = save_view(
+        experiment_id,
+        VIEW,
+        "Picture runs",
+        charts=[
+            line_chart("Validation accuracy", ["val/accuracy"]),
+            line_chart("Loss", ["train/loss", "val/loss"], log_scale=True),
+            bar_chart("Test accuracy", "test/accuracy"),
+            parallel_chart(
+                "Optimizer, rate, accuracy",
+                ["resolved/optimizer", "resolved/lr", "resolved/epochs"],
+                ["best/val_accuracy", "test/accuracy"],
+            ),
+            image_chart("Validation predictions by epoch", VAL_GRID),
+        ],
+        columns=[
+            "params.resolved/optimizer",
+            "params.resolved/lr",
+            "params.resolved/epochs",
+            "metrics.best/val_accuracy",
+            "metrics.test/accuracy",
+            "metrics.time/fit_seconds",
+        ],
+        order_by="best/val_accuracy",
+        search=f"tags.entry_point IN ({names})",
+    )
+    return [page] if page else []

@@ -1,0 +1,65 @@
+"""A training's state on disk: whole, or the one before it.
+
+In: a dict of tensors, numbers and texts. Out: the same, loaded with `weights_only=True`. The file
+is written beside its place and moved there in one step, so a process that is killed while it
+writes leaves the last checkpoint as it was.
+"""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import torch
+
+from embedlab.datasets.cache import cache_folder
+from embedlab.errors import DataError
+
+FILE = "last.pt"
+
+
+class Checkpoints:
+    """Those of one training, in the cache folder of this machine, under the run's id."""
+
+    def __init__(self, training: str):
+        self.folder = cache_folder() / "checkpoints" / training
+
+    @property
+    def file(self) -> Path:
+        return self.folder / FILE
+
+    def save(self, state: dict) -> None:
+        """Raises DataError where the disk is full or not writable."""
+        partial = self.file.with_suffix(f".{os.getpid()}.part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(partial, "wb") as out:
+                torch.save(state, out)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(partial, self.file)
+        except (OSError, RuntimeError) as error:  # torch's zip writer has errors of its own
+            partial.unlink(missing_ok=True)
+            raise DataError(
+                f"The checkpoint {self.file} cannot be written ({error}); make room, or set "
+                "EMBEDLAB_CACHE to a folder with room."
+            ) from error
+
+    def load(self) -> dict:
+        """Raises DataError where there is none, or it is not one of ours."""
+        if not self.file.is_file():
+            raise DataError(
+                f"resume: run {self.folder.name} has no checkpoint in {self.folder.parent}: "
+                "expected the id of a finetune run that was stopped on this machine, with the same "
+                "EMBEDLAB_CACHE (a run that has finished keeps none)."
+            )
+        try:
+            return torch.load(self.file, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+            raise DataError(
+                f"resume: {self.file} is damaged ({type(error).__name__}); start anew without "
+                "resume."
+            ) from error
+
+    def delete(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,112 @@
+"""The frozen network's penultimate layer as an embedding of pictures, computed once.
+
+In: a backbone, pictures, a split. Out: `Features`, an array for each part. They are kept in the
+cache under a key of everything that they depend on, so that a second run with another head or
+learning rate reads them back.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from embedlab.datasets.cache import build_folder, cache_folder
+from embedlab.vision.backbone import Backbone
+from embedlab.vision.forward import OnCount, run_network
+from embedlab.vision.pictures import PictureSet
+from embedlab.vision.preprocess import Preprocessing
+from embedlab.vision.split import Split
+
+PARTS = ("train", "val", "test")
+ABOUT = "about.json"
+CACHE_VERSION = 1  # goes up with every change of how features are computed
+
+
+@dataclass(frozen=True)
+class Features:
+    """Embeddings, (n, n_features) float32 for each of PARTS.
+
+    key         sha256 of what they depend on.
+    was_cached  whether they were read rather than computed.
+    seconds     wall time of computing them, now or when they were cached.
+    """
+
+    parts: Mapping[str, np.ndarray]
+    key: str
+    was_cached: bool
+    seconds: float
+
+
+def extract_features(
+    backbone: Backbone,
+    pictures: PictureSet,
+    split: Split,
+    preprocessing: Preprocessing,
+    device: str,
+    precision: str,
+    flip_view: bool = False,
+    on_count: OnCount | None = None,
+) -> Features:
+    """Read from the cache, or computed and kept there. `on_count` hears of pictures done."""
+    rows = {part: getattr(split, part) for part in PARTS}
+    key = features_key(backbone, pictures, rows, preprocessing, precision, flip_view)
+    folder = cache_folder() / "features" / key[:32]
+
+    def fill(build):
+        started = time.perf_counter()
+        n_done, n_all = 0, sum(map(len, rows.values()))
+        backbone.network.to(device)
+        for part, part_rows in rows.items():
+
+            def count(done: int, _: int, before: int = n_done) -> None:
+                if on_count is not None:
+                    on_count(before + done, n_all)
+
+            features = run_network(
+                backbone.network,
+                pictures.images,
+                part_rows,
+                preprocessing,
+                device,
+                precision,
+                flip_view,
+                count,
+            )
+            np.save(build / f"{part}.npy", features, allow_pickle=False)
+            n_done += len(part_rows)
+        about = {"seconds": time.perf_counter() - started}
+        (build / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+
+    def is_whole(candidate):
+        names = [ABOUT, *(f"{part}.npy" for part in PARTS)]
+        return all((candidate / name).is_file() for name in names)
+
+    was_cached = is_whole(folder)
+    build_folder(folder, fill, is_whole)
+    parts = {part: np.load(folder / f"{part}.npy", allow_pickle=False) for part in PARTS}
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    return Features(parts, key, was_cached, about["seconds"])
+
+
+def features_key(
+    backbone: Backbone,
+    pictures: PictureSet,
+    rows: Mapping[str, np.ndarray],
+    preprocessing: Preprocessing,
+    precision: str,
+    flip_view: bool,
+) -> str:
+    """sha256 over all that features depend on; the device is left out, being rounding alone."""
+    about = {
+        "version": CACHE_VERSION,
+        "weights": backbone.digest,
+        "data": pictures.digest,
+        "rows": {part: hashlib.sha256(r.tobytes()).hexdigest() for part, r in rows.items()},
+        "preprocessing": asdict(preprocessing),
+        "precision": precision,
+        "flip_view": flip_view,
+    }
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

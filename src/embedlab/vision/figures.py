@@ -1,0 +1,236 @@
+"""The picture half's figures: arrays in, matplotlib Figures out. Nothing here touches a display."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from embedlab.step import Step
+from embedlab.vision.evaluate import Predictions, Report
+from embedlab.vision.pictures import PictureSet
+
+BLUE, ORANGE, GREEN, RED, GREY = "#2f6db3", "#e07b39", "#2b8a4b", "#c0392b", "#6b7078"
+CLASSES_ON_A_PAGE = 25
+GAP = 0.6  # between right and wrong, in widths of a picture
+TILE = 1.28  # height of a picture and its caption, in widths of a picture
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _tidy(axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e3e5e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
+    """Loss and accuracy by epoch: training dashed, validation solid, a colour a run."""
+    figure = _figure(10, 4)
+    figure.suptitle(title)
+    panels = figure.subplots(1, 2)
+    colours = (BLUE, ORANGE, GREEN, RED, GREY)
+    for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
+        for number, (label, steps) in enumerate(runs.items()):
+            for split, style in (("train", "--"), ("val", "-")):
+                shown = [step for step in steps if f"{split}/{name}" in step.metrics]
+                axes.plot(
+                    [step.epoch for step in shown],
+                    [step.metrics[f"{split}/{name}"] for step in shown],
+                    style,
+                    color=colours[number % len(colours)],
+                    linewidth=2,
+                    marker="o" if len(shown) < 4 else None,
+                    label=f"{label} {split}".strip(),
+                )
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy(axes)
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def confusion(report: Report, title: str) -> Figure:
+    """A cell's colour is its share of the true class; counts where there is room for them."""
+    classes, counts = report.per_class["class"], report.confusion
+    share = counts / counts.sum(1, keepdims=True).clip(1)  # (classes, classes)
+    side = float(np.clip(1.5 + 0.62 * len(classes), 5, 16))
+    figure = _figure(side + 0.8, side)
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted", ylabel="true class", title=title)
+    if len(classes) <= 25:
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if share[row, column] > 0.5 else ("#333333" if count else "#c8ccd1")
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour, size=8)
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return figure
+
+
+def prediction_grids(top: pd.DataFrame, pictures: PictureSet, title: str) -> list[Figure]:
+    """A row a class: its most confident right predictions, then its most confident wrong ones.
+
+    top  as `evaluate.top_predictions` gives it. One figure for every 25 classes.
+    """
+    k = int(top["rank"].max()) if len(top) else 0
+    pages = range(0, len(pictures.classes), CLASSES_ON_A_PAGE)
+    figures = []
+    for start in pages:
+        classes = pictures.classes[start : start + CLASSES_ON_A_PAGE]
+        part = "" if len(pages) == 1 else f" ({start + 1} to {start + len(classes)})"
+        width, height = 2 * k + GAP, TILE * len(classes)
+        axes = _tiles(width, height, f"{title}{part}", left=1.6, top=0.45)
+        for at, text, colour in ((k / 2, "right", GREEN), (k * 1.5 + GAP, "wrong", RED)):
+            label = f"most confident, {text}"
+            axes.text(at, -0.12, label, ha="center", va="bottom", color=colour, weight="bold")
+        for number, name in enumerate(classes):
+            y = TILE * number
+            axes.text(-0.15, y + 0.5, name, ha="right", va="center", size=11)
+            for item in top[top["class"] == name].itertuples():
+                x = item.rank - 1 + (k + GAP if item.kind == "wrong" else 0)
+                caption = f"{item.predicted} {item.confidence:.0%}"
+                colour = GREEN if item.kind == "right" else RED
+                _tile(axes, pictures.images[item.row], x, y, caption, colour)
+        figures.append(axes.figure)
+    return figures
+
+
+def picture_grid(
+    images: np.ndarray, captions: Sequence[str], title: str, colours: Sequence[str] | None = None
+) -> Figure:
+    """Pictures (n, 3, side, side) uint8 in rows of up to 12, a caption under each."""
+    columns = min(12, len(images))
+    rows = -(-len(images) // columns)
+    axes = _tiles(columns, TILE * rows, title)
+    colours = colours or [GREY] * len(images)
+    for i, (image, caption, colour) in enumerate(zip(images, captions, colours, strict=True)):
+        _tile(axes, image, i % columns, TILE * (i // columns), caption, colour)
+    return axes.figure
+
+
+def validation_grid(predictions: Predictions, pictures: PictureSet, title: str) -> Figure:
+    """The same pictures every epoch: what is predicted of each, and how sure."""
+    names = [pictures.classes[label] for label in predictions.predicted]
+    captions = [f"{n} {c:.0%}" for n, c in zip(names, predictions.confidence, strict=True)]
+    colours = [GREEN if is_right else RED for is_right in predictions.is_right]
+    return picture_grid(pictures.images[predictions.rows], captions, title, colours)
+
+
+def embedding_map(
+    points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], title: str
+) -> Figure:
+    """points (n, 2): a dot a picture, a colour a class, the class's name at its median."""
+    figure = _figure(9, 8)
+    axes = figure.subplots()
+    import matplotlib
+
+    colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "turbo"]
+    for label, name in enumerate(classes):
+        own = points[labels == label]
+        if not len(own):
+            continue
+        colour = colours(label if len(classes) <= 10 else label / len(classes))
+        axes.scatter(*own.T, s=7, color=colour, alpha=0.45, linewidths=0)
+        place = np.median(own, axis=0)
+        axes.annotate(
+            name,
+            place,
+            ha="center",
+            va="center",
+            weight="bold",
+            bbox={"boxstyle": "round,pad=0.25", "fc": "white", "ec": colour, "lw": 2, "alpha": 0.9},
+        )
+    axes.set(title=title, xticks=[], yticks=[])
+    axes.spines[:].set_color("#d5d8dc")
+    return figure
+
+
+def neighbour_grid(
+    queries: np.ndarray, neighbours: np.ndarray, pictures: PictureSet, title: str
+) -> Figure:
+    """A row a query picture, its nearest pictures beside it; green where the class is the same.
+
+    queries (q,) and neighbours (q, k): rows of `pictures.images`.
+    """
+    k = neighbours.shape[1]
+    axes = _tiles(k + 1 + GAP, TILE * len(queries), title, top=0.4)
+    for x, text in ((0.5, "picture"), (k / 2 + 1 + GAP, "nearest in the embedding")):
+        axes.text(x, -0.1, text, ha="center", va="bottom", color=GREY, weight="bold")
+    for number, (query, nearest) in enumerate(zip(queries, neighbours, strict=True)):
+        y = TILE * number
+        name = pictures.classes[pictures.labels[query]]
+        _tile(axes, pictures.images[query], 0, y, name, "black")
+        for place, row in enumerate(nearest):
+            other = pictures.classes[pictures.labels[row]]
+            colour = GREEN if other == name else RED
+            _tile(axes, pictures.images[row], place + 1 + GAP, y, other, colour)
+    return axes.figure
+
+
+def accuracies(table: pd.DataFrame, title: str) -> Figure:
+    """A bar a run with its 95 % interval; `table` has run, accuracy, low, high."""
+    figure = _figure(8, 1.4 + 0.6 * len(table))
+    axes = figure.subplots()
+    places = np.arange(len(table))[::-1]
+    axes.barh(places, table["accuracy"], color=BLUE, height=0.55)
+    errors = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+    axes.errorbar(table["accuracy"], places, xerr=errors, fmt="none", color="black", capsize=4)
+    for place, row in zip(places, table.itertuples(), strict=True):
+        text = f"{row.accuracy:.1%}"
+        axes.text(row.high + 0.01, place, text, va="center", weight="bold")
+    axes.set_yticks(places, table["run"])
+    axes.set(title=title, xlim=(0, 1.1), xlabel="test accuracy, with 95 % interval")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def class_differences(table: pd.DataFrame, title: str) -> Figure:
+    """Recall of each class, a dot a run, joined by a line; `table` is class × run."""
+    figure = _figure(8, 1.6 + 0.36 * len(table))
+    axes = figure.subplots()
+    places = np.arange(len(table))[::-1]
+    axes.hlines(places, table.min(axis=1), table.max(axis=1), color="#d5d8dc", linewidth=3)
+    for colour, name in zip(
+        (BLUE, ORANGE, GREEN, RED, GREY) * len(table.columns), table, strict=False
+    ):
+        axes.plot(table[name], places, "o", color=colour, label=name)
+    axes.set_yticks(places, table.index)
+    axes.set(title=title, xlabel="right predictions of the class (recall)")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend(frameon=False, loc="best")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def as_pixels(figure: Figure) -> np.ndarray:
+    """(height, width, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _tiles(width: float, height: float, title: str, left: float = 0.1, top: float = 0.1):
+    """Axes in units of a picture's width, the origin at the upper left."""
+    figure = Figure(figsize=(0.95 * (width + left), 0.95 * (height + top) + 0.4), dpi=120)
+    axes = figure.add_axes((0, 0, 1, 1 - 0.4 / figure.get_figheight()))
+    axes.set(xlim=(-left, width + 0.05), ylim=(height, -top))
+    axes.axis("off")
+    figure.suptitle(title, y=1 - 0.1 / figure.get_figheight(), va="top")
+    return axes
+
+
+def _tile(axes, image: np.ndarray, x: float, y: float, caption: str, colour: str) -> None:
+    """One picture of width 0.94 at (x, y), its caption below it."""
+    box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
+    axes.imshow(image.transpose(1, 2, 0), extent=box, interpolation="bicubic", aspect="auto")
+    text = caption if len(caption) <= 16 else f"{caption[:8]}…{caption[-7:]}"
+    axes.text(x + 0.5, y + 1.0, text, ha="center", va="top", size=7.5, color=colour)

@@ -1,0 +1,401 @@
+"""Train the network itself: one loop for every recipe.
+
+In: a network with a head, pictures, a split, `FinetuneOptions`. Out: the network of the epoch with
+the best validation accuracy. After every epoch all that the next one needs is in a checkpoint; on
+the CPU a training that is continued from one ends with the same weights, bit for bit, as one that
+was never stopped (with as many threads).
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from embedlab.errors import DataError, DivergedError
+from embedlab.step import OnStep, Step
+from embedlab.vision.augment import Augmentation
+from embedlab.vision.backbone import freeze, train_mode
+from embedlab.vision.evaluate import Predictions, predictions_of
+from embedlab.vision.forward import precision_context, run_network, take
+from embedlab.vision.options import FinetuneOptions
+from embedlab.vision.pictures import PictureSet
+from embedlab.vision.preprocess import Preprocessing
+from embedlab.vision.split import Split
+
+STEPS_BETWEEN_CHECKS = 20  # of the loss: looking at it makes a GPU wait
+FORWARD_SHARE = 0.35  # of the time of a training step, that a picture without gradients takes
+
+OnWork = Callable[[float, float, str], None]  # (done, of all, what to show)
+OnPredictions = Callable[[int, Predictions], None]  # (epoch, of the validation pictures)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A trained network, in eval mode.
+
+    epoch, accuracy  the best by validation accuracy, the first of equals.
+    seconds          wall time of all epochs, those before a resume included.
+    """
+
+    network: nn.Module
+    epoch: int
+    accuracy: float
+    seconds: float
+
+
+@dataclass
+class Training:
+    """What changes during a training; `state` and `load` are a checkpoint's content."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: lr_scheduler.LRScheduler
+    average: AveragedModel | None
+    scaler: torch.amp.GradScaler
+    epoch: int = 0
+    seconds: float = 0.0
+    history: list[dict] = field(default_factory=list)
+    best: dict = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0, "network": {}})
+
+    def state(self) -> dict:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "history": self.history,
+            "best": self.best,
+        }
+
+    def load(self, state: dict) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        if torch.cuda.is_available() and state["rng_cuda"]:
+            torch.cuda.set_rng_state_all(state["rng_cuda"])
+        self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.history, self.best = state["history"], state["best"]
+
+
+def finetune(
+    network: nn.Module,
+    pictures: PictureSet,
+    split: Split,
+    preprocessing: Preprocessing,
+    options: FinetuneOptions,
+    seed: int,
+    device: str,
+    precision: str,
+    *,
+    on_step: OnStep,
+    on_work: OnWork = lambda done, total, shown: None,
+    on_predictions: OnPredictions = lambda epoch, predictions: None,
+    save: Callable[[dict], None] = lambda state: None,
+    resume_from: dict | None = None,
+) -> FineTuned:
+    """Train `network` (it is changed) and return the best epoch's.
+
+    preprocessing   of validation and test pictures, at the last resolution.
+    on_step         after every epoch: train/loss, train/accuracy (while training, on augmented
+                    pictures), val/loss, val/accuracy (of the moving average, where there is one),
+                    lr. After a resume the earlier epochs come first.
+    on_work         after every batch, in units of a training picture at one pixel.
+    save            gets the state before the first epoch and after each.
+    resume_from     such a state.
+
+    Raises DivergedError where a loss is not finite, with the step and the learning rate.
+    """
+    network.to(device, memory_format=torch.channels_last)
+    frozen = freeze(network, options.freeze)
+    batch_size = min(options.batch_size, len(split.train))
+    steps_per_epoch = len(split.train) // batch_size
+    training = _prepare(network, options, steps_per_epoch, device, precision)
+    if device.startswith("cuda"):
+        network.compile()
+    work = _Work(options, steps_per_epoch * batch_size, len(split.val), on_work)
+
+    torch.manual_seed(seed)
+    if resume_from is not None:
+        _load(training, resume_from)
+        for record in training.history:
+            on_step(Step(**record))
+            work.finish_epoch(record["epoch"])
+    save(training.state())
+
+    for epoch in range(training.epoch + 1, options.epochs + 1):
+        started = time.perf_counter()
+        train_mode(network, frozen)
+        resolution = options.resolution_at(epoch)
+        metrics = _train_epoch(
+            training,
+            _batches(pictures, split.train, options, preprocessing, resolution, device, batch_size),
+            options,
+            precision_context(precision, device),
+            partial(work.train, resolution, batch_size),
+            (epoch - 1) * steps_per_epoch,
+        )
+        judged = network if training.average is None else training.average.module
+        predictions = predict(
+            judged, pictures, split.val, preprocessing, options, device, precision, work.evaluate
+        )
+        metrics |= _scores("val", predictions)
+        seconds = time.perf_counter() - started
+
+        if metrics["val/accuracy"] > training.best["accuracy"]:
+            weights = {key: value.cpu().clone() for key, value in judged.state_dict().items()}
+            best = {"accuracy": metrics["val/accuracy"], "epoch": epoch, "network": weights}
+            training.best = best
+        training.epoch, training.seconds = epoch, training.seconds + seconds
+        training.history.append({"epoch": epoch, "metrics": metrics, "seconds": seconds})
+        save(training.state())
+        on_step(Step(epoch, metrics, seconds))
+        on_predictions(epoch, predictions)
+        work.finish_epoch(epoch)
+
+    network.load_state_dict(training.best["network"])
+    network.eval()
+    best = training.best
+    return FineTuned(network, best["epoch"], best["accuracy"], training.seconds)
+
+
+def predict(
+    network: nn.Module,
+    pictures: PictureSet,
+    rows: np.ndarray,
+    preprocessing: Preprocessing,
+    options: FinetuneOptions,
+    device: str,
+    precision: str,
+    on_count: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """What the network says of those pictures."""
+    scores = run_network(
+        network,
+        pictures.images,
+        rows,
+        preprocessing,
+        device,
+        precision,
+        options.flip_view,
+        on_count,
+    )
+    return predictions_of(scores, pictures.labels, rows)
+
+
+def _prepare(
+    network: nn.Module, options: FinetuneOptions, steps_per_epoch: int, device: str, precision: str
+) -> Training:
+    optimizer = build_optimizer(network, options)
+    average = None
+    if options.ema:
+        average = AveragedModel(
+            network, multi_avg_fn=_moving_average(options.ema), use_buffers=True
+        )
+    schedule = build_schedule(optimizer, options, steps_per_epoch)
+    scaler = torch.amp.GradScaler(device, enabled=precision == "float16")
+    return Training(network, optimizer, schedule, average, scaler)
+
+
+def _moving_average(decay: float) -> Callable:
+    """The decay rises to its value, so that the start does not weigh on a short training."""
+
+    def update(averaged: list, current: list, n_updates: torch.Tensor) -> None:
+        n = int(n_updates)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, n_updates)
+
+    return update
+
+
+def build_optimizer(network: nn.Module, options: FinetuneOptions) -> torch.optim.Optimizer:
+    """Weight decay on the weights of layers alone: biases and norms are vectors."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    lr, momentum = options.lr, options.momentum
+    match options.optimizer:
+        case "sgd":
+            nesterov = options.nesterov and momentum > 0
+            return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
+        case "adam":
+            return torch.optim.Adam(groups, lr=lr, betas=(momentum, 0.999))
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, options: FinetuneOptions, steps_per_epoch: int
+) -> lr_scheduler.LRScheduler:
+    """The learning rate of every step."""
+    total = steps_per_epoch * options.epochs
+    warm = round(options.warmup * total)
+
+    def one_cycle(step: int) -> float:  # Smith and Topin 2018, with straight flanks
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        return max(0.0, (total - step) / (total - warm))
+
+    match options.schedule:
+        case "one_cycle":
+            return lr_scheduler.LambdaLR(optimizer, one_cycle)
+        case "step":
+            return lr_scheduler.StepLR(optimizer, options.step_epochs * steps_per_epoch, 0.1)
+        case "constant":
+            return lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def _load(training: Training, state: dict) -> None:
+    try:
+        training.load(state)
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise DataError(
+            f"resume: the checkpoint does not fit this network and recipe ({error}); start anew."
+        ) from error
+
+
+def _batches(
+    pictures: PictureSet,
+    rows: np.ndarray,
+    options: FinetuneOptions,
+    preprocessing: Preprocessing,
+    resolution: int,
+    device: str,
+    batch_size: int,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One epoch: every picture at most once, in random order; what does not fill a batch waits."""
+    augment = Augmentation(options.augment, pictures.side, resolution)
+    prepare = Preprocessing(resolution, 1.0, preprocessing.mean, preprocessing.std)
+    order = rows[torch.randperm(len(rows)).numpy()]
+    for start in range(0, len(order) - batch_size + 1, batch_size):
+        part = order[start : start + batch_size]
+        labels = torch.from_numpy(pictures.labels[part]).to(device)  # (b,)
+        yield prepare(augment(take(pictures.images, part, device))), labels  # (b, 3, r, r)
+
+
+def _train_epoch(
+    training: Training,
+    batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    options: FinetuneOptions,
+    mixed_precision,
+    on_batch: Callable[[str], None],
+    first_step: int,
+) -> dict[str, float]:
+    losses, n_right, n_seen, n_checked = [], 0, 0, 0
+    shown = f"epoch {training.epoch + 1}"
+    lr = training.schedule.get_last_lr()[0]
+    for pictures, labels in batches:
+        with mixed_precision:
+            scores = training.network(pictures)  # (b, classes)
+        loss = F.cross_entropy(scores.float(), labels, label_smoothing=options.label_smoothing)
+        training.optimizer.zero_grad(set_to_none=True)
+        training.scaler.scale(loss).backward()
+        training.scaler.step(training.optimizer)
+        training.scaler.update()
+        training.schedule.step()
+        if training.average is not None:
+            training.average.update_parameters(training.network)
+
+        losses.append(loss.detach())
+        n_right = n_right + (scores.argmax(1) == labels).sum()
+        n_seen += len(labels)
+        if len(losses) - n_checked >= STEPS_BETWEEN_CHECKS:
+            _raise_if_not_finite(losses, n_checked, first_step, training, options)
+            n_checked = len(losses)
+            shown = f"epoch {training.epoch + 1}, train/loss {losses[-1].item():.3f}"
+        on_batch(shown)
+    _raise_if_not_finite(losses, n_checked, first_step, training, options)
+    return {
+        "train/loss": torch.stack(losses).mean().item(),
+        "train/accuracy": (n_right / n_seen).item(),
+        "lr": lr,
+    }
+
+
+def _raise_if_not_finite(
+    losses: list[torch.Tensor],
+    n_checked: int,
+    first_step: int,
+    training: Training,
+    options: FinetuneOptions,
+) -> None:
+    is_finite = torch.stack(losses[n_checked:]).isfinite() if losses[n_checked:] else None
+    if is_finite is None or is_finite.all():
+        return
+    step = first_step + n_checked + int((~is_finite).nonzero()[0])
+    raise DivergedError(
+        f"the loss is not finite at step {step} (epoch {training.epoch + 1}), where the learning "
+        f"rate was about {training.schedule.get_last_lr()[0]:g}; try a smaller one, such as "
+        f"lr={options.lr / 10:g}."
+    )
+
+
+def _scores(split: str, predictions: Predictions) -> dict[str, float]:
+    of_truth = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
+    return {
+        f"{split}/loss": float(-np.log(of_truth.clip(1e-12)).mean()),
+        f"{split}/accuracy": float(predictions.is_right.mean()),
+    }
+
+
+def cheaper_settings(options: FinetuneOptions, n_train: int, n_val: int) -> list[tuple[str, float]]:
+    """What would take less time, and which share of this training's time."""
+    now = work_of(options, n_train, n_val)
+    changes = []
+    if options.resolution[-1] > 64:
+        changes.append(("resolution=64", replace(options, resolution=(64,)), n_train))
+    if n_train > 10_000:
+        changes.append(("train_limit=10000", options, 10_000))
+    if options.epochs > 3:
+        few = replace(options, epochs=3, resolution=options.resolution[-3:])
+        changes.append(("epochs=3", few, n_train))
+    return [(text, work_of(changed, n, n_val) / now) for text, changed, n in changes]
+
+
+def work_of(options: FinetuneOptions, n_train: int, n_val: int) -> float:
+    """Of the whole training, as `on_work` counts it."""
+    return float(_Work(options, n_train, n_val, lambda *_: None).ends[-1])
+
+
+class _Work:
+    """Counts what is done of the whole training: pictures, weighted by their pixels."""
+
+    def __init__(self, options: FinetuneOptions, n_train: int, n_val: int, on_work: OnWork):
+        self._views = 2 if options.flip_view else 1
+        self._last = options.resolution[-1] ** 2
+        self._on_work = on_work
+        val = n_val * self._last * FORWARD_SHARE * self._views
+        epochs = range(1, options.epochs + 1)
+        of_epochs = [n_train * options.resolution_at(epoch) ** 2 + val for epoch in epochs]
+        self.ends = np.cumsum([0.0, *of_epochs])
+        self._done = self._epoch_start = 0.0
+
+    def train(self, resolution: int, n_pictures: int, shown: str) -> None:
+        self._done += n_pictures * resolution**2
+        self._epoch_start = self._done
+        self._on_work(self._done, self.ends[-1], shown)
+
+    def evaluate(self, done: int, _: int) -> None:
+        self._done = self._epoch_start + done * self._last * FORWARD_SHARE * self._views
+        self._on_work(self._done, self.ends[-1], "validation")
+
+    def finish_epoch(self, epoch: int) -> None:
+        self._done = self._epoch_start = self.ends[epoch]

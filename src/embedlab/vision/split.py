@@ -1,0 +1,91 @@
+"""Training, validation and test pictures, by a seeded stratified shuffle.
+
+In: labels. Out: rows of each part. The official test pictures stay the test set; 15 % of the
+training pictures validate (7,500 of CIFAR-10's 50,000). A data set without an official test set
+gives one sixth for it, CIFAR-10's own share.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from embedlab.errors import DataError, OptionError
+from embedlab.vision.pictures import PictureSet
+
+VAL_SHARE, TEST_SHARE = 0.15, 1 / 6
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of `PictureSet.images`, sorted, (n,) int64 each.
+
+    digest  sha256 of what a model is judged by: the data set, and which pictures of it validate
+            and test. It does not depend on the training pictures.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    digest: str
+
+
+def split_pictures(
+    pictures: PictureSet,
+    seed: int,
+    train_limit: int = 0,
+    val_limit: int = 0,
+    test_limit: int = 0,
+) -> Split:
+    """A limit above 0 takes that many pictures of a part, stratified; 0 takes all.
+
+    The validation pictures are the same whatever the limit of the training pictures is.
+    Raises DataError where a class is too small to be in every part, OptionError where a limit is
+    smaller than the number of classes.
+    """
+    rows = np.arange(len(pictures.labels))
+    n_classes = len(pictures.classes)
+    try:
+        if pictures.n_train is None:
+            rest, test = _share(rows, pictures.labels, TEST_SHARE, seed)
+        else:
+            rest, test = rows[: pictures.n_train], rows[pictures.n_train :]
+        train, val = _share(rest, pictures.labels, VAL_SHARE, seed)
+    except ValueError:
+        smallest = np.bincount(pictures.labels, minlength=n_classes).argmin()
+        raise DataError(
+            f"dataset: {pictures.name} has too few pictures to split {n_classes} classes into "
+            f"training, validation and test; the smallest class is {pictures.classes[smallest]!r}: "
+            "add pictures (about 20 a class at least)."
+        ) from None
+    limits = {"train_limit": train_limit, "val_limit": val_limit, "test_limit": test_limit}
+    train, val, test = (
+        _limited(part, pictures.labels, limit, seed, name, n_classes)
+        for part, (name, limit) in zip((train, val, test), limits.items(), strict=True)
+    )
+    digest = hashlib.sha256(pictures.digest.encode() + val.tobytes() + b"|" + test.tobytes())
+    return Split(train, val, test, digest.hexdigest())
+
+
+def _share(
+    rows: np.ndarray, labels: np.ndarray, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    rest, part = train_test_split(rows, test_size=share, random_state=seed, stratify=labels[rows])
+    return np.sort(rest), np.sort(part)
+
+
+def _limited(
+    rows: np.ndarray, labels: np.ndarray, limit: int, seed: int, name: str, n_classes: int
+) -> np.ndarray:
+    if limit == 0 or limit >= len(rows):
+        return rows
+    if limit < n_classes:
+        raise OptionError(
+            f"{name}: expected 0 for all, or at least {n_classes}, one a class, got {limit}"
+        )
+    if len(rows) - limit < n_classes:  # scikit-learn wants every class on both sides
+        return np.sort(np.random.default_rng(seed).permutation(rows)[:limit])
+    return np.sort(
+        train_test_split(rows, train_size=limit, random_state=seed, stratify=labels[rows])[0]
+    )

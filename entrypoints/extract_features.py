@@ -2,7 +2,6 @@
 
 from embedlab.command_line import (
     Parser,
-    add_backbone,
     add_device,
     add_pictures,
     add_registration,
@@ -26,7 +25,6 @@ def build_parser() -> Parser:
         "Logs every epoch, the test report, maps of the embedding, and a model that can be served.",
     )
     add_pictures(parser)
-    add_backbone(parser)
     side = whole_number(8, LARGEST_RESOLUTION)
     parser.add("resolution", side, 128, "pixels a side that the network sees")
     parser.add("crop_pct", number(0.1, 1.0), 1.0, "side of the middle crop; 0.875 as published")

@@ -2,7 +2,6 @@
 
 from embedlab.command_line import (
     Parser,
-    add_backbone,
     add_device,
     add_pictures,
     add_recipe,
@@ -26,7 +25,6 @@ def build_parser() -> Parser:
         "'auto' takes. A run that was stopped goes on with resume=<run id> after its last epoch.",
     )
     add_pictures(parser)
-    add_backbone(parser)
     add_recipe(parser)
     parser.add("seed", whole_number(0), 0, "of the head, the order and the random changes")
     add_device(parser, "where the network is trained")
@@ -58,7 +56,7 @@ def main(argv=None) -> None:
         options = options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})
         precision = settings["precision"] = choose_precision(settings["precision"], device)
         run.log_params({"device": device, **settings})
-        run.log_resolved(options.as_params())
+        run.log_resolved(vars(options))
         limits = tuple(settings[f"{part}_limit"] for part in ("train", "val", "test"))
         with progress_shown("decode pictures") as show:
             pictures, split = picture_runs.load_pictures(

@@ -1,8 +1,10 @@
-"""Everything, small, end to end: matrix, embedding, registered model, recommendations."""
+"""Everything, small, end to end: both families, registered models, recommendations."""
 
 from embedlab.command_line import (
     Parser,
+    add_dataset,
     add_ratings,
+    add_weights,
     auto_or_positive_number,
     exit_with,
     one_of,
@@ -15,16 +17,21 @@ from embedlab.movies.fit import OPTIMIZERS, FitOptions
 def build_parser() -> Parser:
     parser = Parser(
         "main",
-        "Run the steps one after the other as nested runs: build_matrix, fit_embedding (which "
-        "registers the model), recommend. With the defaults nothing is downloaded.",
+        "Run the steps one after the other as nested runs: build_matrix, fit_embedding, recommend; "
+        "extract_features, finetune, compare_transfer. The fits register their models. With the "
+        "defaults nothing is downloaded.",
     )
     add_ratings(parser, "sample")
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver")
     parser.add("lr", auto_or_positive_number, "auto", "learning rate; auto: the optimizer's own")
     parser.add("dim", whole_number(1, 100_000), 20, "length of a movie's vector")
     parser.add("epochs", whole_number(1), 150, "updates of all vectors")
-    parser.add("seed", whole_number(0), 0, "of the random start")
     parser.add("title", words("a movie's title"), "Toy Story", "the movie to recommend for")
+    add_dataset(parser, "sample")
+    add_weights(parser, "none")
+    parser.add("resolution", whole_number(8, 1024), 32, "pixels a side that the network sees")
+    parser.add("train_limit", whole_number(0), 0, "so many training pictures; 0 for all")
+    parser.add("seed", whole_number(0), 0, "of all random starts")
     return parser
 
 
@@ -54,6 +61,15 @@ def main(argv=None) -> None:
             },
         )
         run_entry_point("recommend", {"model": f"runs:/{fit_run}/model", "title": args.title})
+        pictures = {
+            name: getattr(args, name)
+            for name in ("dataset", "weights", "resolution", "train_limit", "seed")
+        }
+        features_run = run_entry_point("extract_features", pictures)
+        # Digits must not be mirrored, and a small data set wants small batches.
+        small = {"augment": "crop", "batch_size": 32, "epochs": 4, "register": "true"}
+        tuned_run = run_entry_point("finetune", {**pictures, **small})
+        run_entry_point("compare_transfer", {"runs": f"{features_run},{tuned_run}"})
     console.print(f"\nSee the runs:\n{how_to_open(run.experiment_id, run.id)}")
 
 

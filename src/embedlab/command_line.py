@@ -148,6 +148,17 @@ def resolutions(text: str) -> tuple[int, ...]:
     return tuple(parse(part.strip()) for part in text.split(","))
 
 
+def run_ids(text: str) -> tuple[str, ...]:
+    """Type of `best`, which is no id at all, or two or more run ids joined by commas."""
+    ids = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if ids == ("best",):
+        return ()
+    if len(ids) < 2:
+        message = f"expected best, or two or more run ids joined by commas, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return ids
+
+
 def boolean(text: str) -> bool:
     """Type of a yes or no, as MLproject and people write it: true, True, 1, yes, on."""
     word = text.strip().lower()
@@ -206,26 +217,33 @@ def add_like_rule(parser: Parser) -> None:
     parser.add("like_rule", check_like_rule, "user_mean", what)
 
 
-def add_pictures(parser: Parser) -> None:
-    """The parameters that say which pictures, and how they are split."""
+def add_dataset(parser: Parser, default: str) -> None:
+    """The parameter `dataset`: which pictures."""
     parser.add(
         "dataset",
         check_dataset_argument,
-        "cifar10",
+        default,
         "cifar10 (downloaded once), sample (digits, built in), or folder:<path> with "
         "train/<class>/ and test/<class>/, or <class>/ alone, split by seed",
     )
+
+
+def add_weights(parser: Parser, default: str) -> None:
+    """The parameter `weights`: what a network starts from."""
+    what = "imagenet (torchvision's, downloaded once), none, or the path of a state dict"
+    parser.add("weights", words("imagenet, none or a path"), default, what)
+
+
+def add_pictures(parser: Parser) -> None:
+    """The parameters that say which pictures, how they are split, and which network sees them."""
+    add_dataset(parser, "cifar10")
     parser.add("split_seed", whole_number(0), 0, "of the split into training and validation")
     for part in ("train", "val", "test"):
         what = f"so many {part} pictures, stratified; 0 for all"
         parser.add(f"{part}_limit", whole_number(0), 0, what)
 
-
-def add_backbone(parser: Parser) -> None:
-    """The parameters that say which pretrained network."""
     parser.add("backbone", one_of(*BACKBONES), "resnet18", "torchvision's network")
-    what = "imagenet (torchvision's, downloaded once), none, or the path of a state dict"
-    parser.add("weights", words("imagenet, none or a path"), "imagenet", what)
+    add_weights(parser, "imagenet")
 
 
 def add_recipe(parser: Parser) -> None:

@@ -1,6 +1,5 @@
 """What `extract_features` and `finetune` log alike: data, epochs, test report, model, charts."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -54,7 +53,7 @@ def load_pictures(
     split = split_pictures(pictures, split_seed, *limits)
     run.log_dataset(pictures.name, pictures.digest, source.source, "training")
     run.log_params({"data_digest": split.digest})
-    run.set_tags({"data_digest": split.digest})
+    run.set_tags({"data_digest": split.digest, "pictures_digest": pictures.digest})
     run.log_metrics(
         {
             "data/classes": len(pictures.classes),
@@ -159,15 +158,6 @@ def log_test(run: TrackedRun, predictions: Predictions, pictures: PictureSet, ep
             rows=predictions.rows,
         )
     return report
-
-
-def read_test_predictions(run_id: str) -> Predictions:
-    """What `log_test` kept of a run."""
-    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=PREDICTIONS)
-    with open(path, "rb") as file:
-        arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
-        probabilities = arrays["probabilities"].astype(np.float64)
-        return Predictions(probabilities, arrays["labels"], arrays["rows"])
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class TrackedRun:
         for name, value in params.items():
             if value is None:  # does not apply, as a learning rate to the exact solver
                 continue
-            text = str(value).lower() if isinstance(value, bool) else str(value)
+            text = _as_text(value)
             is_respelled = self._logged_params.get(name, text) != text
             key = f"resolved/{name}" if is_respelled else name
             if key not in self._logged_params:
@@ -153,6 +153,13 @@ class TrackedRun:
             resolved = dataset_source_registry.resolve_dataset_source(source)
         dataset = MetaDataset(resolved, name=name, digest=digest[:DIGEST_CHARACTERS])
         mlflow.log_input(dataset, context=context)
+
+
+def _as_text(value: object) -> str:
+    """As it is written on the command line."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +15,7 @@ from embedlab.vision.pictures import PictureSet
 
 BLUE, ORANGE, GREEN, RED, GREY = "#2f6db3", "#e07b39", "#2b8a4b", "#c0392b", "#6b7078"
 CLASSES_ON_A_PAGE = 25
+LEGEND_CLASSES = 30
 GAP = 0.6  # between right and wrong, in widths of a picture
 TILE = 1.28  # height of a picture and its caption, in widths of a picture
 
@@ -127,28 +129,26 @@ def validation_grid(predictions: Predictions, pictures: PictureSet, title: str) 
 def embedding_map(
     points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], title: str
 ) -> Figure:
-    """points (n, 2): a dot a picture, a colour a class, the class's name at its median."""
-    figure = _figure(9, 8)
+    """points (n, 2): a dot a picture, a colour a class. Far outliers are left out of the frame."""
+    figure = _figure(9.5, 7.5)
     axes = figure.subplots()
-    import matplotlib
-
     colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "turbo"]
-    for label, name in enumerate(classes):
-        own = points[labels == label]
-        if not len(own):
-            continue
+    order = np.random.default_rng(0).permutation(len(points))  # no class lies on top of the others
+    shade = labels if len(classes) <= 10 else labels / len(classes)
+    axes.scatter(*points[order].T, s=10, c=colours(shade[order]), alpha=0.6, linewidths=0)
+    for label, name in enumerate(classes[:LEGEND_CLASSES]):
         colour = colours(label if len(classes) <= 10 else label / len(classes))
-        axes.scatter(*own.T, s=7, color=colour, alpha=0.45, linewidths=0)
-        place = np.median(own, axis=0)
-        axes.annotate(
-            name,
-            place,
-            ha="center",
-            va="center",
-            weight="bold",
-            bbox={"boxstyle": "round,pad=0.25", "fc": "white", "ec": colour, "lw": 2, "alpha": 0.9},
-        )
-    axes.set(title=title, xticks=[], yticks=[])
+        axes.scatter([], [], s=40, color=colour, label=name)
+    low, high = np.percentile(points, [0.5, 99.5], axis=0)
+    margin = 0.08 * (high - low)
+    axes.set(
+        title=title,
+        xticks=[],
+        yticks=[],
+        xlim=(low[0] - margin[0], high[0] + margin[0]),
+        ylim=(low[1] - margin[1], high[1] + margin[1]),
+    )
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.spines[:].set_color("#d5d8dc")
     return figure
 
@@ -172,6 +172,34 @@ def neighbour_grid(
             other = pictures.classes[pictures.labels[row]]
             colour = GREEN if other == name else RED
             _tile(axes, pictures.images[row], place + 1 + GAP, y, other, colour)
+    return axes.figure
+
+
+def disagreements(
+    only_first: Predictions,
+    only_second: Predictions,
+    names: tuple[str, str],
+    pictures: PictureSet,
+    title: str,
+) -> Figure:
+    """Pictures that one model gets right and the other wrong: the class, and the wrong answer.
+
+    only_first   the second model's predictions of pictures that only the first gets right.
+    only_second  the first model's predictions of pictures that only the second gets right.
+    """
+    height, columns = 1.45, 12
+    parts = list(zip(names, (only_first, only_second), strict=True))
+    n_rows = [max(1, -(-len(wrong.rows) // columns)) for _, wrong in parts]
+    axes = _tiles(columns, height * sum(n_rows) + 0.9, title)
+    y = 0.0
+    for (name, wrong), rows in zip(parts, n_rows, strict=True):
+        axes.text(0.03, y + 0.35, f"only {name} is right", color=GREEN, weight="bold")
+        for i, row in enumerate(wrong.rows):
+            truth = pictures.classes[wrong.labels[i]]
+            caption = f"{truth}\nnot {pictures.classes[wrong.predicted[i]]}"
+            at = i % columns, y + 0.45 + height * (i // columns)
+            _tile(axes, pictures.images[row], *at, caption, GREY)
+        y += 0.45 + height * rows
     return axes.figure
 
 
@@ -232,5 +260,5 @@ def _tile(axes, image: np.ndarray, x: float, y: float, caption: str, colour: str
     """One picture of width 0.94 at (x, y), its caption below it."""
     box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
     axes.imshow(image.transpose(1, 2, 0), extent=box, interpolation="bicubic", aspect="auto")
-    text = caption if len(caption) <= 16 else f"{caption[:8]}…{caption[-7:]}"
-    axes.text(x + 0.5, y + 1.0, text, ha="center", va="top", size=7.5, color=colour)
+    lines = [line if len(line) <= 16 else f"{line[:9]}…{line[-6:]}" for line in caption.split("\n")]
+    axes.text(x + 0.5, y + 1.0, "\n".join(lines), ha="center", va="top", size=7, color=colour)

@@ -3,7 +3,7 @@
 Light on purpose: entry points read them before any heavy import.
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
 from embedlab.errors import OptionError
@@ -138,10 +138,6 @@ class FinetuneOptions:
     def resolution_at(self, epoch: int) -> int:
         """Of epoch 1, 2, …, `epochs`."""
         return self.resolution[(epoch - 1) * len(self.resolution) // self.epochs]
-
-    def as_params(self) -> dict[str, object]:
-        """As a run logs them: one text for the resolutions."""
-        return asdict(self) | {"resolution": ",".join(map(str, self.resolution))}
 
 
 NOTEBOOK = FinetuneOptions(

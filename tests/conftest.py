@@ -1,9 +1,16 @@
-"""Fixtures that several test files use: folders that no test shares, and where real data lies."""
+"""What several test files use: folders and stores that no test shares, and where real data lies."""
 
 import os
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
+
+if TYPE_CHECKING:
+    import mlflow
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -18,6 +25,20 @@ for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
 def own_cache(tmp_path_factory, monkeypatch):
     """Every test starts with an empty cache."""
     monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@contextmanager
+def fresh_store(folder: Path) -> Iterator["mlflow.MlflowClient"]:
+    """MLflow on an empty store in `folder`, with artifacts there; afterwards all is as before."""
+    import mlflow  # here: it reads the environment above, and not every test needs it
+    from mlflow.tracking import fluent
+
+    with patch.dict(os.environ), chdir(folder), patch.object(fluent, "_active_experiment_id", None):
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        try:
+            yield mlflow.MlflowClient()
+        finally:
+            mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture(scope="session")

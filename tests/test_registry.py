@@ -7,9 +7,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import fresh_store
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
-from test_runs import fresh_store
 
 from embedlab.errors import TrackingError
 from embedlab.tracking.models import log_movie_model

@@ -8,16 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
-from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import patch
 
 import git
 import mlflow
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, fresh_store
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import fluent
@@ -27,17 +23,6 @@ from embedlab.step import Step
 from embedlab.tracking import runs
 from embedlab.tracking.runs import EXPERIMENT, RANDOM_RUN_NAME, TrackedRun, start_run
 from embedlab.tracking.store import check_store, explain_store_errors
-
-
-@contextmanager
-def fresh_store(folder: Path) -> Iterator[mlflow.MlflowClient]:
-    """MLflow on an empty store in `folder`, with artifacts there; afterwards all is as before."""
-    with patch.dict(os.environ), chdir(folder), patch.object(fluent, "_active_experiment_id", None):
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-        try:
-            yield mlflow.MlflowClient()
-        finally:
-            mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,8 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, fresh_store
 from mlflow.pyfunc import PyFuncModel, scoring_server
-from test_runs import fresh_store
 
 from embedlab.movies.neighbours import Neighbours
 from embedlab.tracking.models import log_movie_model

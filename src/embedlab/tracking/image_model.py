@@ -4,12 +4,12 @@ MLflow runs it when the model is logged and when it is loaded, and finds `embedl
 own copy. It needs torch, torchvision, Pillow and safetensors; no pickle. It computes on the CPU.
 
 In: a table with the column `image`, a picture a row: the base64 text of a PNG, a JPEG or another
-format that Pillow reads, of any size and mode (a `data:` address is taken, too). Parameter `k`.
+format that Pillow reads, of any size and mode (a `data:` address is taken, too). Parameter `k`:
+how many labels, 1 to all; without it five, or all where there are fewer.
 Out: a row a picture: label, probability, and `top`, the k best labels with their probabilities.
 """
 
 import base64
-import binascii
 import json
 import logging
 from pathlib import Path
@@ -43,7 +43,7 @@ ARTIFACT = "classifier"
 WEIGHTS_FILE, ABOUT_FILE = "weights.safetensors", "about.json"
 MOST_PICTURES = 64
 MOST_CHARACTERS = 20_000_000  # of one picture's base64: 15 MB
-K = 5
+K = 5  # where the caller gives none, and there are as many classes
 
 _ANSWER = Object([Property("label", DataType.string), Property("probability", DataType.double)])
 SIGNATURE = ModelSignature(
@@ -55,7 +55,8 @@ SIGNATURE = ModelSignature(
             ColSpec(Array(_ANSWER), "top"),
         ]
     ),
-    params=ParamSchema([ParamSpec("k", DataType.long, K)]),
+    # No default: MLflow would fill it in, and a k that was asked for could not be told from it.
+    params=ParamSchema([ParamSpec("k", DataType.long, None)]),
 )
 COLUMNS = SIGNATURE.outputs.input_names()
 
@@ -81,7 +82,9 @@ class ImageModel(PythonModel):
         can put right, INTERNAL_ERROR without any inner detail for everything else."""
         try:
             k = (params or {}).get("k")
-            return self._classify(model_input["image"].tolist(), K if k is None else k)
+            if k is None:
+                k = min(K, len(self.classes))
+            return self._classify(model_input["image"].tolist(), k)
         except EmbedlabError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
         except Exception:
@@ -119,8 +122,12 @@ class ImageModel(PythonModel):
     def _decode(self, row: int, text: str) -> np.ndarray:
         """(3, side, side) uint8, by the same steps as the training pictures."""
         where = f"image in row {row}"
-        if not isinstance(text, str) or not text:
+        if text is None or text == "":
             raise DataError(f"{where}: expected the base64 text of a PNG or JPEG, got nothing")
+        if not isinstance(text, str):
+            raise DataError(
+                f"{where}: expected the base64 text of a PNG or JPEG, got {type(text).__name__}"
+            )
         if len(text) > MOST_CHARACTERS:
             raise DataError(
                 f"{where}: expected at most {MOST_CHARACTERS:,} characters of base64, got "
@@ -130,9 +137,9 @@ class ImageModel(PythonModel):
             text = text.partition(",")[2]
         try:
             file = base64.b64decode("".join(text.split()), validate=True)
-        except (binascii.Error, ValueError):
+        except ValueError as error:  # also binascii's, for a text that was cut off
             raise DataError(
-                f"{where}: expected base64 text, got characters that are none"
+                f"{where}: expected base64 text, but it cannot be read ({error})"
             ) from None
         try:
             return decode_picture(file, self.side)

@@ -15,11 +15,14 @@ from embedlab.errors import DataError
 
 MOST_PIXELS = 64_000_000  # of one picture; a larger one is refused before it is decoded
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+# MOST_PIXELS is lower. Once for the process: threads that set and reset it would leave it behind.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def shorter_side(path: Path) -> int:
     """Pixels, from the file's header alone. Raises DataError where it is no picture."""
-    return min(_opened(path).size)
+    with _opened(path) as image:
+        return min(image.size)
 
 
 def decode_picture(file: Path | bytes, side: int) -> np.ndarray:
@@ -29,7 +32,8 @@ def decode_picture(file: Path | bytes, side: int) -> np.ndarray:
     Raises DataError with the reason, a few words.
     """
     try:
-        image = _as_rgb(ImageOps.exif_transpose(_opened(file)))
+        with _opened(file) as opened:
+            image = _as_rgb(ImageOps.exif_transpose(opened))
         image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
     except DataError:
         raise
@@ -40,15 +44,14 @@ def decode_picture(file: Path | bytes, side: int) -> np.ndarray:
 
 def _opened(file: Path | bytes) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
-            image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     except Image.DecompressionBombError:
         raise DataError(f"more than {MOST_PIXELS:,} pixels") from None
     except Exception as error:
         raise DataError(_reason(error)) from None
     width, height = image.size
     if width * height > MOST_PIXELS:
+        image.close()
         raise DataError(f"{width:,} × {height:,} pixels, more than {MOST_PIXELS:,}")
     return image
 

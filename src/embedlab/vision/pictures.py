@@ -197,8 +197,9 @@ def _is_whole(folder: Path) -> bool:
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         n_bytes = int(np.prod(about["shape"], dtype=np.int64))
-        return (folder / IMAGES).stat().st_size == n_bytes and (folder / LABELS).is_file()
-    except (OSError, ValueError, KeyError):
+        labels = np.load(folder / LABELS, allow_pickle=False)
+        return (folder / IMAGES).stat().st_size == n_bytes and len(labels) == about["shape"][0]
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -38,7 +38,7 @@ def split_pictures(
     val_limit: int = 0,
     test_limit: int = 0,
 ) -> Split:
-    """A limit above 0 takes that many pictures of a part, stratified; 0 takes all.
+    """A limit above 0 takes that many pictures of a part, stratified, one a class at least; 0 all.
 
     The validation pictures are the same whatever the limit of the training pictures is.
     Raises DataError where a class is too small to be in every part, OptionError where a limit is
@@ -59,6 +59,14 @@ def split_pictures(
             f"training, validation and test; the smallest class is {pictures.classes[smallest]!r}: "
             "add pictures (about 20 a class at least)."
         ) from None
+    for part, rows_of_part in (("training", train), ("validation", val), ("test", test)):
+        missing = np.setdiff1d(np.arange(n_classes), pictures.labels[rows_of_part])
+        if len(missing):
+            raise DataError(
+                f"dataset: {pictures.name} has no {part} picture of "
+                f"{', '.join(pictures.classes[label] for label in missing[:5])}: "
+                "add pictures (about 20 a class at least)."
+            )
     limits = {"train_limit": train_limit, "val_limit": val_limit, "test_limit": test_limit}
     train, val, test = (
         _limited(part, pictures.labels, limit, seed, name, n_classes)
@@ -84,8 +92,9 @@ def _limited(
         raise OptionError(
             f"{name}: expected 0 for all, or at least {n_classes}, one a class, got {limit}"
         )
-    if len(rows) - limit < n_classes:  # scikit-learn wants every class on both sides
-        return np.sort(np.random.default_rng(seed).permutation(rows)[:limit])
-    return np.sort(
-        train_test_split(rows, train_size=limit, random_state=seed, stratify=labels[rows])[0]
-    )
+    rows = np.random.default_rng(seed).permutation(rows)
+    share = np.empty(len(rows))  # of its class that comes before a picture; 0 for the first
+    for label in range(n_classes):
+        own = np.flatnonzero(labels[rows] == label)
+        share[own] = np.arange(len(own)) / len(own)
+    return np.sort(rows[np.argsort(share, kind="stable")[:limit]])

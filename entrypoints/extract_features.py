@@ -13,7 +13,14 @@ from embedlab.command_line import (
     whole_number,
 )
 from embedlab.step import to_each
-from embedlab.vision.options import HEAD_LR, LARGEST_RESOLUTION, MAPS, PRECISIONS, HeadOptions
+from embedlab.vision.options import (
+    HEAD_LR,
+    LARGEST_RESOLUTION,
+    MAPS,
+    PRECISIONS,
+    SMALLEST_RESOLUTION,
+    HeadOptions,
+)
 
 
 def build_parser() -> Parser:
@@ -25,7 +32,7 @@ def build_parser() -> Parser:
         "Logs every epoch, the test report, maps of the embedding, and a model that can be served.",
     )
     add_pictures(parser)
-    side = whole_number(8, LARGEST_RESOLUTION)
+    side = whole_number(SMALLEST_RESOLUTION, LARGEST_RESOLUTION)
     parser.add("resolution", side, 128, "pixels a side that the network sees")
     parser.add("crop_pct", number(0.1, 1.0), 1.0, "side of the middle crop; 0.875 as published")
     parser.add("flip_view", boolean, False, "the mean over a picture and its mirror image")

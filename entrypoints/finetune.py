@@ -37,7 +37,8 @@ def build_parser() -> Parser:
 def main(argv=None) -> None:
     args = build_parser().parse_args(argv)
     settings = {name: getattr(args, name) for name in SETTINGS}
-    options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})  # refused before work
+    options = options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})
+    label = f"resume {args.resume[:8]}" if args.resume else options.label
 
     from embedlab.console import console, duration, print_step, progress_shown
     from embedlab.device import choose_device
@@ -49,7 +50,7 @@ def main(argv=None) -> None:
     from embedlab.vision.forward import choose_precision
     from embedlab.vision.preprocess import Preprocessing
 
-    with start_run("finetune", f"finetune {args.resume or args.recipe}", vars(args)) as run:
+    with start_run("finetune", f"finetune {label}", vars(args)) as run:
         device = choose_device(args.device)
         state = Checkpoints(args.resume).load() if args.resume else None
         settings = state["settings"] if state else settings

@@ -12,6 +12,7 @@ from embedlab.command_line import (
     words,
 )
 from embedlab.movies.fit import OPTIMIZERS, FitOptions
+from embedlab.vision.options import LARGEST_RESOLUTION, SMALLEST_RESOLUTION
 
 
 def build_parser() -> Parser:
@@ -29,7 +30,8 @@ def build_parser() -> Parser:
     parser.add("title", words("a movie's title"), "Toy Story", "the movie to recommend for")
     add_dataset(parser, "sample")
     add_weights(parser, "none")
-    parser.add("resolution", whole_number(8, 1024), 32, "pixels a side that the network sees")
+    side = whole_number(SMALLEST_RESOLUTION, LARGEST_RESOLUTION)
+    parser.add("resolution", side, 32, "pixels a side that the network sees")
     parser.add("train_limit", whole_number(0), 0, "so many training pictures; 0 for all")
     parser.add("seed", whole_number(0), 0, "of all random starts")
     return parser

@@ -148,5 +148,4 @@ def _test_predictions(run_id: str) -> Predictions:
         ) from None
     with open(path, "rb") as file:
         arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
-        probabilities = arrays["probabilities"].astype(np.float64)
-        return Predictions(probabilities, arrays["labels"], arrays["rows"])
+        return Predictions(arrays["probabilities"], arrays["labels"], arrays["rows"])

@@ -153,7 +153,7 @@ def log_test(run: TrackedRun, predictions: Predictions, pictures: PictureSet, ep
     with run.artifact_folder("predictions") as folder, open(folder / "test.npz", "wb") as file:
         np.savez(
             file,
-            probabilities=predictions.probabilities.astype(np.float32),
+            probabilities=predictions.probabilities,
             labels=predictions.labels,
             rows=predictions.rows,
         )

@@ -151,7 +151,7 @@ def _load(network: nn.Module, weights: dict[str, torch.Tensor], source: str) -> 
         if key in own and weights[key].shape != own[key].shape
     ]
     faults = [
-        f"{what} {len(keys)} ({', '.join(keys[:4])}{', …' if len(keys) > 4 else ''})"
+        f"{len(keys)} {what} ({', '.join(keys[:4])}{', …' if len(keys) > 4 else ''})"
         for what, keys in (
             ("missing", missing),
             ("unknown", unknown),
@@ -161,7 +161,7 @@ def _load(network: nn.Module, weights: dict[str, torch.Tensor], source: str) -> 
     ]
     if faults:
         raise DataError(
-            f"weights: {source} does not fit the backbone: keys {'; '.join(faults)}; choose the "
+            f"weights: {source} does not fit the backbone: keys: {'; '.join(faults)}; choose the "
             "backbone that the file was made for, in torchvision's layout."
         )
     network.load_state_dict(weights, strict=False)

@@ -91,7 +91,12 @@ def in_words(contenders: list[Contender], classes: tuple[str, ...], data: str) -
     by_name = {contender.name: contender for contender in contenders}
     ordered = [by_name[name] for name in runs["run"]]
     n = len(ordered[0].test.labels)
-    lines = [f"### {runs['run'][0]} is the best of {len(runs)} on {data}", ""]
+    pairs = pair_table(ordered)
+    lead = runs["run"][0]
+    if (pairs["p_value"] < SIGNIFICANT).all():
+        lines = [f"### {lead} is the best of {len(runs)} on {data}", ""]
+    else:
+        lines = [f"### {lead} is ahead on {data}, but not of all by more than chance may give", ""]
     for row in runs.itertuples():
         minutes = "" if pd.isna(row.minutes) else f", {row.minutes:,.1f} min of computing"
         lines.append(
@@ -101,7 +106,7 @@ def in_words(contenders: list[Contender], classes: tuple[str, ...], data: str) -
         )
     lines.append("")
     recall = recall_table(ordered, classes)
-    for pair in pair_table(ordered).itertuples():
+    for pair in pairs.itertuples():
         verdict = (
             "more than chance would give"
             if pair.p_value < SIGNIFICANT

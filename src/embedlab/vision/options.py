@@ -23,7 +23,9 @@ BACKBONES = (
 )
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 LARGEST_RESOLUTION = 1024
-SMALLEST_RESOLUTION = 8
+# A ResNet halves a picture five times. Below 32 its last stage has one pixel to work on, of which
+# oneDNN's bfloat16 gradient is not even the same twice (torch 2.14.1: 3 × 3, stride 2, on 1 × 1).
+SMALLEST_RESOLUTION = 32
 
 # The best learning rate on validation pictures, with standardised features; L-BFGS scales itself.
 HEAD_LR = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001, "lbfgs": 1.0}
@@ -125,6 +127,11 @@ class FinetuneOptions:
         for name in ("momentum", "label_smoothing", "ema", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
+        if not all(SMALLEST_RESOLUTION <= r <= LARGEST_RESOLUTION for r in self.resolution):
+            raise OptionError(
+                f"resolution: expected {SMALLEST_RESOLUTION} to {LARGEST_RESOLUTION} pixels, got "
+                f"{','.join(map(str, self.resolution))}"
+            )
         if len(self.resolution) > self.epochs:
             raise OptionError(
                 f"resolution: expected at most one for each of {self.epochs} epochs, got "

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from mlflow.entities import Run
 
 from embedlab.console import as_text, console, recommendation_table
 
-EPOCHS, DIM = 30, 12
+EPOCHS, DIM, TRAIN = 30, 12, 320
 FAMILY_FILMS = {"Lion King, The (1994)", "Toy Story 2 (1999)", "Aladdin (1992)"}
 
 
@@ -113,6 +114,9 @@ class Everything:
     build_matrix: Run
     fit_embedding: Run
     recommend: Run
+    extract_features: Run
+    finetune: Run
+    compare_transfer: Run
     commits: set[str]  # of the project before and after it, should somebody commit meanwhile
 
 
@@ -131,10 +135,10 @@ def stores_in_project() -> set[str]:
 def everything(tmp_path_factory) -> Everything:
     commit, stores = head_commit(), stores_in_project()
     store = Store(tmp_path_factory.mktemp("store"))
-    ended = store.mlflow_run("main", "embedlab", dim=DIM, epochs=EPOCHS)
+    ended = store.mlflow_run("main", "embedlab", dim=DIM, epochs=EPOCHS, train_limit=TRAIN)
     assert ended.code == 0, ended.stderr
     _, *steps = store.runs("embedlab")
-    assert len(steps) == 3
+    assert len(steps) == 6
     assert stores_in_project() == stores
     return Everything(store, ended, *steps, {commit, head_commit()})
 
@@ -170,24 +174,28 @@ def assert_failed(ended: Ended, sentence: str, stop_reason: str) -> None:
     assert ended.run.data.tags["error"] == said.removeprefix("embedlab: ")
 
 
-# -- main and its three steps ------------------------------------------------------------------
+# -- main and its six steps ------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_main_is_a_run_with_its_three_steps_nested(everything):
+def test_main_is_a_run_with_its_steps_nested(everything):
     main, steps = everything.main.run, everything.store.runs("embedlab")[1:]
     assert [run.data.tags["entry_point"] for run in (main, *steps)] == [
         "main",
         "build_matrix",
         "fit_embedding",
         "recommend",
+        "extract_features",
+        "finetune",
+        "compare_transfer",
     ]
     assert {run.info.status for run in (main, *steps)} == {"FINISHED"}
     assert {run.data.tags["stop_reason"] for run in (main, *steps)} == {"finished"}
     assert {run.data.tags["mlflow.parentRunId"] for run in steps} == {main.info.run_id}
     assert "mlflow.parentRunId" not in main.data.tags
     for run in (main, *steps):  # named by what they do, not by MLflow's random words
-        assert run.info.run_name.startswith(run.data.tags["entry_point"].split("_")[0])
+        name = run.data.tags["entry_point"].removeprefix("extract_")
+        assert run.info.run_name.startswith(name.split("_")[0])
     assert everything.main.sentences == []
 
 
@@ -216,7 +224,8 @@ def test_main_prints_recommendations_and_how_to_see_the_runs(everything):
     # The sample's films of one taste group are liked together: its answer is known.
     assert set(titles) >= FAMILY_FILMS
     run = everything.main.run
-    address = f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    address = f"http://127.0.0.1:5000/{page}?workflowType=machine_learning"
     start, address_line = printed.splitlines()[-2:]
     assert start == f"Start  mlflow ui --backend-store-uri {everything.store.uri}"
     assert address_line == f"Open   {address}"
@@ -309,6 +318,79 @@ def test_recommend_logs_the_table_that_it_printed(everything):
     assert titles_printed(text) == printed
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["extract_features", "finetune"])
+def test_a_picture_run_logs_epochs_report_figures_and_model(everything, name):
+    run, store = getattr(everything, name), everything.store
+    epochs = list(range(1, 1 + int(run.data.params["resolved/epochs"])))
+    for metric in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+        assert list(store.series(run, metric)) == epochs
+    metrics = run.data.metrics
+    accuracies = list(store.series(run, "val/accuracy").values())
+    assert metrics["best/val_accuracy"] == max(accuracies)
+    assert metrics["best/epoch"] == 1 + accuracies.index(max(accuracies))
+    assert metrics["test/accuracy_low"] < metrics["test/accuracy"] < metrics["test/accuracy_high"]
+    assert {f"test/{kind}/7" for kind in ("precision", "recall", "f1")} <= set(metrics)
+    assert {"test/loss", "test/calibration_error", "time/fit_seconds"} <= set(metrics)
+    assert (metrics["data/train"], metrics["data/val"], metrics["data/test"]) == (TRAIN, 225, 300)
+    # The same names in both entry points, however they were given.
+    assert {"resolved/optimizer", "resolved/lr", "resolved/epochs"} <= set(run.data.params)
+    ((data, source),) = sources(run)
+    assert (data, source) == ("digits sample", "built-in sample")
+
+    artifacts = store.artifacts(run)
+    own = {"embedding_map", "neighbours"} if name == "extract_features" else set()
+    shown = {"confusion", "curves", "predictions", "training_pictures"} | own
+    assert {path for path in artifacts if path.startswith("figures/")} == {
+        f"figures/{figure}.png" for figure in shown
+    }
+    assert artifacts >= {
+        "classifier/about.json",
+        "classifier/weights.safetensors",
+        "predictions/test.npz",
+        "tables/confusion.json",
+        "tables/per_class.json",
+        "tables/predictions.json",
+    }
+    grids = [p for p in artifacts if p.startswith("images/val_predictions") and "png" in p]
+    assert len(grids) == len(epochs)
+    assert len(run.outputs.model_outputs) == 1
+
+
+@pytest.mark.slow
+def test_the_table_of_predictions_has_the_pictures_in_it(everything):
+    path = everything.store.artifact(everything.finetune, "tables/predictions.json")
+    table = pd.DataFrame(**json.loads(path.read_text(encoding="utf-8")))
+    columns = ["class", "kind", "rank", "picture", "predicted", "confidence"]
+    assert table.columns.tolist() == columns
+    assert table.groupby(["class", "kind"]).size().max() == 5
+    assert all(item["type"] == "image" for item in table["picture"])
+    right = table[table["kind"] == "right"]
+    assert (right["class"] == right["predicted"]).all()
+    wrong = table[table["kind"] == "wrong"]
+    assert (wrong["class"] != wrong["predicted"]).all()
+
+
+@pytest.mark.slow
+def test_main_registers_the_classifier_and_compares_the_two(everything):
+    client, printed = everything.store.client, everything.main.stdout
+    champion = client.get_model_version_by_alias("image-classifier", "champion")
+    assert champion.run_id == everything.finetune.info.run_id
+    accuracy = everything.finetune.data.metrics["best/val_accuracy"]
+    assert float(champion.tags["val_accuracy"]) == accuracy
+    run = everything.compare_transfer
+    ids = f"{everything.extract_features.info.run_id},{everything.finetune.info.run_id}"
+    assert set(run.data.tags["compared_runs"].split(",")) == set(ids.split(","))
+    words = everything.store.artifact(run, "summary.md").read_text(encoding="utf-8")
+    assert words in printed
+    assert run.data.tags["mlflow.note.content"] == words
+    assert everything.store.artifacts(run) >= {
+        *(f"figures/{n}.png" for n in ("curves", "accuracy", "classes", "disagreements_1")),
+        *(f"tables/{n}.json" for n in ("runs", "pairs", "recall")),
+    }
+    assert 0 <= run.data.metrics["difference/p_value"] <= 1
+
+
 # -- single entry points -----------------------------------------------------------------------
 
 
@@ -396,6 +478,76 @@ def test_a_missing_model_is_told_with_what_to_do(store):
         r"model=runs:/<run id>/model\."
     )
     assert_failed(ended, sentence, "error")
+
+
+SMALL = {
+    "dataset": "sample",
+    "weights": "none",
+    "resolution": 32,
+    "train_limit": 100,
+    "val_limit": 20,
+    "test_limit": 20,
+}
+
+
+@pytest.mark.slow
+def test_the_best_of_each_kind_is_compared_where_no_run_is_named(everything):
+    ended = everything.store.mlflow_run("compare_transfer", "embedlab")
+    assert ended.code == 0, ended.stderr
+    run = everything.store.runs("embedlab")[-1]
+    compared = set(run.data.tags["compared_runs"].split(","))
+    assert compared == {
+        everything.extract_features.info.run_id,
+        everything.finetune.info.run_id,
+    }
+
+
+@pytest.mark.slow
+def test_a_comparison_without_runs_says_what_to_make(store):
+    ended = store.python_m("compare_transfer", "nothing-to-compare")
+    assert_failed(ended, "runs: expected a finished run of each of extract_features .*", "error")
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_that_another_goes_on_with(store):
+    """Stopped after the first epoch; the second run has all epochs, and the first one's data."""
+    experiment = "stopped"
+    location = str(store.folder / "mlruns" / experiment)
+    store.client.create_experiment(experiment, artifact_location=location)
+    where = {"MLFLOW_TRACKING_URI": store.uri, "MLFLOW_EXPERIMENT_NAME": experiment}
+    given = SMALL | {"batch_size": 16, "epochs": 30}
+    flags = [word for k, v in given.items() for word in (f"--{k.replace('_', '-')}", str(v))]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "entrypoints.finetune", *flags],
+        cwd=PROJECT,
+        env=store.environment | where | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore SIGINT, and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if line.startswith("epoch 1:"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    (run,) = store.runs(experiment)
+    assert f"-P resume={run.info.run_id}" in rest
+    assert (run.info.status, run.data.tags["stop_reason"]) == ("KILLED", "ctrl-c")
+
+    ended = store.mlflow_run("finetune", "resumed", resume=run.info.run_id)
+    assert ended.code == 0, ended.stderr
+    assert list(store.series(ended.run, "val/accuracy")) == list(range(1, 31))
+    assert ended.run.data.tags["resumed_from"] == run.info.run_id
+    first = store.series(run, "val/accuracy")
+    assert store.series(ended.run, "val/accuracy")[1] == first[1]
+    assert ended.run.data.params["resolved/dataset"] == "sample"
+    assert ended.run.data.metrics["data/train"] == 100
 
 
 # -- the table ---------------------------------------------------------------------------------

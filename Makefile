@@ -27,6 +27,7 @@ ui: $(VENV)/.run  ## the MLflow UI on the same store; PORT=5000
 
 bench: $(VENV)/.run  ## speed and memory, as ratios; ARGS="--ratings <path>"
 	python -m benchmarks.movies $(ARGS)
+	python -m benchmarks.vision
 	python -m benchmarks.startup
 
 $(VENV)/.run: requirements.txt

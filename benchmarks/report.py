@@ -11,7 +11,7 @@ from importlib.metadata import version
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("torch", "numpy", "scipy", "mlflow")
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "mlflow")
 
 
 def times(call: Callable[[], object], n: int, warm_up: int = 1) -> list[float]:

@@ -3,9 +3,11 @@
 from embedlab.command_line import (
     Parser,
     add_device,
+    add_head,
     add_pictures,
+    add_precision,
     add_registration,
-    auto_or_positive_number,
+    add_resolution,
     boolean,
     exit_with,
     number,
@@ -13,18 +15,10 @@ from embedlab.command_line import (
     whole_number,
 )
 from embedlab.step import to_each
-from embedlab.vision.options import (
-    HEAD_LR,
-    LARGEST_RESOLUTION,
-    MAPS,
-    PRECISIONS,
-    SMALLEST_RESOLUTION,
-    HeadOptions,
-)
+from embedlab.vision.options import MAPS, HeadOptions
 
 
 def build_parser() -> Parser:
-    rates = ", ".join(f"{name} {lr:g}" for name, lr in HEAD_LR.items())
     parser = Parser(
         "extract_features",
         "Use a pretrained network as it is: its penultimate layer is an embedding of pictures, "
@@ -32,19 +26,14 @@ def build_parser() -> Parser:
         "Logs every epoch, the test report, maps of the embedding, and a model that can be served.",
     )
     add_pictures(parser)
-    side = whole_number(SMALLEST_RESOLUTION, LARGEST_RESOLUTION)
-    parser.add("resolution", side, 128, "pixels a side that the network sees")
+    add_resolution(parser, 128)
     parser.add("crop_pct", number(0.1, 1.0), 1.0, "side of the middle crop; 0.875 as published")
     parser.add("flip_view", boolean, False, "the mean over a picture and its mirror image")
-    parser.add("optimizer", one_of(*HEAD_LR), "adam", "of the logistic regression")
-    parser.add("lr", auto_or_positive_number, "auto", f"learning rate; auto: {rates}")
-    parser.add("weight_decay", number(0), 0.001, "L2 penalty of its weights")
-    parser.add("epochs", whole_number(1), 15, "passes over the features")
-    parser.add("batch_size", whole_number(1), 256, "pictures an update (lbfgs: all)")
+    add_head(parser)
     parser.add("embedding_map", one_of(*MAPS), "pca", "how the embedding is drawn in the plane")
     parser.add("seed", whole_number(0), 0, "of the order of batches, and of weights=none")
     add_device(parser, "where the network runs")
-    parser.add("precision", one_of(*PRECISIONS), "auto", "of the network's products")
+    add_precision(parser)
     add_registration(parser, "image-classifier")
     return parser
 

@@ -4,18 +4,17 @@ from embedlab.command_line import (
     Parser,
     add_device,
     add_pictures,
+    add_precision,
     add_recipe,
     add_registration,
     exit_with,
-    one_of,
     whole_number,
 )
 from embedlab.step import to_each
-from embedlab.vision.options import INGREDIENTS, PRECISIONS, options_of
+from embedlab.vision.options import INGREDIENTS, options_of
 
 DATA = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
 SETTINGS = (*DATA, "backbone", "weights", "recipe", *INGREDIENTS, "seed", "precision")
-HOUR = 3600
 
 
 def build_parser() -> Parser:
@@ -28,7 +27,7 @@ def build_parser() -> Parser:
     add_recipe(parser)
     parser.add("seed", whole_number(0), 0, "of the head, the order and the random changes")
     add_device(parser, "where the network is trained")
-    parser.add("precision", one_of(*PRECISIONS), "auto", "of the network's products")
+    add_precision(parser)
     parser.add("resume", str, "", "id of a stopped run; all but device and registration is its own")
     add_registration(parser, "image-classifier")
     return parser
@@ -40,7 +39,7 @@ def main(argv=None) -> None:
     options = options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})
     label = f"resume {args.resume[:8]}" if args.resume else options.label
 
-    from embedlab.console import console, duration, print_step, progress_shown
+    from embedlab.console import console, estimate_shown, print_step, progress_shown
     from embedlab.device import choose_device
     from embedlab.tracking import picture_runs
     from embedlab.tracking.runs import start_run
@@ -72,12 +71,8 @@ def main(argv=None) -> None:
         preprocessing = Preprocessing(resolution, options.crop_pct, backbone.mean, backbone.std)
         picture_runs.log_training_pictures(run, pictures, split, options.augment, resolution)
 
-        def say_how_long(seconds: float) -> None:
-            console.print(f"{options.label}: about {duration(seconds)} on {device} in {precision}")
-            if seconds > HOUR:
-                for change, share in cheaper_settings(options, len(split.train), len(split.val)):
-                    console.print(f"  with -P {change} about {duration(share * seconds)}")
-
+        cheaper = cheaper_settings(options, len(split.train), len(split.val))
+        say_how_long = estimate_shown(f"{options.label}, {device}, {precision}", cheaper)
         checkpoints = Checkpoints(run.id)
         log = picture_runs.EpochLog(run, pictures, split, options.label)
         try:

@@ -4,6 +4,7 @@ from embedlab.command_line import (
     Parser,
     add_dataset,
     add_ratings,
+    add_resolution,
     add_weights,
     auto_or_positive_number,
     exit_with,
@@ -12,7 +13,6 @@ from embedlab.command_line import (
     words,
 )
 from embedlab.movies.fit import OPTIMIZERS, FitOptions
-from embedlab.vision.options import LARGEST_RESOLUTION, SMALLEST_RESOLUTION
 
 
 def build_parser() -> Parser:
@@ -30,8 +30,7 @@ def build_parser() -> Parser:
     parser.add("title", words("a movie's title"), "Toy Story", "the movie to recommend for")
     add_dataset(parser, "sample")
     add_weights(parser, "none")
-    side = whole_number(SMALLEST_RESOLUTION, LARGEST_RESOLUTION)
-    parser.add("resolution", side, 32, "pixels a side that the network sees")
+    add_resolution(parser, 32)
     parser.add("train_limit", whole_number(0), 0, "so many training pictures; 0 for all")
     parser.add("seed", whole_number(0), 0, "of all random starts")
     return parser

@@ -19,8 +19,10 @@ from embedlab.vision.options import (
     AUGMENTATIONS,
     BACKBONES,
     FREEZE,
+    HEAD_LR,
     LARGEST_RESOLUTION,
     OPTIMIZERS,
+    PRECISIONS,
     RECIPES,
     SCHEDULES,
     SMALLEST_RESOLUTION,
@@ -246,6 +248,22 @@ def add_pictures(parser: Parser) -> None:
     add_weights(parser, "imagenet")
 
 
+def add_resolution(parser: Parser, default: int) -> None:
+    """The parameter `resolution`, one number."""
+    side = whole_number(SMALLEST_RESOLUTION, LARGEST_RESOLUTION)
+    parser.add("resolution", side, default, "pixels a side that the network sees")
+
+
+def add_head(parser: Parser) -> None:
+    """The parameters of the logistic regression on features."""
+    rates = ", ".join(f"{name} {lr:g}" for name, lr in HEAD_LR.items())
+    parser.add("optimizer", one_of(*HEAD_LR), "adam", "of the logistic regression")
+    parser.add("lr", auto_or(positive_number), "auto", f"learning rate; auto: {rates}")
+    parser.add("weight_decay", number(0), 0.001, "L2 penalty of its weights")
+    parser.add("epochs", whole_number(1), 15, "passes over the features")
+    parser.add("batch_size", whole_number(1), 256, "pictures an update (lbfgs: all)")
+
+
 def add_recipe(parser: Parser) -> None:
     """The parameters of fine-tuning; `auto`, which is None, is the recipe's own value."""
     parser.add("recipe", one_of(*RECIPES), "fast", "fast, or notebook: the published one")
@@ -291,6 +309,14 @@ def add_registration(parser: Parser, name: str) -> None:
 def add_device(parser: Parser, what: str) -> None:
     """The parameter `device`: where the tensors are."""
     parser.add("device", one_of("auto", "cpu", "cuda"), "auto", what)
+
+
+def add_precision(parser: Parser) -> None:
+    """The parameter `precision`: in how many bits a network multiplies."""
+    what = (
+        "of the layers' products; auto: bfloat16 where the processor has it, float16 on older GPUs"
+    )
+    parser.add("precision", one_of(*PRECISIONS), "auto", what)
 
 
 def exit_with(main: Callable[[Sequence[str] | None], None]) -> None:

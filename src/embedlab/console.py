@@ -1,7 +1,7 @@
 """What an entry point shows on the terminal: progress with a time estimate, and tables."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import pandas as pd
@@ -22,6 +22,7 @@ from embedlab.step import OnStep, Step
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_PROGRESS_LINES = 30.0
 REPORTS_BEFORE_ESTIMATE = 8
+MANY_SECONDS = 3600.0
 WIDTH_OF_A_FILE = 120
 
 # Titles and names are shown as they are: "[rec]" is no markup, ":skull:" no picture.
@@ -122,6 +123,21 @@ def progress_shown(
                 console.print(text + (f", {shown}" if shown else ""))
 
         yield on_progress
+
+
+def estimate_shown(label: str, cheaper: Iterable[tuple[str, float]]) -> Callable[[float], None]:
+    """Says how long `label` takes; if that is an hour or more, also what would be cheaper.
+
+    cheaper  parameters, and the share of the time that they would take.
+    """
+
+    def on_estimate(seconds: float) -> None:
+        console.print(f"{label}: about {duration(seconds)}")
+        if seconds >= MANY_SECONDS:
+            for parameters, share in cheaper:
+                console.print(f"  with -P {parameters} about {duration(share * seconds)}")
+
+    return on_estimate
 
 
 class _Estimate:

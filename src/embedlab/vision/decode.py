@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 from embedlab.errors import DataError
 
 MOST_PIXELS = 64_000_000  # of one picture; a larger one is refused before it is decoded
+# The formats that Pillow reads by itself: for EPS it would start another program.
+FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # MOST_PIXELS is lower. Once for the process: threads that set and reset it would leave it behind.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -44,7 +46,7 @@ def decode_picture(file: Path | bytes, side: int) -> np.ndarray:
 
 def _opened(file: Path | bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
     except Image.DecompressionBombError:
         raise DataError(f"more than {MOST_PIXELS:,} pixels") from None
     except Exception as error:

@@ -1,0 +1,239 @@
+"""The picture half: speed against the bare network, and against the notebook's way of doing it.
+
+python -m benchmarks.vision [--resolution 96] [--pictures 1000] [--rounds 5]
+
+Pictures and weights are random: neither changes how long a network takes. What is compared is
+measured in turn, so that a machine that slows down slows down all of it.
+"""
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import models, transforms
+
+from benchmarks.report import Report
+from embedlab.vision.backbone import load_backbone
+from embedlab.vision.finetune import finetune
+from embedlab.vision.forward import BATCH, choose_precision, precision_context, run_network
+from embedlab.vision.head import fit_head
+from embedlab.vision.options import HeadOptions, options_of
+from embedlab.vision.pictures import PictureSet
+from embedlab.vision.preprocess import Preprocessing
+from embedlab.vision.split import Split
+
+N_CLASSES, SIDE, EPOCHS = 10, 32, 15
+
+
+class Notebook(Dataset):
+    """One picture at a time, through PIL, as the notebook had it."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, resolution: int, mean, std):
+        self.images, self.labels = images.transpose(0, 2, 3, 1), labels
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize(resolution),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(mean, std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int):
+        return self.transform(Image.fromarray(self.images[row])), int(self.labels[row])
+
+
+def seconds_of(call) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--resolution", type=int, default=96)
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    args, _ = parser.parse_known_args()
+    n, resolution = args.pictures, args.resolution
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (n, 3, SIDE, SIDE), dtype=np.uint8)
+    labels = np.arange(n) % N_CLASSES
+    classes = tuple(map(str, range(N_CLASSES)))
+    pictures = PictureSet("random", classes, images, labels, n, "random")
+    rows = np.arange(n)
+    n_val = BATCH // 10
+    split = Split(rows, rows[:n_val], rows[:n_val], "random")
+    backbone = load_backbone("resnet18", "none")
+    preprocessing = Preprocessing(resolution, 1.0, backbone.mean, backbone.std)
+    device = "cpu"
+    precision = choose_precision("auto", device)
+    options = options_of("fast", epochs=1, resolution=(resolution,), flip_view=False)
+    network = backbone.network.to(memory_format=torch.channels_last).eval()
+
+    def batch_of(size):
+        return torch.randn(size, 3, resolution, resolution).contiguous(
+            memory_format=torch.channels_last
+        )
+
+    def bare_forward(dtype=precision, layout=torch.channels_last):
+        batch = batch_of(BATCH).contiguous(memory_format=layout)
+
+        def run():
+            with torch.inference_mode(), precision_context(dtype, device):
+                for _ in range(n // BATCH):
+                    network(batch)
+
+        return run
+
+    def bare_training():
+        net = models.resnet18(num_classes=N_CLASSES).to(memory_format=torch.channels_last)
+        size = options.batch_size
+        batch, truth = batch_of(size), torch.arange(size) % N_CLASSES
+
+        def run():
+            for _ in range(n // size):
+                with precision_context(precision, device):
+                    scores = net(batch)
+                F.cross_entropy(scores.float(), truth).backward()
+                net.zero_grad()
+
+        return run
+
+    def our_training():
+        """Seconds of the pictures trained; the validation's are taken off by its own share."""
+        net = models.resnet18(num_classes=N_CLASSES)
+        steps, validation = [], []
+
+        def on_work(done, total, shown):
+            (validation if shown == "validation" else steps).append(time.perf_counter())
+
+        started = time.perf_counter()
+        finetune(
+            net, pictures, split, preprocessing, options, 0, device, precision,
+            on_step=lambda step: None, on_work=on_work,
+        )  # fmt: skip
+        return steps[-1] - started
+
+    loader = DataLoader(
+        Notebook(images, labels, resolution, backbone.mean, backbone.std), 64, num_workers=2
+    )
+
+    def notebook_forward():
+        with torch.no_grad():
+            for batch, _ in loader:
+                plain(batch)
+
+    def notebook_training():
+        net = models.resnet18(num_classes=N_CLASSES)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
+        for batch, truth in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(net(batch), truth).backward()
+            optimizer.step()
+
+    plain = models.resnet18().eval()
+
+    def our_forward():
+        return run_network(network, images, rows, preprocessing, device, precision)
+
+    def our_head():
+        features = our_forward()
+        data = features, labels
+        small = features[:n_val], labels[:n_val]
+        fit_head(data, small, N_CLASSES, HeadOptions(epochs=EPOCHS), 0, device, lambda step: None)
+
+    bare, train_bare = bare_forward(), bare_training()
+    bare32 = bare_forward("float32")
+    measured: dict[str, list[float]] = {}
+    size = options.batch_size
+    for round_number in range(args.rounds + 1):  # the first warms up
+        for name, seconds in (
+            ("forward, bare", seconds_of(bare) / (n // BATCH * BATCH)),
+            ("forward, ours", seconds_of(our_forward) / n),
+            ("forward, bare, float32", seconds_of(bare32) / (n // BATCH * BATCH)),
+            (
+                "forward, ours, float32",
+                seconds_of(
+                    lambda: run_network(network, images, rows, preprocessing, device, "float32")
+                )
+                / n,
+            ),
+            ("forward, notebook", seconds_of(notebook_forward) / n),
+            ("training, bare", seconds_of(train_bare) / (n // size * size)),
+            ("training, ours", our_training() / (n // size * size)),
+            ("training, notebook", seconds_of(notebook_training) / n),
+            ("head, ours", seconds_of(our_head)),
+        ):
+            if round_number:
+                measured.setdefault(name, []).append(seconds)
+
+    def rates(name):
+        return [1 / seconds for seconds in measured[name]]
+
+    def ratio(first, second):
+        """Median over the rounds of how many times the pictures per second."""
+        pairs = zip(rates(first), rates(second), strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+    report = Report(f"ResNet-18 at {resolution} px, {precision}, {torch.get_num_threads()} threads")
+    per = "pictures/s"
+    report.add("forward, bare network", rates("forward, bare"), per)
+    report.add(
+        "forward, ours (ratio to bare)",
+        rates("forward, ours"),
+        per,
+        ratio("forward, ours", "forward, bare"),
+    )
+    report.add(
+        "forward, ours in float32 (ratio to bare in float32)",
+        rates("forward, ours, float32"),
+        per,
+        ratio("forward, ours, float32", "forward, bare, float32"),
+    )
+    report.add("forward, notebook: PIL in a DataLoader", rates("forward, notebook"), per)
+    report.add(
+        "forward, ours (ratio to notebook)",
+        rates("forward, ours"),
+        per,
+        ratio("forward, ours", "forward, notebook"),
+    )
+    report.add("training, bare forward + backward", rates("training, bare"), per)
+    report.add(
+        "training, ours (ratio to bare)",
+        rates("training, ours"),
+        per,
+        ratio("training, ours", "training, bare"),
+    )
+    report.add("training, notebook", rates("training, notebook"), per)
+    report.add(
+        "training, ours (ratio to notebook)",
+        rates("training, ours"),
+        per,
+        ratio("training, ours", "training, notebook"),
+    )
+    # The notebook sends every picture through the whole network in each of 15 epochs.
+    notebook = [EPOCHS * n * seconds for seconds in measured["forward, notebook"]]
+    head = statistics.median(
+        theirs / ours for theirs, ours in zip(notebook, measured["head, ours"], strict=True)
+    )
+    report.add(f"{EPOCHS} epochs of the head, notebook (one epoch × {EPOCHS})", notebook, "s")
+    report.add(
+        f"{EPOCHS} epochs of the head, ours (notebook's time to ours)",
+        measured["head, ours"],
+        "s",
+        head,
+    )
+    report.show()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """What several test files use: folders and stores that no test shares, and where real data lies."""
 
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -57,3 +58,29 @@ def real_movielens(real_data) -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data: there is no ml-latest-small in {real_data}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_pictures(real_data, tmp_path_factory) -> Path:
+    """A folder of real CIFAR-10 pictures, 150 of each class to train and 50 to test, or a skip."""
+    archive = real_data / "cifar10-jpeg.zip"
+    if not archive.is_file():
+        pytest.skip(f"real data: there is no cifar10-jpeg.zip in {real_data}")
+    folder = tmp_path_factory.mktemp("pictures")
+    with zipfile.ZipFile(archive) as pictures:
+        names: dict[str, list[str]] = {}
+        for name in sorted(pictures.namelist()):
+            if name.endswith(".jpg"):
+                names.setdefault(name.rpartition("/")[0], []).append(name)
+        for part, of_part in names.items():
+            pictures.extractall(folder, of_part[: 150 if "/train/" in part else 50])
+    return folder / "cifar10"
+
+
+@pytest.fixture(scope="session")
+def real_weights(real_data) -> Path:
+    """A real ImageNet ResNet-18 as a state dict, or a skip with the reason."""
+    found = sorted((real_data / "weights").glob("resnet18*.pth"))
+    if not found:
+        pytest.skip(f"real data: there is no weights/resnet18*.pth in {real_data}")
+    return found[0]

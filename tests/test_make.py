@@ -77,6 +77,7 @@ def test_ui_takes_another_store_and_port(checkout):
 def test_bench_runs_the_benchmarks(checkout):
     assert dry_run(checkout, "bench", "ARGS=--quick") == [
         "python -m benchmarks.movies --quick",
+        "python -m benchmarks.vision",
         "python -m benchmarks.startup",
     ]
 

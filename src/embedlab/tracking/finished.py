@@ -73,10 +73,9 @@ def _run(client: mlflow.MlflowClient, run_id: str) -> Run:
 
 
 def _best(client: mlflow.MlflowClient, experiment_id: str) -> list[Run]:
-    names = ", ".join(f"'{name}'" for name in ENTRY_POINTS)
     found = client.search_runs(
         [experiment_id],
-        f"tags.entry_point IN ({names}) AND attributes.status = 'FINISHED'",
+        "tags.pictures_digest IS NOT NULL AND attributes.status = 'FINISHED'",
         order_by=["attributes.end_time DESC"],
         max_results=1000,
     )

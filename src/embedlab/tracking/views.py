@@ -16,7 +16,6 @@ from mlflow.exceptions import MlflowException
 from embedlab.tracking.store import CLASSIC
 
 TAG = "mlflow.sharedViewState"
-MOST_CHARACTERS = 8_000  # of a tag
 _SECTION = "comparison"
 
 

@@ -57,7 +57,7 @@ class Report:
                 f"{row[key]:,.3g}" if row[key] < 100 else f"{row[key]:,.0f}"
                 for key in ("median", "min", "max")
             ]
-            ratio = f"{row['ratio']:,.1f}×" if "ratio" in row else ""
+            ratio = f"{row['ratio']:,.3g}×" if "ratio" in row else ""
             table.add_row(row["name"], *numbers, row["unit"], str(row["n"]), ratio)
         Console(width=110).print(table)
         machine = {

@@ -438,14 +438,14 @@ def test_threads_leave_the_warnings_of_the_process_alone(monkeypatch):
     first_is_in, second_is_in, first_has_left = (threading.Event() for _ in range(3))
     really_open = Image.open
 
-    def open_in_turn(file):
+    def open_in_turn(file, **options):
         if first_is_in.is_set():
             second_is_in.set()
             first_has_left.wait(10)
         else:
             first_is_in.set()
             second_is_in.wait(10)
-        return really_open(file)
+        return really_open(file, **options)
 
     data = encoded(Image.new("RGB", (1, 1)))
     monkeypatch.setattr(Image, "open", open_in_turn)

@@ -14,8 +14,10 @@ from PIL import Image, ImageOps
 from embedlab.errors import DataError
 
 MOST_PIXELS = 64_000_000  # of one picture; a larger one is refused before it is decoded
-# The formats that Pillow reads by itself: for EPS it would start another program.
-FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA")
+# What Pillow reads by itself, as far as it was built with it: for EPS it would start a program.
+_WANTED = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA")
+Image.init()
+FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # MOST_PIXELS is lower. Once for the process: threads that set and reset it would leave it behind.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

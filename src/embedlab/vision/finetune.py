@@ -204,15 +204,13 @@ def _prepare(
     optimizer = build_optimizer(network, options)
     average = None
     if options.ema:
-        average = AveragedModel(
-            network, multi_avg_fn=_moving_average(options.ema), use_buffers=True
-        )
+        average = AveragedModel(network, multi_avg_fn=moving_average(options.ema), use_buffers=True)
     schedule = build_schedule(optimizer, options, steps_per_epoch)
     scaler = torch.amp.GradScaler(device, enabled=precision == "float16")
     return Training(network, optimizer, schedule, average, scaler)
 
 
-def _moving_average(decay: float) -> Callable:
+def moving_average(decay: float) -> Callable:
     """The decay rises to its value, so that the start does not weigh on a short training."""
 
     def update(averaged: list, current: list, n_updates: torch.Tensor) -> None:

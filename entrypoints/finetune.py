@@ -10,6 +10,7 @@ from embedlab.command_line import (
     exit_with,
     whole_number,
 )
+from embedlab.errors import DivergedError
 from embedlab.step import to_each
 from embedlab.vision.options import INGREDIENTS, options_of
 
@@ -92,6 +93,9 @@ def main(argv=None) -> None:
                     save=lambda state: checkpoints.save(state | {"settings": settings}),
                     resume_from=state,
                 )
+        except DivergedError:
+            checkpoints.delete()  # going on with it would end the same way
+            raise
         except (KeyboardInterrupt, SystemExit):
             console.print(f"Go on from the last whole epoch with -P resume={run.id}")
             raise
@@ -111,7 +115,8 @@ def main(argv=None) -> None:
         )
         name = args.model_name if args.register else None
         said = picture_runs.finish(run, trained, test, pictures, split, name, args.promote)
-        checkpoints.delete()
+        for training in filter(None, (run.id, args.resume)):
+            Checkpoints(training).delete()
     console.print("\n".join(said))
 
 

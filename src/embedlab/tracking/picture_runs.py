@@ -146,7 +146,7 @@ def log_test(run: TrackedRun, predictions: Predictions, pictures: PictureSet, ep
         suffix = "" if number == 1 else f"_{number}"
         run.log_figure(figure, f"figures/predictions{suffix}.png")
     shown = [mlflow.Image(pictures.images[row].transpose(1, 2, 0)) for row in top["row"]]
-    table = top.drop(columns="row")
+    table = top.drop(columns="row").round({"confidence": 4})
     table.insert(3, "picture", shown)
     run.log_table(table, "tables/predictions.json")
 
@@ -241,7 +241,7 @@ def comparison_view(experiment_id: str) -> list[str]:
             bar_chart("Test accuracy", "test/accuracy"),
             parallel_chart(
                 "Optimizer, rate, accuracy",
-                ["resolved/optimizer", "resolved/lr", "resolved/epochs"],
+                ["resolved/optimizer", "resolved/lr"],
                 ["best/val_accuracy", "test/accuracy"],
             ),
             image_chart("Validation predictions by epoch", VAL_GRID),

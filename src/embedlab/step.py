@@ -19,6 +19,7 @@ class Step:
 
 
 OnStep = Callable[[Step], None]
+OnCount = Callable[[int, int], None]  # (done, of how many)
 
 
 def to_each(*listeners: OnStep) -> OnStep:

@@ -9,20 +9,10 @@ from matplotlib.ticker import FuncFormatter
 
 from embedlab.movies.likes import Likes
 from embedlab.movies.ratings import Ratings
+from embedlab.plotting import BLUE, GREY, new_figure, tidy
 from embedlab.step import Step
 
-BLUE, ORANGE, GREY = "#2f6db3", "#e07b39", "#8a8f98"
 _thousands = FuncFormatter(lambda value, _: f"{value:,.0f}")
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")
-
-
-def _tidy(axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e3e5e8", linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def rating_histogram(ratings: Ratings, likes: Likes) -> Figure:
@@ -31,7 +21,7 @@ def rating_histogram(ratings: Ratings, likes: Likes) -> Figure:
     # A rating is a like where L has its (user, movie); L's rows are the users, in order.
     liked_mask = np.asarray(likes.matrix[ratings.user, ratings.movie]).ravel() > 0
     liked = np.array([np.count_nonzero(liked_mask & (ratings.stars == v)) for v in values])
-    figure = _figure(7, 4)
+    figure = new_figure(7, 4)
     axes = figure.subplots()
     axes.bar(values, given, width=0.36, color="#c9d7e8", label="ratings")
     axes.bar(values, liked, width=0.36, color=BLUE, label=f"likes ({likes.like_rule})")
@@ -43,7 +33,7 @@ def rating_histogram(ratings: Ratings, likes: Likes) -> Figure:
     )
     axes.yaxis.set_major_formatter(_thousands)
     axes.legend(frameon=False)
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -53,7 +43,7 @@ def popularity_long_tail(likes: Likes) -> Figure:
     rank = np.arange(1, len(counts) + 1)
     shown = counts > 0
     half = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1
-    figure = _figure(7, 4)
+    figure = new_figure(7, 4)
     axes = figure.subplots()
     axes.plot(rank[shown], counts[shown], color=BLUE, linewidth=2)
     axes.fill_between(rank[:half], counts[:half], 0.8, color=BLUE, alpha=0.15, linewidth=0)
@@ -76,7 +66,7 @@ def popularity_long_tail(likes: Likes) -> Figure:
     )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(_thousands)
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -86,7 +76,7 @@ def top_block(counts: sp.csr_matrix, likes: Likes, n_top: int = 40) -> Figure:
     block = counts[top][:, top].toarray().astype(float)  # (n_top, n_top)
     np.fill_diagonal(block, np.nan)
     names = [_short(likes.movies["title"].iloc[row]) for row in top]
-    figure = _figure(11, 10)
+    figure = new_figure(11, 10)
     axes = figure.subplots()
     axes.set_facecolor("#d5d8dc")
     image = axes.imshow(block, cmap="viridis")
@@ -104,7 +94,7 @@ def cost_curve(
 
     The cost's axis is logarithmic where costs span more than a factor of ten.
     """
-    figure = _figure(7, 4.5)
+    figure = new_figure(7, 4.5)
     axes = figure.subplots()
     for label, steps in curves.items():
         epochs = [step.epoch for step in steps]
@@ -120,7 +110,7 @@ def cost_curve(
     if not is_wide:
         axes.yaxis.set_major_formatter(_thousands)
     axes.legend(frameon=False)
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 

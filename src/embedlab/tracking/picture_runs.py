@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from embedlab.datasets.pictures import locate_pictures
-from embedlab.step import Step
+from embedlab.step import OnCount, Step
 from embedlab.tracking.models import log_image_model
 from embedlab.tracking.promotion import Score
 from embedlab.tracking.registry import register
@@ -27,7 +27,7 @@ from embedlab.vision import figures
 from embedlab.vision.augment import Augmentation
 from embedlab.vision.embedding import nearest, one_query_a_class, project
 from embedlab.vision.evaluate import Predictions, Report, evaluate, top_predictions
-from embedlab.vision.pictures import OnCount, PictureSet, read_pictures
+from embedlab.vision.pictures import PictureSet, read_pictures
 from embedlab.vision.preprocess import Preprocessing
 from embedlab.vision.split import Split, split_pictures
 

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from embedlab.datasets.cache import build_folder, cache_folder
+from embedlab.step import OnCount
 from embedlab.vision.backbone import Backbone
-from embedlab.vision.forward import OnCount, run_network
+from embedlab.vision.forward import run_network
 from embedlab.vision.pictures import PictureSet
 from embedlab.vision.preprocess import Preprocessing
 from embedlab.vision.split import Split

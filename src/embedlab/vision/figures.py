@@ -9,30 +9,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, RED, new_figure, tidy
 from embedlab.step import Step
 from embedlab.vision.evaluate import Predictions, Report
 from embedlab.vision.pictures import PictureSet
 
-BLUE, ORANGE, GREEN, RED, GREY = "#2f6db3", "#e07b39", "#2b8a4b", "#c0392b", "#6b7078"
 CLASSES_ON_A_PAGE = 25
 LEGEND_CLASSES = 30
 GAP = 0.6  # between right and wrong, in widths of a picture
 TILE = 1.28  # height of a picture and its caption, in widths of a picture
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")
-
-
-def _tidy(axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e3e5e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
 def curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
     """Loss and accuracy by epoch: training dashed, validation solid, a colour a run."""
-    figure = _figure(10, 4)
+    figure = new_figure(10, 4)
     figure.suptitle(title)
     panels = figure.subplots(1, 2)
     colours = (BLUE, ORANGE, GREEN, RED, GREY)
@@ -51,7 +41,7 @@ def curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
                 )
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _tidy(axes)
+        tidy(axes)
     panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
     panels[0].legend(frameon=False)
     return figure
@@ -62,7 +52,7 @@ def confusion(report: Report, title: str) -> Figure:
     classes, counts = report.per_class["class"], report.confusion
     share = counts / counts.sum(1, keepdims=True).clip(1)  # (classes, classes)
     side = float(np.clip(1.5 + 0.62 * len(classes), 5, 16))
-    figure = _figure(side + 0.8, side)
+    figure = new_figure(side + 0.8, side)
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
@@ -130,7 +120,7 @@ def embedding_map(
     points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], title: str
 ) -> Figure:
     """points (n, 2): a dot a picture, a colour a class. Far outliers are left out of the frame."""
-    figure = _figure(9.5, 7.5)
+    figure = new_figure(9.5, 7.5)
     axes = figure.subplots()
     colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "turbo"]
     order = np.random.default_rng(0).permutation(len(points))  # no class lies on top of the others
@@ -205,7 +195,7 @@ def disagreements(
 
 def accuracies(table: pd.DataFrame, title: str) -> Figure:
     """A bar a run with its 95 % interval; `table` has run, accuracy, low, high."""
-    figure = _figure(8, 1.4 + 0.6 * len(table))
+    figure = new_figure(8, 1.4 + 0.6 * len(table))
     axes = figure.subplots()
     places = np.arange(len(table))[::-1]
     axes.barh(places, table["accuracy"], color=BLUE, height=0.55)
@@ -223,7 +213,7 @@ def accuracies(table: pd.DataFrame, title: str) -> Figure:
 
 def class_differences(table: pd.DataFrame, title: str) -> Figure:
     """Recall of each class, a dot a run, joined by a line; `table` is class × run."""
-    figure = _figure(8, 1.6 + 0.36 * len(table))
+    figure = new_figure(8, 1.6 + 0.36 * len(table))
     axes = figure.subplots()
     places = np.arange(len(table))[::-1]
     axes.hlines(places, table.min(axis=1), table.max(axis=1), color="#d5d8dc", linewidth=3)

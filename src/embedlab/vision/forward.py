@@ -3,7 +3,7 @@
 In: a network, rows of a `PictureSet`. Out: what the network says, float32 on the CPU.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from embedlab.errors import OptionError
+from embedlab.step import OnCount
 from embedlab.vision.options import PRECISIONS
 from embedlab.vision.preprocess import Preprocessing
 
 BATCH = 250
-
-OnCount = Callable[[int, int], None]  # (done, of how many)
 
 
 def choose_precision(name: str, device: str) -> str:

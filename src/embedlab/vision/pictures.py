@@ -7,7 +7,7 @@ decoded once and kept in the cache; the next run maps it into memory.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from embedlab.datasets.cache import build_folder, cache_folder
 from embedlab.datasets.pictures import CIFAR10, SAMPLE, PictureSource
 from embedlab.errors import DataError
+from embedlab.step import OnCount
 from embedlab.vision.decode import decode_picture, shorter_side
 
 MOST_SIDE = 256  # pixels; larger pictures are stored at this size, as the published transform does
@@ -24,8 +25,6 @@ IN_MEMORY = 1 << 30  # bytes; a larger cache is mapped instead of read
 DECODED_AT_ONCE = 256
 CACHE_VERSION = 1  # goes up with every change of the decoding
 IMAGES, LABELS, ABOUT = "images.u8", "labels.npy", "about.json"
-
-OnCount = Callable[[int, int], None]  # (done, of how many)
 
 
 @dataclass(frozen=True)

@@ -59,11 +59,8 @@ def main(argv=None) -> None:
         precision = choose_precision(args.precision, device)
         run.log_params({"device": device, "precision": precision})
         run.log_resolved(vars(options) | {"resolution": args.resolution})
-        limits = args.train_limit, args.val_limit, args.test_limit
         with progress_shown("decode pictures") as show:
-            pictures, split = picture_runs.load_pictures(
-                run, args.dataset, args.split_seed, limits, show
-            )
+            pictures, split = picture_runs.load_pictures(run, vars(args), show)
         console.print(str(pictures))
 
         picture_runs.log_training_pictures(run, pictures, split, "none", args.resolution)
@@ -98,7 +95,9 @@ def main(argv=None) -> None:
             head.epoch,
             head.accuracy,
             features.seconds + head.seconds,
-            {"backbone": args.backbone, "flip_view": args.flip_view, "trained": label},
+            args.backbone,
+            args.flip_view,
+            label,
         )
         scores = head_scores(head.layer, embedding)
         test = predictions_of(scores, pictures.labels, split.test)

@@ -8,13 +8,13 @@ from embedlab.command_line import (
     add_recipe,
     add_registration,
     exit_with,
+    run_id_or_nothing,
     whole_number,
 )
 from embedlab.errors import DivergedError
 from embedlab.step import to_each
-from embedlab.vision.options import INGREDIENTS, options_of
+from embedlab.vision.options import DATA, INGREDIENTS, options_of
 
-DATA = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
 SETTINGS = (*DATA, "backbone", "weights", "recipe", *INGREDIENTS, "seed", "precision")
 
 
@@ -29,7 +29,12 @@ def build_parser() -> Parser:
     parser.add("seed", whole_number(0), 0, "of the head, the order and the random changes")
     add_device(parser, "where the network is trained")
     add_precision(parser)
-    parser.add("resume", str, "", "id of a stopped run; all but device and registration is its own")
+    parser.add(
+        "resume",
+        run_id_or_nothing,
+        "",
+        "id of a stopped run; all but device and registration is its own",
+    )
     add_registration(parser, "image-classifier")
     return parser
 
@@ -58,11 +63,8 @@ def main(argv=None) -> None:
         precision = settings["precision"] = choose_precision(settings["precision"], device)
         run.log_params({"device": device, **settings})
         run.log_resolved(vars(options))
-        limits = tuple(settings[f"{part}_limit"] for part in ("train", "val", "test"))
         with progress_shown("decode pictures") as show:
-            pictures, split = picture_runs.load_pictures(
-                run, settings["dataset"], settings["split_seed"], limits, show
-            )
+            pictures, split = picture_runs.load_pictures(run, settings, show)
         console.print(str(pictures))
 
         backbone = load_backbone(settings["backbone"], settings["weights"], settings["seed"])
@@ -73,11 +75,11 @@ def main(argv=None) -> None:
         picture_runs.log_training_pictures(run, pictures, split, options.augment, resolution)
 
         cheaper = cheaper_settings(options, len(split.train), len(split.val))
-        say_how_long = estimate_shown(f"{options.label}, {device}, {precision}", cheaper)
+        on_estimate = estimate_shown(f"{options.label}, {device}, {precision}", cheaper)
         checkpoints = Checkpoints(run.id)
         log = picture_runs.EpochLog(run, pictures, split, options.label)
         try:
-            with log, progress_shown(options.label, say_how_long) as show:
+            with log, progress_shown(options.label, on_estimate) as show:
                 tuned = finetune(
                     network,
                     pictures,
@@ -107,11 +109,9 @@ def main(argv=None) -> None:
             tuned.epoch,
             tuned.accuracy,
             tuned.seconds,
-            {
-                "backbone": settings["backbone"],
-                "flip_view": options.flip_view,
-                "trained": f"finetune {options.label}",
-            },
+            settings["backbone"],
+            options.flip_view,
+            f"finetune {options.label}",
         )
         name = args.model_name if args.register else None
         said = picture_runs.finish(run, trained, test, pictures, split, name, args.promote)

@@ -7,18 +7,24 @@ import re
 import subprocess
 import sys
 import threading
+from argparse import ArgumentTypeError
 
 import pytest
 from conftest import PROJECT
 
 from embedlab.command_line import (
     EXIT_INTERRUPTED,
+    auto_or,
     auto_or_positive_number,
     boolean,
     exit_with,
     model_name,
+    number,
     one_of,
     positive_number,
+    resolutions,
+    run_id_or_nothing,
+    run_ids,
     whole_number,
     words,
 )
@@ -271,3 +277,40 @@ def test_a_reader_who_leaves_is_no_traceback():
     assert process.stderr.read() == b""
     assert process.wait() == 1
     timer.cancel()
+
+
+@pytest.mark.parametrize("text", ["../../elsewhere", "abc", "A" * 32])
+def test_what_is_no_run_id_is_refused(text):
+    with pytest.raises(ArgumentTypeError, match="expected a run's id"):
+        run_id_or_nothing(text)
+
+
+def test_a_run_id_and_nothing_are_taken():
+    assert run_id_or_nothing(f" {'0a' * 16} ") == "0a" * 16
+    assert run_id_or_nothing("") == ""
+
+
+def test_best_is_no_id_and_one_id_is_too_few():
+    assert run_ids("best") == ()
+    assert run_ids(" a, b ,a") == ("a", "b")
+    for text in ("", "a", "a,a"):
+        with pytest.raises(ArgumentTypeError, match="two or more run ids"):
+            run_ids(text)
+
+
+def test_auto_is_nothing_and_resolutions_are_a_list():
+    assert auto_or(positive_number)(" Auto ") is None
+    assert auto_or(positive_number)("0.5") == 0.5
+    assert resolutions("64, 96,128") == (64, 96, 128)
+    for text in ("", "64,", "64,12", "2000"):
+        with pytest.raises(ArgumentTypeError, match="expected a whole number from 32 to 1024"):
+            resolutions(text)
+
+
+def test_a_number_has_two_ends():
+    assert number(0, 1)("1") == 1.0
+    for text in ("1.01", "-0.1", "nan", "inf", "x"):
+        with pytest.raises(ArgumentTypeError, match="expected a number from 0 to 1, got"):
+            number(0, 1)(text)
+    with pytest.raises(ArgumentTypeError, match="expected a number from 0 up, got"):
+        number(0)("inf")

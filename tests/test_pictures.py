@@ -101,7 +101,7 @@ def test_an_argument_is_passed_as_it_is(tmp_path):
     [
         ("cifar100", "got 'cifar100'; relative"),
         ("", "got ''; relative"),
-        ("mine", "got 'mine'; did you mean 'folder:mine'?; relative"),
+        ("mine", "got 'mine' (did you mean 'folder:mine'?); relative"),
         ("folder:", "there is no folder ''"),
         ("folder:other", "there is no folder 'other'"),
         ("folder:~nobody/x", "there is no folder '~nobody/x'"),

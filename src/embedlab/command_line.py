@@ -6,6 +6,7 @@ A parameter's name is the one of `MLproject`: `like_rule` there is `--like-rule`
 import argparse
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -148,6 +149,14 @@ def resolutions(text: str) -> tuple[int, ...]:
     """Type of one resolution or several, joined by commas: `96`, `64,96,128`."""
     parse = whole_number(SMALLEST_RESOLUTION, LARGEST_RESOLUTION)
     return tuple(parse(part.strip()) for part in text.split(","))
+
+
+def run_id_or_nothing(text: str) -> str:
+    """Type of a run's id, or of none."""
+    if text and not re.fullmatch("[0-9a-f]{32}", text.strip()):
+        message = f"expected a run's id, 32 of the characters 0-9 and a-f, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return text.strip()
 
 
 def run_ids(text: str) -> tuple[str, ...]:

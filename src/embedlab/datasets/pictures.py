@@ -53,7 +53,7 @@ def check_dataset_argument(text: str) -> str:
     if text.startswith(FOLDER):
         found = f"there is no folder {path!r}"
     elif os.path.isdir(os.path.expanduser(text)):
-        found = f"got {text!r}; did you mean 'folder:{text}'?"
+        found = f"got {text!r} (did you mean 'folder:{text}'?)"
     else:
         found = f"got {text!r}"
     raise DataError(

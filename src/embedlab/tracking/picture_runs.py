@@ -27,6 +27,7 @@ from embedlab.vision import figures
 from embedlab.vision.augment import Augmentation
 from embedlab.vision.embedding import nearest, one_query_a_class, project
 from embedlab.vision.evaluate import Predictions, Report, evaluate, top_predictions
+from embedlab.vision.options import DATA
 from embedlab.vision.pictures import PictureSet, read_pictures
 from embedlab.vision.preprocess import Preprocessing
 from embedlab.vision.split import Split, split_pictures
@@ -45,12 +46,16 @@ ENTRY_POINTS = ("extract_features", "finetune")
 
 
 def load_pictures(
-    run: TrackedRun, dataset: str, split_seed: int, limits: tuple[int, int, int], on_count: OnCount
+    run: TrackedRun, settings: Mapping[str, object], on_count: OnCount
 ) -> tuple[PictureSet, Split]:
-    """Find, read and split the data, and log its lineage, its counts and what was no picture."""
+    """Find, read and split the data, and log its lineage, its counts and what was no picture.
+
+    settings  the parameters `options.DATA`, by name.
+    """
+    dataset, *how_split = (settings[name] for name in DATA)
     source = locate_pictures(dataset)
     pictures = read_pictures(source, on_count)
-    split = split_pictures(pictures, split_seed, *limits)
+    split = split_pictures(pictures, *how_split)
     run.log_dataset(pictures.name, pictures.digest, source.source, "training")
     run.log_params({"data_digest": split.digest})
     run.set_tags({"data_digest": split.digest, "pictures_digest": pictures.digest})
@@ -167,7 +172,7 @@ class Trained:
     network   a torchvision ResNet with its head.
     epoch     the best by validation, whose accuracy on the validation pictures is `accuracy`.
     seconds   of computing it, features or earlier parts of a resumed training included.
-    about     backbone, flip_view and trained (how, in words).
+    backbone, flip_view and trained (how, in words) go into the model's files.
     """
 
     network: "nn.Module"
@@ -175,7 +180,9 @@ class Trained:
     epoch: int
     accuracy: float
     seconds: float
-    about: Mapping[str, object]
+    backbone: str
+    flip_view: bool
+    trained: str
 
     def __str__(self) -> str:
         return f"validation accuracy {self.accuracy:.2%} after epoch {self.epoch}"
@@ -204,7 +211,9 @@ def finish(
     )
     report = log_test(run, test, pictures, trained.epoch)
     about = {
-        **trained.about,
+        "backbone": trained.backbone,
+        "flip_view": trained.flip_view,
+        "trained": trained.trained,
         "data": pictures.name,
         "data_digest": split.digest,
         "val_accuracy": trained.accuracy,

@@ -21,6 +21,8 @@ BACKBONES = (
     "wide_resnet50_2",
     "wide_resnet101_2",
 )
+# The parameters that say which pictures, and how they are split.
+DATA = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 LARGEST_RESOLUTION = 1024
 # A ResNet halves a picture five times. Below 32 its last stage has one pixel to work on, of which

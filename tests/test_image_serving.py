@@ -42,6 +42,7 @@ from embedlab.tracking.promotion import Champion, Score, wins
 from embedlab.tracking.runs import TrackedRun, start_run
 from embedlab.tracking.store import how_to_open
 from embedlab.tracking.views import save_view
+from embedlab.vision.options import DATA
 
 CLASSES = ("ant", "bee", "cat")
 SIDE, RESOLUTION = 8, 32
@@ -731,7 +732,8 @@ def test_a_server_that_is_gone_warns_only(experiment, caplog, monkeypatch):
 
 def picture_run(entry_point: str, accuracy: float) -> TrackedRun:
     with start_run(entry_point, entry_point, {}) as run:
-        load_pictures(run, SAMPLE, 0, (0, 0, 0), lambda *_: None)
+        settings = dict.fromkeys(DATA, 0) | {"dataset": SAMPLE}
+        load_pictures(run, settings, lambda *_: None)
         run.log_metrics({"best/val_accuracy": accuracy})
     return run
 

@@ -56,7 +56,7 @@ def test_frozen_features_of_imagenet_tell_the_classes_apart(pictures, backbone):
     assert test.is_right.mean() > 0.5
 
 
-def test_fine_tuning_learns_in_two_epochs(pictures, backbone):
+def test_fine_tuning_learns_in_three_epochs(pictures, backbone):
     split = split_pictures(pictures, 0)
     preprocessing = Preprocessing(RESOLUTION, 1.0, backbone.mean, backbone.std)
     options = options_of("fast", epochs=3, resolution=(RESOLUTION,), batch_size=32)

@@ -11,16 +11,13 @@ Out: a row a picture: label, probability, and `top`, the k best labels with thei
 
 import base64
 import json
-import logging
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
 import torch
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types.schema import (
     Array,
@@ -35,7 +32,8 @@ from mlflow.types.schema import (
 from safetensors.torch import load_file
 from torchvision import models
 
-from embedlab.errors import DataError, EmbedlabError, OptionError
+from embedlab.errors import DataError, OptionError
+from embedlab.tracking.answers import refusals_explained
 from embedlab.vision.decode import decode_picture
 from embedlab.vision.preprocess import Preprocessing
 
@@ -78,19 +76,12 @@ class ImageModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None
     ) -> pd.DataFrame:
-        """Raises MlflowException: INVALID_PARAMETER_VALUE with one sentence for what the caller
-        can put right, INTERNAL_ERROR without any inner detail for everything else."""
-        try:
+        """Raises MlflowException, as `refusals_explained` says."""
+        with refusals_explained():
             k = (params or {}).get("k")
             if k is None:
                 k = min(K, len(self.classes))
             return self._classify(model_input["image"].tolist(), k)
-        except EmbedlabError as error:
-            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
-        except Exception:
-            logging.getLogger(__name__).exception("prediction failed")
-            message = "the model failed on this request; the server's log says why"
-            raise MlflowException(message, error_code=INTERNAL_ERROR) from None
 
     def _classify(self, images: list[str], k: int) -> pd.DataFrame:
         if not 1 <= k <= len(self.classes):

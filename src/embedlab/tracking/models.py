@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # All of `embedlab` that a served model runs, beside its own file, and what it needs installed.
+COMMON_MODULES = ("__init__.py", "errors.py", "tracking/__init__.py", "tracking/answers.py")
 MOVIE_MODULES = ("movies/__init__.py", "movies/titles.py", "movies/neighbours.py")
 MOVIE_PACKAGES = ("mlflow", "numpy", "pandas", "rapidfuzz")
 IMAGE_MODULES = ("vision/__init__.py", "vision/decode.py", "vision/preprocess.py")
@@ -104,7 +105,7 @@ def _log(
 
 def _copy_modules(folder: Path, modules: tuple[str, ...]) -> Path:
     package = folder / "embedlab"
-    for module in ("__init__.py", "errors.py", *modules):
+    for module in (*COMMON_MODULES, *modules):
         copy = package / module
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT_ROOT / "src" / "embedlab" / module, copy)

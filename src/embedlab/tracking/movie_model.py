@@ -9,21 +9,19 @@ Out: a row a recommendation: query (the titles as they were understood), rank, m
 genres, score.
 """
 
-import logging
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from embedlab.errors import EmbedlabError, OptionError
+from embedlab.errors import OptionError
 from embedlab.movies.neighbours import Neighbours
 from embedlab.movies.titles import TitleIndex
+from embedlab.tracking.answers import refusals_explained
 
 ARTIFACT = "embedding"
 VECTORS_FILE, MOVIES_FILE = "vectors.npy", "movies.csv"
@@ -68,16 +66,9 @@ class MovieModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None
     ) -> pd.DataFrame:
-        """Raises MlflowException: INVALID_PARAMETER_VALUE with one sentence for what the caller
-        can put right, INTERNAL_ERROR without any inner detail for everything else."""
-        try:
+        """Raises MlflowException, as `refusals_explained` says."""
+        with refusals_explained():
             return self._recommend(model_input["title"].tolist(), params or {})
-        except EmbedlabError as error:
-            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
-        except Exception:
-            logging.getLogger(__name__).exception("prediction failed")
-            message = "the model failed on this request; the server's log says why"
-            raise MlflowException(message, error_code=INTERNAL_ERROR) from None
 
     def _recommend(self, queries: list[str], params: dict) -> pd.DataFrame:
         if len(queries) > MOST_QUERIES:

@@ -313,6 +313,19 @@ def ask(*titles: object, **params: object) -> dict:
     return {"dataframe_records": [{"title": title} for title in titles], "params": params}
 
 
+def assert_hides(response: "Response", secret: str, log: str) -> None:
+    """A 500 in one sentence; the secret stands in the log alone."""
+    assert response.status == 500
+    answer = json.loads(response.text)
+    assert answer["error_code"] == "INTERNAL_ERROR"
+    assert answer["message"].endswith(
+        "Error: the model failed on this request; the server's log says why"
+    )
+    assert secret not in response.text
+    assert not shows_the_inside(response.text)
+    assert secret in log
+
+
 def shows_the_inside(text: str) -> bool:
     """A stack trace or a path of the server's machine, also as JSON escapes them."""
     inside = [
@@ -465,15 +478,7 @@ def test_a_failure_inside_is_500_without_any_detail(post, monkeypatch, caplog):
 
     monkeypatch.setattr("embedlab.movies.neighbours.Neighbours.scores", broken)
     response = post(ask("toy story"))
-    assert response.status == 500
-    answer = json.loads(response.text)
-    assert answer["error_code"] == "INTERNAL_ERROR"
-    assert answer["message"].endswith(
-        "Error: the model failed on this request; the server's log says why"
-    )
-    assert "secret" not in response.text
-    assert not shows_the_inside(response.text)
-    assert "secret of /home/someone" in caplog.text  # the log has it all
+    assert_hides(response, "secret of /home/someone", caplog.text)
 
 
 # -- a real server -----------------------------------------------------------------------------

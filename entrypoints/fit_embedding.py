@@ -3,17 +3,16 @@
 from embedlab.command_line import (
     Parser,
     add_device,
-    add_like_rule,
-    add_ratings,
+    add_fit,
+    add_likes,
     add_registration,
     auto_or_positive_number,
     boolean,
     exit_with,
     one_of,
-    positive_number,
     whole_number,
 )
-from embedlab.movies.fit import DEFAULT_LR, OBJECTIVES, OPTIMIZERS, FitOptions, with_gap
+from embedlab.movies.fit import DEFAULT_LR, OPTIMIZERS, FitOptions, with_gap
 from embedlab.step import to_each
 from embedlab.tracking.promotion import Score
 
@@ -25,15 +24,10 @@ def build_parser() -> Parser:
         "Fit a vector to every movie so that v_i·v_j is near the number of users who like both. "
         "Logs the cost of every epoch, the curve, the vectors and a model that can be served.",
     )
-    parser.add("matrix", str, "", "runs:/<run id>/matrix of build_matrix, instead of ratings")
-    add_ratings(parser, "ml-latest-small")
-    add_like_rule(parser)
+    add_likes(parser)
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver; exact works by eigenpairs")
     parser.add("lr", auto_or_positive_number, "auto", f"learning rate; auto: {rates}")
-    parser.add("dim", whole_number(1, 100_000), 100, "length of a movie's vector")
-    parser.add("epochs", whole_number(1), 150, "updates of all vectors (exact: rounds at most)")
-    parser.add("objective", one_of(*OBJECTIVES), "factored", "dense is the published form")
-    parser.add("init_scale", positive_number, 1.0, "standard deviation of the random start")
+    add_fit(parser)
     parser.add("seed", whole_number(0), 0, "of the random start")
     add_device(parser, "where the fit runs")
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
@@ -48,29 +42,19 @@ def main(argv=None) -> None:
     )
 
     from embedlab.console import console, epochs_shown
-    from embedlab.datasets.movielens import locate_ratings
     from embedlab.device import choose_device
     from embedlab.movies.figures import cost_curve
-    from embedlab.movies.likes import find_likes, load_likes
-    from embedlab.movies.ratings import read_ratings
     from embedlab.movies.solve import solve, solve_reference
     from embedlab.tracking.models import log_movie_model
+    from embedlab.tracking.movie_runs import find_or_load_likes
     from embedlab.tracking.registry import register
     from embedlab.tracking.runs import start_run
-    from embedlab.tracking.store import fetch_artifacts
 
     given = vars(args) | {"lr": options.lr}
     with start_run("fit_embedding", f"fit {options.label}", given) as run:
         device = choose_device(args.device)
-        if args.matrix:
-            source, likes = args.matrix, load_likes(fetch_artifacts(args.matrix))
-        else:
-            files = locate_ratings(args.ratings)
-            source = files.source
-            likes = find_likes(read_ratings(files.path, files.name), args.like_rule)
-        run.log_dataset(f"{likes.name} likes", likes.digest, source, "training")
-        run.log_params({"ratings": likes.name, "like_rule": likes.like_rule})
-        run.log_params({"device": device, "data_digest": likes.digest})
+        likes = find_or_load_likes(run, args.matrix, args.ratings, args.like_rule)
+        run.log_params({"device": device})
 
         reference, steps = None, []
         if args.reference:

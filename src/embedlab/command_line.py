@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from embedlab.datasets.movielens import check_ratings_argument
 from embedlab.datasets.pictures import check_dataset_argument
 from embedlab.errors import EmbedlabError, OptionError
+from embedlab.movies.fit import OBJECTIVES
 from embedlab.movies.like_rule import check_like_rule
 from embedlab.tracking.promotion import PROMOTE
 from embedlab.vision.options import (
@@ -145,10 +146,10 @@ def auto_or(parse: Callable[[str], object]) -> Callable[[str], object]:
     return parse_or_none
 
 
-def resolutions(text: str) -> tuple[int, ...]:
-    """Type of one resolution or several, joined by commas: `96`, `64,96,128`."""
-    parse = whole_number(SMALLEST_RESOLUTION, LARGEST_RESOLUTION)
-    return tuple(parse(part.strip()) for part in text.split(","))
+def whole_numbers(minimum: int, maximum: int = LARGEST) -> Callable[[str], tuple[int, ...]]:
+    """Type of one whole number or several, joined by commas: `96`, `64,96,128`."""
+    parse = whole_number(minimum, maximum)
+    return lambda text: tuple(parse(part.strip()) for part in text.split(","))
 
 
 def run_id_or_nothing(text: str) -> str:
@@ -228,6 +229,21 @@ def add_like_rule(parser: Parser) -> None:
     parser.add("like_rule", check_like_rule, "user_mean", what)
 
 
+def add_likes(parser: Parser) -> None:
+    """The parameters of a fit's data: a matrix that is there, or ratings and what a like is."""
+    parser.add("matrix", str, "", "runs:/<run id>/matrix of build_matrix, instead of ratings")
+    add_ratings(parser, "ml-latest-small")
+    add_like_rule(parser)
+
+
+def add_fit(parser: Parser) -> None:
+    """The parameters of a fit, apart from optimizer and learning rate."""
+    parser.add("dim", whole_number(1, 100_000), 100, "length of a movie's vector")
+    parser.add("epochs", whole_number(1), 150, "updates of all vectors (exact: rounds at most)")
+    parser.add("objective", one_of(*OBJECTIVES), "factored", "dense is the published form")
+    parser.add("init_scale", positive_number, 1.0, "standard deviation of the random start")
+
+
 def add_dataset(parser: Parser, default: str) -> None:
     """The parameter `dataset`: which pictures."""
     parser.add(
@@ -277,6 +293,7 @@ def add_recipe(parser: Parser) -> None:
     """The parameters of fine-tuning; `auto`, which is None, is the recipe's own value."""
     parser.add("recipe", one_of(*RECIPES), "fast", "fast, or notebook: the published one")
     share = number(0, 1)
+    resolutions = whole_numbers(SMALLEST_RESOLUTION, LARGEST_RESOLUTION)
     for name, type, what in (
         ("optimizer", one_of(*OPTIMIZERS), "the optimizer"),
         ("lr", positive_number, "its highest learning rate"),

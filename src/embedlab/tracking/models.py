@@ -42,11 +42,18 @@ def log_movie_model(
     with TemporaryDirectory() as temporary:
         folder = Path(temporary, movie_model.ARTIFACT)
         folder.mkdir()
-        np.save(folder / movie_model.VECTORS_FILE, vectors, allow_pickle=False)
-        movies.to_csv(folder / movie_model.MOVIES_FILE, index=False, lineterminator="\n")
-        (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        save_embedding(folder, vectors, movies, about)
         run.log_folder(folder, movie_model.ARTIFACT)
         return _log(movie_model, folder, MOVIE_MODULES, MOVIE_PACKAGES, example, about)
+
+
+def save_embedding(
+    folder: Path, vectors: np.ndarray, movies: pd.DataFrame, about: Mapping[str, object]
+) -> None:
+    """Write what `log_movie_model` takes as files, without pickle."""
+    np.save(folder / movie_model.VECTORS_FILE, vectors, allow_pickle=False)
+    movies.to_csv(folder / movie_model.MOVIES_FILE, index=False, lineterminator="\n")
+    (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def log_image_model(

@@ -173,29 +173,50 @@ def start_run(
     Raises TrackingError where the store cannot be used.
     """
     old_handlers = _raise_on_sigterm()
-    run = None
     try:
         initialise_store()
         with explain_store_errors():
             run = _adopt_or_create(run_name)
+        with _closed_at_the_end(run, old_handlers):
             check_store(run.experiment_id)
             run.log_params(params)
             run.set_tags({"entry_point": entry_point, **_code_version()})
             if RANDOM_RUN_NAME.fullmatch(run.name):
                 run.set_tags({"mlflow.runName": run_name})
             yield run
-            run.flush()  # while what stops it still counts as how the run stopped
-    except BaseException as error:
-        _ignore_signals(old_handlers)  # a second Ctrl-C must not leave the run half closed
-        if run is not None:
-            _close(run, *_how_it_stopped(error))
-        raise
-    else:
-        _ignore_signals(old_handlers)
-        _close(run, "FINISHED", {"stop_reason": "finished"})
     finally:
         for number, handler in old_handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def start_child_run(
+    run_name: str, params: Mapping[str, object], tags: Mapping[str, object]
+) -> Iterator[TrackedRun]:
+    """A run under the one that `start_run` has begun, in the same process."""
+    with explain_store_errors():
+        run = TrackedRun(mlflow.start_run(run_name=run_name, nested=True, log_system_metrics=False))
+    with _closed_at_the_end(run):
+        run.log_params(params)
+        run.set_tags({**tags, **_code_version()})
+        yield run
+
+
+@contextmanager
+def _closed_at_the_end(run: TrackedRun, signals: Iterable[int] = ()) -> Iterator[None]:
+    """However the code inside ends, the run's status and `stop_reason` say so. `signals` are
+    ignored from then on: a second Ctrl-C must not leave the run half closed."""
+    try:
+        with explain_store_errors():
+            yield
+            run.flush()  # while what stops it still counts as how the run stopped
+    except BaseException as error:
+        _ignore_signals(signals)
+        _close(run, *_how_it_stopped(error))
+        raise
+    else:
+        _ignore_signals(signals)
+        _close(run, "FINISHED", {"stop_reason": "finished"})
 
 
 def _adopt_or_create(run_name: str) -> TrackedRun:

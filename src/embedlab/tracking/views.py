@@ -17,14 +17,17 @@ from embedlab.tracking.store import CLASSIC
 
 TAG = "mlflow.sharedViewState"
 _SECTION = "comparison"
+RUNS_SHOWN = 10
 
 
-def line_chart(title: str, metrics: Sequence[str], log_scale: bool = False) -> dict:
-    """Metrics by epoch, a line a run and metric."""
+def line_chart(
+    title: str, metrics: Sequence[str], log_scale: bool = False, n_runs: int = RUNS_SHOWN
+) -> dict:
+    """Metrics by epoch, a line a run and metric, of the first `n_runs` runs."""
     return _chart(
         "LINE",
         title,
-        runsCountToCompare=10,
+        runsCountToCompare=n_runs,
         metricKey=metrics[0],
         selectedMetricKeys=list(metrics),
         lineSmoothness=0,
@@ -41,9 +44,9 @@ def line_chart(title: str, metrics: Sequence[str], log_scale: bool = False) -> d
     )
 
 
-def bar_chart(title: str, metric: str) -> dict:
+def bar_chart(title: str, metric: str, n_runs: int = RUNS_SHOWN) -> dict:
     """One number a run."""
-    return _chart("BAR", title, runsCountToCompare=10, metricKey=metric)
+    return _chart("BAR", title, runsCountToCompare=n_runs, metricKey=metric)
 
 
 def parallel_chart(title: str, params: Sequence[str], metrics: Sequence[str]) -> dict:
@@ -59,7 +62,7 @@ def parallel_chart(title: str, params: Sequence[str], metrics: Sequence[str]) ->
 
 def image_chart(title: str, key: str) -> dict:
     """Pictures that were logged by epoch, with a slider."""
-    return _chart("IMAGE", title, imageKeys=[key], runsCountToCompare=10)
+    return _chart("IMAGE", title, imageKeys=[key], runsCountToCompare=RUNS_SHOWN)
 
 
 def save_view(
@@ -70,11 +73,12 @@ def save_view(
     columns: Sequence[str],
     order_by: str,
     search: str,
+    ascending: bool = False,
 ) -> str | None:
     """Save the view under `view_id` (of the experiment; an older one is replaced).
 
     columns  of the table of runs: `params.x` or `metrics.y`.
-    order_by a metric, the highest first.
+    order_by a metric, the highest first, or with `ascending` the lowest.
     search   which runs: MLflow's search syntax.
     Returns the page in the UI, `#/experiments/…`; None where the view could not be saved.
     """
@@ -89,7 +93,7 @@ def save_view(
     state = {
         "searchFilter": search,
         "orderByKey": f"metrics.`{order_by}`",
-        "orderByAsc": False,
+        "orderByAsc": ascending,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],

@@ -1,0 +1,108 @@
+"""A grid of optimizers, learning rates and seeds on the same matrix: which is best, and do the
+recommendations change?"""
+
+from embedlab.command_line import (
+    Parser,
+    add_device,
+    add_fit,
+    add_likes,
+    boolean,
+    exit_with,
+    whole_number,
+    whole_numbers,
+    words,
+)
+from embedlab.movies.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        "compare_optimizers",
+        "Fit the same matrix from the same start by every optimizer and learning rate, each in a "
+        "child run, and by the exact solver as the yardstick; compare costs and recommendations. "
+        "Children that are finished with equal parameters, data and code are not run again.",
+    )
+    add_likes(parser)
+    parser.add(
+        "optimizers", parse_optimizers, "adam,rmsprop,sgd,lbfgs", "to compare, joined by commas"
+    )
+    what = "published: the notebook's; 1,0.1: for all; adam:1,0.1/sgd:2e-5: for some, others so"
+    parser.add("learning_rates", parse_rates, "published", what)
+    parser.add("seeds", whole_numbers(0), "0", "of the random starts, joined by commas")
+    add_fit(parser)
+    add_device(parser, "where the fits run")
+    what = "movies to recommend for, joined by |"
+    parser.add("titles", words("titles"), "Apollo 13|Toy Story|Home Alone", what)
+    parser.add("k", whole_number(1, 1000), 10, "length of the compared lists")
+    parser.add("reuse", boolean, True, "take over children that are finished already")
+    return parser
+
+
+def main(argv=None) -> None:
+    args = build_parser().parse_args(argv)
+    common = {name: getattr(args, name) for name in ("dim", "epochs", "objective", "init_scale")}
+    grid = fit_grid(args.optimizers, args.learning_rates, **common)
+    rates = rates_as_text(args.optimizers, args.learning_rates)
+
+    from embedlab.console import console, progress_shown
+    from embedlab.device import choose_device
+    from embedlab.movies import sweep, sweep_figures
+    from embedlab.movies.titles import TitleIndex
+    from embedlab.tracking.movie_runs import find_or_load_likes
+    from embedlab.tracking.runs import start_run
+    from embedlab.tracking.store import how_to_open
+    from embedlab.tracking.sweep import Sweep
+
+    given = vars(args) | {"learning_rates": rates}
+    with start_run("compare_optimizers", "compare_optimizers", given) as run:
+        device = choose_device(args.device)
+        likes = find_or_load_likes(run, args.matrix, args.ratings, args.like_rule)
+        run.log_params({"device": device})
+        titles = likes.movies["title"]
+        queries = TitleIndex(titles.tolist(), likes.popularity).find_all(args.titles)
+
+        data = {"ratings": likes.name, "like_rule": likes.like_rule, "data_digest": likes.digest}
+        with progress_shown("compare optimizers") as show:
+            children = Sweep(run, likes, data, device, args.reuse, show, console.print)
+            fits = children.fit_all(grid, args.seeds)
+
+        exact = fits[0]
+        names, table = sweep.names_of(fits), sweep.fit_table(fits)
+        lists = sweep.top_lists(fits, queries, args.k)
+        overlap = sweep.pairwise(lists)
+        children.log_overlaps(fits, overlap[0])
+        run.log_metrics({"reference/cost": exact.fit.cost, "fits": len(fits)})
+
+        run.log_table(table, "tables/fits.json")
+        run.log_table(sweep.pair_table(names, lists), "tables/overlap.json")
+        lists_by_name = sweep.recommendation_table(names, lists, titles, queries)
+        run.log_table(lists_by_name, "tables/recommendations.json")
+        about = f"{likes.name}, dim {args.dim}"
+        for name in args.optimizers:
+            of_it = [item for item in fits if item.options.optimizer == name]
+            figure = sweep_figures.cost_by_epoch(of_it, exact.fit.cost, f"{name}: {about}")
+            run.log_figure(figure, f"figures/cost_{name}.png")
+        best = sweep.best_of_each(fits)
+        shown = {
+            "best": sweep_figures.best_curves(best, exact.fit.cost, f"Best of each: {about}"),
+            "gap": sweep_figures.gap_heat_map(table, f"Final cost above the exact one: {about}"),
+            "overlap": sweep_figures.overlap_heat_map(
+                names, overlap, f"Top {args.k} in common, mean over {len(queries)} titles"
+            ),
+            "overlap_by_gap": sweep_figures.overlap_by_gap(
+                fits, overlap[0], f"Nearer to the exact cost, nearer to its top {args.k}?"
+            ),
+        }
+        for name, figure in shown.items():
+            run.log_figure(figure, f"figures/{name}.png")
+        asked = [titles.iloc[query] for query in queries]
+        said = sweep.in_words(fits, lists, asked, likes.name)
+        run.log_text(said, "summary.md")
+        run.set_tags({"mlflow.note.content": said})
+        page = children.save_view(f"Optimizers: {about}", len(fits))
+    console.print(said)
+    console.print(how_to_open(run.experiment_id, run.id, *([page] if page else [])))
+
+
+if __name__ == "__main__":
+    exit_with(main)

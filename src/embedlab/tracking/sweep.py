@@ -1,0 +1,229 @@
+"""The children of `compare_optimizers`: every fit is a run of its own, made once and found again.
+
+A child is found by its tag `fit_key`: a digest of all that its result depends on. So a comparison
+that was stopped goes on when it is started again, and a larger one takes over what is there.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import scipy
+import torch
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from embedlab.errors import DivergedError
+from embedlab.movies.fit import Fit, FitOptions, with_gap
+from embedlab.movies.likes import Likes
+from embedlab.movies.solve import solve
+from embedlab.movies.sweep import SweepFit, gap_in_words
+from embedlab.step import Step, to_each
+from embedlab.tracking.models import save_embedding
+from embedlab.tracking.movie_model import ARTIFACT, VECTORS_FILE
+from embedlab.tracking.runs import PROJECT_ROOT, TrackedRun, start_child_run
+from embedlab.tracking.views import bar_chart, line_chart, parallel_chart, save_view
+
+KEY = "fit_key"
+# Of an epoch's time, against one of the first-order optimizers' (and all rounds of the exact one).
+RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
+
+OnWork = Callable[[float, float, str], None]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all children share: the parent run, the data, and how to say what is going on.
+
+    reuse  take over a child that is finished, with equal parameters, data and code.
+    say    gets a line a child.
+    """
+
+    run: TrackedRun
+    likes: Likes
+    params: dict[str, object]
+    device: str
+    reuse: bool
+    on_work: OnWork
+    say: Callable[[str], None]
+
+    @property
+    def tag(self) -> str:
+        """Of the children; its value is how each came in: made or reused."""
+        return f"sweep_{self.run.id[:8]}"
+
+    def fit_all(self, grid: Sequence[FitOptions], seeds: Sequence[int]) -> list[SweepFit]:
+        """Every fit of the grid, the exact one (once) first; those that diverged are kept.
+
+        Raises TrackingError where the store fails; what is finished by then is kept.
+        """
+        jobs = [
+            (options, seed)
+            for options in grid
+            for seed in (seeds[:1] if options.optimizer == "exact" else seeds)
+        ]
+        sizes = [RELATIVE_WORK.get(options.optimizer, 1.0) * options.epochs for options, _ in jobs]
+        total, done, exact_cost = sum(sizes), 0.0, None
+        fits = []
+        for (options, seed), size in zip(jobs, sizes, strict=True):
+
+            def on_epoch(step: Step, done=done, size=size, options=options) -> None:
+                part = done + size * step.epoch / options.epochs
+                self.on_work(part, total, options.label)
+
+            item = self._fit(options, seed, exact_cost, on_epoch)
+            exact_cost = item.fit.cost if exact_cost is None else exact_cost
+            fits.append(item)
+            done += size
+            self.on_work(done, total, options.label)
+        return fits
+
+    def _fit(self, options: FitOptions, seed: int, exact_cost: float | None, on_epoch) -> SweepFit:
+        key = fit_key(options, seed, self.likes.digest, self.device)
+        found = find_fit(self.run.experiment_id, key) if self.reuse else None
+        if found is None:
+            run_id, fit, steps = self._make(key, options, seed, exact_cost, on_epoch)
+        else:
+            run_id, fit, steps = found
+            mlflow.MlflowClient().set_tag(run_id, self.tag, "reused")
+        gap = _gap(fit, exact_cost)
+        how = "" if found is None else ", found finished"
+        self.say(f"{options.label}, seed {seed}: {_result_in_words(fit, gap)}{how}")
+        return SweepFit(options, seed, fit, steps, gap, run_id)
+
+    def _make(
+        self, key: str, options: FitOptions, seed: int, exact_cost: float | None, on_epoch
+    ) -> tuple[str, Fit, list[Step]]:
+        steps: list[Step] = []
+        params = {**self.params, **asdict(options), "seed": seed, "device": self.device}
+        tags = {"entry_point": "compare_optimizers", KEY: key, self.tag: "made"}
+        try:
+            with start_child_run(options.label, params, tags) as child:
+                on_step = with_gap(to_each(steps.append, child.record, on_epoch), exact_cost)
+                fit = solve(self.likes.matrix, options, seed, self.device, on_step)
+                child.log_metrics({"time/fit_seconds": fit.seconds}, fit.epochs)
+                fit.raise_if_diverged(options)
+                gap = _gap(fit, exact_cost)
+                child.log_metrics({"final/cost": fit.cost, "final/gap": gap}, fit.epochs)
+                about = self.likes.about() | {"optimizer": options.label, "cost": fit.cost}
+                movies = self.likes.movies.assign(likes=self.likes.popularity)
+                with child.artifact_folder(ARTIFACT) as folder:
+                    save_embedding(folder, fit.embedding, movies, about)
+        except DivergedError:
+            pass  # its run says so, and the comparison goes on
+        return child.id, fit, steps
+
+    def log_overlaps(self, fits: Sequence[SweepFit], overlap: np.ndarray) -> None:
+        """Give each child its overlap with the exact solver's lists, (n_fits,), as a metric."""
+        client = mlflow.MlflowClient()
+        for item, value in zip(fits, overlap, strict=True):
+            if np.isfinite(value):
+                client.log_metric(item.run_id, "final/overlap", value, step=item.fit.epochs)
+
+    def save_view(self, name: str, n_fits: int) -> str | None:
+        """The page of charts that compares the children; None where it could not be saved."""
+        return save_view(
+            self.run.experiment_id,
+            self.tag,
+            name,
+            charts=[
+                line_chart("Cost by epoch", ["train/cost"], log_scale=True, n_runs=n_fits),
+                line_chart("Above the exact cost", ["train/gap"], log_scale=True, n_runs=n_fits),
+                parallel_chart(
+                    "Optimizer, rate, gap, overlap",
+                    ["optimizer", "lr"],
+                    ["final/gap", "final/overlap"],
+                ),
+                bar_chart("Overlap with the exact solver's top list", "final/overlap", n_fits),
+            ],
+            columns=[
+                "params.optimizer",
+                "params.lr",
+                "params.seed",
+                "metrics.final/cost",
+                "metrics.final/gap",
+                "metrics.final/overlap",
+                "metrics.time/fit_seconds",
+                "tags.stop_reason",
+            ],
+            order_by="final/cost",
+            search=f"tags.{self.tag} IS NOT NULL",
+            ascending=True,
+        )
+
+
+def fit_key(options: FitOptions, seed: int, data_digest: str, device: str) -> str:
+    """A digest of all that a fit's result depends on: parameters, data, device, code."""
+    parts = {
+        "options": asdict(options),
+        "seed": seed,
+        "data": data_digest,
+        "device": device,
+        "versions": [torch.__version__, scipy.__version__, np.__version__],
+        "code": _code_digest(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _code_digest() -> str:
+    sha = hashlib.sha256()
+    for path in sorted((PROJECT_ROOT / "src" / "embedlab" / "movies").glob("*.py")):
+        sha.update(path.name.encode() + path.read_bytes())
+    return sha.hexdigest()
+
+
+def find_fit(experiment_id: str, key: str) -> tuple[str, Fit, list[Step]] | None:
+    """Run id, fit and steps of the newest finished child with that key; None if there is none
+    whose artifacts can be read."""
+    client = mlflow.MlflowClient()
+    for run in client.search_runs([experiment_id], f"tags.{KEY} = '{key}'"):
+        reason = run.data.tags.get("stop_reason")
+        if reason in ("finished", DivergedError.stop_reason):
+            try:
+                steps = _steps(client, run)
+                return run.info.run_id, _fit_of(run, steps, reason == "finished"), steps
+            except (MlflowException, OSError, ValueError, LookupError):
+                continue  # half deleted or damaged: it is fitted anew
+    return None
+
+
+def _steps(client: mlflow.MlflowClient, run: Run) -> list[Step]:
+    run_id = run.info.run_id
+    seconds = {m.step: m.value for m in client.get_metric_history(run_id, "time/epoch_seconds")}
+    costs = {m.step: m.value for m in client.get_metric_history(run_id, "train/cost")}
+    return [
+        Step(epoch, {"train/cost": cost}, seconds.get(epoch))
+        for epoch, cost in sorted(costs.items())
+    ]
+
+
+def _fit_of(run: Run, steps: list[Step], is_finished: bool) -> Fit:
+    epochs, seconds = steps[-1].epoch, run.data.metrics["time/fit_seconds"]
+    cost = steps[-1].metrics["train/cost"]
+    if not is_finished:
+        nothing = np.empty((0, int(run.data.params["dim"])), np.float32)
+        return Fit(nothing, cost, epochs, seconds, diverged_at=epochs + 1)
+    path = mlflow.artifacts.download_artifacts(
+        run_id=run.info.run_id, artifact_path=f"{ARTIFACT}/{VECTORS_FILE}"
+    )
+    return Fit(np.load(Path(path), allow_pickle=False), cost, epochs, seconds)
+
+
+def _gap(fit: Fit, exact_cost: float | None) -> float:
+    """Of the cost over the exact one; the exact fit, which has none to compare with, is 0 above."""
+    if fit.diverged_at is not None:
+        return float("nan")
+    if exact_cost is None or fit.cost == exact_cost:
+        return 0.0
+    return fit.cost / exact_cost - 1 if exact_cost > 0 else float("inf")
+
+
+def _result_in_words(fit: Fit, gap: float) -> str:
+    if fit.diverged_at is not None:
+        return f"diverged at epoch {fit.diverged_at}"
+    above = f", {gap_in_words(gap)} the exact one" if gap else ""
+    return f"cost {fit.cost:,.0f}{above}, {fit.seconds:.1f} s"

@@ -16,6 +16,7 @@ class Augmentation:
 
     crop       shifted by up to an eighth, the border mirrored.
     crop_flip  crop, and half of the pictures mirrored.
+    zoom_flip  a part of half to all of the area, enlarged, and half of the pictures mirrored.
     notebook   as published: RandomResizedCrop, flip, ColorJitter(hue=.05, saturation=.05). Colours
                change before the crop, at the stored size: it is the same but for rounding, and
                takes 1/49 of the time.
@@ -28,6 +29,10 @@ class Augmentation:
             "none": [],
             "crop": [shift],
             "crop_flip": [shift, flip],
+            "zoom_flip": [
+                v2.RandomResizedCrop(resolution, scale=(0.5, 1.0), antialias=True),
+                flip,
+            ],
             "notebook": [
                 v2.ColorJitter(hue=0.05, saturation=0.05),
                 v2.RandomResizedCrop(resolution, antialias=True),

@@ -35,7 +35,7 @@ MAPS = ("pca", "tsne")
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("one_cycle", "step", "constant")
-AUGMENTATIONS = ("none", "crop", "crop_flip", "notebook")
+AUGMENTATIONS = ("none", "crop", "crop_flip", "zoom_flip", "notebook")
 # Each freezes what is named before it, too.
 FREEZE = ("none", "stem", "stage1", "stage2", "all-but-last-stage", "all-but-head")
 

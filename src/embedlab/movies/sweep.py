@@ -18,6 +18,7 @@ from embedlab.step import Step
 
 CONVERGED_GAP = 0.1
 FAR_GAP = 1.0
+STUCK_GAP = 1000.0
 SIGNIFICANT = 0.05
 
 
@@ -200,15 +201,39 @@ def _about_lists(fits, lists, titles: Sequence[str]) -> list[str]:
             f"(Spearman's rank correlation {rank.statistic:+.2f}, p = {rank.pvalue:.1g}, "
             f"n = {np.count_nonzero(others)})."
         )
-    said += [
+    said.append(
         "Only the inner products v_i·v_j are in the cost: turning all vectors alike changes every "
         "number in them and not one recommendation. What an optimizer and its rate decide is how "
-        "near those products have come to the counts in the epochs they had; a fit that stopped "
-        "far from there still recommends by its random start.",
-    ]
+        "near those products have come to the counts in the epochs they had."
+    )
+    stuck = np.flatnonzero(others & (gaps > STUCK_GAP))
+    if len(stuck) > 1:
+        said += ["", _about_stuck(fits, lists, stuck, overlap)]
     return said
+
+
+def _about_stuck(fits, lists, stuck: np.ndarray, overlap: np.ndarray) -> str:
+    """What fits that hardly moved recommend by: those of one seed had the same start."""
+    among = pairwise([lists[i] for i in stuck])
+    seeds = np.array([fits[i].seed for i in stuck])
+    of_one_seed = (seeds[:, None] == seeds) & ~np.eye(len(stuck), dtype=bool)
+    shares = {
+        "with others of the same random start": among[of_one_seed],
+        "with others of another start": among[seeds[:, None] != seeds],
+        "with the exact solver's": overlap[stuck],
+    }
+    values = (f"{v.mean():.0%} {words}" for words, v in shares.items() if v.size)
+    return (
+        f"The {len(stuck)} fits that end at more than {STUCK_GAP:,.0f} times the exact cost have "
+        f"hardly left their start, and it is by that that they recommend: their lists share "
+        f"{', '.join(values)}."
+    )
 
 
 def gap_in_words(gap: float) -> str:
     """`0.03% above` or `21 times`, to be followed by what it is compared with."""
-    return f"{gap:.2%} above" if gap < FAR_GAP else f"{gap + 1:,.3g} times"
+    return f"{gap:.2%} above" if gap < FAR_GAP else f"{ratio_in_words(gap + 1)} times"
+
+
+def ratio_in_words(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from embedlab.movies.sweep import SweepFit, names_of
+from embedlab.movies.sweep import SweepFit, names_of, ratio_in_words
 from embedlab.plotting import GREY, new_figure, tidy
 
 SMALLEST_GAP = 1e-6  # of what is drawn on a logarithmic scale
@@ -116,7 +116,7 @@ def _rates(table: pd.DataFrame, optimizer: str) -> list[float]:
 
 
 def _gap_in_words(gap: float) -> str:
-    return f"+{gap:.2%}" if gap < 1 else f"× {gap + 1:,.3g}"
+    return f"+{gap:.2%}" if gap < 1 else f"× {ratio_in_words(gap + 1)}"
 
 
 def overlap_heat_map(names: Sequence[str], overlap: np.ndarray, title: str) -> Figure:

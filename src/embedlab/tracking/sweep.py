@@ -6,6 +6,7 @@ that was stopped goes on when it is started again, and a larger one takes over w
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from embedlab.tracking.runs import PROJECT_ROOT, TrackedRun, start_child_run
 from embedlab.tracking.views import bar_chart, line_chart, parallel_chart, save_view
 
 KEY = "fit_key"
+LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates know no logarithmic axis
+FIT_MODULES = ("counts", "exact", "fit", "gradient", "objective", "solve")  # of `movies`
 # Of an epoch's time, against one of the first-order optimizers' (and all rounds of the exact one).
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
@@ -100,6 +103,7 @@ class Sweep:
     ) -> tuple[str, Fit, list[Step]]:
         steps: list[Step] = []
         params = {**self.params, **asdict(options), "seed": seed, "device": self.device}
+        params |= {LOG_LR: f"{math.log10(options.lr):.3g}"} if options.lr else {}
         tags = {"entry_point": "compare_optimizers", KEY: key, self.tag: "made"}
         try:
             with start_child_run(options.label, params, tags) as child:
@@ -109,6 +113,8 @@ class Sweep:
                 fit.raise_if_diverged(options)
                 gap = _gap(fit, exact_cost)
                 child.log_metrics({"final/cost": fit.cost, "final/gap": gap}, fit.epochs)
+                if gap > 0:
+                    child.log_metrics({LOG_GAP: math.log10(gap)}, fit.epochs)
                 about = self.likes.about() | {"optimizer": options.label, "cost": fit.cost}
                 movies = self.likes.movies.assign(likes=self.likes.popularity)
                 with child.artifact_folder(ARTIFACT) as folder:
@@ -135,8 +141,8 @@ class Sweep:
                 line_chart("Above the exact cost", ["train/gap"], log_scale=True, n_runs=n_fits),
                 parallel_chart(
                     "Optimizer, rate, gap, overlap",
-                    ["optimizer", "lr"],
-                    ["final/gap", "final/overlap"],
+                    ["optimizer", LOG_LR],
+                    [LOG_GAP, "final/overlap"],
                 ),
                 bar_chart("Overlap with the exact solver's top list", "final/overlap", n_fits),
             ],
@@ -171,8 +177,8 @@ def fit_key(options: FitOptions, seed: int, data_digest: str, device: str) -> st
 
 def _code_digest() -> str:
     sha = hashlib.sha256()
-    for path in sorted((PROJECT_ROOT / "src" / "embedlab" / "movies").glob("*.py")):
-        sha.update(path.name.encode() + path.read_bytes())
+    for module in FIT_MODULES:
+        sha.update((PROJECT_ROOT / "src" / "embedlab" / "movies" / f"{module}.py").read_bytes())
     return sha.hexdigest()
 
 

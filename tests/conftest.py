@@ -30,16 +30,19 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @contextmanager
 def fresh_store(folder: Path) -> Iterator["mlflow.MlflowClient"]:
-    """MLflow on an empty store in `folder`, with artifacts there; afterwards all is as before."""
+    """MLflow on an empty store in `folder`, with artifacts there; afterwards all is as before, a
+    store around this one too."""
     import mlflow  # here: it reads the environment above, and not every test needs it
     from mlflow.tracking import fluent
 
     with patch.dict(os.environ), chdir(folder), patch.object(fluent, "_active_experiment_id", None):
+        os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+        before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         try:
             yield mlflow.MlflowClient()
         finally:
-            mlflow.set_tracking_uri(None)
+            mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture(scope="session")

@@ -212,7 +212,7 @@ def _fit_of(run: Run, steps: list[Step], is_finished: bool) -> Fit:
     cost = steps[-1].metrics["train/cost"]
     if not is_finished:
         nothing = np.empty((0, int(run.data.params["dim"])), np.float32)
-        return Fit(nothing, cost, epochs, seconds, diverged_at=epochs + 1)
+        return Fit(nothing, cost, epochs + 1, seconds, diverged_at=epochs + 1)
     path = mlflow.artifacts.download_artifacts(
         run_id=run.info.run_id, artifact_path=f"{ARTIFACT}/{VECTORS_FILE}"
     )

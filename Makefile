@@ -5,7 +5,7 @@ PORT ?= 5000
 VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: help run test ui bench
+.PHONY: help run test ui bench lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -30,12 +30,15 @@ bench: $(VENV)/.run  ## speed and memory, as ratios; ARGS="--ratings <path>"
 	python -m benchmarks.vision
 	python -m benchmarks.startup
 
-$(VENV)/.run: requirements.txt
+lock: $(VENV)/.test  ## requirements.lock from requirements.txt, for every system
+	uv pip compile requirements.txt --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-header --no-emit-find-links -o requirements.lock
+
+$(VENV)/.run: requirements.lock
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	python -m pip install -r requirements.txt
+	python -m pip install -r requirements.lock
 	touch $@
 
-$(VENV)/.test: requirements-dev.txt requirements.txt
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.test: requirements-dev.txt $(VENV)/.run
 	python -m pip install -r requirements-dev.txt
-	touch $@ $(VENV)/.run
+	touch $@

@@ -33,7 +33,7 @@ def copy_of_project(folder: Path, python: str) -> Path:
     assert "python=3.11\n" in conda
     conda = conda.replace("python=3.11\n", f"python={python}\n")
     (folder / "conda.yaml").write_text(conda, encoding="utf-8")
-    (folder / "requirements.txt").write_text("# nothing\n", encoding="utf-8")
+    (folder / "requirements.lock").write_text("# nothing\n", encoding="utf-8")
     return folder
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-INSTALL = "python -m pip install -r requirements.txt"
+INSTALL = "python -m pip install -r requirements.lock"
 INSTALL_DEV = "python -m pip install -r requirements-dev.txt"
 # A test may itself run under `make test ARGS=...`, which hands these down.
 OF_MAKE = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "PORT", "STORE", "PYTHON"}
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is n
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """Makefile and requirements, with stamps that are newer: everything is installed."""
-    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+    for name in ("Makefile", "requirements.txt", "requirements.lock", "requirements-dev.txt"):
         shutil.copy(PROJECT / name, tmp_path)
         os.utime(tmp_path / name, (1000, 1000))
     (tmp_path / ".venv").mkdir()
@@ -82,18 +82,28 @@ def test_bench_runs_the_benchmarks(checkout):
     ]
 
 
-@pytest.mark.parametrize(
-    ("target", "stamp", "install"),
-    [("run", ".run", INSTALL), ("ui", ".run", INSTALL), ("test", ".test", INSTALL_DEV)],
-)
-def test_installs_first_where_the_stamp_is_older_or_missing(checkout, target, stamp, install):
-    os.utime(checkout / "requirements.txt", (3000, 3000))
-    venv, first, touch, *_ = dry_run(checkout, target)
+@pytest.mark.parametrize("target", ["run", "ui", "test"])
+def test_installs_first_what_the_lock_names_where_the_stamp_is_older_or_missing(checkout, target):
+    os.utime(checkout / "requirements.lock", (3000, 3000))
+    venv, install, touch, *_ = dry_run(checkout, target)
     assert venv.startswith(f"test -x {checkout}/.venv/bin/python || ")
-    assert first == install
-    assert touch.startswith(f"touch {checkout}/.venv/{stamp}")
-    (checkout / ".venv" / stamp).unlink()
-    assert dry_run(checkout, target)[1] == install
+    assert install == INSTALL
+    assert touch == f"touch {checkout}/.venv/.run"
+    (checkout / ".venv" / ".run").unlink()
+    assert dry_run(checkout, target)[1] == INSTALL
+
+
+def test_test_installs_the_test_tools_on_top(checkout):
+    os.utime(checkout / "requirements-dev.txt", (3000, 3000))
+    assert dry_run(checkout, "test")[:2] == [INSTALL_DEV, f"touch {checkout}/.venv/.test"]
+
+
+def test_lock_is_made_by_uv_for_every_system(checkout):
+    (command,) = dry_run(checkout, "lock")
+    words = command.split()
+    assert words[:4] == ["uv", "pip", "compile", "requirements.txt"]
+    assert {"--universal", "--generate-hashes"} <= set(words)
+    assert words[-2:] == ["-o", "requirements.lock"]
 
 
 def test_tools_come_from_the_project_s_own_environment(checkout):

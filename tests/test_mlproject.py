@@ -89,7 +89,19 @@ def test_conda_yaml_holds_python_pip_and_the_one_list():
     assert SPEC.env_config_path == str(PROJECT / "conda.yaml")
     conda = yaml.safe_load((PROJECT / "conda.yaml").read_text(encoding="utf-8"))
     # Anything else would be missing under virtualenv and uv, or be an installed, stale project.
-    assert conda["dependencies"] == ["python=3.11", "pip", {"pip": ["-r requirements.txt"]}]
+    assert conda["dependencies"] == ["python=3.11", "pip", {"pip": ["-r requirements.lock"]}]
+
+
+def test_the_lock_holds_every_requirement_at_its_pin_and_a_hash_of_all():
+    text = (PROJECT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", "")
+    locked = [line.split() for line in text.splitlines() if line.strip()]
+    pins = {words[0].lower() for words in locked}
+    assert {line.lower() for line in requirement_lines("requirements.txt")} <= pins
+    for pin, *rest in locked:
+        assert PIN.fullmatch(pin)
+        hashes = [word for word in rest if word.startswith("--hash=sha256:")]
+        assert hashes, f"{pin} has no hash: run `make lock`"
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", word) for word in hashes)
 
 
 def test_requirements_are_exact_pins():
@@ -106,7 +118,7 @@ def test_nothing_installs_the_project_itself():
     names = {re.split(r"[=\[]", line)[0].lower() for line in requirement_lines("requirements.txt")}
     assert SPEC.name not in names
     installs = re.findall(r"pip install (.*)", (PROJECT / "Makefile").read_text(encoding="utf-8"))
-    assert installs == ["-r requirements.txt", "-r requirements-dev.txt"]
+    assert installs == ["-r requirements.lock", "-r requirements-dev.txt"]
 
 
 def third_party_imports():

@@ -1,17 +1,28 @@
 """The folder where downloads, unpacked archives and built-in samples are kept between runs.
 
 In: the environment variable `EMBEDLAB_CACHE`, or nothing. Out: folders that are either whole or
-not there, also when a run is killed half-way or two runs build the same one at once.
+not there, also when a run is killed half-way or two runs build the same one at once. What a killed
+run was building stays behind, and is found again as a leftover.
 """
 
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from embedlab.errors import DataError
+from embedlab.process import has_ended, this_host
 
 CACHE_VARIABLE = "EMBEDLAB_CACHE"
+BUILDING = ".building-"
+OWNED = re.compile(rf"{re.escape(BUILDING)}(\d+)@(.+)-\w+")
+UNFINISHED = (f"{BUILDING}*", "*.partial")  # torch's own name for a download under way
+LEFTOVER_HOURS = 1.0
 
 
 def cache_folder() -> Path:
@@ -53,10 +64,9 @@ def build_folder(
     if is_whole(final):
         return final
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=final.parent) as work:
+        with working_folder(final.parent) as work:
             # One level down, for the temporary folder itself is closed to other users.
-            built = Path(work) / "built"
+            built = work / "built"
             built.mkdir()
             fill(built)
             try:
@@ -69,6 +79,55 @@ def build_folder(
     except OSError as error:
         raise _not_writable(final, error) from error
     return final
+
+
+@contextmanager
+def working_folder(parent: Path) -> Iterator[Path]:
+    """An empty temporary folder in `parent`, where what is written can be moved into place in one
+    step. Its name says which process it is of."""
+    parent.mkdir(parents=True, exist_ok=True)
+    prefix = f"{BUILDING}{os.getpid()}@{this_host()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as work:
+        yield Path(work)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder that nobody will finish, and why that is known."""
+
+    path: Path
+    reason: str
+
+    def remove(self) -> None:
+        if self.path.is_dir():
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+def find_leftovers(hours: float) -> list[Leftover]:
+    """What processes that were killed left half built in the cache.
+
+    That is: untouched for an hour and of a process of this host that has ended; or of another
+    host, or of nobody known, and untouched for `hours`, at least one.
+    """
+    found = (path for pattern in UNFINISHED for path in cache_folder().rglob(pattern))
+    leftovers = []
+    for path in sorted(found):
+        try:
+            touched = max(item.lstat().st_mtime for item in (path, *path.rglob("*")))
+        except OSError:  # finished, or removed, meanwhile
+            continue
+        quiet = (time.time() - touched) / 3600
+        owner = OWNED.fullmatch(path.name)
+        if quiet < LEFTOVER_HOURS:
+            continue
+        if owner and has_ended(owner[2], int(owner[1]), touched):
+            leftovers.append(Leftover(path, f"its process {owner[1]} has ended"))
+        elif quiet >= hours and not (owner and owner[2] == this_host()):
+            host = f" by {owner[2]}" if owner else ""
+            leftovers.append(Leftover(path, f"not touched{host} for {quiet:,.0f} hours"))
+    return leftovers
 
 
 def _not_writable(folder: Path, error: OSError) -> DataError:

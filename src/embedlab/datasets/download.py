@@ -1,17 +1,18 @@
 """One file from the web: checked against its sha256, kept in the cache, fetched once.
 
 In: a URL and the sha256 of what it must give. Out: the path of a file with exactly those bytes.
-pooch does the work (temporary file, checksum, move into place); here are the retries, the
-progress bar and one sentence for everything that can go wrong.
+pooch does the work (request, checksum); here are the temporary folder, the retries, the progress
+bar and one sentence for everything that can go wrong.
 """
 
 import hashlib
+import os
 import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedlab.datasets.cache import cache_folder
+from embedlab.datasets.cache import cache_folder, working_folder
 from embedlab.errors import DownloadError
 
 if TYPE_CHECKING:
@@ -67,16 +68,17 @@ def _download(url: str, sha256: str, target: Path, by_hand: str) -> None:
         console.print(f"Downloading {url}", markup=False, soft_wrap=True)
     for wait in (*WAITS, None):
         try:
-            with _Bar(target.name, console) as bar:
+            with _Bar(target.name, console) as bar, working_folder(target.parent) as work:
                 pooch.retrieve(
                     url,
                     known_hash=f"sha256:{sha256}",
                     fname=target.name,
-                    path=target.parent,
+                    path=work,
                     downloader=pooch.HTTPDownloader(
                         progressbar=bar, chunk_size=CHUNK, timeout=TIMEOUT
                     ),
                 )
+                os.replace(work / target.name, target)
             return
         except requests.RequestException as error:
             if wait is None or not _may_pass(error):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from embedlab.datasets.cache import cache_folder
+from embedlab.datasets.cache import cache_folder, working_folder
 from embedlab.errors import DataError
 
 FILE = "last.pt"
@@ -30,16 +30,14 @@ class Checkpoints:
 
     def save(self, state: dict) -> None:
         """Raises DataError where the disk is full or not writable."""
-        partial = self.file.with_suffix(f".{os.getpid()}.part")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(partial, "wb") as out:
-                torch.save(state, out)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(partial, self.file)
+            with working_folder(self.folder) as work:
+                with open(work / FILE, "wb") as out:
+                    torch.save(state, out)
+                    out.flush()
+                    os.fsync(out.fileno())
+                os.replace(work / FILE, self.file)
         except (OSError, RuntimeError) as error:  # torch's zip writer has errors of its own
-            partial.unlink(missing_ok=True)
             raise DataError(
                 f"The checkpoint {self.file} cannot be written ({error}); make room, or set "
                 "EMBEDLAB_CACHE to a folder with room."

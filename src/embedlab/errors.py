@@ -38,6 +38,10 @@ class TrackingError(EmbedlabError):
     """The tracking store or the model registry cannot do what was asked."""
 
 
+class ServerAwayError(TrackingError):
+    """The tracking store did not come back in the time that a run waits for it."""
+
+
 class DivergedError(EmbedlabError):
     """A fit's cost is no longer a finite number."""
 

@@ -44,6 +44,7 @@ def log_movie_model(
         folder.mkdir()
         save_embedding(folder, vectors, movies, about)
         run.log_folder(folder, movie_model.ARTIFACT)
+        run.wait_for_store()
         return _log(movie_model, folder, MOVIE_MODULES, MOVIE_PACKAGES, example, about)
 
 
@@ -82,6 +83,7 @@ def log_image_model(
         text = json.dumps(about, indent=2) + "\n"
         (folder / image_model.ABOUT_FILE).write_text(text, encoding="utf-8")
         run.log_folder(folder, image_model.ARTIFACT)
+        run.wait_for_store()
         params = {"k": min(3, len(about["classes"]))}
         example_request = (request, params)
         return _log(image_model, folder, IMAGE_MODULES, IMAGE_PACKAGES, example_request, about)

@@ -1,15 +1,14 @@
 """One entry point, one MLflow run: adopted from `mlflow run`, or created where there is none.
 
 `start_run` is the only way a run begins and ends here. However the code inside ends, the run's
-status and its tag `stop_reason` say so, and every epoch recorded until then is kept.
+status and its tag `stop_reason` say so, and every epoch recorded until then is kept. A tracking
+server that is away stops no fit; only what cannot be done without it waits for it.
 """
 
 import logging
 import re
 import resource
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,9 +28,23 @@ from mlflow.environment_variables import (
 )
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
-from embedlab.errors import EmbedlabError
+from embedlab.errors import EmbedlabError, ServerAwayError
 from embedlab.step import Step
-from embedlab.tracking.store import check_store, explain_store_errors, initialise_store
+from embedlab.tracking.keeping_client import KeepingClient
+from embedlab.tracking.outage import patiently, seconds_to_wait
+from embedlab.tracking.signals import (
+    EXIT_TERMINATED,
+    ignore_signals,
+    signals_held_back,
+    signals_raised_once,
+)
+from embedlab.tracking.store import (
+    check_store,
+    explain_store_errors,
+    initialise_store,
+    store_address,
+)
+from embedlab.tracking.unsent import METRICS_AT_ONCE, send_what_was_kept
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,15 +54,15 @@ if TYPE_CHECKING:
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = "embedlab"
 SECONDS_BETWEEN_WRITES = 2.0
-METRICS_AT_ONCE = 500  # MLflow takes up to 1,000 in one batch
 SYSTEM_METRICS_SECONDS = 2  # MLflow's own 10 would leave the short runs without any
 DIGEST_CHARACTERS = 36  # as many as MLflow stores of a data set's digest
 RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
-EXIT_TERMINATED = 128 + signal.SIGTERM
 
-# MLflow announces each table, thread and batch of its own work.
-for noisy in ("mlflow.store.db", "mlflow.system_metrics", "mlflow.tracking.fluent", "alembic"):
+# MLflow announces each table, thread and batch of its own work, and every request that it repeats.
+for noisy in ("mlflow.tracking.fluent", "alembic"):
     logging.getLogger(noisy).setLevel(logging.WARNING)
+for told_by_us in ("mlflow.store.db", "mlflow.system_metrics", "urllib3.connectionpool"):
+    logging.getLogger(told_by_us).setLevel(logging.CRITICAL)
 
 
 class TrackedRun:
@@ -59,7 +72,7 @@ class TrackedRun:
         self.id: str = run.info.run_id
         self.name: str = run.info.run_name or ""
         self.experiment_id: str = run.info.experiment_id
-        self._client = mlflow.MlflowClient()
+        self._client = KeepingClient(self.id)
         self._logged_params = dict(run.data.params)
         self._waiting: list[Metric] = []
         self._last_write = time.monotonic()
@@ -112,11 +125,26 @@ class TrackedRun:
             del self._waiting[:METRICS_AT_ONCE]
         self._last_write = time.monotonic()
 
+    def wait_for_store(self) -> None:
+        """Before what cannot be kept and sent later. Raises ServerAwayError if that is in vain."""
+        self._client.wait()
+
+    def end(self, status: str, tags: Mapping[str, str]) -> None:
+        """Write what is left, and that the run has ended."""
+        self._client.hurry()
+        try:
+            self.set_tags(tags)  # first, so that a metric that MLflow refuses does not prevent it
+            self.log_metrics({"memory/peak_mib": _peak_memory_mib()})
+            self.flush()
+        finally:
+            self._client.end_run(status)
+
     def log_figure(self, figure: "Figure", path: str) -> None:
         self._client.log_figure(self.id, figure, path)
 
     def log_table(self, table: "pd.DataFrame", path: str) -> None:
         """A table that the MLflow UI shows as one; `path` ends in `.json`."""
+        self.wait_for_store()  # MLflow looks first whether there is one
         self._client.log_table(self.id, table, path)
 
     def log_text(self, text: str, path: str) -> None:
@@ -164,29 +192,30 @@ def _as_text(value: object) -> str:
 
 @contextmanager
 def start_run(
-    entry_point: str, run_name: str, params: Mapping[str, object]
+    entry_point: str, run_name: str, params: Mapping[str, object], marks_dead: bool = True
 ) -> Iterator[TrackedRun]:
     """The run of `entry_point`, with its resolved parameters, code version and system metrics.
 
     Under `mlflow run` it is the run that was made there (MLFLOW_RUN_ID), in its experiment.
-    Otherwise a new one, in the experiment of MLFLOW_EXPERIMENT_NAME, or `embedlab`.
+    Otherwise a new one, in the experiment of MLFLOW_EXPERIMENT_NAME, or `embedlab`. Runs there
+    whose process has died without closing them are marked, unless `marks_dead` is false.
     Raises TrackingError where the store cannot be used.
     """
-    old_handlers = _raise_on_sigterm()
-    try:
-        initialise_store()
-        with explain_store_errors():
-            run = _adopt_or_create(run_name)
-        with _closed_at_the_end(run, old_handlers):
+    with signals_raised_once():
+        _reach_store()
+        send_what_was_kept()
+        with ExitStack() as ends:
+            with signals_held_back(), explain_store_errors():
+                run = _adopt_or_create(run_name, {"entry_point": entry_point, **owner_tags()})
+                ends.enter_context(_closed_at_the_end(run))
             check_store(run.experiment_id)
+            if marks_dead:
+                mark_dead_runs(run.experiment_id)
             run.log_params(params)
             run.set_tags({"entry_point": entry_point, **_code_version()})
             if RANDOM_RUN_NAME.fullmatch(run.name):
                 run.set_tags({"mlflow.runName": run_name})
             yield run
-    finally:
-        for number, handler in old_handlers.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -194,36 +223,60 @@ def start_child_run(
     run_name: str, params: Mapping[str, object], tags: Mapping[str, object]
 ) -> Iterator[TrackedRun]:
     """A run under the one that `start_run` has begun, in the same process."""
-    with explain_store_errors():
-        run = TrackedRun(mlflow.start_run(run_name=run_name, nested=True, log_system_metrics=False))
-    with _closed_at_the_end(run):
+    patiently(store_address(), initialise_store)
+    with ExitStack() as ends:
+        with signals_held_back(), explain_store_errors():
+            run = TrackedRun(
+                mlflow.start_run(
+                    run_name=run_name, nested=True, tags=owner_tags(), log_system_metrics=False
+                )
+            )
+            ends.enter_context(_closed_at_the_end(run, is_last=False))
         run.log_params(params)
         run.set_tags({**tags, **_code_version()})
         yield run
 
 
 @contextmanager
-def _closed_at_the_end(run: TrackedRun, signals: Iterable[int] = ()) -> Iterator[None]:
-    """However the code inside ends, the run's status and `stop_reason` say so. `signals` are
-    ignored from then on: a second Ctrl-C must not leave the run half closed."""
+def _closed_at_the_end(run: TrackedRun, is_last: bool = True) -> Iterator[None]:
+    """However the code inside ends, the run's status and `stop_reason` say so; what comes then
+    must not leave it half closed. `is_last` is false of a run inside another."""
+    finished, is_done = ("FINISHED", {"stop_reason": "finished"}), False
     try:
         with explain_store_errors():
             yield
             run.flush()  # while what stops it still counts as how the run stopped
+            is_done = True
+            run.wait_for_store()
     except BaseException as error:
         _ignore_signals(signals)
-        _close(run, *_how_it_stopped(error))
+        is_only_unsent = is_done and isinstance(error, ServerAwayError)
+        with explain_store_errors():
+            run.end(*(finished if is_only_unsent else _how_it_stopped(error)))
         raise
     else:
         _ignore_signals(signals)
-        _close(run, "FINISHED", {"stop_reason": "finished"})
+        with explain_store_errors():
+            run.end(*finished)
+
+
+def _reach_store() -> None:
+    """Raises TrackingError where it is not there; the run that `mlflow run` has just made there is
+    worth waiting for."""
+    seconds_to_wait()  # a bad value is refused before any work
+    if MLFLOW_RUN_ID.get():
+        patiently(store_address(), initialise_store)
+    else:
+        initialise_store()
 
 
 def _adopt_or_create(run_name: str) -> TrackedRun:
     is_adopted = bool(MLFLOW_RUN_ID.get())
     # Inside `mlflow run` the experiment is chosen, and choosing it again is an error.
-    if not is_adopted and not MLFLOW_EXPERIMENT_NAME.get() and not MLFLOW_EXPERIMENT_ID.get():
-        mlflow.set_experiment(EXPERIMENT)
+    if not is_adopted and not MLFLOW_EXPERIMENT_ID.get():
+        experiment = mlflow.set_experiment(MLFLOW_EXPERIMENT_NAME.get() or EXPERIMENT)
+        # Where another process made it at the same moment, MLflow did not choose it.
+        mlflow.set_experiment(experiment_id=experiment.experiment_id)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
     name = None if is_adopted else run_name
     return TrackedRun(mlflow.start_run(run_name=name, log_system_metrics=True))
@@ -241,16 +294,6 @@ def _how_it_stopped(error: BaseException) -> tuple[str, dict[str, str]]:
         case _:
             text = f"{type(error).__name__}: {error}"
             return "FAILED", {"stop_reason": "exception", "error": text[:5000]}
-
-
-def _close(run: TrackedRun, status: str, tags: Mapping[str, str]) -> None:
-    with explain_store_errors():
-        try:
-            run.set_tags(tags)  # first, so that a metric that MLflow refuses does not prevent it
-            run.log_metrics({"memory/peak_mib": _peak_memory_mib()})
-            run.flush()
-        finally:
-            mlflow.end_run(status)
 
 
 def _peak_memory_mib() -> float:

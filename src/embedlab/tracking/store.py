@@ -10,12 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+import requests
+import sqlalchemy
+from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from embedlab.errors import TrackingError
+from embedlab.tracking.outage import short_requests, why_away
 
 UI_ADDRESS = "http://127.0.0.1:5000"
+LOCK_NUMBER = 1_162_692_676  # of PostgreSQL's advisory locks; any that nobody else takes
 CLASSIC = "workflowType=machine_learning"  # without it the UI opens on the traces of chat models
 
 
@@ -37,19 +42,40 @@ def check_store(experiment_id: str) -> None:
 
 
 def initialise_store() -> None:
-    """Create the store's tables and its Default experiment, with artifacts in local folders.
+    """Create the store's tables and its Default experiment, with artifacts in local folders, where
+    they are not there yet.
 
-    Once, before a UI or several runs start at the same time: two first writers collide.
     Raises TrackingError where the store cannot be opened.
     """
     try:
-        MlflowClient().search_experiments(max_results=1)
+        with short_requests(), _alone_with(mlflow.get_tracking_uri()):
+            MlflowClient().search_experiments(max_results=1)
     except Exception as error:  # MLflow's, or the database's, its driver's, the file system's own
+        reason = why_away(error) or f"{type(error).__name__}: {first_line(error)}"
         raise TrackingError(
-            f"MLflow cannot open its store {store_address()} "
-            f"({type(error).__name__}: {first_line(error)}): set MLFLOW_TRACKING_URI to another, "
-            "such as sqlite:////absolute/path/mlflow.db."
+            f"MLflow cannot open its store {store_address()} ({reason}): "
+            "set MLFLOW_TRACKING_URI to another, such as sqlite:////absolute/path/mlflow.db."
         ) from error
+
+
+@contextmanager
+def _alone_with(uri: str) -> Iterator[None]:
+    """Let no other process in here with the same database: MLflow makes its tables without a lock,
+    and of several first processes most would die. A server has made them before it answers."""
+    if not uri.startswith(("sqlite:", "postgresql")):
+        yield
+        return
+    url = sqlalchemy.make_url(uri)
+    if url.get_backend_name() == "postgresql":
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({LOCK_NUMBER})"))
+            yield  # the lock goes with the connection
+    else:
+        database = Path(url.database)
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{database}.lock"):
+            yield
 
 
 @contextmanager
@@ -57,7 +83,7 @@ def explain_store_errors() -> Iterator[None]:
     """Turn what MLflow raises inside into a TrackingError of one sentence."""
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, requests.RequestException) as error:
         raise TrackingError(f"MLflow at {store_address()} says: {first_line(error)}") from error
 
 

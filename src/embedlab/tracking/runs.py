@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -34,10 +34,11 @@ from embedlab.tracking.keeping_client import KeepingClient
 from embedlab.tracking.outage import patiently, seconds_to_wait
 from embedlab.tracking.signals import (
     EXIT_TERMINATED,
-    ignore_signals,
     signals_held_back,
+    signals_ignored,
     signals_raised_once,
 )
+from embedlab.tracking.stale import mark_dead_runs, owner_tags
 from embedlab.tracking.store import (
     check_store,
     explain_store_errors,
@@ -72,6 +73,7 @@ class TrackedRun:
         self.id: str = run.info.run_id
         self.name: str = run.info.run_name or ""
         self.experiment_id: str = run.info.experiment_id
+        self.origin: dict[str, str] = {}  # entry_point, git.commit and git.dirty
         self._client = KeepingClient(self.id)
         self._logged_params = dict(run.data.params)
         self._waiting: list[Metric] = []
@@ -99,6 +101,12 @@ class TrackedRun:
     def log_resolved(self, params: Mapping[str, object]) -> None:
         """Log what runs are compared by as `resolved/<name>`, however it was spelt, or left out."""
         self.log_params({f"resolved/{name}": value for name, value in params.items()})
+
+    def params(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of the parameters that apply, as they were resolved."""
+        logged = self._logged_params
+        found = {name: logged.get(f"resolved/{name}", logged.get(name)) for name in names}
+        return {name: text for name, text in found.items() if text not in (None, "auto")}
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         entities = [RunTag(key, str(value)) for key, value in tags.items()]
@@ -212,7 +220,8 @@ def start_run(
             if marks_dead:
                 mark_dead_runs(run.experiment_id)
             run.log_params(params)
-            run.set_tags({"entry_point": entry_point, **_code_version()})
+            run.origin = {"entry_point": entry_point, **_code_version()}
+            run.set_tags(run.origin)
             if RANDOM_RUN_NAME.fullmatch(run.name):
                 run.set_tags({"mlflow.runName": run_name})
             yield run
@@ -242,22 +251,24 @@ def _closed_at_the_end(run: TrackedRun, is_last: bool = True) -> Iterator[None]:
     """However the code inside ends, the run's status and `stop_reason` say so; what comes then
     must not leave it half closed. `is_last` is false of a run inside another."""
     finished, is_done = ("FINISHED", {"stop_reason": "finished"}), False
-    try:
-        with explain_store_errors():
-            yield
-            run.flush()  # while what stops it still counts as how the run stopped
-            is_done = True
-            run.wait_for_store()
-    except BaseException as error:
-        _ignore_signals(signals)
-        is_only_unsent = is_done and isinstance(error, ServerAwayError)
-        with explain_store_errors():
-            run.end(*(finished if is_only_unsent else _how_it_stopped(error)))
-        raise
-    else:
-        _ignore_signals(signals)
-        with explain_store_errors():
-            run.end(*finished)
+    undisturbed = signals_ignored if is_last else signals_held_back
+    with ExitStack() as ending:
+        try:
+            with explain_store_errors():
+                yield
+                run.flush()  # while what stops it still counts as how the run stopped
+                is_done = True
+                run.wait_for_store()
+            ending.enter_context(undisturbed())
+        except BaseException as error:
+            ending.enter_context(undisturbed())
+            is_only_unsent = is_done and isinstance(error, ServerAwayError)
+            with explain_store_errors():
+                run.end(*(finished if is_only_unsent else _how_it_stopped(error)))
+            raise
+        else:
+            with explain_store_errors():
+                run.end(*finished)
 
 
 def _reach_store() -> None:
@@ -270,7 +281,7 @@ def _reach_store() -> None:
         initialise_store()
 
 
-def _adopt_or_create(run_name: str) -> TrackedRun:
+def _adopt_or_create(run_name: str, tags: dict[str, str]) -> TrackedRun:
     is_adopted = bool(MLFLOW_RUN_ID.get())
     # Inside `mlflow run` the experiment is chosen, and choosing it again is an error.
     if not is_adopted and not MLFLOW_EXPERIMENT_ID.get():
@@ -279,7 +290,7 @@ def _adopt_or_create(run_name: str) -> TrackedRun:
         mlflow.set_experiment(experiment_id=experiment.experiment_id)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
     name = None if is_adopted else run_name
-    return TrackedRun(mlflow.start_run(run_name=name, log_system_metrics=True))
+    return TrackedRun(mlflow.start_run(run_name=name, tags=tags, log_system_metrics=True))
 
 
 def _how_it_stopped(error: BaseException) -> tuple[str, dict[str, str]]:
@@ -314,21 +325,3 @@ def _code_version() -> dict[str, str]:
         return {"git.commit": repository.head.commit.hexsha, "git.dirty": str(is_dirty).lower()}
     except (git.GitError, ValueError):
         return unknown
-
-
-def _raise_on_sigterm() -> dict[int, object]:
-    """From here on SIGTERM unwinds the stack, so that the run is closed. Returns old handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}  # only the main thread may set them
-
-    def stop(_signal, _frame):
-        raise SystemExit(EXIT_TERMINATED)
-
-    old_handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, stop)
-    return old_handlers
-
-
-def _ignore_signals(numbers: Iterable[int]) -> None:
-    for number in numbers:
-        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,121 @@
+"""Runs that say RUNNING although their process has ended: found, and marked KILLED.
+
+A process that is killed at once, or whose machine goes down, leaves its run RUNNING for ever. So
+every run carries the host, number and start time of its process, by which the next start on that
+host knows. Of other hosts, and of runs that `mlflow run` made and no process took up, only their
+silence can be judged, which `clean_runs` does.
+"""
+
+import logging
+import math
+import os
+import time
+from dataclasses import dataclass
+
+import mlflow
+import pandas as pd
+from mlflow.entities import Run
+
+from embedlab.datasets.cache import Leftover
+from embedlab.errors import TrackingError
+from embedlab.process import has_ended, started_at, this_host
+from embedlab.tracking.store import first_line, store_address
+
+STOP_REASON = "died"
+OUR_TAGS = ("entry_point", "mlflow.project.entryPoint")  # the second: not begun yet
+
+_log = logging.getLogger(__name__)
+
+
+def owner_tags() -> dict[str, str]:
+    """What tells of a run's process whether it is alive."""
+    return {"host": this_host(), "pid": str(os.getpid()), "process_started": str(started_at())}
+
+
+@dataclass(frozen=True)
+class StaleRun:
+    """A run whose process has ended, or seems to; `last_sign` of life in milliseconds of 1970."""
+
+    run: Run
+    last_sign: int
+    reason: str
+
+    def mark(self) -> None:
+        """KILLED at its last sign of life, with the tags `stop_reason` and `error`."""
+        client, run_id = mlflow.MlflowClient(), self.run.info.run_id
+        # It may have closed itself between being listed and its process having ended.
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_tag(run_id, "stop_reason", STOP_REASON)
+            client.set_tag(run_id, "error", self.reason)
+            client.set_terminated(run_id, "KILLED", self.last_sign)
+
+
+def mark_dead_runs(experiment_id: str) -> None:
+    """Mark this project's runs of one experiment and this host whose process has ended.
+
+    Two processes may do so at once. Never raises: what fails is left to the next start.
+    """
+    try:
+        for stale in find_stale(experiment_id):
+            stale.mark()
+    except Exception as error:  # MLflow's, the database's, or of what somebody wrote into a tag
+        _log.warning("runs that died could not be marked: %s", first_line(error))
+
+
+def find_stale(experiment_id: str, hours: float = math.inf) -> list[StaleRun]:
+    """This project's runs of one experiment that are RUNNING without a process, oldest first.
+
+    hours  without a sign of life after which a run of another host, or of none, counts as well.
+    """
+    found = mlflow.MlflowClient().search_runs(
+        [experiment_id], "attributes.status = 'RUNNING'", order_by=["attributes.start_time ASC"]
+    )
+    stale = []
+    for run in found:
+        last_sign = _last_sign(run)
+        quiet = time.time() / 3600 - last_sign / 3_600_000
+        reason = _why_stale(run.data.tags, quiet, hours)
+        if reason:
+            stale.append(StaleRun(run, last_sign, reason))
+    return stale
+
+
+def _last_sign(run: Run) -> int:
+    times = [metric.timestamp for metric in run.data.to_proto().metrics]
+    return max([run.info.start_time, *times])
+
+
+def _why_stale(tags: dict[str, str], quiet: float, hours: float) -> str | None:
+    if not any(tag in tags for tag in OUR_TAGS):
+        return None
+    host = tags.get("host")
+    if host == this_host():
+        pid, was_there = int(tags["pid"]), float(tags["process_started"])
+        has_died = has_ended(host, pid, was_there)
+        return f"its process {pid} on {host} has ended without a word" if has_died else None
+    if quiet < hours:
+        return None
+    where = f"from its process on {host}" if host else "and no process has taken it up"
+    return f"no sign of life for {quiet:,.1f} hours {where}"
+
+
+def experiment_named(name: str) -> str:
+    """Its id. Raises TrackingError where there is none, with those that there are."""
+    client = mlflow.MlflowClient()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        names = ", ".join(item.name for item in client.search_experiments())
+        raise TrackingError(
+            f"experiment: expected one of {names} in {store_address()}, got {name!r}."
+        )
+    return found.experiment_id
+
+
+def as_table(stale: list[StaleRun], leftovers: list[Leftover]) -> pd.DataFrame:
+    """A row for each run and each file: what it is, which, and why it is stale."""
+    runs = [
+        (item.run.data.tags.get("entry_point", "run"), item.run.info.run_id, item.reason)
+        for item in stale
+    ]
+    files = [("cache", str(item.path), item.reason) for item in leftovers]
+    return pd.DataFrame([*runs, *files], columns=["what", "which", "reason"])

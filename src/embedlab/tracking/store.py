@@ -4,9 +4,11 @@ The store is MLflow's own choice: MLFLOW_TRACKING_URI, or `mlflow.db` and `mlrun
 in which `mlflow run` was called.
 """
 
+import os
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import mlflow
@@ -47,10 +49,16 @@ def initialise_store() -> None:
 
     Raises TrackingError where the store cannot be opened.
     """
+    uri = mlflow.get_tracking_uri()
     try:
-        with short_requests(), _alone_with(mlflow.get_tracking_uri()):
+        with short_requests(), _alone_with(uri):
             MlflowClient().search_experiments(max_results=1)
     except Exception as error:  # MLflow's, or the database's, its driver's, the file system's own
+        if _is_half_made(uri):
+            raise TrackingError(
+                f"the store {uri} was left half made by a first `mlflow run` that was killed, and "
+                "never held a run: delete that file and start again."
+            ) from error
         reason = why_away(error) or f"{type(error).__name__}: {first_line(error)}"
         raise TrackingError(
             f"MLflow cannot open its store {store_address()} ({reason}): "
@@ -75,7 +83,30 @@ def _alone_with(uri: str) -> Iterator[None]:
         database = Path(url.database)
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
+            if not database.exists():
+                _make_sqlite(url)
             yield
+
+
+def _make_sqlite(url: sqlalchemy.URL) -> None:
+    """The file appears when all tables are in it: MLflow takes seconds to make them, and a database
+    whose maker was killed meanwhile could never be opened again."""
+    new = f"{url.database}.new"
+    for left_by_a_kill in (Path(new), Path(f"{new}-journal")):
+        left_by_a_kill.unlink(missing_ok=True)
+    MlflowClient(str(url.set(database=new))).search_experiments(max_results=1)
+    os.replace(new, url.database)
+
+
+def _is_half_made(uri: str) -> bool:
+    """Whether it has MLflow's tables but not even its Default experiment, which is made last."""
+    if not uri.startswith("sqlite:"):
+        return False
+    try:
+        with closing(sqlite3.connect(sqlalchemy.make_url(uri).database)) as connection:
+            return connection.execute("SELECT 1 FROM experiments").fetchone() is None
+    except sqlite3.Error:
+        return False
 
 
 @contextmanager

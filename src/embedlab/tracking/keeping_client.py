@@ -129,8 +129,10 @@ class KeepingClient(mlflow.MlflowClient):
 
         if self._why_not(end):
             self._unsent.keep_status(status)
-        if self._unsent and not self._is_told:
-            say(f"MLflow at {store_address()} is away; {self._what_is_kept()}")
+        if self._unsent:
+            if not self._is_told:
+                say(f"MLflow at {store_address()} is away; {self._what_is_kept()}")
+            self._unsent.release()
 
     def _what_is_kept(self) -> str:
         return (

@@ -17,6 +17,7 @@ from typing import TypeVar
 import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE, ErrorCode
+from requests.exceptions import ChunkedEncodingError, RetryError, SSLError
 
 from embedlab.errors import OptionError, ServerAwayError
 
@@ -39,16 +40,15 @@ def why_away(error: BaseException | None) -> str | None:
     while error is not None:
         text = str(error)
         match error:
-            case requests.exceptions.SSLError():
+            case SSLError():
                 return None
-            case requests.Timeout():
-                return "no answer in time"
-            case requests.exceptions.RetryError():
+            case RetryError():
                 status = re.search(r"too many (\d+) error responses", text)
                 return f"it answers {status[1]}" if status else "it answers with errors"
-            case requests.ConnectionError() | requests.exceptions.ChunkedEncodingError():
-                refused = "refused" in text
-                return "connection refused" if refused else "it could not be reached"
+            case requests.Timeout() | requests.ConnectionError() | ChunkedEncodingError():
+                if "timed out" in text:
+                    return "no answer in time"
+                return "connection refused" if "refused" in text else "it could not be reached"
             case MlflowException() if error.error_code == ErrorCode.Name(TEMPORARILY_UNAVAILABLE):
                 if "database is locked" in text:
                     return "its database is locked"

@@ -31,7 +31,7 @@ from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from embedlab.errors import EmbedlabError, ServerAwayError
 from embedlab.step import Step
 from embedlab.tracking.keeping_client import KeepingClient
-from embedlab.tracking.outage import patiently, seconds_to_wait
+from embedlab.tracking.outage import patiently, seconds_to_wait, short_requests
 from embedlab.tracking.signals import (
     EXIT_TERMINATED,
     signals_held_back,
@@ -213,7 +213,7 @@ def start_run(
         _reach_store()
         send_what_was_kept()
         with ExitStack() as ends:
-            with signals_held_back(), explain_store_errors():
+            with signals_held_back(), explain_store_errors(), short_requests():
                 run = _adopt_or_create(run_name, {"entry_point": entry_point, **owner_tags()})
                 ends.enter_context(_closed_at_the_end(run))
             check_store(run.experiment_id)
@@ -234,7 +234,7 @@ def start_child_run(
     """A run under the one that `start_run` has begun, in the same process."""
     patiently(store_address(), initialise_store)
     with ExitStack() as ends:
-        with signals_held_back(), explain_store_errors():
+        with signals_held_back(), explain_store_errors(), short_requests():
             run = TrackedRun(
                 mlflow.start_run(
                     run_name=run_name, nested=True, tags=owner_tags(), log_system_metrics=False

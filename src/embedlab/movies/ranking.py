@@ -4,11 +4,10 @@ In: a `Holdout` and a `Scorer`. Out: a `Ranking`, numbers per user; and their bo
 Every user counts alike: numbers are means over a user's questions first.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from embedlab.errors import OptionError
@@ -24,11 +23,11 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a scorer made of the questions.
+    """What a scorer made of the questions: of the k best movies that it gives for each.
 
-    hit_rate    (n_users,) share of the held-out likes among the best k: each is a case of its own.
-    ndcg        (n_users,) NDCG@k with both held-out likes as equally relevant.
-    mrr         (n_users,) 1 / rank of the better held-out like, in the whole catalogue.
+    hit_rate    (n_users,) share of the held-out likes among them: each is a case of its own.
+    ndcg        (n_users,) NDCG@k with both held-out likes equally relevant.
+    mrr         (n_users,) 1 / place of the first held-out like, 0 where none is among them.
     popularity  (n_users,) mean number of users who like a recommended movie.
     coverage    share of the catalogue that is recommended to anybody.
     """
@@ -50,63 +49,69 @@ def rank_held_out(scorer: Scorer, holdout: Holdout, k: int = 10, exclude: str = 
     exclude  what is never recommended: `query`, the query movie alone, as `recommend` does it, or
              `likes`, all of the user's likes that are known.
 
-    Equal scores are ranked by the lower movie. Raises OptionError for a bad `exclude`, or for k
-    above what the catalogue holds.
+    Raises OptionError for a bad `exclude`, or for k above what is then left of the catalogue.
     """
-    if exclude not in EXCLUDE:
-        raise OptionError(f"exclude: expected one of {', '.join(EXCLUDE)}, got '{exclude}'")
+    best = recommend_for(scorer, holdout, k, exclude)  # (n_questions, k)
     n_movies = holdout.likes.shape[1]
-    if not 0 < k < n_movies:
-        raise OptionError(f"k: expected from 1 to {n_movies - 1}, for {n_movies} movies, got {k}")
     likes_of = np.bincount(holdout.likes.indices, minlength=n_movies)  # (n_movies,)
-    shown = np.zeros(n_movies, dtype=bool)
-    ranks = np.empty(holdout.answers.shape, dtype=np.int64)  # (n_questions, HELD_OUT), from 1
-    popularity = np.empty(len(ranks))
-    order = np.argsort(holdout.query, kind="stable")  # equal queries are scored once a block
-    for start in range(0, len(order), QUESTIONS_AT_ONCE):
-        rows = order[start : start + QUESTIONS_AT_ONCE]
-        query, which = np.unique(holdout.query[rows], return_inverse=True)
-        scores = np.asarray(scorer(query), dtype=np.float32)[which]  # (n_rows, n_movies)
-        scores[np.arange(len(rows)), holdout.query[rows]] = -np.inf
-        if exclude == "likes":
-            scores[_entries(holdout.likes[holdout.user[rows]])] = -np.inf
-        ranks[rows] = _ranks(scores, holdout.answers[rows])
-        best = torch.topk(torch.from_numpy(scores), k, dim=1, sorted=False).indices.numpy()
-        shown[best] = True
-        popularity[rows] = likes_of[best].mean(axis=1)
-
-    # DCG = Σ 1 / log2(1 + rank) over the answers among the best k, the ideal has them first.
-    gain = np.where(ranks <= k, 1 / np.log2(1 + ranks), 0).sum(axis=1)  # (n_questions,)
-    ideal = (1 / np.log2(2 + np.arange(min(k, ranks.shape[1])))).sum()
+    is_hit = best[:, :, None] == holdout.answers[:, None, :]  # (n_questions, k, HELD_OUT)
+    at = is_hit.any(axis=2)  # (n_questions, k), places of the list that hold an answer
+    place = np.arange(1, k + 1)
+    # DCG = Σ 1 / log2(1 + place) over the answers in the list; the ideal list has them first.
+    gain = 1 / np.log2(1 + place)
     return Ranking(
-        hit_rate=_by_user((ranks <= k).mean(axis=1), holdout.user),
-        ndcg=_by_user(gain / ideal, holdout.user),
-        mrr=_by_user(1 / ranks.min(axis=1), holdout.user),
-        popularity=_by_user(popularity, holdout.user),
-        coverage=float(shown.mean()),
+        hit_rate=_by_user(is_hit.any(axis=1).mean(axis=1), holdout.user),
+        ndcg=_by_user(at @ gain / gain[: is_hit.shape[2]].sum(), holdout.user),
+        mrr=_by_user((at / place).max(axis=1), holdout.user),
+        popularity=_by_user(likes_of[best].mean(axis=1), holdout.user),
+        coverage=len(np.unique(best)) / n_movies,
     )
 
 
-def _entries(likes: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    return np.repeat(np.arange(likes.shape[0]), np.diff(likes.indptr)), likes.indices
+def recommend_for(scorer: Scorer, holdout: Holdout, k: int, exclude: str) -> np.ndarray:
+    """The `k` best movies for every question, best first: (n_questions, k). See `rank_held_out`."""
+    if exclude not in EXCLUDE:
+        raise OptionError(f"exclude: expected one of {', '.join(EXCLUDE)}, got '{exclude}'")
+    most = holdout.likes.shape[1] - (1 if exclude == "query" else _most_known(holdout))
+    if not 0 < k <= most:
+        raise OptionError(f"k: expected from 1 to {most}, the movies that are left, got {k}")
+    best = np.empty((len(holdout.query), k), dtype=np.int64)
+    order = np.argsort(holdout.query, kind="stable")  # a query of several users is scored once
+    for start in range(0, len(order), QUESTIONS_AT_ONCE):
+        rows = order[start : start + QUESTIONS_AT_ONCE]
+        query, which = np.unique(holdout.query[rows], return_inverse=True)
+        scores = np.array(scorer(query), dtype=np.float32)  # (n_queries, n_movies)
+        scores[np.arange(len(query)), query] = -np.inf
+        if exclude == "query":
+            best[rows] = _top(scores, k)[which]
+        else:
+            scores = scores[which]  # (n_rows, n_movies)
+            known = holdout.likes[holdout.user[rows]]
+            scores[np.repeat(np.arange(len(rows)), np.diff(known.indptr)), known.indices] = -np.inf
+            best[rows] = _top(scores, k)
+    return best
 
 
-def _ranks(scores: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """scores (n, n_movies), answers (n, a) -> the answers' ranks from 1, (n, a)."""
-    ranks = np.empty(answers.shape, dtype=np.int64)
-    for column, answer in enumerate(answers.T):
-        own = np.take_along_axis(scores, answer[:, None], axis=1)  # (n, 1)
-        ranks[:, column] = 1 + np.count_nonzero(scores > own, axis=1)
-        tied = np.flatnonzero(np.count_nonzero(scores == own, axis=1) > 1)
-        is_before = np.arange(scores.shape[1]) < answer[tied, None]  # (n_tied, n_movies)
-        ranks[tied, column] += np.count_nonzero((scores[tied] == own[tied]) & is_before, axis=1)
-    return ranks
+def _most_known(holdout: Holdout) -> int:
+    return int(np.diff(holdout.likes.indptr)[holdout.user].max())
+
+
+def _top(scores: np.ndarray, k: int) -> np.ndarray:
+    """Columns of the k highest scores of each row, highest first: (n, k)."""
+    return torch.topk(torch.from_numpy(scores), k, dim=1).indices.numpy()
 
 
 def _by_user(values: np.ndarray, user: np.ndarray) -> np.ndarray:
     """Means over each user's questions, in the order of the users: (n_users,)."""
     _, which = np.unique(user, return_inverse=True)
     return np.bincount(which, values) / np.bincount(which)
+
+
+def average(rankings: Sequence[Ranking]) -> Ranking:
+    """Of the same users, over several splits."""
+    return Ranking(
+        *(np.mean(values, axis=0) for values in zip(*map(astuple, rankings), strict=True))
+    )
 
 
 def resample_users(n_users: int, n: int, generator: np.random.Generator) -> np.ndarray:

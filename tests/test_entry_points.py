@@ -19,6 +19,7 @@ import pytest
 from conftest import PROJECT
 from git import InvalidGitRepositoryError, Repo
 from mlflow.entities import Run
+from PIL import Image
 
 from embedlab.console import as_text, console, recommendation_table
 
@@ -213,6 +214,41 @@ def test_main_registers_the_model_as_champion(everything):
     assert champion.run_id == everything.fit_embedding.info.run_id
     assert "movie-embedding version 1 is champion" in everything.main.stdout
     assert everything.fit_embedding.data.tags["registered_model"] == "movie-embedding 1 (champion)"
+
+
+BOTH_MODELS = """
+import base64, os, pandas as pd, mlflow.pyfunc
+movies, pictures = (
+    mlflow.pyfunc.load_model(f"models:/{name}@champion") for name in os.environ["ORDER"].split()
+)
+if os.environ["ORDER"].startswith("image"):
+    movies, pictures = pictures, movies
+image = base64.b64encode(open(os.environ["PICTURE"], "rb").read()).decode()
+print(movies.predict(pd.DataFrame({"title": ["Toy Story"]}), params={"k": 2}).shape)
+print(pictures.predict(pd.DataFrame({"image": [image]}), params={"k": 2}).shape)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "order", ["movie-embedding image-classifier", "image-classifier movie-embedding"]
+)
+def test_one_process_without_the_project_loads_both_models(everything, order, tmp_path):
+    """Each brings a copy of `embedlab`, and Python knows only the one that came first."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    environment = everything.store.environment | {
+        "MLFLOW_TRACKING_URI": everything.store.uri,
+        "ORDER": order,
+        "PICTURE": str(tmp_path / "picture.png"),
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", BOTH_MODELS],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout.splitlines() == ["(2, 6)", "(1, 3)"], ended.stderr
 
 
 @pytest.mark.slow

@@ -20,11 +20,22 @@ from embedlab.tracking.runs import PROJECT_ROOT, TrackedRun
 if TYPE_CHECKING:
     from torch import nn
 
-# All of `embedlab` that a served model runs, beside its own file, and what it needs installed.
-COMMON_MODULES = ("__init__.py", "errors.py", "tracking/__init__.py", "tracking/answers.py")
-MOVIE_MODULES = ("movies/__init__.py", "movies/titles.py", "movies/neighbours.py")
+# All of `embedlab` that the served models run, beside their own files. Each holds what both need:
+# in a process that loads both, the first copy of `embedlab` is the one that Python knows.
+MODULES = (
+    "__init__.py",
+    "errors.py",
+    "tracking/__init__.py",
+    "tracking/answers.py",
+    "movies/__init__.py",
+    "movies/neighbours.py",
+    "movies/titles.py",
+    "vision/__init__.py",
+    "vision/decode.py",
+    "vision/preprocess.py",
+)
+# What each needs installed.
 MOVIE_PACKAGES = ("mlflow", "numpy", "pandas", "rapidfuzz")
-IMAGE_MODULES = ("vision/__init__.py", "vision/decode.py", "vision/preprocess.py")
 IMAGE_PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")
 
 
@@ -45,7 +56,7 @@ def log_movie_model(
         save_embedding(folder, vectors, movies, about)
         run.log_folder(folder, movie_model.ARTIFACT)
         run.wait_for_store()
-        return _log(movie_model, folder, MOVIE_MODULES, MOVIE_PACKAGES, example, about)
+        return _log(movie_model, folder, MOVIE_PACKAGES, example, about)
 
 
 def save_embedding(
@@ -86,13 +97,12 @@ def log_image_model(
         run.wait_for_store()
         params = {"k": min(3, len(about["classes"]))}
         example_request = (request, params)
-        return _log(image_model, folder, IMAGE_MODULES, IMAGE_PACKAGES, example_request, about)
+        return _log(image_model, folder, IMAGE_PACKAGES, example_request, about)
 
 
 def _log(
     module: ModuleType,
     folder: Path,
-    modules: tuple[str, ...],
     packages: tuple[str, ...],
     example: tuple[pd.DataFrame, dict],
     about: Mapping[str, object],
@@ -103,7 +113,7 @@ def _log(
             name="model",
             python_model=module.__file__,
             artifacts={module.ARTIFACT: str(folder)},
-            code_paths=[str(_copy_modules(Path(temporary), modules))],
+            code_paths=[str(_copy_modules(Path(temporary)))],
             signature=module.SIGNATURE,
             input_example=example,
             pip_requirements=pinned(packages),
@@ -112,9 +122,9 @@ def _log(
     return info.model_uri
 
 
-def _copy_modules(folder: Path, modules: tuple[str, ...]) -> Path:
+def _copy_modules(folder: Path) -> Path:
     package = folder / "embedlab"
-    for module in (*COMMON_MODULES, *modules):
+    for module in MODULES:
         copy = package / module
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT_ROOT / "src" / "embedlab" / module, copy)

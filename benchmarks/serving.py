@@ -1,0 +1,299 @@
+"""Both models behind the real `mlflow models serve`, two workers, under load from another process.
+
+python -m benchmarks.serving [--requests 50000] [--clients 8]
+
+Small models of the built-in samples, in a store of their own. Two rounds a model: requests that are
+right, and the same mixed with malformed, oversized and slow ones. Every right answer is compared
+with the model's own; every refusal with the status that it must have, and searched for a stack
+trace or a path. The servers' memory is read all the while.
+"""
+
+import argparse
+import base64
+import io
+import json
+import math
+import os
+import random
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+import requests
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.startup import PROJECT
+
+JSON = {"Content-Type": "application/json"}
+SHARE_OF_BAD = 0.3
+# A stack trace, or a path of the machine.
+LEAK = re.compile(r'Traceback|File "|/home/|/tmp/|/usr/|/root/|site-packages|mlruns')
+SAMPLES_OF_MEMORY = 20
+
+Body = tuple[bytes, int, str | None]  # what is sent, the status it must get, the answer if 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=50_000, help="of each round of a model")
+    parser.add_argument("--clients", type=int, default=8, help="that ask at the same time")
+    args = parser.parse_args()
+    table = Table(title="mlflow models serve, 2 workers", title_justify="left")
+    for name in ("model", "round", "requests", "a second", "p50 ms", "p99 ms", "wrong"):
+        table.add_column(name, justify="left" if name in ("model", "round") else "right")
+    table.add_column("MiB, first to last tenth", justify="right")
+    is_fine = True
+    with TemporaryDirectory() as folder:
+        store = f"sqlite:///{folder}/mlflow.db"
+        os.environ |= {"MLFLOW_TRACKING_URI": store, "EMBEDLAB_CACHE": f"{folder}/cache"}
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        for kind in (movie_bodies, image_bodies):
+            name, good, bad = kind(Path(folder))
+            with Server(name, Path(folder)) as server:
+                for round_, bodies in (("right", good), ("mixed", [*good, *bad])):
+                    result = server.load(bodies, len(good), args.requests, args.clients)
+                    table.add_row(name, round_, *result.cells())
+                    is_fine &= not result.wrong
+                    for said, n in result.wrong.most_common(5):
+                        print(f"{name}, {round_}: {n} × {said}")
+    Console(width=110).print(table)
+    sys.exit(0 if is_fine else 1)
+
+
+def run(folder: Path, entry_point: str, *arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", f"entrypoints.{entry_point}", "--register", "true", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": f"{PROJECT / 'src'}{os.pathsep}{PROJECT}"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def load_model(name: str):
+    import mlflow
+
+    return mlflow.pyfunc.load_model(f"models:/{name}@champion")
+
+
+def ask(column: str, value: object, **params: object) -> bytes:
+    return json.dumps({"dataframe_records": [{column: value}], "params": params}).encode()
+
+
+def answered(model, column: str, value: object, **params: object) -> Body:
+    """A right request, and the answer of the model itself, as the server writes it."""
+    import pandas as pd
+
+    answer = model.predict(pd.DataFrame({column: [value]}), params=params)
+    return ask(column, value, **params), 200, answer.to_json(orient="records", double_precision=12)
+
+
+def movie_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
+    run(folder, "fit_embedding", "--ratings", "sample", "--optimizer", "exact", "--dim", "20")
+    model = load_model("movie-embedding")
+    titles = model.unwrap_python_model().movies["title"].tolist()
+    good = [answered(model, "title", title, k=k) for title in titles for k in (3, 10)]
+    many = {"dataframe_records": [{"title": "Toy Story"}] * 2_000}
+    bad = [
+        (b"{not json", 400, None),
+        (b"[]", 400, None),
+        (ask("title", "no such movie at all"), 400, None),
+        (ask("film", "Toy Story"), 400, None),
+        (ask("title", "Toy Story", k=0), 400, None),
+        (ask("title", "Toy Story", k=10**9), 400, None),
+        (ask("title", "Toy Story", score="best"), 400, None),
+        (ask("title", "x" * 2_000_000), 400, None),
+        (json.dumps(many).encode(), 400, None),
+    ]
+    return "movie-embedding", good, bad
+
+
+def image_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
+    import numpy as np
+    from PIL import Image
+
+    options = ["--weights", "none", "--resolution", "32", "--train-limit", "500"]
+    run(folder, "extract_features", "--dataset", "sample", *options)
+    model = load_model("image-classifier")
+    rng = np.random.default_rng(0)
+    good = []
+    for kind in ("png", "jpeg"):
+        for _ in range(20):
+            picture = io.BytesIO()
+            pixels = rng.integers(0, 255, (*rng.integers(8, 64, 2), 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(picture, kind)
+            text = base64.b64encode(picture.getvalue()).decode()
+            good.append(answered(model, "image", text, k=3))
+    huge = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(huge, "png")
+    bad = [
+        (b"{not json", 400, None),
+        (ask("image", "no base64!"), 400, None),
+        (ask("image", base64.b64encode(b"no picture").decode()), 400, None),
+        (ask("image", base64.b64encode(picture.getvalue()[:200]).decode()), 400, None),
+        (ask("image", base64.b64encode(huge.getvalue()).decode()), 400, None),
+        (ask("image", "A" * 40_000_000), 400, None),
+        (ask("image", text, k=0), 400, None),
+        (ask("picture", text), 400, None),
+    ]
+    return "image-classifier", good, bad
+
+
+class Result:
+    """What a round gave: seconds of each right answer, wrong answers in words, memory by time."""
+
+    def __init__(self, seconds: list[float], wrong: Counter, wall: float, memory: list[float]):
+        self.seconds, self.wrong, self.wall, self.memory = seconds, wrong, wall, memory
+
+    def cells(self) -> list[str]:
+        ordered = sorted(self.seconds)
+        tenth = max(1, len(self.memory) // 10)
+        first, last = (statistics.mean(p) for p in (self.memory[:tenth], self.memory[-tenth:]))
+        return [
+            f"{len(ordered):,}",
+            f"{len(ordered) / self.wall:,.0f}",
+            f"{1000 * ordered[len(ordered) // 2]:,.1f}",
+            f"{1000 * ordered[len(ordered) * 99 // 100]:,.1f}",
+            f"{sum(self.wrong.values()):,}",
+            f"{first:,.0f} to {last:,.0f}",
+        ]
+
+
+class Server:
+    """`mlflow models serve` with two workers, in a process group of its own."""
+
+    def __init__(self, name: str, folder: Path):
+        self.command = ["mlflow", "models", "serve", "-m", f"models:/{name}@champion"]
+        self.log = folder / f"{name}.log"
+
+    def __enter__(self) -> "Server":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        options = ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(self.port)]
+        with self.log.open("w") as output:
+            self.process = subprocess.Popen(
+                [*self.command, *options, "--workers", "2"],
+                cwd=self.log.parent,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.url = f"http://127.0.0.1:{self.port}"
+        for _ in range(600):
+            try:
+                requests.get(f"{self.url}/ping", timeout=5).raise_for_status()
+                return self
+            except requests.RequestException:
+                time.sleep(0.2)
+        raise SystemExit(f"the server did not start:\n{self.log.read_text()}")
+
+    def __exit__(self, *error) -> None:
+        os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.wait(timeout=30)
+
+    def memory(self) -> float:
+        """MiB of all its processes."""
+        family = [psutil.Process(self.process.pid)]
+        family += family[0].children(recursive=True)
+        return sum(process.memory_info().rss for process in family) / 2**20
+
+    def load(self, bodies: list[Body], n_good: int, n_requests: int, n_clients: int) -> Result:
+        warm = min(n_requests, 500)
+        self._round(bodies, n_good, warm, n_clients)
+        return self._round(bodies, n_good, n_requests, n_clients)
+
+    def _round(self, bodies: list[Body], n_good: int, n: int, n_clients: int) -> Result:
+        memory = []
+        context = get_context("spawn")
+        with context.Pool(1) as other_process:
+            task = (self.url, bodies, n_good, n, n_clients)
+            started = time.perf_counter()
+            waiting = other_process.apply_async(send_all, task)
+            while not waiting.ready():
+                memory.append(self.memory())
+                waiting.wait(0.5)
+            seconds, wrong = waiting.get()
+            wall = time.perf_counter() - started
+        return Result(seconds, wrong, wall, memory)
+
+
+def send_all(
+    url: str, bodies: list[Body], n_good: int, n: int, n_clients: int
+) -> tuple[list[float], Counter]:
+    """`n` requests by `n_clients` threads: seconds of the right ones, what was wrong in words."""
+    good, bad = bodies[:n_good], bodies[n_good:]
+    shares = [n // n_clients + (i < n % n_clients) for i in range(n_clients)]
+    with ThreadPoolExecutor(n_clients + 1) as pool:
+        if bad:
+            pool.submit(send_slowly, url, good[0][0])
+        work = (pool.submit(send_some, url, good, bad, k, i) for i, k in enumerate(shares))
+        parts = [part.result() for part in list(work)]
+    seconds = [s for of_client, _ in parts for s in of_client]
+    return seconds, sum((wrong for _, wrong in parts), Counter())
+
+
+def send_some(
+    url: str, good: list[Body], bad: list[Body], n: int, seed: int
+) -> tuple[list[float], Counter]:
+    draw, seconds, wrong = random.Random(seed), [], Counter()
+    session = requests.Session()
+    for _ in range(n):
+        is_bad = bool(bad) and draw.random() < SHARE_OF_BAD
+        body, status, expected = draw.choice(bad if is_bad else good)
+        started = time.perf_counter()
+        answer = session.post(f"{url}/invocations", data=body, headers=JSON, timeout=120)
+        if not is_bad:
+            seconds.append(time.perf_counter() - started)
+        said = what_is_wrong(answer, status, expected)
+        if said:
+            wrong[said] += 1
+    return seconds, wrong
+
+
+def what_is_wrong(answer: requests.Response, status: int, expected: str | None) -> str:
+    """In words; empty if the answer is as it must be."""
+    if answer.status_code != status:
+        return f"status {answer.status_code} in place of {status}: {answer.text[:100]}"
+    if status == 200 and not is_same(answer.json()["predictions"], json.loads(expected)):
+        return f"another answer than the model's own: {answer.text[:100]}"
+    leak = LEAK.search(answer.text)
+    return f"{leak.group()} in {answer.text[:200]}" if leak else ""
+
+
+def is_same(one: object, other: object) -> bool:
+    """Equal; of numbers to 9 digits, fewer than the expected answer was written with."""
+    match one, other:
+        case dict(), dict():
+            return one.keys() == other.keys() and all(is_same(one[k], other[k]) for k in one)
+        case list(), list():
+            return len(one) == len(other) and all(map(is_same, one, other))
+        case float(), float() | int():
+            return math.isclose(one, other, rel_tol=1e-9)
+    return one == other
+
+
+def send_slowly(url: str, body: bytes) -> None:
+    """Half of a request, and the rest ten seconds later: nobody else may wait for it."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        head = f"POST /invocations HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:10])
+        time.sleep(10)
+        connection.sendall(body[10:])
+        connection.recv(100)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
 """One run from start to end: where it goes, what it keeps, and how it says that it has ended."""
 
+import errno
 import json
 import os
 import re
@@ -284,6 +285,23 @@ def test_without_the_git_program_the_version_is_unknown(client, monkeypatch):
             ValueError,
             "FAILED",
             {"stop_reason": "exception", "error": "ValueError: a bug"},
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "curves.png"),
+            TrackingError,
+            "FAILED",
+            {
+                "stop_reason": "error",
+                "error": "a file 'curves.png' of the run cannot be written (No space left on "
+                "device): make room, or set MLFLOW_TRACKING_URI, now {uri}, to a store that can "
+                "be written.",
+            },
+        ),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            OSError,
+            "FAILED",
+            {"stop_reason": "exception", "error": "OSError: [Errno 5] Input/output error"},
         ),
         (
             SystemExit(3),

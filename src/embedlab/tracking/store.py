@@ -4,6 +4,7 @@ The store is MLflow's own choice: MLFLOW_TRACKING_URI, or `mlflow.db` and `mlrun
 in which `mlflow run` was called.
 """
 
+import errno
 import os
 import re
 import sqlite3
@@ -23,6 +24,8 @@ from embedlab.tracking.outage import short_requests, why_away
 
 UI_ADDRESS = "http://127.0.0.1:5000"
 LOCK_NUMBER = 1_162_692_676  # of PostgreSQL's advisory locks; any that nobody else takes
+# Of a disk that is full, or may not be written.
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 CLASSIC = "workflowType=machine_learning"  # without it the UI opens on the traces of chat models
 
 
@@ -116,6 +119,14 @@ def explain_store_errors() -> Iterator[None]:
         yield
     except (MlflowException, requests.RequestException) as error:
         raise TrackingError(f"MLflow at {store_address()} says: {first_line(error)}") from error
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        place = f" '{error.filename}'" if error.filename else ""
+        raise TrackingError(
+            f"a file{place} of the run cannot be written ({error.strerror}): make room, or set "
+            f"MLFLOW_TRACKING_URI, now {store_address()}, to a store that can be written."
+        ) from error
 
 
 def store_address() -> str:

@@ -80,7 +80,7 @@ def contest(
     likes: sp.csr_matrix,
     contestants: Sequence[Contestant],
     n_splits: int,
-    generator: np.random.Generator,
+    seed: int,
     k: int = 10,
     exclude: str = "query",
     on_count: OnCount = lambda done, total: None,
@@ -88,8 +88,8 @@ def contest(
     """Split the likes, let validation choose for each contestant, rank the test likes; repeat.
 
     likes       (n_users, n_movies) CSR of ones.
-    generator   splits. What is chosen in a split has not seen its test likes; what is tested has
-                learnt from all others.
+    seed        of the splits. What is chosen in a split has not seen its test likes; what is tested
+                has learnt from all others.
     k, exclude  as in `rank_held_out`.
 
     In the order of the contestants. Raises DataError where too few likes are left to be asked for.
@@ -97,6 +97,7 @@ def contest(
     total, done = n_splits * sum(len(one.grid) for one in contestants), 0
     trials: dict[str, list[list[_Trial]]] = {one.name: [] for one in contestants}
     tests: dict[str, list[Mapping[str, Ranking]]] = {one.name: [] for one in contestants}
+    generator = np.random.default_rng(seed)
     for _ in range(n_splits):
         test = hold_out(likes, generator)
         validation = hold_out(test.likes, generator)
@@ -142,9 +143,7 @@ def _entry(
     )
 
 
-def result_table(
-    entries: Sequence[Entry], n_resamples: int, generator: np.random.Generator
-) -> pd.DataFrame:
+def result_table(entries: Sequence[Entry], n_resamples: int, seed: int) -> pd.DataFrame:
     """A row an entry, best test hit rate first.
 
     Columns: `contestant`, `settings`, `score`, `val_hit_rate`, `chosen_in` as of `Entry`; the
@@ -152,7 +151,8 @@ def result_table(
     `n_resamples` bootstrap samples of the users; `coverage` and `popularity`; `hit_rate_behind` and
     `ndcg_behind`, how far the entry is behind WEIGHTED, with the paired difference's interval.
     """
-    samples = resample_users(len(entries[0].test.hit_rate), n_resamples, generator)
+    n_users = len(entries[0].test.hit_rate)
+    samples = resample_users(n_users, n_resamples, np.random.default_rng(seed))
     ours = next(entry.test for entry in entries if entry.name == WEIGHTED)
     rows = []
     for entry in entries:

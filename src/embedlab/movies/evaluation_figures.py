@@ -28,8 +28,8 @@ def trade(entries: Sequence[Entry], table: pd.DataFrame, title: str, k: int) -> 
     figure.suptitle(title)
     panels = figure.subplots(1, 2, sharey=True)
     columns = {
-        "coverage": "share of all movies that are recommended to anybody",
-        "popularity": "users who like a recommended movie, on average",
+        "coverage": "share of all movies that are recommended to anybody (right: more of them)",
+        "popularity": "users who like a recommended movie, on average (right: less known)",
     }
     for axes, (column, label) in zip(panels, columns.items(), strict=True):
         for entry in entries:
@@ -38,7 +38,7 @@ def trade(entries: Sequence[Entry], table: pd.DataFrame, title: str, k: int) -> 
         for row in table.itertuples():
             _dot(axes, row, getattr(row, column))
         axes.set(xscale="log", xlabel=label)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if column == "coverage" else (1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
         tidy(axes)
         axes.grid(axis="x", color="#e3e5e8", linewidth=0.8)

@@ -1,0 +1,80 @@
+"""Are the recommendations any good? Held-out likes, the embedding in its forms, and baselines."""
+
+from embedlab.command_line import (
+    Parser,
+    add_likes,
+    exit_with,
+    one_of,
+    whole_number,
+    whole_numbers,
+)
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        "evaluate_embedding",
+        "Hold out likes, let validation choose among dims, weightings of the likes and scores of "
+        "the embedding, and compare it on test likes with tuned baselines; those of implicit and "
+        "gensim take part where requirements-extra.txt is installed.",
+    )
+    add_likes(parser)
+    what = "lengths of a movie's vector to choose from, joined by commas"
+    parser.add("dims", whole_numbers(1, 100_000), "10,20,50,100", what)
+    parser.add("k", whole_number(1, 1000), 10, "movies recommended for a query")
+    what = "what is never recommended: the query movie, or all known likes of the user"
+    parser.add("exclude", one_of("query", "likes"), "query", what)
+    what = "how often the likes are split anew; the time grows with it, the intervals shrink"
+    parser.add("splits", whole_number(1, 100), 1, what)
+    parser.add("resamples", whole_number(100), 2000, "bootstrap samples of the users")
+    parser.add("seed", whole_number(0), 0, "of the splits, the samples and the baselines")
+    return parser
+
+
+def main(argv=None) -> None:
+    args = build_parser().parse_args(argv)
+
+    from embedlab.console import console, progress_shown
+    from embedlab.movies.contestants import WEIGHTED, contestants
+    from embedlab.movies.evaluation import contest, in_words, result_table
+    from embedlab.movies.evaluation_figures import trade
+    from embedlab.tracking.movie_runs import find_or_load_likes
+    from embedlab.tracking.runs import start_run
+    from embedlab.tracking.store import how_to_open
+
+    with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:
+        likes = find_or_load_likes(run, args.matrix, args.ratings, args.like_rule)
+        present, absent = contestants(args.dims, args.seed)
+        for library in absent:
+            console.print(f"{library} is not installed: pip install -r requirements-extra.txt")
+        asked = {"k": args.k, "exclude": args.exclude}
+        with progress_shown("evaluate") as show:
+            entries = contest(likes.matrix, present, args.splits, args.seed, **asked, on_count=show)
+        table = result_table(entries, args.resamples, args.seed)
+
+        run.log_table(table, "tables/contestants.json")
+        title = f"{likes.name}: accuracy against novelty, {args.splits} split(s)"
+        run.log_figure(trade(entries, table, title, args.k), "figures/trade.png")
+        ours = next(entry for entry in entries if entry.name == WEIGHTED)
+        run.log_params({f"chosen_{name}": value for name, value in ours.settings.items()})
+        run.log_params({"chosen_score": ours.score})
+        run.log_metrics({f"test/{name}": value for name, value in ours.test.means().items()})
+        run.log_metrics({"val/hit_rate": ours.val_hit_rate})
+        for entry in entries:
+            means = entry.test.means()
+            slug = "_".join(entry.name.lower().replace(",", "").replace("-", "_").split())
+            run.log_metrics({f"{slug}/test_{name}": value for name, value in means.items()})
+        words = in_words(table, likes.name, args.splits, absent=absent, **asked)
+        run.log_text(words, "summary.md")
+        run.set_tags({"mlflow.note.content": words})
+    console.print(words)
+    source = f"matrix={args.matrix}" if args.matrix else f"ratings={args.ratings}"
+    chosen = " ".join(f"-P {name}={value}" for name, value in ours.settings.items())
+    console.print(
+        f"Fit what validation chose with  -e fit_embedding -P {source} -P optimizer=exact {chosen}"
+        f"\nand ask it by its score, {ours.score}"
+    )
+    console.print(how_to_open(run.experiment_id, run.id))
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -5,13 +5,13 @@ PORT ?= 5000
 VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: help run test ui bench lock
+.PHONY: help run test ui bench lock store
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##/make \1 \t/p' $(MAKEFILE_LIST)
 
-run: $(VENV)/.run  ## the whole project, small, on built-in data; ARGS="-P ratings=ml-latest-small"
+run: store  ## the whole project, small, on built-in data; ARGS="-P ratings=ml-latest-small"
 	mlflow run . --env-manager local --experiment-name embedlab $(ARGS)
 
 test: $(VENV)/.test  ## linter and tests; ARGS="tests/test_titles.py"
@@ -19,11 +19,14 @@ test: $(VENV)/.test  ## linter and tests; ARGS="tests/test_titles.py"
 	ruff format --check .
 	python -m pytest $(ARGS)
 
-# The tables are made first: a UI that made them would keep artifacts where local runs cannot write.
-ui: $(VENV)/.run  ## the MLflow UI on the same store; PORT=5000
+ui: store  ## the MLflow UI on the same store; PORT=5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri $(STORE) --port $(PORT)
+
+# Made first, and whole: a UI that made it would keep artifacts where local runs cannot write, and
+# an `mlflow run` that is killed while it makes it leaves one that cannot be opened.
+store: $(VENV)/.run
 	PYTHONPATH=src MLFLOW_TRACKING_URI=$(STORE) python -c \
 	  "from embedlab.tracking.store import initialise_store; initialise_store()"
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri $(STORE) --port $(PORT)
 
 bench: $(VENV)/.run  ## speed and memory, as ratios; ARGS="--ratings <path>"
 	python -m benchmarks.movies $(ARGS)

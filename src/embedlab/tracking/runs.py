@@ -26,6 +26,7 @@ from mlflow.environment_variables import (
     MLFLOW_EXPERIMENT_NAME,
     MLFLOW_RUN_ID,
 )
+from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
 from embedlab.errors import EmbedlabError, ServerAwayError
@@ -183,6 +184,8 @@ class TrackedRun:
             run_id, _ = RunsArtifactRepository.parse_runs_uri(source)
             self.set_tags({"source_run_id": run_id})
             source = RunsArtifactRepository.get_underlying_uri(source)
+        if source.startswith("mlflow-artifacts:"):  # which MLflow does not take for a data set
+            source = MlflowArtifactsRepository.resolve_uri(source, store_address())
         with warnings.catch_warnings():
             # MLflow registers its local source twice and warns that a path could be either.
             warnings.filterwarnings("ignore", message="The specified dataset source can be")

@@ -135,7 +135,9 @@ def store_address() -> str:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error says; SQLAlchemy may put a line before it, `(raised as a result of …)`."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[1] if len(lines) > 1 and lines[0].startswith("(raised as a result") else lines[0]
 
 
 def fetch_artifacts(uri: str) -> Path:

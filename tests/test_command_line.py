@@ -87,6 +87,9 @@ BAD = [
     ("recommend", "k=1001", "a whole number from 1 to 1000", "'1001'"),
     ("recommend", "score=dto", "one of dot, cosine", "'dto'; did you mean 'dot'?"),
     ("recommend", "include_self=2", "true or false", "'2'"),
+    ("clean_runs", "hours=-1", "a number from 0 up", "'-1'"),
+    ("clean_runs", "hours=inf", "a number from 0 up", "'inf'"),
+    ("clean_runs", "dry_run=maybe", "true or false", "'maybe'"),
 ]
 # One of each kind as a process: a parser's type, a data set's check, options that contradict.
 BAD_PROCESSES = [

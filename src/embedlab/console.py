@@ -193,6 +193,16 @@ def recommendation_table(answer: pd.DataFrame, score: str) -> Table:
     return table
 
 
+def plain_table(title: str, frame: pd.DataFrame, key: str) -> Table:
+    """Every row and column of a frame; texts of the column `key` in one piece, to be copied."""
+    table = Table(title=title, title_justify="left")
+    for column in frame.columns:
+        table.add_column(column, overflow="fold", no_wrap=column == key)
+    for row in frame.itertuples(index=False):
+        table.add_row(*map(str, row))
+    return table
+
+
 def as_text(table: Table) -> str:
     """The table as plain text, for a file."""
     plain = Console(width=WIDTH_OF_A_FILE, record=True, file=_Nowhere(), **AS_IT_IS)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import mlflow
 import pandas as pd
-from mlflow.entities import Run
+from mlflow.entities import Run, RunTag
 
 from embedlab.datasets.cache import Leftover
 from embedlab.errors import TrackingError
@@ -22,7 +22,6 @@ from embedlab.process import has_ended, started_at, this_host
 from embedlab.tracking.store import first_line, store_address
 
 STOP_REASON = "died"
-OUR_TAGS = ("entry_point", "mlflow.project.entryPoint")  # the second: not begun yet
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +44,8 @@ class StaleRun:
         client, run_id = mlflow.MlflowClient(), self.run.info.run_id
         # It may have closed itself between being listed and its process having ended.
         if client.get_run(run_id).info.status == "RUNNING":
-            client.set_tag(run_id, "stop_reason", STOP_REASON)
-            client.set_tag(run_id, "error", self.reason)
+            tags = {"stop_reason": STOP_REASON, "error": self.reason}
+            client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
             client.set_terminated(run_id, "KILLED", self.last_sign)
 
 
@@ -75,7 +74,7 @@ def find_stale(experiment_id: str, hours: float = math.inf) -> list[StaleRun]:
         last_sign = _last_sign(run)
         quiet = time.time() / 3600 - last_sign / 3_600_000
         reason = _why_stale(run.data.tags, quiet, hours)
-        if reason:
+        if reason and _is_ours(run):
             stale.append(StaleRun(run, last_sign, reason))
     return stale
 
@@ -85,11 +84,16 @@ def _last_sign(run: Run) -> int:
     return max([run.info.start_time, *times])
 
 
+def _is_ours(run: Run) -> bool:
+    """Also one that `mlflow run` made and no process took up: nobody wrote into it."""
+    tags = run.data.tags
+    is_untouched = "mlflow.project.entryPoint" in tags and not run.data.metrics
+    return is_untouched or "entry_point" in tags or "process_started" in tags
+
+
 def _why_stale(tags: dict[str, str], quiet: float, hours: float) -> str | None:
-    if not any(tag in tags for tag in OUR_TAGS):
-        return None
     host = tags.get("host")
-    if host == this_host():
+    if host == this_host() and "process_started" in tags:
         pid, was_there = int(tags["pid"]), float(tags["process_started"])
         has_died = has_ended(host, pid, was_there)
         return f"its process {pid} on {host} has ended without a word" if has_died else None

@@ -402,14 +402,14 @@ def test_a_comparison_that_is_stopped_goes_on(tmp_path, monkeypatch):
     with fresh_store(tmp_path) as client:
         from embedlab.tracking import sweep as tracked
 
-        solve, calls = tracked.solve, itertools.count(1)
+        solve, calls = tracked.solve_weighted, itertools.count(1)
 
         def stopped_in_the_third(*args):
             if next(calls) == 3:
                 raise KeyboardInterrupt
             return solve(*args)
 
-        monkeypatch.setattr(tracked, "solve", stopped_in_the_third)
+        monkeypatch.setattr(tracked, "solve_weighted", stopped_in_the_third)
         with pytest.raises(KeyboardInterrupt):
             main([*GRID, *RATES, *TITLES])
         stopped = [(r.info.run_name, r.data.tags["stop_reason"]) for r in children(client).values()]

@@ -23,7 +23,7 @@ EXACT_IN_FLOAT32 = 2**24
 class Counts:
     """X, and what it took.
 
-    matrix          (n_movies, n_movies) int32 CSR.
+    matrix          (n_movies, n_movies) CSR: int32, of weighted likes float64.
     sparse_seconds  for it.
     dense_seconds   for the dense tensor and the check against it; None where it was not made.
     """
@@ -63,7 +63,7 @@ def save_counts(counts: sp.csr_matrix, folder: Path) -> None:
 
 
 def co_likes(likes: sp.csr_matrix) -> sp.csr_matrix:
-    """(n_users, n_movies) int likes -> (n_movies, n_movies) int32 CSR, symmetric, indices sorted.
+    """(n_users, n_movies) likes -> (n_movies, n_movies) CSR of their type, symmetric, sorted.
 
     Every unordered pair stands in it twice, as (i, j) and as (j, i).
     """
@@ -113,5 +113,5 @@ def n_differences(counts: sp.csr_matrix, dense: torch.Tensor) -> int:
     for start in range(0, counts.shape[0], ROWS_AT_ONCE):
         rows = counts[start : start + ROWS_AT_ONCE].toarray()
         found = dense[start : start + ROWS_AT_ONCE].cpu().numpy()
-        different += int(np.count_nonzero(rows != found))
+        different += int(np.count_nonzero(rows.astype(np.float32) != found))
     return different

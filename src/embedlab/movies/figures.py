@@ -82,8 +82,9 @@ def top_block(counts: sp.csr_matrix, likes: Likes, n_top: int = 40) -> Figure:
     image = axes.imshow(block, cmap="viridis")
     axes.set_xticks(range(len(top)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(top)), names, fontsize=7)
-    axes.set_title(f"{likes.name}: users who like both, the {len(top)} most liked movies")
-    figure.colorbar(image, ax=axes, shrink=0.7, label="users")
+    users = "weighted users" if likes.is_weighted else "users"
+    axes.set_title(f"{likes.name}: {users} who like both, the {len(top)} most liked movies")
+    figure.colorbar(image, ax=axes, shrink=0.7, label=users)
     return figure
 
 

@@ -7,6 +7,7 @@ the user's own median (`user_median`), or a number of stars (`threshold:4`).
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -17,6 +18,7 @@ import scipy.sparse as sp
 from embedlab.errors import DataError
 from embedlab.movies.like_rule import parse_like_rule
 from embedlab.movies.ratings import Ratings
+from embedlab.movies.weighting import Weighted, weight_likes
 
 LIKES_FILE, MOVIES_FILE, ABOUT_FILE = "likes.npz", "movies.csv", "about.json"
 
@@ -29,7 +31,9 @@ class Likes:
     movies     one row a column of L, in order of movie_id: movie_id, title, genres.
     name       of the data set.
     like_rule  that made it.
-    digest     sha256 of L and the movie ids: equal digests make costs comparable.
+    digest     sha256 of L and the movie ids.
+    user_weight, item_power
+               how X weighs likes, as in `weighting`; published: not at all.
     """
 
     matrix: sp.csr_matrix
@@ -37,6 +41,8 @@ class Likes:
     name: str
     like_rule: str
     digest: str
+    user_weight: str = "none"
+    item_power: float = 0.0
 
     @property
     def n_movies(self) -> int:
@@ -47,12 +53,39 @@ class Likes:
         """Users who like each movie: (n_movies,) int64, the diagonal of X."""
         return np.bincount(self.matrix.indices, minlength=self.n_movies)
 
-    def about(self) -> dict[str, str]:
+    @property
+    def is_weighted(self) -> bool:
+        return self.user_weight != "none" or self.item_power != 0
+
+    @cached_property
+    def weighted(self) -> Weighted:
+        """What a solver fits."""
+        if not self.is_weighted:
+            return Weighted(self.matrix, np.ones(self.n_movies))
+        return weight_likes(self.matrix, self.user_weight, self.item_power)
+
+    @property
+    def cost_digest(self) -> str:
+        """Equal ones make costs comparable: of the likes, and of how X weighs them."""
+        if not self.is_weighted:
+            return self.digest
+        text = f"{self.digest} {self.user_weight} {self.item_power!r}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def about(self) -> dict[str, object]:
         """What tells these likes from others, for files and models made from them."""
-        return {"data": self.name, "data_digest": self.digest, "like_rule": self.like_rule}
+        return {
+            "data": self.name,
+            "data_digest": self.digest,
+            "like_rule": self.like_rule,
+            "user_weight": self.user_weight,
+            "item_power": self.item_power,
+        }
 
 
-def find_likes(ratings: Ratings, like_rule: str) -> Likes:
+def find_likes(
+    ratings: Ratings, like_rule: str, user_weight: str = "none", item_power: float = 0.0
+) -> Likes:
     """Apply `like_rule` to every rating. Raises OptionError for an unknown rule."""
     rule, threshold = parse_like_rule(like_rule)
     if rule == "threshold":
@@ -68,16 +101,24 @@ def find_likes(ratings: Ratings, like_rule: str) -> Likes:
         ),
         shape=(ratings.n_users, ratings.n_movies),
     )
-    return _likes(matrix, ratings.movies, ratings.name, like_rule)
+    return _likes(matrix, ratings.movies, ratings.name, like_rule, user_weight, item_power)
 
 
-def _likes(matrix: sp.csr_matrix, movies: pd.DataFrame, name: str, like_rule: str) -> Likes:
+def _likes(
+    matrix: sp.csr_matrix,
+    movies: pd.DataFrame,
+    name: str,
+    like_rule: str,
+    user_weight: str,
+    item_power: float,
+) -> Likes:
     matrix.sort_indices()
     sha = hashlib.sha256(repr(matrix.shape).encode())
     # Widths that do not depend on how scipy chose to store them.
     for array in (matrix.indptr, matrix.indices, movies["movie_id"].to_numpy()):
         sha.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
-    return Likes(matrix, movies, name, like_rule, sha.hexdigest())
+    digest = sha.hexdigest()
+    return Likes(matrix, movies, name, like_rule, digest, user_weight, item_power)
 
 
 def save_likes(likes: Likes, folder: Path) -> None:
@@ -86,6 +127,7 @@ def save_likes(likes: Likes, folder: Path) -> None:
     table = likes.movies.assign(likes=likes.popularity)
     table.to_csv(folder / MOVIES_FILE, index_label="index", lineterminator="\n")
     about = {"name": likes.name, "like_rule": likes.like_rule, "digest": likes.digest}
+    about |= {"user_weight": likes.user_weight, "item_power": likes.item_power}
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
@@ -100,7 +142,8 @@ def load_likes(folder: Path) -> Likes:
             keep_default_na=False,
         )
         about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-        likes = _likes(matrix.tocsr(), movies, about["name"], about["like_rule"])
+        weighting = (about.get("user_weight", "none"), about.get("item_power", 0.0))
+        likes = _likes(matrix.tocsr(), movies, about["name"], about["like_rule"], *weighting)
     except FileNotFoundError as error:
         raise DataError(
             f"matrix: expected a folder that build_matrix wrote, but '{Path(error.filename).name}' "

@@ -1,5 +1,7 @@
 """Options and likes in, a fitted embedding out: picks the solver and seeds it."""
 
+from dataclasses import replace
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -9,6 +11,7 @@ from embedlab.movies.exact import fit_exact
 from embedlab.movies.fit import Fit, FitOptions
 from embedlab.movies.gradient import fit_by_gradient
 from embedlab.movies.objective import Dense, Factored
+from embedlab.movies.weighting import Weighted
 from embedlab.step import OnStep
 
 
@@ -24,6 +27,14 @@ def solve(
     else:
         objective = Dense(co_likes(likes), device)
     return fit_by_gradient(objective, options, torch.Generator().manual_seed(seed), on_step)
+
+
+def solve_weighted(
+    weighted: Weighted, options: FitOptions, seed: int, device: str, on_step: OnStep
+) -> Fit:
+    """Fit weighted likes: the cost is that of the weighted X, the embedding the movies' own."""
+    fit = solve(weighted.likes, options, seed, device, on_step)
+    return replace(fit, embedding=weighted.embedding(fit.embedding))
 
 
 def solve_reference(likes: sp.csr_matrix, dim: int, seed: int) -> Fit:

@@ -26,7 +26,7 @@ class Weighted:
     """Likes for a solver, and how its vectors become the embedding.
 
     likes  (n_users, n_movies) float64 CSR: L'.
-    scale  (n_movies,) float64: x^β, 0 for a movie that nobody likes.
+    scale  (n_movies,) float64: x^β; with β > 0 it is 0 for a movie that nobody likes.
     """
 
     likes: sp.csr_matrix
@@ -55,7 +55,8 @@ def weight_likes(
     weighted = sp.diags_array(root_w) @ likes.astype(np.float64)
     weighted = sp.csr_matrix(weighted @ sp.diags_array(_power(x, -item_power)))
     weighted.sort_indices()
-    return Weighted(weighted, _power(x, item_power))
+    scale = _power(x, item_power) if item_power else np.ones(len(x))  # (n_movies,)
+    return Weighted(weighted, scale)
 
 
 def _power(counts: np.ndarray, exponent: float) -> np.ndarray:

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from embedlab.errors import DivergedError
 from embedlab.movies.fit import Fit, FitOptions, with_gap
 from embedlab.movies.likes import Likes
-from embedlab.movies.solve import solve
+from embedlab.movies.solve import solve_weighted
 from embedlab.movies.sweep import SweepFit, gap_in_words
 from embedlab.step import Step, to_each
 from embedlab.tracking.models import save_embedding
@@ -31,7 +31,15 @@ from embedlab.tracking.views import bar_chart, line_chart, parallel_chart, save_
 
 KEY = "fit_key"
 LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates know no logarithmic axis
-FIT_MODULES = ("counts", "exact", "fit", "gradient", "objective", "solve")  # of `movies`
+FIT_MODULES = (
+    "counts",
+    "exact",
+    "fit",
+    "gradient",
+    "objective",
+    "solve",
+    "weighting",
+)  # of `movies`
 # Of an epoch's time, against one of the first-order optimizers' (and all rounds of the exact one).
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
@@ -86,7 +94,7 @@ class Sweep:
         return fits
 
     def _fit(self, options: FitOptions, seed: int, exact_cost: float | None, on_epoch) -> SweepFit:
-        key = fit_key(options, seed, self.likes.digest, self.device)
+        key = fit_key(options, seed, self.likes.cost_digest, self.device)
         found = find_fit(self.run.experiment_id, key) if self.reuse else None
         if found is None:
             run_id, fit, steps = self._make(key, options, seed, exact_cost, on_epoch)
@@ -108,7 +116,7 @@ class Sweep:
         try:
             with start_child_run(options.label, params, tags) as child:
                 on_step = with_gap(to_each(steps.append, child.record, on_epoch), exact_cost)
-                fit = solve(self.likes.matrix, options, seed, self.device, on_step)
+                fit = solve_weighted(self.likes.weighted, options, seed, self.device, on_step)
                 child.log_metrics({"time/fit_seconds": fit.seconds}, fit.epochs)
                 fit.raise_if_diverged(options)
                 gap = _gap(fit, exact_cost)

@@ -5,14 +5,17 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from types import SimpleNamespace
 
 import git
 import mlflow
+import psutil
 import pytest
 from conftest import PROJECT, fresh_store
 from mlflow.entities import Run
@@ -22,8 +25,16 @@ from mlflow.tracking import fluent
 from embedlab.errors import DivergedError, OptionError, TrackingError
 from embedlab.step import Step
 from embedlab.tracking import runs
-from embedlab.tracking.runs import EXPERIMENT, RANDOM_RUN_NAME, TrackedRun, start_run
-from embedlab.tracking.store import check_store, explain_store_errors
+from embedlab.tracking.project import run_entry_point
+from embedlab.tracking.runs import (
+    EXPERIMENT,
+    RANDOM_RUN_NAME,
+    TrackedRun,
+    start_child_run,
+    start_run,
+)
+from embedlab.tracking.signals import EXIT_TERMINATED
+from embedlab.tracking.store import check_store, explain_store_errors, initialise_store
 
 
 @pytest.fixture(scope="module")
@@ -376,6 +387,66 @@ def test_a_signal_comes_too_late_once_the_run_says_that_it_has_finished(
     assert (kept.info.status, kept.data.tags["stop_reason"]) == ("FINISHED", "finished")
 
 
+@pytest.mark.usefixtures("usual_signals")
+@pytest.mark.parametrize(
+    ("number", "raised", "reason"),
+    [(signal.SIGINT, KeyboardInterrupt, "ctrl-c"), (signal.SIGTERM, SystemExit, "sigterm")],
+)
+def test_a_signal_while_a_run_or_its_child_begins_closes_both(
+    client, monkeypatch, number, raised, reason
+):
+    """MLflow has made the run by then, and nobody else would close it."""
+    start, begun = mlflow.start_run, []
+
+    def interrupted(**options):
+        begun.append(start(**options).info.run_id)
+        if len(begun) == n_begun:
+            signal.raise_signal(number)
+        return mlflow.active_run()
+
+    monkeypatch.setattr(mlflow, "start_run", interrupted)
+    for n_begun in (1, 2):
+        begun.clear()
+        with pytest.raises(raised), start_run("fit_embedding", "fit", {}):
+            assert n_begun == 2
+            with start_child_run("child", {}, {}):
+                pytest.fail("the child has begun")
+        assert len(begun) == n_begun
+        for run_id in begun:
+            kept = client.get_run(run_id)
+            assert (kept.info.status, kept.data.tags["stop_reason"]) == ("KILLED", reason)
+        assert mlflow.active_run() is None
+
+
+@pytest.mark.usefixtures("usual_signals")
+def test_a_second_signal_does_not_disturb_what_the_first_one_closes(client):
+    closed = []
+    with pytest.raises(KeyboardInterrupt), start_run("fit_embedding", "fit", {}) as run:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:  # as a curve that is drawn of a fit that was stopped
+            signal.raise_signal(signal.SIGTERM)
+            closed.append(True)
+    assert closed == [True]
+    kept = client.get_run(run.id)
+    assert (kept.info.status, kept.data.tags["stop_reason"]) == ("KILLED", "ctrl-c")
+
+
+def test_a_step_ends_with_the_run_that_started_it(monkeypatch):
+    step = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+
+    def told_to_stop(*_, **__):
+        raise SystemExit(EXIT_TERMINATED)
+
+    monkeypatch.setattr(mlflow.projects, "run", told_to_stop)
+    run = SimpleNamespace(info=SimpleNamespace(experiment_id="0"))
+    monkeypatch.setattr(mlflow, "active_run", lambda: run)
+    with pytest.raises(SystemExit):
+        run_entry_point("recommend", {})
+    assert not psutil.pid_exists(step.pid)
+    step.wait()
+
+
 def test_a_run_in_another_thread_than_the_main_one(client):
     """Only the main thread may handle signals; a notebook's or a server's need not be it."""
     kept = []
@@ -492,6 +563,49 @@ def test_a_store_that_cannot_be_opened(client, tmp_path, uri):
             pytest.fail("the run has begun")
     finally:
         mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def another_store(tmp_path):
+    """The file of an sqlite store that is not there yet, which is MLflow's for the test."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield tmp_path / "mlflow.db"
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.slow
+def test_a_first_start_that_is_killed_while_it_makes_the_store_leaves_none(another_store):
+    killed = (
+        "import os, signal\n"
+        "from embedlab.tracking import store\n"
+        "store.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "store.initialise_store()"
+    )
+    environment = {
+        "PYTHONPATH": str(PROJECT / "src"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{another_store}",
+    }
+    ended = subprocess.run([sys.executable, "-c", killed], env=os.environ | environment)
+    assert ended.returncode == -signal.SIGKILL
+    assert not another_store.exists()
+    initialise_store()
+    assert [item.name for item in mlflow.search_experiments()] == ["Default"]
+    left = {path.name for path in another_store.parent.iterdir()}
+    assert left <= {"mlflow.db", "mlflow.db.lock"}
+
+
+def test_a_store_that_mlflow_was_killed_in_the_middle_of_making_is_named(another_store):
+    """As a first `mlflow run` leaves it: tables of an older version, no experiment yet."""
+    initialise_store()
+    with closing(sqlite3.connect(another_store)) as connection, connection:
+        connection.execute("DELETE FROM experiments")
+        connection.execute("UPDATE alembic_version SET version_num = 'older'")
+    uri = f"sqlite:///{another_store.parent}/./mlflow.db"  # MLflow knows the other as opened
+    mlflow.set_tracking_uri(uri)
+    sentence = f"the store {uri} was left half made by a first `mlflow run` that was killed.*delete"
+    with pytest.raises(TrackingError, match=sentence):
+        initialise_store()
 
 
 def refuse(*_, **__):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import mlflow
+import psutil
 from mlflow.exceptions import ExecutionException
 
 from embedlab.errors import TrackingError
@@ -16,7 +17,8 @@ def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
     """Run `name` under the active run and return its run id.
 
     In the environment of this process: the outer `mlflow run` has made it already.
-    Raises TrackingError if it fails; its own message is on the terminal by then.
+    Raises TrackingError if it fails; its own message is on the terminal by then. Where this process
+    is told to stop, the other one is, too.
     """
     python_folder = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != python_folder:
@@ -31,4 +33,10 @@ def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
         )
     except ExecutionException:
         raise TrackingError(f"the step {name} failed; its own message stands above.") from None
+    except SystemExit:  # by SIGTERM; after a Ctrl-C MLflow does it
+        steps = psutil.Process().children()
+        for step in steps:
+            step.terminate()
+        psutil.wait_procs(steps)
+        raise
     return submitted.run_id

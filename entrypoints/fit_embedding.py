@@ -46,8 +46,8 @@ def main(argv=None) -> None:
     from embedlab.movies.figures import cost_curve
     from embedlab.movies.solve import solve, solve_reference
     from embedlab.tracking.models import log_movie_model
-    from embedlab.tracking.movie_runs import find_or_load_likes
-    from embedlab.tracking.registry import register
+    from embedlab.tracking.movie_runs import find_or_load_likes, movie_card
+    from embedlab.tracking.registry import publish
     from embedlab.tracking.runs import start_run
 
     given = vars(args) | {"lr": options.lr}
@@ -75,13 +75,11 @@ def main(argv=None) -> None:
         movies = likes.movies.assign(likes=likes.popularity)
         model_uri = log_movie_model(run, fit.embedding, movies, about)
         console.print(f"{options.label}: cost {fit.cost:,.0f} after {fit.epochs} epochs")
-        if args.register:
-            score = Score("cost", fit.cost)
-            entry = register(model_uri, args.model_name, likes.digest, score, args.promote)
-            run.set_tags({"registered_model": entry.label})
-            console.print(str(entry))
-        model = entry.uri if args.register else f"runs:/{run.id}/model"
-        console.print(f"Ask it with  -e recommend -P model={model} -P title='Toy Story'")
+        card, score = movie_card(run, likes, fit, reference), Score("cost", fit.cost)
+        name = args.model_name if args.register else None
+        model, registered = publish(run, model_uri, card, score, name, args.promote)
+        how_to_ask = f"Ask it with  -e recommend -P model={model} -P title='Toy Story'"
+        console.print(*registered, how_to_ask, sep="\n")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from embedlab.datasets.pictures import SAMPLE
 from embedlab.tracking import views
 from embedlab.tracking.models import log_image_model
 from embedlab.tracking.picture_runs import VIEW, comparison_view, load_pictures
-from embedlab.tracking.promotion import Champion, Score, wins
+from embedlab.tracking.promotion import Candidate, Score, wins
 from embedlab.tracking.runs import TrackedRun, start_run
 from embedlab.tracking.store import how_to_open
 from embedlab.tracking.views import save_view
@@ -759,7 +759,12 @@ def test_the_comparison_has_curves_bars_coordinates_and_pictures(client, experim
 
 # -- which accuracy makes a champion -----------------------------------------------------------
 
-CHAMPION = Champion("7", "digest", Score("val_accuracy", 0.9))
+
+def candidate(version, accuracy, digest="digest", promote="if_better"):
+    return Candidate(version, digest, Score("val_accuracy", accuracy), promote)
+
+
+CHAMPION = candidate(7, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -772,14 +777,12 @@ CHAMPION = Champion("7", "digest", Score("val_accuracy", 0.9))
     ],
 )
 def test_the_higher_accuracy_on_the_same_data_wins(accuracy, is_better, words):
-    score = Score("val_accuracy", accuracy)
-    assert wins(CHAMPION, "digest", score, "if_better") == (is_better, words)
+    assert wins(CHAMPION, candidate(8, accuracy)) == (is_better, words)
 
 
 @pytest.mark.parametrize("digest", ["other", None])
 def test_accuracies_on_other_data_are_not_compared(digest):
-    champion = Champion("7", digest, Score("val_accuracy", 0.1))
-    is_champion, reason = wins(champion, "digest", Score("val_accuracy", 0.9), "if_better")
+    is_champion, reason = wins(candidate(7, 0.1, digest), candidate(8, 0.9))
     assert not is_champion
     assert "version 7, was made with other data, and its validation accuracy" in reason
     assert "promote=always" in reason
@@ -795,5 +798,5 @@ def test_accuracies_on_other_data_are_not_compared(digest):
     ],
 )
 def test_promote_decides_where_no_accuracy_does(champion, promote, is_champion, reason):
-    worse = Score("val_accuracy", 0.95 if promote == "never" else 0.5)
-    assert wins(champion, "digest", worse, promote) == (is_champion, reason)
+    new = candidate(8, 0.95 if promote == "never" else 0.5, promote=promote)
+    assert wins(champion, new) == (is_champion, reason)

@@ -7,6 +7,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from cards import card_of
 from conftest import fresh_store
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
@@ -43,7 +44,10 @@ class Registry:
         self.name, self.uri, self.client = name, uri, mlflow.MlflowClient()
 
     def add(self, cost: float, digest: str = "a", promote: str = "if_better") -> Registration:
-        return register(self.uri, self.name, digest, Score("cost", cost), promote)
+        return register(self.uri, self.name, card_of(digest), Score("cost", cost), promote)
+
+    def add_by_hand(self) -> None:
+        mlflow.register_model(self.uri, self.name)
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -66,18 +70,54 @@ def registry(empty) -> Registry:
 
 
 def test_the_first_version_is_champion_and_answers(empty):
-    entry = register(empty.uri, empty.name, "a", Score("cost", 100.25), tags={"optimizer": "exact"})
-    assert entry == Registration(empty.name, "1", "champion", "there was no champion")
+    entry = empty.add(cost=100.25)
+    assert entry == Registration(empty.name, 1, "champion", "there was no champion")
     assert entry.uri == f"models:/{empty.name}@champion"
     assert empty.aliases == {"champion": "1"}
-    assert empty.tags("1") == {"data_digest": "a", "cost": "100.25", "optimizer": "exact"}
     answer = mlflow.pyfunc.load_model(entry.uri).predict(pd.DataFrame({"title": ["toy story"]}))
     assert answer["title"].tolist() == ["Toy Story 2 (1999)"]
 
 
+def test_a_version_says_what_it_was_made_of_how_and_how_good_it_is(empty):
+    card = card_of("a", trained={"optimizer": "adam", "dim": "20"}, metrics={"gap": 0.1})
+    register(empty.uri, empty.name, card, Score("cost", 100.25))
+    tags = empty.tags("1")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", tags.pop("promoted_at"))
+    assert tags == {
+        "data_digest": "a",
+        "entry_point": "fit_embedding",
+        "git.commit": "c0ffee",
+        "git.dirty": "false",
+        "optimizer": "adam",
+        "dim": "20",
+        "gap": "0.1",
+        "cost": "100.25",
+        "judged_by": "cost",
+        "promote": "if_better",
+        "promoted_because": "there was no champion",
+        "registered_as": "champion: there was no champion",
+    }
+    version = empty.client.get_model_version(empty.name, "1")
+    assert version.description == card.markdown(f"models:/{empty.name}/1")
+    assert version.run_id == mlflow.models.get_model_info(empty.uri).run_id
+
+
+def test_a_challenger_says_why_it_is_none_more(registry):
+    entry = registry.add(cost=101)
+    assert registry.tags("2")["registered_as"] == f"challenger: {entry.reason}"
+    assert {"promoted_because", "promoted_at"}.isdisjoint(registry.tags("2"))
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "good" one', "two words", "ünïcode"])
+def test_any_name_that_the_registry_takes(logged, name):
+    model = Registry(name, logged)
+    model.add(cost=100)
+    assert model.add(cost=99).alias == "champion"
+
+
 def test_a_lower_cost_on_the_same_data_replaces_the_champion(registry):
     entry = registry.add(cost=99)
-    assert (entry.version, entry.alias) == ("2", "champion")
+    assert (entry.version, entry.alias) == (2, "champion")
     assert re.fullmatch("its cost 99 is below .*100 of version 1", entry.reason)
     assert registry.aliases == {"champion": "2"}
     assert registry.tags("2")["replaces_version"] == "1"
@@ -87,8 +127,8 @@ def test_a_lower_cost_on_the_same_data_replaces_the_champion(registry):
 @pytest.mark.parametrize("cost", [100, 101])
 def test_no_lower_cost_stays_challenger(registry, cost):
     entry = registry.add(cost=cost)
-    assert (entry.version, entry.alias) == ("2", "challenger")
-    assert entry.uri == f"models:/{registry.name}@challenger"
+    assert (entry.version, entry.alias) == (2, "challenger")
+    assert entry.uri == f"models:/{registry.name}/2"
     assert re.fullmatch(f"its cost {cost} is not below .*100 of version 1", entry.reason)
     assert registry.aliases == {"champion": "1", "challenger": "2"}
     assert "replaces_version" not in registry.tags("2")
@@ -111,7 +151,7 @@ def test_the_newest_challenger_has_the_alias_until_one_replaces_the_champion(reg
 
 def test_costs_on_other_data_are_not_compared(registry):
     entry = registry.add(cost=1, digest="b")
-    assert (entry.version, entry.alias) == ("2", "challenger")
+    assert (entry.version, entry.alias) == (2, "challenger")
     assert entry.reason == (
         "the champion, version 1, was made with other data, and its cost there says nothing about "
         "this one's; promote=always makes the new one champion"
@@ -121,17 +161,27 @@ def test_costs_on_other_data_are_not_compared(registry):
 
 def test_a_champion_that_somebody_else_registered_is_not_compared_either(empty):
     """No tags, so nobody knows its data and its cost."""
-    mlflow.register_model(empty.uri, empty.name)
+    empty.add_by_hand()
     empty.client.set_registered_model_alias(empty.name, "champion", "1")
     entry = empty.add(cost=1)
     assert entry.alias == "challenger"
     assert "was made with other data" in entry.reason
 
 
+def test_another_score_is_not_compared(registry):
+    score = Score("val_accuracy", 0.9)
+    entry = register(registry.uri, registry.name, card_of("a"), score)
+    assert (entry.version, entry.alias) == (2, "challenger")
+    assert entry.reason == (
+        "the champion, version 1, was judged by its cost, this one by its validation accuracy; "
+        "promote=always makes the new one champion"
+    )
+
+
 @pytest.mark.parametrize(("cost", "digest"), [(101, "a"), (1, "b")])
 def test_always_replaces_whatever_there_is(registry, cost, digest):
     entry = registry.add(cost, digest, promote="always")
-    assert (entry.version, entry.alias) == ("2", "champion")
+    assert (entry.version, entry.alias) == (2, "champion")
     assert entry.reason == "promote=always, in place of version 1"
     assert registry.aliases == {"champion": "2"}
     assert registry.tags("2")["replaces_version"] == "1"
@@ -150,7 +200,7 @@ def test_never_replaces_nothing_not_even_an_empty_place(empty):
 def test_a_deleted_champion_leaves_its_place_empty(registry):
     registry.client.delete_model_version(registry.name, "1")
     entry = registry.add(cost=200)
-    assert (entry.version, entry.alias) == ("2", "champion")
+    assert (entry.version, entry.alias) == (2, "champion")
     assert entry.reason == "there was no champion"
     assert registry.aliases == {"champion": "2"}
     assert "replaces_version" not in registry.tags("2")
@@ -170,7 +220,7 @@ def test_a_model_that_is_not_there_is_one_sentence(registry):
     with pytest.raises(
         TrackingError, match=r"^MLflow at sqlite:///\S+ says: .*no-such.*$"
     ) as error:
-        register("models:/m-no-such", registry.name, "a", Score("cost", 1.0))
+        register("models:/m-no-such", registry.name, card_of("a"), Score("cost", 1.0))
     assert "\n" not in str(error.value)
     assert registry.aliases == {"champion": "1"}
     assert registry.tags("1")["cost"] == "100"

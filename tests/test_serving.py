@@ -23,6 +23,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from cards import card_of
 from conftest import PROJECT, fresh_store
 from mlflow.pyfunc import PyFuncModel, scoring_server
 
@@ -514,7 +515,7 @@ def send(address: str, body: object, content_type: str = "application/json") -> 
 
 @pytest.mark.slow
 def test_a_real_server_the_entry_point_and_the_model_agree(served, tmp_path):
-    champion = register(served.uri, "movie-embedding", "digest", Score("cost", 1.5)).uri
+    champion = register(served.uri, "movie-embedding", card_of("a"), Score("cost", 1.5)).uri
     assert champion == "models:/movie-embedding@champion"
     command = ["mlflow", "models", "serve", "-m", champion, "--env-manager", "local"]
     asked = ["--title", "Amélie", "--model", champion, "--k", "3", "--score", "dot"]

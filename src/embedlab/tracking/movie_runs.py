@@ -1,10 +1,14 @@
 """What the entry points of the movie half do alike."""
 
 from embedlab.datasets.movielens import locate_ratings
+from embedlab.movies.fit import Fit
 from embedlab.movies.likes import Likes, find_likes, load_likes
 from embedlab.movies.ratings import read_ratings
+from embedlab.tracking.card import MOVIE_LIMITS, Card, data_licence
 from embedlab.tracking.runs import TrackedRun
 from embedlab.tracking.store import fetch_artifacts
+
+PARAMS = ("like_rule", "optimizer", "lr", "dim", "epochs", "objective", "init_scale", "seed")
 
 
 def find_or_load_likes(run: TrackedRun, matrix: str, ratings: str, like_rule: str) -> Likes:
@@ -19,3 +23,29 @@ def find_or_load_likes(run: TrackedRun, matrix: str, ratings: str, like_rule: st
     run.log_params({"ratings": likes.name, "like_rule": likes.like_rule})
     run.log_params({"data_digest": likes.digest})
     return likes
+
+
+def movie_card(run: TrackedRun, likes: Likes, fit: Fit, reference_cost: float | None) -> Card:
+    """What the registry says of a fit; its gap to the exact cost where that is known."""
+    n_users, n_movies = likes.matrix.shape
+    metrics = {}
+    results = {"final cost, of all pairs of movies (so it has no interval)": f"{fit.cost:,.0f}"}
+    if reference_cost:
+        metrics["gap"] = fit.cost / reference_cost - 1
+        results["above the exact solver's cost by"] = f"{metrics['gap']:.2%}"
+    return Card(
+        what="A vector for every movie; movies that the same people like have vectors with a "
+        "large inner product. Titles in, the nearest movies out.",
+        data=likes.name,
+        data_digest=likes.digest,
+        counts=f"{n_users:,} users, {n_movies:,} movies, {likes.matrix.nnz:,} likes",
+        licences={"Ratings": data_licence(likes.name)},
+        trained=run.params(PARAMS),
+        origin=run.origin,
+        run_id=run.id,
+        metrics=metrics,
+        results=results,
+        limits=MOVIE_LIMITS,
+        command="mlflow run . -e recommend --env-manager local --experiment-name embedlab \\\n"
+        "  -P model={model} -P title='Toy Story'",
+    )

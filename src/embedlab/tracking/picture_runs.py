@@ -11,9 +11,10 @@ import torch
 
 from embedlab.datasets.pictures import locate_pictures
 from embedlab.step import OnCount, Step
+from embedlab.tracking.card import PICTURE_LIMITS, Card, data_licence, weights_licence
 from embedlab.tracking.models import log_image_model
 from embedlab.tracking.promotion import Score
-from embedlab.tracking.registry import register
+from embedlab.tracking.registry import publish
 from embedlab.tracking.runs import TrackedRun
 from embedlab.tracking.store import how_to_open
 from embedlab.tracking.views import (
@@ -43,6 +44,10 @@ NEIGHBOURS = 8
 MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 VIEW = "pictures"
 ENTRY_POINTS = ("extract_features", "finetune")
+PARAMS = (
+    *("backbone", "weights", "recipe", "optimizer", "lr", "weight_decay", "schedule", "epochs"),
+    *("batch_size", "resolution", "augment", "freeze", "flip_view", "precision", "seed"),
+)
 
 
 def load_pictures(
@@ -223,19 +228,51 @@ def finish(
         "preprocessing": asdict(trained.preprocessing),
     }
     model = log_image_model(run, trained.network, about, pictures.images[split.val[0]])
-    said = [f"{trained}; {report}"]
-    if model_name is not None:
-        score = Score("val_accuracy", trained.accuracy)
-        entry = register(model, model_name, split.digest, score, promote)
-        run.set_tags({"registered_model": entry.label})
-        model = entry.uri
-        said.append(str(entry))
-    said += [
+    card = _card(run, trained, report, pictures, split)
+    score = Score("val_accuracy", trained.accuracy)
+    model, registered = publish(run, model, card, score, model_name, promote)
+    return [
+        f"{trained}; {report}",
+        *registered,
         f"Serve it with  mlflow models serve -m {model} --env-manager local -p 5901",
         "See the run, and all picture runs side by side:",
         how_to_open(run.experiment_id, run.id, *comparison_view(run.experiment_id)),
     ]
-    return said
+
+
+def _card(
+    run: TrackedRun, trained: Trained, report: Report, pictures: PictureSet, split: Split
+) -> Card:
+    """What the registry says of a classifier."""
+    params = run.params(PARAMS)
+    low, high = report.interval
+    n_train, n_val, n_test = len(split.train), len(split.val), len(split.test)
+    return Card(
+        what=f"Says which of {len(pictures.classes)} classes a picture shows, with a probability.",
+        data=pictures.name,
+        data_digest=split.digest,
+        counts=f"{n_train:,} pictures to train, {n_val:,} to validate, {n_test:,} to test",
+        licences={
+            "Pictures": data_licence(pictures.name),
+            "Weights it started from": weights_licence(params["weights"]),
+        },
+        trained=params,
+        origin=run.origin,
+        run_id=run.id,
+        metrics={
+            "test_accuracy": report.accuracy,
+            "test_accuracy_low": low,
+            "test_accuracy_high": high,
+        },
+        results={
+            "test accuracy": f"{report.accuracy:.2%}",
+            "its 95 % interval (Wilson)": f"{low:.2%} to {high:.2%}",
+            f"validation accuracy, which chose epoch {trained.epoch}": f"{trained.accuracy:.2%}",
+            "calibration error on the test pictures": f"{report.calibration_error:.2%}",
+        },
+        limits=PICTURE_LIMITS,
+        command="mlflow models serve -m {model} --env-manager local -h 127.0.0.1 -p 5902",
+    )
 
 
 def comparison_view(experiment_id: str) -> list[str]:

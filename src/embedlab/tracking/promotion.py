@@ -1,5 +1,6 @@
-"""When a new model version becomes champion: the rule alone, without MLflow."""
+"""When a model version is champion: the rule alone, without MLflow."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 PROMOTE = ("if_better", "always", "never")
@@ -20,37 +21,75 @@ class Score:
     def __str__(self) -> str:
         return format(self.value, SCORES[self.name][1])
 
+    @property
+    def words(self) -> str:
+        return SCORES[self.name][0]
+
     def compare(self, other: "Score") -> tuple[bool, str]:
         """Whether this one is better (an equal one is not), and that in words."""
-        words, _, wanted = SCORES[self.name]
+        wanted = SCORES[self.name][2]
         is_better = self.value < other.value if wanted == "below" else self.value > other.value
-        return is_better, f"its {words} {self} is {'' if is_better else 'not '}{wanted} the {other}"
+        negation = "" if is_better else "not "
+        return is_better, f"its {self.words} {self} is {negation}{wanted} the {other}"
 
 
 @dataclass(frozen=True)
-class Champion:
-    """What the rule looks at in the present champion."""
+class Candidate:
+    """What the rule looks at in a version; of one that was registered by hand there is no more
+    than its number."""
 
-    version: str
-    data_digest: str | None
-    score: Score
+    version: int
+    data_digest: str | None = None
+    score: Score | None = None
+    promote: str = "never"
 
 
-def wins(
-    champion: Champion | None, data_digest: str, score: Score, promote: str
-) -> tuple[bool, str]:
+def wins(champion: Candidate | None, new: Candidate) -> tuple[bool, str]:
     """Whether a new version takes the champion's place, and why, in words."""
-    if promote == "never":
+    if new.promote == "never":
         return False, "promote=never"
     if champion is None:
         return True, "there was no champion"
-    if promote == "always":
+    if new.promote == "always":
         return True, f"promote=always, in place of version {champion.version}"
-    if champion.data_digest != data_digest:
-        words = SCORES[score.name][0]
+    if champion.data_digest != new.data_digest or champion.score is None:
         return False, (
-            f"the champion, version {champion.version}, was made with other data, and its {words} "
-            "there says nothing about this one's; promote=always makes the new one champion"
+            f"the champion, version {champion.version}, was made with other data, and its "
+            f"{new.score.words} there says nothing about this one's; promote=always makes the new "
+            "one champion"
         )
-    is_better, reason = score.compare(champion.score)
+    if champion.score.name != new.score.name:
+        return False, (
+            f"the champion, version {champion.version}, was judged by its {champion.score.words}, "
+            f"this one by its {new.score.words}; promote=always makes the new one champion"
+        )
+    is_better, reason = new.score.compare(champion.score)
     return is_better, f"{reason} of version {champion.version}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Numbers of the champion and of the version it replaced; and why each has won or not."""
+
+    champion: int | None
+    replaced: int | None
+    reasons: dict[int, str]
+
+
+def compete(champion: Candidate | None, candidates: Iterable[Candidate]) -> Outcome:
+    """Let the candidates challenge the champion, in order of their numbers.
+
+    From whatever champion some of them have made among themselves, all of them make the same one.
+    So registrations at the same moment agree, however their reads and writes were mixed.
+    """
+    replaced, reasons = None, {}
+    for new in sorted(candidates, key=lambda candidate: candidate.version):
+        if champion is not None and champion.version == new.version:
+            continue
+        is_better, reasons[new.version] = wins(champion, new)
+        if is_better:
+            if champion is not None:
+                replaced = champion.version
+                reasons[replaced] = f"version {new.version}, of the same moment, has replaced it"
+            champion = new
+    return Outcome(champion and champion.version, replaced, reasons)

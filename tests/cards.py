@@ -1,0 +1,22 @@
+"""A model card for tests that register something and do not care what it says."""
+
+from embedlab.tracking.card import MOVIE_LIMITS, Card
+
+
+def card_of(data_digest: str, **changes: object) -> Card:
+    """The card of a model that was made with data of this digest."""
+    facts = {
+        "what": "A vector for every movie.",
+        "data": "sample",
+        "data_digest": data_digest,
+        "counts": "2 users, 2 movies, 3 likes",
+        "licences": {"Ratings": "built in."},
+        "trained": {"optimizer": "exact", "dim": "2"},
+        "origin": {"entry_point": "fit_embedding", "git.commit": "c0ffee", "git.dirty": "false"},
+        "run_id": "0a" * 16,
+        "metrics": {"gap": 0.25},
+        "results": {"final cost": "100"},
+        "limits": MOVIE_LIMITS,
+        "command": "mlflow run . -e recommend -P model={model}",
+    }
+    return Card(**facts | changes)

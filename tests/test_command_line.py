@@ -22,10 +22,11 @@ from embedlab.command_line import (
     number,
     one_of,
     positive_number,
-    resolutions,
     run_id_or_nothing,
     run_ids,
+    version,
     whole_number,
+    whole_numbers,
     words,
 )
 from embedlab.errors import DataError, EmbedlabError, OptionError
@@ -90,6 +91,14 @@ BAD = [
     ("clean_runs", "hours=-1", "a number from 0 up", "'-1'"),
     ("clean_runs", "hours=inf", "a number from 0 up", "'inf'"),
     ("clean_runs", "dry_run=maybe", "true or false", "'maybe'"),
+    ("promote", "version=0 reason=x", "a version's number, challenger or previous", "'0'"),
+    ("promote", "version=1.5 reason=x", "a version's number, challenger or previous", "'1.5'"),
+    ("promote", "version=-1 reason=x", "a version's number, challenger or previous", "'-1'"),
+    ("promote", "version=v2 reason=x", "a version's number, challenger or previous", "'v2'"),
+    ("promote", "version= reason=x", "a version's number, challenger or previous", "''"),
+    ("promote", "version=champion reason=x", "challenger or previous", "'champion'"),
+    ("promote", "reason= version=1", "a reason, in words", "nothing"),
+    ("promote", "model_name=a:b version=1 reason=x", "a name without '/' and ':'", "'a:b'"),
 ]
 # One of each kind as a process: a parser's type, a data set's check, options that contradict.
 BAD_PROCESSES = [
@@ -157,8 +166,10 @@ def test_a_bad_value_is_refused_before_any_work(no_heavy_modules, name, argument
     "arguments", [["--speed", "9"], ["--Title", "x"], ["stray"], ["--tit", "x"]]
 )
 def test_an_unknown_flag_or_word_is_named(no_heavy_modules, name, arguments):
+    entry_point = importlib.import_module(f"entrypoints.{name}")
+    required = [a.option_strings[0] for a in entry_point.build_parser()._actions if a.required]
     with pytest.raises(OptionError) as refused:
-        importlib.import_module(f"entrypoints.{name}").main(arguments)
+        entry_point.main([word for flag in required for word in (flag, "1")] + arguments)
     help_command = f"python -m entrypoints.{name} --help"
     found = " ".join(arguments)
     assert str(refused.value) == f"unrecognized arguments: {found} (see `{help_command}`)"
@@ -169,6 +180,12 @@ def test_a_flag_without_its_value_is_named():
     for arguments in (["--k"], ["--k", "--score", "dot"]):
         with pytest.raises(OptionError, match=r"^k: expected one argument"):
             parser.parse_args(arguments)
+
+
+def test_what_must_be_given_is_named():
+    parser = importlib.import_module("entrypoints.promote").build_parser()
+    with pytest.raises(OptionError, match=r"arguments are required: --version, --reason \(see"):
+        parser.parse_args([])
 
 
 @pytest.mark.parametrize("title", ["-30- (1959)", "-h", "-1", "--help", "--k=3"])
@@ -198,9 +215,12 @@ def test_help_lists_every_parameter_and_imports_nothing_heavy(name):
     assert parser.description in shown
     for action in parser._actions[1:]:  # without --help itself
         default = str(action.default).lower() if action.default in (True, False) else action.default
-        about, _, shown_default = action.help.rpartition(" (default: ")
+        about, _, note = action.help.rpartition(" (")
         assert len(about) > 5
-        assert shown_default == f"{'none' if default == '' else default})"
+        if action.required:
+            assert note == "required)"
+        else:
+            assert note == f"default: {'none' if default == '' else default})"
         assert f"{action.option_strings[0]} {action.metavar} {action.help}" in shown
 
 
@@ -223,6 +243,7 @@ def test_good_values_come_out_typed():
     assert one_of("a", "b")("b") == "b"
     assert words("a title")("  Toy Story ") == "Toy Story"
     assert model_name(" movie-embedding ") == "movie-embedding"
+    assert [version(text) for text in ("12", " previous ")] == ["12", "previous"]
 
 
 def test_a_word_far_from_every_choice_gets_no_hint():
@@ -301,9 +322,10 @@ def test_best_is_no_id_and_one_id_is_too_few():
             run_ids(text)
 
 
-def test_auto_is_nothing_and_resolutions_are_a_list():
+def test_auto_is_nothing_and_numbers_are_a_list():
     assert auto_or(positive_number)(" Auto ") is None
     assert auto_or(positive_number)("0.5") == 0.5
+    resolutions = whole_numbers(32, 1024)
     assert resolutions("64, 96,128") == (64, 96, 128)
     for text in ("", "64,", "64,12", "2000"):
         with pytest.raises(ArgumentTypeError, match="expected a whole number from 32 to 1024"):

@@ -34,6 +34,12 @@ def command_words(name, parameters, folder):
     return words
 
 
+def required_parameters(name):
+    """A value for each parameter that has no default, in MLproject."""
+    parameters = ENTRY_POINTS[name].parameters.values()
+    return {parameter.name: "1" for parameter in parameters if parameter.default is None}
+
+
 def requirement_lines(file):
     lines = (PROJECT / file).read_text(encoding="utf-8").splitlines()
     return [text for line in lines if (text := line.partition("#")[0].strip())]
@@ -58,8 +64,9 @@ def test_parameters_placeholders_and_flags_are_the_same(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_both_defaults_are_the_same_value(name, tmp_path):
-    parser = parser_of(name)
-    assert parser.parse_args(command_words(name, {}, tmp_path)) == parser.parse_args([])
+    parser, given = parser_of(name), required_parameters(name)
+    flags = [word for key, value in given.items() for word in (f"--{key}", value)]
+    assert parser.parse_args(command_words(name, given, tmp_path)) == parser.parse_args(flags)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,6 +77,8 @@ def test_both_defaults_are_spelled_the_same(name):
         default = parser.get_default(parameter.name)
         spelled = str(default).lower() if isinstance(default, bool) else str(default)
         assert str(parameter.default) == spelled, parameter.name
+    required = {action.dest for action in parser._actions if action.required}
+    assert required == set(required_parameters(name))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,7 +15,7 @@ from embedlab.datasets.movielens import check_ratings_argument
 from embedlab.datasets.pictures import check_dataset_argument
 from embedlab.errors import EmbedlabError, OptionError
 from embedlab.movies.fit import OBJECTIVES
-from embedlab.movies.like_rule import check_like_rule
+from embedlab.movies.like_rule import USER_WEIGHTS, check_like_rule
 from embedlab.tracking.promotion import PROMOTE
 from embedlab.vision.options import (
     AUGMENTATIONS,
@@ -47,8 +47,10 @@ class Parser(argparse.ArgumentParser):
         self._flags: set[str] = set()
 
     def add(self, name: str, type: Callable, default: object, help: str) -> None:
-        """Add the parameter `name`; an empty default means 'not given'."""
+        """Add the parameter `name`; an empty default means 'not given', None that it must be."""
         shown = str(default).lower() if isinstance(default, bool) else default
+        is_required = default is None
+        note = "required" if is_required else f"default: {'none' if shown == '' else shown}"
         metavar = getattr(type, "metavar", name.rpartition("_")[2].upper())
         flag = "--" + name.replace("_", "-")
         self._flags.add(flag)
@@ -56,7 +58,8 @@ class Parser(argparse.ArgumentParser):
             flag,
             type=type,
             default=default,
-            help=f"{help} (default: {'none' if default == '' else shown})",
+            required=is_required,
+            help=f"{help} ({note})",
             metavar=metavar,
         )
 
@@ -212,6 +215,15 @@ def model_name(text: str) -> str:
     return text.strip()
 
 
+def version(text: str) -> str:
+    """Type of a registered version: its number, or a word for one."""
+    word = text.strip()
+    if word not in ("challenger", "previous") and not re.fullmatch("[1-9][0-9]{0,8}", word):
+        message = f"expected a version's number, challenger or previous, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return word
+
+
 def add_ratings(parser: Parser, default: str) -> None:
     """The parameter `ratings`: which data."""
     parser.add(
@@ -234,6 +246,14 @@ def add_likes(parser: Parser) -> None:
     parser.add("matrix", str, "", "runs:/<run id>/matrix of build_matrix, instead of ratings")
     add_ratings(parser, "ml-latest-small")
     add_like_rule(parser)
+
+
+def add_weighting(parser: Parser) -> None:
+    """The parameters of how X weighs likes; the defaults are the published X."""
+    what = "what a user's likes count: 1, or 1/√n or 1/n of a user with n likes"
+    parser.add("user_weight", one_of(*USER_WEIGHTS), "none", what)
+    what = "errors are measured in (likes of i · likes of j) to this power; 0.5: as by chance"
+    parser.add("item_power", number(0, 1), 0.0, what)
 
 
 def add_fit(parser: Parser) -> None:

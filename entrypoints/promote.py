@@ -1,0 +1,40 @@
+"""A registered version becomes champion because somebody says so: rollback, or a challenger."""
+
+from embedlab.command_line import Parser, exit_with, model_name, version, words
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        "promote",
+        "Make a registered version champion, whatever its score, and write down why. The version "
+        "before it stays where it is; the command that goes back to it is printed.",
+    )
+    parser.add("model_name", model_name, "movie-embedding", "the registered model")
+    parser.add(
+        "version",
+        version,
+        None,
+        "a number; challenger; or previous, the version that the present champion replaced",
+    )
+    parser.add("reason", words("a reason, in words"), None, "why; it becomes a tag of the version")
+    return parser
+
+
+def main(argv=None) -> None:
+    args = build_parser().parse_args(argv)
+
+    from embedlab.console import console
+    from embedlab.tracking.registry import set_champion
+    from embedlab.tracking.runs import start_run
+
+    label = f"promote {args.model_name} {args.version}"
+    with start_run("promote", label, vars(args)) as run:
+        promotion = set_champion(args.model_name, args.version, args.reason)
+        run.set_tags({"registered_model": promotion.label})
+        said = "\n".join(filter(None, (str(promotion), promotion.undo)))
+        run.log_text(f"{said}\n", "promotion.txt")
+        console.print(said)
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,343 @@
+"""Kill every entry point at a random moment, start it again, and look at what is left.
+
+    python -m tests.kill --kills 100 --seed 0
+
+One store and one cache serve all kills, so that damage adds up; another pair, that never sees one,
+says what each command's result should be. A kill is a random signal, to a random one of the
+process, its whole group, or (under `mlflow run`) the entry point alone, at a uniformly random
+moment: of the command's usual duration, or of what is left of it when its run has begun, for half
+of that is imports. Before some, files of the cache are taken away, so that building them is what is
+killed. After each:
+
+1. the run that was killed says why it stopped, where the signal could be handled;
+2. the same command succeeds, with the result of the undisturbed pair: metrics, arrays, cache files;
+3. no run is RUNNING then; one that no process had taken up needs `clean_runs`;
+4. what was half written is refused or whole: checkpoints, and the killed run's matrix and model.
+"""
+
+import argparse
+import logging
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from tests.kill_world import (
+    ARRAYS,
+    BUILDING,
+    CHECKPOINTS,
+    ENTRY_POINT,
+    EXPERIMENT,
+    GROUP,
+    PROCESS,
+    PROJECT,
+    SECONDS_TO_END,
+    Command,
+    World,
+    differences,
+    digest,
+    has_ended,
+    send,
+    slow_server,
+    write_pictures,
+)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+MOVIES = {"ratings": "sample", "dim": 8, "epochs": 200}
+REGISTERED = {"register": "true", "model_name": "kill-movies"}
+TRAINING = {"epochs": 3, "batch_size": 16, "augment": "crop", "lr": 0.01}
+
+
+def commands(pictures: Path) -> list[Command]:
+    """One or more for each entry point of MLproject; those that others need come first."""
+    small = {
+        "dataset": f"folder:{pictures}",
+        "weights": "none",
+        "resolution": 32,
+        "register": "true",
+        "model_name": "kill-pictures",
+    }
+    grid = {"optimizers": "adam,sgd", "learning_rates": "adam:1,0.1/sgd:1e-4", "dim": 8}
+    tuning = small | TRAINING
+    contest = {"dims": "5,10", "resamples": 200}
+    of_main = {"dim": 8, "epochs": 30, "train_limit": 100}
+    undo = {"model_name": "kill-movies", "version": 1, "reason": "a test"}
+    return [
+        Command("fit_embedding", "fit_embedding", MOVIES | REGISTERED | {"reference": "true"}),
+        Command("extract_features", "extract_features", small | {"epochs": 5}),
+        Command("finetune", "finetune", tuning, resumes=True),
+        Command("compare_transfer", "compare_transfer"),
+        Command("build_matrix", "build_matrix", {"ratings": "sample"}),
+        Command(
+            "build_matrix, downloading",
+            "build_matrix",
+            {"ratings": "ml-latest-small"},
+            download=True,
+        ),
+        Command("build_matrix, first start", "build_matrix", {"ratings": "sample"}, first=True),
+        Command(
+            "compare_optimizers",
+            "compare_optimizers",
+            {"ratings": "sample", "epochs": 60, "titles": "Toy Story"} | grid,
+            experiment=None,
+        ),
+        Command(
+            "recommend",
+            "recommend",
+            {"title": "Toy Story", "model": "models:/kill-movies@champion"},
+        ),
+        Command("evaluate_embedding", "evaluate_embedding", {"ratings": "sample"} | contest),
+        Command("promote", "promote", undo),
+        Command("clean_runs", "clean_runs"),
+        Command("mlflow run, fit_embedding", "fit_embedding", MOVIES | REGISTERED, by_mlflow=True),
+        Command("mlflow run, finetune", "finetune", tuning, by_mlflow=True, resumes=True),
+        Command("mlflow run, main", "main", of_main, by_mlflow=True, experiment="main"),
+    ]
+
+
+@dataclass
+class Kill:
+    """One kill: what was done, what the killed runs were then, and what was found wrong."""
+
+    command: str
+    signal: str
+    target: str
+    moment: float  # seconds, of so many
+    duration: float
+    states: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    is_begun: bool = False  # `moment` is counted from the begin of the run
+
+    def __str__(self) -> str:
+        since = " of the run" if self.is_begun else ""
+        when = f"{self.moment:.1f} of {self.duration:.1f} s{since}"
+        states = ", ".join(self.states) or "no run yet"
+        end = "; ".join(self.faults) or "survived"
+        return f"{self.command}: {self.signal} to the {self.target} at {when}: {states}: {end}"
+
+
+class Harness:
+    """The two worlds, and what the undisturbed one says of each command."""
+
+    def __init__(self, folder: Path, server: str, chosen: Sequence[Command]):
+        self.folder, self.server = folder, server
+        self.quiet, self.world = World(folder / "quiet", server), World(folder / "world", server)
+        self.begins, self.durations, self.expected = {}, {}, {}
+        for command in chosen:
+            experiment = command.experiment or "alone"
+            started = time.monotonic()
+            process = self.quiet.start(command, experiment)
+            self.quiet.wait_for_run(process, experiment)
+            self.begins[command.name] = time.monotonic() - started
+            if fault := self.quiet.end_of(process):
+                raise RuntimeError(f"{command.name}, undisturbed: {fault}")
+            self.durations[command.name] = time.monotonic() - started
+            self.expected[command.name] = self.quiet.result(command, experiment)
+            is_needed = command.name in ("fit_embedding", "extract_features", "finetune")
+            if is_needed and (fault := self.world.run(command, experiment)):
+                raise RuntimeError(f"{command.name}, undisturbed: {fault}")
+        self.cached = self.quiet.cached()
+
+    def kill(self, command: Command, number: int, rng: random.Random) -> Kill | None:
+        """Start it, kill it, start it again; None where it ended before it was killed."""
+        world = self.world
+        if command.first:
+            world = World(self.folder / f"first-{number}", self.server)
+        experiment = command.experiment or f"alone-{number}"
+        if rng.random() < 0.5:
+            world.take_away(rng)
+        before = {run.info.run_id for run in world.runs(experiment)}
+        duration, is_begun = self.durations[command.name], rng.random() < 0.5
+        if is_begun:
+            duration -= self.begins[command.name]
+        chosen, moment = rng.choice(SIGNALS), rng.uniform(0, duration)
+        targets = (PROCESS, GROUP, ENTRY_POINT) if command.by_mlflow else (PROCESS, GROUP)
+        target = rng.choice(targets)
+
+        process = world.start(command, experiment)
+        if is_begun:
+            world.wait_for_run(process, experiment, before)
+        time.sleep(moment)
+        if process.poll() is not None:
+            return None
+        send(process.pid, chosen, target)
+        kill = Kill(command.name, chosen.name, target, moment, duration, is_begun=is_begun)
+        if not has_ended(process):
+            kill.faults.append(f"still there after {SECONDS_TO_END} s")
+        killed = [run for run in world.runs(experiment) if run.info.run_id not in before]
+        kill.states = [state(run) for run in killed]
+        self._check_reasons(kill, chosen, killed)
+        self._check_half_written(kill, world, command, killed)
+
+        resume = self._resume(world, command, killed, rng)
+        if fault := world.run(command, experiment, **resume):
+            kill.faults.append(f"again: {fault}")
+        self._check_again(kill, world, command, experiment)
+        if command.first:
+            shutil.rmtree(world.folder)
+        return kill
+
+    def _check_reasons(self, kill: Kill, chosen: signal.Signals, killed: list[Run]) -> None:
+        for run in killed:
+            was_taken_up = "pid" in run.data.tags
+            if chosen != signal.SIGKILL and was_taken_up and "stop_reason" not in run.data.tags:
+                kill.faults.append(f"{state(run)} without a reason")
+
+    def _resume(
+        self, world: World, command: Command, killed: list[Run], rng: random.Random
+    ) -> dict[str, object]:
+        for run in killed:
+            folder = world.cache / CHECKPOINTS / run.info.run_id
+            if command.resumes and (folder / "last.pt").exists() and rng.random() < 0.5:
+                return {"resume": run.info.run_id}
+        return {}
+
+    def _check_half_written(
+        self, kill: Kill, world: World, command: Command, killed: list[Run]
+    ) -> None:
+        """What the project would read of it is as expected, or refused."""
+        import torch
+
+        from embedlab.errors import EmbedlabError
+        from embedlab.movies.likes import load_likes
+        from embedlab.tracking.served import load_model
+
+        for path in (world.cache / CHECKPOINTS).glob("*/last.pt"):
+            try:
+                torch.load(path, weights_only=True)
+            except Exception as error:
+                kill.faults.append(f"{path} cannot be read: {error}")
+        mlflow.set_tracking_uri(world.uri)
+        for run in killed:
+            expected = self.expected[command.name]
+            for uri, read in (("matrix", load_likes), ("model", load_model)):
+                try:
+                    folder = Path(
+                        mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/{uri}")
+                    )
+                    read(folder if uri == "matrix" else str(folder))
+                except (EmbedlabError, MlflowException, OSError):
+                    continue
+                digests = {digest(path) for path in folder.rglob("*") if path.suffix in ARRAYS}
+                if not digests <= set(expected.values()):
+                    kill.faults.append(f"the {uri} of {state(run)} is read as whole and is not")
+
+    def _check_again(self, kill: Kill, world: World, command: Command, experiment: str) -> None:
+        expected = self.expected[command.name]
+        if wrong := differences(world.result(command, experiment), expected):
+            kill.faults.append(f"another result: {wrong}")
+        cached = world.cached()
+        if wrong := differences(cached, {n: d for n, d in self.cached.items() if n in cached}):
+            kill.faults.append(f"another cache: {wrong}")
+        running = world.runs(experiment, "attributes.status = 'RUNNING'")
+        kill.faults += [
+            f"{state(run)} after the next start" for run in running if "pid" in run.data.tags
+        ]
+        if running:
+            kill.states.append("clean_runs needed")
+            if fault := world.run(Command("clean_runs", "clean_runs"), experiment, hours=0):
+                kill.faults.append(f"clean_runs: {fault}")
+            running = world.runs(experiment, "attributes.status = 'RUNNING'")
+            kill.faults += [f"{state(run)} after clean_runs" for run in running]
+        for name in ("kill-movies", "kill-pictures"):
+            if world.client.search_registered_models(f"name = '{name}'"):
+                try:
+                    mlflow.pyfunc.load_model(f"models:/{name}@champion")
+                except Exception as error:
+                    kill.faults.append(f"the champion of {name} cannot be loaded: {error}")
+
+    def clean_up(self) -> str:
+        """What `clean_runs` does not remove of the cache two hours later, or nothing."""
+        long_ago = time.time() - 7200
+        for path in (self.world.cache).rglob("*"):
+            os.utime(path, (long_ago, long_ago))
+        fault = self.world.run(Command("clean_runs", "clean_runs"), EXPERIMENT)
+        left = [str(path) for path in self.world.cache.rglob(f"{BUILDING}*")]
+        return fault or ", ".join(left)
+
+
+def state(run: Run) -> str:
+    reason = run.data.tags.get("stop_reason", "no word")
+    return f"{run.info.status} ({reason})"
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+
+def as_table(kills: Sequence[Kill]) -> str:
+    """Survived of tried by command and signal; then what had become of the killed runs."""
+    names = [number.name for number in SIGNALS]
+    lines = [f"| killed | {' | '.join(names)} | survived |", "| --- " * 5 + "|"]
+    by_command = dict.fromkeys(kill.command for kill in kills)
+    for command in (*by_command, "all"):
+        of_it = [kill for kill in kills if command in (kill.command, "all")]
+        cells = [survived([kill for kill in of_it if kill.signal == name]) for name in names]
+        lines.append(f"| {command} | {' | '.join(cells)} | {survived(of_it)} |")
+    lines += ["", f"| sent to | {' | '.join(names)} |", "| --- " * 4 + "|"]
+    for target in (PROCESS, GROUP, ENTRY_POINT):
+        of_it = [kill for kill in kills if kill.target == target]
+        cells = [survived([kill for kill in of_it if kill.signal == name]) for name in names]
+        lines.append(f"| {target} | {' | '.join(cells)} |")
+    lines += ["", f"| state of the killed run | {' | '.join(names)} |", "| --- " * 4 + "|"]
+    counts = Counter(
+        (state, kill.signal) for kill in kills for state in (kill.states or ["no run yet"])
+    )
+    for state_ in sorted({state for state, _ in counts}):
+        lines.append(f"| {state_} | {' | '.join(str(counts[state_, n]) for n in names)} |")
+    return "\n".join(lines)
+
+
+def survived(kills: Sequence[Kill]) -> str:
+    return f"{sum(not kill.faults for kill in kills)} of {len(kills)}" if kills else "–"
+
+
+def run_kills(
+    folder: Path, n_kills: int, seed: int, names: Sequence[str] = ()
+) -> tuple[list[Kill], str]:
+    """That many kills, the commands in turn; then what could not be cleaned up, or nothing."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else children would ignore it, too
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    with slow_server(folder) as server:
+        every = commands(write_pictures(folder / "pictures"))
+        chosen = [command for command in every if not names or command.name in names]
+        harness = Harness(folder, server, chosen)
+        kills: list[Kill] = []
+        number = 0
+        while len(kills) < n_kills:
+            command = chosen[number % len(chosen)]
+            kill = harness.kill(command, number, random.Random(f"{seed}-{number}"))
+            number += 1
+            if kill is not None:
+                kills.append(kill)
+                print(f"{len(kills)}. {kill}", flush=True)
+        return kills, harness.clean_up()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=[], help="names of commands, as in the table")
+    args = parser.parse_args()
+    sys.path.insert(0, str(PROJECT / "src"))
+    with TemporaryDirectory() as folder:
+        kills, left = run_kills(Path(folder), args.kills, args.seed, args.only)
+    print(as_table(kills))
+    if left:
+        print(f"clean_runs left behind: {left}")
+    sys.exit(1 if left or any(kill.faults for kill in kills) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""What `tests.kill` kills and looks at: a store and a cache, the commands that work on them, the
+processes that they are, and the files that they download and decode."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import mlflow
+import psutil
+from mlflow.entities import Run
+
+PROJECT = Path(__file__).resolve().parents[1]
+PROCESS, GROUP, ENTRY_POINT = "process", "group", "entry point"
+EXPERIMENT = "kill"
+SECONDS_TO_END = 180
+NOT_COMPARED = ("time/", "memory/", "system/", "stale/")  # metrics that no two runs share
+ARRAYS = (".npy", ".npz", ".csv", ".safetensors")
+BUILDING, CHECKPOINTS = ".building-", "checkpoints"
+SHARE_TAKEN_AWAY = 0.5  # of the cache's files
+DOWNLOADING = "from tests.kill_world import download_and_build; download_and_build()"
+
+
+@dataclass(frozen=True)
+class Command:
+    """An entry point with parameters, as it is killed.
+
+    by_mlflow   under `mlflow run`, else `python -m`.
+    experiment  None is a new one for every kill, so that nothing finished is found again.
+    first       on a store of its own that is not there yet.
+    download    ml-latest-small, from a local server, is the sample.
+    resumes     half of the time goes on from the killed run's checkpoint.
+    """
+
+    name: str
+    entry_point: str
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    by_mlflow: bool = False
+    experiment: str | None = EXPERIMENT
+    first: bool = False
+    download: bool = False
+    resumes: bool = False
+
+
+class World:
+    """A tracking store and a cache in a folder, and how to start a command there."""
+
+    def __init__(self, folder: Path, server: str):
+        self.folder = folder
+        self.uri = f"sqlite:///{folder}/mlflow.db"
+        self.cache = folder / "cache"
+        (folder / "temporary").mkdir(parents=True)
+        kept = {name: value for name, value in os.environ.items() if "MLFLOW_" not in name}
+        python_folder = str(Path(sys.executable).parent)
+        self.environment = kept | {
+            "PATH": os.pathsep.join([python_folder, kept["PATH"]]),
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "src")]),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_TRACKING_URI": self.uri,
+            "EMBEDLAB_CACHE": str(self.cache),
+            "TMPDIR": str(folder / "temporary"),
+            "OMP_NUM_THREADS": "1",  # sums in another order are other sums
+            "KILL_SERVER": server,
+        }
+
+    def start(self, command: Command, experiment: str, **more: object) -> subprocess.Popen:
+        """In a process group of its own; what it prints is in `last.txt`."""
+        parameters = {**command.parameters, **more}
+        if command.by_mlflow:
+            options = ["--env-manager", "local", "--experiment-name", experiment]
+            given = [word for k, v in parameters.items() for word in ("-P", f"{k}={v}")]
+            words = ["mlflow", "run", str(PROJECT), "-e", command.entry_point, *options, *given]
+        else:
+            module = ["-m", f"entrypoints.{command.entry_point}"]
+            started = ["-c", DOWNLOADING] if command.download else module
+            flags = [(f"--{k.replace('_', '-')}", str(v)) for k, v in parameters.items()]
+            words = [sys.executable, *started, *sum(flags, ())]
+        with open(self.folder / "last.txt", "wb") as printed:
+            return subprocess.Popen(
+                words,
+                cwd=self.folder,
+                env=self.environment | {"MLFLOW_EXPERIMENT_NAME": experiment},
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def run(self, command: Command, experiment: str, **more: object) -> str:
+        """To its end. Returns nothing, or what is wrong with that end."""
+        return self.end_of(self.start(command, experiment, **more))
+
+    def end_of(self, process: subprocess.Popen) -> str:
+        """Wait for it. Returns nothing, or what is wrong with it."""
+        try:
+            code = process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return f"not done after {SECONDS_TO_END} s"
+        return "" if code == 0 else f"exit code {code}: {self.last_line()}"
+
+    def wait_for_run(
+        self, process: subprocess.Popen, experiment: str, before: Set[str] = frozenset()
+    ) -> None:
+        """Until the process has begun a run that is not one of `before`, or has ended."""
+        while process.poll() is None:
+            new = [run for run in self.runs(experiment) if run.info.run_id not in before]
+            if any("pid" in run.data.tags for run in new):
+                return
+            time.sleep(0.05)
+
+    def last_line(self) -> str:
+        lines = (self.folder / "last.txt").read_text(encoding="utf-8", errors="replace")
+        return (lines.strip().splitlines() or [""])[-1]
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        mlflow.set_tracking_uri(self.uri)
+        return mlflow.MlflowClient()
+
+    def runs(self, experiment: str, search: str = "") -> list[Run]:
+        """Oldest first; none where there is no store or experiment yet."""
+        if not Path(self.uri.removeprefix("sqlite:///")).exists():
+            return []
+        found = self.client.get_experiment_by_name(experiment)
+        ids = [found.experiment_id] if found else []
+        return (
+            list(self.client.search_runs(ids, search, order_by=["start_time ASC"])) if ids else []
+        )
+
+    def result(self, command: Command, experiment: str) -> dict[str, object]:
+        """What the newest run of the command found out, and the runs under it."""
+        search = f"tags.entry_point = '{command.entry_point}' AND attributes.status = 'FINISHED'"
+        tops = [
+            run
+            for run in self.runs(experiment, search)
+            if "mlflow.parentRunId" not in run.data.tags
+        ]
+        return self._found_out(tops[-1], experiment) if tops else {}
+
+    def _found_out(self, top: Run, experiment: str) -> dict[str, object]:
+        found = {}
+        sweep = f"sweep_{top.info.run_id[:8]}"
+        for run in self.runs(experiment):
+            tags = run.data.tags
+            is_below = tags.get("mlflow.parentRunId") == top.info.run_id or sweep in tags
+            if run.info.run_id == top.info.run_id or (is_below and run.info.status == "FINISHED"):
+                key = f"{tags['entry_point']} {run.data.params.get('lr', '')}"
+                for name, value in run.data.metrics.items():
+                    if not name.startswith(NOT_COMPARED):
+                        found[f"{key}: {name}"] = value
+                folder = Path(run.info.artifact_uri)
+                for path in folder.rglob("*"):
+                    if path.suffix in ARRAYS:
+                        found[f"{key}: {path.relative_to(folder)}"] = digest(path)
+        return found
+
+    def cached(self) -> dict[str, str]:
+        """Digest by name of all that is read as whole; how long it took is left out."""
+        found = {}
+        for path in sorted(self.cache.rglob("*")):
+            name = path.relative_to(self.cache).as_posix()
+            if path.is_file() and BUILDING not in name and not name.startswith(CHECKPOINTS):
+                if path.name == "about.json":
+                    about = json.loads(path.read_text(encoding="utf-8"))
+                    found[name] = str({k: v for k, v in about.items() if k != "seconds"})
+                else:
+                    found[name] = digest(path)
+        return found
+
+    def take_away(self, rng: random.Random) -> None:
+        """Some files of the cache, as somebody does who makes room."""
+        for name in self.cached():
+            if rng.random() < SHARE_TAKEN_AWAY:
+                (self.cache / name).unlink()
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def differences(found: Mapping, expected: Mapping) -> str:
+    """In a few words, or nothing."""
+    odd = [name for name in expected if found.get(name) != expected[name]]
+    new = [name for name in found if name not in expected]
+    return ", ".join([f"{n}: {found.get(n)}, not {expected[n]}" for n in odd[:2]] + new[:2])
+
+
+# -- processes ----------------------------------------------------------------------------------
+
+
+def send(pid: int, number: signal.Signals, target: str) -> None:
+    if target == GROUP:
+        os.killpg(pid, number)
+        return
+    if target == ENTRY_POINT:  # or the process, where that has not started it yet
+        below = [p for p in in_group(pid) if any("entrypoints." in w for w in p.cmdline())]
+        pid = max(below, key=psutil.Process.create_time).pid if below else pid
+    os.kill(pid, number)
+
+
+def has_ended(process: subprocess.Popen) -> bool:
+    """Wait for all of its group: an entry point goes on when `mlflow run` alone was killed."""
+    deadline = time.monotonic() + SECONDS_TO_END
+    while process.poll() is None or in_group(process.pid):
+        if time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def in_group(pid: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.Error):
+            continue
+    return found
+
+
+# -- what is downloaded, and what is decoded ----------------------------------------------------
+
+
+@contextmanager
+def slow_server(folder: Path) -> Iterator[str]:
+    """Serves the sample as a zip, over about a second. Yields its address and the zip's sha256."""
+    from embedlab.datasets.sample import sample_files
+
+    archive = folder / "ml-latest-small.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name, data in sample_files().items():
+            packed.writestr(zipfile.ZipInfo(f"ml-latest-small/{name}"), data)
+    content = archive.read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            for start in range(0, len(content), 1 << 12):
+                self.wfile.write(content[start : start + (1 << 12)])
+                time.sleep(4096 / len(content))
+
+        def handle(self):
+            with suppress(ConnectionError):  # the client was killed
+                super().handle()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sha256 = hashlib.sha256(content).hexdigest()
+        yield f"http://127.0.0.1:{server.server_port}/ml-latest-small.zip {sha256}"
+        server.shutdown()
+
+
+def download_and_build() -> None:
+    """build_matrix, for which ml-latest-small is at KILL_SERVER, and is the sample."""
+    from embedlab.command_line import exit_with
+    from embedlab.datasets import movielens
+    from embedlab.datasets.sample import sample_files
+    from entrypoints import build_matrix
+
+    url, sha256 = os.environ["KILL_SERVER"].split()
+    files = {name: hashlib.sha256(data).hexdigest() for name, data in sample_files().items()}
+    release = movielens.Release(url, sha256, files)
+    movielens.RELEASES = {"ml-latest-small": release}
+    exit_with(build_matrix.main)
+
+
+def write_pictures(folder: Path) -> Path:
+    """Three of scikit-learn's digits as 120 PNG files, a folder a class."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for label in (0, 1, 7):
+        place = folder / str(label)
+        place.mkdir(parents=True)
+        for number, image in enumerate(digits.images[digits.target == label][:40]):
+            Image.fromarray((image * 15).astype("uint8")).save(place / f"{number}.png")
+    return folder

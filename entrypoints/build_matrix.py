@@ -5,6 +5,7 @@ from embedlab.command_line import (
     add_device,
     add_like_rule,
     add_ratings,
+    add_weighting,
     boolean,
     exit_with,
 )
@@ -18,6 +19,7 @@ def build_parser() -> Parser:
     )
     add_ratings(parser, "ml-latest-small")
     add_like_rule(parser)
+    add_weighting(parser)
     parser.add("dense", boolean, True, "also make the dense tensor and check it against the sparse")
     add_device(parser, "where the dense tensor lives")
     return parser
@@ -40,10 +42,10 @@ def main(argv=None) -> None:
         files = locate_ratings(args.ratings)
         ratings = read_ratings(files.path, files.name)
         run.log_dataset(ratings.name, ratings.digest, files.source, "ratings")
-        likes = find_likes(ratings, args.like_rule)
-        counts = build_counts(likes.matrix, device if args.dense else None)
+        likes = find_likes(ratings, args.like_rule, args.user_weight, args.item_power)
+        counts = build_counts(likes.weighted.likes, device if args.dense else None)
 
-        run.log_params({"device": device, "data_digest": likes.digest})
+        run.log_params({"device": device, "data_digest": likes.cost_digest})
         run.log_metrics(
             {
                 "data/users": ratings.n_users,

@@ -6,6 +6,7 @@ from embedlab.command_line import (
     add_device,
     add_fit,
     add_likes,
+    add_weighting,
     boolean,
     exit_with,
     whole_number,
@@ -23,6 +24,7 @@ def build_parser() -> Parser:
         "Children that are finished with equal parameters, data and code are not run again.",
     )
     add_likes(parser)
+    add_weighting(parser)
     parser.add(
         "optimizers", parse_optimizers, "adam,rmsprop,sgd,lbfgs", "to compare, joined by commas"
     )
@@ -56,14 +58,15 @@ def main(argv=None) -> None:
     given = vars(args) | {"learning_rates": rates}
     with start_run("compare_optimizers", "compare_optimizers", given) as run:
         device = choose_device(args.device)
-        likes = find_or_load_likes(run, args.matrix, args.ratings, args.like_rule)
+        likes = find_or_load_likes(
+            run, args.matrix, args.ratings, args.like_rule, args.user_weight, args.item_power
+        )
         run.log_params({"device": device})
         titles = likes.movies["title"]
         queries = TitleIndex(titles.tolist(), likes.popularity).find_all(args.titles)
 
-        data = {"ratings": likes.name, "like_rule": likes.like_rule, "data_digest": likes.digest}
         with progress_shown("compare optimizers") as show:
-            children = Sweep(run, likes, data, device, args.reuse, show, console.print)
+            children = Sweep(run, likes, device, args.reuse, show, console.print)
             fits = children.fit_all(grid, args.seeds)
 
         exact = fits[0]

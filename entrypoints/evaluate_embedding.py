@@ -52,7 +52,7 @@ def main(argv=None) -> None:
         table = result_table(entries, args.resamples, args.seed)
 
         run.log_table(table, "tables/contestants.json")
-        title = f"{likes.name}: accuracy against novelty, {args.splits} split(s)"
+        title = f"{likes.name}: accuracy against novelty"
         run.log_figure(trade(entries, table, title, args.k), "figures/trade.png")
         ours = next(entry for entry in entries if entry.name == WEIGHTED)
         run.log_params({f"chosen_{name}": value for name, value in ours.settings.items()})

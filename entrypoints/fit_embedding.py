@@ -6,6 +6,7 @@ from embedlab.command_line import (
     add_fit,
     add_likes,
     add_registration,
+    add_weighting,
     auto_or_positive_number,
     boolean,
     exit_with,
@@ -14,7 +15,7 @@ from embedlab.command_line import (
 )
 from embedlab.movies.fit import DEFAULT_LR, OPTIMIZERS, FitOptions, with_gap
 from embedlab.step import to_each
-from embedlab.tracking.promotion import Score
+from embedlab.tracking.promotion import PROMOTE_BY, Score
 
 
 def build_parser() -> Parser:
@@ -25,6 +26,7 @@ def build_parser() -> Parser:
         "Logs the cost of every epoch, the curve, the vectors and a model that can be served.",
     )
     add_likes(parser)
+    add_weighting(parser)
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver; exact works by eigenpairs")
     parser.add("lr", auto_or_positive_number, "auto", f"learning rate; auto: {rates}")
     add_fit(parser)
@@ -32,6 +34,8 @@ def build_parser() -> Parser:
     add_device(parser, "where the fit runs")
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
     add_registration(parser, "movie-embedding")
+    what = "what versions are compared by: cost, or ndcg of held-out likes, which is another fit"
+    parser.add("promote_by", one_of(*PROMOTE_BY), "cost", what)
     return parser
 
 
@@ -43,8 +47,9 @@ def main(argv=None) -> None:
 
     from embedlab.console import console, epochs_shown
     from embedlab.device import choose_device
+    from embedlab.movies.evaluation import held_out_ndcg
     from embedlab.movies.figures import cost_curve
-    from embedlab.movies.solve import solve, solve_reference
+    from embedlab.movies.solve import solve_reference, solve_weighted
     from embedlab.tracking.models import log_movie_model
     from embedlab.tracking.movie_runs import find_or_load_likes, movie_card
     from embedlab.tracking.registry import publish
@@ -53,17 +58,19 @@ def main(argv=None) -> None:
     given = vars(args) | {"lr": options.lr}
     with start_run("fit_embedding", f"fit {options.label}", given) as run:
         device = choose_device(args.device)
-        likes = find_or_load_likes(run, args.matrix, args.ratings, args.like_rule)
+        likes = find_or_load_likes(
+            run, args.matrix, args.ratings, args.like_rule, args.user_weight, args.item_power
+        )
         run.log_params({"device": device})
 
         reference, steps = None, []
         if args.reference:
-            reference = solve_reference(likes.matrix, options.dim, args.seed).cost
+            reference = solve_reference(likes.weighted.likes, options.dim, args.seed).cost
             run.log_metrics({"reference/cost": reference})
         with epochs_shown(f"fit {options.label}", options.epochs, "train/cost") as show:
             on_step = with_gap(to_each(steps.append, run.record, show), reference)
             try:
-                fit = solve(likes.matrix, options, args.seed, device, on_step)
+                fit = solve_weighted(likes.weighted, options, args.seed, device, on_step)
             finally:  # the curve of a fit that was stopped, too
                 title = f"{likes.name}: cost, dim {options.dim}"
                 figure = cost_curve({options.label: steps}, title, reference)
@@ -75,7 +82,11 @@ def main(argv=None) -> None:
         movies = likes.movies.assign(likes=likes.popularity)
         model_uri = log_movie_model(run, fit.embedding, movies, about)
         console.print(f"{options.label}: cost {fit.cost:,.0f} after {fit.epochs} epochs")
-        card, score = movie_card(run, likes, fit, reference), Score("cost", fit.cost)
+        score = Score("cost", fit.cost)
+        if args.register and args.promote_by == "ndcg":
+            score = Score("ndcg", held_out_ndcg(likes, options, args.seed, device))
+            run.log_metrics({"test/ndcg": score.value}, fit.epochs)
+        card = movie_card(run, likes, fit, reference, score)
         name = args.model_name if args.register else None
         model, registered = publish(run, model_uri, card, score, name, args.promote)
         how_to_ask = f"Ask it with  -e recommend -P model={model} -P title='Toy Story'"

@@ -13,8 +13,9 @@ import scipy.sparse as sp
 
 from embedlab.movies import baselines
 from embedlab.movies.exact import fit_exact
+from embedlab.movies.like_rule import USER_WEIGHTS
 from embedlab.movies.ranking import Scorer
-from embedlab.movies.weighting import USER_WEIGHTS, weight_likes
+from embedlab.movies.weighting import weight_likes
 
 WEIGHTED, PUBLISHED, PUBLISHED_COSINE = (
     "embedding, weighted",

@@ -5,22 +5,20 @@ bootstrap intervals over users and paired ones of differences; as a table and in
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
 
 from embedlab.movies.contestants import WEIGHTED, Contestant, Fit, Settings
+from embedlab.movies.fit import FitOptions
 from embedlab.movies.holdout import FEWEST_LIKES, HELD_OUT, MOST_QUERIES, Holdout, hold_out
-from embedlab.movies.ranking import (
-    Ranking,
-    average,
-    interval,
-    rank_held_out,
-    resample_users,
-)
+from embedlab.movies.likes import Likes
+from embedlab.movies.ranking import Ranking, average, interval, rank_held_out, resample_users
+from embedlab.movies.solve import solve_weighted
 from embedlab.step import OnCount
 
 INTERVALS = ("hit_rate", "ndcg", "mrr")
@@ -76,6 +74,22 @@ class _Trial(NamedTuple):
     val_hit_rate: float
 
 
+def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str, k: int = 10) -> float:
+    """NDCG@k, by dot product, of a fit of `likes` without those that are held out.
+
+    The held-out likes are the same for equal likes, however they are weighted and fitted.
+    Raises DataError where too few are left to be asked for, DivergedError where the fit diverges.
+    """
+    holdout = hold_out(likes.matrix, np.random.default_rng(0))
+    rest = replace(likes, matrix=holdout.likes)
+    fit = solve_weighted(rest.weighted, options, seed, device, on_step=lambda step: None)
+    fit.raise_if_diverged(options)
+    v = fit.embedding  # (n_movies, dim)
+    return rank_held_out(lambda query: v[query] @ v.T, holdout, k).means()["ndcg"]
+
+
+# Two BLAS threads wait for each other longer than matrices this narrow take to multiply.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def contest(
     likes: sp.csr_matrix,
     contestants: Sequence[Contestant],

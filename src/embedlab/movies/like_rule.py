@@ -1,10 +1,13 @@
-"""The names of the like rules, apart from the arrays they work on: read before any heavy import."""
+"""The names of the like rules and user weights, apart from the arrays they work on: read before any
+heavy import."""
 
 import math
 
 from embedlab.errors import OptionError
 
 LIKE_RULES = "user_mean, user_median or threshold:<stars>"
+# A user with n likes has the weight n^−p: p by name.
+USER_WEIGHTS = {"none": 0.0, "inverse_sqrt": 0.5, "inverse": 1.0}
 
 
 def parse_like_rule(text: str) -> tuple[str, float | None]:

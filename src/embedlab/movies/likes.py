@@ -72,6 +72,17 @@ class Likes:
         text = f"{self.digest} {self.user_weight} {self.item_power!r}"
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def params(self) -> dict[str, object]:
+        """As runs log them."""
+        return {
+            "ratings": self.name,
+            "like_rule": self.like_rule,
+            "user_weight": self.user_weight,
+            "item_power": self.item_power,
+            "data_digest": self.cost_digest,
+        }
+
     def about(self) -> dict[str, object]:
         """What tells these likes from others, for files and models made from them."""
         return {

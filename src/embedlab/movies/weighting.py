@@ -16,9 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from embedlab.errors import OptionError
-
-# w_u = n_u^−p for a user with n_u likes.
-USER_WEIGHTS = {"none": 0.0, "inverse_sqrt": 0.5, "inverse": 1.0}
+from embedlab.movies.like_rule import USER_WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 PROMOTE = ("if_better", "always", "never")
+PROMOTE_BY = ("cost", "ndcg")  # of movie embeddings
 # Name of a score (also the version's tag that holds it) -> words, format, and what is better.
 SCORES = {
     "cost": ("cost", ",.0f", "below"),
+    "ndcg": ("NDCG@10 of held-out likes", ".4f", "above"),
     "val_accuracy": ("validation accuracy", ".4f", "above"),
 }
 

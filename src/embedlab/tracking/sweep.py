@@ -36,6 +36,7 @@ FIT_MODULES = (
     "exact",
     "fit",
     "gradient",
+    "like_rule",
     "objective",
     "solve",
     "weighting",
@@ -56,7 +57,6 @@ class Sweep:
 
     run: TrackedRun
     likes: Likes
-    params: dict[str, object]
     device: str
     reuse: bool
     on_work: OnWork
@@ -110,7 +110,7 @@ class Sweep:
         self, key: str, options: FitOptions, seed: int, exact_cost: float | None, on_epoch
     ) -> tuple[str, Fit, list[Step]]:
         steps: list[Step] = []
-        params = {**self.params, **asdict(options), "seed": seed, "device": self.device}
+        params = {**self.likes.params, **asdict(options), "seed": seed, "device": self.device}
         params |= {LOG_LR: f"{math.log10(options.lr):.3g}"} if options.lr else {}
         tags = {"entry_point": "compare_optimizers", KEY: key, self.tag: "made"}
         try:

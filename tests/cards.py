@@ -1,6 +1,6 @@
 """A model card for tests that register something and do not care what it says."""
 
-from embedlab.tracking.card import MOVIE_LIMITS, Card
+from embedlab.tracking.card import Card
 
 
 def card_of(data_digest: str, **changes: object) -> Card:
@@ -16,7 +16,7 @@ def card_of(data_digest: str, **changes: object) -> Card:
         "run_id": "0a" * 16,
         "metrics": {"gap": 0.25},
         "results": {"final cost": "100"},
-        "limits": MOVIE_LIMITS,
+        "limits": ("Nothing else.",),
         "command": "mlflow run . -e recommend -P model={model}",
     }
     return Card(**facts | changes)

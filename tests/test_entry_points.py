@@ -336,6 +336,7 @@ def test_fit_embedding_logs_parameters_lineage_and_the_embedding(everything):
         "embedding/movies.csv",
         "embedding/vectors.npy",
         "figures/cost.png",
+        "model_card.md",
     }
     assert len(run.outputs.model_outputs) == 1
 
@@ -383,6 +384,7 @@ def test_a_picture_run_logs_epochs_report_figures_and_model(everything, name):
     assert artifacts >= {
         "classifier/about.json",
         "classifier/weights.safetensors",
+        "model_card.md",
         "predictions/test.npz",
         "tables/confusion.json",
         "tables/per_class.json",
@@ -425,6 +427,33 @@ def test_main_registers_the_classifier_and_compares_the_two(everything):
         *(f"tables/{n}.json" for n in ("runs", "pairs", "recall")),
     }
     assert 0 <= run.data.metrics["difference/p_value"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "name"), [("movie-embedding", "fit_embedding"), ("image-classifier", "finetune")]
+)
+def test_a_registered_version_says_all_about_itself(everything, model, name):
+    version = everything.store.client.get_model_version(model, "1")
+    run = getattr(everything, name)
+    params, metrics, tags = run.data.params, run.data.metrics, version.tags
+    assert tags["git.commit"] == run.data.tags["git.commit"]
+    assert tags["entry_point"] == name
+    assert tags["data_digest"] == params["data_digest"]
+    assert (tags["lr"], tags["seed"]) == (params["resolved/lr"], params["seed"])
+    if name == "fit_embedding":
+        assert float(tags["cost"]) == metrics["final/cost"]
+        assert float(tags["gap"]) == metrics["final/cost"] / metrics["reference/cost"] - 1
+        facts = [f"{metrics['final/cost']:,.0f}", "users and ratings invented", "240 users"]
+    else:
+        low, high = metrics["test/accuracy_low"], metrics["test/accuracy_high"]
+        assert float(tags["val_accuracy"]) == metrics["best/val_accuracy"]
+        assert (float(tags["test_accuracy_low"]), float(tags["test_accuracy_high"])) == (low, high)
+        facts = [f"{low:.2%} to {high:.2%}", "CC BY 4.0", f"{TRAIN} pictures to train"]
+    for fact in [*facts, tags["git.commit"], run.info.run_id, f"models:/{model}/1"]:
+        assert fact in version.description
+    card = everything.store.artifact(run, "model_card.md").read_text(encoding="utf-8")
+    assert card == version.description.replace(f"{model}/1", f"{model}@champion")
 
 
 # -- single entry points -----------------------------------------------------------------------

@@ -180,13 +180,20 @@ class Harness:
         self._check_reasons(kill, chosen, killed)
         self._check_half_written(kill, world, command, killed)
 
-        resume = self._resume(world, command, killed, rng)
+        resume, started = self._resume(world, command, killed, rng), time.monotonic()
         if fault := world.run(command, experiment, **resume):
             kill.faults.append(f"again: {fault}")
+        elif not resume:
+            self._note_time(command, time.monotonic() - started)
         self._check_again(kill, world, command, experiment)
         if command.first:
             shutil.rmtree(world.folder)
         return kill
+
+    def _note_time(self, command: Command, seconds: float) -> None:
+        """The usual duration follows what else the machine does."""
+        self.begins[command.name] *= seconds / self.durations[command.name]
+        self.durations[command.name] = seconds
 
     def _check_reasons(self, kill: Kill, chosen: signal.Signals, killed: list[Run]) -> None:
         for run in killed:

@@ -50,7 +50,7 @@ def weight_likes(
     x = np.bincount(likes.indices, minlength=likes.shape[1])  # (n_movies,)
     root_w = _power(n, -USER_WEIGHTS[user_weight] / 2)
     # L' = diag(√w) L diag(x^−β)
-    weighted = sp.diags_array(root_w) @ likes.astype(np.float64)
+    weighted = sp.diags_array(root_w) @ likes  # float64
     weighted = sp.csr_matrix(weighted @ sp.diags_array(_power(x, -item_power)))
     weighted.sort_indices()
     scale = _power(x, item_power) if item_power else np.ones(len(x))  # (n_movies,)

@@ -1,6 +1,7 @@
 """What several test files use: folders and stores that no test shares, and where real data lies."""
 
 import os
+import socket
 import zipfile
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -26,6 +27,12 @@ for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
 def own_cache(tmp_path_factory, monkeypatch):
     """Every test starts with an empty cache."""
     monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 @contextmanager

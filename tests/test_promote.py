@@ -17,6 +17,7 @@ from embedlab.tracking.models import log_movie_model
 from embedlab.tracking.promotion import Score
 from embedlab.tracking.registry import register, set_champion
 from embedlab.tracking.runs import start_run
+from embedlab.tracking.served import load_model
 from entrypoints.promote import main as promote
 
 DOC = (PROJECT / "docs" / "registry.md").read_text(encoding="utf-8")
@@ -111,6 +112,18 @@ def test_a_missing_champion_is_set_again(client, capsys):
     assert capsys.readouterr().out == (
         f"{NAME}: version 2 is champion (there was none): the alias was gone\n"
     )
+
+
+def test_without_a_champion_recommend_says_so(client):
+    client.delete_model_version(NAME, "2")  # and MLflow its alias
+    assert aliases(client) == {"challenger": "3"}
+    with pytest.raises(TrackingError, match=r"@champion' cannot .* champion not found"):
+        load_model(f"models:/{NAME}@champion")
+
+
+def test_a_number_is_not_used_again(client, logged):
+    client.delete_model_version(NAME, "3")
+    assert register(logged, NAME, card_of("a"), Score("cost", 99.0)).version == 4
 
 
 def without_challenger(client):

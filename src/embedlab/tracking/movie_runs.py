@@ -50,6 +50,7 @@ def movie_card(
         metrics["gap"] = fit.cost / reference_cost - 1
         results["above the exact solver's cost by"] = f"{metrics['gap']:.2%}"
     if score.name != "cost":
+        metrics["cost"] = fit.cost
         results[score.words] = str(score)
     return Card(
         what="A vector for every movie; movies that the same people like have vectors with a "

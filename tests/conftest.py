@@ -18,6 +18,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 # No test talks to the outside, or finds a store or a cache that another run left behind.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with two threads each would fight for cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PATH"] = os.pathsep.join([str(Path(os.sys.executable).parent), os.environ["PATH"]])
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(name, None)

@@ -10,6 +10,7 @@ import pytest
 from conftest import PROJECT
 
 INSTALL = "python -m pip install -r requirements.lock"
+PYTEST = "python -m pytest --numprocesses 2 --dist loadfile"
 INSTALL_DEV = "python -m pip install -r requirements-dev.txt"
 # A test may itself run under `make test ARGS=...`, which hands these down.
 OF_MAKE = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "PORT", "STORE", "PYTHON"}
@@ -57,7 +58,7 @@ def test_run_makes_the_tables_and_is_one_mlflow_run_of_the_project(checkout):
 def test_test_is_the_linter_and_pytest(checkout):
     linter = ["ruff check .", "ruff format --check ."]
     shown = dry_run(checkout, "test", "ARGS=tests/test_make.py")
-    assert shown == [*linter, "python -m pytest tests/test_make.py"]
+    assert shown == [*linter, f"{PYTEST} tests/test_make.py"]
 
 
 def test_ui_makes_the_tables_before_it_starts_on_the_same_store(checkout):
@@ -119,7 +120,7 @@ def test_tools_come_from_the_project_s_own_environment(checkout):
     ran = subprocess.run(
         ["make", "-s", "test"], cwd=checkout, env=kept, capture_output=True, text=True, check=True
     )
-    own = ["own ruff check .", "own ruff format --check .", "own python -m pytest"]
+    own = ["own ruff check .", "own ruff format --check .", f"own {PYTEST}"]
     assert [line.rstrip() for line in ran.stdout.splitlines()] == own
 
 

@@ -187,6 +187,7 @@ def unsent_folders(cache: str) -> list[Path]:
         (429, "it answers 429"),
         (None, "no answer in time"),
         ("stopped", "connection refused"),
+        ("without the TLS that is asked for", None),
         (400, None),
         (401, None),
         (403, None),
@@ -196,6 +197,8 @@ def unsent_folders(cache: str) -> list[Path]:
 def test_what_waiting_can_mend_is_an_outage_and_what_it_cannot_is_none(server, status, reason):
     if status == "stopped":
         server.stop()
+    elif isinstance(status, str):
+        mlflow.set_tracking_uri(server.uri.replace("http:", "https:"))
     else:
         server.status = status
     started = time.monotonic()
@@ -270,7 +273,7 @@ def test_a_second_outage_is_told_and_kept_as_the_first(server, impatient, caplog
         server.stop() if number % 2 else None
         client.log_batch(RUN_ID, metrics=epoch(number))
         server.start() if number % 2 else None
-    client.wait()
+    client.patiently(lambda: None)
     assert server.metrics == costs(0, 1, 2, 3)
     assert [re.search("is (away|back)", text)[1] for text in caplog.messages] == [
         "away",
@@ -291,7 +294,7 @@ def test_an_outage_costs_a_fit_next_to_nothing(server, caplog):
     assert took < keeping_client.FIRST_PAUSE  # about 0.2 s; else the next attempt would be due
     assert server.n_requests == 2  # the attempt and its retry
     server.status = 200
-    client.wait()
+    client.patiently(lambda: None)
     assert server.metrics == costs(*range(1000))
 
 
@@ -318,7 +321,7 @@ def test_files_and_pictures_of_an_outage_come_later_under_their_names(server, im
     client.log_text(RUN_ID, "words", "texts/said.txt")
     client.log_image(RUN_ID, np.zeros((4, 4, 3), np.uint8), key="grid", step=7)
     server.start()
-    client.wait()
+    client.patiently(lambda: None)
     pictures = {name for name in server.files if name.startswith("images/grid+step+7+")}
     assert {Path(name).suffix for name in pictures} == {".png", ".webp"}
     assert {name: server.files[name] for name in set(server.files) - pictures} == {
@@ -347,7 +350,7 @@ def test_numbers_that_json_does_not_know_are_kept_too(server, impatient):
     values = [float("nan"), float("inf"), -0.0, 1e-320, 0.1 + 0.2]
     client.log_batch(RUN_ID, metrics=[Metric("m", value, 1, i) for i, value in enumerate(values)])
     server.start()
-    client.wait()
+    client.patiently(lambda: None)
     assert repr([value for _, _, value in server.metrics]) == repr(values)
 
 
@@ -419,7 +422,7 @@ def test_the_next_start_sends_what_a_killed_process_kept_and_leaves_out_half_a_l
 
 def test_the_next_start_leaves_what_belongs_to_another_store_or_a_living_process(server):
     kept = left_behind(server, 0)
-    mlflow.set_tracking_uri("http://127.0.0.1:1")
+    mlflow.set_tracking_uri(f"{server.uri}/another")
     send_what_was_kept()
     mlflow.set_tracking_uri(server.uri)
     with FileLock(kept / "lock"):
@@ -548,6 +551,9 @@ def history(store, run_id: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in points]
 
 
+ONE_MOVIE = pd.DataFrame(
+    {"movie_id": [1], "title": ["A (1999)"], "genres": ["Drama"], "likes": [1]}
+)
 SENTENCE = (
     r"MLflow at sqlite://\S+ was away for 0\.1 s \(connection refused\); what this run could not "
     r"log is kept in \S+/unsent/\w{32}, and the next entry point that starts on this machine with "
@@ -574,20 +580,33 @@ def test_a_run_that_only_waits_to_be_sent_is_finished_once_it_is(store, monkeypa
 
 
 def test_a_run_that_could_not_log_its_model_has_failed_and_keeps_the_embedding(store):
-    movies = pd.DataFrame(
-        {"movie_id": [1], "title": ["A (1999)"], "genres": ["Drama"], "likes": [1]}
-    )
     with (
         pytest.raises(ServerAwayError, match=f"^{SENTENCE}$"),
         start_run("fit_embedding", "fit", {}) as run,
     ):
         store.is_away = True
-        log_movie_model(run, np.ones((1, 2), np.float32), movies, {})
+        log_movie_model(run, np.ones((1, 2), np.float32), ONE_MOVIE, {})
     kept = kept_run(store, run.id)
     assert (kept.info.status, kept.data.tags["stop_reason"]) == ("FAILED", "error")
     assert kept.data.tags["error"].startswith("MLflow at sqlite:")
     names = {item.path for item in store.client.list_artifacts(run.id, "embedding")}
     assert "embedding/vectors.npy" in names
+
+
+def test_a_model_whose_writing_is_cut_off_is_written_again(store, monkeypatch):
+    monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "100")
+    finalize = mlflow.MlflowClient.finalize_logged_model
+    with start_run("fit_embedding", "fit", {}) as run:
+
+        def cut_off(*_, **__):
+            monkeypatch.setattr(mlflow.MlflowClient, "finalize_logged_model", finalize)
+            refuse_connection()
+
+        monkeypatch.setattr(mlflow.MlflowClient, "finalize_logged_model", cut_off)
+        uri = log_movie_model(run, np.ones((1, 2), np.float32), ONE_MOVIE, {})
+    assert mlflow.pyfunc.load_model(uri).metadata.run_id == run.id
+    kept = store.client.get_run(run.id)
+    assert kept.info.status == "FINISHED"
 
 
 @pytest.mark.parametrize(

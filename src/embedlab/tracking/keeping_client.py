@@ -7,6 +7,7 @@ minute, a short request asks whether the store is back; then all of it is sent, 
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
@@ -19,6 +20,8 @@ from embedlab.tracking.unsent import Unsent, artifact_folder, files_in, upload_s
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 PROBE_SECONDS = 3
+
+T = TypeVar("T")
 
 
 class KeepingClient(mlflow.MlflowClient):
@@ -107,13 +110,18 @@ class KeepingClient(mlflow.MlflowClient):
                 raise
             return reason
 
-    def wait(self) -> None:
-        """Return when the store is there and has everything.
+    def patiently(self, do: Callable[[], T]) -> T:
+        """What `do` returns, once the store has all that was kept; while it is away, both again.
 
         Raises ServerAwayError where that takes longer than a run waits.
         """
+
+        def send_and_do() -> T:
+            self._send()
+            return do()
+
         try:
-            patiently(store_address(), self._send)
+            return patiently(store_address(), send_and_do)
         except ServerAwayError as error:
             self._is_told = True
             raise ServerAwayError(f"{error}; {self._what_is_kept()}") from error

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -55,8 +56,7 @@ def log_movie_model(
         folder.mkdir()
         save_embedding(folder, vectors, movies, about)
         run.log_folder(folder, movie_model.ARTIFACT)
-        run.wait_for_store()
-        return _log(movie_model, folder, MOVIE_PACKAGES, example, about)
+        return _log(run, movie_model, folder, MOVIE_PACKAGES, example, about)
 
 
 def save_embedding(
@@ -94,13 +94,13 @@ def log_image_model(
         text = json.dumps(about, indent=2) + "\n"
         (folder / image_model.ABOUT_FILE).write_text(text, encoding="utf-8")
         run.log_folder(folder, image_model.ARTIFACT)
-        run.wait_for_store()
         params = {"k": min(3, len(about["classes"]))}
         example_request = (request, params)
-        return _log(image_model, folder, IMAGE_PACKAGES, example_request, about)
+        return _log(run, image_model, folder, IMAGE_PACKAGES, example_request, about)
 
 
 def _log(
+    run: TrackedRun,
     module: ModuleType,
     folder: Path,
     packages: tuple[str, ...],
@@ -109,7 +109,8 @@ def _log(
 ) -> str:
     """The model whose code is `module` and whose artifacts are `folder`; its URI."""
     with TemporaryDirectory() as temporary:
-        info = mlflow.pyfunc.log_model(
+        log_model = partial(
+            mlflow.pyfunc.log_model,
             name="model",
             python_model=module.__file__,
             artifacts={module.ARTIFACT: str(folder)},
@@ -119,7 +120,7 @@ def _log(
             pip_requirements=pinned(packages),
             metadata=dict(about),
         )
-    return info.model_uri
+        return run.patiently(log_model).model_uri
 
 
 def _copy_modules(folder: Path) -> Path:

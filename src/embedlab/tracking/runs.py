@@ -11,11 +11,11 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import mlflow
 from mlflow.data import dataset_source_registry
@@ -56,9 +56,12 @@ if TYPE_CHECKING:
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = "embedlab"
 SECONDS_BETWEEN_WRITES = 2.0
+SLOW_SECONDS = 120  # of a request that stores a model; MLflow's own value
 SYSTEM_METRICS_SECONDS = 2  # MLflow's own 10 would leave the short runs without any
 DIGEST_CHARACTERS = 36  # as many as MLflow stores of a data set's digest
 RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+
+T = TypeVar("T")
 
 # MLflow announces each table, thread and batch of its own work, and every request that it repeats.
 for noisy in ("mlflow.tracking.fluent", "alembic"):
@@ -136,7 +139,15 @@ class TrackedRun:
 
     def wait_for_store(self) -> None:
         """Before what cannot be kept and sent later. Raises ServerAwayError if that is in vain."""
-        self._client.wait()
+        self._client.patiently(lambda: None)
+
+    def patiently(self, do: Callable[[], T]) -> T:
+        """What `do` returns; where the store goes away meanwhile, it is waited for and done again.
+
+        Raises ServerAwayError if that is in vain.
+        """
+        with short_requests(SLOW_SECONDS):
+            return self._client.patiently(do)
 
     def end(self, status: str, tags: Mapping[str, str]) -> None:
         """Write what is left, and that the run has ended."""

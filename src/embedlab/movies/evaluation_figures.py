@@ -28,8 +28,8 @@ def trade(entries: Sequence[Entry], table: pd.DataFrame, title: str, k: int) -> 
     figure.suptitle(title)
     panels = figure.subplots(1, 2, sharey=True)
     columns = {
-        "coverage": "share of all movies that are recommended to anybody (right: more of them)",
-        "popularity": "users who like a recommended movie, on average (right: less known)",
+        "coverage": "share of movies recommended to anybody",
+        "popularity": "users who like a recommended movie, mean",
     }
     for axes, (column, label) in zip(panels, columns.items(), strict=True):
         for entry in entries:

@@ -133,14 +133,11 @@ class Harness:
     def __init__(self, folder: Path, server: str, chosen: Sequence[Command]):
         self.folder, self.server = folder, server
         self.quiet, self.world = World(folder / "quiet", server), World(folder / "world", server)
-        self.begins, self.durations, self.expected = {}, {}, {}
+        self.durations, self.expected = {}, {}
         for command in chosen:
             experiment = command.experiment or "alone"
             started = time.monotonic()
-            process = self.quiet.start(command, experiment)
-            self.quiet.wait_for_run(process, experiment)
-            self.begins[command.name] = time.monotonic() - started
-            if fault := self.quiet.end_of(process):
+            if fault := self.quiet.run(command, experiment):
                 raise RuntimeError(f"{command.name}, undisturbed: {fault}")
             self.durations[command.name] = time.monotonic() - started
             self.expected[command.name] = self.quiet.result(command, experiment)
@@ -158,16 +155,16 @@ class Harness:
         if rng.random() < 0.5:
             world.take_away(rng)
         before = {run.info.run_id for run in world.runs(experiment)}
-        duration, is_begun = self.durations[command.name], rng.random() < 0.5
-        if is_begun:
-            duration -= self.begins[command.name]
-        chosen, moment = rng.choice(SIGNALS), rng.uniform(0, duration)
+        chosen = rng.choice(SIGNALS)
         targets = (PROCESS, GROUP, ENTRY_POINT) if command.by_mlflow else (PROCESS, GROUP)
         target = rng.choice(targets)
 
+        is_begun, started = rng.random() < 0.5, time.monotonic()
         process = world.start(command, experiment)
         if is_begun:
             world.wait_for_run(process, experiment, before)
+        duration = max(0.0, self.durations[command.name] - (time.monotonic() - started))
+        moment = rng.uniform(0, duration)
         time.sleep(moment)
         if process.poll() is not None:
             return None
@@ -183,17 +180,12 @@ class Harness:
         resume, started = self._resume(world, command, killed, rng), time.monotonic()
         if fault := world.run(command, experiment, **resume):
             kill.faults.append(f"again: {fault}")
-        elif not resume:
-            self._note_time(command, time.monotonic() - started)
+        elif not resume:  # the usual duration follows what else the machine does
+            self.durations[command.name] = time.monotonic() - started
         self._check_again(kill, world, command, experiment)
         if command.first:
             shutil.rmtree(world.folder)
         return kill
-
-    def _note_time(self, command: Command, seconds: float) -> None:
-        """The usual duration follows what else the machine does."""
-        self.begins[command.name] *= seconds / self.durations[command.name]
-        self.durations[command.name] = seconds
 
     def _check_reasons(self, kill: Kill, chosen: signal.Signals, killed: list[Run]) -> None:
         for run in killed:

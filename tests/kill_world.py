@@ -98,10 +98,7 @@ class World:
 
     def run(self, command: Command, experiment: str, **more: object) -> str:
         """To its end. Returns nothing, or what is wrong with that end."""
-        return self.end_of(self.start(command, experiment, **more))
-
-    def end_of(self, process: subprocess.Popen) -> str:
-        """Wait for it. Returns nothing, or what is wrong with it."""
+        process = self.start(command, experiment, **more)
         try:
             code = process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
@@ -109,9 +106,7 @@ class World:
             return f"not done after {SECONDS_TO_END} s"
         return "" if code == 0 else f"exit code {code}: {self.last_line()}"
 
-    def wait_for_run(
-        self, process: subprocess.Popen, experiment: str, before: Set[str] = frozenset()
-    ) -> None:
+    def wait_for_run(self, process: subprocess.Popen, experiment: str, before: Set[str]) -> None:
         """Until the process has begun a run that is not one of `before`, or has ended."""
         while process.poll() is None:
             new = [run for run in self.runs(experiment) if run.info.run_id not in before]

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cards import card_of
-from conftest import PROJECT, fresh_store
+from conftest import PROJECT, free_port, fresh_store
 from mlflow.pyfunc import PyFuncModel, scoring_server
 
 from embedlab.movies.neighbours import Neighbours
@@ -483,12 +482,6 @@ def test_a_failure_inside_is_500_without_any_detail(post, monkeypatch, caplog):
 
 
 # -- a real server -----------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:

@@ -4,9 +4,9 @@ A PostgreSQL of our own, on a socket in a temporary folder, and the real `mlflow
 the page's own commands. What they would do to the machine (`sudo`, `apt-get`, `systemctl`, …) is
 done to that folder by `stand_ins.py`; paths and the port are replaced in their text.
 
-The tests build on each other, in this order. They take about a minute and a half on two cores; what
-takes as long again, `main` and a training that is resumed after an outage, runs only where
-EMBEDLAB_LONG_TESTS is set.
+The tests build on each other, in this order. They take two minutes on two cores, of which most is
+Python's start and MLflow's. What takes as long again (`main`, a training that is resumed after an
+outage, first runs on PostgreSQL without a server) runs only where EMBEDLAB_LONG_TESTS is set.
 """
 
 import importlib
@@ -309,7 +309,7 @@ def eight_at_once(team: Team, uri: str) -> list[mlflow.entities.Run]:
     return runs
 
 
-@pytest.mark.parametrize("kind", ["server", "sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["server", "sqlite", pytest.param("postgresql", marks=long)])
 def test_eight_runs_begin_and_log_at_once(team, kind):
     """Through the server, and as the first ones of an empty database."""
     uri = {

@@ -53,6 +53,8 @@ def systemctl(action: str, *options: str) -> None:
 
 
 def start() -> None:
+    if PID.exists() and is_alive(int(PID.read_text(encoding="utf-8"))):
+        return
     text = UNIT.read_text(encoding="utf-8").replace("\\\n", "")
     unit = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     name, _, value = unit["Environment"].partition("=")

@@ -115,6 +115,7 @@ def log_training_pictures(
     """A grid of training pictures as the network sees them: changed at random."""
     rows = split.train[np.linspace(0, len(split.train) - 1, TRAINING_PICTURES).astype(int)]
     with torch.random.fork_rng(devices=[]):  # what is drawn here is not missing in the training
+        torch.manual_seed(0)
         changed = Augmentation(augment, pictures.side, resolution)(
             torch.from_numpy(pictures.images[rows])
         )

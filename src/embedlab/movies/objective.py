@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from embedlab.movies.counts import ROWS_AT_ONCE, to_dense
+from embedlab.movies.counts import ROWS_AT_ONCE, off_diagonal_squares, to_dense
 
 
 class Objective(Protocol):
@@ -50,9 +50,7 @@ class Factored:
         self.device = torch.device(device)
         values = likes.astype(np.float64)  # (n_users, n_movies)
         x = np.asarray(values.power(2).sum(axis=0)).ravel()  # (n_movies,) x_i = X_ii
-        # ‖LᵀL‖_F = ‖LLᵀ‖_F: the smaller of the two products gives ‖X‖²_off.
-        gram = values @ values.T if likes.shape[0] < likes.shape[1] else values.T @ values
-        self.off_diagonal_squares = float(np.square(gram.data).sum() - np.square(x).sum())
+        self.off_diagonal_squares = off_diagonal_squares(likes)
         self.x = torch.from_numpy(x).to(self.device)
         self.likes = _sparse_tensor(likes, torch.float64, self.device)  # (n_users, n_movies)
         self.likes_t = _sparse_tensor(likes.T.tocsr(), dtype, self.device)  # (n_movies, n_users)

@@ -53,8 +53,9 @@ def main(argv=None) -> None:
                 "data/ratings": ratings.n_ratings,
                 "data/likes": likes.matrix.nnz,
                 **{f"data/dropped_{reason}": n for reason, n in ratings.dropped.items()},
-                "matrix/nonzeros": counts.matrix.nnz,
+                "matrix/nonzeros": counts.nonzeros,
                 "matrix/density": counts.density,
+                "matrix/off_diagonal_squares": counts.off_diagonal_squares,
                 "time/sparse_seconds": counts.sparse_seconds,
             }
         )
@@ -62,15 +63,21 @@ def main(argv=None) -> None:
             run.log_metrics({"time/dense_seconds": counts.dense_seconds})
         run.log_figure(figures.rating_histogram(ratings, likes), "figures/ratings.png")
         run.log_figure(figures.popularity_long_tail(likes), "figures/popularity.png")
-        run.log_figure(figures.top_block(counts.matrix, likes), "figures/top_block.png")
+        run.log_figure(figures.top_block(likes), "figures/top_block.png")
         with run.artifact_folder("matrix") as folder:
             save_likes(likes, folder)
-            save_counts(counts.matrix, folder)
+            if counts.matrix is not None:
+                save_counts(counts.matrix, folder)
     dropped = "".join(f", {n:,} dropped: {reason}" for reason, n in ratings.dropped.items() if n)
+    too_large = (
+        ""
+        if counts.matrix is not None
+        else "So many are not kept: fit_embedding works from the likes, which are.\n"
+    )
     console.print(
         f"{likes.name}: {ratings.n_ratings:,} ratings{dropped}, {ratings.n_users:,} users, "
-        f"{ratings.n_movies:,} movies, {likes.matrix.nnz:,} likes; {counts.matrix.nnz:,} entries "
-        f"of the matrix are not 0 ({counts.density:.1%})\n"
+        f"{ratings.n_movies:,} movies, {likes.matrix.nnz:,} likes; {counts.nonzeros:,} entries "
+        f"of the matrix are not 0 ({counts.density:.1%})\n{too_large}"
         f"Fit it with  -e fit_embedding -P matrix=runs:/{run.id}/matrix"
     )
 

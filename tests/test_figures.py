@@ -32,7 +32,7 @@ def test_the_long_tail_is_sorted_and_whole(world):
 def test_the_block_is_that_of_the_most_liked_movies_without_its_diagonal(world):
     _, likes = world
     counts = co_likes(likes.matrix)
-    axes = top_block(counts, likes, n_top=4).axes[0]
+    axes = top_block(likes, n_top=4).axes[0]
     top = np.argsort(-likes.popularity, kind="stable")[:4]
     expected = counts.toarray()[np.ix_(top, top)].astype(float)
     np.fill_diagonal(expected, np.nan)

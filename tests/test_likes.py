@@ -9,8 +9,20 @@ from oracles import co_likes_by_loop, likes_by_loop, random_likes, small_ratings
 
 from embedlab.errors import DataError, OptionError
 from embedlab.movies import counts as counts_module
-from embedlab.movies.counts import build_counts, co_likes, n_differences, save_counts, to_dense
+from embedlab.movies import product as product_module
+from embedlab.movies.counts import (
+    build_counts,
+    co_likes,
+    n_differences,
+    off_diagonal_squares,
+    save_counts,
+    to_dense,
+)
+from embedlab.movies.fit import FitOptions
 from embedlab.movies.likes import find_likes, load_likes, save_likes
+from embedlab.movies.product import LikesProduct, TensorProduct, sparse_tensor
+from embedlab.movies.solve import solve
+from embedlab.movies.weighting import weight_likes
 
 
 @pytest.mark.parametrize("like_rule", ["user_mean", "user_median", "threshold:3.5"])
@@ -50,6 +62,64 @@ def test_the_digest_changes_with_the_likes_and_with_the_movies():
 def test_counts_are_those_of_a_loop(seed):
     likes = random_likes(np.random.default_rng(seed), n_users=15, n_movies=8)
     assert np.array_equal(co_likes(likes).toarray(), co_likes_by_loop(likes.toarray()))
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (9, 60), (200, 5)])
+def test_a_matrix_that_is_not_held_is_measured_as_one_that_is(monkeypatch, shape):
+    likes = random_likes(np.random.default_rng(1), *shape)
+    weighted = weight_likes(likes, "inverse", 0.25).likes
+    for matrix in (likes, weighted):
+        x = (matrix.T @ matrix).toarray()
+        off_diagonal = np.square(x - np.diag(np.diag(x))).sum()
+        assert off_diagonal_squares(matrix) == pytest.approx(off_diagonal, rel=1e-12)
+        held = build_counts(matrix, None)
+        monkeypatch.setattr(counts_module, "MOST_ENTRIES", 10)
+        monkeypatch.setattr(counts_module, "SPARSE_ROWS_AT_ONCE", 2)
+        measured = build_counts(matrix, None)
+        monkeypatch.undo()
+        assert measured.matrix is None
+        assert held.matrix.nnz == held.nonzeros == measured.nonzeros == np.count_nonzero(x)
+        assert measured.off_diagonal_squares == pytest.approx(held.off_diagonal_squares, rel=1e-14)
+        assert measured.off_diagonal_squares == pytest.approx(off_diagonal, rel=1e-12)
+
+
+def test_a_dense_tensor_that_does_not_fit_is_refused_before_the_sparse_matrix_is_made(monkeypatch):
+    likes = random_likes(np.random.default_rng(0), n_users=5, n_movies=30)
+    monkeypatch.setattr(counts_module, "_free_bytes", lambda device: 3_599)
+    monkeypatch.setattr(counts_module, "co_likes", None)  # is not called
+    with pytest.raises(DataError, match=r"30 movies needs .* \(in build_matrix, dense=false\)"):
+        build_counts(likes, "cpu")
+    with pytest.raises(DataError, match="30 movies needs .* objective=factored"):
+        solve(likes, FitOptions(objective="dense"), 0, "cpu", lambda step: None)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_products_of_likes_are_the_same_to_the_bit_by_any_threads(monkeypatch, n_threads):
+    rng = np.random.default_rng(0)
+    likes = weight_likes(random_likes(rng, 50, 40), "inverse").likes
+    v, u = rng.standard_normal((40, 7)), rng.standard_normal((50, 7))
+    alone = LikesProduct(likes)
+    np.testing.assert_allclose(alone.forward(v), likes.toarray() @ v, rtol=1e-12)
+    np.testing.assert_allclose(alone.backward(u), likes.toarray().T @ u, rtol=1e-12)
+    monkeypatch.setattr(product_module, "FEW_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    shared = LikesProduct(likes)
+    assert np.array_equal(shared.forward(v), alone.forward(v))
+    assert np.array_equal(shared.gram(v), alone.gram(v))
+    single = LikesProduct(likes, np.float32).backward(u.astype(np.float32))
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, alone.backward(u), rtol=1e-4, atol=1e-5)
+
+
+def test_products_on_a_device_are_those_of_the_cpu():
+    likes = random_likes(np.random.default_rng(0), 50, 40)
+    product = TensorProduct(likes, torch.float32, torch.device("cpu"))
+    v = torch.randn(40, 7, dtype=torch.float64)
+    forward = sparse_tensor(likes, torch.float64, torch.device("cpu"))
+    torch.testing.assert_close(product.forward(v), forward @ v)
+    backward = sparse_tensor(likes.T.tocsr(), torch.float32, torch.device("cpu"))
+    u = torch.randn(50, 7)
+    torch.testing.assert_close(product.backward(u), backward @ u)
 
 
 def test_the_dense_tensor_equals_the_sparse_matrix_over_several_blocks(monkeypatch):

@@ -138,14 +138,14 @@ def test_no_exact_round_raises_the_cost_whatever_the_seed(n_movies):
     assert results[2].cost == pytest.approx(results[0].cost, rel=1e-6)
 
 
-def test_lanczos_and_the_full_decomposition_agree(monkeypatch):
+def test_the_block_method_and_the_full_decomposition_agree(monkeypatch):
     likes = random_likes(np.random.default_rng(4), n_users=80, n_movies=120)
     full = fit_exact(likes, 10, np.random.default_rng(0))
     monkeypatch.setattr(exact_module, "FEW_MOVIES", 0)
-    lanczos = fit_exact(likes, 10, np.random.default_rng(0))
-    assert lanczos.cost == pytest.approx(full.cost, rel=1e-7)
+    block = fit_exact(likes, 10, np.random.default_rng(0))
+    assert block.cost == pytest.approx(full.cost, rel=1e-7)
     np.testing.assert_allclose(
-        lanczos.embedding @ lanczos.embedding.T, full.embedding @ full.embedding.T, atol=1e-2
+        block.embedding @ block.embedding.T, full.embedding @ full.embedding.T, atol=1e-2
     )
 
 

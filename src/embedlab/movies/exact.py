@@ -1,21 +1,26 @@
 """The exact solver: with the diagonal free, the problem is minres factor analysis.
 
-Fill the diagonal of X with the current n_i = ‖v_i‖², take the top-d eigenpairs (λ, E) of
-X − diag(x) + diag(n), set V = E √λ₊, repeat. Filling the diagonal makes the full squared error
-equal to the cost at the current V and never below it anywhere else, and the eigenpairs minimise
-the full squared error, so no round can raise the cost. X = LᵀL is applied, never formed.
+Fill the diagonal of X with n, take the top-d eigenpairs (λ, E) of X − diag(x) + diag(n), set
+V = E √λ₊, fill in n_i = ‖v_i‖², repeat. Filling the diagonal so makes the full squared error equal
+to the cost at the current V and never below it anywhere else, and the eigenpairs minimise the full
+squared error, so no round can raise the cost. X = LᵀL is applied, never formed.
 
-A round needs no finished eigenpairs, only better ones than the last: `_Block` improves a subspace
-by one product with LᵀL and keeps it for the next round. The best V of a subspace that holds the
-last V cannot cost more than that, so the cost still falls in every round.
+Two things make it fast. A round needs no finished eigenpairs, only better ones than the last:
+`_Block` improves a subspace by one product with LᵀL and keeps it; the best V of a subspace that
+holds the last V cannot cost more. And a movie with nearly a dimension of its own would move to its
+n_i by a hundredth of the way a round: `_newton` goes there at once, and where that raises the cost,
+the plain n is taken in its place.
 
 Sources: H. H. Harman and W. H. Jones, "Factor analysis by minimizing residuals (minres)",
 Psychometrika 31 (1966); H. H. Thomson's iterated principal axes is the same iteration.
+K. G. Jöreskog, "Factor analysis by least-squares and maximum likelihood methods", 1977: Newton's
+method on the diagonal, with the same Hessian.
 C. Musco and C. Musco, "Randomized block Krylov methods for stronger and faster approximate singular
 value decomposition", NeurIPS 2015.
 """
 
 import time
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,6 +34,8 @@ from embedlab.step import OnStep, Step
 FEW_MOVIES = 600
 SPARE = 0.2  # more vectors than asked for, as a share: the last of a subspace converge last
 FEWEST_SPARE = 8
+HIGH_LEVERAGE = 0.1  # at most ten times dim movies have it, for leverages add up to dim
+LEAST_CURVATURE = 0.05  # of the Hessian that Newton's method divides by
 
 
 def fit_exact(
@@ -48,43 +55,79 @@ def fit_exact(
     own diagonal. With dim > n_movies the columns beyond n_movies are 0.
     """
     n_movies = likes.shape[1]
-    popularity = np.bincount(likes.indices, minlength=n_movies)
-    order = np.argsort(-popularity, kind="stable")  # what is read often lies together
-    likes = likes[:, order].astype(np.float64)
+    likes = likes.astype(np.float64)
     x = np.asarray(likes.power(2).sum(axis=0)).ravel()  # (n_movies,) x_i = X_ii
     squares = off_diagonal_squares(likes)
     k = min(dim, n_movies)
     is_small = n_movies <= max(FEW_MOVIES, 4 * dim)
     pairs = _Full(likes) if is_small else _Block(likes, k, generator)
 
-    n = x
-    best_v, best_cost, seconds = np.zeros((n_movies, k)), np.inf, 0.0
+    n, best, seconds = x, None, 0.0
     for round_ in range(max_rounds + 1):
         started = time.perf_counter()
-        values, e, xe = pairs.improve(n - x, k)  # (k,), (n_movies, k), X e: (n_movies, k)
-        root = np.sqrt(np.maximum(values, 0))
-        v, xv = e * root, xe * root  # V = E √λ₊
-        n = np.square(v).sum(axis=1)  # (n_movies,)
-        g = root**2  # the diagonal of G = VᵀV, which has nothing else
-        # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i), and ‖LV‖²_F = tr(VᵀXV)
-        pulls = np.vdot(v, xv) - x @ n
-        cost = float(squares + np.square(g).sum() - np.square(n).sum() - 2 * pulls)
+        pairs.extend(n - x)
+        found = _solution(*pairs.best(n - x, k), x, squares)
+        if best and found.cost > best.cost:
+            found = _solution(*pairs.best(best.n - x, k), x, squares)
         elapsed = time.perf_counter() - started
         seconds += elapsed
-        # Rounding: the last round was the best.
-        stalled = cost > best_cost
+        stalled = best is not None and found.cost > best.cost  # by rounding
         if not stalled:
-            # ∇c(V) = 4 [ V G − X V − diag(n − x) V ]
-            gradient = 4 * (v * g - xv - (n - x)[:, None] * v)
-            metrics = {"train/cost": cost, "train/gradient_norm": float(np.linalg.norm(gradient))}
+            metrics = {"train/cost": found.cost, "train/gradient_norm": found.gradient_norm}
             on_step(Step(round_, metrics | {"products": pairs.products}, elapsed))
-            converged = best_cost - cost <= tolerance * abs(cost)
-            best_v, best_cost, rounds = v, cost, round_
+            converged = best and best.cost - found.cost <= tolerance * abs(found.cost)
+            best, rounds = found, round_
         if stalled or converged:
             break
+        n = _newton(n, found)
     embedding = np.zeros((n_movies, dim), np.float32)
-    embedding[order, :k] = best_v
-    return Fit(embedding, best_cost, rounds, seconds)
+    embedding[:, :k] = best.v
+    return Fit(embedding, best.cost, rounds, seconds)
+
+
+class _Solution(NamedTuple):
+    """V = E √λ₊ and what it costs.
+
+    e, v  (n_movies, k); n  (n_movies,) n_i = ‖v_i‖².
+    """
+
+    e: np.ndarray
+    v: np.ndarray
+    n: np.ndarray
+    cost: float
+    gradient_norm: float
+
+
+def _solution(
+    values: np.ndarray, e: np.ndarray, xe: np.ndarray, x: np.ndarray, squares: float
+) -> _Solution:
+    """From eigenpairs (k,), (n_movies, k) and X E; x_i = X_ii, squares = ‖X‖²_off."""
+    root = np.sqrt(np.maximum(values, 0))
+    v, xv = e * root, xe * root  # V = E √λ₊
+    n = np.square(v).sum(axis=1)  # (n_movies,)
+    g = root**2  # the diagonal of G = VᵀV, which has nothing else
+    # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i), and ‖LV‖²_F = tr(VᵀXV)
+    pulls = np.vdot(v, xv) - x @ n
+    cost = float(squares + np.square(g).sum() - np.square(n).sum() - 2 * pulls)
+    # ∇c(V) = 4 [ V G − X V − diag(n − x) V ]
+    gradient = 4 * (v * g - xv - (n - x)[:, None] * v)
+    return _Solution(e, v, n, cost, float(np.linalg.norm(gradient)))
+
+
+def _newton(filled: np.ndarray, found: _Solution) -> np.ndarray:
+    """The diagonal to fill in next, (n_movies,), after `filled` gave `found`.
+
+    The least cost with a diagonal n, as a function of n, has the gradient 2 r with r_i = n_i −
+    ‖v_i‖², and about the Hessian 2 H with H = (I − P)∘(I − P), P = EEᵀ. For a movie of leverage
+    P_ii near 0 a step of r, which is the plain iteration, is Newton's; the others are solved for.
+    """
+    leverage = np.square(found.e).sum(axis=1)  # P_ii
+    high = np.flatnonzero(leverage > HIGH_LEVERAGE)
+    e = found.e[high]
+    curvature, axes = np.linalg.eigh(np.square(np.eye(len(high)) - e @ e.T))
+    step = filled - found.n
+    step[high] = axes @ ((axes.T @ step[high]) / np.maximum(curvature, LEAST_CURVATURE))
+    return np.maximum(filled - step, 0)
 
 
 class _Full:
@@ -94,8 +137,10 @@ class _Full:
         self._x = (likes.T @ likes).toarray()
         self.products = 0
 
-    def improve(self, shift: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def extend(self, shift: np.ndarray) -> None:
         self.products += len(shift)
+
+    def best(self, shift: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values, e = np.linalg.eigh(self._x + np.diag(shift))
         return values[-k:], e[:, -k:], self._x @ e[:, -k:]
 
@@ -103,8 +148,8 @@ class _Full:
 class _Block:
     """A subspace that comes nearer to the top eigenvectors of X + diag(shift) in every round.
 
-    The subspace is spanned by the present vectors Q and their residuals W, all orthonormal. X Q is
-    a combination of what is known, so only X W is computed: a block Krylov method of one step,
+    It is spanned by the present vectors Q and their residuals W, all orthonormal. X Q is a
+    combination of what is known, so only X W is computed: a block Krylov method of one step,
     restarted from the last round's vectors, on a matrix whose diagonal moves.
     """
 
@@ -116,17 +161,20 @@ class _Block:
         self._q = np.linalg.qr(self._gram(drawn)).Q  # (n_movies, width)
         self._xq = self._gram(self._q)
 
-    def improve(self, shift: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Top k Ritz values, ascending: (k,); their vectors E and X E, (n_movies, k)."""
-        width, q, xq = self._width, self._q, self._xq
-        # (X + diag(shift)) Q lies in the span of Q and the residuals.
-        w = np.linalg.qr(np.hstack([q, xq + shift[:, None] * q])).Q[:, width:]
-        basis = np.hstack([q, w])  # (n_movies, 2 width)
-        x_basis = np.hstack([xq, self._gram(w)])
-        projected = basis.T @ (x_basis + shift[:, None] * basis)
+    def extend(self, shift: np.ndarray) -> None:
+        """The subspace of the present vectors and what X + diag(shift) makes of them."""
+        pushed = self._xq + shift[:, None] * self._q
+        w = np.linalg.qr(np.hstack([self._q, pushed])).Q[:, self._width :]
+        self._basis = np.hstack([self._q, w])  # (n_movies, 2 width)
+        self._x_basis = np.hstack([self._xq, self._gram(w)])
+
+    def best(self, shift: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of that subspace the top k Ritz values, ascending: (k,); their vectors E and X E,
+        (n_movies, k). They and the next few are the present vectors then."""
+        projected = self._basis.T @ (self._x_basis + shift[:, None] * self._basis)
         values, turned = np.linalg.eigh((projected + projected.T) / 2)
-        turned = turned[:, -width:]  # the best of the subspace, (2 width, width)
-        self._q, self._xq = basis @ turned, x_basis @ turned
+        turned = turned[:, -self._width :]  # (2 width, width)
+        self._q, self._xq = self._basis @ turned, self._x_basis @ turned
         return values[-k:], self._q[:, -k:], self._xq[:, -k:]
 
     def _gram(self, vectors: np.ndarray) -> np.ndarray:

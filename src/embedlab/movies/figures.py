@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.sparse as sp
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -70,10 +69,11 @@ def popularity_long_tail(likes: Likes) -> Figure:
     return figure
 
 
-def top_block(counts: sp.csr_matrix, likes: Likes, n_top: int = 40) -> Figure:
+def top_block(likes: Likes, n_top: int = 40) -> Figure:
     """Heat map of X among the `n_top` most liked movies; grey where the cost does not look."""
     top = np.argsort(-likes.popularity, kind="stable")[:n_top]
-    block = counts[top][:, top].toarray().astype(float)  # (n_top, n_top)
+    of_top = likes.weighted.likes[:, top].astype(float)  # (n_users, n_top)
+    block = (of_top.T @ of_top).toarray()  # (n_top, n_top)
     np.fill_diagonal(block, np.nan)
     names = [_short(likes.movies["title"].iloc[row]) for row in top]
     figure = new_figure(11, 10)

@@ -7,7 +7,6 @@ counts twice, as published. `Dense` is the published form, over a movies x movie
 Both give the cost as a float64 sum and the gradient in V's own dtype.
 """
 
-import warnings
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ import scipy.sparse as sp
 import torch
 
 from embedlab.movies.counts import ROWS_AT_ONCE, off_diagonal_squares, to_dense
+from embedlab.movies.product import TensorProduct
 
 
 class Objective(Protocol):
@@ -48,23 +48,22 @@ class Factored:
     ):
         self.n_movies = likes.shape[1]
         self.device = torch.device(device)
-        values = likes.astype(np.float64)  # (n_users, n_movies)
-        x = np.asarray(values.power(2).sum(axis=0)).ravel()  # (n_movies,) x_i = X_ii
+        x = np.asarray(likes.astype(np.float64).power(2).sum(axis=0)).ravel()  # x_i = X_ii
         self.off_diagonal_squares = off_diagonal_squares(likes)
-        self.x = torch.from_numpy(x).to(self.device)
-        self.likes = _sparse_tensor(likes, torch.float64, self.device)  # (n_users, n_movies)
-        self.likes_t = _sparse_tensor(likes.T.tocsr(), dtype, self.device)  # (n_movies, n_users)
+        self.x = torch.from_numpy(x).to(self.device)  # (n_movies,)
+        self.likes = TensorProduct(likes, dtype, self.device)
 
     def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
         v64 = v.double()  # (n_movies, dim)
         n = v64.square().sum(dim=1)  # (n_movies,)
         g = v64.T @ v64  # (dim, dim)
-        lv = self.likes @ v64  # (n_users, dim)
+        lv = self.likes.forward(v64)  # (n_users, dim)
         # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
         pulls = lv.square().sum() - self.x @ n
         cost = self.off_diagonal_squares + g.square().sum() - n.square().sum() - 2 * pulls
         # ∇c(V) = 4 [ V G − Lᵀ(L V) − diag(n − x) V ]
-        gradient = torch.addmm(self.likes_t @ lv.to(v.dtype), v, g.to(v.dtype), beta=-1)
+        pulled = self.likes.backward(lv.to(v.dtype))  # (n_movies, dim)
+        gradient = torch.addmm(pulled, v, g.to(v.dtype), beta=-1)
         gradient.addcmul_((n - self.x).to(v.dtype).unsqueeze(1), v, value=-1)
         return cost.item(), gradient.mul_(4)
 
@@ -89,18 +88,3 @@ class Dense:
         cost = sum(rows.double().square().sum() for rows in r.split(ROWS_AT_ONCE)).item()
         # ∇c(V) = 4 R V
         return cost, (r @ v).mul_(4)
-
-
-def _sparse_tensor(matrix: sp.csr_matrix, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    matrix = matrix.sorted_indices()
-    with warnings.catch_warnings():
-        # torch says once a process that its CSR tensors are in beta; the tests hold them to scipy.
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr.astype(np.int64)),
-            torch.from_numpy(matrix.indices.astype(np.int64)),
-            torch.from_numpy(matrix.data.astype(np.float64)).to(dtype),
-            size=matrix.shape,
-            device=device,
-            check_invariants=True,
-        )

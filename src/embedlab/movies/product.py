@@ -1,9 +1,12 @@
-"""L and Lᵀ times a block of vectors on the CPU, by scipy, some columns to each thread.
+"""L and Lᵀ times a block of vectors: on the CPU by scipy, on a GPU by torch.
 
-scipy multiplies without holding Python's lock. A column's sums are made in the same order however
-many threads there are, so the result is the same to the bit.
+On the CPU each thread takes some columns (scipy multiplies without holding Python's lock), of which
+the sums are made in the same order however many threads there are: the result is the same to the
+bit. Movies are kept most liked first, so that what is read most often lies together; one and a half
+to three times as fast as torch's own CSR product on 16 M likes.
 """
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,26 +18,65 @@ FEW_MULTIPLICATIONS = 1_000_000
 
 
 class LikesProduct:
-    """likes (n_users, n_movies) CSR; vectors are of its dtype."""
+    """On the CPU. likes (n_users, n_movies) CSR, vectors float64; `dtype` is that of Lᵀ U."""
 
-    def __init__(self, likes: sp.csr_matrix):
-        self._likes = likes
-        self._likes_t = likes.T  # the same arrays, read as CSC
+    def __init__(self, likes: sp.csr_matrix, dtype: np.dtype = np.float64):
+        popularity = np.bincount(likes.indices, minlength=likes.shape[1])
+        self._order = np.argsort(-popularity, kind="stable")  # (n_movies,) most liked first
+        self._place = np.argsort(self._order)
+        sorted_ = likes[:, self._order].astype(np.float64)
+        sorted_.sort_indices()
+        self._likes = sorted_
+        other = sp.csr_matrix(
+            (sorted_.data.astype(dtype, copy=False), sorted_.indices, sorted_.indptr), likes.shape
+        )
+        self._likes_t = other.T  # the same indices, read as CSC
 
     def forward(self, vectors: np.ndarray) -> np.ndarray:
         """L V: (n_movies, b) -> (n_users, b)."""
-        return _by_columns(self._likes, vectors)
+        return _by_columns(self._likes, vectors[self._order])
 
     def backward(self, vectors: np.ndarray) -> np.ndarray:
         """Lᵀ U: (n_users, b) -> (n_movies, b)."""
-        return _by_columns(self._likes_t, vectors)
+        return _by_columns(self._likes_t, vectors)[self._place]
 
     def gram(self, vectors: np.ndarray) -> np.ndarray:
         """LᵀL V: (n_movies, b) -> (n_movies, b)."""
         return self.backward(self.forward(vectors))
 
 
-def _by_columns(matrix: sp.spmatrix, vectors: np.ndarray) -> np.ndarray:
+class TensorProduct:
+    """The same for tensors, on any device; V is float64, U and Lᵀ U have `dtype`."""
+
+    def __init__(self, likes: sp.csr_matrix, dtype: torch.dtype, device: torch.device):
+        if device.type == "cpu":
+            as_numpy = torch.empty(0, dtype=dtype).numpy().dtype
+            product = LikesProduct(likes, as_numpy)
+            self.forward = lambda v: torch.from_numpy(product.forward(v.numpy()))
+            self.backward = lambda u: torch.from_numpy(product.backward(u.numpy()))
+        else:
+            forward = sparse_tensor(likes, torch.float64, device)  # (n_users, n_movies)
+            backward = sparse_tensor(likes.T.tocsr(), dtype, device)  # (n_movies, n_users)
+            self.forward, self.backward = forward.matmul, backward.matmul
+
+
+def sparse_tensor(matrix: sp.csr_matrix, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The same matrix as a CSR tensor on the device."""
+    matrix = matrix.sorted_indices()
+    with warnings.catch_warnings():
+        # torch says once a process that its CSR tensors are in beta; the tests hold them to scipy.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr.astype(np.int64)),
+            torch.from_numpy(matrix.indices.astype(np.int64)),
+            torch.from_numpy(matrix.data.astype(np.float64)).to(dtype),
+            size=matrix.shape,
+            device=device,
+            check_invariants=True,
+        )
+
+
+def _by_columns(matrix: sp.csr_matrix | sp.csc_matrix, vectors: np.ndarray) -> np.ndarray:
     n_columns = vectors.shape[1]
     n_threads = min(torch.get_num_threads(), n_columns)
     if n_threads < 2 or matrix.nnz * n_columns < FEW_MULTIPLICATIONS:

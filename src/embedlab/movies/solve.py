@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from embedlab.movies.counts import co_likes
+from embedlab.movies.counts import check_that_dense_fits, co_likes
 from embedlab.movies.exact import fit_exact
 from embedlab.movies.fit import Fit, FitOptions
 from embedlab.movies.gradient import fit_by_gradient
@@ -25,6 +25,7 @@ def solve(
     if options.objective == "factored":
         objective = Factored(likes, device)
     else:
+        check_that_dense_fits(likes.shape[1], device)
         objective = Dense(co_likes(likes), device)
     return fit_by_gradient(objective, options, torch.Generator().manual_seed(seed), on_step)
 

@@ -26,6 +26,16 @@ def times(call: Callable[[], object], n: int, warm_up: int = 1) -> list[float]:
     return seconds
 
 
+def machine() -> dict[str, object]:
+    """What a table of measurements was made with."""
+    return {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
 class Report:
     """Rows of measurements; printed once, at the end."""
 
@@ -60,10 +70,4 @@ class Report:
             ratio = f"{row['ratio']:,.3g}×" if "ratio" in row else ""
             table.add_row(row["name"], *numbers, row["unit"], str(row["n"]), ratio)
         Console(width=110).print(table)
-        machine = {
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            **{package: version(package) for package in PACKAGES},
-        }
-        print(json.dumps({"title": self.title, "machine": machine, "rows": self.rows}))
+        print(json.dumps({"title": self.title, "machine": machine(), "rows": self.rows}))

@@ -20,7 +20,7 @@ from embedlab.movies.counts import (
 )
 from embedlab.movies.fit import FitOptions
 from embedlab.movies.likes import find_likes, load_likes, save_likes
-from embedlab.movies.product import LikesProduct, TensorProduct, sparse_tensor
+from embedlab.movies.product import LikesProduct, TensorProduct
 from embedlab.movies.solve import solve
 from embedlab.movies.weighting import weight_likes
 
@@ -89,7 +89,7 @@ def test_a_dense_tensor_that_does_not_fit_is_refused_before_the_sparse_matrix_is
     monkeypatch.setattr(counts_module, "co_likes", None)  # is not called
     with pytest.raises(DataError, match=r"30 movies needs .* \(in build_matrix, dense=false\)"):
         build_counts(likes, "cpu")
-    with pytest.raises(DataError, match="30 movies needs .* objective=factored"):
+    with pytest.raises(DataError, match=r"30 movies needs .* objective=factored"):
         solve(likes, FitOptions(objective="dense"), 0, "cpu", lambda step: None)
 
 
@@ -111,15 +111,15 @@ def test_products_of_likes_are_the_same_to_the_bit_by_any_threads(monkeypatch, n
     np.testing.assert_allclose(single, alone.backward(u), rtol=1e-4, atol=1e-5)
 
 
-def test_products_on_a_device_are_those_of_the_cpu():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_by_scipy_and_by_torch_are_the_same(monkeypatch, dtype):
     likes = random_likes(np.random.default_rng(0), 50, 40)
-    product = TensorProduct(likes, torch.float32, torch.device("cpu"))
-    v = torch.randn(40, 7, dtype=torch.float64)
-    forward = sparse_tensor(likes, torch.float64, torch.device("cpu"))
-    torch.testing.assert_close(product.forward(v), forward @ v)
-    backward = sparse_tensor(likes.T.tocsr(), torch.float32, torch.device("cpu"))
-    u = torch.randn(50, 7)
-    torch.testing.assert_close(product.backward(u), backward @ u)
+    by_torch = TensorProduct(likes, dtype, torch.device("cpu"))
+    monkeypatch.setattr(product_module, "MANY_LIKES", 0)
+    by_scipy = TensorProduct(likes, dtype, torch.device("cpu"))
+    v, u = torch.randn(40, 7, dtype=torch.float64), torch.randn(50, 7, dtype=dtype)
+    torch.testing.assert_close(by_scipy.forward(v), by_torch.forward(v))
+    torch.testing.assert_close(by_scipy.backward(u), by_torch.backward(u))
 
 
 def test_the_dense_tensor_equals_the_sparse_matrix_over_several_blocks(monkeypatch):

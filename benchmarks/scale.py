@@ -1,0 +1,186 @@
+"""The movie half from a laptop's data to ml-32m's size: time and memory of every stage.
+
+    python -m benchmarks.scale --folder <where the made ratings go> --figure scaling.png
+
+Ratings are made (`benchmarks.made_ratings`), 0.1, 1, 10 and 32 million. Each size is read in one
+process and fitted in another, whose peaks of resident memory are theirs alone. A stage's exponent
+is the slope of its time against the number of ratings, both in logarithms.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.made_ratings import LARGEST, SMALLEST, write
+from benchmarks.report import machine
+from embedlab.movies.counts import off_diagonal_squares
+from embedlab.movies.exact import fit_exact
+from embedlab.movies.likes import find_likes
+from embedlab.movies.neighbours import Neighbours
+from embedlab.movies.objective import Factored
+from embedlab.movies.ratings import read_ratings
+from embedlab.movies.titles import TitleIndex
+
+SIZES = (SMALLEST, 1_000_000, 10_000_000, LARGEST)
+DIM, EPOCHS, ASKED = 100, 5, 200
+NEAR_LIMIT = 1e-3
+LIKES, TITLES = "likes.npz", "titles.json"
+UNITS = {"memory of reading": "GiB", "memory of fitting": "GiB", "a title": "ms"}
+
+
+def peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def timed(call: Callable[[], object]) -> tuple[object, float]:
+    started = time.perf_counter()
+    found = call()
+    return found, time.perf_counter() - started
+
+
+def read(folder: Path, results) -> None:
+    ratings, reading = timed(lambda: read_ratings(folder))
+    likes, liking = timed(lambda: find_likes(ratings, "user_mean"))
+    sp.save_npz(folder / LIKES, likes.matrix, compressed=False)
+    (folder / TITLES).write_text(json.dumps(likes.movies["title"].tolist()))
+    found = {"reading": reading, "likes": liking, "memory of reading": peak_gib()}
+    results.put({"ratings": ratings.n_ratings, "likes found": likes.matrix.nnz, **found})
+
+
+def seconds_of_epochs(likes: sp.csr_matrix) -> list[float]:
+    objective = Factored(likes)
+    v = torch.randn((objective.n_movies, DIM), requires_grad=True)
+    optimizer = torch.optim.Adam([v], lr=1.0, fused=True)
+
+    def epoch() -> None:
+        with torch.no_grad():
+            _, v.grad = objective.cost_and_gradient(v.detach())
+        optimizer.step()
+
+    return [timed(epoch)[1] for _ in range(EPOCHS + 1)][1:]
+
+
+def fit(folder: Path, results) -> None:
+    likes = sp.load_npz(folder / LIKES)
+    _, squares = timed(lambda: off_diagonal_squares(likes))
+
+    epochs = seconds_of_epochs(likes)
+    steps = []
+    exact, whole = timed(
+        lambda: fit_exact(
+            likes, DIM, np.random.default_rng(0), tolerance=1e-5, on_step=steps.append
+        )
+    )
+    costs = np.array([step.metrics["train/cost"] for step in steps])
+    spent = np.cumsum([step.seconds for step in steps])
+    # What is not of a round: ‖X‖² and the first subspace.
+    first = int(np.argmax(costs <= exact.cost * (1 + NEAR_LIMIT)))
+    near = whole - spent[-1] + spent[first]
+    memory = peak_gib()
+
+    titles = json.loads((folder / TITLES).read_text())
+    popularity = np.bincount(likes.indices, minlength=likes.shape[1])
+    index, indexing = timed(lambda: TitleIndex(titles, popularity))
+    neighbours = Neighbours(exact.embedding)
+    rows = np.random.default_rng(0).choice(len(titles), ASKED)
+    typed = [titles[row].rpartition(" (")[0].lower() for row in rows]
+    asked = [timed(lambda t=t: neighbours.top([index.find(t)], 10))[1] for t in typed]
+    results.put(
+        {
+            "‖X‖²": squares,
+            "an Adam epoch": float(np.median(epochs)),
+            "exact, to 1e-3 of its end": near,
+            "exact, whole": whole,
+            "memory of fitting": memory,
+            "index of titles": indexing,
+            "a title": 1e3 * float(np.median(asked)),
+            "rounds": len(steps) - 1,
+            "rounds to 1e-3": first,
+            "products": steps[-1].metrics["products"],
+        }
+    )
+
+
+def in_a_process(stage: Callable, folder: Path) -> dict[str, float]:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=stage, args=(folder, results))
+    process.start()
+    found = results.get()
+    process.join()
+    return found
+
+
+def exponent(ratings: list[float], values: list[float]) -> float:
+    return float(np.polyfit(np.log(ratings), np.log(values), 1)[0])
+
+
+def show(found: list[dict[str, float]]) -> None:
+    ratings = [row["ratings"] for row in found]
+    table = Table(title=f"Movies by size, dim {DIM}", title_justify="left")
+    table.add_column("stage")
+    for n in ratings:
+        table.add_column(f"{n / 1e6:.3g} M ratings", justify="right")
+    table.add_column("exponent", justify="right")
+    for stage in list(found[0])[1:]:
+        values = [row[stage] for row in found]
+        unit = UNITS.get(stage, "" if isinstance(values[0], int) else "s")
+        cells = [f"{v:,} {unit}" if isinstance(v, int) else f"{v:,.3g} {unit}" for v in values]
+        slope = f"{exponent(ratings, values):.2f}" if unit and len(found) > 1 else ""
+        table.add_row(stage, *cells, slope)
+    Console(width=120).print(table)
+    print(json.dumps({"machine": machine(), "rows": found}))
+
+
+def draw(found: list[dict[str, float]], path: Path) -> None:
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    ratings = [row["ratings"] for row in found]
+    seconds, memory = figure.subplots(1, 2)
+    for stage in list(found[0])[1:]:
+        values = [row[stage] for row in found]
+        if isinstance(values[0], int):
+            continue
+        axes = memory if UNITS.get(stage) == "GiB" else seconds
+        values = [v / 1e3 for v in values] if UNITS.get(stage) == "ms" else values
+        label = f"{stage}: n^{exponent(ratings, values):.2f}"
+        axes.plot(ratings, values, marker="o", linewidth=2, label=label)
+    seconds.set(title="time", ylabel="seconds")
+    memory.set(title="peak resident memory of the process", ylabel="GiB")
+    for axes in (seconds, memory):
+        axes.set(xscale="log", yscale="log", xlabel="ratings")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True, help="for the made ratings, 1.5 GB")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="in ratings")
+    parser.add_argument("--figure", type=Path, help="where to draw it")
+    args = parser.parse_args()
+    found = []
+    for size in args.sizes:
+        folder = args.folder / str(size)
+        if not (folder / "movies.csv").exists():
+            write(folder, size)
+        found.append(in_a_process(read, folder) | in_a_process(fit, folder))
+        show(found)
+    if args.figure and len(found) > 1:
+        draw(found, args.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ MANY_LIKES = 1_000_000
 
 
 class LikesProduct:
-    """By scipy, on the CPU. likes (n_users, n_movies) CSR, vectors float64; `dtype` is that of Lᵀ U."""
+    """By scipy. likes (n_users, n_movies) CSR, vectors float64; `dtype` is that of Lᵀ U."""
 
     def __init__(self, likes: sp.csr_matrix, dtype: np.dtype = np.float64):
         popularity = np.bincount(likes.indices, minlength=likes.shape[1])

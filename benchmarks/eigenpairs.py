@@ -1,0 +1,138 @@
+"""How the exact solver should get its eigenpairs: our block method against scipy's.
+
+    python -m benchmarks.eigenpairs --ratings ml-latest-small
+    python -m benchmarks.eigenpairs --ratings <folder of made ratings> --n 1
+
+The rounds are the same, Newton's diagonal included; only who improves the eigenpairs differs:
+
+block    one product with LᵀL for each vector a round, the subspace kept (embedlab.movies.exact);
+lobpcg   scipy's LOBPCG from the last round's vectors, three iterations a round;
+lanczos  scipy's implicitly restarted Lanczos, ten times tighter a round, from the last subspace.
+
+The sides take turns in this one process. The limit is the least cost that any of them reached.
+"""
+
+import argparse
+import warnings
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.sparse.linalg import LinearOperator, eigsh, lobpcg
+
+from benchmarks.report import Report
+from embedlab.datasets.movielens import locate_ratings
+from embedlab.movies import exact
+from embedlab.movies.likes import find_likes
+from embedlab.movies.product import LikesProduct
+from embedlab.movies.ratings import read_ratings
+
+DIM = 100
+GAPS = (1e-2, 1e-3, 1e-4, 1e-6)
+
+
+class ByScipy:
+    """What scipy's methods need: X + diag(shift) as an operator that counts its products."""
+
+    def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):
+        self._likes, self._likes_t = likes, likes.T
+        self._product = LikesProduct(likes)
+        self.products = 0
+        self._k = k
+        self._e = generator.standard_normal((likes.shape[1], k))
+
+    def operator(self, shift: np.ndarray) -> LinearOperator:
+        def of_vector(vector: np.ndarray) -> np.ndarray:
+            self.products += 1
+            return self._likes_t @ (self._likes @ vector) + shift * vector
+
+        def of_block(vectors: np.ndarray) -> np.ndarray:
+            return self._gram(vectors) + shift[:, None] * vectors
+
+        shape = (len(shift), len(shift))
+        return LinearOperator(shape, of_vector, matmat=of_block, dtype=np.float64)
+
+    def _gram(self, vectors: np.ndarray) -> np.ndarray:
+        self.products += vectors.shape[1]
+        return self._product.gram(np.ascontiguousarray(vectors))
+
+    def best(self, shift: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ritz values of the present vectors, for this shift."""
+        x_e = self._gram(self._e)
+        small = self._e.T @ (x_e + shift[:, None] * self._e)
+        values, turned = np.linalg.eigh((small + small.T) / 2)
+        return values, self._e @ turned, x_e @ turned
+
+
+class Lanczos(ByScipy):
+    accuracy = 1e-1
+
+    def extend(self, shift: np.ndarray) -> None:
+        self.accuracy = max(self.accuracy / 10, 1e-7)
+        ncv = min(self._k + max(self._k // 2, 20), len(shift))
+        operator, start = self.operator(shift), self._e.sum(axis=1)
+        _, self._e = eigsh(
+            operator, self._k, which="LA", v0=start, ncv=ncv, tol=self.accuracy, maxiter=10_000
+        )
+
+
+class Lobpcg(ByScipy):
+    def extend(self, shift: np.ndarray) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that three iterations are few
+            _, e = lobpcg(self.operator(shift), self._e, maxiter=3, tol=1e-9)
+        self._e = np.linalg.qr(e).Q
+
+
+SIDES = {"block": exact._Block, "lobpcg": Lobpcg, "lanczos": Lanczos}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ratings", default="ml-latest-small")
+    parser.add_argument("--n", type=int, default=3, help="repetitions")
+    parser.add_argument("--rounds", type=int, default=40, help="at the most")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    args = parser.parse_args()
+    files = locate_ratings(args.ratings)
+    likes = find_likes(read_ratings(files.path, files.name), "user_mean")
+    # It is the same for all, and no part of what is compared.
+    squares = exact.off_diagonal_squares(likes.matrix)
+    exact.off_diagonal_squares = lambda _: squares
+
+    fits = {name: [] for name in args.sides}
+    for seed in range(args.n):
+        for name, found in fits.items():
+            exact._Block = SIDES[name]
+            steps = []
+            generator = np.random.default_rng(seed)
+            exact.fit_exact(likes.matrix, DIM, generator, args.rounds, 1e-8, steps.append)
+            found.append(steps)
+    limit = min(steps[-1].metrics["train/cost"] for found in fits.values() for steps in found)
+    report = Report(f"{likes.name}, dim {DIM}, least cost {limit:,.0f}")
+    for gap in GAPS:
+        base = None
+        for name, found in fits.items():
+            near = [_reached(steps, limit * (1 + gap)) for steps in found]
+            if not all(near):
+                print(f"{name} does not come within {gap:.0e} in {args.rounds} rounds")
+                continue
+            seconds = [s for s, _, _ in near]
+            what = f"to {gap:.0e}, {name}: round {near[0][1]}, {near[0][2]:,} products"
+            median = float(np.median(seconds))
+            base = base or median
+            report.add(what, seconds, "s", median / base)
+    report.show()
+
+
+def _reached(steps: list, cost: float) -> tuple[float, int, int] | None:
+    """Seconds, rounds and products until the cost was no higher."""
+    seconds = 0.0
+    for step in steps:
+        seconds += step.seconds
+        if step.metrics["train/cost"] <= cost:
+            return seconds, step.epoch, step.metrics["products"]
+    return None
+
+
+if __name__ == "__main__":
+    main()

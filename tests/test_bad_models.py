@@ -1,7 +1,7 @@
 """Damaged, mixed up and foreign models, by the hundred: the right answer, or a sentence.
 
 Both kinds of model as they are logged, of twelve movies and of a network of two layers. One file
-after the other is deleted, emptied, cut short, changed in a byte, or replaced by another of its
+after the other is deleted, emptied, cut short, changed in a bit, or replaced by another of its
 kind. `mlflow.pyfunc.load_model` is what serves a model, `recommend` what a user types.
 """
 
@@ -210,8 +210,8 @@ def damages(name: str, content: bytes) -> Iterator[tuple[str, bytes | None]]:
         yield f"cut to {size} bytes", content[:size]
     for place in rng.integers(len(content), size=FLIPS_OF_MLMODEL if name == "MLmodel" else FLIPS):
         flipped = bytearray(content)
-        flipped[place] ^= rng.integers(1, 256)
-        yield f"byte {place} flipped", bytes(flipped)
+        flipped[place] ^= 1 << rng.integers(8)
+        yield f"a bit of byte {place} flipped", bytes(flipped)
 
 
 # -- one file after the other ------------------------------------------------------------------

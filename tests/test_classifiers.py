@@ -1,7 +1,9 @@
 """Backbone, preprocessing, features, head, scores and comparison: each against a slow oracle."""
 
 import hashlib
+import http.server
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,6 +166,33 @@ def test_weights_are_checked_when_they_come_and_when_they_are_found(published, d
     assert cached.read_bytes() == right
     published.unlink()
     assert load_backbone("resnet18", "imagenet").digest == digest  # not fetched again
+
+
+class Failing(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_error(500)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_no_network_and_a_server_that_fails_are_a_sentence_each(published, monkeypatch):
+    weights, right = ResNet18_Weights.DEFAULT.value, published.as_uri()
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    with http.server.HTTPServer(("127.0.0.1", 0), Failing) as server:
+        address = f"http://127.0.0.1:{server.server_port}/{published.name}"
+        monkeypatch.setattr(weights, "url", address)
+        answer = threading.Thread(target=server.handle_request)
+        answer.start()
+        with pytest.raises(DownloadError, match=r"\(Internal Server Error\); try again later"):
+            load_backbone("resnet18", "imagenet")
+        answer.join()
+    with pytest.raises(DownloadError, match=r"Connection refused\); try again later, or fetch"):
+        load_backbone("resnet18", "imagenet")
+    assert not [path for path in cache_folder().rglob("*") if path.is_file()]
+    monkeypatch.setattr(weights, "url", right)
+    load_backbone("resnet18", "imagenet")
 
 
 # -- preprocessing and random changes ----------------------------------------------------------

@@ -63,14 +63,19 @@ class Factored:
         # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
         g_squares, lv_squares = g.square().sum(), lv.square().sum()
         pulls = lv_squares - self.x @ n
-        cost = (self.off_diagonal_squares + g_squares - n.square().sum() - 2 * pulls).item()
-        if abs(cost) < ROUNDING * (g_squares + lv_squares).item():
-            cost = 0.0
+        cost = self.off_diagonal_squares + g_squares - n.square().sum() - 2 * pulls
         # ∇c(V) = 4 [ V G − Lᵀ(L V) − diag(n − x) V ]
         pulled = self.likes.backward(lv.to(v.dtype))  # (n_movies, dim)
         gradient = torch.addmm(pulled, v, g.to(v.dtype), beta=-1)
         gradient.addcmul_((n - self.x).to(v.dtype).unsqueeze(1), v, value=-1)
-        return cost, gradient.mul_(4)
+        largest = (g_squares + lv_squares).item()
+        return zero_if_rounding(cost.item(), largest), gradient.mul_(4)
+
+
+def zero_if_rounding(cost: float, largest: float) -> float:
+    """A float64 cost, or 0 where it cannot be told from 0 beside the largest terms of its sum,
+    ‖G‖²_F + ‖LV‖²_F. An infinite one is no rounding."""
+    return 0.0 if abs(cost) < ROUNDING * largest else cost
 
 
 class Dense:

@@ -120,7 +120,6 @@ def test_a_full_disk_under_the_cache(tmp_path, use):
 @pytest.mark.parametrize(
     ("entry_point", "file"),
     [
-        (build_matrix, "top_block.png"),
         (build_matrix, "likes.npz"),
         (fit_embedding, "vectors.npy"),
         (fit_embedding, "MLmodel"),

@@ -1,7 +1,11 @@
 """Backbone, preprocessing, features, head, scores and comparison: each against a slow oracle."""
 
+import hashlib
+import http.server
 import math
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from squares import CLASSES, predictions, split_of, squares
 from torchvision import models
 from torchvision.models import ResNet18_Weights
 
+from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, DivergedError, DownloadError, OptionError
 from embedlab.vision import features as features_module
 from embedlab.vision import figures
@@ -122,6 +127,74 @@ def test_a_missing_file_and_a_failed_download_say_what_to_do(monkeypatch):
         load_backbone("resnet18", "imagenet")
 
 
+@pytest.fixture
+def published(tmp_path, monkeypatch) -> Path:
+    """A file that stands for torchvision's weights of ResNet-18, where its URL points to."""
+    file = tmp_path / "weights.pth"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        torch.save(models.resnet18().state_dict(), file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    file = file.rename(tmp_path / f"resnet18-{digest[:8]}.pth")
+    monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", file.as_uri())
+    return file
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def tampered(content: bytes) -> bytes:
+    """The same file, but for one weight."""
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [truncated, tampered])
+def test_weights_are_checked_when_they_come_and_when_they_are_found(published, damage):
+    right = published.read_bytes()
+    published.write_bytes(damage(right))
+    with pytest.raises(DownloadError, match=r"^Could not download .*hash.*weights=<path>\.$"):
+        load_backbone("resnet18", "imagenet")
+    assert not [path for path in cache_folder().rglob("*") if path.is_file()]
+
+    published.write_bytes(right)
+    digest = load_backbone("resnet18", "imagenet").digest
+    (cached,) = (path for path in cache_folder().rglob("*") if path.is_file())
+    cached.write_bytes(damage(right))
+    assert load_backbone("resnet18", "imagenet").digest == digest  # fetched again
+    assert cached.read_bytes() == right
+    published.unlink()
+    assert load_backbone("resnet18", "imagenet").digest == digest  # not fetched again
+
+
+class Failing(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_error(500)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_no_network_and_a_server_that_fails_are_a_sentence_each(published, monkeypatch):
+    weights, right = ResNet18_Weights.DEFAULT.value, published.as_uri()
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    with http.server.HTTPServer(("127.0.0.1", 0), Failing) as server:
+        address = f"http://127.0.0.1:{server.server_port}/{published.name}"
+        monkeypatch.setattr(weights, "url", address)
+        answer = threading.Thread(target=server.handle_request)
+        answer.start()
+        with pytest.raises(DownloadError, match=r"\(Internal Server Error\); try again later"):
+            load_backbone("resnet18", "imagenet")
+        answer.join()
+    with pytest.raises(DownloadError, match=r"Connection refused\); try again later, or fetch"):
+        load_backbone("resnet18", "imagenet")
+    assert not [path for path in cache_folder().rglob("*") if path.is_file()]
+    monkeypatch.setattr(weights, "url", right)
+    load_backbone("resnet18", "imagenet")
+
+
 # -- preprocessing and random changes ----------------------------------------------------------
 
 
@@ -228,6 +301,18 @@ def test_a_second_run_reads_the_cache(backbone, monkeypatch):
     assert (first.was_cached, second.was_cached) == (False, True)
     assert second.seconds == first.seconds
     assert all(np.array_equal(first.parts[part], second.parts[part]) for part in first.parts)
+
+
+@pytest.mark.parametrize("name", ["train.npy", "test.npy", "about.json"])
+@pytest.mark.parametrize("size", [0, 10, -1])
+def test_features_that_were_cut_short_in_the_cache_are_computed_again(backbone, name, size):
+    first = extract(backbone)
+    (file,) = cache_folder().rglob(name)
+    file.write_bytes(file.read_bytes()[:size])
+    again = extract(backbone)
+    assert not again.was_cached
+    assert all(np.array_equal(first.parts[part], again.parts[part]) for part in first.parts)
+    assert extract(backbone).was_cached
 
 
 def test_the_key_changes_with_everything_that_matters(backbone):

@@ -15,7 +15,14 @@ from threadpoolctl import threadpool_limits
 
 from embedlab.movies.contestants import WEIGHTED, Contestant, Fit, Settings
 from embedlab.movies.fit import FitOptions
-from embedlab.movies.holdout import FEWEST_LIKES, HELD_OUT, MOST_QUERIES, Holdout, hold_out
+from embedlab.movies.holdout import (
+    FEWEST_LIKES,
+    HELD_OUT,
+    MOST_QUERIES,
+    Holdout,
+    check_enough,
+    hold_out,
+)
 from embedlab.movies.likes import Likes
 from embedlab.movies.ranking import Ranking, average, interval, rank_held_out, resample_users
 from embedlab.movies.solve import solve_weighted
@@ -108,6 +115,7 @@ def contest(
 
     In the order of the contestants. Raises DataError where too few likes are left to be asked for.
     """
+    check_enough(likes, FEWEST_LIKES + HELD_OUT)  # validation holds out of what test leaves
     total, done = n_splits * sum(len(one.grid) for one in contestants), 0
     trials: dict[str, list[list[_Trial]]] = {one.name: [] for one in contestants}
     tests: dict[str, list[Mapping[str, Ranking]]] = {one.name: [] for one in contestants}

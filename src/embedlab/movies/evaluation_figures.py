@@ -47,7 +47,8 @@ def trade(entries: Sequence[Entry], table: pd.DataFrame, title: str, k: int) -> 
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda users, _: f"{users:g}"))
     panels[1].invert_xaxis()  # to the right is the new, in both
     low, high = table["hit_rate_low"].min(), table["hit_rate_high"].max()
-    panels[0].set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
+    margin = 0.08 * (high - low) or 0.05
+    panels[0].set_ylim(low - margin, high + margin)
     for axes, column in zip(panels, columns, strict=True):
         _labels(axes, table, column)
     handles, labels = panels[0].get_legend_handles_labels()

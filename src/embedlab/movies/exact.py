@@ -27,6 +27,7 @@ import scipy.sparse as sp
 
 from embedlab.movies.counts import off_diagonal_squares
 from embedlab.movies.fit import Fit
+from embedlab.movies.objective import zero_if_rounding
 from embedlab.movies.product import LikesProduct
 from embedlab.step import OnStep, Step
 
@@ -107,8 +108,10 @@ def _solution(
     n = np.square(v).sum(axis=1)  # (n_movies,)
     g = root**2  # the diagonal of G = VᵀV, which has nothing else
     # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i), and ‖LV‖²_F = tr(VᵀXV)
-    pulls = np.vdot(v, xv) - x @ n
-    cost = float(squares + np.square(g).sum() - np.square(n).sum() - 2 * pulls)
+    g_squares, lv_squares = np.square(g).sum(), np.vdot(v, xv)
+    pulls = lv_squares - x @ n
+    cost = float(squares + g_squares - np.square(n).sum() - 2 * pulls)
+    cost = zero_if_rounding(cost, g_squares + lv_squares)
     # ∇c(V) = 4 [ V G − X V − diag(n − x) V ]
     gradient = 4 * (v * g - xv - (n - x)[:, None] * v)
     return _Solution(e, v, n, cost, float(np.linalg.norm(gradient)))

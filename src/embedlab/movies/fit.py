@@ -92,13 +92,13 @@ class Fit:
 def with_gap(on_step: OnStep, reference_cost: float | None) -> OnStep:
     """Add `train/gap` to every step: how far the cost is above the exact one, as a fraction.
 
-    Without a reference cost the steps stay as they are.
+    Without a reference cost, or with one of 0, the steps stay as they are.
     """
-    if reference_cost is None:
+    if not reference_cost:
         return on_step
 
     def on_step_with_gap(step: Step) -> None:
-        gap = step.metrics["train/cost"] / reference_cost - 1 if reference_cost else float("nan")
+        gap = step.metrics["train/cost"] / reference_cost - 1
         on_step(replace(step, metrics={**step.metrics, "train/gap": gap}))
 
     return on_step_with_gap

@@ -39,6 +39,16 @@ class Holdout:
         return len(np.unique(self.user))
 
 
+def check_enough(likes: sp.csr_matrix, fewest: int = FEWEST_LIKES) -> None:
+    """Raises DataError where no user has `fewest` likes."""
+    most = np.diff(likes.indptr).max(initial=0)
+    if most < fewest:
+        raise DataError(
+            f"evaluation needs users with at least {fewest} likes, but the most that a user has is "
+            f"{most}: use more ratings, or a like rule that more pass."
+        )
+
+
 def hold_out(likes: sp.csr_matrix, generator: np.random.Generator) -> Holdout:
     """Hold out HELD_OUT random likes of every user with FEWEST_LIKES; up to MOST_QUERIES random
     ones of the others are queries.
@@ -47,6 +57,7 @@ def hold_out(likes: sp.csr_matrix, generator: np.random.Generator) -> Holdout:
 
     Raises DataError where no user has enough likes.
     """
+    check_enough(likes)
     n_likes = np.diff(likes.indptr)  # (n_users,)
     user = np.repeat(np.arange(len(n_likes)), n_likes)  # (n_entries,)
     # Every user's likes in random order; `place` counts them from 0, user by user.
@@ -54,11 +65,6 @@ def hold_out(likes: sp.csr_matrix, generator: np.random.Generator) -> Holdout:
     movie = likes.indices[order]
     place = np.arange(len(user)) - likes.indptr[user]
     is_asked = n_likes[user] >= FEWEST_LIKES
-    if not is_asked.any():
-        raise DataError(
-            f"evaluation needs users with at least {FEWEST_LIKES} likes, but the most that a user "
-            f"has is {n_likes.max(initial=0)}: use more ratings, or a like rule that more pass."
-        )
     is_held = is_asked & (place < HELD_OUT)
     is_query = is_asked & ~is_held & (place < HELD_OUT + MOST_QUERIES)
     answers = np.zeros((len(n_likes), HELD_OUT), dtype=np.int64)  # (n_users, HELD_OUT)

@@ -6,6 +6,7 @@ the user's own median (`user_median`), or a number of stars (`threshold:4`).
 
 import hashlib
 import json
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from embedlab.movies.ratings import Ratings
 from embedlab.movies.weighting import Weighted, weight_likes
 
 LIKES_FILE, MOVIES_FILE, ABOUT_FILE = "likes.npz", "movies.csv", "about.json"
+SEAL = "sha256"  # in about.json
 
 
 @dataclass(frozen=True)
@@ -139,12 +141,25 @@ def save_likes(likes: Likes, folder: Path) -> None:
     table.to_csv(folder / MOVIES_FILE, index_label="index", lineterminator="\n")
     about = {"name": likes.name, "like_rule": likes.like_rule, "digest": likes.digest}
     about |= {"user_weight": likes.user_weight, "item_power": likes.item_power}
+    about[SEAL] = _seal(folder, about)
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _seal(folder: Path, about: dict) -> str:
+    """sha256 of the two other files, and of all else that `about.json` says."""
+    sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in (LIKES_FILE, MOVIES_FILE):
+        sha.update((folder / name).read_bytes())
+    return sha.hexdigest()
 
 
 def load_likes(folder: Path) -> Likes:
     """Read what `save_likes` wrote. Raises DataError if a file is missing, damaged or altered."""
     try:
+        about = dict(json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8")))
+        seal = about.pop(SEAL, None)  # there was none once
+        if seal is not None and seal != _seal(folder, about):
+            raise _altered()
         matrix = sp.load_npz(folder / LIKES_FILE)
         movies = pd.read_csv(
             folder / MOVIES_FILE,
@@ -152,21 +167,34 @@ def load_likes(folder: Path) -> Likes:
             dtype={"movie_id": np.int64, "title": str, "genres": str},
             keep_default_na=False,
         )
-        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
         weighting = (about.get("user_weight", "none"), about.get("item_power", 0.0))
         likes = _likes(matrix.tocsr(), movies, about["name"], about["like_rule"], *weighting)
+        is_the_same = likes.digest == about["digest"] and len(movies) == likes.n_movies
     except FileNotFoundError as error:
         raise DataError(
             f"matrix: expected a folder that build_matrix wrote, but '{Path(error.filename).name}' "
             "is not in it: give matrix=runs:/<run id of build_matrix>/matrix."
         ) from None
-    except (ValueError, KeyError, TypeError, OSError, BadZipFile) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+        EOFError,
+        NotImplementedError,
+        BadZipFile,
+        zlib.error,
+    ) as error:
         raise DataError(
             f"matrix: the files of build_matrix are damaged ({error}): run build_matrix again."
         ) from None
-    if likes.digest != about["digest"] or len(movies) != likes.n_movies:
-        raise DataError(
-            "matrix: likes.npz and movies.csv are not the ones that build_matrix wrote "
-            "(their digest differs): run build_matrix again."
-        )
+    if not is_the_same:
+        raise _altered()
     return likes
+
+
+def _altered() -> DataError:
+    return DataError(
+        "matrix: likes.npz, movies.csv and about.json are not the ones that build_matrix wrote "
+        "(their digest differs): run build_matrix again."
+    )

@@ -16,6 +16,8 @@ import torch
 from embedlab.movies.counts import ROWS_AT_ONCE, off_diagonal_squares, to_dense
 from embedlab.movies.product import TensorProduct
 
+ROUNDING = 1e-14  # of a float64 sum, relative to its largest terms
+
 
 class Objective(Protocol):
     """What a solver needs to know."""
@@ -37,7 +39,7 @@ class Factored:
         ∇c(V) = 4 [ V G − Lᵀ(L V) − diag(n − x) V ]
 
     Near an exact fit the cost is a small difference of large sums, so all of its terms are
-    float64; the gradient's products have `dtype`.
+    float64, and one that cannot be told from 0 is 0; the gradient's products have `dtype`.
     """
 
     def __init__(
@@ -59,13 +61,21 @@ class Factored:
         g = v64.T @ v64  # (dim, dim)
         lv = self.likes.forward(v64)  # (n_users, dim)
         # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
-        pulls = lv.square().sum() - self.x @ n
-        cost = self.off_diagonal_squares + g.square().sum() - n.square().sum() - 2 * pulls
+        g_squares, lv_squares = g.square().sum(), lv.square().sum()
+        pulls = lv_squares - self.x @ n
+        cost = self.off_diagonal_squares + g_squares - n.square().sum() - 2 * pulls
         # ∇c(V) = 4 [ V G − Lᵀ(L V) − diag(n − x) V ]
         pulled = self.likes.backward(lv.to(v.dtype))  # (n_movies, dim)
         gradient = torch.addmm(pulled, v, g.to(v.dtype), beta=-1)
         gradient.addcmul_((n - self.x).to(v.dtype).unsqueeze(1), v, value=-1)
-        return cost.item(), gradient.mul_(4)
+        largest = (g_squares + lv_squares).item()
+        return zero_if_rounding(cost.item(), largest), gradient.mul_(4)
+
+
+def zero_if_rounding(cost: float, largest: float) -> float:
+    """A float64 cost, or 0 where it cannot be told from 0 beside the largest terms of its sum,
+    ‖G‖²_F + ‖LV‖²_F. An infinite one is no rounding."""
+    return 0.0 if abs(cost) < ROUNDING * largest else cost
 
 
 class Dense:

@@ -74,7 +74,7 @@ def _draw(axes: Axes, item: SweepFit, colour, label: str | None, in_seconds: boo
 def _finish_costs(axes: Axes, exact_cost: float, title: str, x: str) -> None:
     label = f"exact solver: {exact_cost:,.0f}"
     axes.axhline(exact_cost, color=GREY, linestyle="--", linewidth=1, label=label)
-    axes.set(title=title, xlabel=x, ylabel="cost", yscale="log" if exact_cost > 0 else "symlog")
+    axes.set(title=title, xlabel=x, ylabel="cost", yscale="log")
     axes.legend(frameon=False, fontsize=9)
     tidy(axes)
 

@@ -34,6 +34,7 @@ from torchvision import models
 
 from embedlab.errors import DataError, OptionError
 from embedlab.tracking.answers import refusals_explained
+from embedlab.tracking.digests import check_model
 from embedlab.vision.decode import decode_picture
 from embedlab.vision.preprocess import Preprocessing
 
@@ -63,7 +64,10 @@ class ImageModel(PythonModel):
     """Pictures in, labels out; safe for several threads once loaded."""
 
     def load_context(self, context: PythonModelContext) -> None:
+        """Raises DataError where a file is not the one that was logged."""
         folder = Path(context.artifacts[ARTIFACT])
+        # Not this file's folder: MLflow takes the last model's code where a model has lost its own.
+        check_model(folder.parents[1], SIGNATURE)
         about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
         self.classes = about["classes"]
         self.side = about["side"]

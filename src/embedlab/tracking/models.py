@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from embedlab.tracking import movie_model
+from embedlab.tracking.digests import DIGESTS, digests_of
 from embedlab.tracking.runs import PROJECT_ROOT, TrackedRun
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ MODULES = (
     "errors.py",
     "tracking/__init__.py",
     "tracking/answers.py",
+    "tracking/digests.py",
     "movies/__init__.py",
     "movies/neighbours.py",
     "movies/titles.py",
@@ -109,16 +111,20 @@ def _log(
 ) -> str:
     """The model whose code is `module` and whose artifacts are `folder`; its URI."""
     with TemporaryDirectory() as temporary:
+        code, script = _copy_modules(Path(temporary)), Path(module.__file__)
+        files = {script.name: script}  # as MLflow lays them out
+        files |= {f"code/{code.name}/{name}": code / name for name in MODULES}
+        files |= {f"artifacts/{folder.name}/{path.name}": path for path in folder.iterdir()}
         log_model = partial(
             mlflow.pyfunc.log_model,
             name="model",
-            python_model=module.__file__,
+            python_model=str(script),
             artifacts={module.ARTIFACT: str(folder)},
-            code_paths=[str(_copy_modules(Path(temporary)))],
+            code_paths=[str(code)],
             signature=module.SIGNATURE,
             input_example=example,
             pip_requirements=pinned(packages),
-            metadata=dict(about),
+            metadata={**about, DIGESTS: digests_of(files)},
         )
         return run.patiently(log_model).model_uri
 

@@ -22,6 +22,7 @@ from embedlab.errors import OptionError
 from embedlab.movies.neighbours import Neighbours
 from embedlab.movies.titles import TitleIndex
 from embedlab.tracking.answers import refusals_explained
+from embedlab.tracking.digests import check_model
 
 ARTIFACT = "embedding"
 VECTORS_FILE, MOVIES_FILE = "vectors.npy", "movies.csv"
@@ -56,7 +57,10 @@ class MovieModel(PythonModel):
     """Titles in, recommendations out; safe for several threads once loaded."""
 
     def load_context(self, context: PythonModelContext) -> None:
+        """Raises DataError where a file is not the one that was logged."""
         folder = Path(context.artifacts[ARTIFACT])
+        # Not this file's folder: MLflow takes the last model's code where a model has lost its own.
+        check_model(folder.parents[1], SIGNATURE)
         vectors = np.load(folder / VECTORS_FILE, allow_pickle=False)  # (n_movies, dim) float32
         movies = pd.read_csv(folder / MOVIES_FILE, keep_default_na=False)
         self.movies = movies[["movie_id", "title", "genres"]]

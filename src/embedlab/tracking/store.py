@@ -135,9 +135,12 @@ def store_address() -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says; SQLAlchemy may put a line before it, `(raised as a result of …)`."""
+    """What an error says, in one line: SQLAlchemy may put another before it, `(raised as a result
+    of …)`, and MLflow ends the first with a colon where the reason comes after it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[1] if len(lines) > 1 and lines[0].startswith("(raised as a result") else lines[0]
+    if len(lines) > 1 and lines[0].startswith("(raised as a result"):
+        del lines[0]
+    return " ".join(lines) if lines[0].endswith(":") else lines[0]
 
 
 def fetch_artifacts(uri: str) -> Path:

@@ -18,7 +18,7 @@ import torch
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from embedlab.errors import DivergedError
+from embedlab.errors import DataError, DivergedError
 from embedlab.movies.fit import Fit, FitOptions, with_gap
 from embedlab.movies.likes import Likes
 from embedlab.movies.solve import solve_weighted
@@ -70,7 +70,8 @@ class Sweep:
     def fit_all(self, grid: Sequence[FitOptions], seeds: Sequence[int]) -> list[SweepFit]:
         """Every fit of the grid, the exact one (once) first; those that diverged are kept.
 
-        Raises TrackingError where the store fails; what is finished by then is kept.
+        Raises TrackingError where the store fails; what is finished by then is kept. Raises
+        DataError where the exact cost is 0, of which no other cost is a multiple.
         """
         jobs = [
             (options, seed)
@@ -88,6 +89,12 @@ class Sweep:
 
             item = self._fit(options, seed, exact_cost, on_epoch)
             exact_cost = item.fit.cost if exact_cost is None else exact_cost
+            if exact_cost == 0:
+                raise DataError(
+                    f"dim: expected one at which the exact solver leaves a cost to compare with, "
+                    f"but with dim={options.dim} it fits these {self.likes.n_movies:,} movies "
+                    "exactly: use a smaller dim, or ratings of more movies."
+                )
             fits.append(item)
             done += size
             self.on_work(done, total, options.label)
@@ -233,7 +240,7 @@ def _gap(fit: Fit, exact_cost: float | None) -> float:
         return float("nan")
     if exact_cost is None or fit.cost == exact_cost:
         return 0.0
-    return fit.cost / exact_cost - 1 if exact_cost > 0 else float("inf")
+    return fit.cost / exact_cost - 1
 
 
 def _result_in_words(fit: Fit, gap: float) -> str:

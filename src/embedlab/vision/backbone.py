@@ -15,6 +15,7 @@ from urllib.error import URLError
 
 import torch
 from torch import nn
+from torch.hub import HASH_REGEX
 from torchvision import models
 
 from embedlab.datasets.cache import cache_folder
@@ -102,7 +103,11 @@ def train_mode(network: nn.Module, frozen: Iterable[nn.Module]) -> None:
 
 def _download(published: models.WeightsEnum) -> dict[str, torch.Tensor]:
     folder = cache_folder() / "weights"
+    file = folder / Path(published.url).name
     try:
+        # torch compares a file's hash with its name when it downloads it, not when it finds it.
+        if file.is_file() and not _sha256(file).startswith(HASH_REGEX.search(file.name)[1]):
+            file.unlink()
         return published.get_state_dict(
             model_dir=str(folder), check_hash=True, progress=sys.stderr.isatty(), weights_only=True
         )
@@ -112,6 +117,11 @@ def _download(published: models.WeightsEnum) -> dict[str, torch.Tensor]:
             f"Could not download {published.url} ({reason}); try again later, or fetch it by hand "
             "and pass its absolute path: weights=<path>."
         ) from error
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _read(path: str) -> dict[str, torch.Tensor]:

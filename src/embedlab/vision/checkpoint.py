@@ -8,6 +8,7 @@ writes leaves the last checkpoint as it was.
 import os
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import torch
@@ -52,8 +53,19 @@ class Checkpoints:
                 "EMBEDLAB_CACHE (a run that has finished keeps none)."
             )
         try:
+            with zipfile.ZipFile(self.file) as archive:  # torch writes checksums, but reads none
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile
             return torch.load(self.file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        except (
+            zipfile.BadZipFile,
+            pickle.UnpicklingError,
+            RuntimeError,
+            EOFError,
+            OSError,
+            KeyError,
+            ValueError,
+        ) as error:
             raise DataError(
                 f"resume: {self.file} is damaged ({type(error).__name__}); start anew without "
                 "resume."

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -81,15 +82,20 @@ def extract_features(
         about = {"seconds": time.perf_counter() - started}
         (build / ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
-    def is_whole(candidate):
-        names = [ABOUT, *(f"{part}.npy" for part in PARTS)]
-        return all((candidate / name).is_file() for name in names)
-
-    was_cached = is_whole(folder)
-    build_folder(folder, fill, is_whole)
+    was_cached = _is_whole(folder)
+    build_folder(folder, fill, _is_whole)
     parts = {part: np.load(folder / f"{part}.npy", allow_pickle=False) for part in PARTS}
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     return Features(parts, key, was_cached, about["seconds"])
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        for part in PARTS:  # mapped: a file that is shorter than it says is found without reading
+            np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False)
+        return "seconds" in json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, EOFError, ValueError, TypeError):
+        return False
 
 
 def features_key(

@@ -107,7 +107,7 @@ def fit(folder: Path, results) -> None:
             "a title": 1e3 * float(np.median(asked)),
             "rounds": len(steps) - 1,
             "rounds to 1e-3": first,
-            "products": steps[-1].metrics["products"],
+            "products": steps[-1].metrics["train/products"],
         }
     )
 

@@ -138,15 +138,37 @@ def test_no_exact_round_raises_the_cost_whatever_the_seed(n_movies):
     assert results[2].cost == pytest.approx(results[0].cost, rel=1e-6)
 
 
-def test_the_block_method_and_the_full_decomposition_agree(monkeypatch):
+@pytest.mark.parametrize("many_likes", [0, 10**9])
+def test_the_block_method_and_lanczos_agree_with_the_full_decomposition(monkeypatch, many_likes):
     likes = random_likes(np.random.default_rng(4), n_users=80, n_movies=120)
     full = fit_exact(likes, 10, np.random.default_rng(0))
     monkeypatch.setattr(exact_module, "FEW_MOVIES", 0)
-    block = fit_exact(likes, 10, np.random.default_rng(0))
-    assert block.cost == pytest.approx(full.cost, rel=1e-7)
+    monkeypatch.setattr(exact_module, "MANY_LIKES", many_likes)
+    steps = []
+    found = fit_exact(likes, 10, np.random.default_rng(0), tolerance=1e-10, on_step=steps.append)
+    assert found.cost == pytest.approx(full.cost, rel=1e-7)
     np.testing.assert_allclose(
-        block.embedding @ block.embedding.T, full.embedding @ full.embedding.T, atol=1e-2
+        found.embedding @ found.embedding.T, full.embedding @ full.embedding.T, atol=1e-2
     )
+    costs = [step.metrics["train/cost"] for step in steps]
+    assert all(later <= earlier for earlier, later in pairwise(costs))
+    products = [step.metrics["train/products"] for step in steps]
+    assert all(later > earlier for earlier, later in pairwise(products))
+
+
+def test_a_movie_with_a_dimension_of_its_own_is_found_at_once(monkeypatch):
+    """Two movies outside of all blocks, liked by nearly all: each takes a dimension, nearly."""
+    rng = np.random.default_rng(0)
+    likes = sp.csr_matrix((rng.random((300, 60)) < np.r_[0.9, 0.8, np.full(58, 0.08)]).astype("i4"))
+    rounds = {}
+    newton = exact_module._newton
+    for name, step in (("newton", newton), ("plain", lambda filled, found: found.n)):
+        monkeypatch.setattr(exact_module, "_newton", step)
+        steps = []
+        fit_exact(likes, 6, rng, max_rounds=3000, tolerance=1e-9, on_step=steps.append)
+        rounds[name] = [step.metrics["train/cost"] for step in steps]
+    assert rounds["newton"][-1] <= rounds["plain"][-1] * (1 + 1e-6)
+    assert len(rounds["newton"]) * 3 < len(rounds["plain"])
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -5,11 +5,13 @@ V = E √λ₊, fill in n_i = ‖v_i‖², repeat. Filling the diagonal so makes
 to the cost at the current V and never below it anywhere else, and the eigenpairs minimise the full
 squared error, so no round can raise the cost. X = LᵀL is applied, never formed.
 
-Two things make it fast. A round needs no finished eigenpairs, only better ones than the last:
-`_Block` improves a subspace by one product with LᵀL and keeps it; the best V of a subspace that
-holds the last V cannot cost more. And a movie with nearly a dimension of its own would move to its
-n_i by a hundredth of the way a round: `_newton` goes there at once, and where that raises the cost,
-the plain n is taken in its place.
+Two things make it fast. A round needs no finished eigenpairs, only better ones than the last: with
+many likes, where products cost most, `_Block` improves a subspace by one product with LᵀL and keeps
+it; the best V of a subspace that holds the last V cannot cost more. With few likes `_Lanczos` is
+faster, which does less beside its products. And a movie with nearly a dimension of its own would
+move to its n_i by a hundredth of the way a round: `_newton` goes there at once, and where that
+raises the cost, the plain n is taken in its place.
+`benchmarks/eigenpairs.py` compares them.
 
 Sources: H. H. Harman and W. H. Jones, "Factor analysis by minimizing residuals (minres)",
 Psychometrika 31 (1966); H. H. Thomson's iterated principal axes is the same iteration.
@@ -24,17 +26,19 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from embedlab.movies.counts import off_diagonal_squares
 from embedlab.movies.fit import Fit
 from embedlab.movies.objective import zero_if_rounding
-from embedlab.movies.product import LikesProduct
+from embedlab.movies.product import MANY_LIKES, LikesProduct
 from embedlab.step import OnStep, Step
 
 # Below this a full eigendecomposition is faster, and any dim is allowed.
 FEW_MOVIES = 600
 SPARE = 0.2  # more vectors than asked for, as a share: the last of a subspace converge last
 FEWEST_SPARE = 8
+FIRST_TOLERANCE, LAST_TOLERANCE = 1e-1, 1e-7  # of Lanczos' eigenpairs
 HIGH_LEVERAGE = 0.1  # at most ten times dim movies have it, for leverages add up to dim
 LEAST_CURVATURE = 0.05  # of the Hessian that Newton's method divides by
 
@@ -51,7 +55,7 @@ def fit_exact(
 
     likes      (n_users, n_movies) CSR: L.
     generator  draws the first subspace; the result does not depend on it.
-    Epoch `e` holds the cost after `e` rounds, and `products`, how often LᵀL was applied to a vector
+    Epoch `e` holds the cost after `e` rounds, and `train/products`, how often LᵀL was applied to a vector
     so far; the start, epoch 0, is what the first subspace knows of the top eigenpairs of X with its
     own diagonal. With dim > n_movies the columns beyond n_movies are 0.
     """
@@ -60,8 +64,7 @@ def fit_exact(
     x = np.asarray(likes.power(2).sum(axis=0)).ravel()  # (n_movies,) x_i = X_ii
     squares = off_diagonal_squares(likes)
     k = min(dim, n_movies)
-    is_small = n_movies <= max(FEW_MOVIES, 4 * dim)
-    pairs = _Full(likes) if is_small else _Block(likes, k, generator)
+    pairs = _eigenpairs_of(likes, k, generator)
 
     n, best, seconds = x, None, 0.0
     for round_ in range(max_rounds + 1):
@@ -75,7 +78,7 @@ def fit_exact(
         stalled = best is not None and found.cost > best.cost  # by rounding
         if not stalled:
             metrics = {"train/cost": found.cost, "train/gradient_norm": found.gradient_norm}
-            on_step(Step(round_, metrics | {"products": pairs.products}, elapsed))
+            on_step(Step(round_, metrics | {"train/products": pairs.products}, elapsed))
             converged = best and best.cost - found.cost <= tolerance * abs(found.cost)
             best, rounds = found, round_
         if stalled or converged:
@@ -84,6 +87,14 @@ def fit_exact(
     embedding = np.zeros((n_movies, dim), np.float32)
     embedding[:, :k] = best.v
     return Fit(embedding, best.cost, rounds, seconds)
+
+
+def _eigenpairs_of(
+    likes: sp.csr_matrix, k: int, generator: np.random.Generator
+) -> "_Full | _Lanczos | _Block":
+    if likes.shape[1] <= max(FEW_MOVIES, 4 * k):
+        return _Full(likes)
+    return (_Block if likes.nnz >= MANY_LIKES else _Lanczos)(likes, k, generator)
 
 
 class _Solution(NamedTuple):
@@ -146,6 +157,35 @@ class _Full:
     def best(self, shift: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values, e = np.linalg.eigh(self._x + np.diag(shift))
         return values[-k:], e[:, -k:], self._x @ e[:, -k:]
+
+
+class _Lanczos:
+    """The top eigenpairs of X + diag(shift) by ARPACK, ten times tighter in every round."""
+
+    def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):
+        self._likes, self._likes_t = likes, likes.T
+        self._start = generator.standard_normal(likes.shape[1])
+        self._tolerance = FIRST_TOLERANCE
+        self.products = 0
+
+    def extend(self, shift: np.ndarray) -> None:
+        self._tolerance = max(self._tolerance / 10, LAST_TOLERANCE)
+
+    def best(self, shift: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Top k eigenvalues, ascending: (k,); their vectors E and X E, (n_movies, k)."""
+        shape = (len(shift), len(shift))
+        operator = LinearOperator(shape, lambda v: self._x(v) + shift * v, dtype=np.float64)
+        # 1.5 k Lanczos vectors: fewer products than orthogonalisations are what costs here.
+        ncv = min(k + max(k // 2, 20), len(shift))
+        start, tolerance = self._start, self._tolerance
+        values, e = eigsh(operator, k, which="LA", v0=start, ncv=ncv, tol=tolerance)
+        self._start = e.sum(axis=1)  # lies in this round's subspace
+        return values, e, self._x(e)
+
+    def _x(self, vectors: np.ndarray) -> np.ndarray:
+        """LᵀL times a vector, or the columns of a matrix."""
+        self.products += vectors.size // len(vectors)
+        return self._likes_t @ (self._likes @ vectors)
 
 
 class _Block:

@@ -38,6 +38,7 @@ FIT_MODULES = (
     "gradient",
     "like_rule",
     "objective",
+    "product",
     "solve",
     "weighting",
 )  # of `movies`

@@ -23,6 +23,8 @@ def build_parser() -> Parser:
     parser.add("k", whole_number(1, 1000), 10, "movies recommended for a query")
     what = "what is never recommended: the query movie, or all known likes of the user"
     parser.add("exclude", one_of("query", "likes"), "query", what)
+    what = "users asked in a split at the most, drawn by the seed; all are learnt from"
+    parser.add("users", whole_number(1), 20_000, what)
     what = "how often the likes are split anew; the time grows with it, the intervals shrink"
     parser.add("splits", whole_number(1, 100), 1, what)
     parser.add("resamples", whole_number(100), 2000, "bootstrap samples of the users")
@@ -43,12 +45,20 @@ def main(argv=None) -> None:
 
     with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:
         likes = find_or_load_likes(run, args.matrix, args.ratings, args.like_rule)
-        present, absent = contestants(args.dims, args.seed)
-        for library in absent:
-            console.print(f"{library} is not installed: pip install -r requirements-extra.txt")
+        present, absent = contestants(args.dims, args.seed, likes.matrix.shape)
+        for reason in absent:
+            console.print(f"Left out: {reason}")
         asked = {"k": args.k, "exclude": args.exclude}
         with progress_shown("evaluate") as show:
-            entries = contest(likes.matrix, present, args.splits, args.seed, **asked, on_count=show)
+            entries = contest(
+                likes.matrix,
+                present,
+                args.splits,
+                args.seed,
+                **asked,
+                most_users=args.users,
+                on_count=show,
+            )
         table = result_table(entries, args.resamples, args.seed)
 
         run.log_table(table, "tables/contestants.json")

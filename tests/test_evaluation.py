@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -323,11 +324,31 @@ def test_everybody_finds_the_taste_block_of_the_query(name):
     assert (best // 12 == holdout.query[:, None] // 12).all()
 
 
+def test_what_does_not_fit_into_memory_is_left_out_with_what_it_needs():
+    present, absent = contestants.contestants((5,), 0, (200_000, 88_000))
+    assert "EASE" not in {one.name for one in present}
+    assert any(
+        re.fullmatch(r"EASE, which needs 1,\d+ GiB where \d+ GiB are free", a) for a in absent
+    )
+
+
+def test_at_most_so_many_users_are_asked_and_all_are_learnt_from():
+    likes = two_taste_blocks(n_users=40, n_movies=24)
+    some, everybody = hold_out(likes, rng(), 7), hold_out(likes, rng(), 40)
+    assert some.n_users == len(np.unique(some.user)) == 7
+    assert some.likes.nnz == likes.nnz - 2 * 7
+    assert everybody.n_users == 40
+    other = hold_out(likes, rng(1), 7)
+    assert set(some.user) != set(other.user)
+    without_limit = hold_out(likes, rng())
+    assert (everybody.likes != without_limit.likes).nnz == 0
+
+
 @pytest.mark.parametrize("library", ["implicit", "gensim"])
 def test_libraries_take_part_where_they_are_installed_and_are_named_where_not(library, monkeypatch):
     monkeypatch.setattr(baselines, "is_installed", lambda name: name != library)
-    present, absent = contestants.contestants((5,), seed=0)
-    assert absent == [library]
+    present, (reason,) = contestants.contestants((5,), 0, (100, 100))
+    assert re.match(f"{library}'s .*, not installed ", reason)
     names = {one.name for one in present}
     assert ("implicit ALS" in names, "item2vec" in names) == (
         library != "implicit",
@@ -417,7 +438,7 @@ def test_contestants_with_the_same_fit_share_it_and_count_only_their_own_scores(
 
 @pytest.fixture(scope="module")
 def result(likes):
-    present, _ = contestants.contestants((3, 6), seed=0)
+    present, _ = contestants.contestants((3, 6), 0, likes.shape)
     of_us = [one for one in present if not one.name.startswith(("implicit", "item2vec"))]
     entries = contest(likes, of_us, n_splits=2, seed=0)
     return entries, result_table(entries, 400, seed=0)
@@ -449,11 +470,11 @@ def test_the_words_say_who_is_beaten_and_who_is_not(result, low, high, word, tit
     both = table[table["contestant"].isin([WEIGHTED, "popularity"])].replace("popularity", "rival")
     is_rival = both["contestant"] == "rival"
     both.loc[is_rival, ["hit_rate_behind_low", "hit_rate_behind_high"]] = (low, high)
-    said = in_words(both, "toy", 2, 10, "query", ["gensim"])
+    said = in_words(both, "toy", 2, 10, "query", ["gensim's item2vec, not installed", "EASE"])
     assert title in said.splitlines()[0]
     assert word in said
     assert "only the query movie is left out" in said
-    assert "Not installed, and so left out: gensim." in said
+    assert "Left out: gensim's item2vec, not installed; EASE." in said
 
 
 def test_the_figure_labels_every_contestant_and_no_two_labels_overlap(result):
@@ -530,7 +551,7 @@ def test_the_entry_point_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert metrics["test/hit_rate"] == metrics["embedding_weighted/test_hit_rate"]
     assert metrics["popularity/test_hit_rate"] < metrics["test/hit_rate"] - 0.2
     assert words in out
-    assert "gensim is not installed: pip install -r requirements-extra.txt" in out
+    assert "Left out: gensim's item2vec, not installed (pip install -r requirements-extra" in out
     chosen = (f"-P {name}={params[f'chosen_{name}']}" for name in ("dim", "user_weight"))
     assert f"-e fit_embedding -P ratings=sample -P optimizer=exact {' '.join(chosen)}" in out
 

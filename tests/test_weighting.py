@@ -37,7 +37,7 @@ def test_likes_come_back_from_files_with_their_weighting(
 def test_files_from_before_there_were_weights_are_the_published_likes(ratings, tmp_path):
     save_likes(find_likes(ratings, "user_mean"), tmp_path)
     about = json.loads((tmp_path / "about.json").read_text(encoding="utf-8"))
-    del about["user_weight"], about["item_power"]
+    del about["user_weight"], about["item_power"], about["sha256"]
     (tmp_path / "about.json").write_text(json.dumps(about), encoding="utf-8")
     assert not load_likes(tmp_path).is_weighted
 

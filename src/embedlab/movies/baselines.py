@@ -49,13 +49,18 @@ def item_knn(likes: sp.csr_matrix, user_weight: str, shrinkage: float) -> Mappin
     return {"cosine": _by_popularity_if_equal(score, likes)}
 
 
+def ease_bytes(n_users: int, n_movies: int) -> int:
+    """What `ease` needs at its peak."""
+    return 8 * (3 * n_users**2 + 2 * n_users * n_movies)
+
+
 def ease(likes: sp.csr_matrix, user_weight: str, penalty: float) -> Mapping[str, Scorer]:
     """EASE: the linear autoencoder L ≈ L B with a zero diagonal and an L2 penalty λ, exactly.
 
         P = (LᵀL + λI)⁻¹,  B_ij = −P_ij / P_jj,  B_jj = 0
 
     P is n_movies² numbers; with the smaller K = (LLᵀ + λI)⁻¹ it is P = (I − LᵀKL) / λ (Woodbury),
-    so B_ij = (LᵀKL)_ij / (1 − (LᵀKL)_jj). Needs n_users² + n_users n_movies floats.
+    so B_ij = (LᵀKL)_ij / (1 − (LᵀKL)_jj). Needs `ease_bytes`.
 
     Source: H. Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019.
     """

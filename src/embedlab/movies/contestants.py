@@ -9,6 +9,7 @@ from functools import partial
 from itertools import product
 
 import numpy as np
+import psutil
 import scipy.sparse as sp
 
 from embedlab.movies import baselines
@@ -23,6 +24,7 @@ WEIGHTED, PUBLISHED, PUBLISHED_COSINE = (
     "embedding, published, cosine",
 )
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+NOT_INSTALLED = "not installed (pip install -r requirements-extra.txt)"
 ITEM_POWERS = (0.0, 0.25, 0.5)
 # A round of the exact solver that lowers the cost by less changes no recommendation that counts.
 TUNING_TOLERANCE = 1e-3
@@ -78,8 +80,10 @@ def _grid(**values: Sequence[object]) -> list[Settings]:
     return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
 
 
-def contestants(dims: Sequence[int], seed: int) -> tuple[list[Contestant], list[str]]:
-    """Who takes part; and of the libraries that would, those that are not installed."""
+def contestants(
+    dims: Sequence[int], seed: int, shape: tuple[int, int]
+) -> tuple[list[Contestant], list[str]]:
+    """Who takes part with likes of that shape; and who else would, with the reason why not."""
     weights = tuple(USER_WEIGHTS)
     hasty = {"tolerance": TUNING_TOLERANCE}
     published = _grid(dim=dims, user_weight=["none"], item_power=[0.0])
@@ -92,17 +96,19 @@ def contestants(dims: Sequence[int], seed: int) -> tuple[list[Contestant], list[
             baselines.item_knn,
             _grid(user_weight=weights, shrinkage=(0, 10, 100, 1000)),
         ),
-        Contestant(
-            "EASE",
-            baselines.ease,
-            _grid(user_weight=weights, penalty=(100, 1_000, 10_000, 100_000)),
-        ),
         Contestant(PUBLISHED, embedding, published, (score_name(0),), hasty),
         Contestant(PUBLISHED_COSINE, embedding, published, (score_name(1),), hasty),
         Contestant(WEIGHTED, embedding, weighted, hasty=hasty),
     ]
-    absent = [name for name in ("implicit", "gensim") if not baselines.is_installed(name)]
-    if "implicit" not in absent:
+    absent = []
+    needed, free = baselines.ease_bytes(*shape), psutil.virtual_memory().available
+    if needed < free:
+        grid = _grid(user_weight=weights, penalty=(100, 1_000, 10_000, 100_000))
+        found.append(Contestant("EASE", baselines.ease, grid))
+    else:
+        gib = f"{needed / 2**30:,.0f} GiB where {free / 2**30:,.0f} GiB are free"
+        absent.append(f"EASE, which needs {gib}")
+    if baselines.is_installed("implicit"):
         knn = _grid(kind=["BM25Recommender"], B=(0.0, 0.5))
         knn += _grid(kind=["CosineRecommender", "TFIDFRecommender"])
         strengths = ((10, 30), (10, 100), (30, 100), (100, 300))  # (alpha, regularization)
@@ -115,7 +121,11 @@ def contestants(dims: Sequence[int], seed: int) -> tuple[list[Contestant], list[
             Contestant("implicit item-kNN", baselines.implicit_knn, knn),
             Contestant("implicit ALS", partial(baselines.implicit_als, seed=seed), als),
         ]
-    if "gensim" not in absent:
+    else:
+        absent.append(f"implicit's contestants, {NOT_INSTALLED}")
+    if baselines.is_installed("gensim"):
         grid = _grid(dim=(20, 50), epochs=(10,), ns_exponent=(0.0, 0.75))
         found.append(Contestant("item2vec", partial(baselines.item2vec, seed=seed), grid))
+    else:
+        absent.append(f"gensim's item2vec, {NOT_INSTALLED}")
     return found, absent

@@ -55,8 +55,8 @@ def fit_exact(
 
     likes      (n_users, n_movies) CSR: L.
     generator  draws the first subspace; the result does not depend on it.
-    Epoch `e` holds the cost after `e` rounds, and `train/products`, how often LᵀL was applied to a vector
-    so far; the start, epoch 0, is what the first subspace knows of the top eigenpairs of X with its
+    Epoch `e` holds the cost after `e` rounds, and `train/products`, how often LᵀL was applied to a
+    vector so far; the start, epoch 0, is what is known of the top eigenpairs of X with its
     own diagonal. With dim > n_movies the columns beyond n_movies are 0.
     """
     n_movies = likes.shape[1]

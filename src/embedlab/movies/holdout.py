@@ -49,11 +49,14 @@ def check_enough(likes: sp.csr_matrix, fewest: int = FEWEST_LIKES) -> None:
         )
 
 
-def hold_out(likes: sp.csr_matrix, generator: np.random.Generator) -> Holdout:
+def hold_out(
+    likes: sp.csr_matrix, generator: np.random.Generator, most_users: int | None = None
+) -> Holdout:
     """Hold out HELD_OUT random likes of every user with FEWEST_LIKES; up to MOST_QUERIES random
     ones of the others are queries.
 
-    likes  (n_users, n_movies) CSR, an entry a like.
+    likes       (n_users, n_movies) CSR, an entry a like.
+    most_users  who are asked, at random, where there are more of them.
 
     Raises DataError where no user has enough likes.
     """
@@ -64,7 +67,10 @@ def hold_out(likes: sp.csr_matrix, generator: np.random.Generator) -> Holdout:
     order = np.lexsort((generator.random(len(user)), user))
     movie = likes.indices[order]
     place = np.arange(len(user)) - likes.indptr[user]
-    is_asked = n_likes[user] >= FEWEST_LIKES
+    asked = np.flatnonzero(n_likes >= FEWEST_LIKES)
+    if most_users is not None and len(asked) > most_users:
+        asked = generator.choice(asked, most_users, replace=False)
+    is_asked = np.isin(np.arange(len(n_likes)), asked)[user]  # (n_entries,)
     is_held = is_asked & (place < HELD_OUT)
     is_query = is_asked & ~is_held & (place < HELD_OUT + MOST_QUERIES)
     answers = np.zeros((len(n_likes), HELD_OUT), dtype=np.int64)  # (n_users, HELD_OUT)

@@ -6,6 +6,7 @@ from embedlab.command_line import (
     add_head,
     add_pictures,
     add_precision,
+    add_processes,
     add_registration,
     add_resolution,
     boolean,
@@ -15,6 +16,7 @@ from embedlab.command_line import (
     whole_number,
 )
 from embedlab.step import to_each
+from embedlab.torchrun import is_first, starts_others
 from embedlab.vision.options import MAPS, HeadOptions
 
 
@@ -34,6 +36,7 @@ def build_parser() -> Parser:
     parser.add("seed", whole_number(0), 0, "of the order of batches, and of weights=none")
     add_device(parser, "where the network runs")
     add_precision(parser)
+    add_processes(parser)
     add_registration(parser, "image-classifier")
     return parser
 
@@ -41,9 +44,11 @@ def build_parser() -> Parser:
 def main(argv=None) -> None:
     args = build_parser().parse_args(argv)
     options = HeadOptions(args.optimizer, args.lr, args.weight_decay, args.epochs, args.batch_size)
+    if starts_others("extract_features", args.processes, argv):
+        return
 
     from embedlab.console import console, epochs_shown, progress_shown
-    from embedlab.device import choose_device
+    from embedlab.ranks import first_of_host, joined
     from embedlab.tracking import picture_runs
     from embedlab.tracking.runs import start_run
     from embedlab.vision.backbone import classifier, load_backbone
@@ -54,8 +59,7 @@ def main(argv=None) -> None:
     from embedlab.vision.preprocess import Preprocessing
 
     label = f"features {args.resolution}px {options.label}"
-    with start_run("extract_features", label, vars(args)) as run:
-        device = choose_device(args.device)
+    with start_run("extract_features", label, vars(args)) as run, joined(vars(args)) as device:
         precision = choose_precision(args.precision, device)
         run.log_params({"device": device, "precision": precision})
         run.log_resolved(vars(options) | {"resolution": args.resolution})
@@ -64,12 +68,15 @@ def main(argv=None) -> None:
         console.print(str(pictures))
 
         picture_runs.log_training_pictures(run, pictures, split, "none", args.resolution)
-        backbone = load_backbone(args.backbone, args.weights, args.seed)
+        with first_of_host():
+            backbone = load_backbone(args.backbone, args.weights, args.seed)
         preprocessing = Preprocessing(args.resolution, args.crop_pct, backbone.mean, backbone.std)
         with progress_shown("extract features") as show:
             features = extract_features(
                 backbone, pictures, split, preprocessing, device, precision, args.flip_view, show
             )
+        if not is_first():
+            return
         run.set_tags({"features_key": features.key, "features_cached": features.was_cached})
         run.log_metrics({"time/features_seconds": features.seconds})
         embedding = features.parts["test"]

@@ -5,14 +5,15 @@ from embedlab.command_line import (
     add_device,
     add_pictures,
     add_precision,
+    add_processes,
     add_recipe,
     add_registration,
     exit_with,
     run_id_or_nothing,
     whole_number,
 )
-from embedlab.errors import DivergedError
 from embedlab.step import to_each
+from embedlab.torchrun import is_first, starts_others
 from embedlab.vision.options import DATA, INGREDIENTS, options_of
 
 SETTINGS = (*DATA, "backbone", "weights", "recipe", *INGREDIENTS, "seed", "precision")
@@ -29,12 +30,9 @@ def build_parser() -> Parser:
     parser.add("seed", whole_number(0), 0, "of the head, the order and the random changes")
     add_device(parser, "where the network is trained")
     add_precision(parser)
-    parser.add(
-        "resume",
-        run_id_or_nothing,
-        "",
-        "id of a stopped run; all but device and registration is its own",
-    )
+    add_processes(parser)
+    what = "id of a stopped run; all but device, processes and registration is its own"
+    parser.add("resume", run_id_or_nothing, "", what)
     add_registration(parser, "image-classifier")
     return parser
 
@@ -44,9 +42,11 @@ def main(argv=None) -> None:
     settings = {name: getattr(args, name) for name in SETTINGS}
     options = options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})
     label = f"resume {args.resume[:8]}" if args.resume else options.label
+    if starts_others("finetune", args.processes, argv):
+        return
 
     from embedlab.console import console, estimate_shown, print_step, progress_shown
-    from embedlab.device import choose_device
+    from embedlab.ranks import first_of_host, from_first, joined
     from embedlab.tracking import picture_runs
     from embedlab.tracking.runs import start_run
     from embedlab.vision.backbone import classifier, load_backbone, new_head
@@ -55,9 +55,9 @@ def main(argv=None) -> None:
     from embedlab.vision.forward import choose_precision
     from embedlab.vision.preprocess import Preprocessing
 
-    with start_run("finetune", f"finetune {label}", vars(args)) as run:
-        device = choose_device(args.device)
-        state = Checkpoints(args.resume).load() if args.resume else None
+    given = vars(args)
+    with start_run("finetune", f"finetune {label}", given) as run, joined(given) as device:
+        state = from_first(Checkpoints(args.resume).load) if args.resume else None
         settings = state["settings"] if state else settings
         options = options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})
         precision = settings["precision"] = choose_precision(settings["precision"], device)
@@ -67,7 +67,8 @@ def main(argv=None) -> None:
             pictures, split = picture_runs.load_pictures(run, settings, show)
         console.print(str(pictures))
 
-        backbone = load_backbone(settings["backbone"], settings["weights"], settings["seed"])
+        with first_of_host():
+            backbone = load_backbone(settings["backbone"], settings["weights"], settings["seed"])
         head = new_head(backbone, len(pictures.classes), settings["seed"])
         network = classifier(backbone, head)
         resolution = options.resolution[-1]
@@ -78,31 +79,27 @@ def main(argv=None) -> None:
         on_estimate = estimate_shown(f"{options.label}, {device}, {precision}", cheaper)
         checkpoints = Checkpoints(run.id)
         log = picture_runs.EpochLog(run, pictures, split, options.label)
-        try:
-            with log, progress_shown(options.label, on_estimate) as show:
-                tuned = finetune(
-                    network,
-                    pictures,
-                    split,
-                    preprocessing,
-                    options,
-                    settings["seed"],
-                    device,
-                    precision,
-                    on_step=to_each(log.on_step, print_step),
-                    on_work=show,
-                    on_predictions=log.on_predictions,
-                    save=lambda state: checkpoints.save(state | {"settings": settings}),
-                    resume_from=state,
-                )
-        except DivergedError:
-            checkpoints.delete()  # going on with it would end the same way
-            raise
-        except (KeyboardInterrupt, SystemExit):
-            console.print(f"Go on from the last whole epoch with -P resume={run.id}")
-            raise
+        shown = progress_shown(options.label, on_estimate)
+        with checkpoints.kept_to_go_on(console.print), log, shown as show:
+            tuned = finetune(
+                network,
+                pictures,
+                split,
+                preprocessing,
+                options,
+                settings["seed"],
+                device,
+                precision,
+                on_step=to_each(log.on_step, print_step),
+                on_work=show,
+                on_predictions=log.on_predictions,
+                save=lambda state: checkpoints.save(state | {"settings": settings}),
+                resume_from=state,
+            )
         run.set_tags({"resumed_from": args.resume} if args.resume else {})
         test = predict(network, pictures, split.test, preprocessing, options, device, precision)
+        if not is_first():
+            return
         trained = picture_runs.Trained(
             network,
             preprocessing,

@@ -5,6 +5,7 @@ from embedlab.command_line import (
     add_device,
     add_fit,
     add_likes,
+    add_processes,
     add_registration,
     add_weighting,
     auto_or_positive_number,
@@ -13,8 +14,9 @@ from embedlab.command_line import (
     one_of,
     whole_number,
 )
-from embedlab.movies.fit import DEFAULT_LR, OPTIMIZERS, FitOptions, with_gap
+from embedlab.movies.fit import DEFAULT_LR, OPTIMIZERS, FitOptions, check_processes, with_gap
 from embedlab.step import to_each
+from embedlab.torchrun import is_first, starts_others
 from embedlab.tracking.promotion import PROMOTE_BY, Score
 
 
@@ -32,6 +34,7 @@ def build_parser() -> Parser:
     add_fit(parser)
     parser.add("seed", whole_number(0), 0, "of the random start")
     add_device(parser, "where the fit runs")
+    add_processes(parser)
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
     add_registration(parser, "movie-embedding")
     what = "what versions are compared by: cost, or ndcg of held-out likes, which is another fit"
@@ -44,20 +47,26 @@ def main(argv=None) -> None:
     options = FitOptions(
         args.optimizer, args.lr, args.dim, args.epochs, args.objective, args.init_scale
     )
+    check_processes(options, args.processes)
+    if starts_others("fit_embedding", args.processes, argv):
+        return
 
     from embedlab.console import console, epochs_shown
-    from embedlab.device import choose_device
     from embedlab.movies.evaluation import held_out_ndcg
     from embedlab.movies.figures import cost_curve
-    from embedlab.movies.solve import solve_reference, solve_weighted
+    from embedlab.movies.solve import solve, solve_reference, solve_weighted
+    from embedlab.ranks import joined
     from embedlab.tracking.models import log_movie_model
     from embedlab.tracking.movie_runs import find_or_load_likes, movie_card
     from embedlab.tracking.registry import publish
     from embedlab.tracking.runs import start_run
 
     given = vars(args) | {"lr": options.lr}
-    with start_run("fit_embedding", f"fit {options.label}", given) as run:
-        device = choose_device(args.device)
+    title = f"fit {options.label}"
+    with start_run("fit_embedding", title, given) as run, joined(vars(args)) as device:
+        if not is_first():  # it gets its share of the likes from the first
+            solve(None, options, args.seed, device, lambda step: None, args.processes)
+            return
         likes = find_or_load_likes(
             run, args.matrix, args.ratings, args.like_rule, args.user_weight, args.item_power
         )
@@ -67,13 +76,15 @@ def main(argv=None) -> None:
         if args.reference:
             reference = solve_reference(likes.weighted.likes, options.dim, args.seed).cost
             run.log_metrics({"reference/cost": reference})
-        with epochs_shown(f"fit {options.label}", options.epochs, "train/cost") as show:
+        with epochs_shown(title, options.epochs, "train/cost") as show:
             on_step = with_gap(to_each(steps.append, run.record, show), reference)
             try:
-                fit = solve_weighted(likes.weighted, options, args.seed, device, on_step)
+                fit = solve_weighted(
+                    likes.weighted, options, args.seed, device, on_step, args.processes
+                )
             finally:  # the curve of a fit that was stopped, too
-                title = f"{likes.name}: cost, dim {options.dim}"
-                figure = cost_curve({options.label: steps}, title, reference)
+                caption = f"{likes.name}: cost, dim {options.dim}"
+                figure = cost_curve({options.label: steps}, caption, reference)
                 run.log_figure(figure, "figures/cost.png")
         fit.raise_if_diverged(options)
         run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds}, fit.epochs)

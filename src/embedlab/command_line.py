@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
@@ -16,6 +17,7 @@ from embedlab.datasets.pictures import check_dataset_argument
 from embedlab.errors import EmbedlabError, OptionError
 from embedlab.movies.fit import OBJECTIVES
 from embedlab.movies.like_rule import USER_WEIGHTS, check_like_rule
+from embedlab.torchrun import MOST_PROCESSES, SECONDS_FOR_THE_FIRST, count, is_first, is_started
 from embedlab.tracking.promotion import PROMOTE
 from embedlab.vision.options import (
     AUGMENTATIONS,
@@ -153,6 +155,15 @@ def whole_numbers(minimum: int, maximum: int = LARGEST) -> Callable[[str], tuple
     """Type of one whole number or several, joined by commas: `96`, `64,96,128`."""
     parse = whole_number(minimum, maximum)
     return lambda text: tuple(parse(part.strip()) for part in text.split(","))
+
+
+def processes(text: str) -> int:
+    """Type of how many processes; where torchrun has started this one, it is torchrun's number."""
+    given = whole_number(1, MOST_PROCESSES)(text)
+    if is_started() and given not in (1, count()):
+        message = f"expected 1 or {count()}, as many as torchrun has started, got {given}"
+        raise argparse.ArgumentTypeError(message)
+    return count() if is_started() else given
 
 
 def run_id_or_nothing(text: str) -> str:
@@ -365,15 +376,24 @@ def add_precision(parser: Parser) -> None:
     parser.add("precision", one_of(*PRECISIONS), "auto", what)
 
 
+def add_processes(parser: Parser) -> None:
+    """The parameter `processes`: how many work on one run."""
+    what = "that share the work on this host, started by torchrun; 1 under a torchrun of your own"
+    parser.add("processes", processes, "1", what)
+
+
 def exit_with(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run an entry point as a process: what a user can put right is one line and exit code 1."""
     try:
         main(None)
     except EmbedlabError as error:
+        if not is_first():
+            time.sleep(SECONDS_FOR_THE_FIRST)  # which ends this process with its own
         print(f"embedlab: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("embedlab: stopped by Ctrl-C; the run keeps what it had logged.", file=sys.stderr)
+        if is_first():
+            print("embedlab: stopped by Ctrl-C; the run keeps what it had logged.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # `... | head`: nobody reads on, and nothing is left to flush to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

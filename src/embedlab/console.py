@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from embedlab.step import OnStep, Step
+from embedlab.torchrun import is_first
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_PROGRESS_LINES = 30.0
@@ -28,7 +29,7 @@ WIDTH_OF_A_FILE = 120
 # Titles and names are shown as they are: "[rec]" is no markup, ":skull:" no picture.
 AS_IT_IS = {"markup": False, "emoji": False}
 
-console = Console(highlight=False, soft_wrap=True, **AS_IT_IS)
+console = Console(highlight=False, soft_wrap=True, quiet=not is_first(), **AS_IT_IS)
 
 
 @contextmanager

@@ -42,6 +42,12 @@ class ServerAwayError(TrackingError):
     """The tracking store did not come back in the time that a run waits for it."""
 
 
+class LostProcessError(EmbedlabError):
+    """Of several processes that work on one run, another has ended or cannot be reached."""
+
+    stop_reason = "process_lost"
+
+
 class DivergedError(EmbedlabError):
     """A fit's cost is no longer a finite number."""
 

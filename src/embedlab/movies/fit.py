@@ -62,6 +62,19 @@ class FitOptions:
         return self.optimizer if self.lr is None else f"{self.optimizer} lr={self.lr:g}"
 
 
+def check_processes(options: FitOptions, processes: int) -> None:
+    """Raises OptionError where this fit cannot be shared out among so many processes."""
+    if processes == 1:
+        return
+    is_exact = options.optimizer == "exact"
+    if is_exact or options.objective == "dense":
+        what = "optimizer=exact" if is_exact else "objective=dense"
+        raise OptionError(
+            f"processes: expected 1 with {what}, got {processes}; what is shared out is "
+            "objective=factored, by an optimizer that goes by gradients, such as adam"
+        )
+
+
 @dataclass(frozen=True)
 class Fit:
     """A fitted embedding.

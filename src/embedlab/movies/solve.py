@@ -6,9 +6,10 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from embedlab.movies.by_users import FactoredByUsers
 from embedlab.movies.counts import check_that_dense_fits, co_likes
 from embedlab.movies.exact import fit_exact
-from embedlab.movies.fit import Fit, FitOptions
+from embedlab.movies.fit import Fit, FitOptions, check_processes
 from embedlab.movies.gradient import fit_by_gradient
 from embedlab.movies.objective import Dense, Factored
 from embedlab.movies.weighting import Weighted
@@ -16,13 +17,25 @@ from embedlab.step import OnStep
 
 
 def solve(
-    likes: sp.csr_matrix, options: FitOptions, seed: int, device: str, on_step: OnStep
+    likes: sp.csr_matrix | None,
+    options: FitOptions,
+    seed: int,
+    device: str,
+    on_step: OnStep,
+    processes: int = 1,
 ) -> Fit:
-    """Fit the likes L, (n_users, n_movies) CSR. The exact solver always works on the CPU."""
+    """Fit the likes L, (n_users, n_movies) CSR. The exact solver always works on the CPU.
+
+    processes  that do it together, all of which call this; the first has the likes and sends the
+               others their share, for which they pass None.
+    """
+    check_processes(options, processes)
     if options.optimizer == "exact":
         generator = np.random.default_rng(seed)
         return fit_exact(likes, options.dim, generator, options.epochs, on_step=on_step)
-    if options.objective == "factored":
+    if processes > 1:
+        objective = FactoredByUsers(likes, device)
+    elif options.objective == "factored":
         objective = Factored(likes, device)
     else:
         check_that_dense_fits(likes.shape[1], device)
@@ -31,10 +44,15 @@ def solve(
 
 
 def solve_weighted(
-    weighted: Weighted, options: FitOptions, seed: int, device: str, on_step: OnStep
+    weighted: Weighted,
+    options: FitOptions,
+    seed: int,
+    device: str,
+    on_step: OnStep,
+    processes: int = 1,
 ) -> Fit:
     """Fit weighted likes: the cost is that of the weighted X, the embedding the movies' own."""
-    fit = solve(weighted.likes, options, seed, device, on_step)
+    fit = solve(weighted.likes, options, seed, device, on_step, processes)
     return replace(fit, embedding=weighted.embedding(fit.embedding))
 
 

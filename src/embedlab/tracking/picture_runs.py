@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from embedlab.datasets.pictures import locate_pictures
+from embedlab.ranks import agree, first_of_host
 from embedlab.step import OnCount, Step
 from embedlab.tracking.card import PICTURE_LIMITS, Card, data_licence, weights_licence
 from embedlab.tracking.models import log_image_model
@@ -58,9 +59,11 @@ def load_pictures(
     settings  the parameters `options.DATA`, by name.
     """
     dataset, *how_split = (settings[name] for name in DATA)
-    source = locate_pictures(dataset)
-    pictures = read_pictures(source, on_count)
+    with first_of_host():
+        source = locate_pictures(dataset)
+        pictures = read_pictures(source, on_count)
     split = split_pictures(pictures, *how_split)
+    agree("dataset", (pictures.digest, split.digest))
     run.log_dataset(pictures.name, pictures.digest, source.source, "training")
     run.log_params({"data_digest": split.digest})
     run.set_tags({"data_digest": split.digest, "pictures_digest": pictures.digest})

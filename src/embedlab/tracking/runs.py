@@ -31,12 +31,14 @@ from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
 from embedlab.errors import EmbedlabError, ServerAwayError
 from embedlab.step import Step
+from embedlab.torchrun import is_first
 from embedlab.tracking.keeping_client import KeepingClient
 from embedlab.tracking.outage import patiently, seconds_to_wait, short_requests
 from embedlab.tracking.signals import (
     EXIT_TERMINATED,
     signals_held_back,
     signals_ignored,
+    signals_left_to_the_first,
     signals_raised_once,
 )
 from embedlab.tracking.stale import mark_dead_runs, owner_tags
@@ -205,6 +207,18 @@ class TrackedRun:
         mlflow.log_input(dataset, context=context)
 
 
+class SilentRun:
+    """The run as the other processes see it, where several work on one: whatever is logged, the
+    first process logs."""
+
+    id = "of the first process"
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if not hasattr(TrackedRun, name):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: None
+
+
 def _as_text(value: object) -> str:
     """As it is written on the command line."""
     if isinstance(value, tuple):
@@ -221,8 +235,13 @@ def start_run(
     Under `mlflow run` it is the run that was made there (MLFLOW_RUN_ID), in its experiment.
     Otherwise a new one, in the experiment of MLFLOW_EXPERIMENT_NAME, or `embedlab`. Runs there
     whose process has died without closing them are marked, unless `marks_dead` is false.
+    Of several processes the first has the run; the others, a `SilentRun`.
     Raises TrackingError where the store cannot be used.
     """
+    if not is_first():
+        with signals_left_to_the_first():
+            yield SilentRun()
+        return
     with signals_raised_once():
         _reach_store()
         send_what_was_kept()
@@ -305,6 +324,15 @@ def _adopt_or_create(run_name: str, tags: dict[str, str]) -> TrackedRun:
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
     name = None if is_adopted else run_name
     return TrackedRun(mlflow.start_run(run_name=name, tags=tags, log_system_metrics=True))
+
+
+def mark_dead_runs_here() -> None:
+    """Mark runs whose process has died in the experiment where `start_run` would make one."""
+    experiment_id = MLFLOW_EXPERIMENT_ID.get()
+    if not experiment_id:
+        name = MLFLOW_EXPERIMENT_NAME.get() or EXPERIMENT
+        experiment_id = mlflow.set_experiment(name).experiment_id
+    mark_dead_runs(experiment_id)
 
 
 def _how_it_stopped(error: BaseException) -> tuple[str, dict[str, str]]:

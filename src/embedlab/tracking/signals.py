@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_TERMINATED = 128 + signal.SIGTERM
+SECONDS_AFTER_A_SIGNAL = 5
 
 
 @contextmanager
@@ -25,6 +26,24 @@ def signals_raised_once() -> Iterator[None]:
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as a shell's background job ignores Ctrl-C
             signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def signals_left_to_the_first() -> Iterator[None]:
+    """Inside, this process of several goes on until the first has ended, which its connections
+    tell, at most for some seconds: the first has to see that nobody has died, to know why all are
+    stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: signal.alarm(SECONDS_AFTER_A_SIGNAL))
     try:
         yield
     finally:

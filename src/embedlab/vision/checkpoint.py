@@ -9,12 +9,14 @@ import os
 import pickle
 import shutil
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from embedlab.datasets.cache import cache_folder, working_folder
-from embedlab.errors import DataError
+from embedlab.errors import DataError, DivergedError, LostProcessError
 
 FILE = "last.pt"
 
@@ -70,6 +72,18 @@ class Checkpoints:
                 f"resume: {self.file} is damaged ({type(error).__name__}); start anew without "
                 "resume."
             ) from error
+
+    @contextmanager
+    def kept_to_go_on(self, say: Callable[[str], object]) -> Iterator[None]:
+        """Where what is inside is stopped, `say` how to go on from here; delete what diverged."""
+        try:
+            yield
+        except DivergedError:
+            self.delete()  # going on with it would end the same way
+            raise
+        except (KeyboardInterrupt, SystemExit, LostProcessError):
+            say(f"Go on from the last whole epoch with -P resume={self.folder.name}")
+            raise
 
     def delete(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -8,13 +8,14 @@ learning rate reads them back.
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from embedlab.datasets.cache import build_folder, cache_folder
+from embedlab.ranks import agree, from_first, is_first
 from embedlab.step import OnCount
 from embedlab.vision.backbone import Backbone
 from embedlab.vision.forward import run_network
@@ -51,14 +52,18 @@ def extract_features(
     precision: str,
     flip_view: bool = False,
     on_count: OnCount | None = None,
-) -> Features:
-    """Read from the cache, or computed and kept there. `on_count` hears of pictures done."""
+) -> Features | None:
+    """Read from the cache, or computed and kept there. `on_count` hears of pictures done.
+
+    Several processes compute together; the first, which looks whether they are cached, has the
+    features, the others None.
+    """
     rows = {part: getattr(split, part) for part in PARTS}
     key = features_key(backbone, pictures, rows, preprocessing, precision, flip_view)
+    agree("weights or dataset", key)
     folder = cache_folder() / "features" / key[:32]
 
-    def fill(build):
-        started = time.perf_counter()
+    def compute() -> Iterator[tuple[str, np.ndarray | None]]:
         n_done, n_all = 0, sum(map(len, rows.values()))
         backbone.network.to(device)
         for part, part_rows in rows.items():
@@ -77,13 +82,23 @@ def extract_features(
                 flip_view,
                 count,
             )
-            np.save(build / f"{part}.npy", features, allow_pickle=False)
+            yield part, features
             n_done += len(part_rows)
+
+    def fill(build):
+        started = time.perf_counter()
+        for part, features in compute():
+            np.save(build / f"{part}.npy", features, allow_pickle=False)
         about = {"seconds": time.perf_counter() - started}
         (build / ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
-    was_cached = _is_whole(folder)
-    build_folder(folder, fill, _is_whole)
+    was_cached = from_first(lambda: _is_whole(folder))
+    if not is_first():
+        if not was_cached:
+            list(compute())
+        return None
+    # As it was found: the others compute by now, also where another run has made it meanwhile.
+    build_folder(folder, fill, lambda _: was_cached)
     parts = {part: np.load(folder / f"{part}.npy", allow_pickle=False) for part in PARTS}
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     return Features(parts, key, was_cached, about["seconds"])

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from embedlab.errors import DataError, DivergedError
+from embedlab.errors import DataError, DivergedError, OptionError
+from embedlab.ranks import count, from_first, is_first, share_of
 from embedlab.step import OnStep, Step
 from embedlab.vision.augment import Augmentation
 from embedlab.vision.backbone import freeze, train_mode
@@ -28,6 +29,7 @@ from embedlab.vision.options import FinetuneOptions
 from embedlab.vision.pictures import PictureSet
 from embedlab.vision.preprocess import Preprocessing
 from embedlab.vision.split import Split
+from embedlab.vision.together import normalise_together, sum_gradients
 
 STEPS_BETWEEN_CHECKS = 20  # of the loss: looking at it makes a GPU wait
 FORWARD_SHARE = 0.35  # of the time of a training step, that a picture without gradients takes
@@ -119,14 +121,28 @@ def finetune(
     save            gets the state before the first epoch and after each.
     resume_from     such a state.
 
-    Raises DivergedError where a loss is not finite, with the step and the learning rate.
+    Several processes train together, each a share of every batch, to what one would, but for
+    rounding; the first of them calls `on_…` and `save`, and any may `resume_from` what it saved.
+
+    Raises DivergedError where a loss is not finite, with the step and the learning rate, and
+    OptionError where there are more processes than pictures in a batch.
     """
+    if not is_first():
+        on_step = on_work = on_predictions = save = _nothing
     network.to(device, memory_format=torch.channels_last)
     frozen = freeze(network, options.freeze)
     batch_size = min(options.batch_size, len(split.train))
+    if batch_size < count():
+        raise OptionError(
+            f"processes: expected at most {batch_size}, as many as there are pictures in a batch, "
+            f"got {count()}"
+        )
+    if count() > 1:
+        normalise_together(network)
+        network.load_state_dict(from_first(network.state_dict))
     steps_per_epoch = len(split.train) // batch_size
     training = _prepare(network, options, steps_per_epoch, device, precision)
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and count() == 1:
         network.compile()
     work = _Work(options, steps_per_epoch * batch_size, len(split.val), on_work)
 
@@ -147,6 +163,7 @@ def finetune(
             _batches(pictures, split.train, options, preprocessing, resolution, device, batch_size),
             options,
             precision_context(precision, device),
+            batch_size,
             partial(work.train, resolution, batch_size),
             (epoch - 1) * steps_per_epoch,
         )
@@ -154,7 +171,7 @@ def finetune(
         predictions = predict(
             judged, pictures, split.val, preprocessing, options, device, precision, work.evaluate
         )
-        metrics |= _scores("val", predictions)
+        metrics |= from_first(partial(_scores, "val", predictions))
         seconds = time.perf_counter() - started
 
         if metrics["val/accuracy"] > training.best["accuracy"]:
@@ -183,8 +200,8 @@ def predict(
     device: str,
     precision: str,
     on_count: Callable[[int, int], None] | None = None,
-) -> Predictions:
-    """What the network says of those pictures."""
+) -> Predictions | None:
+    """What the network says of those pictures; of several processes, to the first."""
     scores = run_network(
         network,
         pictures.images,
@@ -195,7 +212,11 @@ def predict(
         options.flip_view,
         on_count,
     )
-    return predictions_of(scores, pictures.labels, rows)
+    return None if scores is None else predictions_of(scores, pictures.labels, rows)
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 def _prepare(
@@ -279,14 +300,19 @@ def _batches(
     device: str,
     batch_size: int,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch: every picture at most once, in random order; what does not fill a batch waits."""
+    """One epoch: every picture at most once, in random order; what does not fill a batch waits.
+
+    Of each batch this process's share, changed by what is drawn for all of it.
+    """
+    mine = share_of(batch_size)
     augment = Augmentation(options.augment, pictures.side, resolution)
     prepare = Preprocessing(resolution, 1.0, preprocessing.mean, preprocessing.std)
     order = rows[torch.randperm(len(rows)).numpy()]
     for start in range(0, len(order) - batch_size + 1, batch_size):
         part = order[start : start + batch_size]
-        labels = torch.from_numpy(pictures.labels[part]).to(device)  # (b,)
-        yield prepare(augment(take(pictures.images, part, device))), labels  # (b, 3, r, r)
+        labels = torch.from_numpy(pictures.labels[part][mine]).to(device)  # (b,)
+        changed = augment(take(pictures.images, part, device))  # (batch_size, 3, side, side)
+        yield prepare(changed[mine]), labels  # (b, 3, r, r)
 
 
 def _train_epoch(
@@ -294,6 +320,7 @@ def _train_epoch(
     batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
     options: FinetuneOptions,
     mixed_precision,
+    batch_size: int,
     on_batch: Callable[[str], None],
     first_step: int,
 ) -> dict[str, float]:
@@ -304,17 +331,21 @@ def _train_epoch(
         with mixed_precision:
             scores = training.network(pictures)  # (b, classes)
         loss = F.cross_entropy(scores.float(), labels, label_smoothing=options.label_smoothing)
+        loss = loss * (len(labels) / batch_size)  # 1, or what this process's share counts
         training.optimizer.zero_grad(set_to_none=True)
         training.scaler.scale(loss).backward()
+        loss, right = loss.detach(), (scores.argmax(1) == labels).sum()
+        if count() > 1:
+            loss, right = sum_gradients(training.network.parameters(), loss, right)
         training.scaler.step(training.optimizer)
         training.scaler.update()
         training.schedule.step()
         if training.average is not None:
             training.average.update_parameters(training.network)
 
-        losses.append(loss.detach())
-        n_right = n_right + (scores.argmax(1) == labels).sum()
-        n_seen += len(labels)
+        losses.append(loss)
+        n_right = n_right + right
+        n_seen += batch_size
         if len(losses) - n_checked >= STEPS_BETWEEN_CHECKS:
             _raise_if_not_finite(losses, n_checked, first_step, training, options)
             n_checked = len(losses)

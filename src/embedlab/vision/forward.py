@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from embedlab.errors import OptionError
+from embedlab.ranks import at_first, count, number
 from embedlab.step import OnCount
 from embedlab.vision.options import PRECISIONS
 from embedlab.vision.preprocess import Preprocessing
@@ -56,23 +57,30 @@ def run_network(
     precision: str,
     flip_view: bool = False,
     on_count: OnCount | None = None,
-) -> np.ndarray:
+) -> np.ndarray | None:
     """(n, outputs) float32: the network's output for each row, in eval mode.
 
     flip_view  the mean over the picture and its mirror image.
+    Several processes do this together, a batch each in turn; what they found is at the first, and
+    None at the others.
     The network's modes and statistics are afterwards as they were.
     """
+    parts = list(_parts(rows))
     outputs = []
     with evaluating(network), torch.inference_mode(), precision_context(precision, device):
-        for part in _parts(rows):
+        for part in parts[number() :: count()]:
             batch = preprocessing(take(images, part, device))  # (b, 3, r, r)
             output = network(batch)  # (b, outputs)
             if flip_view:
                 output = (output + network(batch.flip(-1))) / 2
             outputs.append(output.float().cpu().numpy())
             if on_count is not None:
-                on_count(sum(map(len, outputs)), len(rows))
-    return np.concatenate(outputs)
+                n_done = sum(map(len, outputs)) * count()  # the others are about as far
+                on_count(min(n_done, len(rows)), len(rows))
+    of_each = at_first(outputs)
+    if of_each is None:
+        return None
+    return np.concatenate([of_each[i % count()][i // count()] for i in range(len(parts))])
 
 
 @contextmanager

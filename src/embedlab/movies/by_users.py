@@ -1,0 +1,64 @@
+"""The factored cost by several processes: each has the likes of some users, all have the vectors.
+
+In: at the first process all likes, at the others nothing. Out: at each the same cost and gradient
+as `Factored` gives, to rounding, with one message an evaluation.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from embedlab.movies.objective import Factored, _sparse_tensor
+from embedlab.ranks import count, is_first, share_of, summed, to_each
+
+
+class FactoredByUsers(Factored):
+    """c(V) and ∇c(V), of which Lᵀ(LV) and ‖LV‖² are sums over the processes' users.
+
+    Whatever else there is of the gradient, each process adds for its share of the movies, and of
+    the cost, the first. So the sums are all of it, and the same bits at each process: their vectors
+    cannot drift apart, on whatever hosts they are.
+    """
+
+    def __init__(self, likes: sp.csr_matrix | None, device: str | torch.device = "cpu"):
+        """likes  (n_users, n_movies) at the first process, which sends the others theirs."""
+        parts = None
+        if is_first():
+            super().__init__(likes, device)
+            parts = [(self.x.cpu(), likes[users]) for users in users_of_each(likes, count())]
+        self.device = torch.device(device)
+        x, mine = to_each(parts)  # (n_movies,), (users of this process, n_movies)
+        self.x, self.n_movies = x.to(self.device), mine.shape[1]
+        self.likes = _sparse_tensor(mine, torch.float64, self.device)
+        self.likes_t = _sparse_tensor(mine.T.tocsr(), torch.float32, self.device)
+
+    def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
+        v64 = v.double()  # (n_movies, dim)
+        n = v64.square().sum(dim=1)  # (n_movies,)
+        g = v64.T @ v64  # (dim, dim)
+        lv = self.likes @ v64  # (users of this process, dim)
+
+        message = torch.empty(v.numel() + 1, dtype=torch.float64, device=self.device)
+        gradient, cost = message[:-1].view(v.shape), message[-1]
+        # ∇c(V) / 4 = V G − Lᵀ(L V) − diag(n − x) V
+        gradient.copy_(self.likes_t @ lv.to(v.dtype)).neg_()
+        movies = share_of(self.n_movies)
+        gradient[movies].addmm_(v64[movies], g).addcmul_(
+            (n - self.x)[movies].unsqueeze(1), v64[movies], value=-1
+        )
+        # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
+        cost.copy_(-2 * lv.square().sum())
+        if is_first():
+            cost += self.off_diagonal_squares + g.square().sum() - n.square().sum()
+            cost += 2 * (self.x @ n)
+        summed(message)
+        return cost.item(), gradient.mul_(4).to(v.dtype)
+
+
+def users_of_each(likes: sp.csr_matrix, n_parts: int) -> list[slice]:
+    """Rows that follow one another, with about as many likes for each part; some may be empty."""
+    ends = np.searchsorted(likes.indptr, likes.nnz * np.arange(n_parts + 1) / n_parts)
+    ends[0], ends[-1] = 0, likes.shape[0]
+    return [slice(start, end) for start, end in pairwise(ends)]

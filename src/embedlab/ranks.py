@@ -166,8 +166,8 @@ def _lost_processes_explained() -> Iterator[None]:
 def _ended() -> str:
     """In words, which of the others on this host have ended; nothing where none has."""
     lost = [
-        f"process {i} of 0 to {count() - 1} ({pid} on {host}) has ended"
+        f"number {i} ({pid} on {host})"
         for i, (host, pid, was_there) in _others.items()
         if has_ended(host, pid, was_there)
     ]
-    return ", ".join(lost)
+    return f"of {count()} processes {', '.join(lost)} has ended before its time" if lost else ""

@@ -1,0 +1,125 @@
+"""What test_processes has done by one process and by several: fits, features, fine-tuning.
+
+`python tests/shared_work.py <folder>`, started for each rank with torchrun's variables, leaves what
+the first process found out in that folder.
+"""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from oracles import random_likes
+from squares import split_of, squares
+
+from embedlab.errors import OptionError
+from embedlab.movies.fit import FitOptions
+from embedlab.movies.solve import solve
+from embedlab.ranks import agree, joined
+from embedlab.step import Step
+from embedlab.torchrun import count, is_first, number
+from embedlab.vision import forward
+from embedlab.vision.backbone import classifier, load_backbone, new_head
+from embedlab.vision.features import PARTS, extract_features
+from embedlab.vision.finetune import finetune, predict
+from embedlab.vision.options import FinetuneOptions, options_of
+from embedlab.vision.preprocess import Preprocessing
+
+LIKES = random_likes(np.random.default_rng(0), n_users=70, n_movies=40)
+FITS = {"adam": 0.05, "sgd": 2e-4, "lbfgs": 1.0}
+EPOCHS = 60
+PICTURES = squares()
+PREPROCESSING = Preprocessing(32, 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+BATCH = 7  # so that 60, 30 and 30 pictures are several batches, not as many for each
+# 22 pictures of a batch are not as many for each of four.
+LAST_STAGE = options_of(
+    "fast",
+    epochs=2,
+    batch_size=22,
+    resolution=(32,),
+    augment="crop_flip",
+    freeze="all-but-last-stage",
+)
+ONE_STEP = replace(LAST_STAGE, epochs=1, batch_size=60, freeze="none", ema=0.0, warmup=0.0)
+
+
+def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
+    """The cost of every epoch, and the inner products of the vectors."""
+    costs = []
+    options = FitOptions(optimizer, FITS[optimizer], dim=4, epochs=EPOCHS)
+    likes = LIKES if is_first() else None
+
+    def listen(step: Step) -> None:
+        costs.append(step.metrics["train/cost"])
+
+    v = solve(likes, options, 0, "cpu", listen, count()).embedding
+    return costs, v @ v.T
+
+
+def features() -> dict[str, np.ndarray] | None:
+    backbone = load_backbone("resnet18", "none", seed=1)
+    found = extract_features(
+        backbone, PICTURES, split_of(PICTURES), PREPROCESSING, "cpu", "float32", flip_view=True
+    )
+    return None if found is None else {part: found.parts[part] for part in PARTS}
+
+
+def tune(options: FinetuneOptions, **listeners: object) -> tuple:
+    """What was heard of every epoch, the weights, and the probabilities of the test pictures."""
+    backbone = load_backbone("resnet18", "none", seed=1)
+    network = classifier(backbone, new_head(backbone, 3, seed=1))
+    steps, split = [], split_of(PICTURES)
+    settings = (options, 0, "cpu", "float32")
+    finetune(network, PICTURES, split, PREPROCESSING, *settings, on_step=steps.append, **listeners)
+    found = predict(network, PICTURES, split.test, PREPROCESSING, options, "cpu", "float32")
+    weights = {name: value.numpy() for name, value in network.state_dict().items()}
+    return [dict(step.metrics) for step in steps], weights, found and found.probabilities
+
+
+def one_step() -> dict[str, np.ndarray]:
+    """What one step of plain SGD on all pictures and all layers takes from each weight."""
+    before = load_backbone("resnet18", "none", seed=1).network.state_dict()
+    before = {name: value.clone().numpy() for name, value in before.items()}
+    _, after, _ = tune(replace(ONE_STEP, optimizer="sgd", momentum=0.0, weight_decay=0.0))
+    return {name: after[name] - before[name] for name in before}
+
+
+def all_of_it() -> dict[str, object]:
+    states = []
+    with patch.object(forward, "BATCH", BATCH):
+        return {
+            "fits": {optimizer: fit(optimizer) for optimizer in FITS},
+            "features": features(),
+            "tuned": tune(LAST_STAGE, save=lambda state: states.append(_copied(state))),
+            "one step": one_step(),
+            "states": states,
+        }
+
+
+def _copied(state: dict) -> dict:
+    """Of a training that goes on."""
+    torch.save(state, file := Path(os.environ["EMBEDLAB_CACHE"], "state.pt"))
+    return torch.load(file, weights_only=True)
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    params = {"device": "cpu"}
+    with joined(params):
+        found = all_of_it()
+        try:
+            agree("dataset", number() == 1)
+        except OptionError as error:
+            found["refused"] = str(error)
+        if is_first():
+            torch.save(found, folder / "found.pt")
+        else:
+            assert found["features"] is None and not found["states"]
+            torch.save((found["fits"], found["tuned"]), folder / f"other-{number()}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -48,7 +48,7 @@ def main(argv=None) -> None:
         return
 
     from embedlab.console import console, epochs_shown, progress_shown
-    from embedlab.ranks import first_of_host, joined
+    from embedlab.ranks import first_of_host, from_first, joined
     from embedlab.tracking import picture_runs
     from embedlab.tracking.runs import start_run
     from embedlab.vision.backbone import classifier, load_backbone
@@ -60,7 +60,7 @@ def main(argv=None) -> None:
 
     label = f"features {args.resolution}px {options.label}"
     with start_run("extract_features", label, vars(args)) as run, joined(vars(args)) as device:
-        precision = choose_precision(args.precision, device)
+        precision = from_first(lambda: choose_precision(args.precision, device))
         run.log_params({"device": device, "precision": precision})
         run.log_resolved(vars(options) | {"resolution": args.resolution})
         with progress_shown("decode pictures") as show:

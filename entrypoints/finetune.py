@@ -60,7 +60,8 @@ def main(argv=None) -> None:
         state = from_first(Checkpoints(args.resume).load) if args.resume else None
         settings = state["settings"] if state else settings
         options = options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})
-        precision = settings["precision"] = choose_precision(settings["precision"], device)
+        precision = from_first(lambda: choose_precision(settings["precision"], device))
+        settings["precision"] = precision
         run.log_params({"device": device, **settings})
         run.log_resolved(vars(options))
         with progress_shown("decode pictures") as show:

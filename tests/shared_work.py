@@ -1,12 +1,13 @@
 """What test_processes has done by one process and by several: fits, features, fine-tuning.
 
-`python tests/shared_work.py <folder>`, started for each rank with torchrun's variables, leaves what
-the first process found out in that folder.
+`python -m shared_work <folder> <n> <port>` does it by n processes, and leaves what they found
+out in that folder. They are forks of one that has imported everything, with torchrun's variables.
 """
 
 import os
 import sys
 from dataclasses import replace
+from multiprocessing.context import ForkProcess as Fork
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,7 +21,7 @@ from embedlab.movies.fit import FitOptions
 from embedlab.movies.solve import solve
 from embedlab.ranks import agree, joined
 from embedlab.step import Step
-from embedlab.torchrun import count, is_first, number
+from embedlab.torchrun import STARTED_BY_TORCHRUN, count, is_first, number
 from embedlab.vision import forward
 from embedlab.vision.backbone import classifier, load_backbone, new_head
 from embedlab.vision.features import PARTS, extract_features
@@ -89,11 +90,16 @@ def one_step() -> dict[str, np.ndarray]:
 
 def all_of_it() -> dict[str, object]:
     states = []
+
+    def save(state: dict) -> None:
+        if state["epoch"] == 1:
+            states.append(_copied(state))
+
     with patch.object(forward, "BATCH", BATCH):
         return {
             "fits": {optimizer: fit(optimizer) for optimizer in FITS},
             "features": features(),
-            "tuned": tune(LAST_STAGE, save=lambda state: states.append(_copied(state))),
+            "tuned": tune(LAST_STAGE, save=save),
             "one step": one_step(),
             "states": states,
         }
@@ -105,7 +111,8 @@ def _copied(state: dict) -> dict:
     return torch.load(file, weights_only=True)
 
 
-def main(folder: Path) -> None:
+def by_rank(rank: int, folder: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     params = {"device": "cpu"}
     with joined(params):
@@ -121,5 +128,17 @@ def main(folder: Path) -> None:
             torch.save((found["fits"], found["tuned"]), folder / f"other-{number()}.pt")
 
 
+def main(folder: Path, n: int, port: str) -> int:
+    """0 where all have succeeded."""
+    os.environ |= {"WORLD_SIZE": str(n), STARTED_BY_TORCHRUN: "test"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = [Fork(target=by_rank, args=(rank, folder)) for rank in range(n)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    return max(abs(child.exitcode) for child in children)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))

@@ -81,6 +81,11 @@ BAD = [
     ("fit_embedding", "model_name=a/b", "a name without '/' and ':'", "'a/b'"),
     ("fit_embedding", "model_name= ", "a name without '/' and ':'", "' '"),
     ("fit_embedding", "promote=yes", "one of if_better, always, never", "'yes'"),
+    ("fit_embedding", "processes=0", "a whole number from 1 to 1024", "'0'"),
+    ("fit_embedding", "processes=2 optimizer=exact", "1 with optimizer=exact", "got 2"),
+    ("fit_embedding", "processes=2 objective=dense", "1 with objective=dense", "got 2"),
+    ("finetune", "processes=many", "a whole number from 1 to 1024", "'many'"),
+    ("extract_features", "processes=2.5", "a whole number from 1 to 1024", "'2.5'"),
     ("recommend", "title= ", "a movie's title", "nothing"),
     ("recommend", "title=--", "a value", "'--'"),
     ("recommend", "model=", "a model's URI", "nothing"),
@@ -222,6 +227,17 @@ def test_help_lists_every_parameter_and_imports_nothing_heavy(name):
         else:
             assert note == f"default: {'none' if default == '' else default})"
         assert f"{action.option_strings[0]} {action.metavar} {action.help}" in shown
+
+
+def test_processes_are_as_many_as_torchrun_has_started(monkeypatch):
+    parse = importlib.import_module("entrypoints.finetune").build_parser().parse_args
+    assert (parse([]).processes, parse(["--processes", "3"]).processes) == (1, 3)
+    monkeypatch.setenv("WORLD_SIZE", "4")  # of something else than torchrun
+    assert parse([]).processes == 1
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    assert (parse([]).processes, parse(["--processes", "4"]).processes) == (4, 4)
+    with pytest.raises(OptionError, match="processes: expected 1 or 4, as many as torchrun has"):
+        parse(["--processes", "3"])
 
 
 @pytest.mark.parametrize("text", ["true", "True", "TRUE", "1", "yes", "on", " Yes "])

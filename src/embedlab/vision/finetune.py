@@ -129,6 +129,7 @@ def finetune(
     """
     if not is_first():
         on_step = on_work = on_predictions = save = _nothing
+    network.load_state_dict(from_first(network.state_dict))
     network.to(device, memory_format=torch.channels_last)
     frozen = freeze(network, options.freeze)
     batch_size = min(options.batch_size, len(split.train))
@@ -139,7 +140,6 @@ def finetune(
         )
     if count() > 1:
         normalise_together(network)
-        network.load_state_dict(from_first(network.state_dict))
     steps_per_epoch = len(split.train) // batch_size
     training = _prepare(network, options, steps_per_epoch, device, precision)
     if device.startswith("cuda") and count() == 1:

@@ -10,7 +10,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from embedlab.movies.objective import Factored, _sparse_tensor
+from embedlab.movies.objective import Factored, zero_if_rounding
+from embedlab.movies.product import TensorProduct
 from embedlab.ranks import count, is_first, share_of, summed, to_each
 
 
@@ -31,30 +32,32 @@ class FactoredByUsers(Factored):
         self.device = torch.device(device)
         x, mine = to_each(parts)  # (n_movies,), (users of this process, n_movies)
         self.x, self.n_movies = x.to(self.device), mine.shape[1]
-        self.likes = _sparse_tensor(mine, torch.float64, self.device)
-        self.likes_t = _sparse_tensor(mine.T.tocsr(), torch.float32, self.device)
+        self.likes = TensorProduct(mine, torch.float32, self.device)
 
     def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
         v64 = v.double()  # (n_movies, dim)
         n = v64.square().sum(dim=1)  # (n_movies,)
         g = v64.T @ v64  # (dim, dim)
-        lv = self.likes @ v64  # (users of this process, dim)
+        lv = self.likes.forward(v64)  # (users of this process, dim)
 
-        message = torch.empty(v.numel() + 1, dtype=torch.float64, device=self.device)
-        gradient, cost = message[:-1].view(v.shape), message[-1]
+        message = torch.empty(v.numel() + 2, dtype=torch.float64, device=self.device)
+        gradient, cost, largest = message[:-2].view(v.shape), message[-2], message[-1]
         # ∇c(V) / 4 = V G − Lᵀ(L V) − diag(n − x) V
-        gradient.copy_(self.likes_t @ lv.to(v.dtype)).neg_()
+        gradient.copy_(self.likes.backward(lv.to(v.dtype))).neg_()
         movies = share_of(self.n_movies)
         gradient[movies].addmm_(v64[movies], g).addcmul_(
             (n - self.x)[movies].unsqueeze(1), v64[movies], value=-1
         )
         # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
-        cost.copy_(-2 * lv.square().sum())
+        lv_squares = lv.square().sum()
+        cost.copy_(-2 * lv_squares)
+        largest.copy_(lv_squares)
         if is_first():
-            cost += self.off_diagonal_squares + g.square().sum() - n.square().sum()
-            cost += 2 * (self.x @ n)
+            g_squares = g.square().sum()
+            cost += self.off_diagonal_squares + g_squares - n.square().sum() + 2 * (self.x @ n)
+            largest += g_squares
         summed(message)
-        return cost.item(), gradient.mul_(4).to(v.dtype)
+        return zero_if_rounding(cost.item(), largest.item()), gradient.mul_(4).to(v.dtype)
 
 
 def users_of_each(likes: sp.csr_matrix, n_parts: int) -> list[slice]:

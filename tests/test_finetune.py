@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
 from embedlab.errors import DataError, DivergedError, OptionError
+from embedlab.vision import finetune as finetune_module
 from embedlab.vision.backbone import Backbone, classifier, load_backbone, new_head
 from embedlab.vision.checkpoint import Checkpoints
 from embedlab.vision.finetune import (
@@ -80,7 +83,8 @@ def test_colours_are_learnt_and_every_epoch_is_reported():
     assert [step.epoch for step in steps] == list(range(1, 7))
     for step in steps:
         names = {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"}
-        assert set(step.metrics) == names
+        assert set(step.metrics) == names | {"time/waiting_share"}
+        assert 0 < step.metrics["time/waiting_share"] < 1
         assert all(map(math.isfinite, step.metrics.values()))
         assert step.seconds > 0
     accuracies = [step.metrics["val/accuracy"] for step in steps]
@@ -239,7 +243,22 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(
     resumed, all_steps = train(options, other_start, precision, resume_from=checkpoints.load())
     assert weights(resumed.network) == weights(whole.network)
     assert (resumed.epoch, resumed.accuracy) == (whole.epoch, whole.accuracy)
-    assert [(s.epoch, s.metrics) for s in all_steps] == [(s.epoch, s.metrics) for s in steps]
+    for one, other in zip(all_steps, steps, strict=True):
+        assert one.epoch == other.epoch
+        of_both = ({k: v for k, v in s.metrics.items() if "time/" not in k} for s in (one, other))
+        assert next(of_both) == next(of_both)
+
+
+def test_what_is_waited_for_is_told():
+    take = finetune_module.take
+
+    def slowly(*arguments):
+        time.sleep(0.5)
+        return take(*arguments)
+
+    with patch.object(finetune_module, "take", slowly):
+        _, (step,) = train(replace(SHORT, epochs=1))
+    assert step.metrics["time/waiting_share"] > 0.5
 
 
 KILLED = """

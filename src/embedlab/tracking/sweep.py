@@ -32,6 +32,7 @@ from embedlab.tracking.views import bar_chart, line_chart, parallel_chart, save_
 KEY = "fit_key"
 LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates know no logarithmic axis
 FIT_MODULES = (
+    "by_users",
     "counts",
     "exact",
     "fit",

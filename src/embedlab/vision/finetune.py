@@ -7,7 +7,7 @@ was never stopped (with as many threads).
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -116,7 +116,8 @@ def finetune(
     preprocessing   of validation and test pictures, at the last resolution.
     on_step         after every epoch: train/loss, train/accuracy (while training, on augmented
                     pictures), val/loss, val/accuracy (of the moving average, where there is one),
-                    lr. After a resume the earlier epochs come first.
+                    lr, and time/waiting_share: of the training's time the share in which batches
+                    were read, changed and scaled. After a resume the earlier epochs come first.
     on_work         after every batch, in units of a training picture at one pixel.
     save            gets the state before the first epoch and after each.
     resume_from     such a state.
@@ -158,15 +159,19 @@ def finetune(
         started = time.perf_counter()
         train_mode(network, frozen)
         resolution = options.resolution_at(epoch)
+        batches = _Waiting(
+            _batches(pictures, split.train, options, preprocessing, resolution, device, batch_size)
+        )
         metrics = _train_epoch(
             training,
-            _batches(pictures, split.train, options, preprocessing, resolution, device, batch_size),
+            batches,
             options,
             precision_context(precision, device),
             batch_size,
             partial(work.train, resolution, batch_size),
             (epoch - 1) * steps_per_epoch,
         )
+        metrics["time/waiting_share"] = batches.seconds / (time.perf_counter() - started)
         judged = network if training.average is None else training.average.module
         predictions = predict(
             judged, pictures, split.val, preprocessing, options, device, precision, work.evaluate
@@ -315,9 +320,26 @@ def _batches(
         yield prepare(changed[mine]), labels  # (b, 3, r, r)
 
 
+class _Waiting:
+    """Batches, and the seconds for which the network has waited for them."""
+
+    def __init__(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]):
+        self._batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while True:
+            started = time.perf_counter()
+            batch = next(self._batches, None)
+            self.seconds += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+
 def _train_epoch(
     training: Training,
-    batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     options: FinetuneOptions,
     mixed_precision,
     batch_size: int,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+# Minutes of work, where the short tests of the same file say most of it already.
+long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMBEDLAB_LONG_TESTS")
+
 # No test talks to the outside, or finds a store or a cache that another run left behind.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with two threads each would fight for cores

@@ -77,7 +77,8 @@ def tune(options: FinetuneOptions, **listeners: object) -> tuple:
     finetune(network, PICTURES, split, PREPROCESSING, *settings, on_step=steps.append, **listeners)
     found = predict(network, PICTURES, split.test, PREPROCESSING, options, "cpu", "float32")
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
-    return [dict(step.metrics) for step in steps], weights, found and found.probabilities
+    metrics = [{k: v for k, v in s.metrics.items() if not k.startswith("time/")} for s in steps]
+    return metrics, weights, found and found.probabilities
 
 
 def one_step() -> dict[str, np.ndarray]:

@@ -22,13 +22,12 @@ import pytest
 import scipy.sparse as sp
 import shared_work
 import torch
-from conftest import PROJECT, free_port
+from conftest import PROJECT, free_port, long
 
 from embedlab.movies.by_users import users_of_each
 from embedlab.vision.together import BatchNormOfAll
 
 pytestmark = pytest.mark.slow
-long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMBEDLAB_LONG_TESTS")
 
 # What other processes may change, relatively, measured as at most 2e-7 for the costs: float64 sums
 # in place of float32 ones, over 60 epochs. A line search takes other steps for another rounding.
@@ -182,6 +181,8 @@ def world(tmp_path, monkeypatch) -> mlflow.MlflowClient:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    monkeypatch.chdir(tmp_path)  # where local artifacts go
     return mlflow.MlflowClient(uri)
 
 
@@ -193,7 +194,7 @@ def start(name: str, folder: Path, **parameters: object) -> subprocess.Popen:
     """What it prints is in `said.txt`."""
     command = [sys.executable, "-m", f"entrypoints.{name}", *words(parameters)]
     with open(folder / "said.txt", "wb") as said:
-        return subprocess.Popen(command, cwd=PROJECT, stdout=said, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
 
 
 def run(name: str, folder: Path, **parameters: object) -> str:
@@ -214,6 +215,7 @@ def costs_of(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> list[floa
     return [m.value for m in client.get_metric_history(run.info.run_id, "train/cost")]
 
 
+@long
 def test_two_processes_are_one_run_and_speak_with_one_voice(world, tmp_path):
     said = run("fit_embedding", tmp_path, **FIT, processes=2)
     assert said.count("after 20 epochs") == said.count("Ask it with") == 1
@@ -286,8 +288,17 @@ def test_pictures_and_mlflow_run(world, tmp_path):
         assert two.data.metrics[name] == pytest.approx(one.data.metrics[name], rel=TUNED)
 
     given = [word for key, value in FIT.items() for word in ("-P", f"{key}={value}")]
-    command = ["mlflow", "run", ".", "-e", "fit_embedding", "--env-manager", "local", *given]
-    subprocess.run([*command, "-P", "processes=2"], cwd=PROJECT, check=True)
+    command = [
+        "mlflow",
+        "run",
+        str(PROJECT),
+        "-e",
+        "fit_embedding",
+        "--env-manager",
+        "local",
+        *given,
+    ]
+    subprocess.run([*command, "-P", "processes=2"], check=True)
     fit = runs_of(world)[-1]
     assert (fit.info.status, fit.data.params["processes"]) == ("FINISHED", "2")
     assert fit.data.tags["mlflow.project.entryPoint"] == "fit_embedding"
@@ -343,7 +354,7 @@ def test_torchrun_on_two_hosts_is_one_run_of_the_same_result(
             torchrun = f"torchrun {options} --rdzv-conf is_host={1 - i} -m entrypoints.{name}"
             command = ["ip", "netns", "exec", host, *torchrun.split(), *words(parameters)]
             own = {"GLOO_SOCKET_IFNAME": interface, "EMBEDLAB_CACHE": str(tmp_path / host)}
-            processes.append(subprocess.Popen(command, cwd=PROJECT, env=os.environ | own))
+            processes.append(subprocess.Popen(command, env=os.environ | own))
         assert [process.wait(300) for process in processes] == [0, 0]
     one, two = runs_of(world)
     assert two.info.status == "FINISHED"

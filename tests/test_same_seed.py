@@ -17,7 +17,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
+from conftest import PROJECT, long
 from threadpoolctl import threadpool_limits
 
 from embedlab.movies.fit import FitOptions
@@ -145,6 +145,7 @@ def test_another_folder_gives_the_same_metrics_and_files_to_the_bit(first, tmp_p
         assert found["files"] == second[run]["files"], run
 
 
+@long
 def test_another_number_of_threads_gives_the_same_metrics_to_rounding(first, tmp_path):
     other = run_all(tmp_path, 2)
     assert first.keys() == other.keys()
@@ -164,6 +165,7 @@ def test_another_number_of_threads_on_ml_latest_small(real_movielens, optimizer,
     for n_threads in (1, 2):
         torch.set_num_threads(n_threads)
         with threadpool_limits(n_threads):
-            costs.append(solve(likes, FitOptions(optimizer), 0, "cpu", lambda step: None).cost)
+            options = FitOptions(optimizer, epochs=50)
+            costs.append(solve(likes, options, 0, "cpu", lambda step: None).cost)
     torch.set_num_threads(before)
     assert costs[1] == pytest.approx(costs[0], rel=tolerance)

@@ -29,11 +29,10 @@ from unittest.mock import patch
 import mlflow
 import pytest
 import yaml
-from conftest import PROJECT, free_port
+from conftest import PROJECT, free_port, long
 from mlflow.tracking import fluent
 
 pytestmark = pytest.mark.slow
-long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMBEDLAB_LONG_TESTS")
 
 PAGE = (PROJECT / "docs" / "team-server.md").read_text(encoding="utf-8")
 SECTIONS = dict(part.split("\n", 1) for part in PAGE.split("\n## ")[1:])

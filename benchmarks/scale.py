@@ -144,7 +144,7 @@ def show(found: list[dict[str, float]]) -> None:
 
 
 def draw(found: list[dict[str, float]], path: Path) -> None:
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
     ratings = [row["ratings"] for row in found]
     seconds, memory = figure.subplots(1, 2)
     for stage in list(found[0])[1:]:
@@ -153,14 +153,18 @@ def draw(found: list[dict[str, float]], path: Path) -> None:
             continue
         axes = memory if UNITS.get(stage) == "GiB" else seconds
         values = [v / 1e3 for v in values] if UNITS.get(stage) == "ms" else values
-        label = f"{stage}: n^{exponent(ratings, values):.2f}"
+        label = f"{stage}, ∝ n$^{{{exponent(ratings, values):.2f}}}$"
         axes.plot(ratings, values, marker="o", linewidth=2, label=label)
     seconds.set(title="time", ylabel="seconds")
     memory.set(title="peak resident memory of the process", ylabel="GiB")
     for axes in (seconds, memory):
         axes.set(xscale="log", yscale="log", xlabel="ratings")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
+        # Beside the lines, in their order from the top.
+        lines = sorted(axes.lines, key=lambda line: -line.get_ydata()[-1])
+        axes.legend(
+            handles=lines, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+        )
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 

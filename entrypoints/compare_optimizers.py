@@ -9,11 +9,14 @@ from embedlab.command_line import (
     add_weighting,
     boolean,
     exit_with,
+    number,
+    one_of,
     whole_number,
     whole_numbers,
     words,
 )
 from embedlab.movies.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
+from embedlab.movies.ray_fits import LAUNCHERS, parse_launcher
 
 
 def build_parser() -> Parser:
@@ -37,6 +40,13 @@ def build_parser() -> Parser:
     parser.add("titles", words("titles"), "Apollo 13|Toy Story|Home Alone", what)
     parser.add("k", whole_number(1, 1000), 10, "length of the compared lists")
     parser.add("reuse", boolean, True, "take over children that are finished already")
+    what = "local: one fit after another, in this process; ray: many at once, as tasks of Ray"
+    parser.add("launcher", one_of(*LAUNCHERS), "local", what)
+    what = "with launcher=ray: auto, host:6379 or ray://host:10001; none: a Ray of its own, here"
+    parser.add("ray_address", str, "", what)
+    parser.add("cpus_per_fit", whole_number(1), 1, "with launcher=ray: cores that a fit reserves")
+    what = "with launcher=ray: GPUs that a fit reserves; 0.5: two fits share one"
+    parser.add("gpus_per_fit", number(0), 0.0, what)
     return parser
 
 
@@ -44,6 +54,9 @@ def main(argv=None) -> None:
     args = build_parser().parse_args(argv)
     common = {name: getattr(args, name) for name in ("dim", "epochs", "objective", "init_scale")}
     grid = fit_grid(args.optimizers, args.learning_rates, **common)
+    by_ray = parse_launcher(
+        args.launcher, args.ray_address, args.cpus_per_fit, args.gpus_per_fit, args.device
+    )
     rates = rates_as_text(args.optimizers, args.learning_rates)
 
     from embedlab.console import console, progress_shown
@@ -57,7 +70,7 @@ def main(argv=None) -> None:
 
     given = vars(args) | {"learning_rates": rates}
     with start_run("compare_optimizers", "compare_optimizers", given) as run:
-        device = choose_device(args.device)
+        device = by_ray.device if by_ray else choose_device(args.device)
         likes = find_or_load_likes(
             run, args.matrix, args.ratings, args.like_rule, args.user_weight, args.item_power
         )
@@ -67,7 +80,7 @@ def main(argv=None) -> None:
 
         with progress_shown("compare optimizers") as show:
             children = Sweep(run, likes, device, args.reuse, show, console.print)
-            fits = children.fit_all(grid, args.seeds)
+            fits = children.fit_all(grid, args.seeds, by_ray)
 
         exact = fits[0]
         names, table = sweep.names_of(fits), sweep.fit_table(fits)

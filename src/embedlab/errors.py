@@ -48,6 +48,10 @@ class LostProcessError(EmbedlabError):
     stop_reason = "process_lost"
 
 
+class RayError(EmbedlabError):
+    """A Ray cluster is not there, or could not finish a fit."""
+
+
 class DivergedError(EmbedlabError):
     """A fit's cost is no longer a finite number."""
 

@@ -7,8 +7,13 @@ that was stopped goes on when it is started again, and a larger one takes over w
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 
 import mlflow
@@ -18,18 +23,20 @@ import torch
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from embedlab.errors import DataError, DivergedError
+from embedlab.errors import DataError, DivergedError, EmbedlabError, RayError
 from embedlab.movies.fit import Fit, FitOptions, with_gap
 from embedlab.movies.likes import Likes
+from embedlab.movies.ray_fits import RayOptions, fits_by_ray, ray_session
 from embedlab.movies.solve import solve_weighted
 from embedlab.movies.sweep import SweepFit, gap_in_words
-from embedlab.step import Step, to_each
+from embedlab.step import OnStep, Step, to_each
 from embedlab.tracking.models import save_embedding
 from embedlab.tracking.movie_model import ARTIFACT, VECTORS_FILE
 from embedlab.tracking.runs import PROJECT_ROOT, TrackedRun, start_child_run
 from embedlab.tracking.views import bar_chart, line_chart, parallel_chart, save_view
 
 KEY = "fit_key"
+NODE = "ray_node"  # where a task ran: its host, and the begin of the node's id
 LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates know no logarithmic axis
 FIT_MODULES = (
     "by_users",
@@ -46,6 +53,8 @@ FIT_MODULES = (
 # Of an epoch's time, against one of the first-order optimizers' (and all rounds of the exact one).
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
+Job = tuple[FitOptions, int]  # with its seed
+Made = tuple[str, Fit, list[Step]]  # with its run id
 OnWork = Callable[[float, float, str], None]
 
 
@@ -69,44 +78,107 @@ class Sweep:
         """Of the children; its value is how each came in: made or reused."""
         return f"sweep_{self.run.id[:8]}"
 
-    def fit_all(self, grid: Sequence[FitOptions], seeds: Sequence[int]) -> list[SweepFit]:
+    def fit_all(
+        self, grid: Sequence[FitOptions], seeds: Sequence[int], by_ray: RayOptions | None = None
+    ) -> list[SweepFit]:
         """Every fit of the grid, the exact one (once) first; those that diverged are kept.
 
-        Raises TrackingError where the store fails; what is finished by then is kept. Raises
-        DataError where the exact cost is 0, of which no other cost is a multiple.
+        by_ray  None to fit one after another in this process.
+
+        Raises TrackingError where the store fails, RayError where Ray or a task does; what is
+        finished by then is kept. Raises DataError where the exact cost is 0, of which no other
+        cost is a multiple.
         """
         jobs = [
             (options, seed)
             for options in grid
             for seed in (seeds[:1] if options.optimizer == "exact" else seeds)
         ]
-        sizes = [RELATIVE_WORK.get(options.optimizer, 1.0) * options.epochs for options, _ in jobs]
-        total, done, exact_cost = sum(sizes), 0.0, None
+        return self._by_ray(jobs, by_ray) if by_ray else self._in_turn(jobs)
+
+    def _in_turn(self, jobs: Sequence[Job]) -> list[SweepFit]:
+        total, done, exact_cost = sum(map(_work, jobs)), 0.0, None
         fits = []
-        for (options, seed), size in zip(jobs, sizes, strict=True):
+        for options, seed in jobs:
+            size = _work((options, seed))
 
             def on_epoch(step: Step, done=done, size=size, options=options) -> None:
                 part = done + size * step.epoch / options.epochs
                 self.on_work(part, total, options.label)
 
-            item = self._fit(options, seed, exact_cost, on_epoch)
-            exact_cost = item.fit.cost if exact_cost is None else exact_cost
-            if exact_cost == 0:
-                raise DataError(
-                    f"dim: expected one at which the exact solver leaves a cost to compare with, "
-                    f"but with dim={options.dim} it fits these {self.likes.n_movies:,} movies "
-                    "exactly: use a smaller dim, or ratings of more movies."
-                )
+            solve = partial(solve_weighted, self.likes.weighted, options, seed, self.device)
+            found = self._find(options, seed)
+            item = self._fit(options, seed, found, exact_cost, solve, on_epoch)
+            exact_cost = self._exact_cost(item) if exact_cost is None else exact_cost
             fits.append(item)
             done += size
             self.on_work(done, total, options.label)
         return fits
 
-    def _fit(self, options: FitOptions, seed: int, exact_cost: float | None, on_epoch) -> SweepFit:
+    def _by_ray(self, jobs: Sequence[Job], by_ray: RayOptions) -> list[SweepFit]:
+        """This process alone talks to the store: it makes the child when its task has ended. One
+        that ends before the exact fit waits for it, since its gap is to the exact cost."""
+        found = {number: self._find(*job) for number, job in enumerate(jobs)}
+        missing = {number: jobs[number] for number in found if found[number] is None}
+        total, done, exact_cost = sum(map(_work, jobs)), 0.0, None
+        fits, waiting, failed = {}, {}, defaultdict(list)
+        with ray_session(by_ray, self.say) if missing else nullcontext():
+            ended = fits_by_ray(self.likes.weighted, missing, self.device, by_ray)
+            there = ((number, None) for number in found if number not in missing)
+            for last, outcome in chain(there, ended if missing else ()):
+                waiting[last] = outcome
+                done += _work(jobs[last])
+                self.on_work(done, total, jobs[last][0].label)
+                if exact_cost is None and last != 0:
+                    continue
+                for number, outcome in sorted(waiting.items(), key=itemgetter(0)):
+                    options, seed = jobs[number]
+                    solve = outcome and outcome.replay
+                    try:
+                        item = self._fit(options, seed, found[number], exact_cost, solve)
+                    except EmbedlabError as error:
+                        if number == 0 or error is not outcome.error:
+                            raise
+                        failed[str(error)].append(f"{options.label}, seed {seed}")
+                        continue
+                    exact_cost = self._exact_cost(item) if exact_cost is None else exact_cost
+                    fits[number] = item
+                    if outcome:
+                        mlflow.MlflowClient().set_tag(item.run_id, NODE, outcome.node)
+                waiting.clear()
+        if failed:
+            reasons = (f"{reason} ({'; '.join(names)})" for reason, names in failed.items())
+            raise RayError(
+                f"{len(jobs) - len(fits)} of {len(jobs)} fits failed: {'; '.join(reasons)}. The "
+                "others are kept: start again to run only these."
+            )
+        return [fits[number] for number in found]
+
+    def _exact_cost(self, exact: SweepFit) -> float:
+        if exact.fit.cost == 0:
+            raise DataError(
+                f"dim: expected one at which the exact solver leaves a cost to compare with, "
+                f"but with dim={exact.options.dim} it fits these {self.likes.n_movies:,} movies "
+                "exactly: use a smaller dim, or ratings of more movies."
+            )
+        return exact.fit.cost
+
+    def _find(self, options: FitOptions, seed: int) -> Made | None:
         key = fit_key(options, seed, self.likes.cost_digest, self.device)
-        found = find_fit(self.run.experiment_id, key) if self.reuse else None
+        return find_fit(self.run.experiment_id, key) if self.reuse else None
+
+    def _fit(
+        self,
+        options: FitOptions,
+        seed: int,
+        found: Made | None,
+        exact_cost: float | None,
+        solve: Callable[[OnStep], Fit],
+        on_epoch: OnStep | None = None,
+    ) -> SweepFit:
+        """The child that was found, or else a new one, of what `solve` does."""
         if found is None:
-            run_id, fit, steps = self._make(key, options, seed, exact_cost, on_epoch)
+            run_id, fit, steps = self._make(options, seed, exact_cost, solve, on_epoch)
         else:
             run_id, fit, steps = found
             mlflow.MlflowClient().set_tag(run_id, self.tag, "reused")
@@ -116,16 +188,22 @@ class Sweep:
         return SweepFit(options, seed, fit, steps, gap, run_id)
 
     def _make(
-        self, key: str, options: FitOptions, seed: int, exact_cost: float | None, on_epoch
-    ) -> tuple[str, Fit, list[Step]]:
+        self,
+        options: FitOptions,
+        seed: int,
+        exact_cost: float | None,
+        solve: Callable[[OnStep], Fit],
+        on_epoch: OnStep | None,
+    ) -> Made:
+        key = fit_key(options, seed, self.likes.cost_digest, self.device)
         steps: list[Step] = []
         params = {**self.likes.params, **asdict(options), "seed": seed, "device": self.device}
         params |= {LOG_LR: f"{math.log10(options.lr):.3g}"} if options.lr else {}
         tags = {"entry_point": "compare_optimizers", KEY: key, self.tag: "made"}
         try:
             with start_child_run(options.label, params, tags) as child:
-                on_step = with_gap(to_each(steps.append, child.record, on_epoch), exact_cost)
-                fit = solve_weighted(self.likes.weighted, options, seed, self.device, on_step)
+                listeners = filter(None, (steps.append, child.record, on_epoch))
+                fit = solve(with_gap(to_each(*listeners), exact_cost))
                 child.log_metrics({"time/fit_seconds": fit.seconds}, fit.epochs)
                 fit.raise_if_diverged(options)
                 gap = _gap(fit, exact_cost)
@@ -179,6 +257,12 @@ class Sweep:
         )
 
 
+def _work(job: Job) -> float:
+    """How long it takes, in first-order epochs."""
+    options, _ = job
+    return RELATIVE_WORK.get(options.optimizer, 1.0) * options.epochs
+
+
 def fit_key(options: FitOptions, seed: int, data_digest: str, device: str) -> str:
     """A digest of all that a fit's result depends on: parameters, data, device, code."""
     parts = {
@@ -199,7 +283,7 @@ def _code_digest() -> str:
     return sha.hexdigest()
 
 
-def find_fit(experiment_id: str, key: str) -> tuple[str, Fit, list[Step]] | None:
+def find_fit(experiment_id: str, key: str) -> Made | None:
     """Run id, fit and steps of the newest finished child with that key; None if there is none
     whose artifacts can be read."""
     client = mlflow.MlflowClient()

@@ -148,7 +148,8 @@ def _check_that_somebody_listens(address: str) -> None:
 def _unreachable(address: str, reason: object) -> RayError:
     return RayError(
         f"ray_address: there is no Ray cluster at {address} that this machine can use ({reason}): "
-        "start one by `ray start --head`, or leave ray_address out for a Ray of its own."
+        "check the address and, where the cluster asks for one, the token (RAY_AUTH_MODE=token and "
+        "RAY_AUTH_TOKEN_PATH), or leave ray_address out for a Ray of its own."
     )
 
 

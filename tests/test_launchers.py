@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -38,6 +39,17 @@ def children(client) -> dict[str, mlflow.entities.Run]:
 
 def n_children(client) -> int:
     return len(client.search_runs(["1"], "tags.fit_key IS NOT NULL"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_token(tmp_path_factory):
+    """Ray asks for a token; one of these tests' own, so that none is left in the user's folder."""
+    file = tmp_path_factory.mktemp("token") / "token"
+    file.write_text(secrets.token_hex(32), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+        yield
 
 
 # ---------------------------------------------------------------------------------- bad arguments

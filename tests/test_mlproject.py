@@ -152,7 +152,7 @@ def test_every_third_party_import_is_in_requirements():
     imports = third_party_imports()
     assert {"mlflow", "torch", "git"} <= set(imports)
     lines = requirement_lines("requirements.txt") + requirement_lines("requirements-extra.txt")
-    pinned = {line.partition("==")[0].lower() for line in lines}
+    pinned = {re.split(r"[=\[]", line)[0].lower() for line in lines}
     distributions = packages_distributions()
     for name, path in imports.items():
         candidates = {d.lower() for d in distributions.get(name, [name])}

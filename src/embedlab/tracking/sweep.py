@@ -8,13 +8,14 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 
 import mlflow
 import numpy as np
@@ -134,17 +135,17 @@ class Sweep:
                 for number, outcome in sorted(waiting.items(), key=itemgetter(0)):
                     options, seed = jobs[number]
                     solve = outcome and outcome.replay
+                    node = {NODE: outcome.node} if outcome and outcome.node else {}
                     try:
-                        item = self._fit(options, seed, found[number], exact_cost, solve)
+                        item = self._fit(options, seed, found[number], exact_cost, solve, tags=node)
                     except EmbedlabError as error:
-                        if number == 0 or error is not outcome.error:
+                        is_of_task = outcome is not None and error is outcome.error
+                        if number == 0 or not is_of_task:
                             raise
                         failed[str(error)].append(f"{options.label}, seed {seed}")
                         continue
                     exact_cost = self._exact_cost(item) if exact_cost is None else exact_cost
                     fits[number] = item
-                    if outcome:
-                        mlflow.MlflowClient().set_tag(item.run_id, NODE, outcome.node)
                 waiting.clear()
         if failed:
             reasons = (f"{reason} ({'; '.join(names)})" for reason, names in failed.items())
@@ -175,10 +176,11 @@ class Sweep:
         exact_cost: float | None,
         solve: Callable[[OnStep], Fit],
         on_epoch: OnStep | None = None,
+        tags: Mapping[str, str] = MappingProxyType({}),
     ) -> SweepFit:
         """The child that was found, or else a new one, of what `solve` does."""
         if found is None:
-            run_id, fit, steps = self._make(options, seed, exact_cost, solve, on_epoch)
+            run_id, fit, steps = self._make(options, seed, exact_cost, solve, on_epoch, tags)
         else:
             run_id, fit, steps = found
             mlflow.MlflowClient().set_tag(run_id, self.tag, "reused")
@@ -194,12 +196,13 @@ class Sweep:
         exact_cost: float | None,
         solve: Callable[[OnStep], Fit],
         on_epoch: OnStep | None,
+        tags: Mapping[str, str],
     ) -> Made:
         key = fit_key(options, seed, self.likes.cost_digest, self.device)
         steps: list[Step] = []
         params = {**self.likes.params, **asdict(options), "seed": seed, "device": self.device}
         params |= {LOG_LR: f"{math.log10(options.lr):.3g}"} if options.lr else {}
-        tags = {"entry_point": "compare_optimizers", KEY: key, self.tag: "made"}
+        tags = {"entry_point": "compare_optimizers", KEY: key, self.tag: "made", **tags}
         try:
             with start_child_run(options.label, params, tags) as child:
                 listeners = filter(None, (steps.append, child.record, on_epoch))

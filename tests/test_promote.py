@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cards import card_of
-from conftest import PROJECT, fresh_store
+from conftest import PROJECT, fresh_store, long
 
 from embedlab.errors import TrackingError
 from embedlab.tracking.models import log_movie_model
@@ -188,6 +188,7 @@ def test_a_model_that_is_not_there_is_one_sentence(client):
 # -- docs/registry.md --------------------------------------------------------------------------
 
 
+@long
 @pytest.mark.slow
 def test_the_commands_of_the_page_do_what_it_says(tmp_path):
     blocks = re.findall(r"```bash\n(.*?)```", DOC, flags=re.DOTALL)

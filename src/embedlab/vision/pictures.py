@@ -6,6 +6,7 @@ decoded once and kept in the cache; the next run maps it into memory.
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +129,8 @@ def _read_folder(source: PictureSource, on_count: OnCount | None) -> PictureSet:
     images = np.memmap(folder / IMAGES, dtype=np.uint8, mode="r", shape=shape)
     if images.nbytes <= IN_MEMORY:
         images = np.array(images)
+    else:  # a training reads here and there: what lies around a picture is not wanted with it
+        images._mmap.madvise(mmap.MADV_RANDOM)
     return PictureSet(
         source.name,
         classes,

@@ -59,7 +59,7 @@ class Team:
     def __init__(self, programs: Path):
         self.root = Path(mkdtemp(prefix="team-", dir="/tmp"))  # a socket's path must be short
         self.root.chmod(0o755)
-        for folder in (*FOLDERS, "bin", "work"):
+        for folder in (*FOLDERS, "bin", "here"):
             (self.root / folder).mkdir(parents=True)
         self.sockets = self.root / "var/run/postgresql"
         self.port = free_port()
@@ -109,7 +109,7 @@ class Team:
     def run(self, command: list, **environment: str) -> str:
         done = subprocess.run(
             command,
-            cwd=self.root / "work",
+            cwd=self.root / "here",
             env=self.environment | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -149,7 +149,7 @@ class Team:
         before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
         with (
             patch.dict(os.environ, cache),
-            chdir(self.root / "work"),
+            chdir(self.root / "here"),
             patch.object(fluent, "_active_experiment_id", None),
         ):
             for name in of_mlflow:
@@ -201,7 +201,7 @@ def test_the_page_is_used_as_it_says(team, client):
     assert f"runs:/{run.info.run_id}/matrix" in printed
     stored = team.root / "srv/mlflow/artifacts" / run.info.experiment_id / run.info.run_id
     assert (stored / "artifacts/matrix/likes.npz").is_file()
-    assert list((team.root / "work").iterdir()) == []  # nothing is left where the user stands
+    assert list((team.root / "here").iterdir()) == []  # nothing is left where the user stands
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_eight_runs_begin_and_log_at_once(team, kind):
     """Through the server, and as the first ones of an empty database."""
     uri = {
         "server": team.uri,
-        "sqlite": f"sqlite:///{team.root}/work/{kind}/mlflow.db",
+        "sqlite": f"sqlite:///{team.root}/here/{kind}/mlflow.db",
         "postgresql": f"postgresql://mlflow@/empty?host={team.sockets}",
     }[kind]
     if kind == "postgresql":

@@ -181,7 +181,7 @@ def load_likes(folder: Path) -> Likes:
         TypeError,
         OSError,
         EOFError,
-        NotImplementedError,
+        NotImplementedError,  # zipfile, of a damaged header: a compression it does not know
         BadZipFile,
         zlib.error,
     ) as error:

@@ -37,7 +37,7 @@ from benchmarks.startup import PROJECT
 
 JSON = {"Content-Type": "application/json"}
 SHARE_OF_BAD = 0.3
-# A stack trace, or any absolute path of two parts and more. (The base64 of a JPEG begins with /9j/.)
+# A stack trace, or any absolute path of two parts and more (but the base64 of a JPEG: /9j/…).
 LEAK = re.compile(r'Traceback|File "|(?<![\w./])/(?!9j/)[\w.-]+/[\w.-]|site-packages|mlruns')
 SAMPLES_OF_MEMORY = 20
 

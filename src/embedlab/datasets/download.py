@@ -5,13 +5,13 @@ pooch does the work (request, checksum); here are the temporary folder, the retr
 bar and one sentence for everything that can go wrong.
 """
 
-import hashlib
 import os
 import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedlab.checksum import sha256_of
 from embedlab.datasets.cache import cache_folder, working_folder
 from embedlab.errors import DownloadError
 
@@ -48,7 +48,7 @@ def fetch(
         f"save it as {target}" if option is None else f"pass its absolute path: {option}=<path>"
     )
     try:
-        if target.is_file() and _sha256(target) == sha256:
+        if target.is_file() and sha256_of(target) == sha256:
             return target
         _download(url, sha256, target, by_hand)
     except OSError as error:
@@ -87,11 +87,6 @@ def _download(url: str, sha256: str, target: Path, by_hand: str) -> None:
         except ValueError as error:  # pooch's word for a checksum that does not match
             reason = f"what came is not the expected file (sha256 {sha256[:12]}…)"
             raise _failed(url, reason, by_hand) from error
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _failed(url: str, reason: str, by_hand: str) -> DownloadError:

@@ -8,13 +8,13 @@ Datasets: History and Context", ACM TiiS 5(4), 2015, doi:10.1145/2827872).
 Importing this module is cheap (standard library only), so a parser can use it.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from embedlab.checksum import sha256_of
 from embedlab.datasets.archive import find_members, unpack
 from embedlab.datasets.cache import build_folder, cache_folder
 from embedlab.datasets.download import fetch
@@ -114,7 +114,7 @@ def _sample() -> RatingsFolder:
 def _release(name: str, release: Release) -> RatingsFolder:
     def is_whole(folder: Path) -> bool:
         return all(
-            (folder / file).is_file() and _sha256(folder / file) == expected
+            (folder / file).is_file() and sha256_of(folder / file) == expected
             for file, expected in release.files.items()
         )
 
@@ -151,18 +151,13 @@ def _zip(path: Path) -> RatingsFolder:
             )
 
         # Keyed by content: the same zip is unpacked once, wherever it lies.
-        folder = cache_folder() / "unpacked" / _sha256(path)[:32]
+        folder = cache_folder() / "unpacked" / sha256_of(path)[:32]
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror or error}); pass a folder or zip that can."
         ) from error
     build_folder(folder, lambda build: unpack(path, FILES, build), is_whole)
     return RatingsFolder(path.stem, folder, str(path))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _holds(path: Path, data: bytes) -> bool:

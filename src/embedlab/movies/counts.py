@@ -57,8 +57,11 @@ def build_counts(likes: sp.csr_matrix, device: str | None) -> Counts:
         check_that_dense_fits(n_movies, device)
     started = time.perf_counter()
     is_held = device is not None or _most_entries(likes) <= MOST_ENTRIES
-    matrix = co_likes(likes) if is_held else None
-    nonzeros, squares = _sums_of_blocks(likes)
+    if is_held:
+        matrix = co_likes(likes)
+        nonzeros, squares = matrix.nnz, _squares(matrix.data) - _squares(matrix.diagonal())
+    else:
+        matrix, (nonzeros, squares) = None, _sums_of_blocks(likes)
     sparse_done = time.perf_counter()
     dense_seconds = None
     if device is not None:
@@ -85,6 +88,10 @@ def off_diagonal_squares(likes: sp.csr_matrix) -> float:
     columns = np.asarray(likes.multiply(likes).sum(axis=0)).ravel().astype(np.float64)
     squares = _sums_of_blocks(likes.T.tocsr())[1] + np.square(rows).sum()
     return float(squares - np.square(columns).sum())
+
+
+def _squares(values: np.ndarray) -> float:
+    return float(np.square(values, dtype=np.float64).sum())
 
 
 def _most_entries(likes: sp.csr_matrix) -> int:

@@ -5,12 +5,12 @@ finds what is damaged, cut short, mixed up or edited; not what is forged, for wh
 the store can write new digests, too.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow.models import Model, ModelSignature
 
+from embedlab.checksum import sha256_of
 from embedlab.errors import DataError
 
 DIGESTS = "sha256"  # in the metadata of MLmodel: file, relative to the model's folder -> hex
@@ -19,7 +19,7 @@ REMEDY = "copy the model from its store again, or log it anew"
 
 def digests_of(files: Mapping[str, Path]) -> dict[str, str]:
     """The digest of each of these files, by the name that it has in a model's folder."""
-    return {name: _sha256(path) for name, path in files.items()}
+    return {name: sha256_of(path) for name, path in files.items()}
 
 
 def check_model(folder: Path, signature: ModelSignature) -> None:
@@ -36,13 +36,8 @@ def check_model(folder: Path, signature: ModelSignature) -> None:
         path = folder / name
         if not path.is_file():
             raise DataError(f"the model's file {name} is missing: {REMEDY}")
-        if (found := _sha256(path)) != expected:
+        if (found := sha256_of(path)) != expected:
             raise DataError(
                 f"the model's file {name} is not the one that was logged (expected sha256 "
                 f"{str(expected)[:12]}…, found {found[:12]}…): {REMEDY}"
             )
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

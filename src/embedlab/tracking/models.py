@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # in a process that loads both, the first copy of `embedlab` is the one that Python knows.
 MODULES = (
     "__init__.py",
+    "checksum.py",
     "errors.py",
     "tracking/__init__.py",
     "tracking/answers.py",

@@ -18,6 +18,7 @@ from torch import nn
 from torch.hub import HASH_REGEX
 from torchvision import models
 
+from embedlab.checksum import sha256_of
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, DownloadError
 from embedlab.vision.options import FREEZE
@@ -106,7 +107,7 @@ def _download(published: models.WeightsEnum) -> dict[str, torch.Tensor]:
     file = folder / Path(published.url).name
     try:
         # torch compares a file's hash with its name when it downloads it, not when it finds it.
-        if file.is_file() and not _sha256(file).startswith(HASH_REGEX.search(file.name)[1]):
+        if file.is_file() and not sha256_of(file).startswith(HASH_REGEX.search(file.name)[1]):
             file.unlink()
         return published.get_state_dict(
             model_dir=str(folder), check_hash=True, progress=sys.stderr.isatty(), weights_only=True
@@ -117,11 +118,6 @@ def _download(published: models.WeightsEnum) -> dict[str, torch.Tensor]:
             f"Could not download {published.url} ({reason}); try again later, or fetch it by hand "
             "and pass its absolute path: weights=<path>."
         ) from error
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _read(path: str) -> dict[str, torch.Tensor]:

@@ -236,14 +236,13 @@ def rank(launcher: subprocess.Popen, number: int) -> psutil.Process:
     return next(child for child in children if child.environ().get("RANK") == str(number))
 
 
-@long
 @pytest.mark.parametrize(
     ("victim", "how", "code", "status", "reason"),
     [
         (1, signal.SIGKILL, 1, "FAILED", "process_lost"),
-        (0, signal.SIGKILL, 1, "KILLED", "died"),
-        (None, signal.SIGTERM, 143, "KILLED", "sigterm"),
-        (None, signal.SIGINT, 130, "KILLED", "ctrl-c"),
+        pytest.param(0, signal.SIGKILL, 1, "KILLED", "died", marks=long),
+        pytest.param(None, signal.SIGTERM, 143, "KILLED", "sigterm", marks=long),
+        pytest.param(None, signal.SIGINT, 130, "KILLED", "ctrl-c", marks=long),
     ],
 )
 def test_a_run_whose_process_dies_says_so_and_goes_on(

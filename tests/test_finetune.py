@@ -31,6 +31,7 @@ from embedlab.vision.finetune import (
     predict,
     work_of,
 )
+from embedlab.vision.forward import run_network
 from embedlab.vision.options import FAST, FREEZE, NOTEBOOK, FinetuneOptions, options_of
 from embedlab.vision.preprocess import Preprocessing
 
@@ -134,6 +135,31 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_rate(optimizer):
     options = replace(SHORT, optimizer=optimizer, lr=1e30, ema=0.0)
     with pytest.raises(DivergedError, match=r"not finite at step \d+ \(epoch 1\).*lr=1e\+29"):
         train(options)
+
+
+def test_validation_pictures_are_as_much_larger_as_eval_scale_says():
+    sides = []
+
+    def watched(network, images, rows, preprocessing, *arguments):
+        sides.append(preprocessing.resolution)
+        return run_network(network, images, rows, preprocessing, *arguments)
+
+    options = replace(SHORT, resolution=(32, 40), epochs=4, eval_scale=1.25)
+    with patch.object(finetune_module, "run_network", watched):
+        train(options)
+    assert sides == [40, 40, 50, 50]
+    assert options.eval_resolution == 50
+
+
+def test_only_an_epoch_of_the_last_resolution_can_be_the_best():
+    accuracies = iter([0.9, 0.5, 0.7, 0.6])
+
+    def scores(*_):
+        return {"val/loss": 0.0, "val/accuracy": next(accuracies)}
+
+    with patch.object(finetune_module, "_scores", scores):
+        tuned, _ = train(replace(SHORT, resolution=(32, 40), epochs=4))
+    assert (tuned.epoch, tuned.accuracy) == (3, 0.7)
 
 
 # -- what is trained ---------------------------------------------------------------------------
@@ -417,6 +443,7 @@ def test_resolutions_rise_evenly_over_the_epochs():
         ("weight_decay", -1.0, "weight_decay: expected 0 or more"),
         ("resolution", (64,) * 4, "resolution: expected at most one for each of 3 epochs"),
         ("resolution", (16,), "resolution: expected 32 to 1024 pixels, got 16"),
+        ("eval_scale", 0.9, "eval_scale: expected 1 to 2, got 0.9"),
     ],
 )
 def test_an_ingredient_out_of_range_is_refused(name, value, sentence):

@@ -113,7 +113,7 @@ def finetune(
 ) -> FineTuned:
     """Train `network` (it is changed) and return the best epoch's.
 
-    preprocessing   of validation and test pictures, at the last resolution.
+    preprocessing   of validation pictures; its resolution is each epoch's own.
     on_step         after every epoch: train/loss, train/accuracy (while training, on augmented
                     pictures), val/loss, val/accuracy (of the moving average, where there is one),
                     lr, and time/waiting_share: of the training's time the share in which batches
@@ -173,13 +173,15 @@ def finetune(
         )
         metrics["time/waiting_share"] = batches.seconds / (time.perf_counter() - started)
         judged = network if training.average is None else training.average.module
+        seen = replace(preprocessing, resolution=options.eval_resolution_at(epoch))
         predictions = predict(
-            judged, pictures, split.val, preprocessing, options, device, precision, work.evaluate
+            judged, pictures, split.val, seen, options, device, precision, work.evaluate
         )
         metrics |= from_first(partial(_scores, "val", predictions))
         seconds = time.perf_counter() - started
 
-        if metrics["val/accuracy"] > training.best["accuracy"]:
+        can_be_served = resolution == options.resolution[-1]
+        if can_be_served and metrics["val/accuracy"] > training.best["accuracy"]:
             weights = {key: value.cpu().clone() for key, value in judged.state_dict().items()}
             best = {"accuracy": metrics["val/accuracy"], "epoch": epoch, "network": weights}
             training.best = best
@@ -430,14 +432,14 @@ class _Work:
     """Counts what is done of the whole training: pictures, weighted by their pixels."""
 
     def __init__(self, options: FinetuneOptions, n_train: int, n_val: int, on_work: OnWork):
-        self._views = 2 if options.flip_view else 1
-        self._last = options.resolution[-1] ** 2
-        self._on_work = on_work
-        val = n_val * self._last * FORWARD_SHARE * self._views
+        of_val = FORWARD_SHARE * (2 if options.flip_view else 1)
         epochs = range(1, options.epochs + 1)
-        of_epochs = [n_train * options.resolution_at(epoch) ** 2 + val for epoch in epochs]
-        self.ends = np.cumsum([0.0, *of_epochs])
+        self._of_val = [of_val * options.eval_resolution_at(epoch) ** 2 for epoch in epochs]
+        self._on_work = on_work
+        of_train = [n_train * options.resolution_at(epoch) ** 2 for epoch in epochs]
+        self.ends = np.cumsum([0.0, *(np.array(of_train) + n_val * np.array(self._of_val))])
         self._done = self._epoch_start = 0.0
+        self._epoch = 1
 
     def train(self, resolution: int, n_pictures: int, shown: str) -> None:
         self._done += n_pictures * resolution**2
@@ -445,8 +447,9 @@ class _Work:
         self._on_work(self._done, self.ends[-1], shown)
 
     def evaluate(self, done: int, _: int) -> None:
-        self._done = self._epoch_start + done * self._last * FORWARD_SHARE * self._views
+        self._done = self._epoch_start + done * self._of_val[self._epoch - 1]
         self._on_work(self._done, self.ends[-1], "validation")
 
     def finish_epoch(self, epoch: int) -> None:
         self._done = self._epoch_start = self.ends[epoch]
+        self._epoch = epoch + 1

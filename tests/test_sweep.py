@@ -1,6 +1,7 @@
 """A comparison of optimizers: the grid, how alike lists are, children that are found again."""
 
 import ast
+import io
 import itertools
 import json
 
@@ -207,6 +208,18 @@ def test_figures_show_the_fits(fits):
     by_epoch, by_seconds = sweep_figures.best_curves(sweep.best_of_each(fits), 100, "best").axes
     assert list(by_epoch.lines[0].get_xdata()) == [0, 1]
     np.testing.assert_allclose(by_seconds.lines[0].get_xdata(), [0, 0.1])
+
+
+def test_a_map_of_one_cell_has_room_for_its_words(fits):
+    table = sweep.fit_table([made("adam", 1.0, 202, BLOCKS), fits[0]])
+    title = "Final cost above the exact one: ml-latest-small, dim 100"
+    figure = sweep_figures.gap_heat_map(table, title)
+    figure.savefig(io.BytesIO())  # lays it out
+    cells, bar = figure.axes
+    for words in (cells.title, bar.yaxis.label):
+        box = words.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, words
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, words
 
 
 # ------------------------------------------------------------------ children that are found again

@@ -89,7 +89,8 @@ def gap_heat_map(table: pd.DataFrame, title: str) -> Figure:
     rates = {name: _rates(table, name) for name in optimizers}
     widest = max(map(len, rates.values()))
     cells = np.full((len(optimizers), widest), np.nan)
-    figure = new_figure(2.2 + 1.6 * widest, 1.6 + 0.8 * len(optimizers))
+    # Title and colour bar need their room, however few the cells.
+    figure = new_figure(max(6.0, 2.2 + 1.6 * widest), max(3.2, 1.6 + 0.8 * len(optimizers)))
     axes = figure.subplots()
     for row, name in enumerate(optimizers):
         for column, lr in enumerate(rates[name]):

@@ -26,7 +26,7 @@ from embedlab.vision.pictures import read_pictures
 from embedlab.vision.preprocess import Preprocessing
 from embedlab.vision.split import split_pictures
 
-CLASSES, RESOLUTION = 10, 32  # small: the faster the network, the sooner it starves
+CLASSES = 10
 
 
 def make(folder: Path, n_pictures: int, side: int) -> None:
@@ -52,11 +52,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=2)
+    what = "that it is trained at; the smaller, the faster the network, the sooner it starves"
+    parser.add_argument("--resolution", type=int, default=32, help=what)
     args = parser.parse_args()
     if not args.folder.exists():
         make(args.folder, args.pictures, args.side)
 
-    report = Report(f"{args.pictures:,} pictures of {args.side} px, trained at {RESOLUTION} px")
+    report = Report(
+        f"{args.pictures:,} pictures of {args.side} px, trained at {args.resolution} px"
+    )
     started = time.perf_counter()
     pictures = read_pictures(locate_pictures(f"folder:{args.folder}"))
     seconds = time.perf_counter() - started
@@ -66,8 +70,8 @@ def main() -> None:
     split = split_pictures(pictures, 0, 0, 2_000, 2_000)
     precision = choose_precision("auto", "cpu")
     backbone = load_backbone("resnet18", "none", 0)
-    preprocessing = Preprocessing(RESOLUTION, 1.0, backbone.mean, backbone.std)
-    options = options_of("fast", epochs=args.epochs, resolution=(RESOLUTION,))
+    preprocessing = Preprocessing(args.resolution, 1.0, backbone.mean, backbone.std)
+    options = options_of("fast", epochs=args.epochs, resolution=(args.resolution,))
     network = classifier(backbone, new_head(backbone, CLASSES, 0))
     steps = []
     finetune(

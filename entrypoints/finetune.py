@@ -59,7 +59,7 @@ def main(argv=None) -> None:
     with start_run("finetune", f"finetune {label}", given) as run, joined(given) as device:
         state = from_first(Checkpoints(args.resume).load) if args.resume else None
         settings = state["settings"] if state else settings
-        options = options_of(**{name: settings.get(name) for name in ("recipe", *INGREDIENTS)})
+        options = options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})
         precision = from_first(lambda: choose_precision(settings["precision"], device))
         settings["precision"] = precision
         run.log_params({"device": device, **settings})
@@ -72,12 +72,9 @@ def main(argv=None) -> None:
             backbone = load_backbone(settings["backbone"], settings["weights"], settings["seed"])
         head = new_head(backbone, len(pictures.classes), settings["seed"])
         network = classifier(backbone, head)
-        preprocessing = Preprocessing(
-            options.eval_resolution, options.crop_pct, backbone.mean, backbone.std
-        )
-        picture_runs.log_training_pictures(
-            run, pictures, split, options.augment, options.resolution[-1]
-        )
+        resolution = options.resolution[-1]
+        preprocessing = Preprocessing(resolution, options.crop_pct, backbone.mean, backbone.std)
+        picture_runs.log_training_pictures(run, pictures, split, options.augment, resolution)
 
         cheaper = cheaper_settings(options, len(split.train), len(split.val))
         on_estimate = estimate_shown(f"{options.label}, {device}, {precision}", cheaper)

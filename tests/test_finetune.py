@@ -20,6 +20,7 @@ from torchvision import models
 
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.vision import finetune as finetune_module
+from embedlab.vision import forward
 from embedlab.vision.backbone import Backbone, classifier, load_backbone, new_head
 from embedlab.vision.checkpoint import Checkpoints
 from embedlab.vision.finetune import (
@@ -137,18 +138,16 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_rate(optimizer):
         train(options)
 
 
-def test_validation_pictures_are_as_much_larger_as_eval_scale_says():
+def test_an_epoch_is_validated_at_its_own_resolution():
     sides = []
 
     def watched(network, images, rows, preprocessing, *arguments):
         sides.append(preprocessing.resolution)
         return run_network(network, images, rows, preprocessing, *arguments)
 
-    options = replace(SHORT, resolution=(32, 40), epochs=4, eval_scale=1.25)
     with patch.object(finetune_module, "run_network", watched):
-        train(options)
-    assert sides == [40, 40, 50, 50]
-    assert options.eval_resolution == 50
+        train(replace(SHORT, resolution=(32, 40), epochs=4))
+    assert sides == [32, 32, 40, 40]
 
 
 def test_only_an_epoch_of_the_last_resolution_can_be_the_best():
@@ -276,13 +275,13 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(
 
 
 def test_what_is_waited_for_is_told():
-    take = finetune_module.take
+    take = forward.take
 
     def slowly(*arguments):
         time.sleep(0.5)
         return take(*arguments)
 
-    with patch.object(finetune_module, "take", slowly):
+    with patch.object(forward, "take", slowly):
         _, (step,) = train(replace(SHORT, epochs=1))
     assert step.metrics["time/waiting_share"] > 0.5
 
@@ -293,14 +292,14 @@ sys.path[:0] = ["src", "tests"]
 import torch
 torch.set_num_threads(1)
 import test_finetune
-from embedlab.vision import checkpoint, finetune
+from embedlab.vision import checkpoint, forward
 from embedlab.vision.checkpoint import Checkpoints
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 where, n = sys.argv[1], 0
-take, replace = finetune.take, os.replace
+take, replace = forward.take, os.replace
 
 def counted_take(*arguments):
     global n
@@ -316,10 +315,10 @@ def killed_replace(*arguments):
         die()
     replace(*arguments)
 
-finetune.take = counted_take
+forward.take = counted_take
 if where == "writing":
     n = 0
-    finetune.take = take
+    forward.take = take
     checkpoint.os.replace = killed_replace
 checkpoints = Checkpoints(where)
 
@@ -443,7 +442,6 @@ def test_resolutions_rise_evenly_over_the_epochs():
         ("weight_decay", -1.0, "weight_decay: expected 0 or more"),
         ("resolution", (64,) * 4, "resolution: expected at most one for each of 3 epochs"),
         ("resolution", (16,), "resolution: expected 32 to 1024 pixels, got 16"),
-        ("eval_scale", 0.9, "eval_scale: expected 1 to 2, got 0.9"),
     ],
 )
 def test_an_ingredient_out_of_range_is_refused(name, value, sentence):

@@ -5,6 +5,8 @@ import gc
 import hashlib
 import http.server
 import io
+import itertools
+import mmap
 import os
 import pickle
 import shutil
@@ -40,6 +42,7 @@ from embedlab.errors import DataError, DownloadError, OptionError
 from embedlab.vision import decode
 from embedlab.vision import pictures as module
 from embedlab.vision.decode import MOST_PIXELS, decode_picture, shorter_side
+from embedlab.vision.forward import take_each
 from embedlab.vision.pictures import PictureSet, read_pictures
 from embedlab.vision.split import Split, split_pictures
 
@@ -684,6 +687,29 @@ def test_a_large_cache_is_mapped_and_a_small_one_read(tmp_path, monkeypatch):
     large = read_pictures(source)
     assert isinstance(large.images, np.memmap) and not large.images.flags.writeable
     assert same(large, small)
+
+
+def test_of_a_mapped_file_the_next_pictures_are_asked_for_while_some_are_used(tmp_path):
+    shape = (7, 3, 40, 40)  # a picture is a little more than a page
+    images = np.memmap(tmp_path / "images", dtype=np.uint8, mode="w+", shape=shape)
+    images[:] = np.arange(7)[:, None, None, None]
+    size, asked = images[0].nbytes, []
+
+    class Asked:
+        def madvise(self, advice, start, length):
+            assert (advice, start % mmap.PAGESIZE) == (mmap.MADV_WILLNEED, 0)
+            asked.append(range(start, start + length))
+
+    images._mmap = Asked()
+    parts = [np.array([0, 5]), np.array([3]), np.array([6, 1])]
+    taken = take_each(images, parts, "cpu")
+    for part, following in itertools.zip_longest(parts, parts[1:], fillvalue=()):
+        assert next(taken)[:, 0, 0, 0].tolist() == part.tolist()
+        for row, bytes_asked in zip(following, asked, strict=True):
+            assert row * size in bytes_asked and (row + 1) * size - 1 in bytes_asked
+            assert (row + 1) * size not in bytes_asked
+        asked.clear()
+    assert next(taken, None) is None
 
 
 @pytest.mark.parametrize(

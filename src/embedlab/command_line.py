@@ -337,7 +337,6 @@ def add_recipe(parser: Parser) -> None:
         ("epochs", whole_number(1), "passes over the training pictures"),
         ("batch_size", whole_number(2), "pictures an update"),
         ("resolution", resolutions, "pixels a side, or several, rising, as 64,96,128"),
-        ("eval_scale", number(1, 2), "side in validation and test over the side in training"),
         ("crop_pct", number(0.1, 1), "side of the middle crop of validation and test pictures"),
         ("augment", one_of(*AUGMENTATIONS), "random changes of training pictures"),
         ("label_smoothing", share, "share of the truth that is spread over all classes"),

@@ -24,7 +24,7 @@ from embedlab.step import OnStep, Step
 from embedlab.vision.augment import Augmentation
 from embedlab.vision.backbone import freeze, train_mode
 from embedlab.vision.evaluate import Predictions, predictions_of
-from embedlab.vision.forward import precision_context, run_network, take
+from embedlab.vision.forward import precision_context, run_network, take_each
 from embedlab.vision.options import FinetuneOptions
 from embedlab.vision.pictures import PictureSet
 from embedlab.vision.preprocess import Preprocessing
@@ -111,13 +111,14 @@ def finetune(
     save: Callable[[dict], None] = lambda state: None,
     resume_from: dict | None = None,
 ) -> FineTuned:
-    """Train `network` (it is changed) and return the best epoch's.
+    """Train `network` (it is changed) and return the best epoch's, of those at the last resolution.
 
     preprocessing   of validation pictures; its resolution is each epoch's own.
     on_step         after every epoch: train/loss, train/accuracy (while training, on augmented
-                    pictures), val/loss, val/accuracy (of the moving average, where there is one),
-                    lr, and time/waiting_share: of the training's time the share in which batches
-                    were read, changed and scaled. After a resume the earlier epochs come first.
+                    pictures), val/loss, val/accuracy (at the epoch's resolution, of the moving
+                    average, where there is one), lr, and time/waiting_share: of the training's
+                    time the share in which batches were read, changed and scaled. After a resume
+                    the earlier epochs come first.
     on_work         after every batch, in units of a training picture at one pixel.
     save            gets the state before the first epoch and after each.
     resume_from     such a state.
@@ -173,7 +174,7 @@ def finetune(
         )
         metrics["time/waiting_share"] = batches.seconds / (time.perf_counter() - started)
         judged = network if training.average is None else training.average.module
-        seen = replace(preprocessing, resolution=options.eval_resolution_at(epoch))
+        seen = replace(preprocessing, resolution=resolution)
         predictions = predict(
             judged, pictures, split.val, seen, options, device, precision, work.evaluate
         )
@@ -315,10 +316,11 @@ def _batches(
     augment = Augmentation(options.augment, pictures.side, resolution)
     prepare = Preprocessing(resolution, 1.0, preprocessing.mean, preprocessing.std)
     order = rows[torch.randperm(len(rows)).numpy()]
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        part = order[start : start + batch_size]
+    starts = range(0, len(order) - batch_size + 1, batch_size)
+    parts = [order[start : start + batch_size] for start in starts]
+    for part, taken in zip(parts, take_each(pictures.images, parts, device), strict=True):
         labels = torch.from_numpy(pictures.labels[part][mine]).to(device)  # (b,)
-        changed = augment(take(pictures.images, part, device))  # (batch_size, 3, side, side)
+        changed = augment(taken)  # (batch_size, 3, side, side)
         yield prepare(changed[mine]), labels  # (b, 3, r, r)
 
 
@@ -432,12 +434,11 @@ class _Work:
     """Counts what is done of the whole training: pictures, weighted by their pixels."""
 
     def __init__(self, options: FinetuneOptions, n_train: int, n_val: int, on_work: OnWork):
-        of_val = FORWARD_SHARE * (2 if options.flip_view else 1)
         epochs = range(1, options.epochs + 1)
-        self._of_val = [of_val * options.eval_resolution_at(epoch) ** 2 for epoch in epochs]
+        pixels = np.array([options.resolution_at(epoch) ** 2 for epoch in epochs])
+        self._of_val = pixels * FORWARD_SHARE * (2 if options.flip_view else 1)
         self._on_work = on_work
-        of_train = [n_train * options.resolution_at(epoch) ** 2 for epoch in epochs]
-        self.ends = np.cumsum([0.0, *(np.array(of_train) + n_val * np.array(self._of_val))])
+        self.ends = np.cumsum([0.0, *(n_train * pixels + n_val * self._of_val)])
         self._done = self._epoch_start = 0.0
         self._epoch = 1
 

@@ -3,8 +3,10 @@
 In: a network, rows of a `PictureSet`. Out: what the network says, float32 on the CPU.
 """
 
-from collections.abc import Iterator
+import mmap
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -48,6 +50,23 @@ def take(images: np.ndarray, rows: np.ndarray, device: str) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images[rows])).to(device, non_blocking=True)
 
 
+def take_each(
+    images: np.ndarray, parts: Sequence[np.ndarray], device: str
+) -> Iterator[torch.Tensor]:
+    """The pictures of one part after the other; the disk reads the next while one is used."""
+    for part, following in zip_longest(parts, parts[1:]):
+        if isinstance(images, np.memmap) and following is not None:
+            _read_ahead(images, following)
+        yield take(images, part, device)
+
+
+def _read_ahead(images: np.memmap, rows: np.ndarray) -> None:
+    size = images[0].nbytes
+    for start in (rows * size).tolist():
+        page = start - start % mmap.PAGESIZE
+        images._mmap.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+
+
 def run_network(
     network: nn.Module,
     images: np.ndarray,
@@ -66,10 +85,11 @@ def run_network(
     The network's modes and statistics are afterwards as they were.
     """
     parts = list(_parts(rows))
+    mine = parts[number() :: count()]
     outputs = []
     with evaluating(network), torch.inference_mode(), precision_context(precision, device):
-        for part in parts[number() :: count()]:
-            batch = preprocessing(take(images, part, device))  # (b, 3, r, r)
+        for pictures in take_each(images, mine, device):
+            batch = preprocessing(pictures)  # (b, 3, r, r)
             output = network(batch)  # (b, outputs)
             if flip_view:
                 output = (output + network(batch.flip(-1))) / 2

@@ -92,10 +92,8 @@ class FinetuneOptions:
     weight_decay     on weights of layers; never on biases and norms.
     schedule         one_cycle: up for `warmup` of all steps, then down to 0; step: a tenth after
                      every `step_epochs` epochs.
-    resolution       pixels a side, first to last, spread evenly over the epochs.
-    eval_scale       side of a picture in validation, test and the served model over its side in
-                     training. Where random crops enlarge what they show, a network does best on
-                     larger pictures than it was trained on (Touvron et al. 2019, arXiv 1906.06423).
+    resolution       pixels a side, first to last, spread evenly over the epochs. Validation is at
+                     the epoch's, test and the served model at the last.
     crop_pct         side of the middle crop over the side before it, when nothing is random.
     ema              decay of the weights' moving average, a step; 0 for none.
     flip_view        scores are the mean over a picture and its mirror image.
@@ -114,7 +112,6 @@ class FinetuneOptions:
     epochs: int
     batch_size: int
     resolution: tuple[int, ...]
-    eval_scale: float
     crop_pct: float
     augment: str
     label_smoothing: float
@@ -132,8 +129,6 @@ class FinetuneOptions:
         for name in ("momentum", "label_smoothing", "ema", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
-        if not 1 <= self.eval_scale <= 2:
-            raise OptionError(f"eval_scale: expected 1 to 2, got {self.eval_scale}")
         if not all(SMALLEST_RESOLUTION <= r <= LARGEST_RESOLUTION for r in self.resolution):
             raise OptionError(
                 f"resolution: expected {SMALLEST_RESOLUTION} to {LARGEST_RESOLUTION} pixels, got "
@@ -153,14 +148,6 @@ class FinetuneOptions:
         """Of epoch 1, 2, …, `epochs`."""
         return self.resolution[(epoch - 1) * len(self.resolution) // self.epochs]
 
-    def eval_resolution_at(self, epoch: int) -> int:
-        return round(self.resolution_at(epoch) * self.eval_scale)
-
-    @property
-    def eval_resolution(self) -> int:
-        """Of the network that is tested and served."""
-        return self.eval_resolution_at(self.epochs)
-
 
 NOTEBOOK = FinetuneOptions(
     recipe="notebook",
@@ -175,7 +162,6 @@ NOTEBOOK = FinetuneOptions(
     epochs=15,
     batch_size=64,
     resolution=(224,),
-    eval_scale=1.0,
     crop_pct=224 / 256,
     augment="notebook",
     label_smoothing=0.0,
@@ -195,7 +181,6 @@ FAST = FinetuneOptions(
     epochs=8,
     batch_size=128,
     resolution=(64, 64, 96, 96, 96, 128, 128, 128),
-    eval_scale=1.0,
     crop_pct=1.0,
     augment="crop_flip",
     label_smoothing=0.1,

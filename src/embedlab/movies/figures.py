@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from embedlab.movies.likes import Likes
 from embedlab.movies.ratings import Ratings
@@ -108,6 +108,7 @@ def cost_curve(
     shown = [cost for line in axes.lines for cost in line.get_ydata() if cost > 0]
     is_wide = bool(shown) and max(shown) > 10 * min(shown)
     axes.set(title=title, xlabel="epoch", ylabel="cost", yscale="log" if is_wide else "linear")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if not is_wide:
         axes.yaxis.set_major_formatter(_thousands)
     axes.legend(frameon=False)

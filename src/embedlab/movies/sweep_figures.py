@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from embedlab.movies.sweep import SweepFit, names_of, ratio_in_words
 from embedlab.plotting import GREY, new_figure, tidy
@@ -75,6 +75,8 @@ def _finish_costs(axes: Axes, exact_cost: float, title: str, x: str) -> None:
     label = f"exact solver: {exact_cost:,.0f}"
     axes.axhline(exact_cost, color=GREY, linestyle="--", linewidth=1, label=label)
     axes.set(title=title, xlabel=x, ylabel="cost", yscale="log")
+    if x == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9)
     tidy(axes)
 

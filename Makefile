@@ -17,7 +17,7 @@ run: store  ## the whole project, small, on built-in data; ARGS="-P ratings=ml-l
 test: $(VENV)/.test  ## linter and tests; ARGS="tests/test_titles.py"
 	ruff check .
 	ruff format --check .
-	python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 ui: store  ## the MLflow UI on the same store; PORT=5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri $(STORE) --port $(PORT)

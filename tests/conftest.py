@@ -19,6 +19,12 @@ PROJECT = Path(__file__).resolve().parents[1]
 # Minutes of work, where the short tests of the same file say most of it already.
 long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMBEDLAB_LONG_TESTS")
 
+# The files that take longest: begun first, so that neither of two workers waits for the other.
+LONGEST = (
+    *("test_entry_points", "test_team_server", "test_same_seed", "test_processes", "test_kill"),
+    *("test_finetune", "test_real_pictures", "test_environments", "test_registry_at_once"),
+)
+
 # No test talks to the outside, or finds a store or a cache that another run left behind.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with two threads each would fight for cores
@@ -26,6 +32,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with two threads each w
 os.environ["PATH"] = os.pathsep.join([str(Path(os.sys.executable).parent), os.environ["PATH"]])
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(name, None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else 99)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from conftest import PROJECT
 
 INSTALL = "python -m pip install -r requirements.lock"
-PYTEST = "python -m pytest --numprocesses 2 --dist loadfile"
+PYTEST = "python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder"
 INSTALL_DEV = "python -m pip install -r requirements-dev.txt"
 # A test may itself run under `make test ARGS=...`, which hands these down.
 OF_MAKE = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "PORT", "STORE", "PYTHON"}

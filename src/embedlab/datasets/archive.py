@@ -19,6 +19,16 @@ from embedlab.errors import DataError
 # The largest release, ml-32m, unpacks to about 0.9 GB, at four bytes for one.
 MAX_BYTES = 8 << 30  # of one file, unpacked
 MAX_RATIO = 100  # unpacked bytes for one packed; a run of zeros reaches 1000
+# What zipfile raises while it reads a damaged archive, by what the damage makes of it.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    ValueError,  # an undecodable name, a seek to before the start
+    NotImplementedError,  # a compression or version that zipfile does not know
+    OverflowError,
+)
 
 
 def unpack(zip_path: Path, members: Iterable[str], destination: Path) -> dict[str, Path]:
@@ -57,16 +67,7 @@ def _opened(zip_path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(zip_path) as archive:
             yield archive
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        EOFError,
-        ValueError,  # an undecodable name, a seek to before the start
-        NotImplementedError,
-        OverflowError,
-        OSError,
-    ) as error:
+    except (*DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: such a seek too
             raise
         raise DataError(

@@ -6,16 +6,15 @@ the user's own median (`user_median`), or a number of stars (`threshold:4`).
 
 import hashlib
 import json
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from embedlab.datasets.archive import DAMAGED
 from embedlab.errors import DataError
 from embedlab.movies.like_rule import parse_like_rule
 from embedlab.movies.ratings import Ratings
@@ -175,16 +174,7 @@ def load_likes(folder: Path) -> Likes:
             f"matrix: expected a folder that build_matrix wrote, but '{Path(error.filename).name}' "
             "is not in it: give matrix=runs:/<run id of build_matrix>/matrix."
         ) from None
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        OSError,
-        EOFError,
-        NotImplementedError,  # zipfile, of a damaged header: a compression it does not know
-        BadZipFile,
-        zlib.error,
-    ) as error:
+    except (*DAMAGED, KeyError, TypeError, OSError) as error:  # an .npz is a zip archive
         raise DataError(
             f"matrix: the files of build_matrix are damaged ({error}): run build_matrix again."
         ) from None

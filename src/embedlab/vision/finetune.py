@@ -175,8 +175,9 @@ def finetune(
         metrics["time/waiting_share"] = batches.seconds / (time.perf_counter() - started)
         judged = network if training.average is None else training.average.module
         seen = replace(preprocessing, resolution=resolution)
+        on_count = partial(work.evaluate, resolution)
         predictions = predict(
-            judged, pictures, split.val, seen, options, device, precision, work.evaluate
+            judged, pictures, split.val, seen, options, device, precision, on_count
         )
         metrics |= from_first(partial(_scores, "val", predictions))
         seconds = time.perf_counter() - started
@@ -436,21 +437,19 @@ class _Work:
     def __init__(self, options: FinetuneOptions, n_train: int, n_val: int, on_work: OnWork):
         epochs = range(1, options.epochs + 1)
         pixels = np.array([options.resolution_at(epoch) ** 2 for epoch in epochs])
-        self._of_val = pixels * FORWARD_SHARE * (2 if options.flip_view else 1)
+        self._of_val = FORWARD_SHARE * (2 if options.flip_view else 1)
         self._on_work = on_work
-        self.ends = np.cumsum([0.0, *(n_train * pixels + n_val * self._of_val)])
+        self.ends = np.cumsum([0.0, *((n_train + n_val * self._of_val) * pixels)])
         self._done = self._epoch_start = 0.0
-        self._epoch = 1
 
     def train(self, resolution: int, n_pictures: int, shown: str) -> None:
         self._done += n_pictures * resolution**2
         self._epoch_start = self._done
         self._on_work(self._done, self.ends[-1], shown)
 
-    def evaluate(self, done: int, _: int) -> None:
-        self._done = self._epoch_start + done * self._of_val[self._epoch - 1]
+    def evaluate(self, resolution: int, done: int, _: int) -> None:
+        self._done = self._epoch_start + done * self._of_val * resolution**2
         self._on_work(self._done, self.ends[-1], "validation")
 
     def finish_epoch(self, epoch: int) -> None:
         self._done = self._epoch_start = self.ends[epoch]
-        self._epoch = epoch + 1

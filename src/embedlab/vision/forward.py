@@ -3,7 +3,6 @@
 In: a network, rows of a `PictureSet`. Out: what the network says, float32 on the CPU.
 """
 
-import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import zip_longest
@@ -16,6 +15,7 @@ from embedlab.errors import OptionError
 from embedlab.ranks import at_first, count, number
 from embedlab.step import OnCount
 from embedlab.vision.options import PRECISIONS
+from embedlab.vision.pictures import read_ahead
 from embedlab.vision.preprocess import Preprocessing
 
 BATCH = 250
@@ -55,16 +55,9 @@ def take_each(
 ) -> Iterator[torch.Tensor]:
     """The pictures of one part after the other; the disk reads the next while one is used."""
     for part, following in zip_longest(parts, parts[1:]):
-        if isinstance(images, np.memmap) and following is not None:
-            _read_ahead(images, following)
+        if following is not None:
+            read_ahead(images, following)
         yield take(images, part, device)
-
-
-def _read_ahead(images: np.memmap, rows: np.ndarray) -> None:
-    size = images[0].nbytes
-    for start in (rows * size).tolist():
-        page = start - start % mmap.PAGESIZE
-        images._mmap.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
 def run_network(

@@ -104,6 +104,16 @@ def _digest(classes: tuple[str, ...], labels: np.ndarray, images: np.ndarray) ->
     return digest.hexdigest()
 
 
+def read_ahead(images: np.ndarray, rows: np.ndarray) -> None:
+    """Have the system read those pictures of a mapped file, and do not wait for it."""
+    if not isinstance(images, np.memmap):
+        return
+    size = images[0].nbytes
+    for start in (rows * size).tolist():
+        page = start - start % mmap.PAGESIZE
+        images._mmap.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+
+
 @dataclass(frozen=True)
 class _File:
     path: Path

@@ -62,10 +62,12 @@ def main(argv=None) -> None:
     with start_run("extract_features", label, vars(args)) as run, joined(vars(args)) as device:
         precision = from_first(lambda: choose_precision(args.precision, device))
         run.log_params({"device": device, "precision": precision})
-        run.log_resolved(vars(options) | {"resolution": args.resolution})
         with progress_shown("decode pictures") as show:
             pictures, split = picture_runs.load_pictures(run, vars(args), show)
         console.print(str(pictures))
+        batch_size = options.batch_size_for(len(split.train))
+        resolved = {"resolution": args.resolution, "batch_size": batch_size}
+        run.log_resolved(vars(options) | resolved)
 
         picture_runs.log_training_pictures(run, pictures, split, "none", args.resolution)
         with first_of_host():
@@ -100,7 +102,7 @@ def main(argv=None) -> None:
             classifier(backbone, head.layer),
             preprocessing,
             head.epoch,
-            head.accuracy,
+            head.score,
             features.seconds + head.seconds,
             args.backbone,
             args.flip_view,

@@ -105,7 +105,7 @@ def main(argv=None) -> None:
             network,
             preprocessing,
             tuned.epoch,
-            tuned.accuracy,
+            tuned.score,
             tuned.seconds,
             settings["backbone"],
             options.flip_view,

@@ -32,6 +32,8 @@ from embedlab.vision.compare import (
 )
 from embedlab.vision.embedding import nearest, one_query_a_class, project
 from embedlab.vision.evaluate import (
+    NO_SCORE,
+    ValidationScore,
     calibration_error,
     evaluate,
     mcnemar,
@@ -381,14 +383,56 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
     head, steps = fit(options, on_scores=lambda epoch, scores: heard.append(scores))
     assert [step.epoch for step in steps] == list(range(1, 9))
     assert steps[-1].metrics["train/loss"] < math.log(3) / 2
-    accuracies = [step.metrics["val/accuracy"] for step in steps]
-    assert head.accuracy == max(accuracies)
-    assert head.epoch == 1 + accuracies.index(max(accuracies))
+    scores = [ValidationScore.of(step.metrics) for step in steps]
+    assert head.score == scores[head.epoch - 1]
+    assert not any(score.beats(head.score) for score in scores)
     # The folded layer takes plain features and says what the standardised one said.
     x, _ = blobs(150, seed=1)
     np.testing.assert_allclose(
         head_scores(head.layer, x), heard[head.epoch - 1], rtol=1e-3, atol=1e-3
     )
+
+
+def test_of_epochs_with_equal_accuracy_the_one_with_the_lowest_loss_is_kept():
+    apart = blobs(60)[0] + 100 * np.eye(6, dtype=np.float32)[np.arange(60) % 3], np.arange(60) % 3
+    head, steps = fit(HeadOptions(epochs=15), apart, apart)
+    assert {step.metrics["val/accuracy"] for step in steps} == {1.0}
+    assert head.epoch == 15
+    assert head.score == (1.0, min(step.metrics["val/loss"] for step in steps))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "beats"),
+    [
+        ((0.8, 9.0), (0.7, 0.1), True),
+        ((0.8, 0.4), (0.8, 0.5), True),
+        ((0.8, 0.5), (0.8, 0.5), False),
+        ((0.8, math.nan), (0.8, 0.5), False),
+        ((0.0, math.inf), NO_SCORE, True),
+    ],
+)
+def test_the_higher_accuracy_is_better_and_of_equal_ones_the_lower_loss(one, other, beats):
+    assert ValidationScore(*one).beats(ValidationScore(*other)) is beats
+
+
+@pytest.mark.parametrize(
+    ("n_images", "batch_size", "expected"),
+    [(42_500, 256, 256), (1_273, 256, 63), (126, 256, 8), (3, 256, 8), (126, 4, 4)],
+)
+def test_an_epoch_over_few_images_has_several_updates(n_images, batch_size, expected):
+    assert HeadOptions(batch_size=batch_size).batch_size_for(n_images) == expected
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_head_on_few_images_leaves_its_start(optimizer):
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    features = rng.normal(size=(90, 512)) + 3 * rng.normal(size=(3, 512))[labels] / 512**0.25
+    one = features.astype(np.float32), labels
+    _, steps = fit(HeadOptions(optimizer), one, one)
+    # Chance is ln 3 = 1.1. By one update an epoch, as of 90 images in one batch, it ends at 0.059,
+    # by eleven at 0.004.
+    assert steps[-1].metrics["train/loss"] < 0.02
 
 
 def test_a_head_that_diverges_says_so():

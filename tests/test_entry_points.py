@@ -363,9 +363,9 @@ def test_a_picture_run_logs_epochs_report_figures_and_model(everything, name):
     for metric in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
         assert list(store.series(run, metric)) == epochs
     metrics = run.data.metrics
-    accuracies = list(store.series(run, "val/accuracy").values())
-    assert metrics["best/val_accuracy"] == max(accuracies)
-    assert metrics["best/epoch"] == 1 + accuracies.index(max(accuracies))
+    series = (store.series(run, metric).values() for metric in ("val/accuracy", "val/loss"))
+    best = max(zip(*series, epochs, strict=True), key=lambda epoch: (epoch[0], -epoch[1]))
+    assert [metrics[f"best/{of}"] for of in ("val_accuracy", "val_loss", "epoch")] == list(best)
     assert metrics["test/accuracy_low"] < metrics["test/accuracy"] < metrics["test/accuracy_high"]
     assert {f"test/{kind}/7" for kind in ("precision", "recall", "f1")} <= set(metrics)
     assert {"test/loss", "test/calibration_error", "time/fit_seconds"} <= set(metrics)

@@ -18,6 +18,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Barrier
 
 import mlflow
@@ -45,6 +46,7 @@ from torchvision import models
 from embedlab.datasets.pictures import SAMPLE
 from embedlab.tracking import views
 from embedlab.tracking.digests import DIGESTS
+from embedlab.tracking.finished import find_runs
 from embedlab.tracking.models import log_image_model
 from embedlab.tracking.picture_runs import VIEW, comparison_view, load_pictures
 from embedlab.tracking.promotion import Candidate, Score, wins
@@ -720,11 +722,13 @@ def test_a_server_that_is_gone_warns_only(experiment, caplog, monkeypatch):
     assert comparison_view(experiment) == []
 
 
-def picture_run(entry_point: str, accuracy: float) -> TrackedRun:
-    with start_run(entry_point, entry_point, {}) as run:
-        settings = dict.fromkeys(DATA, 0) | {"dataset": SAMPLE}
+def picture_run(entry_point: str, accuracy: float, loss: float | None = None) -> TrackedRun:
+    settings = dict.fromkeys(DATA, 0) | {"dataset": SAMPLE}
+    with start_run(entry_point, entry_point, settings) as run:
         load_pictures(run, settings, lambda *_: None)
         run.log_metrics({"best/val_accuracy": accuracy})
+        if loss is not None:
+            run.log_metrics({"best/val_loss": loss})
     return run
 
 
@@ -740,6 +744,23 @@ def test_the_comparison_finds_the_picture_runs_and_no_other_the_best_first(clien
     assert [run.info.run_id for run in found] == [best.id, good.id]
     opened = how_to_open(good.experiment_id, good.id, page).splitlines()
     assert opened[-1] == f"Open   http://127.0.0.1:5000/{page}"
+
+
+def test_of_runs_with_equal_accuracy_the_one_with_the_lower_loss_is_compared(client):
+    kinds = {"extract_features": (0.8, 0.3, None), "finetune": (0.5, 0.4, 0.6)}
+    runs = {
+        (kind, loss): picture_run(kind, 0.9, loss)
+        for kind, losses in kinds.items()
+        for loss in losses
+    }
+    for run in runs.values():
+        with TemporaryDirectory() as folder:
+            ones = np.ones((1, 10)) / 10
+            np.savez(f"{folder}/test.npz", probabilities=ones, labels=[0], rows=[0])
+            client.log_artifact(run.id, f"{folder}/test.npz", "predictions")
+    found = find_runs(run.experiment_id, ())
+    wanted = [runs["extract_features", 0.3], runs["finetune", 0.4]]
+    assert [item.id for item in found] == [run.id for run in wanted]
 
 
 def test_the_comparison_has_curves_bars_coordinates_and_pictures(client, experiment):
@@ -758,8 +779,8 @@ def test_the_comparison_has_curves_bars_coordinates_and_pictures(client, experim
 # -- which accuracy makes a champion -----------------------------------------------------------
 
 
-def candidate(version, accuracy, digest="digest", promote="if_better"):
-    return Candidate(version, digest, Score("val_accuracy", accuracy), promote)
+def candidate(version, accuracy, digest="digest", promote="if_better", loss=None):
+    return Candidate(version, digest, Score("val_accuracy", accuracy, loss), promote)
 
 
 CHAMPION = candidate(7, 0.9)
@@ -776,6 +797,30 @@ CHAMPION = candidate(7, 0.9)
 )
 def test_the_higher_accuracy_on_the_same_data_wins(accuracy, is_better, words):
     assert wins(CHAMPION, candidate(8, accuracy)) == (is_better, words)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_better", "words"),
+    [
+        (1.0, 0.31, True, "is equal, 0.9000, and its validation loss 0.3100 is below the 1.0000"),
+        (0.3, 0.31, False, "and its validation loss 0.3100 is not below the 0.3000"),
+        (0.3, 0.3, False, "and its validation loss 0.3000 is not below the 0.3000"),
+        (None, 0.31, False, "its validation accuracy 0.9000 is not above the 0.9000"),
+    ],
+)
+def test_of_equal_accuracies_the_lower_loss_wins(old, new, is_better, words):
+    won, reason = wins(candidate(7, 0.9, loss=old), candidate(8, 0.9, loss=new))
+    assert (won, words in reason) == (is_better, True), reason
+
+
+def test_a_higher_accuracy_wins_whatever_its_loss():
+    assert wins(candidate(7, 0.9, loss=0.1), candidate(8, 0.91, loss=5.0))[0]
+
+
+@pytest.mark.parametrize("score", [Score("cost", 1.5), Score("val_accuracy", 0.9, 0.3)])
+def test_a_score_is_read_back_from_the_tags_of_its_version(score):
+    assert Score.from_tags(score.tags | {"promote": "never"}) == score
+    assert Score.from_tags({}) is None
 
 
 @pytest.mark.parametrize("digest", ["other", None])

@@ -317,7 +317,12 @@ def add_head(parser: Parser) -> None:
     parser.add("lr", auto_or(positive_number), "auto", f"learning rate; auto: {rates}")
     parser.add("weight_decay", number(0), 0.001, "L2 penalty of its weights")
     parser.add("epochs", whole_number(1), 15, "passes over the features")
-    parser.add("batch_size", whole_number(1), 256, "pictures an update (lbfgs: all)")
+    parser.add(
+        "batch_size",
+        whole_number(1),
+        256,
+        "images an update, fewer of small data (lbfgs: all)",
+    )
 
 
 def add_recipe(parser: Parser) -> None:

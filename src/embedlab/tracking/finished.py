@@ -1,6 +1,7 @@
 """Finished picture runs: find them, and read back what they logged."""
 
 import io
+import math
 from dataclasses import dataclass
 
 import mlflow
@@ -32,8 +33,9 @@ class FinishedRun:
 def find_runs(experiment_id: str, ids: tuple[str, ...]) -> list[FinishedRun]:
     """Those runs; with none named, the best of each kind that share their data.
 
-    The best is that with the highest validation accuracy; of several data sets, the one on which
-    the newest run was made. Raises TrackingError where there are too few, or their data differ.
+    The best is that with the highest validation accuracy, of equal ones the lowest validation loss;
+    of several data sets, the one on which the newest run was made.
+    Raises TrackingError where there are too few, or their data differ.
     """
     client = mlflow.MlflowClient()
     runs = [_run(client, run_id) for run_id in ids] if ids else _best(client, experiment_id)
@@ -89,15 +91,18 @@ def _best(client: mlflow.MlflowClient, experiment_id: str) -> list[Run]:
             for kind in ENTRY_POINTS
         ]
         if all(kinds):
-            return [
-                max(runs, key=lambda run: run.data.metrics["best/val_accuracy"]) for runs in kinds
-            ]
+            return [max(runs, key=_val_score) for runs in kinds]
     raise TrackingError(
         "runs: expected a finished run of each of extract_features and finetune on the same "
         f"pictures in experiment {experiment_id} of {store_address()}, found {len(found)} finished "
         "runs without such a pair: make one of the other kind with the same dataset, split_seed, "
         "val_limit and test_limit, or name runs."
     )
+
+
+def _val_score(run: Run) -> tuple[float, float]:
+    metrics = run.data.metrics  # without the loss in runs of an earlier version
+    return metrics["best/val_accuracy"], -metrics.get("best/val_loss", math.inf)
 
 
 def _digest(run: Run) -> str:

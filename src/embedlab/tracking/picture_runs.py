@@ -28,7 +28,13 @@ from embedlab.tracking.views import (
 from embedlab.vision import figures
 from embedlab.vision.augment import Augmentation
 from embedlab.vision.embedding import nearest, one_query_a_class, project
-from embedlab.vision.evaluate import Predictions, Report, evaluate, top_predictions
+from embedlab.vision.evaluate import (
+    Predictions,
+    Report,
+    ValidationScore,
+    evaluate,
+    top_predictions,
+)
 from embedlab.vision.options import DATA
 from embedlab.vision.pictures import PictureSet, read_pictures
 from embedlab.vision.preprocess import Preprocessing
@@ -179,7 +185,7 @@ class Trained:
     """A classifier, the epoch it is of, and what its model file says of it.
 
     network   a torchvision ResNet with its head.
-    epoch     the best by validation, whose accuracy on the validation pictures is `accuracy`.
+    epoch     the best by validation, whose score on the validation images is `score`.
     seconds   of computing it, features or earlier parts of a resumed training included.
     backbone, flip_view and trained (how, in words) go into the model's files.
     """
@@ -187,14 +193,14 @@ class Trained:
     network: "nn.Module"
     preprocessing: Preprocessing
     epoch: int
-    accuracy: float
+    score: ValidationScore
     seconds: float
     backbone: str
     flip_view: bool
     trained: str
 
     def __str__(self) -> str:
-        return f"validation accuracy {self.accuracy:.2%} after epoch {self.epoch}"
+        return f"validation accuracy {self.score.accuracy:.2%} after epoch {self.epoch}"
 
 
 def finish(
@@ -213,7 +219,8 @@ def finish(
     run.log_metrics(
         {
             "best/epoch": trained.epoch,
-            "best/val_accuracy": trained.accuracy,
+            "best/val_accuracy": trained.score.accuracy,
+            "best/val_loss": trained.score.loss,
             "time/fit_seconds": trained.seconds,
         },
         trained.epoch,
@@ -225,7 +232,7 @@ def finish(
         "trained": trained.trained,
         "data": pictures.name,
         "data_digest": split.digest,
-        "val_accuracy": trained.accuracy,
+        "val_accuracy": trained.score.accuracy,
         "test_accuracy": report.accuracy,
         "classes": list(pictures.classes),
         "side": pictures.side,
@@ -233,7 +240,7 @@ def finish(
     }
     model = log_image_model(run, trained.network, about, pictures.images[split.val[0]])
     card = _card(run, trained, report, pictures, split)
-    score = Score("val_accuracy", trained.accuracy)
+    score = Score("val_accuracy", *trained.score)
     model, registered = publish(run, model, card, score, model_name, promote)
     return [
         f"{trained}; {report}",
@@ -250,6 +257,7 @@ def _card(
     """What the registry says of a classifier."""
     params = run.params(PARAMS)
     low, high = report.interval
+    val_accuracy = f"{trained.score.accuracy:.2%}"
     n_train, n_val, n_test = len(split.train), len(split.val), len(split.test)
     return Card(
         what=f"Says which of {len(pictures.classes)} classes a picture shows, with a probability.",
@@ -271,7 +279,7 @@ def _card(
         results={
             "test accuracy": f"{report.accuracy:.2%}",
             "its 95 % interval (Wilson)": f"{low:.2%} to {high:.2%}",
-            f"validation accuracy, which chose epoch {trained.epoch}": f"{trained.accuracy:.2%}",
+            f"validation accuracy, which chose epoch {trained.epoch}": val_accuracy,
             "calibration error on the test pictures": f"{report.calibration_error:.2%}",
         },
         limits=PICTURE_LIMITS,

@@ -1,24 +1,31 @@
 """When a model version is champion: the rule alone, without MLflow."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 PROMOTE = ("if_better", "always", "never")
 PROMOTE_BY = ("cost", "ndcg")  # of movie embeddings
+VAL_LOSS = "val_loss"
 # Name of a score (also the version's tag that holds it) -> words, format, and what is better.
 SCORES = {
     "cost": ("cost", ",.0f", "below"),
     "ndcg": ("NDCG@10 of held-out likes", ".4f", "above"),
     "val_accuracy": ("validation accuracy", ".4f", "above"),
+    VAL_LOSS: ("validation loss", ".4f", "below"),
 }
+TIE_BREAKERS = {"val_accuracy": VAL_LOSS}  # what decides between equal scores
 
 
 @dataclass(frozen=True)
 class Score:
-    """What versions are compared by: one of SCORES."""
+    """What versions are compared by: one of SCORES.
+
+    tie_breaker  the value of its tie-breaker, if it has one and that is known.
+    """
 
     name: str
     value: float
+    tie_breaker: float | None = None
 
     def __str__(self) -> str:
         return format(self.value, SCORES[self.name][1])
@@ -27,9 +34,32 @@ class Score:
     def words(self) -> str:
         return SCORES[self.name][0]
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """As a registered version carries them."""
+        found = {self.name: repr(self.value), "judged_by": self.name}
+        if self.tie_breaker is not None:
+            found[TIE_BREAKERS[self.name]] = repr(self.tie_breaker)
+        return found
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> "Score | None":
+        """None for a version that was registered by hand."""
+        name = tags.get("judged_by")
+        if name not in SCORES:
+            return None
+        tie_breaker = tags.get(TIE_BREAKERS.get(name, ""))
+        return cls(name, float(tags[name]), None if tie_breaker is None else float(tie_breaker))
+
     def compare(self, other: "Score") -> tuple[bool, str]:
         """Whether this one is better (an equal one is not), and that in words."""
         wanted = SCORES[self.name][2]
+        if self.value == other.value and None not in (self.tie_breaker, other.tie_breaker):
+            name = TIE_BREAKERS[self.name]
+            is_better, reason = Score(name, self.tie_breaker).compare(
+                Score(name, other.tie_breaker)
+            )
+            return is_better, f"its {self.words} is equal, {self}, and {reason}"
         is_better = self.value < other.value if wanted == "below" else self.value > other.value
         negation = "" if is_better else "not "
         return is_better, f"its {self.words} {self} is {negation}{wanted} the {other}"

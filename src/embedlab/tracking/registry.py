@@ -33,7 +33,7 @@ from mlflow.protos.databricks_pb2 import (
 
 from embedlab.errors import TrackingError
 from embedlab.tracking.card import CARD_FILE, Card
-from embedlab.tracking.promotion import SCORES, Candidate, Score, compete
+from embedlab.tracking.promotion import Candidate, Score, compete
 from embedlab.tracking.runs import TrackedRun
 from embedlab.tracking.store import explain_store_errors, store_address
 
@@ -97,7 +97,7 @@ def register(
              `always`: champion; `never`: challenger.
     """
     client = mlflow.MlflowClient()
-    how = {score.name: repr(score.value), "judged_by": score.name, "promote": promote}
+    how = {**score.tags, "promote": promote}
     with explain_store_errors():
         made = mlflow.register_model(model_uri, name, tags=card.tags | how)
         version = int(made.version)
@@ -300,10 +300,9 @@ def _is_ours(version: ModelVersion) -> bool:
 
 def _candidate(version: ModelVersion) -> Candidate:
     tags = version.tags  # without ours where somebody registered it by hand
-    name = tags.get("judged_by")
-    score = Score(name, float(tags[name])) if name in SCORES else None
     promote = tags.get("promote", "never")
-    return Candidate(int(version.version), tags.get("data_digest"), score, promote)
+    digest, score = tags.get("data_digest"), Score.from_tags(tags)
+    return Candidate(int(version.version), digest, score, promote)
 
 
 def _uri(name: str, version: int) -> str:

@@ -3,7 +3,10 @@
 In: `Predictions`. Out: a `Report`, the top right and wrong pictures of each class, a paired test.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -43,6 +46,25 @@ class Predictions:
     def take(self, places: np.ndarray) -> "Predictions":
         """Those of them, by place."""
         return Predictions(self.probabilities[places], self.labels[places], self.rows[places])
+
+
+class ValidationScore(NamedTuple):
+    """What an epoch is chosen by: accuracy, a fraction, and mean cross-entropy in nats."""
+
+    accuracy: float
+    loss: float
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, float]) -> "ValidationScore":
+        """From an epoch's metrics `val/accuracy` and `val/loss`."""
+        return cls(metrics["val/accuracy"], metrics["val/loss"])
+
+    def beats(self, other: "ValidationScore") -> bool:
+        """Whether the accuracy is higher, or is equal and the loss is lower."""
+        return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+NO_SCORE = ValidationScore(-1.0, math.inf)  # any other one beats it
 
 
 @dataclass(frozen=True)

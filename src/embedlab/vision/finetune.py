@@ -6,6 +6,7 @@ the CPU a training that is continued from one ends with the same weights, bit fo
 was never stopped (with as many threads).
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from embedlab.ranks import count, from_first, is_first, share_of
 from embedlab.step import OnStep, Step
 from embedlab.vision.augment import Augmentation
 from embedlab.vision.backbone import freeze, train_mode
-from embedlab.vision.evaluate import Predictions, predictions_of
+from embedlab.vision.evaluate import NO_SCORE, Predictions, ValidationScore, predictions_of
 from embedlab.vision.forward import precision_context, run_network, take_each
 from embedlab.vision.options import FinetuneOptions
 from embedlab.vision.pictures import PictureSet
@@ -42,13 +43,14 @@ OnPredictions = Callable[[int, Predictions], None]  # (epoch, of the validation 
 class FineTuned:
     """A trained network, in eval mode.
 
-    epoch, accuracy  the best by validation accuracy, the first of equals.
-    seconds          wall time of all epochs, those before a resume included.
+    epoch    the best by validation accuracy, of equal ones by the lower loss.
+    score    of that epoch on the validation images.
+    seconds  wall time of all epochs, those before a resume included.
     """
 
     network: nn.Module
     epoch: int
-    accuracy: float
+    score: ValidationScore
     seconds: float
 
 
@@ -64,7 +66,12 @@ class Training:
     epoch: int = 0
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
-    best: dict = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0, "network": {}})
+    best: dict = field(default_factory=lambda: {**NO_SCORE._asdict(), "epoch": 0, "network": {}})
+
+    @property
+    def best_score(self) -> ValidationScore:
+        # A checkpoint of an earlier version has no loss: any epoch of equal accuracy beats it.
+        return ValidationScore(self.best["accuracy"], self.best.get("loss", math.inf))
 
     def state(self) -> dict:
         return {
@@ -183,10 +190,10 @@ def finetune(
         seconds = time.perf_counter() - started
 
         can_be_served = resolution == options.resolution[-1]
-        if can_be_served and metrics["val/accuracy"] > training.best["accuracy"]:
+        score = ValidationScore.of(metrics)
+        if can_be_served and score.beats(training.best_score):
             weights = {key: value.cpu().clone() for key, value in judged.state_dict().items()}
-            best = {"accuracy": metrics["val/accuracy"], "epoch": epoch, "network": weights}
-            training.best = best
+            training.best = {**score._asdict(), "epoch": epoch, "network": weights}
         training.epoch, training.seconds = epoch, training.seconds + seconds
         training.history.append({"epoch": epoch, "metrics": metrics, "seconds": seconds})
         save(training.state())
@@ -196,8 +203,7 @@ def finetune(
 
     network.load_state_dict(training.best["network"])
     network.eval()
-    best = training.best
-    return FineTuned(network, best["epoch"], best["accuracy"], training.seconds)
+    return FineTuned(network, training.best["epoch"], training.best_score, training.seconds)
 
 
 def predict(

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from embedlab.errors import DivergedError
 from embedlab.step import OnStep, Step
+from embedlab.vision.evaluate import NO_SCORE, ValidationScore
 from embedlab.vision.options import HeadOptions
 
 LBFGS_EVALUATIONS = 20  # of one epoch
@@ -27,14 +28,14 @@ class Head:
     """A fitted head.
 
     layer     nn.Linear on plain features: the standardisation is inside.
-    epoch     the best by validation accuracy, the first of equals.
-    accuracy  of that epoch on the validation pictures, a fraction.
+    epoch     the best by validation accuracy, of equal ones by the lower loss.
+    score     of that epoch on the validation images.
     seconds   wall time of all epochs.
     """
 
     layer: nn.Linear
     epoch: int
-    accuracy: float
+    score: ValidationScore
     seconds: float
 
 
@@ -67,7 +68,7 @@ def fit_head(
     epoch_of = _lbfgs_epoch if options.optimizer == "lbfgs" else _minibatch_epoch
     optimizer = _optimizer(layer, options)
 
-    best, best_epoch, best_accuracy = None, 0, -1.0
+    best, best_epoch, best_score = None, 0, NO_SCORE
     started = time.perf_counter()
     for epoch in range(1, options.epochs + 1):
         epoch_started = time.perf_counter()
@@ -83,8 +84,9 @@ def fit_head(
                 f"{options.label} diverged: the loss is not finite after epoch {epoch}; try a "
                 f"smaller learning rate, such as lr={options.lr / 10:g}."
             )
-        if metrics["val/accuracy"] > best_accuracy:
-            best_epoch, best_accuracy = epoch, metrics["val/accuracy"]
+        score = ValidationScore.of(metrics)
+        if score.beats(best_score):
+            best_epoch, best_score = epoch, score
             best = layer.weight.detach().clone(), layer.bias.detach().clone()
         on_step(Step(epoch, metrics, time.perf_counter() - epoch_started))
         on_scores(epoch, scores.cpu().numpy())
@@ -95,7 +97,7 @@ def fit_head(
     with torch.no_grad():
         folded.weight.copy_(weight / std)
         folded.bias.copy_(bias - (weight / std) @ mean)
-    return Head(folded, best_epoch, best_accuracy, time.perf_counter() - started)
+    return Head(folded, best_epoch, best_score, time.perf_counter() - started)
 
 
 def head_scores(layer: nn.Linear, features: np.ndarray) -> np.ndarray:
@@ -127,7 +129,7 @@ def _optimizer(layer: nn.Linear, options: HeadOptions) -> torch.optim.Optimizer:
 
 def _minibatch_epoch(layer, optimizer, x, y, options: HeadOptions, generator) -> None:
     order = torch.randperm(len(x), generator=generator).to(x.device)
-    for rows in order.split(options.batch_size):
+    for rows in order.split(options.batch_size_for(len(x))):
         loss = F.cross_entropy(layer(x[rows]), y[rows])
         optimizer.zero_grad()
         loss.backward()

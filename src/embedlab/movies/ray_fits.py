@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from embedlab.errors import EmbedlabError, OptionError, RayError
 from embedlab.movies.fit import Fit, FitOptions
 from embedlab.step import OnStep, Step
+from embedlab.wording import counted
 
 if TYPE_CHECKING:
     from embedlab.movies.weighting import Weighted
@@ -202,14 +203,15 @@ def _capacity(nodes: list[dict], options: RayOptions) -> str:
         min(int(node.get(name, 0) / amount) for name, amount in reserved.items()) for node in alive
     ]
     if any(at_once):
-        return f"Ray: {sum(at_once)} fits at once, on {len(alive)} nodes"
+        return f"Ray: {counted(sum(at_once), 'fit')} at once, on {counted(len(alive), 'node')}"
     asked = " and ".join(f"{amount:g} {name}" for name, amount in reserved.items())
     if not options.address:
         has = " and ".join(f"{alive[0].get(name, 0):g} {name}" for name in reserved)
         raise OptionError(
             f"cpus_per_fit, gpus_per_fit: expected at most the {has} of this machine, got {asked}"
         )
-    return f"Ray: none of the {len(alive)} nodes has {asked} for a fit; waiting for one that has"
+    nodes = counted(len(alive), "node")
+    return f"Ray: of {nodes}, none has {asked} for a fit; waiting for one that has"
 
 
 def fits_by_ray(

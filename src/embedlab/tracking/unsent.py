@@ -30,6 +30,7 @@ from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, TrackingError
 from embedlab.tracking.outage import SHORT_SECONDS, say, short_requests, why_away
 from embedlab.tracking.store import first_line, store_address
+from embedlab.wording import counted
 
 METRICS_AT_ONCE = 500  # MLflow takes up to 1,000 in one batch
 SLOWEST_UPLOAD = 2**20  # bytes a second
@@ -152,7 +153,7 @@ class Unsent:
         with short_requests():
             for status, end_time in kept["status"]:
                 client.set_terminated(self.run_id, status, end_time)
-        return f"{len(metrics):,} metrics and {len(files):,} files"
+        return f"{counted(len(metrics), 'metric')} and {counted(len(files), 'file')}"
 
     def _records(self) -> dict[str, list]:
         """By kind, in order."""

@@ -1,0 +1,34 @@
+"""Texts that count something: one of it has no s."""
+
+import pytest
+
+from embedlab.movies.ray_fits import RayOptions, _capacity
+from embedlab.wording import counted
+
+
+@pytest.mark.parametrize(
+    ("n", "noun", "plural", "text"),
+    [
+        (0, "run", None, "0 runs"),
+        (1, "epoch", None, "1 epoch"),
+        (2, "epoch", None, "2 epochs"),
+        (1234, "movie", None, "1,234 movies"),
+        (1, "process", "processes", "1 process"),
+        (3, "class", "classes", "3 classes"),
+    ],
+)
+def test_a_noun_agrees_with_its_number(n, noun, plural, text):
+    assert counted(n, noun, plural) == text
+
+
+@pytest.mark.parametrize(
+    ("cores", "text"),
+    [
+        ([1], "Ray: 1 fit at once, on 1 node"),
+        ([2, 3], "Ray: 5 fits at once, on 2 nodes"),
+        ([0], "Ray: of 1 node, none has 1 CPU for a fit; waiting for one that has"),
+    ],
+)
+def test_ray_counts_fits_and_nodes(cores, text):
+    nodes = [{"Alive": True, "Resources": {"CPU": n}} for n in cores]
+    assert _capacity(nodes, RayOptions("auto")) == text

@@ -1,5 +1,6 @@
 """The solvers on worlds with a known answer: what they reach, what they report, how they stop."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -12,11 +13,12 @@ from embedlab.errors import DivergedError, OptionError
 from embedlab.movies import exact as exact_module
 from embedlab.movies.counts import co_likes
 from embedlab.movies.exact import fit_exact
-from embedlab.movies.fit import DEFAULT_LR, OPTIMIZERS, FitOptions, with_gap
+from embedlab.movies.fit import DEFAULT_LR, OPTIMIZERS, FitOptions, divergence_epoch, with_gap
 from embedlab.movies.gradient import fit_by_gradient, random_start
 from embedlab.movies.neighbours import Neighbours
 from embedlab.movies.objective import Dense, Factored
-from embedlab.movies.solve import solve, solve_reference
+from embedlab.movies.solve import solve, solve_reference, solve_weighted
+from embedlab.movies.weighting import weight_likes
 from embedlab.step import Step
 
 GRADIENT_OPTIMIZERS = tuple(DEFAULT_LR)
@@ -108,9 +110,54 @@ def test_a_fit_that_diverges_stops_and_says_where():
     options = FitOptions("sgd", 10.0, dim=4, epochs=50)
     steps = []
     result = solve(likes, options, 0, "cpu", steps.append)
-    assert result.diverged_at == len(steps) < 50
-    assert all(np.isfinite(step.metrics["train/cost"]) for step in steps)
+    assert result.epochs == len(steps) < 50
+    costs = [step.metrics["train/cost"] for step in steps]
+    assert all(np.isfinite(costs))
+    assert result.diverged_at == next(i for i, cost in enumerate(costs) if cost > 1000 * costs[0])
     with pytest.raises(DivergedError, match=rf"sgd lr=10 .* epoch {len(steps)}; .* lr=1,"):
+        result.raise_if_diverged(options)
+
+
+def test_a_finite_cost_far_above_the_start_has_diverged_and_a_spike_has_not():
+    likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
+    exploded = solve(likes, FitOptions("sgd", 0.1, dim=4, epochs=2), 0, "cpu", lambda step: None)
+    assert np.isfinite(exploded.cost)
+    assert (exploded.diverged_at, exploded.epochs) == (1, 2)
+    sentence = r"diverged: after 2 epochs the cost is .*e\+.*, .* times that of the start; try a"
+    with pytest.raises(DivergedError, match=sentence):
+        exploded.raise_if_diverged(FitOptions("sgd", 0.1))
+
+    steps = []
+    options = FitOptions("rmsprop", 3.0, dim=20, epochs=100)
+    spiked = solve(likes, options, 0, "cpu", steps.append)
+    costs = [step.metrics["train/cost"] for step in steps]
+    assert max(costs) > 1000 * costs[0]
+    assert costs[-1] < 1000 * costs[0]
+    assert not spiked.has_diverged
+
+
+@pytest.mark.parametrize(
+    ("costs", "epoch"),
+    [
+        ([1.0, 5000.0, 1000.0], None),
+        ([1.0, 0.5, 1001.0, 900.0, 1001.0, math.inf], 4),
+        ([1.0, math.nan], 1),
+        ([math.inf], 0),
+        ([0.0, 0.0], None),
+    ],
+)
+def test_the_epoch_of_a_divergence_is_the_first_of_the_last_bad_ones(costs, epoch):
+    assert divergence_epoch(costs) == epoch
+
+
+@pytest.mark.parametrize(("init_scale", "fault"), [(1e19, "shorter than"), (1e38, "finite")])
+def test_vectors_that_could_not_be_served_have_diverged(init_scale, fault):
+    likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
+    weighted = weight_likes(likes, item_power=1.0)  # whose scale is far above 1
+    options = FitOptions("adam", 1.0, dim=4, epochs=1, init_scale=init_scale)
+    result = solve_weighted(weighted, options, 0, "cpu", lambda step: None)
+    assert result.has_diverged
+    with pytest.raises(DivergedError, match=rf"diverged: .*({fault}|not finite)"):
         result.raise_if_diverged(options)
 
 

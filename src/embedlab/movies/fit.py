@@ -3,6 +3,8 @@
 Light on purpose: entry points read the names and limits before any heavy import.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 DEFAULT_LR = {"adam": 1.0, "rmsprop": 0.1, "sgd": 2e-5, "adamw": 1.0, "lbfgs": 1.0}
 OPTIMIZERS = (*DEFAULT_LR, "exact")
 OBJECTIVES = ("factored", "dense")
+# RMSprop and Adam at too high a rate rise up to a million times and come back; a fit that ends this
+# far above its random start has not.
+FAR_ABOVE_START = 1000.0
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,10 @@ class Fit:
     embedding    (n_movies, dim) float32, one vector a movie, in the order of the movie index.
     cost         of the embedding, float64; the last finite one of a fit that diverged.
     epochs       updates made.
-    diverged_at  the first epoch whose cost was not finite, or None.
     seconds      wall time of all updates.
+    diverged_at  the epoch from which on it had diverged, as `divergence_epoch` has it, or the last
+                 one where its rows are too long to be served; None if it has not.
+    divergence   what shows it, in words.
     """
 
     embedding: "np.ndarray"
@@ -91,15 +98,30 @@ class Fit:
     epochs: int
     seconds: float
     diverged_at: int | None = None
+    divergence: str = ""
+
+    @property
+    def has_diverged(self) -> bool:
+        return self.diverged_at is not None
 
     def raise_if_diverged(self, options: FitOptions) -> None:
         """Raises DivergedError, with the epoch, the learning rate and what to try."""
-        if self.diverged_at is not None:
+        if self.has_diverged:
             raise DivergedError(
-                f"{options.label} diverged: the cost is not finite at epoch {self.diverged_at}; "
-                f"try a smaller learning rate, such as lr={options.lr / 10:g}, or a smaller "
-                f"init_scale than {options.init_scale:g}."
+                f"{options.label} diverged: {self.divergence}; try a smaller learning rate, such "
+                f"as lr={options.lr / 10:g}, or a smaller init_scale than {options.init_scale:g}."
             )
+
+
+def divergence_epoch(costs: Sequence[float]) -> int | None:
+    """The epoch from which on `costs`, by epoch from 0, are not finite or more than FAR_ABOVE_START
+    times the first; None if the last is neither. A spike on the way is no divergence."""
+    first_bad = len(costs)
+    for cost in reversed(costs):
+        if math.isfinite(cost) and cost <= FAR_ABOVE_START * costs[0]:
+            break
+        first_bad -= 1
+    return first_bad if first_bad < len(costs) else None
 
 
 def with_gap(on_step: OnStep, reference_cost: float | None) -> OnStep:

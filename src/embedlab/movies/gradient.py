@@ -11,9 +11,10 @@ from functools import partial
 
 import torch
 
-from embedlab.movies.fit import Fit, FitOptions
+from embedlab.movies.fit import Fit, FitOptions, divergence_epoch
 from embedlab.movies.objective import Objective
 from embedlab.step import OnStep, Step
+from embedlab.wording import counted
 
 # One L-BFGS iteration an epoch, with a line search (Nocedal & Wright 2006, algorithms 7.4 and 3.5);
 # max_eval bounds its evaluations, the tolerances are off since the loop says when to stop.
@@ -43,7 +44,7 @@ def fit_by_gradient(
 ) -> Fit:
     """Minimise `objective` from a N(0, init_scale²) start drawn on the CPU from `generator`.
 
-    Stops at the first cost that is not finite and says so in `Fit.diverged_at`.
+    Stops at the first cost that is not finite. `Fit.diverged_at` says whether it has diverged.
     """
     v = random_start(objective.n_movies, options, generator).to(objective.device)
     v.requires_grad_()
@@ -56,20 +57,21 @@ def fit_by_gradient(
             norms.append(torch.linalg.vector_norm(v.grad, dtype=torch.float64).item())
         return cost
 
-    seconds, last_cost = 0.0, math.nan
+    seconds, costs = 0.0, []
     for epoch in range(options.epochs + 1):
         norms.clear()
         started = time.perf_counter()
         is_update = epoch < options.epochs
         cost = optimizer.step(evaluate) if is_update else evaluate()
         elapsed = time.perf_counter() - started
+        costs.append(cost)
         if not math.isfinite(cost):
-            return _result(v, last_cost, epoch, seconds, diverged_at=epoch)
+            break
         # A line search evaluates several times: the first is the one at this epoch's vectors.
         metrics = {"train/cost": cost, "train/gradient_norm": norms[0]}
         on_step(Step(epoch, metrics, elapsed if is_update else None))
-        seconds, last_cost = seconds + elapsed, cost
-    return _result(v, last_cost, options.epochs, seconds)
+        seconds += elapsed
+    return _result(v, costs, seconds)
 
 
 def random_start(n_movies: int, options: FitOptions, generator: torch.Generator) -> torch.Tensor:
@@ -77,7 +79,12 @@ def random_start(n_movies: int, options: FitOptions, generator: torch.Generator)
     return options.init_scale * torch.randn((n_movies, options.dim), generator=generator)
 
 
-def _result(
-    v: torch.Tensor, cost: float, epochs: int, seconds: float, diverged_at: int | None = None
-) -> Fit:
-    return Fit(v.detach().cpu().numpy(), cost, epochs, seconds, diverged_at)
+def _result(v: torch.Tensor, costs: list[float], seconds: float) -> Fit:
+    epochs, diverged_at, divergence = len(costs) - 1, divergence_epoch(costs), ""
+    last = next(filter(math.isfinite, reversed(costs)), math.nan)
+    if not math.isfinite(costs[-1]):
+        divergence = f"the cost is not finite at epoch {epochs}"
+    elif diverged_at is not None:
+        times = f"{last / costs[0]:.2g} times that of the start"
+        divergence = f"after {counted(epochs, 'epoch')} the cost is {last:.3g}, {times}"
+    return Fit(v.detach().cpu().numpy(), last, epochs, seconds, diverged_at, divergence)

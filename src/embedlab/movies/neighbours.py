@@ -29,6 +29,29 @@ class Recommendation(NamedTuple):
     score: float
 
 
+def why_not_served(embedding: np.ndarray) -> str | None:
+    """What keeps scores of `embedding`, (n_movies, dim) float32, from being finite, in words."""
+    finite = np.isfinite(embedding).all(axis=1)  # (n_movies,)
+    if not finite.all():
+        return (
+            f"An embedding must be finite, but {np.count_nonzero(~finite)} of {len(embedding)} "
+            f"rows are not, the first of them row {np.argmin(finite)}"
+        )
+    norms = _norms(embedding)
+    # |v_j · q| ≤ ‖v_j‖ ‖q‖, and no query is longer than the longest row: every score is finite.
+    if norms.max() ** 2 > np.finfo(np.float32).max:
+        return (
+            "An embedding's rows must be shorter than 1.8e19 for finite scores, but row "
+            f"{np.argmax(norms)} has length {norms.max():.2g}"
+        )
+    return None
+
+
+def _norms(v: np.ndarray) -> np.ndarray:
+    """(n_movies,) float64: squares of large float32 numbers overflow in float32."""
+    return np.sqrt(np.einsum("nd,nd->n", v, v, dtype=np.float64))
+
+
 class Neighbours:
     """Answers which movies are nearest to some movies of `embedding`, (n_movies, dim).
 
@@ -51,22 +74,9 @@ class Neighbours:
             )
         with np.errstate(over="ignore"):
             v = np.ascontiguousarray(embedding, dtype=np.float32)  # (n_movies, dim)
-        finite = np.isfinite(v).all(axis=1)  # (n_movies,)
-        if not finite.all():
-            raise DataError(
-                f"An embedding must be finite, but {np.count_nonzero(~finite)} of {len(v)} rows "
-                f"are not, the first of them row {np.argmin(finite)}; fit it with a lower learning "
-                "rate."
-            )
-        # float64: squares of large float32 numbers overflow.
-        norms = np.sqrt(np.einsum("nd,nd->n", v, v, dtype=np.float64))  # (n_movies,)
-        # |v_j · q| ≤ ‖v_j‖ ‖q‖, and no query is longer than the longest row: every score is finite.
-        if norms.max() ** 2 > np.finfo(np.float32).max:
-            raise DataError(
-                f"An embedding's rows must be shorter than 1.8e19 for finite scores, but row "
-                f"{np.argmax(norms)} has length {norms.max():.2g}; fit it with a lower learning "
-                "rate."
-            )
+        if fault := why_not_served(v):
+            raise DataError(f"{fault}; fit it with a lower learning rate.")
+        norms = _norms(v)  # (n_movies,)
         self.embedding = v
         self._inverse_norms = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
 

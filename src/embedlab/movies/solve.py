@@ -11,6 +11,7 @@ from embedlab.movies.counts import check_that_dense_fits, co_likes
 from embedlab.movies.exact import fit_exact
 from embedlab.movies.fit import Fit, FitOptions, check_processes
 from embedlab.movies.gradient import fit_by_gradient
+from embedlab.movies.neighbours import why_not_served
 from embedlab.movies.objective import Dense, Factored
 from embedlab.movies.weighting import Weighted
 from embedlab.step import OnStep
@@ -51,9 +52,14 @@ def solve_weighted(
     on_step: OnStep,
     processes: int = 1,
 ) -> Fit:
-    """Fit weighted likes: the cost is that of the weighted X, the embedding the movies' own."""
+    """Fit weighted likes: the cost is that of the weighted X, the embedding the movies' own.
+
+    An embedding that could not be served has diverged, whatever its cost.
+    """
     fit = solve(weighted.likes, options, seed, device, on_step, processes)
-    return replace(fit, embedding=weighted.embedding(fit.embedding))
+    fit = replace(fit, embedding=weighted.embedding(fit.embedding))
+    fault = None if fit.has_diverged else why_not_served(fit.embedding)
+    return replace(fit, diverged_at=fit.epochs, divergence=fault) if fault else fit
 
 
 def solve_reference(likes: sp.csr_matrix, dim: int, seed: int) -> Fit:

@@ -44,7 +44,7 @@ class SweepFit:
 
     @property
     def has_diverged(self) -> bool:
-        return self.fit.diverged_at is not None
+        return self.fit.has_diverged
 
 
 def names_of(fits: Sequence[SweepFit]) -> list[str]:

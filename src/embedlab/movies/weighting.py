@@ -32,7 +32,8 @@ class Weighted:
 
     def embedding(self, vectors: np.ndarray) -> np.ndarray:
         """What a solver made of `likes`, (n_movies, dim), as the embedding, float32."""
-        return (vectors * self.scale[:, None]).astype(np.float32)
+        with np.errstate(over="ignore"):  # one that has diverged
+            return (vectors * self.scale[:, None]).astype(np.float32)
 
 
 def weight_likes(

@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.models import Model
 
+from embedlab.errors import TrackingError
+from embedlab.movies.titles import MAX_QUERY
 from embedlab.tracking import movie_model
 from embedlab.tracking.digests import DIGESTS, digests_of
+from embedlab.tracking.outage import why_away
 from embedlab.tracking.runs import PROJECT_ROOT, TrackedRun
+from embedlab.tracking.store import first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +57,7 @@ def log_movie_model(
     movies   a row a vector: movie_id, title, genres, likes.
     about    what a reader of the artifacts wants to know: data, optimizer, cost.
     """
-    popular = movies["title"].iloc[movies["likes"].argmax()]
+    popular = _title_for_an_example(movies)
     example = (pd.DataFrame({"title": [popular]}), {"k": 3})
     with TemporaryDirectory() as temporary:
         folder = Path(temporary, movie_model.ARTIFACT)
@@ -60,6 +65,13 @@ def log_movie_model(
         save_embedding(folder, vectors, movies, about)
         run.log_folder(folder, movie_model.ARTIFACT)
         return _log(run, movie_model, folder, MOVIE_PACKAGES, example, about)
+
+
+def _title_for_an_example(movies: pd.DataFrame) -> str:
+    """The most popular one that a query can name, as one with a "|" would be two."""
+    by_likes = movies.sort_values("likes", ascending=False, kind="stable")["title"]
+    usable = by_likes[~by_likes.str.contains("|", regex=False) & (by_likes.str.len() <= MAX_QUERY)]
+    return (usable if len(usable) else by_likes).iloc[0]
 
 
 def save_embedding(
@@ -128,6 +140,25 @@ def _log(
             metadata={**about, DIGESTS: digests_of(files)},
         )
         return run.patiently(log_model).model_uri
+
+
+def check_answers_its_example(model_uri: str) -> None:
+    """Load a logged model and ask it by its own input example.
+
+    Raises TrackingError where either fails: nobody could use it then.
+    """
+    try:
+        folder = mlflow.artifacts.download_artifacts(model_uri)
+        model = Model.load(folder)
+        example, params = model.load_input_example(folder), model.load_input_example_params(folder)
+        mlflow.pyfunc.load_model(folder).predict(example, params)
+    except Exception as error:  # a model can raise anything, and so can what loads it
+        if why_away(error) is not None:
+            raise
+        raise TrackingError(
+            f"the model {model_uri} does not answer its own input example ({first_line(error)}): "
+            "it is logged, but was not registered."
+        ) from error
 
 
 def _copy_modules(folder: Path) -> Path:

@@ -33,6 +33,7 @@ from mlflow.protos.databricks_pb2 import (
 
 from embedlab.errors import TrackingError
 from embedlab.tracking.card import CARD_FILE, Card
+from embedlab.tracking.models import check_answers_its_example
 from embedlab.tracking.promotion import Candidate, Score, compete
 from embedlab.tracking.runs import TrackedRun
 from embedlab.tracking.store import explain_store_errors, store_address
@@ -76,11 +77,13 @@ def publish(
 ) -> tuple[str, list[str]]:
     """Log the model's card, and register the model where it has a name.
 
-    Returns the URI to ask it by, and what to tell the user.
+    Returns the URI to ask it by, and what to tell the user. Raises TrackingError where the model
+    does not answer its own input example; it is not registered then.
     """
     if name is None:
         uri, said = f"runs:/{run.id}/model", []
     else:
+        run.patiently(lambda: check_answers_its_example(model_uri))
         entry = register(model_uri, name, card, score, promote)
         run.set_tags({"registered_model": entry.label})
         uri, said = entry.uri, [str(entry)]

@@ -25,7 +25,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from embedlab.errors import DataError, DivergedError, EmbedlabError, RayError
-from embedlab.movies.fit import Fit, FitOptions, with_gap
+from embedlab.movies.fit import Fit, FitOptions, divergence_epoch, with_gap
 from embedlab.movies.likes import Likes
 from embedlab.movies.ray_fits import RayOptions, fits_by_ray, ray_session
 from embedlab.movies.solve import solve_weighted
@@ -46,6 +46,7 @@ FIT_MODULES = (
     "fit",
     "gradient",
     "like_rule",
+    "neighbours",
     "objective",
     "product",
     "solve",
@@ -316,7 +317,10 @@ def _fit_of(run: Run, steps: list[Step], is_finished: bool) -> Fit:
     cost = steps[-1].metrics["train/cost"]
     if not is_finished:
         nothing = np.empty((0, int(run.data.params["dim"])), np.float32)
-        return Fit(nothing, cost, epochs + 1, seconds, diverged_at=epochs + 1)
+        # A cost that is not finite is not recorded: it came after the last epoch that is there.
+        epochs = min(epochs + 1, int(run.data.params["epochs"]))
+        diverged_at = divergence_epoch([step.metrics["train/cost"] for step in steps]) or epochs
+        return Fit(nothing, cost, epochs, seconds, diverged_at, run.data.tags.get("error", ""))
     path = mlflow.artifacts.download_artifacts(
         run_id=run.info.run_id, artifact_path=f"{ARTIFACT}/{VECTORS_FILE}"
     )
@@ -325,7 +329,7 @@ def _fit_of(run: Run, steps: list[Step], is_finished: bool) -> Fit:
 
 def _gap(fit: Fit, exact_cost: float | None) -> float:
     """Of the cost over the exact one; the exact fit, which has none to compare with, is 0 above."""
-    if fit.diverged_at is not None:
+    if fit.has_diverged:
         return float("nan")
     if exact_cost is None or fit.cost == exact_cost:
         return 0.0
@@ -333,7 +337,7 @@ def _gap(fit: Fit, exact_cost: float | None) -> float:
 
 
 def _result_in_words(fit: Fit, gap: float) -> str:
-    if fit.diverged_at is not None:
+    if fit.has_diverged:
         return f"diverged at epoch {fit.diverged_at}"
     above = f", {gap_in_words(gap)} the exact one" if gap else ""
     return f"cost {fit.cost:,.0f}{above}, {fit.seconds:.1f} s"

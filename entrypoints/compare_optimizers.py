@@ -51,7 +51,8 @@ def build_parser() -> Parser:
 
 
 def main(argv=None) -> None:
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     common = {name: getattr(args, name) for name in ("dim", "epochs", "objective", "init_scale")}
     grid = fit_grid(args.optimizers, args.learning_rates, **common)
     by_ray = parse_launcher(
@@ -71,9 +72,7 @@ def main(argv=None) -> None:
     given = vars(args) | {"learning_rates": rates}
     with start_run("compare_optimizers", "compare_optimizers", given) as run:
         device = by_ray.device if by_ray else choose_device(args.device)
-        likes = find_or_load_likes(
-            run, args.matrix, args.ratings, args.like_rule, args.user_weight, args.item_power
-        )
+        likes = find_or_load_likes(run, vars(args), parser.given(args))
         run.log_params({"device": device})
         titles = likes.movies["title"]
         queries = TitleIndex(titles.tolist(), likes.popularity).find_all(args.titles)

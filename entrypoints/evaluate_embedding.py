@@ -33,7 +33,8 @@ def build_parser() -> Parser:
 
 
 def main(argv=None) -> None:
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
 
     from embedlab.console import console, progress_shown
     from embedlab.movies.contestants import WEIGHTED, contestants
@@ -44,7 +45,7 @@ def main(argv=None) -> None:
     from embedlab.tracking.store import how_to_open
 
     with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:
-        likes = find_or_load_likes(run, args.matrix, args.ratings, args.like_rule)
+        likes = find_or_load_likes(run, vars(args), parser.given(args))
         present, absent = contestants(args.dims, args.seed, likes.matrix.shape)
         for reason in absent:
             console.print(f"Left out: {reason}")

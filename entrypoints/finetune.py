@@ -38,7 +38,8 @@ def build_parser() -> Parser:
 
 
 def main(argv=None) -> None:
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     settings = {name: getattr(args, name) for name in SETTINGS}
     options = options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})
     label = f"resume {args.resume[:8]}" if args.resume else options.label
@@ -48,7 +49,7 @@ def main(argv=None) -> None:
     from embedlab.console import console, estimate_shown, print_step, progress_shown
     from embedlab.ranks import first_of_host, from_first, joined
     from embedlab.tracking import picture_runs
-    from embedlab.tracking.runs import start_run
+    from embedlab.tracking.runs import refuse_contradictions, start_run
     from embedlab.vision.backbone import classifier, load_backbone, new_head
     from embedlab.vision.checkpoint import Checkpoints
     from embedlab.vision.finetune import cheaper_settings, finetune, predict
@@ -60,6 +61,9 @@ def main(argv=None) -> None:
         state = from_first(Checkpoints(args.resume).load) if args.resume else None
         settings = state["settings"] if state else settings
         options = options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})
+        if state:
+            own = {**settings, **vars(options)}
+            refuse_contradictions(f"resume={args.resume}", own, parser.given(args))
         precision = from_first(lambda: choose_precision(settings["precision"], device))
         settings["precision"] = precision
         run.log_params({"device": device, **settings})

@@ -43,7 +43,8 @@ def build_parser() -> Parser:
 
 
 def main(argv=None) -> None:
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     options = FitOptions(
         args.optimizer, args.lr, args.dim, args.epochs, args.objective, args.init_scale
     )
@@ -67,9 +68,7 @@ def main(argv=None) -> None:
         if not is_first():  # it gets its share of the likes from the first
             solve(None, options, args.seed, device, lambda step: None, args.processes)
             return
-        likes = find_or_load_likes(
-            run, args.matrix, args.ratings, args.like_rule, args.user_weight, args.item_power
-        )
+        likes = find_or_load_likes(run, vars(args), parser.given(args))
         run.log_params({"device": device})
 
         reference, steps = None, []

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
+from conftest import PROJECT, fresh_store
 from squares import split_of, squares
 from torch.optim.swa_utils import AveragedModel
 from torchvision import models
@@ -36,6 +36,7 @@ from embedlab.vision.finetune import (
 from embedlab.vision.forward import run_network
 from embedlab.vision.options import FAST, FREEZE, NOTEBOOK, FinetuneOptions, options_of
 from embedlab.vision.preprocess import Preprocessing
+from entrypoints import finetune as finetune_entry
 
 RESOLUTION = 32
 SHORT = options_of("fast", epochs=3, batch_size=16, resolution=(RESOLUTION,), augment="crop")
@@ -372,6 +373,26 @@ def test_a_checkpoint_is_whole_or_the_one_before(monkeypatch):
 def test_resume_of_a_run_without_a_checkpoint_says_so():
     with pytest.raises(DataError, match=r"resume: run nothing has no checkpoint in"):
         Checkpoints("nothing").load()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--epochs", "3"], r"epochs: expected 2, which resume=\w+ brings with it, got 3: leave"),
+        (["--recipe", "notebook"], "recipe: expected fast, .* got notebook"),
+        (["--dataset", "folder:{folder}"], "dataset: expected sample, .* got folder:"),
+        (["--lr", "0.5", "--epochs", "2"], "lr: expected 0.01, .* got 0.5"),  # of the recipe
+    ],
+)
+def test_a_parameter_that_contradicts_the_resumed_run_is_refused(tmp_path, given, sentence):
+    settings = vars(finetune_entry.build_parser().parse_args([]))
+    settings = {name: settings[name] for name in finetune_entry.SETTINGS}
+    settings |= {"dataset": "sample", "weights": "none", "epochs": 2, "precision": "float32"}
+    run_id = "0123456789abcdef" * 2
+    Checkpoints(run_id).save({"settings": settings})
+    given = [word.format(folder=tmp_path) for word in given]
+    with fresh_store(tmp_path), pytest.raises(OptionError, match=sentence):
+        finetune_entry.main(["--resume", run_id, *given])
 
 
 def test_a_damaged_checkpoint_is_refused_or_has_lost_nothing():

@@ -7,12 +7,13 @@ import pytest
 from conftest import fresh_store
 from oracles import small_ratings
 
+from embedlab.errors import OptionError
 from embedlab.movies.counts import build_counts
 from embedlab.movies.fit import FitOptions
 from embedlab.movies.likes import find_likes, load_likes, save_likes
 from embedlab.movies.solve import solve, solve_weighted
 from embedlab.movies.weighting import USER_WEIGHTS
-from entrypoints import build_matrix, fit_embedding
+from entrypoints import build_matrix, compare_optimizers, evaluate_embedding, fit_embedding
 
 WEIGHTS = [("inverse_sqrt", 0.0), ("none", 0.5), ("inverse", 0.25)]
 
@@ -120,3 +121,28 @@ def test_versions_of_other_weightings_are_compared_by_ndcg_and_not_by_cost(tmp_p
     is_better = float(second["ndcg"]) > float(first["ndcg"])
     assert str(champion) == ("2" if is_better else "1")
     assert str(by_cost) == "1"  # another X, so other costs: nothing is taken from it
+
+
+@pytest.mark.parametrize(
+    ("given", "own"),
+    [
+        (["--user-weight", "inverse_sqrt"], "user_weight: expected inverse, .* got inverse_sqrt"),
+        (["--item-power", "0.25"], "item_power: expected 0.0, .* got 0.25"),
+        (["--like-rule", "threshold:4"], "like_rule: expected user_mean, .* got threshold:4"),
+        (["--ratings", "{folder}"], "ratings: expected sample, .* got other"),
+    ],
+)
+def test_a_parameter_that_contradicts_the_matrix_is_refused(tmp_path, given, own):
+    (tmp_path / "other").mkdir()
+    given = [word.format(folder=tmp_path / "other") for word in given]
+    with fresh_store(tmp_path) as client:
+        build_matrix.main(["--ratings", "sample", "--user-weight", "inverse"])
+        (matrix,) = client.search_runs(["1"])
+        source = f"runs:/{matrix.info.run_id}/matrix"
+        for fit in (fit_embedding, compare_optimizers, evaluate_embedding):
+            if fit is evaluate_embedding and given[0] in ("--user-weight", "--item-power"):
+                continue  # it has no such parameter
+            with pytest.raises(OptionError, match=own):
+                fit.main(["--matrix", source, *given])
+        agreeing = ["--ratings", "sample", "--user-weight", "inverse"]
+        fit_embedding.main(["--matrix", source, *agreeing, "--optimizer", "exact", "--dim", "3"])

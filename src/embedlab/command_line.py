@@ -31,6 +31,7 @@ from embedlab.vision.options import (
     SCHEDULES,
     SMALLEST_RESOLUTION,
 )
+from embedlab.wording import value_as_text
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 EXIT_INTERRUPTED = 130
@@ -47,6 +48,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self._flags: set[str] = set()
+        self._defaults: dict[str, object] = {}
 
     def add(self, name: str, type: Callable, default: object, help: str) -> None:
         """Add the parameter `name`; an empty default means 'not given', None that it must be."""
@@ -56,6 +58,7 @@ class Parser(argparse.ArgumentParser):
         metavar = getattr(type, "metavar", name.rpartition("_")[2].upper())
         flag = "--" + name.replace("_", "-")
         self._flags.add(flag)
+        self._defaults[name] = type(default) if isinstance(default, str) else default
         self.add_argument(
             flag,
             type=type,
@@ -64,6 +67,11 @@ class Parser(argparse.ArgumentParser):
             help=f"{help} ({note})",
             metavar=metavar,
         )
+
+    def given(self, args: argparse.Namespace) -> dict[str, object]:
+        """The parameters that are not at their default, which `mlflow run` passes, too."""
+        values = vars(args).items()
+        return {name: value for name, value in values if value != self._defaults[name]}
 
     def parse_known_args(self, args=None, namespace=None):
         """Every flag takes one value: the word after it, even where that starts with a dash."""
@@ -254,7 +262,8 @@ def add_like_rule(parser: Parser) -> None:
 
 def add_likes(parser: Parser) -> None:
     """The parameters of a fit's data: a matrix that is there, or ratings and what a like is."""
-    parser.add("matrix", str, "", "runs:/<run id>/matrix of build_matrix, instead of ratings")
+    what = "runs:/<run id>/matrix of build_matrix; brings ratings, like rule and weighting with it"
+    parser.add("matrix", str, "", what)
     add_ratings(parser, "ml-latest-small")
     add_like_rule(parser)
 
@@ -350,15 +359,10 @@ def add_recipe(parser: Parser) -> None:
         ("freeze", one_of(*FREEZE), "what is not trained, with all that comes before it"),
     ):
         values = "; ".join(
-            f"{name_of}: {_shown(getattr(recipe, name))}" for name_of, recipe in RECIPES.items()
+            f"{name_of}: {value_as_text(getattr(recipe, name))}"
+            for name_of, recipe in RECIPES.items()
         )
         parser.add(name, auto_or(type), "auto", f"{what}; {values}")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else f"{value}"
 
 
 def add_registration(parser: Parser, name: str) -> None:

@@ -1,6 +1,18 @@
-"""Counted nouns, as printed texts have them."""
+"""Numbers, counted nouns and values, as printed texts have them."""
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:
     """`1 epoch`, `2 epochs`, `1,234 movies`; `plural` where it is not the noun and an s."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def value_as_text(value: object) -> str:
+    """As a parameter is written on the command line: `true`, `64,96`, `0.01`."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def cost_as_text(cost: float) -> str:
+    """`733,625`; from 10^15 on, where the digits say nothing, `1.23e+15`."""
+    return f"{cost:,.0f}" if abs(cost) < 1e15 else f"{cost:.3g}"

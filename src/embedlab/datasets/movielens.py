@@ -77,6 +77,14 @@ def check_ratings_argument(text: str) -> str:
     return text
 
 
+def name_of(ratings: str) -> str:
+    """The name of the data set that `ratings` means, as `RatingsFolder` has it."""
+    if ratings in NAMES:
+        return ratings
+    path = Path(os.path.abspath(os.path.expanduser(ratings)))
+    return path.name or str(path) if path.is_dir() else path.stem
+
+
 def locate_ratings(ratings: str) -> RatingsFolder:
     """Return the folder that `ratings` means; download, unpack or write it first if need be.
 
@@ -137,7 +145,7 @@ def _folder(path: Path) -> RatingsFolder:
         inner = [f for f in sorted(path.glob("*/")) if all((f / name).is_file() for name in FILES)]
         remedy = f"did you mean {inner[0]}?" if inner else f"it needs {' and '.join(FILES)}."
         raise DataError(f"The folder {path} has no {' and no '.join(missing)}; {remedy}")
-    return RatingsFolder(path.name or str(path), path, str(path))
+    return RatingsFolder(name_of(str(path)), path, str(path))
 
 
 def _zip(path: Path) -> RatingsFolder:
@@ -157,7 +165,7 @@ def _zip(path: Path) -> RatingsFolder:
             f"{path} cannot be read ({error.strerror or error}); pass a folder or zip that can."
         ) from error
     build_folder(folder, lambda build: unpack(path, FILES, build), is_whole)
-    return RatingsFolder(path.stem, folder, str(path))
+    return RatingsFolder(name_of(str(path)), folder, str(path))
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -1,12 +1,14 @@
 """What the entry points of the movie half do alike."""
 
-from embedlab.datasets.movielens import locate_ratings
+from collections.abc import Mapping
+
+from embedlab.datasets.movielens import locate_ratings, name_of
 from embedlab.movies.fit import Fit
 from embedlab.movies.likes import Likes, find_likes, load_likes
 from embedlab.movies.ratings import read_ratings
 from embedlab.tracking.card import MOVIE_LIMITS, Card, data_licence
 from embedlab.tracking.promotion import Score
-from embedlab.tracking.runs import TrackedRun
+from embedlab.tracking.runs import TrackedRun, refuse_contradictions
 from embedlab.tracking.store import fetch_artifacts
 
 PARAMS = (
@@ -16,21 +18,25 @@ PARAMS = (
 
 
 def find_or_load_likes(
-    run: TrackedRun,
-    matrix: str,
-    ratings: str,
-    like_rule: str,
-    user_weight: str = "none",
-    item_power: float = 0.0,
+    run: TrackedRun, params: Mapping[str, object], given: Mapping[str, object]
 ) -> Likes:
-    """The likes of build_matrix's artifacts `matrix`, with the weighting that they were made with,
-    or where that is empty of the ratings; logs their lineage."""
-    if matrix:
-        source, likes = matrix, load_likes(fetch_artifacts(matrix))
+    """The likes of build_matrix's artifacts, or of ratings; logs their lineage.
+
+    params  matrix, ratings, like_rule and, where the entry point has them, user_weight and
+            item_power. A matrix that is not empty brings the others with it.
+    given   the parameters that are not at their default. Raises OptionError where one of them
+            contradicts the matrix.
+    """
+    if source := params["matrix"]:
+        likes = load_likes(fetch_artifacts(source))
+        if "ratings" in given:
+            given = given | {"ratings": name_of(params["ratings"])}
+        refuse_contradictions(f"matrix={source}", likes.params, given)
     else:
-        files = locate_ratings(ratings)
+        files = locate_ratings(params["ratings"])
         found = read_ratings(files.path, files.name)
-        source, likes = files.source, find_likes(found, like_rule, user_weight, item_power)
+        weighting = {name: params[name] for name in ("user_weight", "item_power") if name in params}
+        source, likes = files.source, find_likes(found, params["like_rule"], **weighting)
     run.log_dataset(f"{likes.name} likes", likes.digest, source, "training")
     run.log_params(likes.params)
     return likes

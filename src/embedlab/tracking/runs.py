@@ -29,7 +29,7 @@ from mlflow.environment_variables import (
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
-from embedlab.errors import EmbedlabError, ServerAwayError
+from embedlab.errors import EmbedlabError, OptionError, ServerAwayError
 from embedlab.step import Step
 from embedlab.torchrun import is_first
 from embedlab.tracking.keeping_client import KeepingClient
@@ -49,6 +49,7 @@ from embedlab.tracking.store import (
     store_address,
 )
 from embedlab.tracking.unsent import METRICS_AT_ONCE, send_what_was_kept
+from embedlab.wording import value_as_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +96,7 @@ class TrackedRun:
         for name, value in params.items():
             if value is None:  # does not apply, as a learning rate to the exact solver
                 continue
-            text = _as_text(value)
+            text = value_as_text(value)
             is_respelled = self._logged_params.get(name, text) != text
             key = f"resolved/{name}" if is_respelled else name
             if key not in self._logged_params:
@@ -219,11 +220,16 @@ class SilentRun:
         return lambda *args, **kwargs: None
 
 
-def _as_text(value: object) -> str:
-    """As it is written on the command line."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def refuse_contradictions(
+    source: str, own: Mapping[str, object], given: Mapping[str, object]
+) -> None:
+    """Raises OptionError where a parameter that was given is not the one that `source` brings."""
+    for name, value in given.items():
+        if name in own and own[name] != value:
+            raise OptionError(
+                f"{name}: expected {value_as_text(own[name])}, which {source} brings with it, got "
+                f"{value_as_text(value)}: leave {name} out, or leave {source} out"
+            )
 
 
 @contextmanager

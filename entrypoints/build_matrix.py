@@ -74,6 +74,8 @@ def main(argv=None) -> None:
         if counts.matrix is not None
         else "So many are not kept: fit_embedding works from the likes, which are.\n"
     )
+    for remark in likes.remarks:
+        console.print(remark)
     console.print(
         f"{likes.name}: {ratings.n_ratings:,} ratings{dropped}, {ratings.n_users:,} users, "
         f"{ratings.n_movies:,} movies, {likes.matrix.nnz:,} likes; {counts.nonzeros:,} entries "

@@ -72,10 +72,11 @@ def main(argv=None) -> None:
     given = vars(args) | {"learning_rates": rates}
     with start_run("compare_optimizers", "compare_optimizers", given) as run:
         device = by_ray.device if by_ray else choose_device(args.device)
-        likes = find_or_load_likes(run, vars(args), parser.given(args))
+        likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
         run.log_params({"device": device})
         titles = likes.movies["title"]
-        queries = TitleIndex(titles.tolist(), likes.popularity).find_all(args.titles)
+        index = TitleIndex(titles.tolist(), likes.popularity)
+        queries = index.find_all(args.titles)
 
         with progress_shown("compare optimizers") as show:
             children = Sweep(run, likes, device, args.reuse, show, console.print)
@@ -83,7 +84,7 @@ def main(argv=None) -> None:
 
         exact = fits[0]
         names, table = sweep.names_of(fits), sweep.fit_table(fits)
-        lists = sweep.top_lists(fits, queries, args.k)
+        lists = sweep.top_lists(fits, queries, index, args.k)
         overlap = sweep.pairwise(lists)
         children.log_overlaps(fits, overlap[0])
         run.log_metrics({"reference/cost": exact.fit.cost, "fits": len(fits)})

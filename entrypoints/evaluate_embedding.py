@@ -45,7 +45,7 @@ def main(argv=None) -> None:
     from embedlab.tracking.store import how_to_open
 
     with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:
-        likes = find_or_load_likes(run, vars(args), parser.given(args))
+        likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
         present, absent = contestants(args.dims, args.seed, likes.matrix.shape)
         for reason in absent:
             console.print(f"Left out: {reason}")

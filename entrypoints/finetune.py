@@ -61,9 +61,7 @@ def main(argv=None) -> None:
         state = from_first(Checkpoints(args.resume).load) if args.resume else None
         settings = state["settings"] if state else settings
         options = options_of(**{name: settings[name] for name in ("recipe", *INGREDIENTS)})
-        if state:
-            own = {**settings, **vars(options)}
-            refuse_contradictions(f"resume={args.resume}", own, parser.given(args))
+        refuse_contradictions(f"resume={args.resume}", settings | vars(options), parser.given(args))
         precision = from_first(lambda: choose_precision(settings["precision"], device))
         settings["precision"] = precision
         run.log_params({"device": device, **settings})

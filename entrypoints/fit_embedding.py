@@ -61,6 +61,7 @@ def main(argv=None) -> None:
     from embedlab.tracking.movie_runs import find_or_load_likes, movie_card
     from embedlab.tracking.registry import publish
     from embedlab.tracking.runs import start_run
+    from embedlab.wording import cost_as_text, counted
 
     given = vars(args) | {"lr": options.lr}
     title = f"fit {options.label}"
@@ -68,7 +69,7 @@ def main(argv=None) -> None:
         if not is_first():  # it gets its share of the likes from the first
             solve(None, options, args.seed, device, lambda step: None, args.processes)
             return
-        likes = find_or_load_likes(run, vars(args), parser.given(args))
+        likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
         run.log_params({"device": device})
 
         reference, steps = None, []
@@ -91,7 +92,8 @@ def main(argv=None) -> None:
         about = likes.about() | {"optimizer": options.label, "dim": options.dim, "cost": fit.cost}
         movies = likes.movies.assign(likes=likes.popularity)
         model_uri = log_movie_model(run, fit.embedding, movies, about)
-        console.print(f"{options.label}: cost {fit.cost:,.0f} after {fit.epochs} epochs")
+        after = counted(fit.epochs, "round" if options.optimizer == "exact" else "epoch")
+        console.print(f"{options.label}: cost {cost_as_text(fit.cost)} after {after}")
         score = Score("cost", fit.cost)
         if args.register and args.promote_by == "ndcg":
             score = Score("ndcg", held_out_ndcg(likes, options, args.seed, device))

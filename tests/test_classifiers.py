@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import math
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -633,15 +634,18 @@ def test_runs_are_compared_in_numbers_and_words():
     assert recall["features"].tolist() == [0.8, 0.8, 0.8]
     words = in_words(found, CLASSES, "squares")
     assert words.startswith("### tuned is the best of 2 on squares\n")
-    assert "+20.00%, more than chance would give" in words
+    assert "+20.00 points, significant (McNemar" in words
+    assert re.search(r"gains most is \w+ \(\+20\.0 points\)", words)
 
 
-def test_a_difference_that_may_be_chance_is_called_that():
+def test_a_difference_that_is_not_significant_is_called_that():
     first, _ = contenders()
     twin = replace(first, name="twin", test=first.test)
     words = in_words([first, twin], CLASSES, "squares")
-    assert words.startswith("### features is ahead on squares, but not of all by more than chance")
-    assert "no more than chance may give" in words
+    heading = "### features leads on squares; its lead over twin is not significant (p = 1)\n"
+    assert words.startswith(heading)
+    assert "+0.00 points, not significant (McNemar" in words
+    assert "chance" not in words
 
 
 def test_disagreements_show_the_wrong_answers_most_confident_first():

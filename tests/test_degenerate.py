@@ -11,9 +11,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 from conftest import fresh_store
+from mlflow.exceptions import MlflowException
 from oracles import co_likes_by_loop, cost_by_loop
 
-from embedlab.errors import DataError, OptionError
+from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.movies.fit import with_gap
 from embedlab.movies.likes import load_likes
 from embedlab.movies.objective import Factored
@@ -166,3 +167,37 @@ def test_one_user_with_likes_enough_is_evaluated(tmp_path):
     assert 0 <= metrics["test/hit_rate"] <= 1
     with pytest.raises(OptionError, match="k: expected from 1 to 11, the movies that are left"):
         evaluate_embedding.main([*asked, "--k", "12"])
+
+
+def test_a_fit_that_explodes_is_refused_and_never_registered(store):
+    exploding = ["--ratings", "sample", "--optimizer", "sgd", "--lr", "0.1", "--epochs", "3"]
+    with pytest.raises(DivergedError, match=r"after 3 epochs the cost is \S+, \S+ times that of"):
+        fit_embedding.main([*exploding, "--register", "true", "--model-name", "exploded"])
+    with pytest.raises(MlflowException, match="not found"):
+        store.get_registered_model("exploded")
+
+
+def test_a_comparison_reports_fits_that_explode(store):
+    given = ["--ratings", "sample", "--dim", "10", "--epochs", "3", "--learning-rates", "1,0.1"]
+    run_id, _ = run(compare_optimizers, *given, "--titles", "Toy Story")
+    table = mlflow.load_table("tables/fits.json", run_ids=[run_id]).set_index("fit")
+    assert table["status"]["sgd lr=0.1"] == "diverged at epoch 1"
+    assert table["status"]["adam lr=1"] == "fitted"
+    assert "sgd lr=0.1 at epoch 1" in artifact(run_id, "summary.md").read_text(encoding="utf-8")
+
+
+def test_titles_that_stand_twice_are_said(tmp_path, capsys):
+    data = write(tmp_path, "one star for all")
+    movies = tmp_path / "movies.csv"
+    movies.write_text(movies.read_text().replace("Movie B", "Movie A"))
+    small = ["--dim", "2", "--optimizer", "exact"]
+    matrix, _ = run(build_matrix, *data)
+    for entry_point, given in (
+        (None, ()),
+        (fit_embedding, [*data, *small]),
+        (fit_embedding, ["--matrix", f"runs:/{matrix}/matrix", *small]),
+    ):
+        if entry_point:
+            run(entry_point, *given)
+        said = "1 title stands in several rows of movies.csv, such as 'Movie A (1990)': their likes"
+        assert said in capsys.readouterr().out

@@ -85,7 +85,7 @@ def test_a_matrix_that_is_not_held_is_measured_as_one_that_is(monkeypatch, shape
 
 def test_a_dense_tensor_that_does_not_fit_is_refused_before_the_sparse_matrix_is_made(monkeypatch):
     likes = random_likes(np.random.default_rng(0), n_users=5, n_movies=30)
-    monkeypatch.setattr(counts_module, "_free_bytes", lambda device: 3_599)
+    monkeypatch.setattr(counts_module, "free_bytes", lambda device: 3_599)
     monkeypatch.setattr(counts_module, "co_likes", None)  # is not called
     with pytest.raises(DataError, match=r"30 movies needs .* \(in build_matrix, dense=false\)"):
         build_counts(likes, "cpu")
@@ -136,10 +136,10 @@ def test_the_dense_tensor_equals_the_sparse_matrix_over_several_blocks(monkeypat
 
 def test_a_dense_tensor_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
     counts = co_likes(random_likes(np.random.default_rng(0), n_users=5, n_movies=30))
-    monkeypatch.setattr(counts_module, "_free_bytes", lambda device: 3_599)  # it needs 3,600
+    monkeypatch.setattr(counts_module, "free_bytes", lambda device: 3_599)  # it needs 3,600
     with pytest.raises(DataError, match=r"30 movies needs .* objective=factored"):
         to_dense(counts)
-    monkeypatch.setattr(counts_module, "_free_bytes", lambda device: 3_600)
+    monkeypatch.setattr(counts_module, "free_bytes", lambda device: 3_600)
     assert to_dense(counts).shape == (30, 30)
 
 

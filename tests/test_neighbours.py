@@ -182,3 +182,10 @@ def test_the_longest_rows_that_are_taken_have_finite_scores(score):
     found = Neighbours(v).top([0], 2, score)
     assert [item.row for item in found] == [2, 1]
     assert np.isfinite([item.score for item in found]).all()
+
+
+@pytest.mark.parametrize(("include_self", "rows"), [(False, [1]), (True, [0, 1])])
+def test_excluded_rows_are_never_recommended(include_self, rows):
+    neighbours = Neighbours(np.array([[3.0], [2.0], [3.0]]))
+    found = neighbours.top([0], include_self=include_self, exclude=[2])
+    assert [item.row for item in found] == rows

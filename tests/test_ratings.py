@@ -163,7 +163,8 @@ WHOLE = "expected a whole number from 0 to 9223372036854775807."
         ),
         (
             "userId;movieId;rating\n1;1;1\n",
-            "ratings.csv, line 1: the header 'userId;movieId;rating' has no userId; "
+            "ratings.csv, line 1: the header 'userId;movieId;rating' has no userId "
+            "and no movieId and no rating; "
             "expected each column once, comma-separated.",
         ),
         (
@@ -172,8 +173,14 @@ WHOLE = "expected a whole number from 0 to 9223372036854775807."
             "expected each column once, comma-separated.",
         ),
         (
+            "userId,userId,rating\n1,1,1\n",
+            "ratings.csv, line 1: the header 'userId,userId,rating' has no movieId and userId "
+            "twice; expected each column once, comma-separated.",
+        ),
+        (
             "1,1,4.0,100\n" * 3,
-            "ratings.csv, line 1: the header '1,1,4.0,100' has no userId; "
+            "ratings.csv, line 1: the header '1,1,4.0,100' has no userId and no "
+            "movieId and no rating; "
             "expected each column once, comma-separated.",
         ),
         (RATINGS + "5,2,five,1\n", f"ratings.csv, line 5: rating is 'five'; {STARS}"),

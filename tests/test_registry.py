@@ -15,7 +15,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from embedlab.errors import TrackingError
 from embedlab.tracking.models import log_movie_model
 from embedlab.tracking.promotion import Score
-from embedlab.tracking.registry import Registration, register
+from embedlab.tracking.registry import Registration, publish, register
 from embedlab.tracking.runs import start_run
 
 MOVIES = pd.DataFrame(
@@ -225,3 +225,16 @@ def test_a_model_that_is_not_there_is_one_sentence(registry):
     assert registry.aliases == {"champion": "1"}
     assert registry.tags("1")["cost"] == "100"
     assert Path("mlflow.db").is_file()  # in the store of this test
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(np.nan, "must be finite"), (1e30, "must be shorter than 1.8e19")]
+)
+def test_a_model_that_does_not_answer_its_own_example_is_never_registered(logged, value, reason):
+    with start_run("fit_embedding", "fit", {}) as run:
+        uri = log_movie_model(run, np.full((2, 2), value, np.float32), MOVIES, {})
+        sentence = f"does not answer its own input example .*{reason}.*was not registered"
+        with pytest.raises(TrackingError, match=sentence):
+            publish(run, uri, card_of("a"), Score("cost", 1), "unanswered", "if_better")
+    with pytest.raises(MlflowException, match="not found"):
+        mlflow.MlflowClient().get_registered_model("unanswered")

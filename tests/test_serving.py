@@ -257,6 +257,19 @@ def test_several_rows_are_answered_one_after_the_other(served):
     pd.testing.assert_frame_equal(answer, expected, check_dtype=False)
 
 
+def test_another_row_of_the_movie_that_was_asked_for_is_not_recommended(tmp_path):
+    """MovieLens 100K has 18 movies twice, each with likes of its own."""
+    movies = MOVIES.assign(title=MOVIES["title"].replace("Hamlet (1948)", "Toy Story (1995)"))
+    with fresh_store(tmp_path):
+        with start_run("fit_embedding", "fit", {}) as run:
+            uri = log_movie_model(run, np.ones((len(movies), 2), np.float32), movies, {})
+        model = mlflow.pyfunc.load_model(uri)
+        for more, expected in (({}, 0), ({"include_self": True}, 1)):
+            answer = model.predict(pd.DataFrame({"title": ["toy story"]}), params={"k": 20, **more})
+            assert answer["title"].tolist().count("Toy Story (1995)") == expected
+            assert len(answer) == len(movies) - 2 + expected
+
+
 def test_titles_joined_by_a_bar_give_one_blended_list(served):
     answer = served.ask("toy story | leon the professional", k=3)
     expected = served.expected(TOY_STORY, LEON, k=3)

@@ -11,6 +11,7 @@ from oracles import co_likes_by_loop, cost_by_loop, random_likes, two_taste_bloc
 
 from embedlab.errors import DivergedError, OptionError
 from embedlab.movies import exact as exact_module
+from embedlab.movies import solve as solve_module
 from embedlab.movies.counts import co_likes
 from embedlab.movies.exact import fit_exact
 from embedlab.movies.fit import DEFAULT_LR, OPTIMIZERS, FitOptions, divergence_epoch, with_gap
@@ -270,3 +271,15 @@ def test_gap_is_relative_to_the_reference():
 def test_options_refuse_what_cannot_be(values, message):
     with pytest.raises(OptionError, match=message):
         FitOptions(**values)
+
+
+@pytest.mark.parametrize(("optimizer", "objective"), [("adam", "factored"), ("sgd", "dense")])
+def test_vectors_larger_than_the_memory_are_refused(monkeypatch, optimizer, objective):
+    likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
+    monkeypatch.setattr(solve_module, "free_bytes", lambda device: 24 << 30)
+    options = FitOptions(optimizer, dim=99_999, objective=objective)
+    sentence = (
+        r"dim=99999 needs 11\d\.\d GiB and cpu has 24\.0 GiB free: .* \(dim=30, the number of"
+    )
+    with pytest.raises(OptionError, match=sentence):
+        solve(likes, options, 0, "cpu", lambda step: None)

@@ -17,6 +17,7 @@ from embedlab.movies.fit import Fit, FitOptions
 from embedlab.movies.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
 from embedlab.movies.overlap import agreements, overlap_at_k, rank_biased_overlap
 from embedlab.movies.sweep import SweepFit
+from embedlab.movies.titles import TitleIndex
 from embedlab.step import Step
 from embedlab.tracking.sweep import FIT_MODULES, fit_key
 from entrypoints.compare_optimizers import main
@@ -119,6 +120,7 @@ def made(optimizer, lr, cost, embedding, seed=0, diverged_at=None) -> SweepFit:
 BLOCKS = [[3, 0], [2, 0], [0, 3], [0, 2]]
 TURNED = [[0, 3], [0, 2], [-3, 0], [-2, 0]]
 MIXED = [[3, 0], [0, 2], [2, 0], [0, 3]]
+FOUR = TitleIndex(["A", "B", "C", "D"])
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def fits():
 
 
 def test_turned_vectors_recommend_the_same_and_others_do_not(fits):
-    lists = sweep.top_lists(fits, [0, 2], k=1)
+    lists = sweep.top_lists(fits, [0, 2], FOUR, k=1)
     assert [found if found is None else found.tolist() for found in lists] == [
         [[1], [3]],
         [[1], [3]],
@@ -157,17 +159,17 @@ def test_a_fit_that_diverged_is_kept_without_a_cost_and_is_never_the_best(fits):
     assert table["status"].tolist() == ["fitted"] * 3 + ["diverged at epoch 3"]
     assert table["cost"].isna().tolist() == [False] * 3 + [True]
     assert [item.options.label for item in sweep.best_of_each(fits)] == ["exact", "adam lr=1"]
-    said = sweep.in_words(fits, sweep.top_lists(fits, [0], 1), ["A"], "toy")
+    said = sweep.in_words(fits, sweep.top_lists(fits, [0], FOUR, 1), ["A"], "toy")
     assert "Diverged: sgd lr=1 at epoch 3." in said
     assert "| adam lr=1 | 101 | 1.00% above it | 0.5 |" in said
-    assert "- **1 fits at most 10% above the exact cost** share 1.0 of 1 movies" in said
-    assert "- **1 fits more than 100% above it** share 0.0 of 1 movies" in said
+    assert "- **1 fit at most 10% above the exact cost** shares 1.0 of 1 movie with it." in said
+    assert "- **1 fit more than 100% above it** shares 0.0 of 1 movie with it." in said
 
 
 def test_words_say_by_what_fits_that_stayed_at_their_start_recommend():
     far = [made("sgd", lr, 1e6, start, seed) for lr, start, seed in STUCK]
     fits = [made("exact", None, 100, BLOCKS), *far]
-    said = sweep.in_words(fits, sweep.top_lists(fits, [0], 1), ["A"], "toy")
+    said = sweep.in_words(fits, sweep.top_lists(fits, [0], FOUR, 1), ["A"], "toy")
     assert "The 3 fits that end at more than 1,000 times the exact cost" in said
     assert "100% with others of the same random start, 0% with others of another start" in said
 
@@ -178,9 +180,28 @@ STUCK = [(1.0, MIXED, 0), (0.1, MIXED, 0), (1.0, [[3, 0], [1, 0], [0, 2], [2, 0]
 
 def test_words_do_not_claim_a_fall_that_is_not_there():
     fits = [made("exact", None, 100, BLOCKS)]
-    fits += [made("adam", lr, 100 + 10 * lr, BLOCKS if lr == 2 else MIXED) for lr in (1, 2, 3)]
-    said = sweep.in_words(fits, sweep.top_lists(fits, [0], 1), ["A"], "toy")
-    assert "The overlap does not clearly fall as the gap grows" in said
+    fits += [made("adam", lr, 100 + lr, BLOCKS if lr % 2 else MIXED) for lr in range(1, 7)]
+    said = sweep.in_words(fits, sweep.top_lists(fits, [0], FOUR, 1), ["A"], "toy")
+    assert "The overlap does not clearly fall as the gap grows (Spearman" in said
+
+
+@pytest.mark.parametrize(("n", "is_said"), [(5, False), (6, True)])
+def test_the_correlation_of_fits_that_share_their_start_has_no_p_value(n, is_said):
+    fits = [made("exact", None, 100, BLOCKS)]
+    fits += [made("adam", lr, 100 + lr, BLOCKS if lr < 4 else MIXED) for lr in range(1, n + 1)]
+    said = sweep.in_words(fits, sweep.top_lists(fits, [0], FOUR, 1), ["A"], "toy")
+    correlation = (
+        "The overlap falls as the gap grows (Spearman's rank correlation -0.88 over 6 fits)."
+    )
+    assert (correlation in said) == is_said
+    assert "p = " not in said
+
+
+def test_no_list_holds_another_row_of_the_movie_that_was_asked_for():
+    titles = TitleIndex(["A (1990)", "A (1990)", "C", "D"])
+    fits = [made("exact", None, 100, BLOCKS)]
+    (lists,) = sweep.top_lists(fits, [0, 2], titles, k=10)
+    assert lists.tolist() == [[2, 3], [3, 0]]  # of the shorter one's length
 
 
 def test_names_carry_the_seed_where_there_are_several(fits):
@@ -200,7 +221,7 @@ def test_figures_show_the_fits(fits):
         "lr 0.1\n× 9",
         "lr 1\ndiverged",
     ]
-    overlap = sweep.pairwise(sweep.top_lists(fits, [0], 1))
+    overlap = sweep.pairwise(sweep.top_lists(fits, [0], FOUR, 1))
     points = sweep_figures.overlap_by_gap(fits, overlap[0], "title").axes[0].collections
     np.testing.assert_allclose(points[0].get_offsets(), [[0.01, 1], [8, 0]])
     texts = sweep_figures.overlap_heat_map(sweep.names_of(fits), overlap, "title").axes[0].texts

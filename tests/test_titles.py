@@ -10,7 +10,14 @@ from rapidfuzz.distance import OSA
 
 from embedlab.errors import DataError, TitleError
 from embedlab.movies.ratings import read_ratings
-from embedlab.movies.titles import MAX_QUERY, MAX_TITLES, TitleIndex, canonical, key
+from embedlab.movies.titles import (
+    MAX_QUERY,
+    MAX_TITLES,
+    TitleIndex,
+    canonical,
+    key,
+    repeated_titles,
+)
 
 CATALOGUE = {
     "Toy Story (1995)": 90,
@@ -421,3 +428,31 @@ def test_a_number_spelt_out_is_not_the_movie_named_by_the_figure():
 @pytest.mark.parametrize("typed", ["The Crow: Wicked Prayer", "Crow: Wicked Prayer"])
 def test_an_article_before_the_colon_may_stand_in_front_or_be_left_out(typed):
     assert TitleIndex(["Crow, The (1994)", "Crow, The: Wicked Prayer (2005)"]).find(typed) == 1
+
+
+@pytest.mark.parametrize("query", ["E.T.", "ET", "e.t.", "E. T.", "E.T. (1982)"])
+def test_initials_at_the_begin_of_a_title_name_it(query):
+    assert TITLES[INDEX.find(query)] == "E.T. the Extra-Terrestrial (1982)"
+
+
+def test_initials_that_begin_several_titles_are_answered_by_all_of_them():
+    index = TitleIndex(["L.A. Confidential (1997)", "L.A. Story (1991)", "Haine, La (1995)"])
+    with pytest.raises(TitleError) as refused:
+        index.find("LA")
+    assert set(refused.value.candidates) == {"L.A. Confidential (1997)", "L.A. Story (1991)"}
+
+
+def test_rows_of_one_name_and_year_are_duplicates_and_said():
+    titles = [
+        "Chasing Amy (1997)",
+        "Emma (1996)",
+        "chasing amy (1997)",
+        "Emma (2009)",
+        "Emma (1996)",
+    ]
+    index = TitleIndex(titles)
+    assert index.duplicates_of([0]) == [2]
+    assert index.duplicates_of([1, 2]) == [0, 4]
+    assert index.duplicates_of([0, 2]) == []
+    assert index.duplicates_of([3]) == []
+    assert repeated_titles(titles) == ["Chasing Amy (1997)", "Emma (1996)"]

@@ -3,7 +3,7 @@
 import pytest
 
 from embedlab.movies.ray_fits import RayOptions, _capacity
-from embedlab.wording import counted
+from embedlab.wording import cost_as_text, counted, value_as_text
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,21 @@ from embedlab.wording import counted
 )
 def test_a_noun_agrees_with_its_number(n, noun, plural, text):
     assert counted(n, noun, plural) == text
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [(733_625.35, "733,625"), (0.2, "0"), (1e15, "1e+15"), (4.28e114, "4.28e+114")],
+)
+def test_a_cost_is_never_a_line_of_digits(cost, text):
+    assert cost_as_text(cost) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(True, "true"), ((64, 96), "64,96"), (0.01, "0.01"), ("a b", "a b")]
+)
+def test_a_value_is_spelled_as_on_the_command_line(value, text):
+    assert value_as_text(value) == text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""Which device computes."""
+"""Which device computes, and how much memory it has left."""
 
+import psutil
 import torch
 
 from embedlab.errors import OptionError
@@ -17,3 +18,10 @@ def choose_device(name: str) -> str:
             "device: expected a CUDA device, but torch finds none here: use device=cpu"
         )
     return name
+
+
+def free_bytes(device: str) -> int:
+    """Memory that a tensor on `device` can still take."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

@@ -9,9 +9,9 @@ from functools import partial
 from itertools import product
 
 import numpy as np
-import psutil
 import scipy.sparse as sp
 
+from embedlab.device import free_bytes
 from embedlab.movies import baselines
 from embedlab.movies.exact import fit_exact
 from embedlab.movies.like_rule import USER_WEIGHTS
@@ -101,7 +101,7 @@ def contestants(
         Contestant(WEIGHTED, embedding, weighted, hasty=hasty),
     ]
     absent = []
-    needed, free = baselines.ease_bytes(*shape), psutil.virtual_memory().available
+    needed, free = baselines.ease_bytes(*shape), free_bytes("cpu")
     if needed < free:
         grid = _grid(user_weight=weights, penalty=(100, 1_000, 10_000, 100_000))
         found.append(Contestant("EASE", baselines.ease, grid))

@@ -11,10 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import psutil
 import scipy.sparse as sp
 import torch
 
+from embedlab.device import free_bytes
 from embedlab.errors import DataError, EmbedlabError
 
 COUNTS_FILE = "counts.npz"
@@ -160,19 +160,13 @@ def to_dense(counts: sp.csr_matrix, device: str = "cpu") -> torch.Tensor:
 
 def check_that_dense_fits(n_movies: int, device: str) -> None:
     """Raises DataError where a dense X of so many movies does not fit on the device."""
-    needed, free = n_movies**2 * 4, _free_bytes(device)
+    needed, free = n_movies**2 * 4, free_bytes(device)
     if needed > free:
         raise DataError(
             f"the dense matrix of {n_movies:,} movies needs {needed / 2**30:,.1f} GiB, but "
             f"{device} has {free / 2**30:,.1f} GiB free: use objective=factored, which needs none "
             "(in build_matrix, dense=false)."
         )
-
-
-def _free_bytes(device: str) -> int:
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
 
 
 def n_differences(counts: sp.csr_matrix, dense: torch.Tensor) -> int:

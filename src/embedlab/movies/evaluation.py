@@ -216,7 +216,7 @@ def in_words(
     others = table[table["contestant"] != WEIGHTED]
     unbeaten = others[others["hit_rate_behind_low"] <= 0]["contestant"]
     verdict = (
-        f"beats all {len(others)} others"
+        f"beats {'the other' if len(others) == 1 else f'all {len(others)} others'}"
         if unbeaten.empty
         else f"is not told apart from, or behind, {', '.join(unbeaten)}"
     )

@@ -10,8 +10,9 @@ from embedlab.movies.likes import Likes
 from embedlab.movies.ratings import Ratings
 from embedlab.plotting import BLUE, GREY, new_figure, tidy
 from embedlab.step import Step
+from embedlab.wording import cost_as_text
 
-_thousands = FuncFormatter(lambda value, _: f"{value:,.0f}")
+_large_numbers = FuncFormatter(lambda value, _: cost_as_text(value))
 
 
 def rating_histogram(ratings: Ratings, likes: Likes) -> Figure:
@@ -30,7 +31,7 @@ def rating_histogram(ratings: Ratings, likes: Likes) -> Figure:
         ylabel="ratings",
         xticks=values,
     )
-    axes.yaxis.set_major_formatter(_thousands)
+    axes.yaxis.set_major_formatter(_large_numbers)
     axes.legend(frameon=False)
     tidy(axes)
     return figure
@@ -64,7 +65,7 @@ def popularity_long_tail(likes: Likes) -> Figure:
         ylim=(0.8, None),
     )
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(_thousands)
+        axis.set_major_formatter(_large_numbers)
     tidy(axes)
     return figure
 
@@ -100,17 +101,17 @@ def cost_curve(
     for label, steps in curves.items():
         epochs = [step.epoch for step in steps]
         costs = [step.metrics["train/cost"] for step in steps]
-        label = f"{label}: {costs[-1]:,.0f}" if costs else f"{label}: no finite cost"
+        label = f"{label}: {cost_as_text(costs[-1])}" if costs else f"{label}: no finite cost"
         axes.plot(epochs, costs, label=label, linewidth=2, marker="o" if len(steps) < 3 else None)
     if reference_cost is not None:
-        label = f"exact solver: {reference_cost:,.0f}"
+        label = f"exact solver: {cost_as_text(reference_cost)}"
         axes.axhline(reference_cost, color=GREY, linestyle="--", linewidth=1, label=label)
     shown = [cost for line in axes.lines for cost in line.get_ydata() if cost > 0]
     is_wide = bool(shown) and max(shown) > 10 * min(shown)
     axes.set(title=title, xlabel="epoch", ylabel="cost", yscale="log" if is_wide else "linear")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if not is_wide:
-        axes.yaxis.set_major_formatter(_thousands)
+        axes.yaxis.set_major_formatter(_large_numbers)
     axes.legend(frameon=False)
     tidy(axes)
     return figure

@@ -18,7 +18,9 @@ from embedlab.datasets.archive import DAMAGED
 from embedlab.errors import DataError
 from embedlab.movies.like_rule import parse_like_rule
 from embedlab.movies.ratings import Ratings
+from embedlab.movies.titles import repeated_titles
 from embedlab.movies.weighting import Weighted, weight_likes
+from embedlab.wording import counted
 
 LIKES_FILE, MOVIES_FILE, ABOUT_FILE = "likes.npz", "movies.csv", "about.json"
 SEAL = "sha256"  # in about.json
@@ -83,6 +85,17 @@ class Likes:
             "item_power": self.item_power,
             "data_digest": self.cost_digest,
         }
+
+    @cached_property
+    def remarks(self) -> list[str]:
+        """What a user of these likes should know, in sentences."""
+        if not (repeated := repeated_titles(self.movies["title"])):
+            return []
+        many = counted(len(repeated), "title stands", "titles stand")
+        return [
+            f"{many} in several rows of movies.csv, such as {repeated[0]!r}: their likes are "
+            "counted apart, and no movie is recommended for another row of itself."
+        ]
 
     def about(self) -> dict[str, object]:
         """What tells these likes from others, for files and models made from them."""

@@ -90,12 +90,18 @@ class Neighbours:
         return self._scores(self._checked(rows), score)
 
     def top(
-        self, rows: Sequence[int], k: int = 10, score: str = "dot", include_self: bool = False
+        self,
+        rows: Sequence[int],
+        k: int = 10,
+        score: str = "dot",
+        include_self: bool = False,
+        exclude: Sequence[int] = (),
     ) -> list[Recommendation]:
         """The `k` best movies for the query movies `rows`, best first.
 
-        The query movies themselves are left out unless `include_self`; where fewer than `k` are
-        left, all are returned. Equal scores go by the lower row, at the k-th place too; the scores
+        The query movies themselves are left out unless `include_self`, and so are the rows
+        `exclude`, such as other rows of the same movie; where fewer than `k` are left, all are
+        returned. Equal scores go by the lower row, at the k-th place too; the scores
         of equal vectors may differ in the last bit, as the matrix product rounds them. Raises
         OptionError for k < 1, an unknown score, no rows, or a row that is out of range.
         """
@@ -104,13 +110,13 @@ class Neighbours:
                 f"The number of recommendations must be a whole number from 1, but found {k!r}."
             )
         s = self.scores(rows, score)  # (n_movies,)
-        queries = [] if include_self else np.unique(np.asarray(rows, dtype=np.int64))
-        k = min(int(k), len(s) - len(queries))
+        left_out = np.unique(np.array([*exclude, *(() if include_self else rows)], np.int64))
+        k = min(int(k), len(s) - len(left_out))
         if k < 1:
             return []
-        # -inf only hides the query movies: the others are finite (see __init__), so k never
-        # reaches down to them.
-        s[queries] = -np.inf
+        # -inf only hides these movies: the others are finite (see __init__), so k never reaches
+        # down to them.
+        s[left_out] = -np.inf
         kth = np.partition(s, len(s) - k)[len(s) - k]
         # Of the movies that share the k-th score, flatnonzero gives the lowest rows first.
         above = np.flatnonzero(s > kth)

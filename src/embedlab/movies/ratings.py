@@ -296,9 +296,9 @@ def _rows(
             continue  # a blank line
         if header is None:
             header = [name.strip() for name in row]
-            pick = [_column(file, line, header, name) for name in required]
-            if optional in header:
-                pick.append(_column(file, line, header, optional))
+            wanted = required + ((optional,) if optional in header else ())
+            _check_header(file, line, header, wanted)
+            pick = [header.index(name) for name in wanted]
             absent = (None,) if optional and optional not in header else ()
             continue
         if len(row) != len(header):
@@ -312,15 +312,14 @@ def _rows(
         raise DataError(f"{file} is empty; expected a header with {', '.join(required)}.")
 
 
-def _column(file: str, line: int, header: list[str], name: str) -> int:
-    if header.count(name) != 1:
-        found = _shown(",".join(header))
-        problem = f"has {name} twice" if name in header else f"has no {name}"
+def _check_header(file: str, line: int, header: list[str], wanted: tuple[str, ...]) -> None:
+    missing = [f"no {name}" for name in wanted if name not in header]
+    repeated = [f"{name} twice" for name in wanted if header.count(name) > 1]
+    if missing or repeated:
         raise DataError(
-            f"{file}, line {line}: the header {found} {problem}; expected each column once, "
-            f"comma-separated."
+            f"{file}, line {line}: the header {_shown(','.join(header))} has "
+            f"{' and '.join(missing + repeated)}; expected each column once, comma-separated."
         )
-    return header.index(name)
 
 
 def _id(file: str, line: int, column: str, text: str) -> int:

@@ -6,6 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from embedlab.device import free_bytes
+from embedlab.errors import OptionError
 from embedlab.movies.by_users import FactoredByUsers
 from embedlab.movies.counts import check_that_dense_fits, co_likes
 from embedlab.movies.exact import fit_exact
@@ -31,6 +33,8 @@ def solve(
                others their share, for which they pass None.
     """
     check_processes(options, processes)
+    if likes is not None:
+        _check_that_vectors_fit(likes.shape, options, device)
     if options.optimizer == "exact":
         generator = np.random.default_rng(seed)
         return fit_exact(likes, options.dim, generator, options.epochs, on_step=on_step)
@@ -42,6 +46,22 @@ def solve(
         check_that_dense_fits(likes.shape[1], device)
         objective = Dense(co_likes(likes), device)
     return fit_by_gradient(objective, options, torch.Generator().manual_seed(seed), on_step)
+
+
+def _check_that_vectors_fit(shape: tuple[int, int], options: FitOptions, device: str) -> None:
+    """Raises OptionError where the arrays of a fit that grow with dim are larger than the memory.
+
+    In bytes: of V (n_movies, dim) the optimizer's copies and one in float64, of L V (n_users, dim)
+    and G (dim, dim) a float64 and a float32.
+    """
+    (n_users, n_movies), dim = shape, options.dim
+    needed, free = 12 * dim * (3 * n_movies + n_users + dim), free_bytes(device)
+    if needed > free:
+        raise OptionError(
+            f"dim: expected vectors that fit into memory, but dim={dim} needs "
+            f"{needed / 2**30:,.1f} GiB and {device} has {free / 2**30:,.1f} GiB free: use a "
+            f"smaller one (dim={n_movies}, the number of movies, can fit every count)"
+        )
 
 
 def solve_weighted(

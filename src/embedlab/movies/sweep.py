@@ -14,12 +14,15 @@ from scipy.stats import spearmanr
 from embedlab.movies.fit import Fit, FitOptions
 from embedlab.movies.neighbours import Neighbours
 from embedlab.movies.overlap import overlap_at_k, rank_biased_overlap
+from embedlab.movies.titles import TitleIndex
 from embedlab.step import Step
+from embedlab.wording import cost_as_text, counted
 
 CONVERGED_GAP = 0.1
 FAR_GAP = 1.0
 STUCK_GAP = 1000.0
-SIGNIFICANT = 0.05
+MIN_FITS_FOR_CORRELATION = 6
+CLEAR_CORRELATION = -0.5
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,24 @@ def best_of_each(fits: Sequence[SweepFit]) -> list[SweepFit]:
     return list(best.values())
 
 
-def top_lists(fits: Sequence[SweepFit], queries: Sequence[int], k: int) -> list[np.ndarray | None]:
-    """The k nearest rows by inner product of every query, (n_queries, k) a fit; None where the fit
-    diverged."""
+def top_lists(
+    fits: Sequence[SweepFit], queries: Sequence[int], titles: TitleIndex, k: int
+) -> list[np.ndarray | None]:
+    """The nearest rows by inner product of every query, (n_queries, k) a fit, or as many as all
+    queries have; None where the fit diverged. No list holds the query, or a duplicate of it."""
+    duplicates = [titles.duplicates_of([query]) for query in queries]
+    k = max(0, min(k, len(titles.titles) - 1 - max(map(len, duplicates))))
     lists = []
     for item in fits:
         if item.has_diverged:
             lists.append(None)
             continue
         neighbours = Neighbours(item.fit.embedding)
-        found = [[one.row for one in neighbours.top([query], k)] for query in queries]
-        lists.append(np.array(found))
+        found = [
+            [one.row for one in neighbours.top([query], k, exclude=others)] if k else []
+            for query, others in zip(queries, duplicates, strict=True)
+        ]
+        lists.append(np.array(found, int))
     return lists
 
 
@@ -150,16 +160,17 @@ def in_words(
         (item for item in best_of_each(fits) if not item.is_exact), key=lambda item: item.fit.cost
     )
     lines = [
-        f"### Which optimizer? ({data}, dim {exact.options.dim}, {exact.options.epochs} epochs)",
+        f"### Which optimizer? ({data}, dim {exact.options.dim}, "
+        f"{counted(exact.options.epochs, 'epoch')})",
         "",
-        f"The exact solver's cost is {exact.fit.cost:,.0f}, in {exact.fit.seconds:,.1f} s and "
-        f"{exact.fit.epochs} rounds. Best of each optimizer, by final cost:",
+        f"The exact solver's cost is {cost_as_text(exact.fit.cost)}, in {exact.fit.seconds:,.1f} s "
+        f"and {counted(exact.fit.epochs, 'round')}. Best of each optimizer, by final cost:",
         "",
         "| fit | cost | against the exact cost | seconds |",
         "| --- | ---: | ---: | ---: |",
     ]
     lines += [
-        f"| {names[id(item)]} | {item.fit.cost:,.0f} | {gap_in_words(item.gap)} it | "
+        f"| {names[id(item)]} | {cost_as_text(item.fit.cost)} | {gap_in_words(item.gap)} it | "
         f"{item.fit.seconds:,.1f} |"
         for item in by_cost
     ]
@@ -187,19 +198,21 @@ def _about_lists(fits, lists, titles: Sequence[str]) -> list[str]:
         (far, f"more than {FAR_GAP:.0%} above it"),
     ):
         if group.any():
-            values = overlap[group] * k
+            values, n = overlap[group] * k, np.count_nonzero(group)
+            spread = f" (from {values.min():.1f} to {values.max():.1f})" if n > 1 else ""
             said.append(
-                f"- **{np.count_nonzero(group)} fits {words}** share {values.mean():.1f} of {k} "
-                f"movies with it (from {values.min():.1f} to {values.max():.1f})."
+                f"- **{counted(n, 'fit')} {words}** {'share' if n > 1 else 'shares'} "
+                f"{values.mean():.1f} of {counted(k, 'movie')} with it{spread}."
             )
     said.append("")
-    if np.count_nonzero(others) > 2 and np.ptp(overlap[others]) > 0:
-        rank = spearmanr(gaps[others], overlap[others])
-        falls = rank.statistic < 0 and rank.pvalue < SIGNIFICANT
+    n_others = np.count_nonzero(others)
+    if n_others >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap[others]) > 0:
+        # The fits share their start and their data, so there is no p-value for it.
+        correlation = spearmanr(gaps[others], overlap[others]).statistic
+        falls = correlation < CLEAR_CORRELATION
         said.append(
             f"The overlap {'falls' if falls else 'does not clearly fall'} as the gap grows "
-            f"(Spearman's rank correlation {rank.statistic:+.2f}, p = {rank.pvalue:.1g}, "
-            f"n = {np.count_nonzero(others)})."
+            f"(Spearman's rank correlation {correlation:+.2f} over {n_others} fits)."
         )
     said.append(
         "Only the inner products v_i·v_j are in the cost: turning all vectors alike changes every "
@@ -236,4 +249,4 @@ def gap_in_words(gap: float) -> str:
 
 
 def ratio_in_words(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"
+    return cost_as_text(ratio) if ratio >= 100 else f"{ratio:.3g}"

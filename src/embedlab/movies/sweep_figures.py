@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from embedlab.movies.sweep import SweepFit, names_of, ratio_in_words
 from embedlab.plotting import GREY, new_figure, tidy
+from embedlab.wording import cost_as_text
 
 SMALLEST_GAP = 1e-6  # of what is drawn on a logarithmic scale
 OPTIMIZER_COLOURS = {
@@ -36,7 +37,8 @@ def cost_by_epoch(fits: Sequence[SweepFit], exact_cost: float, title: str) -> Fi
     for lr in rates:
         of_rate = [item for item in fits if item.options.lr == lr]
         ends = [item.fit.cost for item in of_rate if not item.has_diverged]
-        said = f"{np.mean(ends):,.0f}" if ends else f"diverged at {of_rate[0].fit.diverged_at}"
+        diverged = f"diverged at {of_rate[0].fit.diverged_at}"
+        said = cost_as_text(np.mean(ends)) if ends else diverged
         for item in of_rate:
             _draw(axes, item, colours[lr], f"lr {lr:g}: {said}" if item is of_rate[0] else None)
     _finish_costs(axes, exact_cost, title, "epoch")
@@ -72,7 +74,7 @@ def _draw(axes: Axes, item: SweepFit, colour, label: str | None, in_seconds: boo
 
 
 def _finish_costs(axes: Axes, exact_cost: float, title: str, x: str) -> None:
-    label = f"exact solver: {exact_cost:,.0f}"
+    label = f"exact solver: {cost_as_text(exact_cost)}"
     axes.axhline(exact_cost, color=GREY, linestyle="--", linewidth=1, label=label)
     axes.set(title=title, xlabel=x, ylabel="cost", yscale="log")
     if x == "epoch":

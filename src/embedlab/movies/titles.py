@@ -9,7 +9,8 @@ A query goes through stages, strictest first, and the first stage that knows it 
 1. the title as it stands, whatever its case;
 2. the name with its article, then without, then the same for the alternate names in parentheses;
 3. the name with numbers in one spelling ("Rocky 3", "Godfather 2"), then without spaces
-   ("Spiderman"), then only what stands before a colon ("Birdman");
+   ("Spiderman"), then only what stands before a colon ("Birdman"), or the initials that the name
+   begins with ("E.T.");
 4. a phrase that one movie only contains ("Shawshank");
 5. a small typo ("Forest Gump").
 
@@ -57,6 +58,7 @@ _ASCII_PUNCTUATION = str.maketrans(
 )
 _OTHER_PUNCTUATION = re.compile(r"[^\w\s]|_")
 _INITIALS = re.compile(r"\b([^\W\d_])\.(?=[^\W\d_]\b)")  # the first dots of "e.t." and "l.a."
+_LEADING_INITIALS = re.compile(r"(?:[^\W\d_]\.\s?){2,}")
 _YEAR_IN_PARENTHESES = re.compile(r"\s*\(\s*(\d{4})(?:\s*[-–]\s*(\d{4})?)?\s*\)\s*$")
 _YEAR_AT_END = re.compile(r"[\s,]+((?:18|19|20)\d\d)\s*$")
 _LAST_GROUP = re.compile(r"\s*\(([^()]*)\)\s*$")
@@ -196,6 +198,21 @@ def parse_title(title: str) -> ParsedTitle:
     return ParsedTitle(whole, name, tuple(alternates), years)
 
 
+_Identity = tuple[str, tuple[int, int] | None]  # the same for two rows of the same name and year
+
+
+def _identity(title: str, parsed: ParsedTitle) -> _Identity:
+    return key(article_first(parsed.name)[0]) or title, parsed.years
+
+
+def repeated_titles(titles: Iterable[str]) -> list[str]:
+    """A title for each name and year that stands in several of the rows, in their order."""
+    rows: dict[_Identity, list[str]] = {}
+    for title in titles:
+        rows.setdefault(_identity(title, parse_title(title)), []).append(title)
+    return [found[0] for found in rows.values() if len(found) > 1]
+
+
 # ---------------------------------------------------------------------------------------------
 # The index
 # ---------------------------------------------------------------------------------------------
@@ -285,9 +302,9 @@ class TitleIndex:
 
     def _build(self) -> None:
         as_is, whole, full, bare, also, also_bare = ({} for _ in range(6))
-        number, joined, head, articled = ({} for _ in range(4))
+        number, joined, head, initials, articled = ({} for _ in range(5))
         self._years: list[tuple[int, int] | None] = []
-        self._identity: list[tuple] = []  # the same for two rows of the same name and year
+        self._identity: list[_Identity] = []  # by row
         plain_names: list[tuple[str, int]] = []
         number_names: list[tuple[str, int]] = []
 
@@ -300,6 +317,7 @@ class TitleIndex:
         for row, title in enumerate(self.titles):
             parsed = parse_title(title)
             self._years.append(parsed.years)
+            self._identity.append(_identity(title, parsed))
             add(as_is, " ".join(title.casefold().split()), row)
             add(whole, key(parsed.whole), row)
             for name in (parsed.name, *parsed.alternates):
@@ -308,18 +326,22 @@ class TitleIndex:
                 name_full = key(front)
                 name_bare = without_article(name_full) if front == body else key(body)
                 name_number = canonical(body)
-                if primary:
-                    self._identity.append((name_full or title, parsed.years))
                 add(full if primary else also, name_full, row)
                 add(bare if primary else also_bare, name_bare, row)
                 add(number, name_number, row)
                 add(joined, compact(name_number), row)
                 if primary and (colon := _SECTIONS.search(body)):
                     add(head, canonical(body[: colon.start()]), row)
+                if found := _LEADING_INITIALS.match(body):
+                    add(initials, compact(key(found[0])), row)
                 if (with_article := numbered(front)) != name_number:
                     add(articled, with_article, row)
                 plain_names.append((name_full, row))
                 number_names.append((name_number, row))
+
+        self._rows_of: dict[_Identity, list[int]] = {}
+        for row, identity in enumerate(self._identity):
+            self._rows_of.setdefault(identity, []).append(row)
 
         # Strictest first: where to look, and by which key of the query.
         self._as_is = as_is
@@ -332,6 +354,7 @@ class TitleIndex:
             (number, lambda q: q.canonical),
             (joined, lambda q: compact(q.canonical)),
             (head, lambda q: q.canonical),
+            (initials, lambda q: compact(q.full)),
         )
         self._phrases = _Phrases(plain_names)
         self._number_phrases = _Phrases(number_names)
@@ -399,6 +422,11 @@ class TitleIndex:
                 "several queries."
             )
         return list(dict.fromkeys(self.find(part) for part in parts or [""]))
+
+    def duplicates_of(self, rows: Iterable[int]) -> list[int]:
+        """The other rows of the same name and year as one of `rows`."""
+        rows = set(rows)
+        return sorted({r for row in rows for r in self._rows_of[self._identity[row]]} - rows)
 
     # -- stages ------------------------------------------------------------------------------
 

@@ -87,7 +87,8 @@ class MovieModel(PythonModel):
         tables = []
         for query in queries:
             asked = self.titles.find_all(query)
-            found = self.neighbours.top(asked, **options)
+            duplicates = self.titles.duplicates_of(asked)
+            found = self.neighbours.top(asked, **options, exclude=duplicates)
             table = self.movies.iloc[[item.row for item in found]].reset_index(drop=True)
             table["query"] = " | ".join(self.movies["title"].iloc[asked])
             table["rank"] = [item.rank for item in found]

@@ -1,6 +1,6 @@
 """What the entry points of the movie half do alike."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from embedlab.datasets.movielens import locate_ratings, name_of
 from embedlab.movies.fit import Fit
@@ -10,6 +10,7 @@ from embedlab.tracking.card import MOVIE_LIMITS, Card, data_licence
 from embedlab.tracking.promotion import Score
 from embedlab.tracking.runs import TrackedRun, refuse_contradictions
 from embedlab.tracking.store import fetch_artifacts
+from embedlab.wording import cost_as_text
 
 PARAMS = (
     *("like_rule", "user_weight", "item_power"),
@@ -18,7 +19,10 @@ PARAMS = (
 
 
 def find_or_load_likes(
-    run: TrackedRun, params: Mapping[str, object], given: Mapping[str, object]
+    run: TrackedRun,
+    params: Mapping[str, object],
+    given: Mapping[str, object],
+    say: Callable[[str], object],
 ) -> Likes:
     """The likes of build_matrix's artifacts, or of ratings; logs their lineage.
 
@@ -26,6 +30,7 @@ def find_or_load_likes(
             item_power. A matrix that is not empty brings the others with it.
     given   the parameters that are not at their default. Raises OptionError where one of them
             contradicts the matrix.
+    say     gets a sentence for what a user of these likes should know.
     """
     if source := params["matrix"]:
         likes = load_likes(fetch_artifacts(source))
@@ -39,6 +44,8 @@ def find_or_load_likes(
         source, likes = files.source, find_likes(found, params["like_rule"], **weighting)
     run.log_dataset(f"{likes.name} likes", likes.digest, source, "training")
     run.log_params(likes.params)
+    for remark in likes.remarks:
+        say(remark)
     return likes
 
 
@@ -51,7 +58,7 @@ def movie_card(
     """
     n_users, n_movies = likes.matrix.shape
     metrics = {}
-    results = {"final cost, of all pairs of movies (so it has no interval)": f"{fit.cost:,.0f}"}
+    results = {"final cost, of all pairs of movies (so it has no interval)": cost_as_text(fit.cost)}
     if reference_cost:
         metrics["gap"] = fit.cost / reference_cost - 1
         results["above the exact solver's cost by"] = f"{metrics['gap']:.2%}"

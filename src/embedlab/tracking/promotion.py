@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from embedlab.wording import cost_as_text
+
 PROMOTE = ("if_better", "always", "never")
 PROMOTE_BY = ("cost", "ndcg")  # of movie embeddings
 VAL_LOSS = "val_loss"
-# Name of a score (also the version's tag that holds it) -> words, format, and what is better.
+# Name of a score (also the version's tag that holds it) -> words, its text, and what is better.
 SCORES = {
-    "cost": ("cost", ",.0f", "below"),
-    "ndcg": ("NDCG@10 of held-out likes", ".4f", "above"),
-    "val_accuracy": ("validation accuracy", ".4f", "above"),
-    VAL_LOSS: ("validation loss", ".4f", "below"),
+    "cost": ("cost", cost_as_text, "below"),
+    "ndcg": ("NDCG@10 of held-out likes", "{:.4f}".format, "above"),
+    "val_accuracy": ("validation accuracy", "{:.4f}".format, "above"),
+    VAL_LOSS: ("validation loss", "{:.4f}".format, "below"),
 }
 TIE_BREAKERS = {"val_accuracy": VAL_LOSS}  # what decides between equal scores
 
@@ -28,7 +30,7 @@ class Score:
     tie_breaker: float | None = None
 
     def __str__(self) -> str:
-        return format(self.value, SCORES[self.name][1])
+        return SCORES[self.name][1](self.value)
 
     @property
     def words(self) -> str:

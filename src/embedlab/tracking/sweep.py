@@ -35,6 +35,7 @@ from embedlab.tracking.models import save_embedding
 from embedlab.tracking.movie_model import ARTIFACT, VECTORS_FILE
 from embedlab.tracking.runs import PROJECT_ROOT, TrackedRun, start_child_run
 from embedlab.tracking.views import bar_chart, line_chart, parallel_chart, save_view
+from embedlab.wording import cost_as_text
 
 KEY = "fit_key"
 NODE = "ray_node"  # where a task ran: its host, and the begin of the node's id
@@ -340,4 +341,4 @@ def _result_in_words(fit: Fit, gap: float) -> str:
     if fit.has_diverged:
         return f"diverged at epoch {fit.diverged_at}"
     above = f", {gap_in_words(gap)} the exact one" if gap else ""
-    return f"cost {fit.cost:,.0f}{above}, {fit.seconds:.1f} s"
+    return f"cost {cost_as_text(fit.cost)}{above}, {fit.seconds:.1f} s"

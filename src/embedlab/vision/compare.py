@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from embedlab.vision.evaluate import Predictions, evaluate, mcnemar
+from embedlab.wording import counted
 
 SIGNIFICANT = 0.05
 SHOWN = 24  # pictures of a disagreement
@@ -86,17 +87,22 @@ def only_right(right: Predictions, wrong: Predictions, most: int = SHOWN) -> Pre
 
 
 def in_words(contenders: list[Contender], classes: tuple[str, ...], data: str) -> str:
-    """The result as Markdown, best first; it says where the difference may be chance."""
+    """The result as Markdown, best first; it says which differences are significant."""
     runs = run_table(contenders, classes)
     by_name = {contender.name: contender for contender in contenders}
     ordered = [by_name[name] for name in runs["run"]]
     n = len(ordered[0].test.labels)
     pairs = pair_table(ordered)
     lead = runs["run"][0]
-    if (pairs["p_value"] < SIGNIFICANT).all():
-        lines = [f"### {lead} is the best of {len(runs)} on {data}", ""]
+    close = [
+        f"{pair.second} is not significant (p = {pair.p_value:.2g})"
+        for pair in pairs.itertuples()
+        if pair.p_value >= SIGNIFICANT
+    ]
+    if close:
+        lines = [f"### {lead} leads on {data}; its lead over {', over '.join(close)}", ""]
     else:
-        lines = [f"### {lead} is ahead on {data}, but not of all by more than chance may give", ""]
+        lines = [f"### {lead} is the best of {len(runs)} on {data}", ""]
     for row in runs.itertuples():
         minutes = "" if pd.isna(row.minutes) else f", {row.minutes:,.1f} min of computing"
         lines.append(
@@ -107,18 +113,15 @@ def in_words(contenders: list[Contender], classes: tuple[str, ...], data: str) -
     lines.append("")
     recall = recall_table(ordered, classes)
     for pair in pairs.itertuples():
-        verdict = (
-            "more than chance would give"
-            if pair.p_value < SIGNIFICANT
-            else "no more than chance may give"
-        )
+        verdict = "significant" if pair.p_value < SIGNIFICANT else "not significant"
         gains = (recall[pair.first] - recall[pair.second]).sort_values(ascending=False)
         lines.append(
-            f"- Against **{pair.second}**: {pair.difference:+.2%}, {verdict} (McNemar's exact "
-            f"test, p = {pair.p_value:.2g}): {pair.only_first_right:,} pictures only "
-            f"{pair.first} gets right, {pair.only_second_right:,} only {pair.second}. The class "
-            f"that gains most is {gains.index[0]} ({gains.iloc[0]:+.1%}), least "
-            f"{gains.index[-1]} ({gains.iloc[-1]:+.1%})."
+            f"- Against **{pair.second}**: {100 * pair.difference:+.2f} points, {verdict} "
+            f"(McNemar's exact test, p = {pair.p_value:.2g}): "
+            f"{counted(pair.only_first_right, 'picture')} only {pair.first} gets right, "
+            f"{pair.only_second_right:,} only {pair.second}. The class that gains most is "
+            f"{gains.index[0]} ({100 * gains.iloc[0]:+.1f} points), least {gains.index[-1]} "
+            f"({100 * gains.iloc[-1]:+.1f} points)."
         )
     lines += ["", "Test pictures were scored once a run, after validation had chosen the epoch."]
     return "\n".join(lines) + "\n"

@@ -1,0 +1,154 @@
+"""What users type and see, as one JSON object: it changes only on purpose, and in CHANGELOG.md.
+
+In: MLproject, the parsers, and a small run of every entry point on the built-in samples. Out: the
+names of entry points, parameters (type and default), choices, metrics, parameters and tags of a
+run, artifacts, logged and registered models, environment variables. `python tests/contract.py`
+writes it to `contract.json`.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlflow
+from conftest import PROJECT, fresh_store
+from mlflow.entities import Run
+from mlflow.projects._project_spec import load_project
+
+FILE = Path(__file__).with_name("contract.json")
+VARIABLE = re.compile(r"\bEMBEDLAB_[A-Z_]+\b")
+RUN_ID = re.compile(r"(?<![0-9a-z])[0-9a-f]{8}(?:[0-9a-f]{24})?(?![0-9a-z])")
+# Of contestants whose libraries are not installed everywhere.
+OPTIONAL = re.compile(r"(implicit_\w+|item2vec)/")
+
+SMALL_FIT = {"ratings": "sample", "dim": 5, "epochs": 3}
+SMALL_IMAGES = {"dataset": "sample", "weights": "none", "resolution": 32, "train_limit": 100}
+# Every entry point but `main`, which runs others; {name} is the run id of an earlier one.
+RUNS: tuple[tuple[str, Mapping[str, object]], ...] = (
+    ("build_matrix", {"ratings": "sample"}),
+    ("fit_embedding", {**SMALL_FIT, "reference": True, "register": True}),
+    ("recommend", {"title": "Toy Story"}),
+    ("compare_optimizers", {**SMALL_FIT, "titles": "Toy Story", "learning_rates": "1"}),
+    ("evaluate_embedding", {"ratings": "sample", "dims": "5", "resamples": 100}),
+    ("extract_features", {**SMALL_IMAGES, "epochs": 2}),
+    ("finetune", {**SMALL_IMAGES, "epochs": 1, "register": True}),
+    ("compare_transfer", {"runs": "{extract_features},{finetune}"}),
+    ("promote", {"version": 1, "reason": "to see it"}),
+    ("clean_runs", {"dry_run": True}),
+)
+
+
+def contract() -> dict[str, object]:
+    """All of it; the runs are made in a store and a cache of their own."""
+    return {
+        "entry_points": entry_points(),
+        "environment": environment_variables(),
+        "runs": runs(),
+    }
+
+
+def entry_points() -> dict[str, object]:
+    """Parameters by entry point: as MLproject declares them, with the choices of `--help`."""
+    found = {}
+    for name, entry_point in load_project(str(PROJECT))._entry_points.items():
+        parser = importlib.import_module(f"entrypoints.{name}").build_parser()
+        actions = {action.dest: action for action in parser._actions}
+        found[name] = {
+            parameter.name: {
+                "type": parameter.type,
+                "default": parameter.default,
+                "help": _shown(actions[parameter.name]),
+            }
+            for parameter in entry_point.parameters.values()
+        }
+    return found
+
+
+def _shown(action: argparse.Action) -> str:
+    """Flag and metavar, without the prose."""
+    return f"{action.option_strings[0]} {action.metavar}"
+
+
+def environment_variables() -> list[str]:
+    """All that the code reads or the documents name."""
+    files = [*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob("src/**/*.py")]
+    return sorted({name for file in files for name in VARIABLE.findall(file.read_text("utf-8"))})
+
+
+def runs() -> dict[str, object]:
+    """What a run of each entry point holds, and of its children; last what is registered."""
+    with tempfile.TemporaryDirectory() as folder, fresh_store(Path(folder)) as client:
+        os.environ["EMBEDLAB_CACHE"] = f"{folder}/cache"
+        ids: dict[str, str] = {}
+        found: dict[str, object] = {}
+        for name, parameters in RUNS:
+            texts = {key: str(value).format(**ids) for key, value in parameters.items()}
+            flags = [f"--{key.replace('_', '-')}={text}" for key, text in texts.items()]
+            importlib.import_module(f"entrypoints.{name}").main(flags)
+            run, *children = _newest(client, name)
+            ids[name] = run.info.run_id
+            found[name] = _contents(client, run)
+            if children:
+                found[f"{name}, children"] = _contents(client, *children)
+        for model in client.search_registered_models():
+            versions = client.search_model_versions(f"name = '{model.name}'")
+            tags = sorted({_plain(tag) for version in versions for tag in version.tags})
+            found[f"registered {model.name}"] = {"aliases": sorted(model.aliases), "tags": tags}
+        return found
+
+
+def _newest(client: mlflow.MlflowClient, entry_point: str) -> list[Run]:
+    """The newest run of an entry point, and after it its children."""
+    everything = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(everything, f"tags.entry_point = '{entry_point}'")
+    parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    return [parents[0], *(run for run in found if run not in parents)]
+
+
+def _contents(client: mlflow.MlflowClient, *runs: Run) -> dict[str, object]:
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        inputs = [item.dataset.name for item in run.inputs.dataset_inputs]
+        models = [
+            client.get_logged_model(model.model_id).name for model in run.outputs.model_outputs
+        ]
+        for kind, names in {
+            "metrics": [name for name in run.data.metrics if not OPTIONAL.match(name)],
+            "parameters": run.data.params,
+            "tags": run.data.tags,
+            "artifacts": _artifacts(client, run.info.run_id),
+            "inputs": inputs,
+            "models": models,
+        }.items():
+            found.setdefault(kind, set()).update(map(_plain, names))
+    foreign = ("system/", "mlflow.git", "mlflow.source", "mlflow.user")  # vary by machine
+    return {
+        kind: sorted(name for name in names if not name.startswith(foreign))
+        for kind, names in found.items()
+    }
+
+
+def _artifacts(client: mlflow.MlflowClient, run_id: str, folder: str | None = None) -> list[str]:
+    paths = []
+    for item in client.list_artifacts(run_id, folder):
+        if item.is_dir and item.path not in ("images", "table_images"):  # of MLflow's own names
+            paths += _artifacts(client, run_id, item.path)
+        else:
+            paths.append(item.path)
+    return paths
+
+
+def _plain(name: str) -> str:
+    return RUN_ID.sub("<id>", name)
+
+
+if __name__ == "__main__":
+    text = json.dumps(contract(), indent=1, sort_keys=True)
+    FILE.write_text(text + "\n", encoding="utf-8")
+    print(f"{FILE.relative_to(PROJECT)}: {len(text.splitlines()):,} lines", file=sys.stderr)

@@ -18,13 +18,14 @@ import mlflow
 import pytest
 import sqlalchemy
 from conftest import PROJECT, fresh_store
+from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 
 from embedlab.command_line import EXIT_INTERRUPTED
-from embedlab.errors import ServerAwayError, TrackingError
-from embedlab.tracking import outage, store
+from embedlab.errors import DataError, ServerAwayError, TrackingError
+from embedlab.tracking import outage, runs, store
 from embedlab.tracking.runs import start_run
-from embedlab.tracking.store import initialise_store
+from embedlab.tracking.store import first_line, how_to_open, initialise_store, without_password
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +325,53 @@ def test_mlflow_run_with_a_relative_address_from_elsewhere(tmp_path):
     assert ran.returncode == 1
     assert f"give an absolute path, such as sqlite:///$PWD/{name}." in ran.stderr
     assert list(PROJECT.glob(f"{name}*")) == []
+
+
+# -- a password in its address -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:secret@db:5432/runs", "postgresql://me:***@db:5432/runs"),
+        ("postgresql+psycopg://me:se/cr:et@db/runs", "postgresql+psycopg://me:***@db/runs"),
+        ("postgresql://me:se@cret@db/runs", "postgresql://me:***@db/runs"),
+        ("postgresql:///runs?user=me&password=secret&host=db", None),
+        ("mysql+pymysql://me:secret@db/runs?ssl_key=k", "mysql+pymysql://me:***@db/runs?ssl_key=k"),
+        ("API request to http://me:secret@host:5000/api failed", None),
+        ("'https://:secret@host/api'", "'https://:***@host/api'"),
+        ("http://me@host:5000/#/models/rec@champion", "http://me@host:5000/#/models/rec@champion"),
+        ("http://host:5000/#/models/rec@champion", "http://host:5000/#/models/rec@champion"),
+        ("postgresql:///mlflow?host=/var/run", "postgresql:///mlflow?host=/var/run"),
+        ("sqlite:////home/me@work/a:b@c.db", "sqlite:////home/me@work/a:b@c.db"),
+        ("runs:/0123/model, models:/rec@champion", "runs:/0123/model, models:/rec@champion"),
+    ],
+)
+def test_a_password_is_masked_and_nothing_else(text, shown):
+    assert without_password(text) == (shown or text.replace("secret", "***"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "first"),
+    [
+        ("sqlite:////runs.db", "Start  mlflow ui --backend-store-uri sqlite:////runs.db"),
+        (
+            "postgresql://me:secret@db/runs",
+            'Start  mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"',
+        ),
+        ("http://host:5000/", "Open   http://host:5000/#/experiments/1/runs/a?"),
+        ("https://me:secret@host", "Open   https://host/#/experiments/1/runs/a?"),  # it asks
+    ],
+)
+def test_the_command_that_opens_the_runs_can_be_used_and_holds_no_password(monkeypatch, uri, first):
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+    shown = how_to_open("1", "a", "#/experiments/1")
+    assert shown.startswith(first)
+    assert "secret" not in shown
+
+
+def test_what_mlflow_says_of_an_address_is_masked(monkeypatch):
+    error = MlflowException("API request to http://me:secret@host/api failed with exception x")
+    assert first_line(error) == "API request to http://me:***@host/api failed with exception x"
+    for raised in (error, ValueError("http://me:secret@host"), DataError("http://me:secret@host")):
+        assert "http://me:***@host" in runs._how_it_stopped(raised)[1]["error"]

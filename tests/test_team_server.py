@@ -327,6 +327,17 @@ def test_eight_runs_begin_and_log_at_once(team, kind):
     assert sorted(int(run.data.params["number"]) for run in runs) == list(range(8))
 
 
+def test_a_password_in_the_address_is_neither_printed_nor_kept(team, client):
+    """A proxy in front of the server would ask for it."""
+    address = team.uri.replace("//", "//me:secret@")
+    name = {"MLFLOW_TRACKING_URI": address, "MLFLOW_EXPERIMENT_NAME": "password"}
+    process = team.entry_point("build_matrix", "--ratings", "sample", **name)
+    said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    (run,) = of_experiment(client, "password")
+    assert "secret" not in f"{said}{run.to_dictionary()}{run.inputs.to_dictionary()}"
+
+
 @pytest.fixture
 def own_database(team):
     """An empty one, without a server in front of it: its address."""

@@ -25,6 +25,7 @@ from mlflow.environment_variables import (
     MLFLOW_EXPERIMENT_ID,
     MLFLOW_EXPERIMENT_NAME,
     MLFLOW_RUN_ID,
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
 )
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
@@ -47,6 +48,7 @@ from embedlab.tracking.store import (
     explain_store_errors,
     initialise_store,
     store_address,
+    without_password,
 )
 from embedlab.tracking.unsent import METRICS_AT_ONCE, send_what_was_kept
 
@@ -308,6 +310,8 @@ def _reach_store() -> None:
     """Raises TrackingError where it is not there; the run that `mlflow run` has just made there is
     worth waiting for."""
     seconds_to_wait()  # a bad value is refused before any work
+    if store_address() != mlflow.get_tracking_uri():  # MLflow would print it at a run's end
+        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     if MLFLOW_RUN_ID.get():
         patiently(store_address(), initialise_store)
     else:
@@ -343,10 +347,14 @@ def _how_it_stopped(error: BaseException) -> tuple[str, dict[str, str]]:
         case SystemExit(code=code) if code == EXIT_TERMINATED:
             return "KILLED", {"stop_reason": "sigterm"}
         case EmbedlabError():
-            return "FAILED", {"stop_reason": error.stop_reason, "error": str(error)[:5000]}
+            return "FAILED", {"stop_reason": error.stop_reason, "error": _as_tag(str(error))}
         case _:
-            text = f"{type(error).__name__}: {error}"
-            return "FAILED", {"stop_reason": "exception", "error": text[:5000]}
+            text = _as_tag(f"{type(error).__name__}: {error}")
+            return "FAILED", {"stop_reason": "exception", "error": text}
+
+
+def _as_tag(text: str) -> str:
+    return without_password(text)[:5000]
 
 
 def _peak_memory_mib() -> float:

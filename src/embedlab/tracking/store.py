@@ -32,6 +32,13 @@ CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFB
 SECONDS_TO_THE_LINE = 5.0  # that says which lock is waited for
 SECONDS_BETWEEN_ATTEMPTS = 0.1
 GIVE_ANOTHER = "set MLFLOW_TRACKING_URI to another, such as sqlite:////absolute/path/mlflow.db."
+# After what is kept: of a server up to the last @ before a slash, of a database, where a password
+# may hold slashes, up to the last @ of all, and among the options of a database.
+PASSWORD = re.compile(
+    r"(https?://[^\s/:@]*:)[^\s/]*(?=@)"
+    r"|((?:postgresql|mysql|mssql)[^\s:]*://[^\s/:@]*:)\S*(?=@)"
+    r"|([?&](?:\w*password|odbc_connect)=)[^\s&]*"
+)
 CLASSIC = "workflowType=machine_learning"  # without it the UI opens on the traces of chat models
 
 
@@ -220,14 +227,20 @@ def explain_store_errors() -> Iterator[None]:
 
 
 def store_address() -> str:
-    """The tracking URI as it may be shown: without the password, if there is one in it."""
-    return re.sub(r"(://[^/@]*):[^/@]*@", r"\1:***@", mlflow.get_tracking_uri())
+    """The tracking URI as it may be shown and stored: without the password in it, if any."""
+    return without_password(mlflow.get_tracking_uri())
+
+
+def without_password(text: str) -> str:
+    """The text with `***` for the password of each address of a server or database in it."""
+    return PASSWORD.sub(lambda found: f"{found[found.lastindex or 0]}***", text)
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line: SQLAlchemy may put another before it, `(raised as a result
-    of …)`, and MLflow ends the first with a colon where the reason comes after it."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    """What an error says, in one line without passwords: SQLAlchemy may put another before it,
+    `(raised as a result of …)`, and MLflow ends the first with a colon where the reason comes
+    after it."""
+    lines = without_password(str(error)).strip().splitlines() or [type(error).__name__]
     if len(lines) > 1 and lines[0].startswith("(raised as a result"):
         del lines[0]
     return " ".join(lines) if lines[0].endswith(":") else lines[0]
@@ -258,9 +271,11 @@ def fetch_artifacts(uri: str) -> Path:
 def how_to_open(experiment_id: str, run_id: str, *pages: str) -> str:
     """The command that opens the MLflow UI on this store, the address of the run in it, and those
     of other pages, `#/…`."""
-    uri = mlflow.get_tracking_uri()
+    uri, shown = mlflow.get_tracking_uri(), store_address()
     pages = (f"#/experiments/{experiment_id}/runs/{run_id}?{CLASSIC}", *pages)
     if uri.startswith(("http:", "https:")):
-        return "\n".join(f"Open   {uri.rstrip('/')}/{page}" for page in pages)
+        server = re.sub("://[^/@]*@", "://", uri).rstrip("/")  # a browser asks who it is
+        return "\n".join(f"Open   {server}/{page}" for page in pages)
+    uri = uri if uri == shown else '"$MLFLOW_TRACKING_URI"'
     start = f"Start  mlflow ui --backend-store-uri {uri}"
     return "\n".join([start, *(f"Open   {UI_ADDRESS}/{page}" for page in pages)])

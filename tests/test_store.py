@@ -21,11 +21,12 @@ from conftest import PROJECT, fresh_store
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 
-from embedlab.command_line import EXIT_INTERRUPTED
+from embedlab.command_line import EXIT_INTERRUPTED, exit_with
 from embedlab.errors import DataError, ServerAwayError, TrackingError
 from embedlab.tracking import outage, runs, store
 from embedlab.tracking.runs import start_run
 from embedlab.tracking.store import first_line, how_to_open, initialise_store, without_password
+from entrypoints import recommend
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +301,12 @@ def test_a_relative_address_of_another_folder_is_told_and_nothing_made(relative,
     with pytest.raises(TrackingError, match=sentence), start_run("recommend", "recommend", {}):
         pytest.fail("the run has begun")
     assert list(relative.parent.iterdir()) == [relative]
+
+
+def test_a_refused_parameter_makes_nothing_at_a_relative_address_either(relative):
+    with pytest.raises(SystemExit):
+        exit_with(lambda _: recommend.main(["--k", "0"]))
+    assert list(relative.parents[1].iterdir()) == []
 
 
 def test_a_relative_address_is_right_where_the_run_is_there(relative, made_store, monkeypatch):

@@ -46,6 +46,7 @@ from embedlab.tracking.stale import mark_dead_runs, owner_tags
 from embedlab.tracking.store import (
     check_store,
     explain_store_errors,
+    first_line,
     initialise_store,
     store_address,
     without_password,
@@ -306,6 +307,20 @@ def _closed_at_the_end(run: TrackedRun, is_last: bool = True) -> Iterator[None]:
                 run.end(*finished)
 
 
+def end_refused_run(error: EmbedlabError) -> None:
+    """Close the run of MLFLOW_RUN_ID, which `mlflow run` made for an entry point that refuses to
+    begin, and let it say why. Never raises: `error` is what the user has to read."""
+    try:
+        with short_requests():
+            initialise_store()
+            status, tags = _how_it_stopped(error)
+            entities = [RunTag(key, text) for key, text in tags.items()]
+            mlflow.MlflowClient().log_batch(MLFLOW_RUN_ID.get(), tags=entities)
+            mlflow.MlflowClient().set_terminated(MLFLOW_RUN_ID.get(), status)
+    except Exception as failed:  # MLflow's, the database's, its driver's
+        logging.getLogger(__name__).info("the run was not told: %s", first_line(failed))
+
+
 def _reach_store() -> None:
     """Raises TrackingError where it is not there; the run that `mlflow run` has just made there is
     worth waiting for."""
@@ -354,7 +369,8 @@ def _how_it_stopped(error: BaseException) -> tuple[str, dict[str, str]]:
 
 
 def _as_tag(text: str) -> str:
-    return without_password(text)[:5000]
+    """Without passwords, and in letters that a store takes: names of files may hold others."""
+    return without_password(text).encode(errors="backslashreplace").decode()[:5000]
 
 
 def _peak_memory_mib() -> float:

@@ -1,9 +1,11 @@
 """One run from start to end: where it goes, what it keeps, and how it says that it has ended."""
 
 import errno
+import importlib
 import json
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -20,6 +22,7 @@ import pytest
 from conftest import PROJECT, fresh_store
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.projects._project_spec import load_project
 from mlflow.tracking import fluent
 
 from embedlab.command_line import exit_with
@@ -159,6 +162,50 @@ def test_parameters_in_another_spelling_are_kept_beside_the_first(client, make_r
         "device": "auto",
         "resolved/device": "cpu",
     }
+
+
+# Texts that `mlflow run` puts into quotes for the shell, and logs with them. The others of that
+# kind are the empty defaults.
+QUOTED = {
+    "title": "Apollo 13|Toy Story",
+    "titles": "Apollo 13|Toy Story",
+    "reason": 'it\'s "better" than $HOME',
+    "learning_rates": "adam:3,1/sgd:2e-5",
+    "model_name": "my movies",
+    "experiment": "my experiment",
+    "version": "1",
+}
+SPEC = load_project(str(PROJECT))
+ENTRY_POINTS = [SPEC.get_entry_point(path.stem) for path in PROJECT.glob("entrypoints/[!_]*.py")]
+
+
+class Begun(Exception):
+    """Raised in place of a run, with its parameters."""
+
+
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS, ids=lambda entry_point: entry_point.name)
+def test_a_value_that_mlflow_logs_in_quotes_is_shown_as_it_was_used(
+    client, make_run, monkeypatch, entry_point
+):
+    given = {name: text for name, text in QUOTED.items() if name in entry_point.parameters}
+    logged, _ = entry_point.compute_parameters(given, None)
+    used = {p.name: given.get(p.name, p.default) for p in entry_point.parameters.values()}
+    quoted = {name for name, text in logged.items() if text != str(used[name])}
+    _, _, _, *arguments = shlex.split(entry_point.compute_command(given, None))
+
+    def begun(*arguments, **_):
+        raise Begun(arguments[2])
+
+    with monkeypatch.context() as patched, pytest.raises(Begun) as begins:
+        patched.setattr(runs, "start_run", begun)
+        importlib.import_module(f"entrypoints.{entry_point.name}").main(arguments)
+    made = make_run()
+    for name, text in logged.items():
+        client.log_param(made.info.run_id, name, text)
+    with start_run(entry_point.name, "shown", begins.value.args[0]) as run:
+        assert run.params(quoted) == {name: used[name] for name in quoted}
+    kept = client.get_run(run.id).data.params
+    assert {name: kept[f"resolved/{name}"] for name in quoted} == run.params(quoted)
 
 
 def test_parameters_are_spelt_as_in_mlproject_and_left_out_where_they_do_not_apply(client):

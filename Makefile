@@ -4,6 +4,7 @@ STORE ?= $(or $(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
 PORT ?= 5000
 VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
+export STORE  # commands name it as the shell does: make prints them, and it may hold a password
 
 .PHONY: help run test ui bench lock store
 .DEFAULT_GOAL := help
@@ -20,13 +21,14 @@ test: $(VENV)/.test  ## linter and tests; ARGS="tests/test_titles.py"
 	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 ui: store  ## the MLflow UI on the same store; PORT=5000
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri $(STORE) --port $(PORT)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri "$$STORE" --port $(PORT)
 
 # Made first, and whole: a UI that made it would keep artifacts where local runs cannot write, and
 # an `mlflow run` that is killed while it makes it leaves one that cannot be opened.
 store: $(VENV)/.run
-	PYTHONPATH=src MLFLOW_TRACKING_URI=$(STORE) python -c \
-	  "from embedlab.tracking.store import initialise_store; initialise_store()"
+	PYTHONPATH=src MLFLOW_TRACKING_URI="$$STORE" python -c \
+	  "from embedlab.command_line import exit_with; from embedlab.tracking import store; \
+	  exit_with(lambda _: store.initialise_store())"
 
 bench: $(VENV)/.run  ## speed and memory, as ratios; ARGS="--ratings <path>"
 	python -m benchmarks.movies $(ARGS)

@@ -36,6 +36,7 @@ def main(argv=None) -> None:
     from embedlab.movies.likes import find_likes, save_likes
     from embedlab.movies.ratings import read_ratings
     from embedlab.tracking.runs import start_run
+    from embedlab.wording import counted
 
     with start_run("build_matrix", f"build_matrix {args.like_rule}", vars(args)) as run:
         device = choose_device(args.device)
@@ -77,9 +78,10 @@ def main(argv=None) -> None:
     for remark in likes.remarks:
         console.print(remark)
     console.print(
-        f"{likes.name}: {ratings.n_ratings:,} ratings{dropped}, {ratings.n_users:,} users, "
-        f"{ratings.n_movies:,} movies, {likes.matrix.nnz:,} likes; {counts.nonzeros:,} entries "
-        f"of the matrix are not 0 ({counts.density:.1%})\n{too_large}"
+        f"{likes.name}: {counted(ratings.n_ratings, 'rating')}{dropped}, "
+        f"{counted(ratings.n_users, 'user')}, {counted(ratings.n_movies, 'movie')}, "
+        f"{counted(likes.matrix.nnz, 'like')}; {counted(counts.nonzeros, 'entry', 'entries')} "
+        f"of the matrix other than 0 ({counts.density:.1%})\n{too_large}"
         f"Fit it with  -e fit_embedding -P matrix=runs:/{run.id}/matrix"
     )
 

@@ -168,16 +168,57 @@ def test_a_bad_value_is_refused_before_any_work(no_heavy_modules, name, argument
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 @pytest.mark.parametrize(
-    "arguments", [["--speed", "9"], ["--Title", "x"], ["stray"], ["--tit", "x"]]
+    ("arguments", "sentence"),
+    [
+        (["--zzzz", "9"], "there is no parameter zzzz"),
+        (["--zzzz=9", "--yy-yy", "-1"], "there is no parameter zzzz; there is no parameter yy_yy"),
+        (["stray"], "expected --name value, got 'stray'"),
+        (["-k", "3"], "expected --name value, got '-k 3'"),
+        (["--"], "expected --name value, got '--'"),
+    ],
 )
-def test_an_unknown_flag_or_word_is_named(no_heavy_modules, name, arguments):
+def test_an_unknown_parameter_or_word_is_named(no_heavy_modules, name, arguments, sentence):
+    """Before what is missing: it may be meant."""
     entry_point = importlib.import_module(f"entrypoints.{name}")
-    required = [a.option_strings[0] for a in entry_point.build_parser()._actions if a.required]
     with pytest.raises(OptionError) as refused:
-        entry_point.main([word for flag in required for word in (flag, "1")] + arguments)
-    help_command = f"python -m entrypoints.{name} --help"
-    found = " ".join(arguments)
-    assert str(refused.value) == f"unrecognized arguments: {found} (see `{help_command}`)"
+        entry_point.main(arguments)
+    assert str(refused.value) == f"{sentence} (see `python -m entrypoints.{name} --help`)"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "sentence"),
+    [
+        ("fit_embedding", "--optimiser adam", "optimiser: did you mean optimizer?"),
+        ("fit_embedding", "--optimiser=adam --dim 3", "optimiser: did you mean optimizer?"),
+        ("finetune", "--weight-decy 0", "weight_decy: did you mean weight_decay?"),
+        ("recommend", "--Title x", "Title: did you mean title?"),
+        ("recommend", "--tit x", "tit: did you mean title?"),
+        ("promote", "--reson x --version 1", "reson: did you mean reason?"),
+    ],
+)
+def test_the_parameter_that_may_be_meant_is_named(name, arguments, sentence):
+    parser = importlib.import_module(f"entrypoints.{name}").build_parser()
+    with pytest.raises(OptionError, match=f"^there is no parameter {re.escape(sentence)} \\(see"):
+        parser.parse_args(arguments.split())
+
+
+def test_a_parameter_may_be_spelt_as_in_mlproject():
+    parser = importlib.import_module("entrypoints.fit_embedding").build_parser()
+    args = parser.parse_args(["--like_rule", "user_median", "--init_scale=2"])
+    assert (args.like_rule, args.init_scale) == ("user_median", 2)
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_a_value_that_is_no_utf_8_is_named_by_its_parameter(no_heavy_modules, name):
+    """As the command line gives it to Python; no store could keep it."""
+    main = importlib.import_module(f"entrypoints.{name}").main
+    for action in importlib.import_module(f"entrypoints.{name}").build_parser()._actions[1:]:
+        value, flag = os.fsdecode(b"caf\xe9"), action.option_strings[0]
+        for arguments in ([flag, value], [f"{flag}={value}"]):
+            with pytest.raises(OptionError) as refused:
+                main(arguments)
+            sentence = f"{action.dest}: expected text in UTF-8, got 'caf\\udce9' (see "
+            assert str(refused.value).startswith(sentence)
 
 
 def test_a_flag_without_its_value_is_named():
@@ -189,7 +230,7 @@ def test_a_flag_without_its_value_is_named():
 
 def test_what_must_be_given_is_named():
     parser = importlib.import_module("entrypoints.promote").build_parser()
-    with pytest.raises(OptionError, match=r"arguments are required: --version, --reason \(see"):
+    with pytest.raises(OptionError, match=r"^expected a value for version, reason \(see"):
         parser.parse_args([])
 
 

@@ -2,6 +2,7 @@
 the cost that a loop over all pairs gives, or one sentence says why not.
 """
 
+import re
 from pathlib import Path
 
 import mlflow
@@ -74,10 +75,11 @@ def artifact(run_id: str, path: str) -> Path:
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_it_is_counted_fitted_and_asked(tmp_path, world):
+def test_it_is_counted_fitted_and_asked(tmp_path, world, capsys):
     n_movies, _, _, n_likes = WORLDS[world]
     data = write(tmp_path, world)
     matrix, metrics = run(build_matrix, *data)
+    assert not re.search(r"\b1 (\w+s|entries)\b", capsys.readouterr().out)
     assert (metrics["data/likes"], metrics["data/movies"]) == (n_likes, n_movies)
     counts = co_likes_by_loop(load_likes(artifact(matrix, "matrix")).matrix.toarray())
 

@@ -53,6 +53,7 @@ from embedlab.tracking.promotion import Candidate, Score, wins
 from embedlab.tracking.runs import TrackedRun, start_run
 from embedlab.tracking.store import how_to_open
 from embedlab.tracking.views import save_view
+from embedlab.vision.decode import decode_picture
 from embedlab.vision.options import DATA
 
 CLASSES = ("ant", "bee", "cat")
@@ -603,6 +604,8 @@ def test_a_real_server_without_the_project_and_without_pickle(served, model_fold
         wait_for(address, server, log)
         response = send(address, ask(saved(PICTURE), JPEG))
         refused = send(address, ask(b"no picture"))
+        large = saved(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
+        answers = [by_the_readme(address, large, tmp_path, shell) for shell in ("bash", "sh")]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         try:
@@ -615,6 +618,22 @@ def test_a_real_server_without_the_project_and_without_pickle(served, model_fold
     for row, pixels in zip(rows, (PICTURE, as_pillow_reads(JPEG)), strict=True):
         assert_is(row, served.expected(pixels))
     assert_refused(refused, NOT_READ.format("not a picture"))
+    for answer in answers:
+        (row,) = answer["predictions"]
+        assert_is(row, served.expected(decode_picture(large, SIDE).transpose(1, 2, 0)))
+
+
+def by_the_readme(address: str, file: bytes, folder: Path, shell: str) -> dict:
+    """The answer to the README's command, word for word but for the address."""
+    assert len(file) > 150_000  # more than one argument of a command may hold
+    (folder / "picture.png").write_bytes(file)
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    (block,) = (b for b in re.findall(r"```bash\n(.*?)```", readme, re.DOTALL) if "5902/" in b)
+    command = block.replace("http://127.0.0.1:5902", address)
+    assert command != block
+    ended = subprocess.run([shell, "-c", command], cwd=folder, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return json.loads(ended.stdout)
 
 
 # -- the saved view of charts ------------------------------------------------------------------

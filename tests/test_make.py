@@ -62,19 +62,50 @@ def test_test_is_the_linter_and_pytest(checkout):
 
 
 def test_ui_makes_the_tables_before_it_starts_on_the_same_store(checkout):
-    store = f"sqlite:///{checkout}/mlflow.db"
     tables, ui = [shlex.split(line) for line in dry_run(checkout, "ui")]
-    assert tables[:4] == ["PYTHONPATH=src", f"MLFLOW_TRACKING_URI={store}", "python", "-c"]
+    assert tables[:4] == ["PYTHONPATH=src", "MLFLOW_TRACKING_URI=$STORE", "python", "-c"]
     assert "initialise_store()" in tables[4]
-    options = ["--backend-store-uri", store, "--port", "5000"]
+    options = ["--backend-store-uri", "$STORE", "--port", "5000"]
     assert ui == ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", "mlflow", "ui", *options]
 
 
-def test_ui_takes_another_store_and_port(checkout):
-    shown = dry_run(checkout, "ui", "PORT=5999", MLFLOW_TRACKING_URI="sqlite:////elsewhere/x.db")
-    for line in shown:
-        assert "sqlite:////elsewhere/x.db" in line
-    assert shown[-1].endswith("--port 5999")
+def own_tools(checkout: Path, *names: str) -> None:
+    """Programs of the environment that print their name, their words and the store."""
+    (checkout / ".venv" / "bin").mkdir()
+    for name in names:
+        tool = checkout / ".venv" / "bin" / name
+        words = f"own {name} $MLFLOW_TRACKING_URI $*" if name == "python" else f"own {name} $*"
+        tool.write_text(f'#!/bin/sh\necho "{words}" >> notes\n', encoding="utf-8")
+        tool.chmod(0o755)
+
+
+@pytest.mark.parametrize("store", [None, "postgresql://me:se%2Fcret@db.example.org/runs"])
+def test_ui_takes_another_store_and_port_and_prints_no_password(checkout, store):
+    own_tools(checkout, "python", "mlflow")
+    kept = {k: v for k, v in os.environ.items() if k not in OF_MAKE and "MLFLOW" not in k}
+    given = {"MLFLOW_TRACKING_URI": store} if store else {}
+    ran = subprocess.run(
+        ["make", "ui", "PORT=5999"], cwd=checkout, env=kept | given, capture_output=True, text=True
+    )
+    assert (ran.returncode, "cret" in ran.stdout) == (0, False)
+    tables, ui = (checkout / "notes").read_text(encoding="utf-8").splitlines()
+    store = store or f"sqlite:///{checkout}/mlflow.db"
+    assert tables.startswith(f"own python {store} -c ")
+    assert ui == f"own mlflow ui --backend-store-uri {store} --port 5999"
+
+
+def test_a_store_that_cannot_be_opened_is_one_sentence(checkout):
+    (checkout / "src").symlink_to(PROJECT / "src")
+    ran = subprocess.run(
+        ["make", "-s", "store", f"STORE=sqlite:///{checkout}/Makefile/mlflow.db"],
+        cwd=checkout,
+        env={k: v for k, v in os.environ.items() if k not in OF_MAKE},
+        capture_output=True,
+        text=True,
+    )
+    first, *others = ran.stderr.splitlines()
+    assert first.startswith("embedlab: MLflow cannot open its store sqlite:")
+    assert len(others) == 1  # make's own
 
 
 def test_bench_runs_the_benchmarks(checkout):
@@ -111,17 +142,12 @@ def test_lock_is_made_by_uv_for_every_system(checkout):
 
 def test_tools_come_from_the_project_s_own_environment(checkout):
     """A `python` of its own, first on the PATH of every command."""
-    (checkout / ".venv" / "bin").mkdir()
-    for name in ("ruff", "python"):
-        tool = checkout / ".venv" / "bin" / name
-        tool.write_text('#!/bin/sh\necho "own $(basename "$0") $*"\n', encoding="utf-8")
-        tool.chmod(0o755)
-    kept = {k: v for k, v in os.environ.items() if k not in OF_MAKE}
-    ran = subprocess.run(
-        ["make", "-s", "test"], cwd=checkout, env=kept, capture_output=True, text=True, check=True
-    )
-    own = ["own ruff check .", "own ruff format --check .", f"own {PYTEST}"]
-    assert [line.rstrip() for line in ran.stdout.splitlines()] == own
+    own_tools(checkout, "ruff", "python")
+    kept = {k: v for k, v in os.environ.items() if k not in OF_MAKE and "MLFLOW" not in k}
+    subprocess.run(["make", "-s", "test"], cwd=checkout, env=kept, check=True)
+    own = ["own ruff check .", "own ruff format --check .", "own python  " + PYTEST[7:]]
+    notes = (checkout / "notes").read_text(encoding="utf-8")
+    assert [line.rstrip() for line in notes.splitlines()] == own
 
 
 @pytest.mark.parametrize("code", [0, 7])

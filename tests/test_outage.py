@@ -267,6 +267,20 @@ def test_metrics_of_an_outage_come_later_in_order_and_once(server, impatient, ca
     assert back == f"MLflow at {server.uri} is back: 2 metrics and 0 files sent."
 
 
+def test_what_is_said_and_kept_in_an_outage_holds_no_password(server, impatient, caplog):
+    mlflow.set_tracking_uri(server.uri.replace("//", "//me:secret@"))
+    client = KeepingClient(RUN_ID)
+    server.stop()
+    client.log_batch(RUN_ID, metrics=epoch(0))
+    kept = [file.read_text() for file in Path(os.environ["EMBEDLAB_CACHE"]).rglob("*.json*")]
+    assert len(kept) == 2
+    assert "me:***@" in caplog.text
+    assert "secret" not in "".join([caplog.text, *kept])
+    server.start()
+    client.patiently(lambda: None)
+    assert server.metrics == costs(0)
+
+
 def test_a_second_outage_is_told_and_kept_as_the_first(server, impatient, caplog):
     client = KeepingClient(RUN_ID)
     for number in range(4):

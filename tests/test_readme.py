@@ -55,3 +55,27 @@ def test_the_python_in_it_parses_and_the_folders_exist():
     folders = re.findall(r"^\| `([a-z/]+/)`", README, flags=re.MULTILINE)
     assert len(folders) >= 4
     assert all((PROJECT / folder).is_dir() for folder in folders)
+
+
+def test_the_limits_of_a_request_are_those_of_the_code():
+    from embedlab.movies.titles import MAX_QUERY, MAX_TITLES
+    from embedlab.tracking import image_model, movie_model
+    from embedlab.vision import decode
+
+    rows = dict(re.findall(r"^\| `(movie-embedding|image-classifier)` \| (.*) \|$", README, re.M))
+    assert rows["movie-embedding"] == (
+        f"{movie_model.MOST_QUERIES:,} rows; {MAX_TITLES} titles a row, joined by `\\|`, of "
+        f"{MAX_QUERY} characters each | `k` from 1 to {movie_model.MOST_RECOMMENDATIONS:,} (10), "
+        "`score` `dot` or `cosine` (`dot`), `include_self` true or false (false)"
+    )
+    images, _, formats = rows["image-classifier"].partition(": ")
+    assert images == (
+        f"{image_model.MOST_PICTURES} rows; {image_model.MOST_CHARACTERS:,} characters of base64 "
+        f"and {decode.MOST_PIXELS:,} pixels a picture, as one of"
+    )
+    names, _, params = formats.partition(" | ")
+    assert tuple(names.split(", ")) == decode._WANTED
+    assert params == f"`k` from 1 to the number of classes ({image_model.K}, or all of fewer)"
+    for model, row in ((movie_model, "movie-embedding"), (image_model, "image-classifier")):
+        given = re.findall(r"`(\w+)` (?:from|`dot`|true)", rows[row])
+        assert given == [param.name for param in model.SIGNATURE.params]

@@ -1,9 +1,11 @@
 """One run from start to end: where it goes, what it keeps, and how it says that it has ended."""
 
 import errno
+import importlib
 import json
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -20,8 +22,10 @@ import pytest
 from conftest import PROJECT, fresh_store
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.projects._project_spec import load_project
 from mlflow.tracking import fluent
 
+from embedlab.command_line import exit_with
 from embedlab.errors import DivergedError, OptionError, TrackingError
 from embedlab.step import Step
 from embedlab.tracking import runs
@@ -35,6 +39,7 @@ from embedlab.tracking.runs import (
 )
 from embedlab.tracking.signals import EXIT_TERMINATED
 from embedlab.tracking.store import check_store, explain_store_errors, initialise_store
+from entrypoints import build_matrix, recommend
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +162,50 @@ def test_parameters_in_another_spelling_are_kept_beside_the_first(client, make_r
         "device": "auto",
         "resolved/device": "cpu",
     }
+
+
+# Texts that `mlflow run` puts into quotes for the shell, and logs with them. The others of that
+# kind are the empty defaults.
+QUOTED = {
+    "title": "Apollo 13|Toy Story",
+    "titles": "Apollo 13|Toy Story",
+    "reason": 'it\'s "better" than $HOME',
+    "learning_rates": "adam:3,1/sgd:2e-5",
+    "model_name": "my movies",
+    "experiment": "my experiment",
+    "version": "1",
+}
+SPEC = load_project(str(PROJECT))
+ENTRY_POINTS = [SPEC.get_entry_point(path.stem) for path in PROJECT.glob("entrypoints/[!_]*.py")]
+
+
+class Begun(Exception):
+    """Raised in place of a run, with its parameters."""
+
+
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS, ids=lambda entry_point: entry_point.name)
+def test_a_value_that_mlflow_logs_in_quotes_is_shown_as_it_was_used(
+    client, make_run, monkeypatch, entry_point
+):
+    given = {name: text for name, text in QUOTED.items() if name in entry_point.parameters}
+    logged, _ = entry_point.compute_parameters(given, None)
+    used = {p.name: given.get(p.name, p.default) for p in entry_point.parameters.values()}
+    quoted = {name for name, text in logged.items() if text != str(used[name])}
+    _, _, _, *arguments = shlex.split(entry_point.compute_command(given, None))
+
+    def begun(*arguments, **_):
+        raise Begun(arguments[2])
+
+    with monkeypatch.context() as patched, pytest.raises(Begun) as begins:
+        patched.setattr(runs, "start_run", begun)
+        importlib.import_module(f"entrypoints.{entry_point.name}").main(arguments)
+    made = make_run()
+    for name, text in logged.items():
+        client.log_param(made.info.run_id, name, text)
+    with start_run(entry_point.name, "shown", begins.value.args[0]) as run:
+        assert run.params(quoted) == {name: used[name] for name in quoted}
+    kept = client.get_run(run.id).data.params
+    assert {name: kept[f"resolved/{name}"] for name in quoted} == run.params(quoted)
 
 
 def test_parameters_are_spelt_as_in_mlproject_and_left_out_where_they_do_not_apply(client):
@@ -498,6 +547,77 @@ def test_a_process_that_is_told_to_stop_closes_its_run(client, number, code, rea
     kept = client.get_run(run_id)
     assert (kept.info.status, kept.data.tags["stop_reason"]) == ("KILLED", reason)
     assert series(client, run_id, "train/cost") == [(0, 3.0), (1, 2.0), (2, 1.0)]
+
+
+# -- a run that `mlflow run` made, and no entry point took up ----------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--k", "0"], "k: expected a whole number from 1 to 1000, got '0' (see "),
+        (["--titel", "Alien"], "there is no parameter titel: did you mean title? (see "),
+        (["--titel", os.fsdecode(b"caf\xe9")], "there is no parameter titel: did you mean title?"),
+    ],
+)
+def test_a_run_whose_parameters_are_refused_says_why(client, make_run, capsys, arguments, error):
+    made = make_run()
+    with pytest.raises(SystemExit) as ended:
+        exit_with(lambda _: recommend.main(arguments))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(f"embedlab: {error}")
+    kept = client.get_run(made.info.run_id)
+    assert (kept.info.status, kept.data.tags["stop_reason"]) == ("FAILED", "error")
+    assert kept.data.tags["error"].startswith(error)
+
+
+def test_a_run_whose_data_are_not_there_says_why(client, make_run):
+    made = make_run()
+    with pytest.raises(SystemExit):
+        exit_with(lambda _: build_matrix.main(["--ratings", "nowhere"]))
+    assert client.get_run(made.info.run_id).data.tags["error"].startswith("ratings='nowhere' is")
+
+
+def test_a_run_that_has_begun_says_itself_why_it_ended(client, make_run):
+    made = make_run()
+
+    def main(_):
+        with start_run("recommend", "recommend", {}):
+            raise OptionError("k: no")
+
+    with pytest.raises(SystemExit):
+        exit_with(main)
+    assert client.get_run(made.info.run_id).data.tags["error"] == "k: no"
+
+
+def test_a_store_that_cannot_be_told_changes_nothing_of_the_sentence(make_run, monkeypatch, capsys):
+    make_run()
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", refuse)
+    with pytest.raises(SystemExit) as ended:
+        exit_with(lambda _: recommend.main(["--k", "0"]))
+    assert ended.value.code == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("client")
+def test_mlflow_run_with_a_misspelt_parameter(tmp_path):
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    ran = subprocess.run(
+        ["mlflow", "run", PROJECT, "-e", "recommend", "--env-manager", "local", "-P", "titel=x"],
+        cwd=tmp_path,
+        env=os.environ | {"MLFLOW_TRACKING_URI": store},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 1
+    sentence = "there is no parameter titel: did you mean title?"
+    assert f"embedlab: {sentence}" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    (run,) = mlflow.MlflowClient(store).search_runs(["0"])
+    assert (run.info.status, run.data.tags["stop_reason"]) == ("FAILED", "error")
+    assert run.data.tags["error"].startswith(sentence)
 
 
 # -- stores that cannot be used ----------------------------------------------------------------

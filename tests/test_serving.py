@@ -396,6 +396,11 @@ def test_a_table_without_rows_is_answered_without_rows(post):
     assert post("title\n", "text/csv") == Response(200, '{"predictions": []}')
 
 
+def test_a_parameter_that_is_unknown_never_reaches_the_model(post):
+    """MLflow drops it before, with a warning in the server's log; the README says so."""
+    assert post(ask("toy story", k=2, n=5)) == post(ask("toy story", k=2))
+
+
 def test_a_thousand_titles_fit_in_a_request(post):
     response = post(ask(*["toy story"] * 1000, k=1))
     assert (response.status, len(json.loads(response.text)["predictions"])) == (200, 1000)
@@ -414,7 +419,14 @@ REFUSED = {
         r'"hamlet" fits 2 movies: Hamlet \(1996\); Hamlet \(1948\); write one of these titles .*',
     ),
     "wrong year": (ask("hamlet 1990"), r'No movie of 1990 is called "hamlet", but there is .*'),
-    "one of several": (ask("toy story", "no such"), r'No movie is called "no such".*'),
+    "one of several": (
+        ask(*["toy story"] * 17, "no such", *["toy story"] * 982),
+        r'title in row 17: No movie is called "no such".*',
+    ),
+    "a number among several": (
+        ask("toy story", 7),
+        "title in row 1: " + NOT_TEXT.format(r"7 \(int\)"),
+    ),
     "one of a blend": (ask("toy story | no such"), r'No movie is called "no such".*'),
     "k=0": (ask("toy story", k=0), r".* must be a whole number from 1, but found 0\."),
     "k=-1": (ask("toy story", k=-1), r".* must be a whole number from 1, but found -1\."),

@@ -243,6 +243,11 @@ def test_what_a_process_builds_says_whose_it_is():
         assert find_leftovers(0) == []
 
 
+def test_one_hour_has_no_s():
+    leave(".building-c", 1.1)
+    assert [item.reason for item in find_leftovers(1)] == ["not touched for 1 hour"]
+
+
 def test_files_that_nobody_will_finish_are_found_by_owner_and_age():
     ended, other = f"{NOBODY}@{this_host()}", "1@elsewhere"
     found = {

@@ -28,9 +28,14 @@ from unittest.mock import patch
 
 import mlflow
 import pytest
+import sqlalchemy
 import yaml
 from conftest import PROJECT, free_port, long
 from mlflow.tracking import fluent
+
+from embedlab.errors import ServerAwayError, TrackingError
+from embedlab.tracking import store
+from embedlab.tracking.store import initialise_store
 
 pytestmark = pytest.mark.slow
 
@@ -320,6 +325,57 @@ def test_eight_runs_begin_and_log_at_once(team, kind):
         team.run(["createdb", "--username=postgres", "--owner=mlflow", "empty"])
     runs = eight_at_once(team, uri)
     assert sorted(int(run.data.params["number"]) for run in runs) == list(range(8))
+
+
+def test_a_password_in_the_address_is_neither_printed_nor_kept(team, client):
+    """A proxy in front of the server would ask for it."""
+    address = team.uri.replace("//", "//me:secret@")
+    name = {"MLFLOW_TRACKING_URI": address, "MLFLOW_EXPERIMENT_NAME": "password"}
+    process = team.entry_point("build_matrix", "--ratings", "sample", **name)
+    said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    (run,) = of_experiment(client, "password")
+    assert "secret" not in f"{said}{run.to_dictionary()}{run.inputs.to_dictionary()}"
+
+
+@pytest.fixture
+def own_database(team):
+    """An empty one, without a server in front of it: its address."""
+    team.run(["createdb", "--username=postgres", "--owner=mlflow", "own"])
+    uri = f"postgresql://mlflow@/own?host={team.sockets}"
+    with team.in_this_process():
+        mlflow.set_tracking_uri(uri)
+        yield uri
+    team.run(["dropdb", "--username=postgres", "--force", "own"])
+
+
+def tables(team) -> str:
+    return team.run(["psql", "--username=mlflow", "-Atc", r"\dt", "own"])
+
+
+def test_a_database_of_another_program_is_named_and_left_as_it_is(team, own_database):
+    team.run(["psql", "--username=mlflow", "-c", "CREATE TABLE customers (name TEXT)", "own"])
+    before = tables(team)
+    with pytest.raises(TrackingError, match="another program: it has a table 'customers'"):
+        initialise_store()
+    assert tables(team) == before
+
+
+def test_a_lock_that_another_process_holds_is_named_and_waited_for(
+    team, own_database, monkeypatch, caplog
+):
+    monkeypatch.setattr(store, "SECONDS_TO_THE_LINE", 0.1)
+    monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.5")
+    engine = sqlalchemy.create_engine(own_database, poolclass=sqlalchemy.NullPool)
+    held = f"another process holds its lock {store.LOCK_NUMBER} (advisory)"
+    with engine.connect() as other:
+        other.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({store.LOCK_NUMBER})"))
+        with pytest.raises(ServerAwayError, match=re.escape(held)):
+            initialise_store()
+    assert held in caplog.messages[0]
+    assert "experiments" not in tables(team)
+    initialise_store()
+    assert "experiments" in tables(team)
 
 
 # -- an outage ---------------------------------------------------------------------------------

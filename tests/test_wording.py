@@ -1,8 +1,13 @@
 """Texts that count something: one of it has no s."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from embedlab import ranks
+from embedlab.errors import TrackingError
 from embedlab.movies.ray_fits import RayOptions, _capacity
+from embedlab.tracking import finished
 from embedlab.wording import cost_as_text, counted, value_as_text
 
 
@@ -47,3 +52,18 @@ def test_a_value_is_spelled_as_on_the_command_line(value, text):
 def test_ray_counts_fits_and_nodes(cores, text):
     nodes = [{"Alive": True, "Resources": {"CPU": n}} for n in cores]
     assert _capacity(nodes, RayOptions("auto")) == text
+
+
+def test_processes_that_are_lost_are_one_or_several(monkeypatch):
+    monkeypatch.setattr(ranks, "has_ended", lambda host, pid, was_there: True)
+    for n, end in ((1, " has ended before its time"), (2, " have ended before their time")):
+        monkeypatch.setattr(ranks, "_others", {i: ("host", i, 0.0) for i in range(n)})
+        assert ranks._ended().endswith(end)
+
+
+@pytest.mark.parametrize(("n", "text"), [(1, "found 1 finished run "), (2, "2 finished runs ")])
+def test_finished_runs_without_a_pair_are_one_or_several(n, text):
+    run = SimpleNamespace(data=SimpleNamespace(tags={"entry_point": "finetune"}))
+    client = SimpleNamespace(search_runs=lambda *_, **__: [run] * n)
+    with pytest.raises(TrackingError, match=text):
+        finished._best(client, "1")

@@ -10,11 +10,12 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 
 from embedlab.datasets.movielens import check_ratings_argument
 from embedlab.datasets.pictures import check_dataset_argument
-from embedlab.errors import EmbedlabError, OptionError
+from embedlab.errors import EmbedlabError, OptionError, TrackingError
 from embedlab.movies.fit import OBJECTIVES
 from embedlab.movies.like_rule import USER_WEIGHTS, check_like_rule
 from embedlab.torchrun import MOST_PROCESSES, SECONDS_FOR_THE_FIRST, count, is_first, is_started
@@ -33,6 +34,7 @@ from embedlab.vision.options import (
 )
 from embedlab.wording import value_as_text
 
+HELP = frozenset(("-h", "--help"))
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 EXIT_INTERRUPTED = 130
 LARGEST = 2**31 - 1
@@ -76,21 +78,51 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         """Every flag takes one value: the word after it, even where that starts with a dash."""
         joined: list[str] = []
+        unknown: list[str] = []
         for word in sys.argv[1:] if args is None else args:
+            name, equals, value = word.partition("=")
+            flag = name.replace("_", "-")  # as MLproject has it
             if joined and joined[-1] in self._flags and word not in self._flags:
                 if word == "--":  # argparse would drop it and give an empty list
                     self.error(f"argument {joined[-1]}: expected a value, got '--'")
                 joined[-1] += f"={word}"
+            elif flag in self._flags or word in HELP:
+                joined.append(flag + equals + value)
             else:
-                joined.append(word)
+                unknown.append(word)
+        if unknown and not HELP & set(joined):
+            self.error(self._why_unknown(unknown))
+        for word in joined:
+            flag, _, value = word.partition("=")
+            if any("\ud800" <= letter <= "\udfff" for letter in value):  # other bytes
+                self.error(f"argument {flag}: expected text in UTF-8, got {value!a}")
         return super().parse_known_args(joined, namespace)
+
+    def _why_unknown(self, words: Sequence[str]) -> str:
+        """Every name among the words that is no parameter's, with the nearest that is one."""
+        known = [_as_parameter(flag) for flag in self._flags]
+        names = [_as_parameter(word.partition("=")[0]) for word in words if word.startswith("--")]
+        said = []
+        for name in filter(None, names):
+            near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+            said.append(
+                f"there is no parameter {name}" + (f": did you mean {near[0]}?" if near else "")
+            )
+        return "; ".join(said) or f"expected --name value, got {' '.join(words)!r}"
 
     def error(self, message: str):
         text = message.removeprefix("argument --")
         name, colon, rest = text.partition(": ")
         if text != message and colon:
-            text = f"{name.replace('-', '_')}: {rest}"
+            text = f"{_as_parameter(name)}: {rest}"
+        elif name == "the following arguments are required":
+            text = f"expected a value for {', '.join(map(_as_parameter, rest.split(', ')))}"
         raise OptionError(f"{text} (see `{self.prog} --help`)")
+
+
+def _as_parameter(flag: str) -> str:
+    """As MLproject has it: `--like-rule` is `like_rule`."""
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def whole_number(minimum: int, maximum: int = LARGEST) -> Callable[[str], int]:
@@ -399,6 +431,12 @@ def exit_with(main: Callable[[Sequence[str] | None], None]) -> None:
         if not is_first():
             time.sleep(SECONDS_FOR_THE_FIRST)  # which ends this process with its own
         print(f"embedlab: {error}", file=sys.stderr)
+        # `mlflow run` made a run, which no start_run has taken up: it takes the variable away.
+        if is_first() and "MLFLOW_RUN_ID" in os.environ and not isinstance(error, TrackingError):
+            with suppress(KeyboardInterrupt):
+                from embedlab.tracking.runs import end_refused_run
+
+                end_refused_run(error)
         sys.exit(1)
     except KeyboardInterrupt:
         if is_first():

@@ -170,4 +170,5 @@ def _ended() -> str:
         for i, (host, pid, was_there) in _others.items()
         if has_ended(host, pid, was_there)
     ]
-    return f"of {count()} processes {', '.join(lost)} has ended before its time" if lost else ""
+    ended = "has ended before its time" if len(lost) == 1 else "have ended before their time"
+    return f"of {count()} processes {', '.join(lost)} {ended}" if lost else ""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from embedlab.errors import DataError
 from embedlab.process import has_ended, this_host
+from embedlab.wording import counted
 
 CACHE_VARIABLE = "EMBEDLAB_CACHE"
 BUILDING = ".building-"
@@ -126,7 +127,9 @@ def find_leftovers(hours: float) -> list[Leftover]:
             leftovers.append(Leftover(path, f"its process {owner[1]} has ended"))
         elif quiet >= hours and not (owner and owner[2] == this_host()):
             host = f" by {owner[2]}" if owner else ""
-            leftovers.append(Leftover(path, f"not touched{host} for {quiet:,.0f} hours"))
+            leftovers.append(
+                Leftover(path, f"not touched{host} for {counted(round(quiet), 'hour')}")
+            )
     return leftovers
 
 

@@ -15,6 +15,7 @@ from embedlab.tracking.picture_runs import ENTRY_POINTS, PREDICTIONS
 from embedlab.tracking.store import first_line, store_address
 from embedlab.vision.compare import Contender
 from embedlab.vision.evaluate import Predictions
+from embedlab.wording import counted
 
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
@@ -94,9 +95,9 @@ def _best(client: mlflow.MlflowClient, experiment_id: str) -> list[Run]:
             return [max(runs, key=_val_score) for runs in kinds]
     raise TrackingError(
         "runs: expected a finished run of each of extract_features and finetune on the same "
-        f"pictures in experiment {experiment_id} of {store_address()}, found {len(found)} finished "
-        "runs without such a pair: make one of the other kind with the same dataset, split_seed, "
-        "val_limit and test_limit, or name runs."
+        f"pictures in experiment {experiment_id} of {store_address()}, found "
+        f"{counted(len(found), 'finished run')} without such a pair: make one of the other kind "
+        "with the same dataset, split_seed, val_limit and test_limit, or name runs."
     )
 
 

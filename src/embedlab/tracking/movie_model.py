@@ -18,7 +18,7 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from embedlab.errors import OptionError
+from embedlab.errors import OptionError, TitleError
 from embedlab.movies.neighbours import Neighbours
 from embedlab.movies.titles import TitleIndex
 from embedlab.tracking.answers import refusals_explained
@@ -85,8 +85,12 @@ class MovieModel(PythonModel):
         if options["k"] > MOST_RECOMMENDATIONS:
             raise OptionError(f"k: expected 1 to {MOST_RECOMMENDATIONS:,}, got {options['k']}")
         tables = []
-        for query in queries:
-            asked = self.titles.find_all(query)
+        for row, query in enumerate(queries):
+            try:
+                asked = self.titles.find_all(query)
+            except TitleError as error:
+                where = f"title in row {row}: " if len(queries) > 1 else ""
+                raise TitleError(f"{where}{error}", error.candidates) from None
             duplicates = self.titles.duplicates_of(asked)
             found = self.neighbours.top(asked, **options, exclude=duplicates)
             table = self.movies.iloc[[item.row for item in found]].reset_index(drop=True)

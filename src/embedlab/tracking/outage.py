@@ -9,12 +9,14 @@ import logging
 import math
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import requests
+from filelock import Timeout
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE, ErrorCode
 from requests.exceptions import ChunkedEncodingError, RetryError, SSLError
@@ -53,6 +55,10 @@ def why_away(error: BaseException | None) -> str | None:
                 if "database is locked" in text:
                     return "its database is locked"
                 return None if "sqlite3" in text else "its database could not be reached"
+            case sqlite3.OperationalError() if "database is locked" in text:
+                return "its database is locked"
+            case Timeout():
+                return f"another process holds its lock {error.lock_file} and has to end first"
         error = error.__cause__ or error.__context__
     return None
 

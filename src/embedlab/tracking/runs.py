@@ -25,6 +25,7 @@ from mlflow.environment_variables import (
     MLFLOW_EXPERIMENT_ID,
     MLFLOW_EXPERIMENT_NAME,
     MLFLOW_RUN_ID,
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
 )
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
@@ -45,8 +46,10 @@ from embedlab.tracking.stale import mark_dead_runs, owner_tags
 from embedlab.tracking.store import (
     check_store,
     explain_store_errors,
+    first_line,
     initialise_store,
     store_address,
+    without_password,
 )
 from embedlab.tracking.unsent import METRICS_AT_ONCE, send_what_was_kept
 from embedlab.wording import value_as_text
@@ -310,10 +313,26 @@ def _closed_at_the_end(run: TrackedRun, is_last: bool = True) -> Iterator[None]:
                 run.end(*finished)
 
 
+def end_refused_run(error: EmbedlabError) -> None:
+    """Close the run of MLFLOW_RUN_ID, which `mlflow run` made for an entry point that refuses to
+    begin, and let it say why. Never raises: `error` is what the user has to read."""
+    try:
+        with short_requests():
+            initialise_store()
+            status, tags = _how_it_stopped(error)
+            entities = [RunTag(key, text) for key, text in tags.items()]
+            mlflow.MlflowClient().log_batch(MLFLOW_RUN_ID.get(), tags=entities)
+            mlflow.MlflowClient().set_terminated(MLFLOW_RUN_ID.get(), status)
+    except Exception as failed:  # MLflow's, the database's, its driver's
+        logging.getLogger(__name__).info("the run was not told: %s", first_line(failed))
+
+
 def _reach_store() -> None:
     """Raises TrackingError where it is not there; the run that `mlflow run` has just made there is
     worth waiting for."""
     seconds_to_wait()  # a bad value is refused before any work
+    if store_address() != mlflow.get_tracking_uri():  # MLflow would print it at a run's end
+        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     if MLFLOW_RUN_ID.get():
         patiently(store_address(), initialise_store)
     else:
@@ -349,10 +368,15 @@ def _how_it_stopped(error: BaseException) -> tuple[str, dict[str, str]]:
         case SystemExit(code=code) if code == EXIT_TERMINATED:
             return "KILLED", {"stop_reason": "sigterm"}
         case EmbedlabError():
-            return "FAILED", {"stop_reason": error.stop_reason, "error": str(error)[:5000]}
+            return "FAILED", {"stop_reason": error.stop_reason, "error": _as_tag(str(error))}
         case _:
-            text = f"{type(error).__name__}: {error}"
-            return "FAILED", {"stop_reason": "exception", "error": text[:5000]}
+            text = _as_tag(f"{type(error).__name__}: {error}")
+            return "FAILED", {"stop_reason": "exception", "error": text}
+
+
+def _as_tag(text: str) -> str:
+    """Without passwords, and in letters that a store takes: names of files may hold others."""
+    return without_password(text).encode(errors="backslashreplace").decode()[:5000]
 
 
 def _peak_memory_mib() -> float:

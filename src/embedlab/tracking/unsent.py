@@ -88,7 +88,7 @@ class Unsent:
             folder.mkdir(parents=True, exist_ok=True)
             if self._lock is None:
                 self._lock = _lock_of(folder)
-                self._lock.acquire()
+                self._lock.acquire(timeout=SHORT_SECONDS)
                 about = json.dumps({"store": store_address()})
                 (folder / "about.json").write_text(about, encoding="utf-8")
                 (folder / "log.jsonl").touch()

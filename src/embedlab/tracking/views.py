@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from embedlab.tracking.store import CLASSIC
+from embedlab.tracking.store import CLASSIC, first_line
 
 TAG = "mlflow.sharedViewState"
 _SECTION = "comparison"
@@ -131,7 +131,7 @@ def save_view(
             experiment_id, f"{TAG}.{view_id}", json.dumps(view)
         )
     except MlflowException as error:
-        logging.getLogger(__name__).warning("the chart view was not saved: %s", error)
+        logging.getLogger(__name__).warning("the chart view was not saved: %s", first_line(error))
         return None
     query = f"viewStateShareKey={view_id}&compareRunsMode=CHART&{CLASSIC}"
     return f"#/experiments/{experiment_id}/runs?{query}"

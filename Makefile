@@ -15,7 +15,7 @@ help:  ## this list
 run: store  ## the whole project, small, on built-in data; ARGS="-P ratings=ml-latest-small"
 	mlflow run . --env-manager local --experiment-name embedlab $(ARGS)
 
-test: $(VENV)/.test  ## linter and tests; ARGS="tests/test_titles.py"
+test: $(VENV)/.test  ## linter and tests; ARGS="tests/serving/test_titles.py"
 	ruff check .
 	ruff format --check .
 	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)

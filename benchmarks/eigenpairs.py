@@ -5,7 +5,7 @@
 
 The rounds are the same, Newton's diagonal included; only who improves the eigenpairs differs:
 
-block    one product with LᵀL for each vector a round, the subspace kept (`embedlab.movies.exact`);
+block    one product with LᵀL for each vector a round, the subspace kept (module `minres`);
 lanczos  ARPACK's restarted Lanczos, ten times tighter a round (the same module);
 lobpcg   scipy's LOBPCG from the last round's vectors, three iterations a round.
 
@@ -21,10 +21,10 @@ from scipy.sparse.linalg import LinearOperator, lobpcg
 
 from benchmarks.report import Report
 from embedlab.datasets.movielens import locate_ratings
-from embedlab.movies import exact
-from embedlab.movies.likes import find_likes
-from embedlab.movies.product import LikesProduct
-from embedlab.movies.ratings import read_ratings
+from embedlab.movies.data.likes import find_likes
+from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.solvers import minres as exact
+from embedlab.movies.solvers.operators import ScipyLikesOperator
 
 DIM = 100
 GAPS = (1e-2, 1e-3, 1e-4, 1e-6)
@@ -34,7 +34,7 @@ class Lobpcg:
     """Three iterations of scipy's LOBPCG from the last round's vectors."""
 
     def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):
-        self._product = LikesProduct(likes)
+        self._product = ScipyLikesOperator(likes)
         self.products = 0
         self._e = generator.standard_normal((likes.shape[1], k))
 
@@ -83,7 +83,7 @@ def main() -> None:
             exact._eigenpairs_of = SIDES[name]
             steps = []
             generator = np.random.default_rng(seed)
-            exact.fit_exact(likes.matrix, DIM, generator, args.rounds, 1e-8, steps.append)
+            exact.fit_minres(likes.matrix, DIM, generator, args.rounds, 1e-8, steps.append)
             found.append(steps)
     limit = min(steps[-1].metrics["train/cost"] for found in fits.values() for steps in found)
     report = Report(f"{likes.name}, dim {DIM}, least cost {limit:,.0f}")

@@ -18,17 +18,17 @@ import torch
 
 from benchmarks.report import Report, times
 from embedlab.datasets.movielens import locate_ratings
-from embedlab.movies.counts import co_likes, to_dense
-from embedlab.movies.exact import fit_exact
-from embedlab.movies.fit import FitOptions
-from embedlab.movies.likes import Likes, find_likes
-from embedlab.movies.neighbours import Neighbours
-from embedlab.movies.objective import Dense, Factored
-from embedlab.movies.ratings import read_ratings
-from embedlab.movies.solve import solve
-from embedlab.movies.titles import TitleIndex
-from embedlab.tracking.models import log_movie_model
-from embedlab.tracking.runs import start_run
+from embedlab.movies.data.cooccurrence import cooccurrence, to_dense
+from embedlab.movies.data.likes import Likes, find_likes
+from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.solvers.fit import fit_likes
+from embedlab.movies.solvers.minres import fit_minres
+from embedlab.movies.solvers.objective import Dense, Factored
+from embedlab.movies.solvers.options import FitOptions
+from embedlab.tracking.run import start_run
+from embedlab.workflows.models import log_movie_model
+from embedlab_serving.neighbours import Neighbours
+from embedlab_serving.titles import TitleIndex
 
 DIM = 100
 
@@ -69,7 +69,7 @@ def our_epoch(objective):
 
 
 def epochs(report: Report, likes: Likes, n: int) -> None:
-    counts = co_likes(likes.matrix)
+    counts = cooccurrence(likes.matrix)
     sides = {
         "epoch, published (dense, autograd)": (published_epoch(to_dense(counts)), 1),
         "epoch, dense": (our_epoch(Dense(counts)), 1),
@@ -91,11 +91,11 @@ def epochs(report: Report, likes: Likes, n: int) -> None:
 def exact_solver(report: Report, likes: Likes, n: int) -> None:
     """Seconds until the cost is within a fraction of the limit, which many more rounds give."""
     reached = {1e-2: [], 1e-4: [], 1e-6: []}
-    limit = fit_exact(likes.matrix, DIM, np.random.default_rng(99), tolerance=1e-13).cost
+    limit = fit_minres(likes.matrix, DIM, np.random.default_rng(99), tolerance=1e-13).cost
     totals = []
     for seed in range(n):
         steps = []
-        fit = fit_exact(likes.matrix, DIM, np.random.default_rng(seed), on_step=steps.append)
+        fit = fit_minres(likes.matrix, DIM, np.random.default_rng(seed), on_step=steps.append)
         totals.append(fit.seconds)
         spent = np.cumsum([step.seconds for step in steps])
         gaps = np.array([step.metrics["train/cost"] / limit - 1 for step in steps])
@@ -107,8 +107,8 @@ def exact_solver(report: Report, likes: Likes, n: int) -> None:
 
 
 def matrix(report: Report, likes: Likes, n: int) -> None:
-    counts = co_likes(likes.matrix)
-    sparse = report.add("X = LᵀL, sparse", times(lambda: co_likes(likes.matrix), n), "s")
+    counts = cooccurrence(likes.matrix)
+    sparse = report.add("X = LᵀL, sparse", times(lambda: cooccurrence(likes.matrix), n), "s")
     floats = torch.from_numpy(likes.matrix.toarray().astype(np.float32))
     product = times(lambda: floats.T @ floats, n)
     report.add("X = LᵀL, dense product of dense likes", product, "s", np.median(product) / sparse)
@@ -118,7 +118,9 @@ def matrix(report: Report, likes: Likes, n: int) -> None:
 def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int, results) -> None:
     likes = load(ratings)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    solve(likes.matrix, FitOptions(objective=objective, epochs=epochs), 0, "cpu", lambda step: None)
+    fit_likes(
+        likes.matrix, FitOptions(objective=objective, epochs=epochs), 0, "cpu", lambda step: None
+    )
     results.put((before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10))
 
 

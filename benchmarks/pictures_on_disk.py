@@ -1,8 +1,8 @@
-"""More pictures than fit into memory: decoding them, and training from the cache on disk.
+"""More images than fit into memory: decoding them, and training from the cache on disk.
 
-    python -m benchmarks.pictures_on_disk --folder <where the made pictures go>
+    python -m benchmarks.images_on_disk --folder <where the made images go>
 
-Run it where less memory is free than the cache takes (100,000 pictures of 96 px: 2.6 GiB), such as
+Run it where less memory is free than the cache takes (100,000 images of 96 px: 2.6 GiB), such as
 under `systemd-run --scope -p MemoryMax=1500M`: then the pages of the cache do not stay in memory,
 and every epoch reads the disk. What counts is the share of its time that training waits for data.
 """
@@ -17,19 +17,19 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.report import Report
-from embedlab.datasets.pictures import locate_pictures
-from embedlab.vision.backbone import classifier, load_backbone, new_head
-from embedlab.vision.finetune import finetune
-from embedlab.vision.forward import choose_precision
-from embedlab.vision.options import options_of
-from embedlab.vision.pictures import read_pictures
-from embedlab.vision.preprocess import Preprocessing
-from embedlab.vision.split import split_pictures
+from embedlab.datasets.images import locate_images
+from embedlab.vision.data.images import read_images
+from embedlab.vision.data.splits import split_images
+from embedlab.vision.inference import choose_precision
+from embedlab.vision.models.backbone import classifier, load_backbone, new_head
+from embedlab.vision.options import make_options
+from embedlab.vision.training.trainer import finetune
+from embedlab_serving.preprocess import Preprocessing
 
 CLASSES = 10
 
 
-def make(folder: Path, n_pictures: int, side: int) -> None:
+def make(folder: Path, n_images: int, side: int) -> None:
     """JPEG files: smooth noise around a colour of the class, a folder a class."""
 
     def write(number: int) -> None:
@@ -37,46 +37,44 @@ def make(folder: Path, n_pictures: int, side: int) -> None:
         label = number % CLASSES
         colour = np.random.default_rng(1000 + label).integers(0, 255, 3)
         coarse = np.clip(colour + rng.normal(0, 60, (8, 8, 3)), 0, 255).astype(np.uint8)
-        picture = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
-        picture.save(folder / str(label) / f"{number}.jpg", quality=85)
+        image = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+        image.save(folder / str(label) / f"{number}.jpg", quality=85)
 
     for label in range(CLASSES):
         (folder / str(label)).mkdir(parents=True)
     with ThreadPoolExecutor() as threads:
-        list(threads.map(write, range(n_pictures)))
+        list(threads.map(write, range(n_images)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=2)
     what = "that it is trained at; the smaller, the faster the network, the sooner it starves"
     parser.add_argument("--resolution", type=int, default=32, help=what)
     args = parser.parse_args()
     if not args.folder.exists():
-        make(args.folder, args.pictures, args.side)
+        make(args.folder, args.images, args.side)
 
-    report = Report(
-        f"{args.pictures:,} pictures of {args.side} px, trained at {args.resolution} px"
-    )
+    report = Report(f"{args.images:,} images of {args.side} px, trained at {args.resolution} px")
     started = time.perf_counter()
-    pictures = read_pictures(locate_pictures(f"folder:{args.folder}"))
+    images = read_images(locate_images(f"folder:{args.folder}"))
     seconds = time.perf_counter() - started
-    report.add("decoding, or finding them decoded", [len(pictures.labels) / seconds], "pictures/s")
-    report.add("the cache", [pictures.images.nbytes / 2**30], "GiB")
+    report.add("decoding, or finding them decoded", [len(images.labels) / seconds], "images/s")
+    report.add("the cache", [images.pixels.nbytes / 2**30], "GiB")
 
-    split = split_pictures(pictures, 0, 0, 2_000, 2_000)
+    split = split_images(images, 0, 0, 2_000, 2_000)
     precision = choose_precision("auto", "cpu")
     backbone = load_backbone("resnet18", "none", 0)
     preprocessing = Preprocessing(args.resolution, 1.0, backbone.mean, backbone.std)
-    options = options_of("fast", epochs=args.epochs, resolution=(args.resolution,))
+    options = make_options("fast", epochs=args.epochs, resolution=(args.resolution,))
     network = classifier(backbone, new_head(backbone, CLASSES, 0))
     steps = []
     finetune(
         network,
-        pictures,
+        images,
         split,
         preprocessing,
         options,
@@ -85,9 +83,9 @@ def main() -> None:
         precision,
         on_step=steps.append,
     )
-    report.add("training", [len(split.train) / step.seconds for step in steps], "pictures/s")
+    report.add("training", [len(split.train) / step.seconds for step in steps], "images/s")
     waits = [100 * step.metrics["time/waiting_share"] for step in steps]
-    report.add("of its time, waiting for pictures", waits, "%")
+    report.add("of its time, waiting for images", waits, "%")
     report.add("peak memory", [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20], "GiB")
     report.show()
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.scale --folder <where the made ratings go> --figure scaling.png
 
-Ratings are made (`benchmarks.made_ratings`), 0.1, 1, 10 and 32 million. Each size is read in one
-process and fitted in another, whose peaks of resident memory are theirs alone. A stage's exponent
+Ratings are synthetic (`benchmarks.synthetic_ratings`): 0.1, 1, 10 and 32 million. Each size is read
+in one process and fitted in another, each with its own peak of resident memory. A stage's exponent
 is the slope of its time against the number of ratings, both in logarithms.
 """
 
@@ -22,15 +22,15 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.made_ratings import LARGEST, SMALLEST, write
 from benchmarks.report import machine
-from embedlab.movies.counts import off_diagonal_squares
-from embedlab.movies.exact import fit_exact
-from embedlab.movies.likes import find_likes
-from embedlab.movies.neighbours import Neighbours
-from embedlab.movies.objective import Factored
-from embedlab.movies.ratings import read_ratings
-from embedlab.movies.titles import TitleIndex
+from benchmarks.synthetic_ratings import LARGEST, SMALLEST, write
+from embedlab.movies.data.cooccurrence import off_diagonal_squares
+from embedlab.movies.data.likes import find_likes
+from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.solvers.minres import fit_minres
+from embedlab.movies.solvers.objective import Factored
+from embedlab_serving.neighbours import Neighbours
+from embedlab_serving.titles import TitleIndex
 
 SIZES = (SMALLEST, 1_000_000, 10_000_000, LARGEST)
 DIM, EPOCHS, ASKED = 100, 5, 200
@@ -78,7 +78,7 @@ def fit(folder: Path, results) -> None:
     epochs = seconds_of_epochs(likes)
     steps = []
     exact, whole = timed(
-        lambda: fit_exact(
+        lambda: fit_minres(
             likes, DIM, np.random.default_rng(0), tolerance=1e-5, on_step=steps.append
         )
     )

@@ -130,18 +130,18 @@ def image_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
     good = []
     for kind in ("png", "jpeg"):
         for _ in range(20):
-            picture = io.BytesIO()
+            image = io.BytesIO()
             pixels = rng.integers(0, 255, (*rng.integers(8, 64, 2), 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(picture, kind)
-            text = base64.b64encode(picture.getvalue()).decode()
+            Image.fromarray(pixels).save(image, kind)
+            text = base64.b64encode(image.getvalue()).decode()
             good.append(answered(model, "image", text, k=3))
     huge = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(huge, "png")
     bad = [
         (b"{not json", 400, None),
         (ask("image", "no base64!"), 400, None),
-        (ask("image", base64.b64encode(b"no picture").decode()), 400, None),
-        (ask("image", base64.b64encode(picture.getvalue()[:200]).decode()), 400, None),
+        (ask("image", base64.b64encode(b"no image").decode()), 400, None),
+        (ask("image", base64.b64encode(image.getvalue()[:200]).decode()), 400, None),
         (ask("image", base64.b64encode(huge.getvalue()).decode()), 400, None),
         (ask("image", "A" * 40_000_000), 400, None),
         (ask("image", text, k=0), 400, None),

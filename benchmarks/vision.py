@@ -1,8 +1,8 @@
-"""The picture half: speed against the bare network, and against the notebook's way of doing it.
+"""The image half: speed against the bare network, and against the notebook's way of doing it.
 
-python -m benchmarks.vision [--resolution 96] [--pictures 1000] [--rounds 5]
+python -m benchmarks.vision [--resolution 96] [--images 1000] [--rounds 5]
 
-Pictures and weights are random: neither changes how long a network takes. What is compared is
+Images and weights are random: neither changes how long a network takes. What is compared is
 measured in turn, so that a machine that slows down slows down all of it.
 """
 
@@ -18,20 +18,20 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
 from benchmarks.report import Report
-from embedlab.vision.backbone import load_backbone
-from embedlab.vision.finetune import finetune
-from embedlab.vision.forward import BATCH, choose_precision, precision_context, run_network
-from embedlab.vision.head import fit_head
-from embedlab.vision.options import HeadOptions, options_of
-from embedlab.vision.pictures import PictureSet
-from embedlab.vision.preprocess import Preprocessing
-from embedlab.vision.split import Split
+from embedlab.vision.data.images import ImageDataset
+from embedlab.vision.data.splits import Split
+from embedlab.vision.inference import BATCH, choose_precision, precision_context, predict_logits
+from embedlab.vision.models.backbone import load_backbone
+from embedlab.vision.models.linear_probe import fit_linear_probe
+from embedlab.vision.options import LinearProbeOptions, make_options
+from embedlab.vision.training.trainer import finetune
+from embedlab_serving.preprocess import Preprocessing
 
 N_CLASSES, SIDE, EPOCHS = 10, 32, 15
 
 
 class Notebook(Dataset):
-    """One picture at a time, through PIL, as the notebook had it."""
+    """One image at a time, through PIL, as the notebook had it."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, resolution: int, mean, std):
         self.images, self.labels = images.transpose(0, 2, 3, 1), labels
@@ -60,15 +60,15 @@ def seconds_of(call) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resolution", type=int, default=96)
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     args, _ = parser.parse_known_args()
-    n, resolution = args.pictures, args.resolution
+    n, resolution = args.images, args.resolution
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (n, 3, SIDE, SIDE), dtype=np.uint8)
     labels = np.arange(n) % N_CLASSES
     classes = tuple(map(str, range(N_CLASSES)))
-    pictures = PictureSet("random", classes, images, labels, n, "random")
+    images = ImageDataset("random", classes, images, labels, n, "random")
     rows = np.arange(n)
     n_val = BATCH // 10
     split = Split(rows, rows[:n_val], rows[:n_val], "random")
@@ -76,7 +76,7 @@ def main() -> None:
     preprocessing = Preprocessing(resolution, 1.0, backbone.mean, backbone.std)
     device = "cpu"
     precision = choose_precision("auto", device)
-    options = options_of("fast", epochs=1, resolution=(resolution,), flip_view=False)
+    options = make_options("fast", epochs=1, resolution=(resolution,), flip_view=False)
     network = backbone.network.to(memory_format=torch.channels_last).eval()
 
     def batch_of(size):
@@ -109,7 +109,7 @@ def main() -> None:
         return run
 
     def our_training():
-        """Seconds of the pictures trained; the validation's are taken off by its own share."""
+        """Seconds of the images trained; the validation's are taken off by its own share."""
         net = models.resnet18(num_classes=N_CLASSES)
         steps, validation = [], []
 
@@ -118,7 +118,7 @@ def main() -> None:
 
         started = time.perf_counter()
         finetune(
-            net, pictures, split, preprocessing, options, 0, device, precision,
+            net, images, split, preprocessing, options, 0, device, precision,
             on_step=lambda step: None, on_work=on_work,
         )  # fmt: skip
         return steps[-1] - started
@@ -143,13 +143,15 @@ def main() -> None:
     plain = models.resnet18().eval()
 
     def our_forward():
-        return run_network(network, images, rows, preprocessing, device, precision)
+        return predict_logits(network, images, rows, preprocessing, device, precision)
 
     def our_head():
         features = our_forward()
         data = features, labels
         small = features[:n_val], labels[:n_val]
-        fit_head(data, small, N_CLASSES, HeadOptions(epochs=EPOCHS), 0, device, lambda step: None)
+        fit_linear_probe(
+            data, small, N_CLASSES, LinearProbeOptions(epochs=EPOCHS), 0, device, lambda step: None
+        )
 
     bare, train_bare = bare_forward(), bare_training()
     bare32 = bare_forward("float32")
@@ -163,7 +165,7 @@ def main() -> None:
             (
                 "forward, ours, float32",
                 seconds_of(
-                    lambda: run_network(network, images, rows, preprocessing, device, "float32")
+                    lambda: predict_logits(network, images, rows, preprocessing, device, "float32")
                 )
                 / n,
             ),
@@ -180,12 +182,12 @@ def main() -> None:
         return [1 / seconds for seconds in measured[name]]
 
     def ratio(first, second):
-        """Median over the rounds of how many times the pictures per second."""
+        """Median over the rounds of how many times the images per second."""
         pairs = zip(rates(first), rates(second), strict=True)
         return statistics.median(a / b for a, b in pairs)
 
     report = Report(f"ResNet-18 at {resolution} px, {precision}, {torch.get_num_threads()} threads")
-    per = "pictures/s"
+    per = "images/s"
     report.add("forward, bare network", rates("forward, bare"), per)
     report.add(
         "forward, ours (ratio to bare)",
@@ -220,7 +222,7 @@ def main() -> None:
         per,
         ratio("training, ours", "training, notebook"),
     )
-    # The notebook sends every picture through the whole network in each of 15 epochs.
+    # The notebook sends every image through the whole network in each of 15 epochs.
     notebook = [EPOCHS * n * seconds for seconds in measured["forward, notebook"]]
     head = statistics.median(
         theirs / ours for theirs, ours in zip(notebook, measured["head, ours"], strict=True)

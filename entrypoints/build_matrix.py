@@ -1,6 +1,6 @@
 """Ratings -> likes -> X = LᵀL, sparse and dense, as artifacts that `fit_embedding` takes."""
 
-from embedlab.command_line import (
+from embedlab.cli.parser import (
     Parser,
     add_device,
     add_like_rule,
@@ -28,14 +28,14 @@ def build_parser() -> Parser:
 def main(argv=None) -> None:
     args = build_parser().parse_args(argv)
 
-    from embedlab.console import console
+    from embedlab.cli.console import console
     from embedlab.datasets.movielens import locate_ratings
     from embedlab.device import choose_device
-    from embedlab.movies import figures
-    from embedlab.movies.counts import build_counts, save_counts
-    from embedlab.movies.likes import find_likes, save_likes
-    from embedlab.movies.ratings import read_ratings
-    from embedlab.tracking.runs import start_run
+    from embedlab.movies import plots as figures
+    from embedlab.movies.data.cooccurrence import build_cooccurrence, save_cooccurrence
+    from embedlab.movies.data.likes import find_likes, save_likes
+    from embedlab.movies.data.ratings import read_ratings
+    from embedlab.tracking.run import start_run
     from embedlab.wording import counted
 
     with start_run("build_matrix", f"build_matrix {args.like_rule}", vars(args)) as run:
@@ -44,7 +44,7 @@ def main(argv=None) -> None:
         ratings = read_ratings(files.path, files.name)
         run.log_dataset(ratings.name, ratings.digest, files.source, "ratings")
         likes = find_likes(ratings, args.like_rule, args.user_weight, args.item_power)
-        counts = build_counts(likes.weighted.likes, device if args.dense else None)
+        counts = build_cooccurrence(likes.weighted.likes, device if args.dense else None)
 
         run.log_params({"device": device, "data_digest": likes.cost_digest})
         run.log_metrics(
@@ -62,13 +62,13 @@ def main(argv=None) -> None:
         )
         if counts.dense_seconds is not None:
             run.log_metrics({"time/dense_seconds": counts.dense_seconds})
-        run.log_figure(figures.rating_histogram(ratings, likes), "figures/ratings.png")
-        run.log_figure(figures.popularity_long_tail(likes), "figures/popularity.png")
-        run.log_figure(figures.top_block(likes), "figures/top_block.png")
+        run.log_figure(figures.plot_ratings(ratings, likes), "figures/ratings.png")
+        run.log_figure(figures.plot_popularity(likes), "figures/popularity.png")
+        run.log_figure(figures.plot_top_block(likes), "figures/top_block.png")
         with run.artifact_folder("matrix") as folder:
             save_likes(likes, folder)
             if counts.matrix is not None:
-                save_counts(counts.matrix, folder)
+                save_cooccurrence(counts.matrix, folder)
     dropped = "".join(f", {n:,} dropped: {reason}" for reason, n in ratings.dropped.items() if n)
     too_large = (
         ""

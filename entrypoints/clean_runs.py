@@ -1,6 +1,6 @@
 """Runs that say RUNNING although nobody works on them, and files that nobody will finish."""
 
-from embedlab.command_line import Parser, boolean, exit_with, number
+from embedlab.cli.parser import Parser, boolean, exit_with, number
 
 
 def build_parser() -> Parser:
@@ -20,9 +20,9 @@ def build_parser() -> Parser:
 def main(argv=None) -> None:
     args = build_parser().parse_args(argv)
 
-    from embedlab.console import console, plain_table
+    from embedlab.cli.console import console, plain_table
     from embedlab.datasets.cache import find_leftovers
-    from embedlab.tracking.runs import start_run
+    from embedlab.tracking.run import start_run
     from embedlab.tracking.stale import as_table, experiment_named, find_stale
 
     with start_run("clean_runs", "clean_runs", vars(args), marks_dead=False) as run:

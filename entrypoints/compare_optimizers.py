@@ -1,7 +1,7 @@
 """A grid of optimizers, learning rates and seeds on the same matrix: which is best, and do the
 recommendations change?"""
 
-from embedlab.command_line import (
+from embedlab.cli.parser import (
     Parser,
     add_device,
     add_fit,
@@ -15,8 +15,8 @@ from embedlab.command_line import (
     whole_numbers,
     words,
 )
-from embedlab.movies.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
-from embedlab.movies.ray_fits import LAUNCHERS, parse_launcher
+from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
+from embedlab.movies.sweep.ray_backend import LAUNCHERS, parse_launcher
 
 
 def build_parser() -> Parser:
@@ -60,14 +60,15 @@ def main(argv=None) -> None:
     )
     rates = rates_as_text(args.optimizers, args.learning_rates)
 
-    from embedlab.console import console, progress_shown
+    from embedlab.cli.console import console, work_progress
     from embedlab.device import choose_device
-    from embedlab.movies import sweep, sweep_figures
-    from embedlab.movies.titles import TitleIndex
-    from embedlab.tracking.movie_runs import find_or_load_likes
-    from embedlab.tracking.runs import start_run
+    from embedlab.movies.sweep import plots
+    from embedlab.movies.sweep import results as sweep
+    from embedlab.tracking.run import start_run
     from embedlab.tracking.store import how_to_open
-    from embedlab.tracking.sweep import Sweep
+    from embedlab.workflows.movie_runs import find_or_load_likes
+    from embedlab.workflows.sweep import Sweep
+    from embedlab_serving.titles import TitleIndex
 
     given = vars(args) | {"learning_rates": rates}
     with start_run("compare_optimizers", "compare_optimizers", given) as run:
@@ -78,7 +79,7 @@ def main(argv=None) -> None:
         index = TitleIndex(titles.tolist(), likes.popularity)
         queries = index.find_all(args.titles)
 
-        with progress_shown("compare optimizers") as show:
+        with work_progress("compare optimizers") as show:
             children = Sweep(run, likes, device, args.reuse, show, console.print)
             fits = children.fit_all(grid, args.seeds, by_ray)
 
@@ -96,23 +97,23 @@ def main(argv=None) -> None:
         about = f"{likes.name}, dim {args.dim}"
         for name in args.optimizers:
             of_it = [item for item in fits if item.options.optimizer == name]
-            figure = sweep_figures.cost_by_epoch(of_it, exact.fit.cost, f"{name}: {about}")
+            figure = plots.plot_cost_by_epoch(of_it, exact.fit.cost, f"{name}: {about}")
             run.log_figure(figure, f"figures/cost_{name}.png")
         best = sweep.best_of_each(fits)
         shown = {
-            "best": sweep_figures.best_curves(best, exact.fit.cost, f"Best of each: {about}"),
-            "gap": sweep_figures.gap_heat_map(table, f"Final cost above the exact one: {about}"),
-            "overlap": sweep_figures.overlap_heat_map(
+            "best": plots.plot_best_curves(best, exact.fit.cost, f"Best of each: {about}"),
+            "gap": plots.plot_gap_heat_map(table, f"Final cost above the exact one: {about}"),
+            "overlap": plots.plot_overlap_heat_map(
                 names, overlap, f"Top {args.k} in common, mean over {len(queries)} titles"
             ),
-            "overlap_by_gap": sweep_figures.overlap_by_gap(
+            "overlap_by_gap": plots.plot_overlap_by_gap(
                 fits, overlap[0], f"Nearer to the exact cost, nearer to its top {args.k}?"
             ),
         }
         for name, figure in shown.items():
             run.log_figure(figure, f"figures/{name}.png")
         asked = [titles.iloc[query] for query in queries]
-        said = sweep.in_words(fits, lists, asked, likes.name)
+        said = sweep.to_markdown(fits, lists, asked, likes.name)
         run.log_text(said, "summary.md")
         run.set_tags({"mlflow.note.content": said})
         page = children.save_view(f"Optimizers: {about}", len(fits))

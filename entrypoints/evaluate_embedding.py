@@ -1,6 +1,6 @@
 """Are the recommendations any good? Held-out likes, the embedding in its forms, and baselines."""
 
-from embedlab.command_line import (
+from embedlab.cli.parser import (
     Parser,
     add_likes,
     exit_with,
@@ -36,22 +36,22 @@ def main(argv=None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
 
-    from embedlab.console import console, progress_shown
-    from embedlab.movies.contestants import WEIGHTED, contestants
-    from embedlab.movies.evaluation import contest, in_words, result_table
-    from embedlab.movies.evaluation_figures import trade
-    from embedlab.tracking.movie_runs import find_or_load_likes
-    from embedlab.tracking.runs import start_run
+    from embedlab.cli.console import console, work_progress
+    from embedlab.movies.evaluation.candidates import WEIGHTED_EMBEDDING, build_candidates
+    from embedlab.movies.evaluation.evaluate import result_table, to_markdown, tune_and_evaluate
+    from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty
+    from embedlab.tracking.run import start_run
     from embedlab.tracking.store import how_to_open
+    from embedlab.workflows.movie_runs import find_or_load_likes
 
     with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:
         likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
-        present, absent = contestants(args.dims, args.seed, likes.matrix.shape)
+        present, absent = build_candidates(args.dims, args.seed, likes.matrix.shape)
         for reason in absent:
             console.print(f"Left out: {reason}")
         asked = {"k": args.k, "exclude": args.exclude}
-        with progress_shown("evaluate") as show:
-            entries = contest(
+        with work_progress("evaluate") as show:
+            entries = tune_and_evaluate(
                 likes.matrix,
                 present,
                 args.splits,
@@ -64,8 +64,10 @@ def main(argv=None) -> None:
 
         run.log_table(table, "tables/contestants.json")
         title = f"{likes.name}: accuracy against novelty"
-        run.log_figure(trade(entries, table, title, args.k), "figures/trade.png")
-        ours = next(entry for entry in entries if entry.name == WEIGHTED)
+        run.log_figure(
+            plot_accuracy_against_novelty(entries, table, title, args.k), "figures/trade.png"
+        )
+        ours = next(entry for entry in entries if entry.name == WEIGHTED_EMBEDDING)
         run.log_params({f"chosen_{name}": value for name, value in ours.settings.items()})
         run.log_params({"chosen_score": ours.score})
         run.log_metrics({f"test/{name}": value for name, value in ours.test.means().items()})
@@ -74,7 +76,7 @@ def main(argv=None) -> None:
             means = entry.test.means()
             slug = "_".join(entry.name.lower().replace(",", "").replace("-", "_").split())
             run.log_metrics({f"{slug}/test_{name}": value for name, value in means.items()})
-        words = in_words(table, likes.name, args.splits, absent=absent, **asked)
+        words = to_markdown(table, likes.name, args.splits, absent=absent, **asked)
         run.log_text(words, "summary.md")
         run.set_tags({"mlflow.note.content": words})
     console.print(words)

@@ -1,6 +1,6 @@
 """One optimizer, one learning rate, or the exact solver -> a movie embedding, logged and served."""
 
-from embedlab.command_line import (
+from embedlab.cli.parser import (
     Parser,
     add_device,
     add_fit,
@@ -14,10 +14,16 @@ from embedlab.command_line import (
     one_of,
     whole_number,
 )
-from embedlab.movies.fit import DEFAULT_LR, OPTIMIZERS, FitOptions, check_processes, with_gap
-from embedlab.step import to_each
-from embedlab.torchrun import is_first, starts_others
-from embedlab.tracking.promotion import PROMOTE_BY, Score
+from embedlab.distributed.launch import is_main_process, launch_workers
+from embedlab.movies.solvers.options import (
+    DEFAULT_LR,
+    OPTIMIZERS,
+    FitOptions,
+    add_gap_metric,
+    check_processes,
+)
+from embedlab.progress import combine_callbacks
+from embedlab.tracking.registry.promotion import PROMOTE_BY, Score
 
 
 def build_parser() -> Parser:
@@ -49,42 +55,42 @@ def main(argv=None) -> None:
         args.optimizer, args.lr, args.dim, args.epochs, args.objective, args.init_scale
     )
     check_processes(options, args.processes)
-    if starts_others("fit_embedding", args.processes, argv):
+    if launch_workers("fit_embedding", args.processes, argv):
         return
 
-    from embedlab.console import console, epochs_shown
-    from embedlab.movies.evaluation import held_out_ndcg
-    from embedlab.movies.figures import cost_curve
-    from embedlab.movies.solve import solve, solve_reference, solve_weighted
-    from embedlab.ranks import joined
-    from embedlab.tracking.models import log_movie_model
-    from embedlab.tracking.movie_runs import find_or_load_likes, movie_card
-    from embedlab.tracking.registry import publish
-    from embedlab.tracking.runs import start_run
+    from embedlab.cli.console import console, epoch_progress
+    from embedlab.distributed.collectives import process_group
+    from embedlab.movies.evaluation.evaluate import held_out_ndcg
+    from embedlab.movies.plots import plot_cost
+    from embedlab.movies.solvers.fit import fit_likes, fit_reference, fit_weighted
+    from embedlab.tracking.registry.versions import publish
+    from embedlab.tracking.run import start_run
     from embedlab.wording import cost_as_text, counted
+    from embedlab.workflows.models import log_movie_model
+    from embedlab.workflows.movie_runs import find_or_load_likes, movie_card
 
     given = vars(args) | {"lr": options.lr}
     title = f"fit {options.label}"
-    with start_run("fit_embedding", title, given) as run, joined(vars(args)) as device:
-        if not is_first():  # it gets its share of the likes from the first
-            solve(None, options, args.seed, device, lambda step: None, args.processes)
+    with start_run("fit_embedding", title, given) as run, process_group(vars(args)) as device:
+        if not is_main_process():  # it gets its share of the likes from the first
+            fit_likes(None, options, args.seed, device, lambda step: None, args.processes)
             return
         likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
         run.log_params({"device": device})
 
         reference, steps = None, []
         if args.reference:
-            reference = solve_reference(likes.weighted.likes, options.dim, args.seed).cost
+            reference = fit_reference(likes.weighted.likes, options.dim, args.seed).cost
             run.log_metrics({"reference/cost": reference})
-        with epochs_shown(title, options.epochs, "train/cost") as show:
-            on_step = with_gap(to_each(steps.append, run.record, show), reference)
+        with epoch_progress(title, options.epochs, "train/cost") as show:
+            on_step = add_gap_metric(combine_callbacks(steps.append, run.record, show), reference)
             try:
-                fit = solve_weighted(
+                fit = fit_weighted(
                     likes.weighted, options, args.seed, device, on_step, args.processes
                 )
             finally:  # the curve of a fit that was stopped, too
                 caption = f"{likes.name}: cost, dim {options.dim}"
-                figure = cost_curve({options.label: steps}, caption, reference)
+                figure = plot_cost({options.label: steps}, caption, reference)
                 run.log_figure(figure, "figures/cost.png")
         fit.raise_if_diverged(options)
         run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds}, fit.epochs)

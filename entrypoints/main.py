@@ -1,6 +1,6 @@
 """Everything, small, end to end: both families, registered models, recommendations."""
 
-from embedlab.command_line import (
+from embedlab.cli.parser import (
     Parser,
     add_dataset,
     add_ratings,
@@ -12,7 +12,7 @@ from embedlab.command_line import (
     whole_number,
     words,
 )
-from embedlab.movies.fit import OPTIMIZERS, FitOptions
+from embedlab.movies.solvers.options import OPTIMIZERS, FitOptions
 
 
 def build_parser() -> Parser:
@@ -31,7 +31,7 @@ def build_parser() -> Parser:
     add_dataset(parser, "sample")
     add_weights(parser, "none")
     add_resolution(parser, 32)
-    parser.add("train_limit", whole_number(0), 0, "so many training pictures; 0 for all")
+    parser.add("train_limit", whole_number(0), 0, "so many training images; 0 for all")
     parser.add("seed", whole_number(0), 0, "of all random starts")
     return parser
 
@@ -40,10 +40,10 @@ def main(argv=None) -> None:
     args = build_parser().parse_args(argv)
     options = FitOptions(args.optimizer, args.lr, args.dim, args.epochs)  # refused before any step
 
-    from embedlab.console import console
-    from embedlab.tracking.project import run_entry_point
-    from embedlab.tracking.runs import start_run
+    from embedlab.cli.console import console
+    from embedlab.tracking.run import start_run
     from embedlab.tracking.store import how_to_open
+    from embedlab.workflows.project import run_entry_point
 
     given = vars(args) | {"lr": options.lr}
     with start_run("main", f"main {args.ratings}", given) as run:
@@ -62,14 +62,14 @@ def main(argv=None) -> None:
             },
         )
         run_entry_point("recommend", {"model": f"runs:/{fit_run}/model", "title": args.title})
-        pictures = {
+        images = {
             name: getattr(args, name)
             for name in ("dataset", "weights", "resolution", "train_limit", "seed")
         }
-        features_run = run_entry_point("extract_features", pictures)
+        features_run = run_entry_point("extract_features", images)
         # Digits must not be mirrored, and a small data set wants small batches.
         small = {"augment": "crop", "batch_size": 32, "epochs": 4, "register": "true"}
-        tuned_run = run_entry_point("finetune", {**pictures, **small})
+        tuned_run = run_entry_point("finetune", {**images, **small})
         run_entry_point("compare_transfer", {"runs": f"{features_run},{tuned_run}"})
     console.print(f"\nSee the runs:\n{how_to_open(run.experiment_id, run.id)}")
 

@@ -1,6 +1,6 @@
 """A registered version becomes champion because somebody says so: rollback, or a challenger."""
 
-from embedlab.command_line import Parser, exit_with, model_name, version, words
+from embedlab.cli.parser import Parser, exit_with, model_name, version, words
 
 
 def build_parser() -> Parser:
@@ -23,9 +23,9 @@ def build_parser() -> Parser:
 def main(argv=None) -> None:
     args = build_parser().parse_args(argv)
 
-    from embedlab.console import console
-    from embedlab.tracking.registry import set_champion
-    from embedlab.tracking.runs import start_run
+    from embedlab.cli.console import console
+    from embedlab.tracking.registry.versions import set_champion
+    from embedlab.tracking.run import start_run
 
     label = f"promote {args.model_name} {args.version}"
     with start_run("promote", label, vars(args)) as run:

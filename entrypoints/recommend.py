@@ -1,6 +1,6 @@
 """Titles in, the nearest movies by name out, from a registered embedding."""
 
-from embedlab.command_line import Parser, boolean, exit_with, one_of, whole_number, words
+from embedlab.cli.parser import Parser, boolean, exit_with, one_of, whole_number, words
 
 
 def build_parser() -> Parser:
@@ -29,13 +29,13 @@ def build_parser() -> Parser:
 def main(argv=None) -> None:
     args = build_parser().parse_args(argv)
 
-    from embedlab.console import as_text, console, recommendation_table
-    from embedlab.tracking.runs import start_run
-    from embedlab.tracking.served import ask, load_model
+    from embedlab.cli.console import as_text, console, recommendation_table
+    from embedlab.tracking.run import start_run
+    from embedlab.workflows.served import load_model, query
 
     with start_run("recommend", f"recommend {args.title}", vars(args)) as run:
         params = {"k": args.k, "score": args.score, "include_self": args.include_self}
-        answer = ask(load_model(args.model), [args.title], params)
+        answer = query(load_model(args.model), [args.title], params)
         run.log_table(answer, "recommendations.json")
         table = recommendation_table(answer, args.score)
         run.log_text(as_text(table), "recommendations.txt")

@@ -1,6 +1,6 @@
 """A model card for tests that register something and do not care what it says."""
 
-from embedlab.tracking.card import Card
+from embedlab.tracking.registry.card import Card
 
 
 def card_of(data_digest: str, **changes: object) -> Card:

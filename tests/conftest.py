@@ -21,8 +21,8 @@ long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMB
 
 # The files that take longest: begun first, so that neither of two workers waits for the other.
 LONGEST = (
-    *("test_entry_points", "test_team_server", "test_same_seed", "test_processes", "test_kill"),
-    *("test_finetune", "test_real_pictures", "test_environments", "test_registry_at_once"),
+    *("test_entry_points", "test_team_server", "test_same_seed", "test_distributed", "test_kill"),
+    *("test_trainer", "test_real_images", "test_environments", "test_concurrent_registration"),
 )
 
 # No test talks to the outside, or finds a store or a cache that another run left behind.
@@ -86,19 +86,19 @@ def real_movielens(real_data) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_pictures(real_data, tmp_path_factory) -> Path:
-    """A folder of real CIFAR-10 pictures, 150 of each class to train and 50 to test, or a skip."""
+def real_images(real_data, tmp_path_factory) -> Path:
+    """A folder of real CIFAR-10 images, 150 of each class to train and 50 to test, or a skip."""
     archive = real_data / "cifar10-jpeg.zip"
     if not archive.is_file():
         pytest.skip(f"real data: there is no cifar10-jpeg.zip in {real_data}")
     folder = tmp_path_factory.mktemp("pictures")
-    with zipfile.ZipFile(archive) as pictures:
+    with zipfile.ZipFile(archive) as images:
         names: dict[str, list[str]] = {}
-        for name in sorted(pictures.namelist()):
+        for name in sorted(images.namelist()):
             if name.endswith(".jpg"):
                 names.setdefault(name.rpartition("/")[0], []).append(name)
         for part, of_part in names.items():
-            pictures.extractall(folder, of_part[: 150 if "/train/" in part else 50])
+            images.extractall(folder, of_part[: 150 if "/train/" in part else 50])
     return folder / "cifar10"
 
 

@@ -50,7 +50,7 @@ from tests.kill_world import (
     has_ended,
     send,
     slow_server,
-    write_pictures,
+    write_images,
 )
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
@@ -59,14 +59,14 @@ REGISTERED = {"register": "true", "model_name": "kill-movies"}
 TRAINING = {"epochs": 3, "batch_size": 16, "augment": "crop", "lr": 0.01}
 
 
-def commands(pictures: Path) -> list[Command]:
+def commands(images: Path) -> list[Command]:
     """One or more for each entry point of MLproject; those that others need come first."""
     small = {
-        "dataset": f"folder:{pictures}",
+        "dataset": f"folder:{images}",
         "weights": "none",
         "resolution": 32,
         "register": "true",
-        "model_name": "kill-pictures",
+        "model_name": "kill-images",
     }
     grid = {"optimizers": "adam,sgd", "learning_rates": "adam:1,0.1/sgd:1e-4", "dim": 8}
     tuning = small | TRAINING
@@ -209,8 +209,8 @@ class Harness:
         import torch
 
         from embedlab.errors import EmbedlabError
-        from embedlab.movies.likes import load_likes
-        from embedlab.tracking.served import load_model
+        from embedlab.movies.data.likes import load_likes
+        from embedlab.workflows.served import load_model
 
         for path in (world.cache / CHECKPOINTS).glob("*/last.pt"):
             try:
@@ -249,7 +249,7 @@ class Harness:
                 kill.faults.append(f"clean_runs: {fault}")
             running = world.runs(experiment, "attributes.status = 'RUNNING'")
             kill.faults += [f"{state(run)} after clean_runs" for run in running]
-        for name in ("kill-movies", "kill-pictures"):
+        for name in ("kill-movies", "kill-images"):
             if world.client.search_registered_models(f"name = '{name}'"):
                 try:
                     mlflow.pyfunc.load_model(f"models:/{name}@champion")
@@ -308,7 +308,7 @@ def run_kills(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else children would ignore it, too
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     with slow_server(folder) as server:
-        every = commands(write_pictures(folder / "pictures"))
+        every = commands(write_images(folder / "pictures"))
         chosen = [command for command in every if not names or command.name in names]
         harness = Harness(folder, server, chosen)
         kills: list[Kill] = []

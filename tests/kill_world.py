@@ -265,7 +265,7 @@ def slow_server(folder: Path) -> Iterator[str]:
 
 def download_and_build() -> None:
     """build_matrix, for which ml-latest-small is at KILL_SERVER, and is the sample."""
-    from embedlab.command_line import exit_with
+    from embedlab.cli.parser import exit_with
     from embedlab.datasets import movielens
     from embedlab.datasets.sample import sample_files
     from entrypoints import build_matrix
@@ -277,7 +277,7 @@ def download_and_build() -> None:
     exit_with(build_matrix.main)
 
 
-def write_pictures(folder: Path) -> Path:
+def write_images(folder: Path) -> Path:
     """Three of scikit-learn's digits as 120 PNG files, a folder a class."""
     from PIL import Image
     from sklearn.datasets import load_digits

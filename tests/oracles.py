@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from embedlab.movies.ratings import Ratings
+from embedlab.movies.data.ratings import Ratings
 
 
 def likes_by_loop(ratings: Ratings, like_rule: str) -> set[tuple[int, int]]:

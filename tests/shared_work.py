@@ -1,4 +1,4 @@
-"""What test_processes has done by one process and by several: fits, features, fine-tuning.
+"""What test_distributed has done by one process and by several: fits, features, fine-tuning.
 
 `python -m shared_work <folder> <n> <port>` does it by n processes, and leaves what they found
 out in that folder. They are forks of one that has imported everything, with torchrun's variables.
@@ -16,27 +16,27 @@ import torch
 from oracles import random_likes
 from squares import split_of, squares
 
+from embedlab.distributed.collectives import assert_same_across_ranks, process_group
+from embedlab.distributed.launch import STARTED_BY_TORCHRUN, is_main_process, world_size
 from embedlab.errors import OptionError
-from embedlab.movies.fit import FitOptions
-from embedlab.movies.solve import solve
-from embedlab.ranks import agree, joined
-from embedlab.step import Step
-from embedlab.torchrun import STARTED_BY_TORCHRUN, count, is_first, number
-from embedlab.vision import forward
-from embedlab.vision.backbone import classifier, load_backbone, new_head
+from embedlab.movies.solvers.fit import fit_likes
+from embedlab.movies.solvers.options import FitOptions
+from embedlab.progress import Step
+from embedlab.vision import inference as forward
 from embedlab.vision.features import PARTS, extract_features
-from embedlab.vision.finetune import finetune, predict
-from embedlab.vision.options import FinetuneOptions, options_of
-from embedlab.vision.preprocess import Preprocessing
+from embedlab.vision.models.backbone import classifier, load_backbone, new_head
+from embedlab.vision.options import FinetuneOptions, make_options
+from embedlab.vision.training.trainer import finetune, predict
+from embedlab_serving.preprocess import Preprocessing
 
 LIKES = random_likes(np.random.default_rng(0), n_users=70, n_movies=40)
 FITS = {"adam": 0.05, "sgd": 2e-4, "lbfgs": 1.0}
 EPOCHS = 60
-PICTURES = squares()
+IMAGES = squares()
 PREPROCESSING = Preprocessing(32, 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-BATCH = 7  # so that 60, 30 and 30 pictures are several batches, not as many for each
-# 22 pictures of a batch are not as many for each of four.
-LAST_STAGE = options_of(
+BATCH = 7  # so that 60, 30 and 30 images are several batches, not as many for each
+# 22 images of a batch are not as many for each of four.
+LAST_STAGE = make_options(
     "fast",
     epochs=2,
     batch_size=22,
@@ -51,38 +51,38 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
     """The cost of every epoch, and the inner products of the vectors."""
     costs = []
     options = FitOptions(optimizer, FITS[optimizer], dim=4, epochs=EPOCHS)
-    likes = LIKES if is_first() else None
+    likes = LIKES if is_main_process() else None
 
     def listen(step: Step) -> None:
         costs.append(step.metrics["train/cost"])
 
-    v = solve(likes, options, 0, "cpu", listen, count()).embedding
+    v = fit_likes(likes, options, 0, "cpu", listen, world_size()).embedding
     return costs, v @ v.T
 
 
 def features() -> dict[str, np.ndarray] | None:
     backbone = load_backbone("resnet18", "none", seed=1)
     found = extract_features(
-        backbone, PICTURES, split_of(PICTURES), PREPROCESSING, "cpu", "float32", flip_view=True
+        backbone, IMAGES, split_of(IMAGES), PREPROCESSING, "cpu", "float32", flip_view=True
     )
     return None if found is None else {part: found.parts[part] for part in PARTS}
 
 
 def tune(options: FinetuneOptions, **listeners: object) -> tuple:
-    """What was heard of every epoch, the weights, and the probabilities of the test pictures."""
+    """What was heard of every epoch, the weights, and the probabilities of the test images."""
     backbone = load_backbone("resnet18", "none", seed=1)
     network = classifier(backbone, new_head(backbone, 3, seed=1))
-    steps, split = [], split_of(PICTURES)
+    steps, split = [], split_of(IMAGES)
     settings = (options, 0, "cpu", "float32")
-    finetune(network, PICTURES, split, PREPROCESSING, *settings, on_step=steps.append, **listeners)
-    found = predict(network, PICTURES, split.test, PREPROCESSING, options, "cpu", "float32")
+    finetune(network, IMAGES, split, PREPROCESSING, *settings, on_step=steps.append, **listeners)
+    found = predict(network, IMAGES, split.test, PREPROCESSING, options, "cpu", "float32")
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     metrics = [{k: v for k, v in s.metrics.items() if not k.startswith("time/")} for s in steps]
     return metrics, weights, found and found.probabilities
 
 
 def one_step() -> dict[str, np.ndarray]:
-    """What one step of plain SGD on all pictures and all layers takes from each weight."""
+    """What one step of plain SGD on all images and all layers takes from each weight."""
     before = load_backbone("resnet18", "none", seed=1).network.state_dict()
     before = {name: value.clone().numpy() for name, value in before.items()}
     _, after, _ = tune(replace(ONE_STEP, optimizer="sgd", momentum=0.0, weight_decay=0.0))
@@ -116,17 +116,17 @@ def by_rank(rank: int, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     params = {"device": "cpu"}
-    with joined(params):
+    with process_group(params):
         found = all_of_it()
         try:
-            agree("dataset", number() == 1)
+            assert_same_across_ranks("dataset", rank() == 1)
         except OptionError as error:
             found["refused"] = str(error)
-        if is_first():
+        if is_main_process():
             torch.save(found, folder / "found.pt")
         else:
             assert found["features"] is None and not found["states"]
-            torch.save((found["fits"], found["tuned"]), folder / f"other-{number()}.pt")
+            torch.save((found["fits"], found["tuned"]), folder / f"other-{rank()}.pt")
 
 
 def main(folder: Path, n: int, port: str) -> int:

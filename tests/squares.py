@@ -2,27 +2,27 @@
 
 import numpy as np
 
-from embedlab.vision.evaluate import Predictions
-from embedlab.vision.pictures import PictureSet
-from embedlab.vision.split import Split
+from embedlab.vision.data.images import ImageDataset
+from embedlab.vision.data.splits import Split
+from embedlab.vision.evaluation.metrics import Predictions
 
 CLASSES = ("red", "green", "blue")
 
 
-def squares(n_per_class: int = 40, side: int = 8, seed: int = 0) -> PictureSet:
+def squares(n_per_class: int = 40, side: int = 8, seed: int = 0) -> ImageDataset:
     """Three classes in turn; the last quarter is the official test set."""
     rng = np.random.default_rng(seed)
     labels = np.tile(np.arange(3), n_per_class)
     images = rng.integers(0, 60, (len(labels), 3, side, side), dtype=np.uint8)
     images[np.arange(len(labels)), labels] += 180  # the channel of the class
     n_train = len(labels) * 3 // 4 // 3 * 3
-    return PictureSet("squares", CLASSES, images, labels, n_train, digest=f"squares-{seed}")
+    return ImageDataset("squares", CLASSES, images, labels, n_train, digest=f"squares-{seed}")
 
 
-def split_of(pictures: PictureSet) -> Split:
-    """Two thirds of the training pictures train, the others validate."""
-    rows = np.arange(len(pictures.labels))
-    n_train, n_fit = pictures.n_train, pictures.n_train * 2 // 3
+def split_of(images: ImageDataset) -> Split:
+    """Two thirds of the training images train, the others validate."""
+    rows = np.arange(len(images.labels))
+    n_train, n_fit = images.n_train, images.n_train * 2 // 3
     return Split(rows[:n_fit], rows[n_fit:n_train], rows[n_train:], digest="split")
 
 

@@ -4,34 +4,25 @@ The text of each is what a user reads: what was expected, what was found, what t
 Entry points print it as one line and exit with code 1; none of them shows a traceback.
 """
 
+from embedlab_serving.errors import DataError, EmbedlabError, OptionError, TitleError
 
-class EmbedlabError(Exception):
-    """Anything that a user can put right: the text says how.
-
-    `stop_reason` is the tag of a run that ends with it.
-    """
-
-    stop_reason = "error"
-
-
-class OptionError(EmbedlabError):
-    """A parameter is out of its range or not one of its choices."""
-
-
-class DataError(EmbedlabError):
-    """A file is missing, unreadable, or does not hold what it should."""
+__all__ = [
+    "DataError",
+    "DivergedError",
+    "DownloadError",
+    "EmbedlabError",
+    "LostProcessError",
+    "MainProcessKilledError",
+    "OptionError",
+    "RayError",
+    "ServerAwayError",
+    "TitleError",
+    "TrackingError",
+]
 
 
 class DownloadError(EmbedlabError):
     """A file could not be fetched, or is not the one that was expected."""
-
-
-class TitleError(EmbedlabError):
-    """A title names no movie, or several; `candidates` holds the titles that may be meant."""
-
-    def __init__(self, message: str, candidates: tuple[str, ...] = ()):
-        super().__init__(message)
-        self.candidates = candidates
 
 
 class TrackingError(EmbedlabError):
@@ -46,6 +37,10 @@ class LostProcessError(EmbedlabError):
     """Of several processes that work on one run, another has ended or cannot be reached."""
 
     stop_reason = "process_lost"
+
+
+class MainProcessKilledError(LostProcessError):
+    """The process that had the run was killed by a signal; seen by the process that launched it."""
 
 
 class RayError(EmbedlabError):

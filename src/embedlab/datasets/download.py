@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedlab.checksum import sha256_of
 from embedlab.datasets.cache import cache_folder, working_folder
 from embedlab.errors import DownloadError
+from embedlab_serving.hashing import sha256_of
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from embedlab.checksum import sha256_of
 from embedlab.datasets.archive import find_members, unpack
 from embedlab.datasets.cache import build_folder, cache_folder
 from embedlab.datasets.download import fetch
 from embedlab.errors import DataError
+from embedlab_serving.hashing import sha256_of
 
 FILES = ("ratings.csv", "movies.csv")
 

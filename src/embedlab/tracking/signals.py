@@ -11,7 +11,7 @@ SECONDS_AFTER_A_SIGNAL = 5
 
 
 @contextmanager
-def signals_raised_once() -> Iterator[None]:
+def raise_first_signal() -> Iterator[None]:
     """Inside, the first of them unwinds the stack as KeyboardInterrupt, or as SystemExit for
     SIGTERM; those that follow do not disturb what is closed on the way."""
     if threading.current_thread() is not threading.main_thread():
@@ -34,7 +34,7 @@ def signals_raised_once() -> Iterator[None]:
 
 
 @contextmanager
-def signals_left_to_the_first() -> Iterator[None]:
+def defer_signals_to_main_process() -> Iterator[None]:
     """Inside, this process of several goes on until the first has ended, which its connections
     tell, at most for some seconds: the first has to see that nobody has died, to know why all are
     stopped."""
@@ -52,7 +52,7 @@ def signals_left_to_the_first() -> Iterator[None]:
 
 
 @contextmanager
-def signals_held_back() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """They come when the block has ended."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
@@ -62,7 +62,7 @@ def signals_held_back() -> Iterator[None]:
 
 
 @contextmanager
-def signals_ignored() -> Iterator[None]:
+def ignore_signals() -> Iterator[None]:
     """Inside, and on to the end of `signals_raised_once`: they come too late."""
     _ignore()
     yield

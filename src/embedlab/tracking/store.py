@@ -23,7 +23,12 @@ from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 from mlflow.tracking import MlflowClient
 
 from embedlab.errors import EmbedlabError, TrackingError
-from embedlab.tracking.outage import patiently, seconds_to_wait, short_requests, why_away
+from embedlab.tracking.offline.retry import (
+    outage_reason,
+    retry_until_available,
+    seconds_to_wait,
+    short_requests,
+)
 
 UI_ADDRESS = "http://127.0.0.1:5000"
 LOCK_NUMBER = 1_162_692_676  # of PostgreSQL's advisory locks; any that nobody else takes
@@ -71,15 +76,15 @@ def initialise_store() -> None:
         with short_requests(), ExitStack() as alone:
             if uri.startswith(("sqlite:", "postgresql")):
                 url = sqlalchemy.make_url(uri)
-                tables = patiently(store_address(), lambda: _tables(url))
+                tables = retry_until_available(store_address(), lambda: _tables(url))
                 _check_owner(tables)
                 _check_has_run(url, tables)
-                alone.enter_context(_alone_with(url))
+                alone.enter_context(_store_lock(url))
             MlflowClient().search_experiments(max_results=1)
     except EmbedlabError:
         raise
     except Exception as error:  # MLflow's, or the database's, its driver's, the file system's own
-        reason = why_away(error) or f"{type(error).__name__}: {first_line(error)}"
+        reason = outage_reason(error) or f"{type(error).__name__}: {first_line(error)}"
         if foreign := _foreign(tables):
             reason += f"; its table '{foreign[0]}' is not of MLflow {mlflow.__version__}"
         elif tables and uri.startswith("sqlite:") and _is_empty(url, tables):
@@ -166,19 +171,21 @@ def _is_empty(url: sqlalchemy.URL, tables: set[str]) -> bool:
 
 
 @contextmanager
-def _alone_with(url: sqlalchemy.URL) -> Iterator[None]:
+def _store_lock(url: sqlalchemy.URL) -> Iterator[None]:
     """Let no other process in here with the same database: MLflow makes its tables without a lock,
     and of several first processes most would die. A server has made them before it answers."""
     if url.get_backend_name() == "postgresql":
         with _reading(url) as connection:
-            patiently(store_address(), lambda: _take_advisory_lock(connection))
+            retry_until_available(store_address(), lambda: _take_advisory_lock(connection))
             yield  # the lock goes with the connection
         return
     database = Path(url.database)
     database.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{database}.lock")
     Path(lock.lock_file).touch()  # where it cannot be made, FileLock may wait for that
-    with patiently(store_address(), lambda: lock.acquire(timeout=_seconds_for_a_lock())):
+    with retry_until_available(
+        store_address(), lambda: lock.acquire(timeout=_seconds_for_a_lock())
+    ):
         if not database.exists():
             _make_sqlite(url)
         yield

@@ -1,6 +1,6 @@
-"""The frozen network's penultimate layer as an embedding of pictures, computed once.
+"""The frozen network's penultimate layer as an embedding of images, computed once.
 
-In: a backbone, pictures, a split. Out: `Features`, an array for each part. They are kept in the
+In: a backbone, images, a split. Out: `Features`, an array for each part. They are kept in the
 cache under a key of everything that they depend on, so that a second run with another head or
 learning rate reads them back.
 """
@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from embedlab.datasets.cache import build_folder, cache_folder
-from embedlab.ranks import agree, from_first, is_first
-from embedlab.step import OnCount
-from embedlab.vision.backbone import Backbone
-from embedlab.vision.forward import run_network
-from embedlab.vision.pictures import PictureSet
-from embedlab.vision.preprocess import Preprocessing
-from embedlab.vision.split import Split
+from embedlab.distributed.collectives import assert_same_across_ranks, broadcast, is_main_process
+from embedlab.progress import OnCount
+from embedlab.vision.data.images import ImageDataset
+from embedlab.vision.data.splits import Split
+from embedlab.vision.inference import predict_logits
+from embedlab.vision.models.backbone import Backbone
+from embedlab_serving.preprocess import Preprocessing
 
 PARTS = ("train", "val", "test")
 ABOUT = "about.json"
@@ -45,7 +45,7 @@ class Features:
 
 def extract_features(
     backbone: Backbone,
-    pictures: PictureSet,
+    images: ImageDataset,
     split: Split,
     preprocessing: Preprocessing,
     device: str,
@@ -53,14 +53,14 @@ def extract_features(
     flip_view: bool = False,
     on_count: OnCount | None = None,
 ) -> Features | None:
-    """Read from the cache, or computed and kept there. `on_count` hears of pictures done.
+    """Read from the cache, or computed and kept there. `on_count` hears of images done.
 
     Several processes compute together; the first, which looks whether they are cached, has the
     features, the others None.
     """
     rows = {part: getattr(split, part) for part in PARTS}
-    key = features_key(backbone, pictures, rows, preprocessing, precision, flip_view)
-    agree("weights or dataset", key)
+    key = features_key(backbone, images, rows, preprocessing, precision, flip_view)
+    assert_same_across_ranks("weights or dataset", key)
     folder = cache_folder() / "features" / key[:32]
 
     def compute() -> Iterator[tuple[str, np.ndarray | None]]:
@@ -72,9 +72,9 @@ def extract_features(
                 if on_count is not None:
                     on_count(before + done, n_all)
 
-            features = run_network(
+            features = predict_logits(
                 backbone.network,
-                pictures.images,
+                images.pixels,
                 part_rows,
                 preprocessing,
                 device,
@@ -92,8 +92,8 @@ def extract_features(
         about = {"seconds": time.perf_counter() - started}
         (build / ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
-    was_cached = from_first(lambda: _is_whole(folder))
-    if not is_first():
+    was_cached = broadcast(lambda: _is_whole(folder))
+    if not is_main_process():
         if not was_cached:
             list(compute())
         return None
@@ -115,7 +115,7 @@ def _is_whole(folder: Path) -> bool:
 
 def features_key(
     backbone: Backbone,
-    pictures: PictureSet,
+    images: ImageDataset,
     rows: Mapping[str, np.ndarray],
     preprocessing: Preprocessing,
     precision: str,
@@ -125,7 +125,7 @@ def features_key(
     about = {
         "version": CACHE_VERSION,
         "weights": backbone.digest,
-        "data": pictures.digest,
+        "data": images.digest,
         "rows": {part: hashlib.sha256(r.tobytes()).hexdigest() for part, r in rows.items()},
         "preprocessing": asdict(preprocessing),
         "precision": precision,

@@ -1,4 +1,4 @@
-"""What the picture entry points take: names, recipes and limits.
+"""What the image entry points take: names, recipes and limits.
 
 Light on purpose: entry points read them before any heavy import.
 """
@@ -21,16 +21,16 @@ BACKBONES = (
     "wide_resnet50_2",
     "wide_resnet101_2",
 )
-# The parameters that say which pictures, and how they are split.
+# The parameters that say which images, and how they are split.
 DATA = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-LARGEST_RESOLUTION = 1024
-# A ResNet halves a picture five times. Below 32 its last stage has one pixel to work on, of which
+MAX_RESOLUTION = 1024
+# A ResNet halves an image five times. Below 32 its last stage has one pixel to work on, of which
 # oneDNN's bfloat16 gradient is not even the same twice (torch 2.14.1: 3 × 3, stride 2, on 1 × 1).
-SMALLEST_RESOLUTION = 32
+MIN_RESOLUTION = 32
 
-# The best learning rate on validation pictures, with standardised features; L-BFGS scales itself.
-HEAD_LR = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001, "lbfgs": 1.0}
+# The best learning rate on validation images, with standardised features; L-BFGS scales itself.
+LINEAR_PROBE_LR = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001, "lbfgs": 1.0}
 # With one update an epoch a head stays near its start. These are the best of eight ways to more
 # updates on 126, 400, 1,500 and 4,317 photos (test loss and accuracy, 4 to 12 random splits).
 UPDATES_PER_EPOCH, MIN_BATCH = 20, 8
@@ -58,7 +58,7 @@ def _check_ranges(options: object, above_zero: tuple[str, ...], not_negative: tu
 
 
 @dataclass(frozen=True)
-class HeadOptions:
+class LinearProbeOptions:
     """How to fit the logistic regression. Raises OptionError where a value is out of range.
 
     lr            learning rate; None takes the optimizer's own default.
@@ -74,9 +74,9 @@ class HeadOptions:
     batch_size: int = 256
 
     def __post_init__(self):
-        _check_choice("optimizer", self.optimizer, tuple(HEAD_LR))
+        _check_choice("optimizer", self.optimizer, tuple(LINEAR_PROBE_LR))
         if self.lr is None:
-            object.__setattr__(self, "lr", HEAD_LR[self.optimizer])
+            object.__setattr__(self, "lr", LINEAR_PROBE_LR[self.optimizer])
         _check_ranges(
             self, above_zero=("lr", "epochs", "batch_size"), not_negative=("weight_decay",)
         )
@@ -103,7 +103,7 @@ class FinetuneOptions:
                      the epoch's, test and the served model at the last.
     crop_pct         side of the middle crop over the side before it, when nothing is random.
     ema              decay of the weights' moving average, a step; 0 for none.
-    flip_view        scores are the mean over a picture and its mirror image.
+    flip_view        scores are the mean over an image and its mirror image.
     freeze           what stays as it was, BatchNorm statistics included.
     """
 
@@ -136,9 +136,9 @@ class FinetuneOptions:
         for name in ("momentum", "label_smoothing", "ema", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
-        if not all(SMALLEST_RESOLUTION <= r <= LARGEST_RESOLUTION for r in self.resolution):
+        if not all(MIN_RESOLUTION <= r <= MAX_RESOLUTION for r in self.resolution):
             raise OptionError(
-                f"resolution: expected {SMALLEST_RESOLUTION} to {LARGEST_RESOLUTION} pixels, got "
+                f"resolution: expected {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels, got "
                 f"{','.join(map(str, self.resolution))}"
             )
         if len(self.resolution) > self.epochs:
@@ -195,10 +195,10 @@ FAST = FinetuneOptions(
     flip_view=True,
 )
 RECIPES = MappingProxyType({recipe.recipe: recipe for recipe in (FAST, NOTEBOOK)})
-INGREDIENTS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
+RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
 
 
-def options_of(recipe: str, **changes: object) -> FinetuneOptions:
+def make_options(recipe: str, **changes: object) -> FinetuneOptions:
     """The recipe with those ingredients changed that are not None.
 
     A recipe's resolutions are cut to the number of epochs, the last kept.

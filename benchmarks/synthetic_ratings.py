@@ -1,0 +1,159 @@
+"""Made ratings of any size in MovieLens' own layout, with its long tails, from a seed.
+
+    python -m benchmarks.synthetic_ratings --ratings 32000000 <folder>
+
+The shape follows the published sets: 32 M ratings are of 201 thousand users and 88 thousand movies,
+0.1 M of 610 and 9.7 thousand; a user has 20 ratings and more, the median 65 and a few tens of
+thousands; the most popular movie is rated by about half of all users, the last by hardly one. Every
+movie belongs to one of TASTES; half of what a user rates is of the few tastes that are the user's,
+and gets more stars, so that there is something to find.
+
+Source of the shapes: the README files of https://grouplens.org/datasets/movielens/.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+SMALLEST, LARGEST = 100_836, 32_000_204  # ratings of ml-latest-small and of ml-32m
+USERS_OF_SMALLEST, MOVIES_OF_SMALLEST, MOVIES_OF_LARGEST = 610, 9_742, 87_585
+FEWEST = 20  # ratings of a user
+USERS_AT_ONCE = 5_000
+TASTES, TASTES_OF_A_USER, SHARE_BY_TASTE, MORE_STARS = 300, 5, 0.5, 0.5
+FIRST_SECOND, LAST_SECOND = 789_652_009, 1_697_155_200  # 1995 to 2023
+GENRES = ("Action", "Comedy", "Drama", "Horror", "Romance", "Sci-Fi", "Thriller", "Documentary")
+SYLLABLES = ("al", "bor", "cin", "dra", "el", "fen", "gar", "hol", "ist", "jun", "kar", "lum")
+SYLLABLES += ("mor", "nel", "ost", "pra", "qui", "ros", "sil", "tar", "und", "ver", "win", "zen")
+
+
+def shape_of(n_ratings: int) -> tuple[int, int]:
+    """Users and movies of a set of so many ratings: users in proportion, movies by a power."""
+    power = np.log(MOVIES_OF_LARGEST / MOVIES_OF_SMALLEST) / np.log(LARGEST / SMALLEST)
+    n_users = max(1, round(USERS_OF_SMALLEST * (n_ratings / SMALLEST) ** 1.006))
+    return n_users, round(MOVIES_OF_SMALLEST * (n_ratings / SMALLEST) ** power)
+
+
+def popularity(n_movies: int) -> np.ndarray:
+    """The chance of each movie, most popular first: (n_movies,), of sum 1."""
+    rank = np.arange(n_movies)
+    weight = (rank + 60.0) ** -1.1 * np.exp(-3 * rank / n_movies)
+    return weight / weight.sum()
+
+
+def taste_sizes() -> np.ndarray:
+    """The share of each taste, of movies and of users: (TASTES,), of sum 1; few are large."""
+    weight = 1 / (np.arange(TASTES) + 5.0)
+    return weight / weight.sum()
+
+
+def write(folder: Path, n_ratings: int, seed: int = 0) -> None:
+    """`ratings.csv` and `movies.csv` of about `n_ratings` ratings (within 5 %) into `folder`."""
+    rng = np.random.default_rng(seed)
+    n_users, n_movies = shape_of(n_ratings)
+    movie_id = np.sort(rng.choice(np.arange(1, 3 * n_movies), n_movies, replace=False))
+    by_rank = rng.permutation(n_movies)  # row of movies.csv of the most popular, the second, …
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_movies(folder / "movies.csv", movie_id, rng)
+
+    excess = rng.lognormal(0.0, 1.5, n_users)
+    per_user = FEWEST + excess * max(0.0, n_ratings / n_users - FEWEST) / excess.mean()
+    per_user = np.minimum(per_user.round().astype(np.int64), n_movies // 3)
+    world = _World(n_movies, rng)
+    level = rng.normal(3.5, 0.4, n_movies)  # stars
+    whole, real = pa.int64(), pa.float64()
+    schema = pa.schema(
+        {"userId": whole, "movieId": whole, "rating": real, "timestamp": whole}.items()
+    )
+    options = csv.WriteOptions(quoting_style="none", quoting_header="none")
+    with csv.CSVWriter(folder / "ratings.csv", schema, write_options=options) as file:
+        for start in range(0, n_users, USERS_AT_ONCE):
+            wanted = per_user[start : start + USERS_AT_ONCE]
+            tastes = rng.choice(TASTES, (len(wanted), TASTES_OF_A_USER), p=taste_sizes())
+            user, rank = _distinct(wanted, world, tastes, rng)
+            is_liked = (tastes[user] == world.taste[rank][:, None]).any(axis=1)
+            movie = by_rank[rank]
+            stars = level[movie] + rng.normal(0, 0.4, len(wanted))[user] + MORE_STARS * is_liked
+            stars = (2 * (stars + rng.normal(0, 0.9, len(user)))).round().clip(1, 10) / 2
+            order = np.lexsort((movie, user))
+            user, movie, stars = user[order], movie[order], stars[order]
+            time = rng.integers(FIRST_SECOND, LAST_SECOND, len(user))
+            columns = [user + start + 1, movie_id[movie], stars, time]
+            file.write_table(pa.table(columns, schema=schema))
+
+
+class _World:
+    """Movies by popularity, each of one taste; draws them for users of some tastes."""
+
+    def __init__(self, n_movies: int, rng: np.random.Generator):
+        chance = popularity(n_movies)
+        self.n_movies = n_movies
+        self.taste = rng.choice(TASTES, n_movies, p=taste_sizes())  # by rank
+        self._edges = np.cumsum(chance)
+        self._by_taste = np.argsort(self.taste, kind="stable")  # ranks, taste by taste
+        self._taste_edges = np.cumsum(chance[self._by_taste])
+        ends = np.cumsum(np.bincount(self.taste, chance, TASTES))
+        self._start, self._width = np.append(0, ends[:-1]), np.diff(ends, prepend=0)
+
+    def draw(self, tastes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A movie's rank for each row of tastes (n, TASTES_OF_A_USER): (n,)."""
+        n = len(tastes)
+        anything = np.searchsorted(self._edges, rng.random(n) * self._edges[-1])
+        taste = tastes[np.arange(n), rng.integers(0, TASTES_OF_A_USER, n)]
+        within = self._start[taste] + rng.random(n) * self._width[taste]
+        place = np.searchsorted(self._taste_edges, within).clip(max=self.n_movies - 1)
+        return np.where(rng.random(n) < SHARE_BY_TASTE, self._by_taste[place], anything)
+
+
+def _distinct(
+    wanted: np.ndarray, world: _World, tastes: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """So many different movies for each user: (n,) users from 0, (n,) ranks."""
+    n_movies = world.n_movies
+    done, pairs = [], np.empty(0, np.int64)  # of users that have all, and of those that miss some
+    missing = wanted.copy()
+    while missing.any():
+        user = np.repeat(np.arange(len(wanted)), 2 * missing)
+        rank = world.draw(tastes[user], rng)
+        found, first = np.unique(np.append(pairs, user * n_movies + rank), return_index=True)
+        # The first that were drawn stay: of too many, the last go.
+        order = np.lexsort((first, found // n_movies))
+        owner = found[order] // n_movies
+        place = np.arange(len(owner)) - np.searchsorted(owner, owner)
+        kept = found[order][place < wanted[owner]]
+        owner = kept // n_movies
+        missing = np.where(missing, wanted - np.bincount(owner, minlength=len(wanted)), 0)
+        has_all = missing[owner] == 0
+        done.append(kept[has_all])
+        pairs = kept[~has_all]
+    pairs = np.concatenate(done)
+    return pairs // n_movies, pairs % n_movies
+
+
+def _write_movies(path: Path, movie_id: np.ndarray, rng: np.random.Generator) -> None:
+    n = len(movie_id)
+    words = np.array([a + b for a in SYLLABLES for b in SYLLABLES])
+    titles = [
+        f"{words[a].title()} {words[b].title()} of {words[c].title()} ({year})"
+        for a, b, c, year in zip(
+            *rng.integers(0, len(words), (3, n)), rng.integers(1920, 2024, n), strict=True
+        )
+    ]
+    genres = np.array(GENRES)[rng.integers(0, len(GENRES), n)]
+    columns = {"movieId": movie_id, "title": titles, "genres": genres}
+    csv.write_csv(pa.table(columns), path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--ratings", type=int, default=1_000_000, help="about so many")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    write(args.folder, args.ratings, args.seed)
+
+
+if __name__ == "__main__":
+    main()

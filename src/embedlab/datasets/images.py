@@ -1,0 +1,101 @@
+"""From what a user writes after `dataset=` to a place where images are; `vision` reads them.
+
+In: `sample`, `cifar10`, or `folder:<path>`. Out: where the images are on this machine.
+Source of CIFAR-10: https://www.cs.toronto.edu/~kriz/cifar.html (A. Krizhevsky, "Learning Multiple
+Layers of Features from Tiny Images", 2009).
+
+Importing this module is cheap (standard library only), so a parser can use it.
+"""
+
+import os
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedlab.datasets.cache import build_folder, cache_folder
+from embedlab.datasets.download import fetch
+from embedlab.errors import DataError
+
+SAMPLE, CIFAR10, FOLDER = "sample", "cifar10", "folder:"
+
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+# As in Keras' keras/src/datasets/cifar10.py; torchvision has the MD5 of the same file.
+CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+CIFAR10_FOLDER = "cifar-10-batches-py"
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where images are.
+
+    `kind` is SAMPLE, CIFAR10 or FOLDER; `path` the folder, None for the sample. `name` is short
+    enough for a figure's title; `source` is the URL, the absolute path or "built-in sample", and
+    is what a run records.
+    """
+
+    kind: str
+    name: str
+    path: Path | None
+    source: str
+
+
+def check_dataset_argument(text: str) -> str:
+    """Return `text` if it is `sample`, `cifar10`, or `folder:` and a folder that exists.
+
+    Made to be an argparse `type`, so that a typo is answered before heavy imports.
+    Raises DataError.
+    """
+    if text in (SAMPLE, CIFAR10):
+        return text
+    path = text.removeprefix(FOLDER)
+    if text.startswith(FOLDER) and path and os.path.isdir(os.path.expanduser(path)):
+        return text
+    if text.startswith(FOLDER):
+        found = f"there is no folder {path!r}"
+    elif os.path.isdir(os.path.expanduser(text)):
+        found = f"got {text!r} (did you mean 'folder:{text}'?)"
+    else:
+        found = f"got {text!r}"
+    raise DataError(
+        f"dataset: expected sample, cifar10 or folder:<path of a folder of images>, {found}; "
+        f"relative paths are looked up in the project's folder {os.getcwd()}, where `mlflow run` "
+        f"starts the code, so give an absolute path."
+    )
+
+
+def locate_images(dataset: str) -> ImageSource:
+    """What `dataset` means; CIFAR-10 is downloaded and unpacked first if need be.
+
+    Raises DataError where a folder does not exist, DownloadError where CIFAR-10 cannot be fetched.
+    """
+    check_dataset_argument(dataset)
+    if dataset == SAMPLE:
+        return ImageSource(SAMPLE, "digits sample", None, "built-in sample")
+    if dataset == CIFAR10:
+        return ImageSource(CIFAR10, "CIFAR-10", _cifar10(), CIFAR10_URL)
+    path = Path(os.path.abspath(os.path.expanduser(dataset.removeprefix(FOLDER))))
+    return ImageSource(FOLDER, path.name or str(path), path, str(path))
+
+
+def _cifar10() -> Path:
+    """The folder that torchvision calls the root of CIFAR-10."""
+    from torchvision.datasets import CIFAR10 as Torchvision
+    from torchvision.datasets.utils import check_integrity
+
+    files = [*Torchvision.train_list, *Torchvision.test_list]
+    files.append([Torchvision.meta["filename"], Torchvision.meta["md5"]])
+
+    def is_whole(folder: Path) -> bool:
+        return all(check_integrity(folder / name, md5) for name, md5 in files)
+
+    def fill(folder: Path) -> None:
+        archive = fetch(CIFAR10_URL, CIFAR10_SHA256, Path(CIFAR10_URL).name, option=None)
+        with tarfile.open(archive) as tar:
+            for name, _ in files:
+                member = tar.getmember(f"{CIFAR10_FOLDER}/{name}")
+                member.name = name  # flat, wherever the archive wanted it
+                tar.extract(member, folder, filter="data")
+
+    root = cache_folder() / f"cifar10-{CIFAR10_SHA256[:16]}"
+    build_folder(root / CIFAR10_FOLDER, fill, is_whole)
+    return root

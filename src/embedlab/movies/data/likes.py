@@ -1,0 +1,203 @@
+"""Ratings in, likes out: L is users x movies, 1 where a user likes a movie.
+
+A user likes a movie if the rating is at least the user's own mean (`user_mean`, as published),
+the user's own median (`user_median`), or a number of stars (`threshold:4`).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from embedlab.datasets.archive import DAMAGED
+from embedlab.errors import DataError
+from embedlab.movies.data.like_rule import parse_like_rule
+from embedlab.movies.data.ratings import Ratings
+from embedlab.movies.data.weighting import Weighted, weight_likes
+from embedlab.wording import counted
+from embedlab_serving.titles import repeated_titles
+
+LIKES_FILE, MOVIES_FILE, ABOUT_FILE = "likes.npz", "movies.csv", "about.json"
+SEAL = "sha256"  # in about.json
+
+
+@dataclass(frozen=True)
+class Likes:
+    """Who likes what.
+
+    matrix     (n_users, n_movies) CSR of int32 ones, indices sorted: L.
+    movies     one row a column of L, in order of movie_id: movie_id, title, genres.
+    name       of the data set.
+    like_rule  that made it.
+    digest     sha256 of L and the movie ids.
+    user_weight, item_power
+               how X weighs likes, as in `weighting`; published: not at all.
+    """
+
+    matrix: sp.csr_matrix
+    movies: pd.DataFrame
+    name: str
+    like_rule: str
+    digest: str
+    user_weight: str = "none"
+    item_power: float = 0.0
+
+    @property
+    def n_movies(self) -> int:
+        return self.matrix.shape[1]
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """Users who like each movie: (n_movies,) int64, the diagonal of X."""
+        return np.bincount(self.matrix.indices, minlength=self.n_movies)
+
+    @property
+    def is_weighted(self) -> bool:
+        return self.user_weight != "none" or self.item_power != 0
+
+    @cached_property
+    def weighted(self) -> Weighted:
+        """What a solver fits."""
+        if not self.is_weighted:
+            return Weighted(self.matrix, np.ones(self.n_movies))
+        return weight_likes(self.matrix, self.user_weight, self.item_power)
+
+    @property
+    def cost_digest(self) -> str:
+        """Equal ones make costs comparable: of the likes, and of how X weighs them."""
+        if not self.is_weighted:
+            return self.digest
+        text = f"{self.digest} {self.user_weight} {self.item_power!r}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def params(self) -> dict[str, object]:
+        """As runs log them."""
+        return {
+            "ratings": self.name,
+            "like_rule": self.like_rule,
+            "user_weight": self.user_weight,
+            "item_power": self.item_power,
+            "data_digest": self.cost_digest,
+        }
+
+    @cached_property
+    def remarks(self) -> list[str]:
+        """What a user of these likes should know, in sentences."""
+        if not (repeated := repeated_titles(self.movies["title"])):
+            return []
+        many = counted(len(repeated), "title stands", "titles stand")
+        return [
+            f"{many} in several rows of movies.csv, such as {repeated[0]!r}: their likes are "
+            "counted apart, and no movie is recommended for another row of itself."
+        ]
+
+    def about(self) -> dict[str, object]:
+        """What tells these likes from others, for files and models made from them."""
+        return {
+            "data": self.name,
+            "data_digest": self.digest,
+            "like_rule": self.like_rule,
+            "user_weight": self.user_weight,
+            "item_power": self.item_power,
+        }
+
+
+def find_likes(
+    ratings: Ratings, like_rule: str, user_weight: str = "none", item_power: float = 0.0
+) -> Likes:
+    """Apply `like_rule` to every rating. Raises OptionError for an unknown rule."""
+    rule, threshold = parse_like_rule(like_rule)
+    if rule == "threshold":
+        bar = np.full(ratings.n_users, threshold)  # (n_users,) stars
+    else:
+        by_user = pd.Series(ratings.stars.astype(np.float64)).groupby(ratings.user)
+        bar = (by_user.mean() if rule == "user_mean" else by_user.median()).to_numpy()
+    liked = ratings.stars >= bar[ratings.user]  # (n_ratings,) bool
+    matrix = sp.csr_matrix(
+        (
+            np.ones(np.count_nonzero(liked), dtype=np.int32),
+            (ratings.user[liked], ratings.movie[liked]),
+        ),
+        shape=(ratings.n_users, ratings.n_movies),
+    )
+    return _likes(matrix, ratings.movies, ratings.name, like_rule, user_weight, item_power)
+
+
+def _likes(
+    matrix: sp.csr_matrix,
+    movies: pd.DataFrame,
+    name: str,
+    like_rule: str,
+    user_weight: str,
+    item_power: float,
+) -> Likes:
+    matrix.sort_indices()
+    sha = hashlib.sha256(repr(matrix.shape).encode())
+    # Widths that do not depend on how scipy chose to store them.
+    for array in (matrix.indptr, matrix.indices, movies["movie_id"].to_numpy()):
+        sha.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+    digest = sha.hexdigest()
+    return Likes(matrix, movies, name, like_rule, digest, user_weight, item_power)
+
+
+def save_likes(likes: Likes, folder: Path) -> None:
+    """Write `likes.npz`, `movies.csv` (with each movie's likes) and `about.json` into `folder`."""
+    sp.save_npz(folder / LIKES_FILE, likes.matrix)
+    table = likes.movies.assign(likes=likes.popularity)
+    table.to_csv(folder / MOVIES_FILE, index_label="index", lineterminator="\n")
+    about = {"name": likes.name, "like_rule": likes.like_rule, "digest": likes.digest}
+    about |= {"user_weight": likes.user_weight, "item_power": likes.item_power}
+    about[SEAL] = _seal(folder, about)
+    (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _seal(folder: Path, about: dict) -> str:
+    """sha256 of the two other files, and of all else that `about.json` says."""
+    sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in (LIKES_FILE, MOVIES_FILE):
+        sha.update((folder / name).read_bytes())
+    return sha.hexdigest()
+
+
+def load_likes(folder: Path) -> Likes:
+    """Read what `save_likes` wrote. Raises DataError if a file is missing, damaged or altered."""
+    try:
+        about = dict(json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8")))
+        seal = about.pop(SEAL, None)  # there was none once
+        if seal is not None and seal != _seal(folder, about):
+            raise _altered()
+        matrix = sp.load_npz(folder / LIKES_FILE)
+        movies = pd.read_csv(
+            folder / MOVIES_FILE,
+            usecols=["movie_id", "title", "genres"],
+            dtype={"movie_id": np.int64, "title": str, "genres": str},
+            keep_default_na=False,
+        )
+        weighting = (about.get("user_weight", "none"), about.get("item_power", 0.0))
+        likes = _likes(matrix.tocsr(), movies, about["name"], about["like_rule"], *weighting)
+        is_the_same = likes.digest == about["digest"] and len(movies) == likes.n_movies
+    except FileNotFoundError as error:
+        raise DataError(
+            f"matrix: expected a folder that build_matrix wrote, but '{Path(error.filename).name}' "
+            "is not in it: give matrix=runs:/<run id of build_matrix>/matrix."
+        ) from None
+    except (*DAMAGED, KeyError, TypeError, OSError) as error:  # an .npz is a zip archive
+        raise DataError(
+            f"matrix: the files of build_matrix are damaged ({error}): run build_matrix again."
+        ) from None
+    if not is_the_same:
+        raise _altered()
+    return likes
+
+
+def _altered() -> DataError:
+    return DataError(
+        "matrix: likes.npz, movies.csv and about.json are not the ones that build_matrix wrote "
+        "(their digest differs): run build_matrix again."
+    )

@@ -1,0 +1,182 @@
+"""What an embedding is compared with: popularity, neighbours by co-likes, EASE, and the field's
+libraries where they are installed (requirements-extra.txt).
+
+Likes and settings in, `{name of a score: Scorer}` out: one fit may be asked in several ways.
+"""
+
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+import numpy as np
+import scipy.sparse as sp
+
+from embedlab.movies.data.weighting import weight_likes
+from embedlab.movies.evaluation.metrics import Scorer
+
+# A movie that all like gains so much of the best score: decides among equal counts, no more.
+TIE_BREAK = 1e-3
+
+
+def is_installed(library: str) -> bool:
+    """Whether an optional library can be imported."""
+    return find_spec(library) is not None
+
+
+def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:
+    """The most liked, whatever is asked."""
+    counts = np.bincount(likes.indices, minlength=likes.shape[1]).astype(np.float32)
+    return {"likes": lambda query: np.tile(counts, (len(query), 1))}
+
+
+def co_likes_rows(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
+    """X itself, unfactored: how many users like both, equal counts by popularity."""
+    weighted = weight_likes(likes, user_weight).likes
+    return {"count": _by_popularity_if_equal(_co_likes(weighted), likes)}
+
+
+def item_knn(likes: sp.csr_matrix, user_weight: str, shrinkage: float) -> Mapping[str, Scorer]:
+    """X_ij / (√(x_i x_j) + shrinkage): the cosine of two movies' columns of L, damped where few
+    users like either."""
+    weighted = weight_likes(likes, user_weight).likes
+    norms = np.sqrt(np.asarray(weighted.power(2).sum(axis=0)).ravel())  # (n_movies,)
+    rows = _co_likes(weighted)
+
+    def score(query: np.ndarray) -> np.ndarray:
+        below = np.outer(norms[query], norms) + shrinkage  # (n, n_movies)
+        return np.divide(rows(query), below, out=np.zeros_like(below), where=below > 0)
+
+    return {"cosine": _by_popularity_if_equal(score, likes)}
+
+
+def ease_bytes(n_users: int, n_movies: int) -> int:
+    """What `ease` needs at its peak."""
+    return 8 * (3 * n_users**2 + 2 * n_users * n_movies)
+
+
+def ease(likes: sp.csr_matrix, user_weight: str, penalty: float) -> Mapping[str, Scorer]:
+    """EASE: the linear autoencoder L ≈ L B with a zero diagonal and an L2 penalty λ, exactly.
+
+        P = (LᵀL + λI)⁻¹,  B_ij = −P_ij / P_jj,  B_jj = 0
+
+    P is n_movies² numbers; with the smaller K = (LLᵀ + λI)⁻¹ it is P = (I − LᵀKL) / λ (Woodbury),
+    so B_ij = (LᵀKL)_ij / (1 − (LᵀKL)_jj). Needs `ease_bytes`.
+
+    Source: H. Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019.
+    """
+    weighted = weight_likes(likes, user_weight).likes  # (n_users, n_movies)
+    gram = (weighted @ weighted.T).toarray()  # (n_users, n_users)
+    k = np.linalg.inv(gram + penalty * np.eye(len(gram)))
+    kl = (weighted.T @ k).T  # K L, K is symmetric: (n_users, n_movies)
+    by_movie = weighted.T.tocsr()  # (n_movies, n_users)
+    diagonal = 1 - np.asarray(weighted.multiply(kl).sum(axis=0)).ravel()  # 1 − (LᵀKL)_jj
+
+    def score(query: np.ndarray) -> np.ndarray:
+        b = by_movie[query] @ kl / diagonal  # (n, n_movies)
+        b[np.arange(len(query)), query] = 0
+        return b
+
+    return {"B": score}
+
+
+def implicit_als(
+    likes: sp.csr_matrix, factors: int, regularization: float, alpha: float, seed: int
+) -> Mapping[str, Scorer]:
+    """Implicit-feedback ALS of the library `implicit` (Hu, Koren and Volinsky, ICDM 2008).
+
+    `dot` and `cosine` compare two movies' factors; `fold_in` is what the model predicts for a user
+    who likes the query movie only: y_j · (YᵀY + λI)⁻¹ y_q, up to a factor.
+    """
+    from implicit.als import AlternatingLeastSquares
+
+    model = AlternatingLeastSquares(
+        factors, regularization, alpha, random_state=seed, use_gpu=False, num_threads=1
+    )
+    model.fit(likes.astype(np.float32), show_progress=False)
+    y = np.asarray(model.item_factors, dtype=np.float64)  # (n_movies, factors)
+    inverse = np.linalg.inv(y.T @ y + regularization * np.eye(factors))
+    return {
+        "dot": lambda query: y[query] @ y.T,
+        "cosine": cosine(y),
+        "fold_in": lambda query: y[query] @ inverse @ y.T,
+    }
+
+
+def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> Mapping[str, Scorer]:
+    """The nearest 100 movies of each by the library `implicit`.
+
+    kind      BM25Recommender, CosineRecommender or TFIDFRecommender.
+    settings  of that class: `B` of BM25 is how much it holds against popular movies.
+    """
+    from implicit import nearest_neighbours
+
+    model = getattr(nearest_neighbours, kind)(K=100, num_threads=1, **settings)
+    with warnings.catch_warnings():
+        # The library turns its own COO matrix into CSR, and warns that it was given one.
+        warnings.filterwarnings("ignore", message="Method expects CSR input")
+        model.fit(likes.astype(np.float64), show_progress=False)
+    similarity = sp.csr_matrix(model.similarity)  # (n_movies, n_movies)
+    return {"similarity": _by_popularity_if_equal(lambda query: similarity[query].toarray(), likes)}
+
+
+def item2vec(
+    likes: sp.csr_matrix, dim: int, epochs: int, ns_exponent: float, seed: int
+) -> Mapping[str, Scorer]:
+    """Skip-gram with negative sampling over each user's likes in random order, by gensim.
+
+    `cosine` and `dot` compare two movies' vectors, `in_out` a movie's vector with the others'
+    output vectors, which is what training fits.
+
+    Source: O. Barkan and N. Koenigstein, "Item2Vec", 2016, arXiv 1603.04259.
+    """
+    from gensim.models import Word2Vec
+
+    generator = np.random.default_rng(seed)
+    baskets = np.split(likes.indices, likes.indptr[1:-1])
+    sentences = [[str(movie) for movie in generator.permutation(b)] for b in baskets if len(b) > 1]
+    model = Word2Vec(
+        sentences,
+        vector_size=dim,
+        window=10,
+        min_count=1,
+        sg=1,
+        negative=5,
+        sample=0,
+        ns_exponent=ns_exponent,
+        epochs=epochs,
+        seed=seed,
+        workers=1,  # more are not reproducible
+    )
+    into = np.zeros((likes.shape[1], dim))
+    out = np.zeros((likes.shape[1], dim))
+    rows = np.array(model.wv.index_to_key, dtype=np.int64)
+    into[rows], out[rows] = model.wv.vectors, model.syn1neg
+    return {
+        "cosine": cosine(into),
+        "dot": lambda query: into[query] @ into.T,
+        "in_out": lambda query: into[query] @ out.T,
+    }
+
+
+def cosine(vectors: np.ndarray) -> Scorer:
+    """Cosine of every two of some vectors (n_movies, dim); a zero vector scores 0."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    return lambda query: unit[query] @ unit.T
+
+
+def _co_likes(likes: sp.csr_matrix) -> Scorer:
+    """Rows of LᵀL, dense: (n, n_movies)."""
+    by_movie = likes.T.tocsr()  # (n_movies, n_users)
+    return lambda query: (by_movie[query] @ likes).toarray()
+
+
+def _by_popularity_if_equal(scorer: Scorer, likes: sp.csr_matrix) -> Scorer:
+    counts = np.bincount(likes.indices, minlength=likes.shape[1])  # (n_movies,)
+    share = TIE_BREAK * counts / max(counts.max(), 1)
+
+    def score(query: np.ndarray) -> np.ndarray:
+        scores = scorer(query)  # (n, n_movies)
+        return scores + scores.max(axis=1, keepdims=True) * share
+
+    return score

@@ -1,0 +1,131 @@
+"""Who is compared: the embedding in its forms, and the baselines, each with what tunes it.
+
+A contestant's fit takes likes and settings and gives the ways to score with what was learnt.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+
+import numpy as np
+import scipy.sparse as sp
+
+from embedlab.device import free_bytes
+from embedlab.movies.data.like_rule import USER_WEIGHTS
+from embedlab.movies.data.weighting import weight_likes
+from embedlab.movies.evaluation import baselines
+from embedlab.movies.evaluation.metrics import Scorer
+from embedlab.movies.solvers.minres import fit_minres
+
+WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING, PUBLISHED_COSINE = (
+    "embedding, weighted",
+    "embedding, published",
+    "embedding, published, cosine",
+)
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+NOT_INSTALLED = "not installed (pip install -r requirements-extra.txt)"
+ITEM_POWERS = (0.0, 0.25, 0.5)
+# A round of the exact solver that lowers the cost by less changes no recommendation that counts.
+TUNING_TOLERANCE = 1e-3
+
+Settings = Mapping[str, object]
+FitFunction = Callable[..., Mapping[str, Scorer]]
+"""Likes and settings -> the ways to score with what was learnt, by name."""
+
+
+def score_name(alpha: float) -> str:
+    """`dot / |v|^a`: a = 0 is the dot product, and a = 1 ranks as the cosine does."""
+    return {0.0: "dot", 1.0: "cosine"}.get(alpha, f"dot / |v|^{alpha:g}")
+
+
+def embedding(
+    likes: sp.csr_matrix,
+    dim: int,
+    user_weight: str,
+    item_power: float,
+    tolerance: float = 1e-8,
+) -> Mapping[str, Scorer]:
+    """The embedding of weighted likes by the exact solver, asked by v_q·v_j / ‖v_j‖^a."""
+    weighted = weight_likes(likes, user_weight, item_power)
+    fit = fit_minres(weighted.likes, dim, np.random.default_rng(0), tolerance=tolerance)
+    v = weighted.embedding(fit.embedding)  # (n_movies, dim)
+    norms = np.linalg.norm(v, axis=1, keepdims=True)
+
+    def by(alpha: float) -> Scorer:
+        shorter = np.divide(v, norms**alpha, out=np.zeros_like(v), where=norms > 0)
+        return lambda query: v[query] @ shorter.T
+
+    return {score_name(alpha): by(alpha) for alpha in ALPHAS}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to recommend, and among what validation chooses.
+
+    grid    settings to fit with.
+    scores  the ways to score that count; none named: all that the fit gives.
+    tuning_overrides   further settings that only the fits for validation have.
+    """
+
+    name: str
+    fit: FitFunction
+    grid: Sequence[Settings] = ({},)
+    scores: tuple[str, ...] = ()
+    tuning_overrides: Settings = field(default_factory=dict)
+
+
+def _grid(**values: Sequence[object]) -> list[Settings]:
+    """Every combination: {name: one of its values}."""
+    return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
+
+
+def build_candidates(
+    dims: Sequence[int], seed: int, shape: tuple[int, int]
+) -> tuple[list[Candidate], list[str]]:
+    """Who takes part with likes of that shape; and who else would, with the reason why not."""
+    weights = tuple(USER_WEIGHTS)
+    tuning_overrides = {"tolerance": TUNING_TOLERANCE}
+    published = _grid(dim=dims, user_weight=["none"], item_power=[0.0])
+    weighted = _grid(dim=dims, user_weight=weights, item_power=ITEM_POWERS)
+    found = [
+        Candidate("popularity", baselines.popularity),
+        Candidate("raw co-likes", baselines.co_likes_rows, _grid(user_weight=weights)),
+        Candidate(
+            "item-kNN cosine",
+            baselines.item_knn,
+            _grid(user_weight=weights, shrinkage=(0, 10, 100, 1000)),
+        ),
+        Candidate(PUBLISHED_EMBEDDING, embedding, published, (score_name(0),), tuning_overrides),
+        Candidate(PUBLISHED_COSINE, embedding, published, (score_name(1),), tuning_overrides),
+        Candidate(WEIGHTED_EMBEDDING, embedding, weighted, tuning_overrides=tuning_overrides),
+    ]
+    absent = []
+    needed, free = baselines.ease_bytes(*shape), free_bytes("cpu")
+    if needed < free:
+        grid = _grid(user_weight=weights, penalty=(100, 1_000, 10_000, 100_000))
+        found.append(Candidate("EASE", baselines.ease, grid))
+    else:
+        gib = f"{needed / 2**30:,.0f} GiB where {free / 2**30:,.0f} GiB are free"
+        absent.append(f"EASE, which needs {gib}")
+    if baselines.is_installed("implicit"):
+        knn = _grid(kind=["BM25Recommender"], B=(0.0, 0.5))
+        knn += _grid(kind=["CosineRecommender", "TFIDFRecommender"])
+        strengths = ((10, 30), (10, 100), (30, 100), (100, 300))  # (alpha, regularization)
+        als = [
+            {"factors": factors, "alpha": alpha, "regularization": regularization}
+            for factors in (16, 32, 64)
+            for alpha, regularization in strengths
+        ]
+        found += [
+            Candidate("implicit item-kNN", baselines.implicit_knn, knn),
+            Candidate("implicit ALS", partial(baselines.implicit_als, seed=seed), als),
+        ]
+    else:
+        absent.append(f"implicit's contestants, {NOT_INSTALLED}")
+    if baselines.is_installed("gensim"):
+        grid = _grid(dim=(20, 50), epochs=(10,), ns_exponent=(0.0, 0.75))
+        found.append(Candidate("item2vec", partial(baselines.item2vec, seed=seed), grid))
+    else:
+        absent.append(f"gensim's item2vec, {NOT_INSTALLED}")
+    return found, absent

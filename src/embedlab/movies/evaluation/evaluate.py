@@ -1,0 +1,278 @@
+"""Are the recommendations any good? Contestants, tuned on validation, compared on test.
+
+In: L. Out: for every contestant what validation chose and how it ranks the test likes, with
+bootstrap intervals over users and paired ones of differences; as a table and in words.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
+
+from embedlab.movies.data.likes import Likes
+from embedlab.movies.evaluation.candidates import (
+    WEIGHTED_EMBEDDING,
+    Candidate,
+    FitFunction,
+    Settings,
+)
+from embedlab.movies.evaluation.metrics import (
+    Ranking,
+    average,
+    interval,
+    rank_held_out,
+    resample_users,
+)
+from embedlab.movies.evaluation.splits import (
+    HELD_OUT,
+    MAX_QUERIES,
+    MIN_LIKES,
+    Holdout,
+    check_enough,
+    hold_out,
+)
+from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.options import FitOptions
+from embedlab.progress import OnCount
+
+MAX_USERS = 20_000  # asked for one number; its error is a hundredth of a standard deviation then
+INTERVALS = ("hit_rate", "ndcg", "mrr")
+COMPARED = {"hit_rate": "hit rate", "ndcg": "NDCG"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A contestant after the tune_and_evaluate.
+
+    settings, score  that validation rates best, on average over the splits.
+    val_hit_rate     that average.
+    chosen_in        the number of splits whose own validation chose the same.
+    test             how the choice of each split ranks its test likes, averaged over the splits.
+    by_score         the same, had another way to score been taken.
+    """
+
+    name: str
+    settings: Settings
+    score: str
+    val_hit_rate: float
+    chosen_in: int
+    test: Ranking
+    by_score: Mapping[str, Ranking]
+
+    @property
+    def label(self) -> str:
+        """The settings: `dim=20 user_weight=inverse item_power=0.25`."""
+        return " ".join(f"{name}={value}" for name, value in self.settings.items())
+
+
+class _Rankings:
+    """How fits rank the held-out likes of one holdout; contestants that share a fit share it."""
+
+    def __init__(self, holdout: Holdout, k: int, exclude: str):
+        self._holdout, self._k, self._exclude = holdout, k, exclude
+        self._known: dict[tuple, Mapping[str, Ranking]] = {}
+
+    def of(self, fit: FitFunction, settings: Settings) -> Mapping[str, Ranking]:
+        """By the way to score."""
+        key = (fit, *settings.items())
+        if key not in self._known:
+            self._known[key] = {
+                score: rank_held_out(scorer, self._holdout, self._k, self._exclude)
+                for score, scorer in fit(self._holdout.likes, **settings).items()
+            }
+        return self._known[key]
+
+
+class _Trial(NamedTuple):
+    settings: Settings
+    score: str
+    val_hit_rate: float
+
+
+def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str, k: int = 10) -> float:
+    """NDCG@k, by dot product, of a fit of `likes` without those that are held out.
+
+    The held-out likes are the same for equal likes, however they are weighted and fitted.
+    Raises DataError where too few are left to be asked for, DivergedError where the fit diverges.
+    """
+    holdout = hold_out(likes.matrix, np.random.default_rng(0), MAX_USERS)
+    rest = replace(likes, matrix=holdout.likes)
+    fit = fit_weighted(rest.weighted, options, seed, device, on_step=lambda step: None)
+    fit.raise_if_diverged(options)
+    v = fit.embedding  # (n_movies, dim)
+    return rank_held_out(lambda query: v[query] @ v.T, holdout, k).means()["ndcg"]
+
+
+# Two BLAS threads wait for each other longer than matrices this narrow take to multiply.
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def tune_and_evaluate(
+    likes: sp.csr_matrix,
+    contestants: Sequence[Candidate],
+    n_splits: int,
+    seed: int,
+    k: int = 10,
+    exclude: str = "query",
+    most_users: int | None = None,
+    on_count: OnCount = lambda done, total: None,
+) -> list[Evaluation]:
+    """Split the likes, let validation choose for each contestant, rank the test likes; repeat.
+
+    likes       (n_users, n_movies) CSR of ones.
+    seed        of the splits. What is chosen in a split has not seen its test likes; what is tested
+                has learnt from all others.
+    k, exclude  as in `rank_held_out`.
+    most_users  who are asked, in each split, where there are more with enough likes.
+
+    In the order of the contestants. Raises DataError where too few likes are left to be asked for.
+    """
+    check_enough(likes, MIN_LIKES + HELD_OUT)  # validation holds out of what test leaves
+    total, done = n_splits * sum(len(one.grid) for one in contestants), 0
+    trials: dict[str, list[list[_Trial]]] = {one.name: [] for one in contestants}
+    tests: dict[str, list[Mapping[str, Ranking]]] = {one.name: [] for one in contestants}
+    generator = np.random.default_rng(seed)
+    for _ in range(n_splits):
+        test = hold_out(likes, generator, most_users)
+        validation = hold_out(test.likes, generator, most_users)
+        in_test, in_validation = (_Rankings(part, k, exclude) for part in (test, validation))
+        for one in contestants:
+            found = []
+            for settings in one.grid:
+                rankings = in_validation.of(one.fit, {**settings, **one.tuning_overrides})
+                found += [
+                    _Trial(settings, score, ranking.means()["hit_rate"])
+                    for score, ranking in rankings.items()
+                    if score in one.scores or not one.scores
+                ]
+                done += 1
+                on_count(done, total)
+            trials[one.name].append(found)
+            tests[one.name].append(in_test.of(one.fit, _best(found).settings))
+    return [_evaluation(one.name, trials[one.name], tests[one.name]) for one in contestants]
+
+
+def _best(trials: Sequence[_Trial]) -> _Trial:
+    return max(trials, key=lambda trial: trial.val_hit_rate)
+
+
+def _evaluation(
+    name: str, trials: Sequence[Sequence[_Trial]], tests: Sequence[Mapping[str, Ranking]]
+) -> Evaluation:
+    """From the trials and the tests of every split."""
+    choices = [_best(of_split)[:2] for of_split in trials]
+    averages = [
+        of_grid[0]._replace(val_hit_rate=float(np.mean([t.val_hit_rate for t in of_grid])))
+        for of_grid in zip(*trials, strict=True)
+    ]
+    settings, score, val_hit_rate = _best(averages)
+    return Evaluation(
+        name,
+        settings,
+        score,
+        val_hit_rate,
+        choices.count((settings, score)),
+        average([test[chosen] for test, (_, chosen) in zip(tests, choices, strict=True)]),
+        {score: average([test[score] for test in tests]) for score in tests[0]},
+    )
+
+
+def result_table(entries: Sequence[Evaluation], n_resamples: int, seed: int) -> pd.DataFrame:
+    """A row an entry, best test hit rate first.
+
+    Columns: `contestant`, `settings`, `score`, `val_hit_rate`, `chosen_in` as of `Entry`; the
+    test's `hit_rate`, `ndcg` and `mrr`, each with the 95 % interval `_low` to `_high` of
+    `n_resamples` bootstrap samples of the users; `coverage` and `popularity`; `hit_rate_behind` and
+    `ndcg_behind`, how far the entry is behind WEIGHTED, with the paired difference's interval.
+    """
+    n_users = len(entries[0].test.hit_rate)
+    samples = resample_users(n_users, n_resamples, np.random.default_rng(seed))
+    ours = next(entry.test for entry in entries if entry.name == WEIGHTED_EMBEDDING)
+    rows = []
+    for entry in entries:
+        means = entry.test.means()
+        row = {
+            "contestant": entry.name,
+            "settings": entry.label,
+            "score": entry.score,
+            "val_hit_rate": entry.val_hit_rate,
+            "chosen_in": entry.chosen_in,
+        }
+        for name in INTERVALS:
+            values = getattr(entry.test, name)
+            row |= _with_interval(name, values, samples)
+            if name in COMPARED:
+                row |= _with_interval(f"{name}_behind", getattr(ours, name) - values, samples)
+        rows.append(row | {name: means[name] for name in ("coverage", "popularity")})
+    table = pd.DataFrame(rows)
+    return table.sort_values("hit_rate", ascending=False, kind="stable", ignore_index=True)
+
+
+def _with_interval(name: str, per_user: np.ndarray, samples: np.ndarray) -> dict[str, float]:
+    low, high = interval(per_user, samples)
+    return {name: float(per_user.mean()), f"{name}_low": low, f"{name}_high": high}
+
+
+def to_markdown(
+    table: pd.DataFrame, data: str, n_splits: int, k: int, exclude: str, absent: Sequence[str]
+) -> str:
+    """The result as Markdown: who is beaten by more than the interval of the difference, who not.
+
+    table   of `result_table`.
+    absent  who else would have taken part, and why not.
+    """
+    ours = table[table["contestant"] == WEIGHTED_EMBEDDING].iloc[0]
+    others = table[table["contestant"] != WEIGHTED_EMBEDDING]
+    unbeaten = others[others["hit_rate_behind_low"] <= 0]["contestant"]
+    verdict = (
+        f"beats {'the other' if len(others) == 1 else f'all {len(others)} others'}"
+        if unbeaten.empty
+        else f"is not told apart from, or behind, {', '.join(unbeaten)}"
+    )
+    lines = [
+        f"### On {data}, the weighted embedding {verdict} (hit rate@{k})",
+        "",
+        f"Validation chose `{ours.settings}`, asked by {ours.score}: the choice of "
+        f"{ours.chosen_in} of {n_splits} splits, hit rate {ours.val_hit_rate:.4f} there. In "
+        "brackets: 95 % intervals.",
+        "",
+    ]
+    for row in table.itertuples():
+        settings = f" `{row.settings}`" if row.settings else ""
+        lines.append(
+            f"- **{row.contestant}**{settings}, {row.score}: hit rate {row.hit_rate:.4f} "
+            f"({row.hit_rate_low:.4f} to {row.hit_rate_high:.4f}), NDCG {row.ndcg:.4f}, MRR "
+            f"{row.mrr:.4f}; recommends {row.coverage:.1%} of all movies, liked by "
+            f"{row.popularity:.0f} users on average{_standing(row)}."
+        )
+    novel = table.sort_values("popularity").iloc[0]
+    excluded = {"query": "only the query movie is", "likes": "the user's known likes are"}[exclude]
+    lines += [
+        "",
+        f"Accuracy is bought with popularity: {novel.contestant} recommends movies "
+        f"{ours.popularity / max(novel.popularity, 1e-9):.1f} times less popular than the weighted "
+        f"embedding's, from {novel.coverage:.0%} of the catalogue instead of {ours.coverage:.0%}, "
+        f"and finds {novel.hit_rate:.4f} instead of {ours.hit_rate:.4f}.",
+        "",
+        f"Of every user with at least {MIN_LIKES} likes {HELD_OUT} are held out, and up to "
+        f"{MAX_QUERIES} of the others asked with, one at a time; {excluded} left out of the "
+        f"recommendations. Hit rate is the share of held-out likes among the best {k}. Splits: "
+        f"{n_splits}, each with a validation split inside, on which everything was chosen; "
+        "intervals resample users.",
+    ]
+    if absent:
+        lines += ["", f"Left out: {'; '.join(absent)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _standing(row) -> str:
+    if row.contestant == WEIGHTED_EMBEDDING:
+        return ""
+    said = []
+    for name, shown in COMPARED.items():
+        behind, low, high = (getattr(row, f"{name}_behind{end}") for end in ("", "_low", "_high"))
+        word = "behind" if low > 0 else "ahead" if high < 0 else "not told apart"
+        said.append(f"{shown} {word} ({-behind:+.4f}; {-high:+.4f} to {-low:+.4f})")
+    return "; against the weighted embedding: " + ", ".join(said)

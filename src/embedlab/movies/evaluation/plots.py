@@ -1,0 +1,111 @@
+"""The image of an evaluation: accuracy against novelty. Entries in, a matplotlib Figure out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from embedlab.movies.evaluation.candidates import (
+    PUBLISHED_COSINE,
+    PUBLISHED_EMBEDDING,
+    WEIGHTED_EMBEDDING,
+)
+from embedlab.movies.evaluation.evaluate import Evaluation
+from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
+
+COLOURS = {WEIGHTED_EMBEDDING: BLUE, PUBLISHED_EMBEDDING: ORANGE, PUBLISHED_COSINE: ORANGE}
+PATHS = {WEIGHTED_EMBEDDING: BLUE, PUBLISHED_EMBEDDING: ORANGE}
+LINE_OF_TEXT = 0.052  # in heights of a panel
+
+
+def plot_accuracy_against_novelty(
+    entries: Sequence[Evaluation], table: pd.DataFrame, title: str, k: int
+) -> Figure:
+    """Hit rate with its interval against coverage and against popularity, a dot a contestant.
+
+    The lines are the two embeddings on the way from dot to cosine, `dot / |v|^a`; small dots are
+    the steps of a.
+
+    table  of `evaluation.result_table`.
+    """
+    figure = new_figure(14, 6.2)
+    figure.suptitle(title)
+    panels = figure.subplots(1, 2, sharey=True)
+    columns = {
+        "coverage": "share of movies recommended to anybody",
+        "popularity": "users who like a recommended movie, mean",
+    }
+    for axes, (column, label) in zip(panels, columns.items(), strict=True):
+        for entry in entries:
+            if entry.name in PATHS:
+                _path(axes, entry, column)
+        for row in table.itertuples():
+            _dot(axes, row, getattr(row, column))
+        axes.set(xscale="log", xlabel=label)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if column == "coverage" else (1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        tidy(axes)
+        axes.grid(axis="x", color="#e3e5e8", linewidth=0.8)
+    panels[0].set_ylabel(f"hit rate@{k} on test, with 95 % interval")
+    panels[0].xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    panels[1].xaxis.set_major_formatter(FuncFormatter(lambda users, _: f"{users:g}"))
+    panels[1].invert_xaxis()  # to the right is the new, in both
+    low, high = table["hit_rate_low"].min(), table["hit_rate_high"].max()
+    margin = 0.08 * (high - low) or 0.05
+    panels[0].set_ylim(low - margin, high + margin)
+    for axes, column in zip(panels, columns, strict=True):
+        _labels(axes, table, column)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _colour(name: str) -> str:
+    return COLOURS.get(name, GREEN if name.startswith(("implicit", "item2vec")) else GREY)
+
+
+def _path(axes, entry: Evaluation, column: str) -> None:
+    means = [ranking.means() for ranking in entry.by_score.values()]
+    x, y = ([mean[name] for mean in means] for name in (column, "hit_rate"))
+    label = f"{entry.name}: dot / |v|^a, from dot (a = 0) to cosine (a = 1)"
+    axes.plot(x, y, "-o", color=PATHS[entry.name], linewidth=1.5, markersize=4, label=label)
+
+
+def _dot(axes, row, x: float) -> None:
+    colour = _colour(row.contestant)
+    axes.vlines(x, row.hit_rate_low, row.hit_rate_high, color=colour, linewidth=5, alpha=0.2)
+    axes.plot(x, row.hit_rate, "o", color=colour, markersize=8, markeredgecolor="white")
+
+
+def _labels(axes, table: pd.DataFrame, column: str) -> None:
+    """Every name in the right margin, at its dot's height or near it, and a thin line there."""
+    bottom, top = axes.get_ylim()
+    shown = table.sort_values("hit_rate")
+    heights = spread(((shown["hit_rate"] - bottom) / (top - bottom)).to_numpy(), LINE_OF_TEXT)
+    for row, height in zip(shown.itertuples(), heights, strict=True):
+        axes.annotate(
+            f"{row.contestant}  {row.hit_rate:.3f}",
+            (getattr(row, column), row.hit_rate),
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            color=_colour(row.contestant),
+            weight="bold" if row.contestant == WEIGHTED_EMBEDDING else None,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": "#a9afb7",
+                "linewidth": 0.7,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def spread(heights: np.ndarray, gap: float) -> np.ndarray:
+    """Ascending heights, (n,), moved up and down until they are `gap` apart: (n,)."""
+    up, down = np.array(heights, dtype=np.float64), np.array(heights, dtype=np.float64)
+    for i in range(1, len(up)):
+        up[i] = max(up[i], up[i - 1] + gap)
+        down[-1 - i] = min(down[-1 - i], down[-i] - gap)
+    return (up + down) / 2  # both are `gap` apart, and so is their mean

@@ -1,0 +1,90 @@
+"""Gradient descent on the embedding's cost, by torch's optimizers: one update of all vectors an
+epoch.
+
+In: an objective, options, a seeded generator. Out: the vectors, and one `Step` an epoch, in which
+epoch `e` holds the cost before update `e`: epoch 0 is the start, the last one the result.
+"""
+
+import math
+import time
+from functools import partial
+
+import torch
+
+from embedlab.movies.solvers.objective import Objective
+from embedlab.movies.solvers.options import FitOptions, FitResult, divergence_epoch
+from embedlab.progress import OnStep, Step
+from embedlab.wording import counted
+
+# One L-BFGS iteration an epoch, with a line search (Nocedal & Wright 2006, algorithms 7.4 and 3.5);
+# max_eval bounds its evaluations, the tolerances are off since the loop says when to stop.
+_LBFGS = partial(
+    torch.optim.LBFGS,
+    max_iter=1,
+    max_eval=25,
+    history_size=20,
+    tolerance_grad=0,
+    tolerance_change=0,
+    line_search_fn="strong_wolfe",
+)
+_OPTIMIZERS = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "rmsprop": partial(torch.optim.RMSprop, foreach=True),
+    "sgd": partial(torch.optim.SGD, fused=True),
+    "lbfgs": _LBFGS,
+}
+
+
+def fit_by_gradient(
+    objective: Objective,
+    options: FitOptions,
+    generator: torch.Generator,
+    on_step: OnStep = lambda step: None,
+) -> FitResult:
+    """Minimise `objective` from a N(0, init_scale²) start drawn on the CPU from `generator`.
+
+    Stops at the first cost that is not finite. `Fit.diverged_at` says whether it has diverged.
+    """
+    v = random_start(objective.n_movies, options, generator).to(objective.device)
+    v.requires_grad_()
+    optimizer = _OPTIMIZERS[options.optimizer]([v], lr=options.lr)
+    norms: list[float] = []
+
+    def evaluate() -> float:
+        with torch.no_grad():
+            cost, v.grad = objective.cost_and_gradient(v.detach())
+            norms.append(torch.linalg.vector_norm(v.grad, dtype=torch.float64).item())
+        return cost
+
+    seconds, costs = 0.0, []
+    for epoch in range(options.epochs + 1):
+        norms.clear()
+        started = time.perf_counter()
+        is_update = epoch < options.epochs
+        cost = optimizer.step(evaluate) if is_update else evaluate()
+        elapsed = time.perf_counter() - started
+        costs.append(cost)
+        if not math.isfinite(cost):
+            break
+        # A line search evaluates several times: the first is the one at this epoch's vectors.
+        metrics = {"train/cost": cost, "train/gradient_norm": norms[0]}
+        on_step(Step(epoch, metrics, elapsed if is_update else None))
+        seconds += elapsed
+    return _result(v, costs, seconds)
+
+
+def random_start(n_movies: int, options: FitOptions, generator: torch.Generator) -> torch.Tensor:
+    """(n_movies, dim) float32 on the CPU, so that one seed means one start on every device."""
+    return options.init_scale * torch.randn((n_movies, options.dim), generator=generator)
+
+
+def _result(v: torch.Tensor, costs: list[float], seconds: float) -> FitResult:
+    epochs, diverged_at, divergence = len(costs) - 1, divergence_epoch(costs), ""
+    last = next(filter(math.isfinite, reversed(costs)), math.nan)
+    if not math.isfinite(costs[-1]):
+        divergence = f"the cost is not finite at epoch {epochs}"
+    elif diverged_at is not None:
+        times = f"{last / costs[0]:.2g} times that of the start"
+        divergence = f"after {counted(epochs, 'epoch')} the cost is {last:.3g}, {times}"
+    return FitResult(v.detach().cpu().numpy(), last, epochs, seconds, diverged_at, divergence)

@@ -1,0 +1,95 @@
+"""Which optimizers, learning rates and seeds a comparison fits.
+
+Light on purpose: entry points read the names before any heavy import.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from embedlab.errors import OptionError
+from embedlab.movies.solvers.options import DEFAULT_LR, FitOptions
+
+# The published grid; what is not in it gets its one default rate.
+PUBLISHED_RATES = {
+    "adam": (1.0, 0.1, 0.01, 0.001, 0.0001),
+    "rmsprop": (1.0, 0.1, 0.01, 0.001, 0.0001),
+    "sgd": (4e-5, 3e-5, 2e-5, 1e-5, 1e-6),
+}
+PUBLISHED = "published"
+
+
+def parse_optimizers(text: str) -> tuple[str, ...]:
+    """`adam,sgd` -> ("adam", "sgd"). Raises OptionError for an unknown name, or none."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [name for name in names if name not in DEFAULT_LR]
+    if unknown or not names:
+        found = repr(unknown[0]) if unknown else "none"
+        raise OptionError(
+            f"optimizers: expected some of {', '.join(DEFAULT_LR)}, joined by commas (the exact "
+            f"solver is always there), got {found}"
+        )
+    return names
+
+
+def parse_rates(text: str) -> Mapping[str, tuple[float, ...]]:
+    """`published` -> {}; `1,0.1` -> {"": (1, 0.1)}, for every optimizer; `adam:1,0.1/sgd:1e-5` ->
+    {"adam": (1, 0.1), "sgd": (1e-5,)}, the others as published. Raises OptionError."""
+    if text.strip() == PUBLISHED:
+        return {}
+    rates = {}
+    for part in text.split("/"):
+        name, colon, numbers = part.rpartition(":")
+        name = name.strip()
+        if (colon and name not in DEFAULT_LR) or name in rates or ("" in {name, *rates} and rates):
+            raise _bad_rates(part)
+        try:
+            values = tuple(dict.fromkeys(float(number) for number in numbers.split(",")))
+        except ValueError:
+            raise _bad_rates(part) from None
+        if not all(0 < value < float("inf") for value in values):
+            raise _bad_rates(part)
+        rates[name] = values
+    return rates
+
+
+def _bad_rates(part: str) -> OptionError:
+    return OptionError(
+        "learning_rates: expected published, rates above 0 joined by commas as 1,0.1, or such a "
+        f"list for each of some of {', '.join(DEFAULT_LR)} as adam:1,0.1/sgd:2e-5; got {part!r}"
+    )
+
+
+def rates_of(optimizer: str, rates: Mapping[str, tuple[float, ...]]) -> tuple[float, ...]:
+    """The learning rates of one optimizer, largest first."""
+    published = PUBLISHED_RATES.get(optimizer, (DEFAULT_LR[optimizer],))
+    return tuple(sorted(rates.get(optimizer, rates.get("", published)), reverse=True))
+
+
+def fit_grid(
+    optimizers: Sequence[str], rates: Mapping[str, tuple[float, ...]], **common: object
+) -> list[FitOptions]:
+    """The options of every fit of one seed: first the exact solver, the yardstick, then optimizer
+    by optimizer, the largest learning rate first.
+
+    Raises OptionError where rates are given for an optimizer that is not compared.
+    """
+    for name in rates:
+        if name and name not in optimizers:
+            raise OptionError(
+                f"learning_rates: {name} has rates, but optimizers is {','.join(optimizers)}: "
+                f"add {name} there, or leave its rates out"
+            )
+    return [
+        FitOptions("exact", None, **common),
+        *(
+            FitOptions(optimizer, lr, **common)
+            for optimizer in optimizers
+            for lr in rates_of(optimizer, rates)
+        ),
+    ]
+
+
+def rates_as_text(optimizers: Sequence[str], rates: Mapping[str, tuple[float, ...]]) -> str:
+    """Every rate of the grid, as `parse_rates` reads it."""
+    return "/".join(
+        f"{name}:{','.join(f'{lr:g}' for lr in rates_of(name, rates))}" for name in optimizers
+    )

@@ -1,0 +1,153 @@
+"""A prepared comparison of runs in the MLflow UI: a saved chart view, and its address.
+
+MLflow 3.17 keeps such views in tags of the experiment, in a format that it does not document (it
+can be read in its UI's sources, `savedViewEnvelope.ts` and `runs-charts.types.ts`). It is written
+here and nowhere else; where that fails, there is a warning and a run is none the worse.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from embedlab.tracking.store import CLASSIC, first_line
+
+TAG = "mlflow.sharedViewState"
+_SECTION = "comparison"
+RUNS_SHOWN = 10
+
+
+def line_chart(
+    title: str, metrics: Sequence[str], log_scale: bool = False, n_runs: int = RUNS_SHOWN
+) -> dict:
+    """Metrics by epoch, a line a run and metric, of the first `n_runs` runs."""
+    return _chart(
+        "LINE",
+        title,
+        runsCountToCompare=n_runs,
+        metricKey=metrics[0],
+        selectedMetricKeys=list(metrics),
+        lineSmoothness=0,
+        xAxisScaleType="linear",
+        scaleType="log" if log_scale else "linear",
+        xAxisKey="step",
+        selectedXAxisMetricKey="",
+        yAxisKey="metric",
+        yAxisExpressions=[],
+        ignoreOutliers=False,
+        useGlobalXaxisKey=True,
+        useGlobalLineSmoothing=True,
+        range={},
+    )
+
+
+def bar_chart(title: str, metric: str, n_runs: int = RUNS_SHOWN) -> dict:
+    """One number a run."""
+    return _chart("BAR", title, runsCountToCompare=n_runs, metricKey=metric)
+
+
+def parallel_chart(title: str, params: Sequence[str], metrics: Sequence[str]) -> dict:
+    """Parallel coordinates: a line a run, through its parameters to its metrics."""
+    return _chart(
+        "PARALLEL",
+        title,
+        selectedParams=list(params),
+        selectedMetrics=list(metrics),
+        showAllRuns=False,
+    )
+
+
+def image_chart(title: str, key: str) -> dict:
+    """Images that were logged by epoch, with a slider."""
+    return _chart("IMAGE", title, imageKeys=[key], runsCountToCompare=RUNS_SHOWN)
+
+
+def save_view(
+    experiment_id: str,
+    view_id: str,
+    name: str,
+    charts: Sequence[Mapping],
+    columns: Sequence[str],
+    order_by: str,
+    search: str,
+    ascending: bool = False,
+) -> str | None:
+    """Save the view under `view_id` (of the experiment; an older one is replaced).
+
+    columns  of the table of runs: `params.x` or `metrics.y`.
+    order_by a metric, the highest first, or with `ascending` the lowest.
+    search   which runs: MLflow's search syntax.
+    Returns the page in the UI, `#/experiments/…`; None where the view could not be saved.
+    """
+    section = {
+        "uuid": _SECTION,
+        "name": name,
+        "display": True,
+        "isReordered": True,
+        "deleted": False,
+        "isGenerated": False,
+    }
+    state = {
+        "searchFilter": search,
+        "orderByKey": f"metrics.`{order_by}`",
+        "orderByAsc": ascending,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": [_column(column) for column in columns],
+        "columnOrder": [],
+        "columnWidths": {},
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsVisibilityMap": {},
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": [
+            {**chart, "uuid": f"{view_id}-{number}"} for number, chart in enumerate(charts)
+        ],
+        "compareRunSections": [section],
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": True,
+        "useGroupedValuesInCharts": False,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "autoRefreshEnabled": True,
+        "globalLineChartConfig": {
+            "xAxisKey": "step",
+            "lineSmoothness": 0,
+            "selectedXAxisMetricKey": "",
+        },
+    }
+    now = int(time.time() * 1000)
+    view = {"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
+    try:
+        mlflow.MlflowClient().set_experiment_tag(
+            experiment_id, f"{TAG}.{view_id}", json.dumps(view)
+        )
+    except MlflowException as error:
+        logging.getLogger(__name__).warning("the chart view was not saved: %s", first_line(error))
+        return None
+    query = f"viewStateShareKey={view_id}&compareRunsMode=CHART&{CLASSIC}"
+    return f"#/experiments/{experiment_id}/runs?{query}"
+
+
+def _chart(kind: str, title: str, **options: object) -> dict:
+    return {
+        "type": kind,
+        "displayName": title,
+        "metricSectionId": _SECTION,
+        "deleted": False,
+        "isGenerated": False,
+        **options,
+    }
+
+
+def _column(name: str) -> str:
+    kind, _, key = name.partition(".")
+    return f"{kind}.`{key}`"

@@ -1,0 +1,101 @@
+"""Log a model that MLflow can serve: code and arrays, no pickle, pinned requirements.
+
+The code of `embedlab_serving` goes into the model under a name of its own, by its digest. So models
+of several versions of this project can be loaded in one process, and each runs the code that it was
+logged with.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+import mlflow
+import pandas as pd
+from mlflow.models import Model
+
+from embedlab.errors import TrackingError
+from embedlab.tracking.offline.retry import outage_reason
+from embedlab.tracking.run import PROJECT_ROOT, TrackedRun
+from embedlab.tracking.store import first_line
+from embedlab_serving.digests import DIGESTS, digests_of
+
+SERVING = "embedlab_serving"
+
+
+def log_model(
+    run: TrackedRun,
+    module: ModuleType,
+    folder: Path,
+    packages: tuple[str, ...],
+    example: tuple[pd.DataFrame, dict],
+    about: Mapping[str, object],
+) -> str:
+    """The URI of the logged model whose code is `module` and whose artifacts are `folder`.
+
+    module    of `embedlab_serving`; it has ARTIFACT and SIGNATURE.
+    packages  names of requirements.txt that the model needs installed.
+    example   a request: table and parameters.
+    about     the model's metadata.
+    """
+    with TemporaryDirectory() as temporary:
+        package = _copy_of_serving(Path(temporary))
+        script = package / Path(str(module.__file__)).name
+        files = {script.name: script}  # as MLflow lays them out
+        files |= {f"code/{package.name}/{path.name}": path for path in package.iterdir()}
+        files |= {f"artifacts/{folder.name}/{path.name}": path for path in folder.iterdir()}
+        log = partial(
+            mlflow.pyfunc.log_model,
+            name="model",
+            python_model=str(script),
+            artifacts={module.ARTIFACT: str(folder)},
+            code_paths=[str(package)],
+            signature=module.SIGNATURE,
+            input_example=example,
+            pip_requirements=pinned(packages),
+            metadata={**about, DIGESTS: digests_of(files)},
+        )
+        return run.retry_until_available(log).model_uri
+
+
+def _copy_of_serving(folder: Path) -> Path:
+    """The package's modules in a folder `embedlab_serving_<digest>`, which they import each other
+    from."""
+    sources = {
+        path.name: path.read_text(encoding="utf-8")
+        for path in sorted((PROJECT_ROOT / "src" / SERVING).glob("*.py"))
+    }
+    digest = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()
+    package = folder / f"{SERVING}_{digest[:12]}"
+    package.mkdir()
+    for name, source in sources.items():
+        (package / name).write_text(source.replace(SERVING, package.name), encoding="utf-8")
+    return package
+
+
+def check_answers_its_example(model_uri: str) -> None:
+    """Load a logged model and ask it by its own input example.
+
+    Raises TrackingError where either fails: nobody could use it then.
+    """
+    try:
+        folder = mlflow.artifacts.download_artifacts(model_uri)
+        model = Model.load(folder)
+        example, params = model.load_input_example(folder), model.load_input_example_params(folder)
+        mlflow.pyfunc.load_model(folder).predict(example, params)
+    except Exception as error:  # a model can raise anything, and so can what loads it
+        if outage_reason(error) is not None:
+            raise
+        raise TrackingError(
+            f"the model {model_uri} does not answer its own input example ({first_line(error)}): "
+            "it is logged, but was not registered."
+        ) from error
+
+
+def pinned(packages: tuple[str, ...]) -> list[str]:
+    """The lines of `requirements.txt` for these packages."""
+    lines = (PROJECT_ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pins = {line.partition("==")[0]: line.split("#")[0].strip() for line in lines}
+    return [pins[package] for package in packages]

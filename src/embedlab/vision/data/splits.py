@@ -1,0 +1,100 @@
+"""Training, validation and test images, by a seeded stratified shuffle.
+
+In: labels. Out: rows of each part. The official test images stay the test set; 15 % of the
+training images validate (7,500 of CIFAR-10's 50,000). A data set without an official test set
+gives one sixth for it, CIFAR-10's own share.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from embedlab.errors import DataError, OptionError
+from embedlab.vision.data.images import ImageDataset
+
+VAL_SHARE, TEST_SHARE = 0.15, 1 / 6
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of `ImageDataset.pixels`, sorted, (n,) int64 each.
+
+    digest  sha256 of what a model is judged by: the data set, and which images of it validate
+            and test. It does not depend on the training images.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    digest: str
+
+
+def split_images(
+    images: ImageDataset,
+    seed: int,
+    train_limit: int = 0,
+    val_limit: int = 0,
+    test_limit: int = 0,
+) -> Split:
+    """A limit above 0 takes that many images of a part, stratified, one a class at least; 0 all.
+
+    The validation images are the same whatever the limit of the training images is.
+    Raises DataError where a class is too small to be in every part, OptionError where a limit is
+    smaller than the number of classes.
+    """
+    rows = np.arange(len(images.labels))
+    n_classes = len(images.classes)
+    try:
+        if images.n_train is None:
+            rest, test = _share(rows, images.labels, TEST_SHARE, seed)
+        else:
+            rest, test = rows[: images.n_train], rows[images.n_train :]
+        train, val = _share(rest, images.labels, VAL_SHARE, seed)
+    except ValueError:
+        smallest = np.bincount(images.labels, minlength=n_classes).argmin()
+        raise DataError(
+            f"dataset: {images.name} has too few images to split {n_classes} classes into "
+            f"training, validation and test; the smallest class is {images.classes[smallest]!r}: "
+            "add images (about 20 a class at least)."
+        ) from None
+    for part, rows_of_part in (("training", train), ("validation", val), ("test", test)):
+        missing = np.setdiff1d(np.arange(n_classes), images.labels[rows_of_part])
+        if len(missing):
+            raise DataError(
+                f"dataset: {images.name} has no {part} image of "
+                f"{', '.join(images.classes[label] for label in missing[:5])}: "
+                "add images (about 20 a class at least)."
+            )
+    limits = {"train_limit": train_limit, "val_limit": val_limit, "test_limit": test_limit}
+    train, val, test = (
+        _limited(part, images.labels, limit, seed, name, n_classes)
+        for part, (name, limit) in zip((train, val, test), limits.items(), strict=True)
+    )
+    digest = hashlib.sha256(images.digest.encode() + val.tobytes() + b"|" + test.tobytes())
+    return Split(train, val, test, digest.hexdigest())
+
+
+def _share(
+    rows: np.ndarray, labels: np.ndarray, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    rest, part = train_test_split(rows, test_size=share, random_state=seed, stratify=labels[rows])
+    return np.sort(rest), np.sort(part)
+
+
+def _limited(
+    rows: np.ndarray, labels: np.ndarray, limit: int, seed: int, name: str, n_classes: int
+) -> np.ndarray:
+    if limit == 0 or limit >= len(rows):
+        return rows
+    if limit < n_classes:
+        raise OptionError(
+            f"{name}: expected 0 for all, or at least {n_classes}, one a class, got {limit}"
+        )
+    rows = np.random.default_rng(seed).permutation(rows)
+    share = np.empty(len(rows))  # of its class that comes before an image; 0 for the first
+    for label in range(n_classes):
+        own = np.flatnonzero(labels[rows] == label)
+        share[own] = np.arange(len(own)) / len(own)
+    return np.sort(rows[np.argsort(share, kind="stable")[:limit]])

@@ -1,0 +1,201 @@
+"""How good predictions are: numbers and tables from probabilities, without a network.
+
+In: `Predictions`. Out: a `Report`, the top right and wrong images of each class, a paired test.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
+N_BINS = 15  # of the calibration error, as in the paper
+MAX_CLASSES_AS_METRICS = 50  # the table has all of them
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of n images.
+
+    probabilities  (n, classes) float64, rows sum to 1.
+    labels         (n,) int64, the truth.
+    rows           (n,) int64, of `ImageDataset.pixels`.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        return self.probabilities.argmax(1)  # (n,)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        return self.probabilities.max(1)  # (n,)
+
+    @property
+    def is_right(self) -> np.ndarray:
+        return self.predicted == self.labels  # (n,) bool
+
+    def take(self, places: np.ndarray) -> "Predictions":
+        """Those of them, by place."""
+        return Predictions(self.probabilities[places], self.labels[places], self.rows[places])
+
+
+class ValidationScore(NamedTuple):
+    """What an epoch is chosen by: accuracy, a fraction, and mean cross-entropy in nats."""
+
+    accuracy: float
+    loss: float
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, float]) -> "ValidationScore":
+        """From an epoch's metrics `val/accuracy` and `val/loss`."""
+        return cls(metrics["val/accuracy"], metrics["val/loss"])
+
+    def beats(self, other: "ValidationScore") -> bool:
+        """Whether the accuracy is higher, or is equal and the loss is lower."""
+        return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+NO_SCORE = ValidationScore(-1.0, math.inf)  # any other one beats it
+
+
+@dataclass(frozen=True)
+class Report:
+    """loss and calibration_error are means; accuracy is a fraction with its 95 % interval.
+
+    per_class  a row a class: class, images, precision, recall, f1.
+    confusion  (classes, classes) counts: true class by row, predicted by column.
+    """
+
+    loss: float
+    accuracy: float
+    interval: tuple[float, float]
+    calibration_error: float
+    per_class: pd.DataFrame
+    confusion: np.ndarray
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"test accuracy {self.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})"
+
+    def as_metrics(self, split: str = "test") -> dict[str, float]:
+        metrics = {
+            f"{split}/loss": self.loss,
+            f"{split}/accuracy": self.accuracy,
+            f"{split}/accuracy_low": self.interval[0],
+            f"{split}/accuracy_high": self.interval[1],
+            f"{split}/calibration_error": self.calibration_error,
+        }
+        for row in self.per_class.to_dict("records")[:MAX_CLASSES_AS_METRICS]:
+            # MLflow takes letters, digits and _ - . / and spaces in a metric's name.
+            safe = "".join(c if c.isalnum() or c in "_-. " else "_" for c in row["class"])
+            for name in ("precision", "recall", "f1"):
+                metrics[f"{split}/{name}/{safe}"] = row[name]
+        return metrics
+
+
+def predictions_of(scores: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Predictions:
+    """From a classifier's scores (n, classes) for those rows; `labels` are the whole data set's."""
+    return Predictions(softmax(scores.astype(np.float64), axis=1), labels[rows], rows)
+
+
+def evaluate(predictions: Predictions, classes: tuple[str, ...]) -> Report:
+    """The interval is Wilson's for a proportion; the calibration error that of `calibration`."""
+    labels = np.arange(len(classes))
+    truth, predicted = predictions.labels, predictions.predicted
+    precision, recall, f1, support = precision_recall_fscore_support(
+        truth, predicted, labels=labels, zero_division=0.0
+    )
+    n_right = int(predictions.is_right.sum())
+    return Report(
+        loss=float(log_loss(truth, predictions.probabilities, labels=labels)),
+        accuracy=n_right / len(truth),
+        interval=wilson_interval(n_right, len(truth)),
+        calibration_error=calibration_error(predictions),
+        per_class=pd.DataFrame(
+            {
+                "class": classes,
+                "pictures": support,
+                "precision": precision,
+                "recall": recall,
+                "f1": f1,
+            }
+        ),
+        confusion=confusion_matrix(truth, predicted, labels=labels),
+    )
+
+
+def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson, JASA 22, 1927)."""
+    found = binomtest(n_right, n).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def calibration_error(predictions: Predictions) -> float:
+    """Mean |accuracy − confidence| over bins of confidence, weighted by their images.
+
+    Expected calibration error (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
+    """
+    confidence = predictions.confidence
+    # Bin k holds (k/N, (k+1)/N].
+    bins = np.clip(np.ceil(confidence * N_BINS).astype(int) - 1, 0, N_BINS - 1)
+    excess = np.bincount(bins, predictions.is_right - confidence, minlength=N_BINS)
+    return float(np.abs(excess).sum() / len(confidence))
+
+
+def top_predictions(predictions: Predictions, classes: tuple[str, ...], k: int = 5) -> pd.DataFrame:
+    """The k most confident right and wrong predictions of each class (of its true images).
+
+    A row an image: class, kind (right or wrong), rank from 1, predicted, confidence, row.
+    A class with fewer than k has fewer rows; of equal confidence the earlier image is first.
+    """
+    rows = []
+    for label, name in enumerate(classes):
+        for kind, wanted in (("right", True), ("wrong", False)):
+            of_kind = np.flatnonzero(
+                (predictions.labels == label) & (predictions.is_right == wanted)
+            )
+            order = np.argsort(-predictions.confidence[of_kind], kind="stable")[:k]
+            for rank, i in enumerate(of_kind[order], start=1):
+                rows.append(
+                    {
+                        "class": name,
+                        "kind": kind,
+                        "rank": rank,
+                        "predicted": classes[predictions.predicted[i]],
+                        "confidence": float(predictions.confidence[i]),
+                        "row": int(predictions.rows[i]),
+                    }
+                )
+    columns = ["class", "kind", "rank", "predicted", "confidence", "row"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """McNemar's exact test of two models on the same images.
+
+    only_first, only_second  images that one gets right and the other wrong.
+    p_value                  two-sided; of the binomial test that the two are equally likely.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first: Predictions, second: Predictions) -> PairedTest:
+    """Q. McNemar, Psychometrika 12, 1947; exact, so that few images do."""
+    only_first = int((first.is_right & ~second.is_right).sum())
+    only_second = int((second.is_right & ~first.is_right).sum())
+    n = only_first + only_second
+    p_value = float(binomtest(only_first, n).pvalue) if n else 1.0
+    return PairedTest(only_first, only_second, p_value)

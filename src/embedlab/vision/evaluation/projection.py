@@ -1,0 +1,49 @@
+"""Look at an embedding: in the plane, and by what lies next to what.
+
+In: features (n, d). Out: points in the plane, or rows of the nearest images.
+"""
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+
+MAX_POINTS = {"pca": 20_000, "tsne": 3_000}  # t-SNE of 3,000 takes about 20 s on two cores
+
+
+def project(features: np.ndarray, how: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points (m, 2) of the standardised features, and which rows they are, (m,).
+
+    how  `pca` (the two directions of most variance) or `tsne` (neighbourhoods).
+    All rows, or a random choice where there are more than can be drawn.
+    """
+    rows = np.arange(len(features))
+    if len(rows) > MAX_POINTS[how]:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_POINTS[how], replace=False))
+    standardised = StandardScaler().fit_transform(features[rows])  # (m, d)
+    if how == "pca":
+        return PCA(2, random_state=seed).fit_transform(standardised), rows
+    perplexity = min(30.0, (len(rows) - 1) / 3)
+    return TSNE(2, perplexity=perplexity, random_state=seed).fit_transform(standardised), rows
+
+
+def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """The k rows nearest to each query row by cosine, (q, k), nearest first, itself left out.
+
+    Features are standardised first, so that no unit outweighs the others by its scale.
+    """
+    standardised = StandardScaler().fit_transform(features)  # (n, d)
+    k = min(k, len(features) - 1)
+    search = NearestNeighbors(n_neighbors=k + 1, metric="cosine").fit(standardised)
+    found = search.kneighbors(standardised[queries], return_distance=False)  # (q, k + 1)
+    # A twin of the query may come before it.
+    return np.array(
+        [[row for row in line if row != q][:k] for q, line in zip(queries, found, strict=True)]
+    )
+
+
+def one_query_a_class(labels: np.ndarray, most: int = 8) -> np.ndarray:
+    """The first row of each class, of as many classes as asked for."""
+    _, first = np.unique(labels, return_index=True)
+    return first[:most]

@@ -1,0 +1,90 @@
+"""Log a family's model so that MLflow can serve it: which files, example and packages it has."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from embedlab.tracking.registry.model import log_model
+from embedlab.tracking.run import TrackedRun
+from embedlab_serving import movie_model
+from embedlab_serving.titles import MAX_QUERY
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# What each needs installed.
+MOVIE_PACKAGES = ("mlflow", "numpy", "pandas", "rapidfuzz")
+IMAGE_PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")
+
+
+def log_movie_model(
+    run: TrackedRun, vectors: np.ndarray, movies: pd.DataFrame, about: Mapping[str, object]
+) -> str:
+    """Log the embedding as artifacts `embedding/` and as the model `model`; returns its URI.
+
+    vectors  (n_movies, dim) float32.
+    movies   a row a vector: movie_id, title, genres, likes.
+    about    what a reader of the artifacts wants to know: data, optimizer, cost.
+    """
+    popular = _title_for_an_example(movies)
+    example = (pd.DataFrame({"title": [popular]}), {"k": 3})
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary, movie_model.ARTIFACT)
+        folder.mkdir()
+        save_embedding(folder, vectors, movies, about)
+        run.log_folder(folder, movie_model.ARTIFACT)
+        return log_model(run, movie_model, folder, MOVIE_PACKAGES, example, about)
+
+
+def _title_for_an_example(movies: pd.DataFrame) -> str:
+    """The most popular one that a query can name, as one with a "|" would be two."""
+    by_likes = movies.sort_values("likes", ascending=False, kind="stable")["title"]
+    usable = by_likes[~by_likes.str.contains("|", regex=False) & (by_likes.str.len() <= MAX_QUERY)]
+    return (usable if len(usable) else by_likes).iloc[0]
+
+
+def save_embedding(
+    folder: Path, vectors: np.ndarray, movies: pd.DataFrame, about: Mapping[str, object]
+) -> None:
+    """Write what `log_movie_model` takes as files, without pickle."""
+    np.save(folder / movie_model.VECTORS_FILE, vectors, allow_pickle=False)
+    movies.to_csv(folder / movie_model.MOVIES_FILE, index=False, lineterminator="\n")
+    (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def log_image_model(
+    run: TrackedRun, network: "nn.Module", about: Mapping[str, object], example: np.ndarray
+) -> str:
+    """Log a classifier as artifacts `classifier/` and as the model `model`; returns its URI.
+
+    network  a torchvision ResNet with its head.
+    about    backbone, classes, side, flip_view, preprocessing: what loading needs; and data,
+             how it was trained, accuracy: what a reader of the artifacts wants to know.
+    example  (3, side, side) uint8: an image for the model's example of a request.
+    """
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    from embedlab_serving import image_model
+
+    image = io.BytesIO()
+    Image.fromarray(example.transpose(1, 2, 0)).save(image, "png")
+    request = pd.DataFrame({"image": [base64.b64encode(image.getvalue()).decode()]})
+    weights = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary, image_model.ARTIFACT)
+        folder.mkdir()
+        save_file(weights, folder / image_model.WEIGHTS_FILE)
+        text = json.dumps(about, indent=2) + "\n"
+        (folder / image_model.ABOUT_FILE).write_text(text, encoding="utf-8")
+        run.log_folder(folder, image_model.ARTIFACT)
+        params = {"k": min(3, len(about["classes"]))}
+        example_request = (request, params)
+        return log_model(run, image_model, folder, IMAGE_PACKAGES, example_request, about)

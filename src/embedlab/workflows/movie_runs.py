@@ -1,0 +1,83 @@
+"""What the entry points of the movie half do alike."""
+
+from collections.abc import Callable, Mapping
+
+from embedlab.datasets.movielens import locate_ratings, name_of
+from embedlab.movies.data.likes import Likes, find_likes, load_likes
+from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.solvers.options import FitResult
+from embedlab.tracking.registry.card import MOVIE_LIMITS, Card, data_licence
+from embedlab.tracking.registry.promotion import Score
+from embedlab.tracking.run import TrackedRun, refuse_contradictions
+from embedlab.tracking.store import fetch_artifacts
+from embedlab.wording import cost_as_text
+
+PARAMS = (
+    *("like_rule", "user_weight", "item_power"),
+    *("optimizer", "lr", "dim", "epochs", "objective", "init_scale", "seed"),
+)
+
+
+def find_or_load_likes(
+    run: TrackedRun,
+    params: Mapping[str, object],
+    given: Mapping[str, object],
+    say: Callable[[str], object],
+) -> Likes:
+    """The likes of build_matrix's artifacts, or of ratings; logs their lineage.
+
+    params  matrix, ratings, like_rule and, where the entry point has them, user_weight and
+            item_power. A matrix that is not empty brings the others with it.
+    given   the parameters that are not at their default. Raises OptionError where one of them
+            contradicts the matrix.
+    say     gets a sentence for what a user of these likes should know.
+    """
+    if source := params["matrix"]:
+        likes = load_likes(fetch_artifacts(source))
+        if "ratings" in given:
+            given = given | {"ratings": name_of(params["ratings"])}
+        refuse_contradictions(f"matrix={source}", likes.params, given)
+    else:
+        files = locate_ratings(params["ratings"])
+        found = read_ratings(files.path, files.name)
+        weighting = {name: params[name] for name in ("user_weight", "item_power") if name in params}
+        source, likes = files.source, find_likes(found, params["like_rule"], **weighting)
+    run.log_dataset(f"{likes.name} likes", likes.digest, source, "training")
+    run.log_params(likes.params)
+    for remark in likes.remarks:
+        say(remark)
+    return likes
+
+
+def movie_card(
+    run: TrackedRun, likes: Likes, fit: FitResult, reference_cost: float | None, score: Score
+) -> Card:
+    """What the registry says of a fit; its gap to the exact cost where that is known.
+
+    Versions with equal data digests are compared: by cost only where X weighs the likes alike.
+    """
+    n_users, n_movies = likes.matrix.shape
+    metrics = {}
+    results = {"final cost, of all pairs of movies (so it has no interval)": cost_as_text(fit.cost)}
+    if reference_cost:
+        metrics["gap"] = fit.cost / reference_cost - 1
+        results["above the exact solver's cost by"] = f"{metrics['gap']:.2%}"
+    if score.name != "cost":
+        metrics["cost"] = fit.cost
+        results[score.words] = str(score)
+    return Card(
+        what="A vector for every movie; movies that the same people like have vectors with a "
+        "large inner product. Titles in, the nearest movies out.",
+        data=likes.name,
+        data_digest=likes.cost_digest if score.name == "cost" else likes.digest,
+        counts=f"{n_users:,} users, {n_movies:,} movies, {likes.matrix.nnz:,} likes",
+        licences={"Ratings": data_licence(likes.name)},
+        trained=run.params(PARAMS),
+        origin=run.origin,
+        run_id=run.id,
+        metrics=metrics,
+        results=results,
+        limits=MOVIE_LIMITS,
+        command="mlflow run . -e recommend --env-manager local --experiment-name embedlab \\\n"
+        "  -P model={model} -P title='Toy Story'",
+    )

@@ -1,0 +1,42 @@
+"""Run another entry point of this project as a nested MLflow run, in a process of its own."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlflow
+import psutil
+from mlflow.exceptions import ExecutionException
+
+from embedlab.errors import TrackingError
+from embedlab.tracking.run import PROJECT_ROOT
+
+
+def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
+    """Run `name` under the active run and return its run id.
+
+    In the environment of this process: the outer `mlflow run` has made it already.
+    Raises TrackingError if it fails; its own message is on the terminal by then. Where this process
+    is told to stop, the other one is, too.
+    """
+    python_folder = str(Path(sys.executable).parent)
+    if os.environ.get("PATH", "").split(os.pathsep)[0] != python_folder:
+        os.environ["PATH"] = os.pathsep.join([python_folder, os.environ.get("PATH", "")])
+    try:
+        submitted = mlflow.projects.run(
+            str(PROJECT_ROOT),
+            entry_point=name,
+            parameters=dict(parameters),
+            experiment_id=mlflow.active_run().info.experiment_id,
+            env_manager="local",
+        )
+    except ExecutionException:
+        raise TrackingError(f"the step {name} failed; its own message stands above.") from None
+    except SystemExit:  # by SIGTERM; after a Ctrl-C MLflow does it
+        steps = psutil.Process().children()
+        for step in steps:
+            step.terminate()
+        psutil.wait_procs(steps)
+        raise
+    return submitted.run_id

@@ -1,0 +1,97 @@
+"""Load a registered or logged movie embedding and ask it, as `mlflow models serve` would."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
+from mlflow.pyfunc.model import MODEL_CODE_PATH
+
+from embedlab.errors import EmbedlabError, TitleError, TrackingError
+from embedlab.tracking.store import first_line, store_address
+from embedlab_serving.movie_model import COLUMNS, SIGNATURE
+
+GIVE_OURS = "give one that fit_embedding has logged, such as models:/movie-embedding@champion."
+
+
+def load_model(uri: str) -> mlflow.pyfunc.PyFuncModel:
+    """Raises TrackingError where `uri` names no model, another kind of model, or a damaged one,
+    with what to do next. Code of another kind of model is not run, a pickle not read."""
+    try:
+        with warnings.catch_warnings(), _without_own_modules():
+            warnings.simplefilter("ignore")
+            _check_kind(uri, mlflow.models.get_model_info(uri))
+            return mlflow.pyfunc.load_model(uri)
+    except TrackingError:
+        raise
+    except Exception as error:  # a damaged model can raise anything, in MLflow or in its own code
+        raise TrackingError(
+            f"model: '{uri}' cannot be loaded from {store_address()} ({_reason(error)}): "
+            "fit and register one with `mlflow run . -e fit_embedding -P register=true`, or give "
+            "model=runs:/<run id>/model."
+        ) from error
+
+
+@contextmanager
+def _without_own_modules() -> Iterator[None]:
+    """Inside, an import of `embedlab` is looked up anew: models of version 0.1 hold a copy of that
+    package, and would find this process's instead."""
+
+    def take_out() -> dict[str, ModuleType]:
+        names = [name for name in sys.modules if name.partition(".")[0] == "embedlab"]
+        return {name: sys.modules.pop(name) for name in names}
+
+    own = take_out()
+    try:
+        yield
+    finally:
+        take_out()
+        sys.modules.update(own)
+
+
+def _check_kind(uri: str, info: ModelInfo) -> None:
+    wanted = _columns(SIGNATURE)
+    if MODEL_CODE_PATH not in info.flavors.get("python_function", {}):
+        found = "is not made of code, as this project's are"
+    elif info.signature is None:
+        found = "does not say what it takes"
+    elif (found := _columns(info.signature)) == wanted:
+        return
+    raise TrackingError(
+        f"model: expected a movie embedding, which {wanted}, but '{uri}' {found}: {GIVE_OURS}"
+    )
+
+
+def _columns(signature: ModelSignature) -> str:
+    """`takes title and gives query, rank`"""
+    names = [
+        ", ".join(map(str, schema.input_names())) if schema else "nothing"
+        for schema in (signature.inputs, signature.outputs)
+    ]
+    return f"takes {names[0]} and gives {names[1]}"
+
+
+def query(model: mlflow.pyfunc.PyFuncModel, titles: list[str], params: dict) -> pd.DataFrame:
+    """The model's answer, through the same door as a served request."""
+    try:
+        answer = model.predict(pd.DataFrame({"title": titles}), params=params)
+    except MlflowException as error:
+        raise TitleError(error.message) from None
+    except Exception as error:  # ours raises none
+        raise TrackingError(f"model: it fails ({_reason(error)}): {GIVE_OURS}") from error
+    if not isinstance(answer, pd.DataFrame) or list(answer.columns) != COLUMNS:
+        raise TrackingError(
+            f"model: expected an answer of {', '.join(COLUMNS)}, but found another: {GIVE_OURS}"
+        )
+    return answer
+
+
+def _reason(error: Exception) -> str:
+    is_a_sentence = isinstance(error, MlflowException | EmbedlabError | OSError)
+    return first_line(error) if is_a_sentence else f"{type(error).__name__}: {first_line(error)}"

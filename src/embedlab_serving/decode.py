@@ -1,0 +1,79 @@
+"""One image file -> one square of pixels: what training reads is what the served model reads.
+
+In: bytes or a path, of any format, size and mode that Pillow reads. Out: (3, side, side) uint8.
+Needs Pillow and numpy only.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from embedlab_serving.errors import DataError
+
+MAX_PIXELS = 64_000_000  # of one image; a larger one is refused before it is decoded
+# What Pillow reads by itself, as far as it was built with it: for EPS it would start a program.
+_WANTED = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA")
+Image.init()
+FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+# MAX_PIXELS is lower. Once for the process: threads that set and reset it would leave it behind.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def shorter_side(path: Path) -> int:
+    """Pixels, from the file's header alone. Raises DataError where it is no image."""
+    with _opened(path) as image:
+        return min(image.size)
+
+
+def decode_image(file: Path | bytes, side: int) -> np.ndarray:
+    """(3, side, side) uint8: turned upright, in RGB, its middle square scaled to `side`.
+
+    Transparent pixels become white, 16-bit grey keeps its upper 8 bits.
+    Raises DataError with the reason, a few words.
+    """
+    try:
+        with _opened(file) as opened:
+            image = _as_rgb(ImageOps.exif_transpose(opened))
+        image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's readers raise what their formats suggest to them
+        raise DataError(_reason(error)) from None
+    return np.asarray(image).transpose(2, 0, 1)  # (side, side, 3) -> (3, side, side)
+
+
+def _opened(file: Path | bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise DataError(f"more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:
+        raise DataError(_reason(error)) from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise DataError(f"{width:,} × {height:,} pixels, more than {MAX_PIXELS:,}")
+    return image
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        pixels = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).strip()
+    return text.splitlines()[0][:100] if text else type(error).__name__

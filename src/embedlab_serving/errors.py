@@ -1,0 +1,26 @@
+"""Errors that a caller of a served model can put right; the text of each is what he reads."""
+
+
+class EmbedlabError(Exception):
+    """Anything that a user can put right: the text says how.
+
+    `stop_reason` is the tag of a run that ends with it.
+    """
+
+    stop_reason = "error"
+
+
+class OptionError(EmbedlabError):
+    """A parameter is out of its range or not one of its choices."""
+
+
+class DataError(EmbedlabError):
+    """A file is missing, unreadable, or does not hold what it should."""
+
+
+class TitleError(EmbedlabError):
+    """A title names no movie, or several; `candidates` holds the titles that may be meant."""
+
+    def __init__(self, message: str, candidates: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.candidates = candidates

@@ -1,0 +1,104 @@
+"""The served movie embedding, as MLflow's models-from-code: this file is the model's code.
+
+MLflow runs it when the model is logged and when it is loaded, and finds `embedlab` in the model's
+own copy. It needs numpy, pandas and rapidfuzz; no torch, no scipy, no pickle.
+
+In: a table with the column `title`, a query a row; parameters `k`, `score`, `include_self`.
+A query is a movie's title as people type it, or several joined by `|`, which gives a blended list.
+Out: a row a recommendation: query (the titles as they were understood), rank, movie_id, title,
+genres, score.
+"""
+
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from embedlab_serving.digests import check_model
+from embedlab_serving.errors import OptionError, TitleError
+from embedlab_serving.http_errors import map_errors
+from embedlab_serving.neighbours import Neighbours
+from embedlab_serving.titles import TitleIndex
+
+ARTIFACT = "embedding"
+VECTORS_FILE, MOVIES_FILE = "vectors.npy", "movies.csv"
+MAX_QUERIES = 1_000
+MAX_RECOMMENDATIONS = 1_000
+
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, "title")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "query"),
+            ColSpec(DataType.long, "rank"),
+            ColSpec(DataType.long, "movie_id"),
+            ColSpec(DataType.string, "title"),
+            ColSpec(DataType.string, "genres"),
+            ColSpec(DataType.double, "score"),
+        ]
+    ),
+    params=ParamSchema(
+        [
+            ParamSpec("k", DataType.long, 10),
+            ParamSpec("score", DataType.string, "dot"),
+            ParamSpec("include_self", DataType.boolean, False),
+        ]
+    ),
+)
+COLUMNS = SIGNATURE.outputs.input_names()
+DEFAULTS = {param.name: param.default for param in SIGNATURE.params}
+
+
+class MovieModel(PythonModel):
+    """Titles in, recommendations out; safe for several threads once loaded."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Raises DataError where a file is not the one that was logged."""
+        folder = Path(context.artifacts[ARTIFACT])
+        # Not this file's folder: MLflow takes the last model's code where a model has lost its own.
+        check_model(folder.parents[1], SIGNATURE)
+        vectors = np.load(folder / VECTORS_FILE, allow_pickle=False)  # (n_movies, dim) float32
+        movies = pd.read_csv(folder / MOVIES_FILE, keep_default_na=False)
+        self.movies = movies[["movie_id", "title", "genres"]]
+        self.neighbours = Neighbours(vectors)
+        self.titles = TitleIndex(movies["title"].tolist(), movies["likes"].to_numpy())
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None
+    ) -> pd.DataFrame:
+        """Raises MlflowException, as `map_errors` says."""
+        with map_errors():
+            return self._recommend(model_input["title"].tolist(), params or {})
+
+    def _recommend(self, queries: list[str], params: dict) -> pd.DataFrame:
+        if len(queries) > MAX_QUERIES:
+            raise OptionError(
+                f"expected at most {MAX_QUERIES:,} titles in a request, got {len(queries):,}: "
+                "send them in parts"
+            )
+        # MLflow lets a null through; it means what leaving the parameter out means.
+        options = DEFAULTS | {name: value for name, value in params.items() if value is not None}
+        if options["k"] > MAX_RECOMMENDATIONS:
+            raise OptionError(f"k: expected 1 to {MAX_RECOMMENDATIONS:,}, got {options['k']}")
+        tables = []
+        for row, query in enumerate(queries):
+            try:
+                asked = self.titles.find_all(query)
+            except TitleError as error:
+                where = f"title in row {row}: " if len(queries) > 1 else ""
+                raise TitleError(f"{where}{error}", error.candidates) from None
+            duplicates = self.titles.duplicates_of(asked)
+            found = self.neighbours.top(asked, **options, exclude=duplicates)
+            table = self.movies.iloc[[item.row for item in found]].reset_index(drop=True)
+            table["query"] = " | ".join(self.movies["title"].iloc[asked])
+            table["rank"] = [item.rank for item in found]
+            table["score"] = [item.score for item in found]
+            tables.append(table[COLUMNS])
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+
+
+mlflow.models.set_model(MovieModel())

@@ -1,0 +1,152 @@
+"""The nearest movies of an embedding.
+
+In: `embedding`, float32 (n_movies, dim), a row a movie; the rows of one or more query movies. Out:
+the k best other movies with their scores.
+
+Two scores, in the letters v_j for a movie and v_q for a query movie:
+
+- ``dot``: ``v_j · mean_q(v_q)``. This is what the objective fits (``v_i · v_j ≈ X_ij``), so with
+  one query movie the score estimates how many users liked both, and popular movies come first.
+- ``cosine``: the cosine between ``v_j`` and ``mean_q(v_q / ‖v_q‖)``, in [-1, 1]. Popularity, which
+  sits in the lengths, drops out. A zero vector scores 0 with every movie.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from embedlab_serving.errors import DataError, OptionError
+
+SIMILARITIES = ("dot", "cosine")
+
+
+class Recommendation(NamedTuple):
+    """`rank` counts from 1, `row` is the movie's in the embedding, a higher `score` is nearer."""
+
+    rank: int
+    row: int
+    score: float
+
+
+def unservable_reason(embedding: np.ndarray) -> str | None:
+    """What keeps scores of `embedding`, (n_movies, dim) float32, from being finite, in words."""
+    finite = np.isfinite(embedding).all(axis=1)  # (n_movies,)
+    if not finite.all():
+        return (
+            f"An embedding must be finite, but {np.count_nonzero(~finite)} of {len(embedding)} "
+            f"rows are not, the first of them row {np.argmin(finite)}"
+        )
+    norms = _norms(embedding)
+    # |v_j · q| ≤ ‖v_j‖ ‖q‖, and no query is longer than the longest row: every score is finite.
+    if norms.max() ** 2 > np.finfo(np.float32).max:
+        return (
+            "An embedding's rows must be shorter than 1.8e19 for finite scores, but row "
+            f"{np.argmax(norms)} has length {norms.max():.2g}"
+        )
+    return None
+
+
+def _norms(v: np.ndarray) -> np.ndarray:
+    """(n_movies,) float64: squares of large float32 numbers overflow in float32."""
+    return np.sqrt(np.einsum("nd,nd->n", v, v, dtype=np.float64))
+
+
+class Neighbours:
+    """Answers which movies are nearest to some movies of `embedding`, (n_movies, dim).
+
+    The embedding is kept as float32 and not to be changed afterwards; nothing is written after
+    construction, so threads may share it. Raises DataError where it is not a table of finite
+    numbers with at least one row and one column, or so large that scores overflow.
+    """
+
+    def __init__(self, embedding: np.ndarray):
+        embedding = np.asarray(embedding)
+        if embedding.ndim != 2 or 0 in embedding.shape:
+            raise DataError(
+                "An embedding must be a table with a row a movie and at least one column, but its "
+                f"shape is {embedding.shape}; fit it again."
+            )
+        if embedding.dtype.kind not in "fiu":
+            raise DataError(
+                f"An embedding must hold real numbers, but its type is {embedding.dtype}; convert "
+                "it to float32."
+            )
+        with np.errstate(over="ignore"):
+            v = np.ascontiguousarray(embedding, dtype=np.float32)  # (n_movies, dim)
+        if fault := unservable_reason(v):
+            raise DataError(f"{fault}; fit it with a lower learning rate.")
+        norms = _norms(v)  # (n_movies,)
+        self.embedding = v
+        self._inverse_norms = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+
+    def scores(self, rows: Sequence[int], score: str = "dot") -> np.ndarray:
+        """The score of every movie for the query movies `rows`, float32 (n_movies,).
+
+        A row given twice counts twice. Raises OptionError as `top` does.
+        """
+        if score not in SIMILARITIES:
+            raise OptionError(
+                f"A score must be one of {', '.join(SIMILARITIES)}, but found {score!r}."
+            )
+        return self._scores(self._checked(rows), score)
+
+    def top(
+        self,
+        rows: Sequence[int],
+        k: int = 10,
+        score: str = "dot",
+        include_self: bool = False,
+        exclude: Sequence[int] = (),
+    ) -> list[Recommendation]:
+        """The `k` best movies for the query movies `rows`, best first.
+
+        The query movies themselves are left out unless `include_self`, and so are the rows
+        `exclude`, such as other rows of the same movie; where fewer than `k` are left, all are
+        returned. Equal scores go by the lower row, at the k-th place too; the scores
+        of equal vectors may differ in the last bit, as the matrix product rounds them. Raises
+        OptionError for k < 1, an unknown score, no rows, or a row that is out of range.
+        """
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise OptionError(
+                f"The number of recommendations must be a whole number from 1, but found {k!r}."
+            )
+        s = self.scores(rows, score)  # (n_movies,)
+        left_out = np.unique(np.array([*exclude, *(() if include_self else rows)], np.int64))
+        k = min(int(k), len(s) - len(left_out))
+        if k < 1:
+            return []
+        # -inf only hides these movies: the others are finite (see __init__), so k never reaches
+        # down to them.
+        s[left_out] = -np.inf
+        kth = np.partition(s, len(s) - k)[len(s) - k]
+        # Of the movies that share the k-th score, flatnonzero gives the lowest rows first.
+        above = np.flatnonzero(s > kth)
+        level = np.flatnonzero(s == kth)[: k - len(above)]
+        chosen = np.sort(np.concatenate([above, level]))  # (k,)
+        chosen = chosen[np.argsort(-s[chosen], kind="stable")]
+        return [Recommendation(i, int(j), float(s[j])) for i, j in enumerate(chosen, start=1)]
+
+    def _checked(self, rows: Sequence[int]) -> np.ndarray:
+        n, found = len(self.embedding), np.asarray(rows)
+        allowed = f"Query rows must be a list of whole numbers from 0 to {n - 1}"
+        if found.ndim != 1 or not found.size or found.dtype.kind not in "iu":
+            raise OptionError(f"{allowed}, but found {str(rows)[:60]}.")
+        bad = found[(found < 0) | (found >= n)]
+        if bad.size:
+            raise OptionError(f"{allowed}, but found {bad[0]}.")
+        return found.astype(np.int64)
+
+    def _scores(self, rows: np.ndarray, score: str) -> np.ndarray:
+        v = self.embedding
+        if score == "dot":
+            q = v[rows].mean(axis=0, dtype=np.float64)  # (dim,)
+            scores = v @ q.astype(np.float32)  # (n_movies,)
+        else:
+            # q = mean of v_q / ‖v_q‖;  score_j = v_j · q / (‖v_j‖ ‖q‖)
+            q = (v[rows] * self._inverse_norms[rows, None]).mean(axis=0)  # (dim,)
+            length = np.sqrt(q @ q)
+            q = q / length if length > 0 else q
+            scores = (v @ q.astype(np.float32)) * self._inverse_norms  # (n_movies,)
+            scores = np.clip(scores, -1, 1).astype(np.float32)
+        return scores

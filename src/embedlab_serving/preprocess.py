@@ -1,0 +1,33 @@
+"""Stored pixels -> what a network takes, on the batch, on its device.
+
+In: (batch, 3, side, side) uint8 squares. Out: (batch, 3, resolution, resolution) float32,
+normalised by the constants of the weights. Needs torch and torchvision only: the served model runs
+this file, too.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torchvision.transforms.v2 import functional as F
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The deterministic part: scale, middle crop, normalise.
+
+    crop_pct  side of the crop over the side before it: 224 / 256 as published, 1 for all of it.
+    """
+
+    resolution: int
+    crop_pct: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        side = round(self.resolution / self.crop_pct)
+        batch = F.to_dtype(images, torch.float32, scale=True)  # uint8 -> 0 to 1
+        if batch.shape[-1] != side:
+            batch = F.resize(batch, [side, side], antialias=True)  # (batch, 3, side, side)
+        batch = F.center_crop(batch, [self.resolution, self.resolution])
+        batch = F.normalize(batch, self.mean, self.std)
+        return batch.contiguous(memory_format=torch.channels_last)

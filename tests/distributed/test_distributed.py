@@ -1,0 +1,366 @@
+"""Several processes give what one gives, and one run; where one dies the run says so and goes on.
+
+Gloo on this machine, by four processes and by two. Where EMBEDLAB_LONG_TESTS is set also the others
+of both, `mlflow run`, and two network namespaces (Linux, as root, with iproute2).
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import mlflow
+import numpy as np
+import psutil
+import pytest
+import scipy.sparse as sp
+import shared_work
+import torch
+from conftest import PROJECT, free_port, long
+
+from embedlab.distributed.sync_batchnorm import SyncBatchNorm
+from embedlab.movies.solvers.sharded import balanced_row_shards
+
+pytestmark = pytest.mark.slow
+
+# What other processes may change, relatively, measured as at most 2e-7 for the costs: float64 sums
+# in place of float32 ones, over 60 epochs. A line search takes other steps for another rounding.
+COST = {"adam": 1e-6, "sgd": 1e-6, "lbfgs": 1e-3}
+# Losses and probabilities after four updates of the last stage: 2e-7, the weights 1e-6; and of the
+# head alone after any number. With more updates of more layers rounding decides sooner or later on
+# which side of a ReLU's bend a pixel lies, by several processes as by several threads.
+TUNED, WEIGHTS = 1e-5, 1e-4
+# An update of all layers, in length: 2.5e-3, since ReLU and pooling bend where rounding decides.
+# BatchNorm over each process's own images is off by a tenth and more.
+ONE_STEP = 0.01
+
+FIT = {"ratings": "sample", "dim": 8, "epochs": 20}
+IMAGES = {"dataset": "sample", "weights": "none", "resolution": 32, "train_limit": 300}
+TUNE = IMAGES | {"val_limit": 300, "batch_size": 50, "epochs": 4, "precision": "float32"}
+TUNE |= {"freeze": "all-but-head"}
+
+
+# -- the same result ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def by_one(tmp_path_factory):
+    """What one process finds out."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with patch.dict(os.environ, EMBEDLAB_CACHE=str(tmp_path_factory.mktemp("one"))):
+        found = shared_work.all_of_it()
+    torch.set_num_threads(n_threads)
+    return found
+
+
+@pytest.fixture(scope="module", params=[4, pytest.param(2, marks=long)])
+def by_several(request, tmp_path_factory):
+    """What several find out together, as the first tells it, and as the others do."""
+    folder, n = tmp_path_factory.mktemp("several"), request.param
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(str(PROJECT / name) for name in ("src", "tests")),
+        "EMBEDLAB_CACHE": str(folder),
+        "OMP_NUM_THREADS": "1",
+    }
+    words = ["-m", "shared_work", str(folder), str(n), str(free_port())]
+    subprocess.run([sys.executable, *words], env=environment, check=True, timeout=300)
+    found = torch.load(folder / "found.pt", weights_only=False)
+    others = [torch.load(file, weights_only=False) for file in folder.glob("other-*.pt")]
+    assert len(others) == n - 1
+    return found | {"others": others}
+
+
+@pytest.mark.parametrize("optimizer", shared_work.FITS)
+def test_the_cost_of_every_epoch_is_that_of_one_process(by_one, by_several, optimizer):
+    costs, products = by_one["fits"][optimizer]
+    found, found_products = by_several["fits"][optimizer]
+    assert len(costs) == shared_work.EPOCHS + 1
+    assert found == pytest.approx(costs, rel=COST[optimizer])
+    most = float(np.abs(products).max())
+    assert found_products == pytest.approx(products, abs=100 * COST[optimizer] * most)
+
+
+def test_features_are_those_of_one_process_to_the_bit(by_one, by_several):
+    for part, expected in by_one["features"].items():
+        assert len(expected) > shared_work.BATCH
+        assert np.array_equal(by_several["features"][part], expected)
+
+
+def test_a_training_is_that_of_one_process(by_one, by_several):
+    steps, weights, probabilities = by_one["tuned"]
+    found, found_weights, found_probabilities = by_several["tuned"]
+    assert len(found) == len(steps) == shared_work.LAST_STAGE.epochs
+    for step, expected in zip(found, steps, strict=True):
+        assert step == pytest.approx(expected, rel=TUNED)
+    assert found_probabilities == pytest.approx(probabilities, abs=TUNED)
+    assert_same_weights(found_weights, weights)
+
+
+def assert_same_weights(found: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> None:
+    for name, expected in weights.items():
+        assert np.abs(found[name] - expected).max() <= WEIGHTS * np.abs(expected).max(), name
+
+
+def test_an_update_of_all_layers_is_that_of_one_process(by_one, by_several):
+    for name, taken in by_one["one step"].items():
+        off = np.linalg.norm(by_several["one step"][name] - taken)
+        assert off <= ONE_STEP * np.linalg.norm(taken), name
+
+
+def test_all_processes_have_the_same_bits(by_several):
+    for fits, (steps, weights, probabilities) in by_several["others"]:
+        assert (steps, probabilities) == ([], None)  # the first alone reports
+        for optimizer, (costs, products) in fits.items():
+            assert costs == by_several["fits"][optimizer][0]
+            assert np.array_equal(products, by_several["fits"][optimizer][1])
+        for name, expected in by_several["tuned"][1].items():
+            assert np.array_equal(weights[name], expected), name
+
+
+def test_one_process_goes_on_from_what_several_saved(by_one, by_several):
+    state = by_several["states"][0]
+    steps, weights, _ = shared_work.tune(shared_work.LAST_STAGE, resume_from=state)
+    for step, expected in zip(steps, by_one["tuned"][0], strict=True):
+        assert step == pytest.approx(expected, rel=TUNED)
+    assert_same_weights(weights, by_one["tuned"][1])
+
+
+def test_processes_with_other_data_are_refused(by_several):
+    sentence = by_several["refused"]
+    assert sentence.startswith("dataset: expected the same for all ")
+    assert "number 1 has others than number 0" in sentence
+
+
+def test_shares_of_users_hold_about_as_many_likes():
+    rng = np.random.default_rng(0)
+    likes = sp.random(200, 50, 0.3, "csr", rng=rng)
+    likes = likes.multiply(rng.random((200, 1)) < 0.2).tocsr()
+    for n in (1, 2, 3, 7):
+        parts = balanced_row_shards(likes, n)
+        assert [row for part in parts for row in range(200)[part]] == list(range(200))
+        counts = [likes[part].nnz for part in parts]
+        assert max(counts) - min(counts) <= 2 * np.diff(likes.indptr).max()
+    few = balanced_row_shards(likes[:2], 4)
+    assert [row for part in few for row in range(2)[part]] == [0, 1]
+
+
+def test_batch_norm_by_one_process_is_torchs_own(monkeypatch):
+    """Gradients, statistics and output, against the layer that torch has."""
+    monkeypatch.setattr("embedlab.distributed.sync_batchnorm.stacked", lambda tensor: tensor[None])
+    torch.manual_seed(0)
+    own, ours = torch.nn.BatchNorm2d(5), SyncBatchNorm(5)
+    for name in ("weight", "bias"):
+        torch.nn.init.normal_(getattr(own, name))
+    ours.load_state_dict(own.state_dict())
+    x = (3 + torch.randn(6, 5, 4, 4)).requires_grad_()
+    weights = torch.randn(6, 5, 4, 4)
+    found = {}
+    for layer in (own, ours):
+        x.grad = None
+        y = layer(x)
+        (y * weights).sum().backward()
+        found[layer] = [y, x.grad, layer.weight.grad, layer.bias.grad, *layer.buffers()]
+    for expected, mine in zip(found[own], found[ours], strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+
+
+# -- one run, whatever happens --------------------------------------------------------------------
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch) -> mlflow.MlflowClient:
+    """An empty store and cache, for entry points that are started as processes."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    monkeypatch.chdir(tmp_path)  # where local artifacts go
+    return mlflow.MlflowClient(uri)
+
+
+def words(parameters: dict[str, object]) -> list[str]:
+    return [word for k, v in parameters.items() for word in (f"--{k.replace('_', '-')}", str(v))]
+
+
+def start(name: str, folder: Path, **parameters: object) -> subprocess.Popen:
+    """What it prints is in `said.txt`."""
+    command = [sys.executable, "-m", f"entrypoints.{name}", *words(parameters)]
+    with open(folder / "said.txt", "wb") as said:
+        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+
+
+def run(name: str, folder: Path, **parameters: object) -> str:
+    """To its end; what it said."""
+    code = start(name, folder, **parameters).wait(300)
+    said = (folder / "said.txt").read_text(encoding="utf-8")
+    assert code == 0, said
+    return said
+
+
+def runs_of(client: mlflow.MlflowClient) -> list[mlflow.entities.Run]:
+    """Oldest first."""
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(ids, order_by=["start_time ASC"]))
+
+
+def costs_of(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> list[float]:
+    return [m.value for m in client.get_metric_history(run.info.run_id, "train/cost")]
+
+
+@long
+def test_two_processes_are_one_run_and_speak_with_one_voice(world, tmp_path):
+    said = run("fit_embedding", tmp_path, **FIT, processes=2)
+    assert said.count("after 20 epochs") == said.count("Ask it with") == 1
+    (found,) = runs_of(world)
+    assert (found.info.status, found.data.params["processes"]) == ("FINISHED", "2")
+    assert len(costs_of(world, found)) == FIT["epochs"] + 1
+
+
+def wait_for(text: str, folder: Path, process: subprocess.Popen) -> None:
+    until = time.monotonic() + 120
+    while text not in (said := (folder / "said.txt").read_text(encoding="utf-8")):
+        assert process.poll() is None and time.monotonic() < until, said
+        time.sleep(0.1)
+
+
+def rank(launcher: subprocess.Popen, number: int) -> psutil.Process:
+    children = psutil.Process(launcher.pid).children()
+    return next(child for child in children if child.environ().get("RANK") == str(number))
+
+
+@pytest.mark.parametrize(
+    ("victim", "how", "code", "status", "reason"),
+    [
+        (1, signal.SIGKILL, 1, "FAILED", "process_lost"),
+        pytest.param(0, signal.SIGKILL, 1, "KILLED", "died", marks=long),
+        pytest.param(None, signal.SIGTERM, 143, "KILLED", "sigterm", marks=long),
+        pytest.param(None, signal.SIGINT, 130, "KILLED", "ctrl-c", marks=long),
+    ],
+)
+def test_a_run_whose_process_dies_says_so_and_goes_on(
+    world, tmp_path, victim, how, code, status, reason
+):
+    launcher = start("finetune", tmp_path, **TUNE, processes=2)
+    wait_for("epoch 1:", tmp_path, launcher)
+    ranks = [rank(launcher, number) for number in (0, 1)]
+    psutil.Process(launcher.pid if victim is None else ranks[victim].pid).send_signal(how)
+    assert launcher.wait(60) == code
+    assert not any(process.is_running() for process in ranks)
+    (stopped,) = runs_of(world)
+    assert (stopped.info.status, stopped.data.tags["stop_reason"]) == (status, reason)
+    said = (tmp_path / "said.txt").read_text(encoding="utf-8")
+    assert "Traceback" not in said
+    if victim == 1:
+        assert f"number 1 ({ranks[1].pid} on " in stopped.data.tags["error"]
+        assert f"embedlab: {stopped.data.tags['error']}" in said
+        assert f"-P resume={stopped.info.run_id}" in said
+
+    run("finetune", tmp_path, **TUNE, resume=stopped.info.run_id)  # by one process
+    resumed = runs_of(world)[-1]
+    assert resumed.info.status == "FINISHED"
+    losses = world.get_metric_history(resumed.info.run_id, "train/loss")
+    assert [loss.step for loss in losses] == [1, 2, 3, 4]
+
+
+@long
+def test_pictures_and_mlflow_run(world, tmp_path):
+    """The other ways in: features by two, a whole training by two, a fit under `mlflow run`."""
+    run("extract_features", tmp_path, **IMAGES, epochs=2)
+    shutil.rmtree(tmp_path / "cache" / "features")
+    run("extract_features", tmp_path, **IMAGES, epochs=2, processes=2)
+    one, two = runs_of(world)
+    assert two.data.tags["features_cached"] == "False"
+    for name in ("test/loss", "val/loss", "train/loss"):
+        assert one.data.metrics[name] == two.data.metrics[name]
+
+    for processes in (1, 2):
+        run("finetune", tmp_path, **TUNE, processes=processes)
+    one, two = runs_of(world)[-2:]
+    for name in ("test/loss", "val/loss", "train/loss"):
+        assert two.data.metrics[name] == pytest.approx(one.data.metrics[name], rel=TUNED)
+
+    given = [word for key, value in FIT.items() for word in ("-P", f"{key}={value}")]
+    command = [
+        "mlflow",
+        "run",
+        str(PROJECT),
+        "-e",
+        "fit_embedding",
+        "--env-manager",
+        "local",
+        *given,
+    ]
+    subprocess.run([*command, "-P", "processes=2"], check=True)
+    fit = runs_of(world)[-1]
+    assert (fit.info.status, fit.data.params["processes"]) == ("FINISHED", "2")
+    assert fit.data.tags["mlflow.project.entryPoint"] == "fit_embedding"
+
+
+# -- several hosts --------------------------------------------------------------------------------
+
+
+@contextmanager
+def two_hosts() -> Iterator[list[tuple[str, str, str]]]:
+    """Two network namespaces, joined by a cable: (name, interface, address) of each."""
+    if not shutil.which("ip"):
+        pytest.skip("there is no `ip` (iproute2)")
+    hosts = [(f"embedlab{i}", f"cable{i}", f"10.77.0.{i}") for i in (1, 2)]
+    (a, cable_a, _), (b, cable_b, _) = hosts
+    made = subprocess.run(["ip", "netns", "add", a], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"`ip netns add` does not work here: {made.stderr.strip()}")
+    try:
+        cable = f"link add {cable_a} netns {a} type veth peer name {cable_b} netns {b}"
+        commands = [f"netns add {b}", cable]
+        for name, interface, address in hosts:
+            commands += [
+                f"-n {name} addr add {address}/24 dev {interface}",
+                f"-n {name} link set {interface} up",
+                f"-n {name} link set lo up",
+            ]
+        for command in commands:
+            subprocess.run(["ip", *command.split()], check=True)
+        yield hosts
+    finally:
+        for name, *_ in hosts:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+@long
+@pytest.mark.parametrize("each", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "parameters", "metric"),
+    [("fit_embedding", FIT, "train/cost"), ("finetune", TUNE, "train/loss")],
+)
+def test_torchrun_on_two_hosts_is_one_run_of_the_same_result(
+    world, tmp_path, each, name, parameters, metric
+):
+    run(name, tmp_path, **parameters)
+    with two_hosts() as hosts:
+        (_, _, first_address), _ = hosts
+        processes = []
+        for i, (host, interface, address) in enumerate(hosts):
+            # Both have the same name here, so each is told its address, and who is the host.
+            where = f"--local-addr {address} --rdzv-endpoint {first_address}:29500"
+            options = f"--nnodes 2 --nproc-per-node {each} --rdzv-backend c10d --rdzv-id 1 {where}"
+            torchrun = f"torchrun {options} --rdzv-conf is_host={1 - i} -m entrypoints.{name}"
+            command = ["ip", "netns", "exec", host, *torchrun.split(), *words(parameters)]
+            own = {"GLOO_SOCKET_IFNAME": interface, "EMBEDLAB_CACHE": str(tmp_path / host)}
+            processes.append(subprocess.Popen(command, env=os.environ | own))
+        assert [process.wait(300) for process in processes] == [0, 0]
+    one, two = runs_of(world)
+    assert two.info.status == "FINISHED"
+    assert two.data.params["processes"] == str(2 * each)
+    values = [
+        [m.value for m in world.get_metric_history(found.info.run_id, metric)]
+        for found in (one, two)
+    ]
+    assert values[1] == pytest.approx(values[0], rel=TUNED)

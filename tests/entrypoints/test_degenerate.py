@@ -1,0 +1,205 @@
+"""Small and one-sided ratings that are valid all the same, through the entry points: they fit, at
+the cost that a loop over all pairs gives, or one sentence says why not.
+"""
+
+import re
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+from conftest import fresh_store
+from mlflow.exceptions import MlflowException
+from oracles import co_likes_by_loop, cost_by_loop
+
+from embedlab.errors import DataError, DivergedError, OptionError
+from embedlab.movies.data.likes import load_likes
+from embedlab.movies.solvers.objective import Factored
+from embedlab.movies.solvers.options import add_gap_metric
+from embedlab.progress import Step
+from entrypoints import (
+    build_matrix,
+    compare_optimizers,
+    evaluate_embedding,
+    fit_embedding,
+    recommend,
+)
+
+EVERYBODY, EVERYTHING = range(4), range(5)
+# Movies, ratings as (user, movie, stars), what a like is, and how many likes that makes.
+WORLDS = {
+    "one movie": (1, [(user, 0, 4) for user in EVERYBODY], "user_mean", 4),
+    "one user": (5, [(0, movie, 1 + movie) for movie in EVERYTHING], "user_mean", 3),
+    "no two likes together": (2, [(0, 0, 5), (1, 1, 5)], "user_mean", 2),
+    "one star for all": (5, [(u, m, 1) for u in EVERYBODY for m in EVERYTHING], "user_mean", 20),
+    "one likes all, the others nothing": (
+        5,
+        [(u, m, 5 if u == 0 else 2) for u in EVERYBODY for m in EVERYTHING],
+        "threshold:4",
+        5,
+    ),
+    "nobody likes anything": (5, [(0, m, 2) for m in EVERYTHING], "threshold:4", 0),
+}
+
+
+def write(folder: Path, world: str) -> list[str]:
+    """The files of a world; as parameters of an entry point."""
+    n_movies, ratings, like_rule, _ = WORLDS[world]
+    movies = [f"{movie},Movie {'ABCDE'[movie]} (1990),Drama\n" for movie in range(n_movies)]
+    (folder / "movies.csv").write_text("movieId,title,genres\n" + "".join(movies))
+    rows = [f"{user},{movie},{stars}\n" for user, movie, stars in ratings]
+    (folder / "ratings.csv").write_text("userId,movieId,rating\n" + "".join(rows))
+    return ["--ratings", str(folder), "--like-rule", like_rule]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory):
+    with fresh_store(tmp_path_factory.mktemp("store")) as client:
+        yield client
+
+
+def run(entry_point, *arguments: str) -> tuple[str, dict[str, float]]:
+    """Run it in this process: run id and metrics, which are numbers all."""
+    entry_point.main([*arguments])
+    found = mlflow.last_active_run()
+    assert found.info.status == "FINISHED"
+    assert not [name for name, value in found.data.metrics.items() if not np.isfinite(value)]
+    return found.info.run_id, found.data.metrics
+
+
+def artifact(run_id: str, path: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{path}"))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_it_is_counted_fitted_and_asked(tmp_path, world, capsys):
+    n_movies, _, _, n_likes = WORLDS[world]
+    data = write(tmp_path, world)
+    matrix, metrics = run(build_matrix, *data)
+    assert not re.search(r"\b1 (\w+s|entries)\b", capsys.readouterr().out)
+    assert (metrics["data/likes"], metrics["data/movies"]) == (n_likes, n_movies)
+    counts = co_likes_by_loop(load_likes(artifact(matrix, "matrix")).matrix.toarray())
+
+    # dim is larger than the number of movies.
+    asked = ["--matrix", f"runs:/{matrix}/matrix", "--dim", "9", "--epochs", "30"]
+    costs = {}
+    for optimizer, reference in (("exact", "false"), ("adam", "true")):
+        how = ["--optimizer", optimizer, "--reference", reference]
+        fit, metrics = run(fit_embedding, *asked, *how)
+        vectors = np.load(artifact(fit, "embedding/vectors.npy"))
+        assert vectors.shape == (n_movies, 9)
+        costs[optimizer] = metrics["final/cost"]
+        # The vectors are float32, so their products are off by 1e-7 of up to 100.
+        expected = cost_by_loop(vectors, counts)
+        assert metrics["final/cost"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert 0 <= costs["exact"] <= costs["adam"]
+
+    recommend.main(["--title", "Movie A", "--model", f"runs:/{fit}/model", "--score", "cosine"])
+    table = artifact(mlflow.last_active_run().info.run_id, "recommendations.json")
+    answer = pd.read_json(table, orient="split")
+    assert sorted(answer.get("movie_id", [])) == list(range(1, n_movies))
+
+
+def test_a_cost_that_is_rounding_alone_is_none():
+    """One movie has no pair: its cost is 0, whatever its vector."""
+    objective = Factored(sp.csr_matrix(np.ones((3, 1), dtype=np.int32)), dtype=torch.float64)
+    rng = np.random.default_rng(0)
+
+    def cost(scale: float) -> float:
+        return objective.cost_and_gradient(torch.from_numpy(rng.normal(size=(1, 7)) * scale))[0]
+
+    assert {cost(scale) for scale in (0.1, 1, 10, 100) for _ in range(20)} == {0.0}
+
+
+def test_a_cost_that_overflows_is_not_none():
+    """Fourth powers of 3e76 are finite, the square of a hundred of them is not."""
+    objective = Factored(sp.csr_matrix(np.ones((3, 100), dtype=np.int32)), dtype=torch.float64)
+    cost, _ = objective.cost_and_gradient(torch.full((100, 1), 3e76, dtype=torch.float64))
+    assert cost == np.inf
+
+
+def test_above_a_cost_of_zero_there_is_no_gap():
+    seen = []
+    add_gap_metric(seen.append, 0.0)(Step(3, {"train/cost": 250.0}, 0.5))
+    assert seen == [Step(3, {"train/cost": 250.0}, 0.5)]
+
+
+FEW = [
+    "--epochs",
+    "5",
+    "--optimizers",
+    "adam,lbfgs",
+    "--learning-rates",
+    "0.1",
+    "--titles",
+    "Movie A",
+    "--k",
+    "3",
+]
+
+
+@pytest.mark.parametrize("world", ["one movie", "one star for all"])
+def test_costs_are_not_compared_with_a_cost_of_zero(tmp_path, world):
+    data = write(tmp_path, world)
+    with pytest.raises(DataError, match=r"^dim: expected one at which .* use a smaller dim, or "):
+        compare_optimizers.main([*data, "--titles", "Movie A", "--dim", "9"])
+    assert mlflow.last_active_run().info.status == "FAILED"
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_too_few_likes_to_evaluate_by_are_a_sentence(tmp_path, world):
+    data = write(tmp_path, world)
+    with pytest.raises(DataError, match=r"with at least 7 likes, but the most .* has is [0-5]: "):
+        evaluate_embedding.main([*data, "--dims", "2", "--resamples", "100"])
+
+
+def test_one_user_with_likes_enough_is_evaluated(tmp_path):
+    """The only user's likes are held out and found, or not; k must leave something to find."""
+    (tmp_path / "movies.csv").write_text(
+        "movieId,title,genres\n" + "".join(f"{m},Movie {m},Drama\n" for m in range(12))
+    )
+    (tmp_path / "ratings.csv").write_text(
+        "userId,movieId,rating\n" + "".join(f"0,{m},4\n" for m in range(12))
+    )
+    asked = ["--ratings", str(tmp_path), "--dims", "2,20", "--resamples", "100"]
+    _, metrics = run(evaluate_embedding, *asked, "--k", "3")
+    assert 0 <= metrics["test/hit_rate"] <= 1
+    with pytest.raises(OptionError, match="k: expected from 1 to 11, the movies that are left"):
+        evaluate_embedding.main([*asked, "--k", "12"])
+
+
+def test_a_fit_that_explodes_is_refused_and_never_registered(store):
+    exploding = ["--ratings", "sample", "--optimizer", "sgd", "--lr", "0.1", "--epochs", "3"]
+    with pytest.raises(DivergedError, match=r"after 3 epochs the cost is \S+, \S+ times that of"):
+        fit_embedding.main([*exploding, "--register", "true", "--model-name", "exploded"])
+    with pytest.raises(MlflowException, match="not found"):
+        store.get_registered_model("exploded")
+
+
+def test_a_comparison_reports_fits_that_explode(store):
+    given = ["--ratings", "sample", "--dim", "10", "--epochs", "3", "--learning-rates", "1,0.1"]
+    run_id, _ = run(compare_optimizers, *given, "--titles", "Toy Story")
+    table = mlflow.load_table("tables/fits.json", run_ids=[run_id]).set_index("fit")
+    assert table["status"]["sgd lr=0.1"] == "diverged at epoch 1"
+    assert table["status"]["adam lr=1"] == "fitted"
+    assert "sgd lr=0.1 at epoch 1" in artifact(run_id, "summary.md").read_text(encoding="utf-8")
+
+
+def test_titles_that_stand_twice_are_said(tmp_path, capsys):
+    data = write(tmp_path, "one star for all")
+    movies = tmp_path / "movies.csv"
+    movies.write_text(movies.read_text().replace("Movie B", "Movie A"))
+    small = ["--dim", "2", "--optimizer", "exact"]
+    matrix, _ = run(build_matrix, *data)
+    for entry_point, given in (
+        (None, ()),
+        (fit_embedding, [*data, *small]),
+        (fit_embedding, ["--matrix", f"runs:/{matrix}/matrix", *small]),
+    ):
+        if entry_point:
+            run(entry_point, *given)
+        said = "1 title stands in several rows of movies.csv, such as 'Movie A (1990)': their likes"
+        assert said in capsys.readouterr().out

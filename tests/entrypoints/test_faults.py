@@ -1,0 +1,222 @@
+"""A disk that is full, a cache that cannot be written, files that were cut short or changed on the
+way: one sentence, and the same command without the fault succeeds.
+
+Downloads have their tests in `test_datasets`, `test_images` and `test_classifiers`, the tracking
+server in `test_outage`, damaged checkpoints in `test_trainer`, models in `test_damaged_models`.
+"""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import fresh_store
+from oracles import small_ratings
+from PIL import Image
+from squares import split_of, squares
+from test_degenerate import write
+
+from embedlab.datasets.cache import cache_folder
+from embedlab.datasets.images import locate_images
+from embedlab.datasets.movielens import locate_ratings
+from embedlab.errors import DataError, EmbedlabError, TrackingError
+from embedlab.movies.data.likes import SEAL, find_likes, load_likes, save_likes
+from embedlab.vision.data.images import read_images
+from embedlab.vision.features import extract_features
+from embedlab.vision.models.backbone import load_backbone
+from embedlab.vision.training.checkpoint import Checkpoints
+from embedlab_serving.preprocess import Preprocessing
+from entrypoints import build_matrix, fit_embedding
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory):
+    with fresh_store(tmp_path_factory.mktemp("store")) as client:
+        yield client
+
+
+def status() -> str:
+    return mlflow.last_active_run().info.status
+
+
+def one_sentence(error: pytest.ExceptionInfo) -> str:
+    text = str(error.value)
+    assert "\n" not in text and text.endswith("."), text
+    return text
+
+
+# -- a full disk ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def files_end_at(n_bytes: int) -> Iterator[None]:
+    """No file of this process can grow beyond that: the system's own error, as of a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def use_sample(folder: Path) -> None:
+    assert locate_ratings("sample").path.is_dir()
+
+
+def use_zip(folder: Path) -> None:
+    with files_end_at(1 << 20), zipfile.ZipFile(folder / "mine.zip", "w") as archive:
+        rows = [f"{user},1,4.0\n" for user in range(1000)]
+        archive.writestr("ratings.csv", "userId,movieId,rating\n" + "".join(rows))
+        archive.writestr("movies.csv", "movieId,title,genres\n1,A,B\n")
+    assert locate_ratings(str(folder / "mine.zip")).path.is_dir()
+
+
+def use_images(folder: Path) -> None:
+    with files_end_at(1 << 20):
+        for kind in "ab":
+            (folder / kind).mkdir(exist_ok=True)
+            for number in range(2):
+                Image.new("RGB", (40, 40), (9, 9, number)).save(folder / kind / f"{number}.png")
+    assert len(read_images(locate_images(f"folder:{folder}")).labels) == 4
+
+
+def use_features(folder: Path) -> None:
+    images = squares()
+    how = (Preprocessing(32, 1.0, (0.5,) * 3, (0.2,) * 3), "cpu", "float32")
+    backbone = load_backbone("resnet18", "none")
+    features = extract_features(backbone, images, split_of(images), *how)
+    assert not features.was_cached
+
+
+def use_checkpoint(folder: Path) -> None:
+    Checkpoints("training").save({"weights": torch.arange(5000.0)})
+    assert Checkpoints("training").load()["weights"][-1] == 4999
+
+
+@pytest.mark.parametrize(
+    "use",
+    [use_sample, use_zip, use_images, use_features, use_checkpoint],
+    ids=lambda f: f.__name__,
+)
+def test_a_full_disk_under_the_cache(tmp_path, use):
+    with files_end_at(4_000), pytest.raises(DataError) as error:
+        use(tmp_path)
+    sentence = one_sentence(error)
+    assert "cannot be written" in sentence and "make room" in sentence
+    assert "EMBEDLAB_CACHE" in sentence
+    assert [path for path in cache_folder().rglob("*") if path.is_file()] == []
+    use(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "file"),
+    [
+        (build_matrix, "likes.npz"),
+        (fit_embedding, "vectors.npy"),
+        (fit_embedding, "MLmodel"),
+    ],
+)
+def test_a_full_disk_under_the_artifacts(tmp_path, monkeypatch, entry_point, file):
+    """It is full at the named file; MLflow copies some by name, and others from a stream."""
+    data = write(tmp_path, "one star for all")
+
+    def refuse_at(copy, name):
+        def refusing(source, target, *args, **options):
+            if Path(name(source)).name == file:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return copy(source, target, *args, **options)
+
+        return refusing
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", refuse_at(shutil.copyfile, lambda path: path))
+        by_stream = refuse_at(shutil.copyfileobj, lambda stream: stream.name)
+        patched.setattr(shutil, "copyfileobj", by_stream)
+        with pytest.raises(TrackingError) as error:
+            entry_point.main(data)
+    assert "No space left on device" in str(error.value) and "\n" not in str(error.value)
+    assert status() == "FAILED"
+    entry_point.main(data)
+    assert status() == "FINISHED"
+
+
+# -- a cache that cannot be written --------------------------------------------------------------
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    """A file in the folder's place refuses even who may write anywhere."""
+    (tmp_path / "file").write_text("")
+    whole = os.environ["EMBEDLAB_CACHE"]
+    monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError) as error:
+        build_matrix.main(["--ratings", "sample"])
+    assert "file cannot be written (File exists); make room or set EMB" in one_sentence(error)
+    assert status() == "FAILED"
+    monkeypatch.setenv("EMBEDLAB_CACHE", whole)
+    build_matrix.main(["--ratings", "sample", "--dense", "false"])
+    assert status() == "FINISHED"
+
+
+# -- what build_matrix hands on ------------------------------------------------------------------
+
+
+def damaged(content: bytes, rng: np.random.Generator) -> Iterator[bytes]:
+    """Cut short in ten places, a bit of it changed in sixty."""
+    yield from (content[:size] for size in rng.integers(len(content), size=10))
+    for place in rng.integers(len(content), size=60):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.integers(8)
+        yield bytes(flipped)
+
+
+@pytest.mark.parametrize("is_sealed", [True, False], ids=["as it is now", "from before the seal"])
+def test_a_damaged_matrix_is_refused_or_has_lost_nothing(tmp_path, is_sealed):
+    rng = np.random.default_rng(0)
+    likes = find_likes(small_ratings(rng), "user_mean", "inverse", 0.25)
+    save_likes(likes, tmp_path)
+    if not is_sealed:
+        about = json.loads((tmp_path / "about.json").read_text(encoding="utf-8"))
+        del about[SEAL]
+        (tmp_path / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        assert load_likes(tmp_path).params == likes.params
+    n_refused = 0
+    for name in ("likes.npz", "movies.csv", "about.json"):
+        whole = (tmp_path / name).read_bytes()
+        for content in damaged(whole, rng):
+            (tmp_path / name).write_bytes(content)
+            try:
+                loaded = load_likes(tmp_path)
+            except DataError as error:
+                assert str(error).startswith("matrix: ") and "\n" not in str(error)
+                n_refused += 1
+            else:
+                if is_sealed or name == "likes.npz":  # without it nobody can tell another title
+                    assert (loaded.matrix != likes.matrix).nnz == 0
+                if is_sealed:
+                    assert loaded.movies.equals(likes.movies) and loaded.params == likes.params
+        (tmp_path / name).write_bytes(whole)
+    assert n_refused > (190 if is_sealed else 90)
+
+
+def test_fit_embedding_refuses_a_matrix_that_was_cut_short(tmp_path):
+    build_matrix.main(write(tmp_path, "one star for all"))
+    run = mlflow.last_active_run().info
+    uri, kept = f"runs:/{run.run_id}/matrix", Path(run.artifact_uri, "matrix", "likes.npz")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    asked = ["--matrix", uri, "--dim", "2", "--epochs", "3"]
+    with pytest.raises(EmbedlabError, match=r"^matrix: .* run build_matrix again\.$"):
+        fit_embedding.main(asked)
+    assert status() == "FAILED"
+    kept.write_bytes(whole)
+    fit_embedding.main(asked)
+    assert status() == "FINISHED"

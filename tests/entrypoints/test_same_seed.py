@@ -1,0 +1,171 @@
+"""Same parameters and seed, same result: every entry point that computes, twice in two folders
+with as many threads, to the bit; and once with more threads, to the tolerances stated here.
+
+All three start from nothing: another store, another cache, another copy of the project.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, long
+from threadpoolctl import threadpool_limits
+
+from embedlab.movies.data.likes import find_likes
+from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.solvers.fit import fit_likes
+from embedlab.movies.solvers.options import FitOptions
+
+pytestmark = pytest.mark.slow
+
+IMAGES = {"dataset": "sample", "weights": "none", "resolution": 32, "train_limit": 300}
+COMMANDS = [
+    ("build_matrix", {"ratings": "sample"}),
+    ("fit_embedding", {"ratings": "sample", "dim": 20, "epochs": 30}),
+    ("fit_embedding", {"ratings": "sample", "dim": 20, "optimizer": "exact"}),
+    (
+        "compare_optimizers",
+        {
+            "ratings": "sample",
+            "optimizers": "adam,rmsprop",
+            "learning_rates": "adam:1/rmsprop:0.1",
+            "dim": 20,
+            "epochs": 20,
+            "titles": "Toy Story",
+        },
+    ),
+    ("evaluate_embedding", {"ratings": "sample", "dims": "10", "resamples": 100}),
+    ("extract_features", {**IMAGES, "epochs": 3}),
+    ("finetune", {**IMAGES, "epochs": 2, "batch_size": 64}),
+    ("finetune", {**IMAGES, "epochs": 2, "freeze": "all-but-last-stage", "precision": "float32"}),
+    ("compare_transfer", {}),
+]
+RUN_ALL = """
+import importlib, json, sys
+for name, arguments in json.loads(sys.argv[1]):
+    importlib.import_module(f"entrypoints.{name}").main(arguments)
+"""
+# Seconds and bytes are the machine's own.
+OF_THE_MACHINE = ("time/", "memory/", "system/", "baseline_seconds/")
+# MLflow names these files at random, and the rest of an image's name is the time.
+NAMED_AT_RANDOM = ("images/", "table_images/")
+# They hold run ids, times, or such names.
+NOT_COMPARED = (
+    "MLmodel",
+    "predictions.json",
+    "model_card.md",
+    "summary.md",
+    "runs.json",
+    "fits.json",
+    "best.png",
+)
+# What two threads in place of one may change in a metric, relatively: the order of a sum. It stays
+# that small where a training is frozen up to its last stage. Below, the gradient jumps where ReLU
+# and max pooling bend, rounding decides on which side some pixels of the many lie, and every update
+# widens it: another number of threads is another training, as another seed is.
+TOLERANCE = 1e-5
+ANOTHER_TRAINING = ("9 finetune", "11 compare_transfer")
+
+
+def run_all(folder: Path, n_threads: int) -> dict[str, dict]:
+    """All commands from a copy of the project in `folder`: what each run found out."""
+    copy = folder / "project"
+    copy.mkdir(parents=True)
+    for name in ("entrypoints", "src"):
+        shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "requirements.txt", copy)
+    calls = [
+        (name, [word for k, v in given.items() for word in (f"--{k.replace('_', '-')}", str(v))])
+        for name, given in COMMANDS
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, json.dumps(calls)],
+        cwd=copy,
+        env=os.environ
+        | {
+            "PYTHONPATH": os.pathsep.join([str(copy), str(copy / "src")]),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+            "EMBEDLAB_CACHE": str(folder / "cache"),
+            "OMP_NUM_THREADS": str(n_threads),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return found_out(folder)
+
+
+def found_out(folder: Path) -> dict[str, dict]:
+    """By run, in the order of their beginning: metrics of every step, digests of the files."""
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = {}
+    for number, run in enumerate(client.search_runs(ids, order_by=["start_time ASC"])):
+        metrics = {
+            name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+            for name in run.data.metrics
+            if not name.startswith(OF_THE_MACHINE)
+        }
+        roots = [Path(run.info.artifact_uri)]
+        for output in run.outputs.model_outputs if run.outputs else []:
+            model = client.get_logged_model(output.model_id)
+            roots.append(Path(model.artifact_location))
+        digests = Counter()
+        for root in roots:
+            for path in filter(Path.is_file, root.rglob("*")):
+                name = path.relative_to(root).as_posix()
+                if path.name not in NOT_COMPARED:
+                    name = next((n for n in NAMED_AT_RANDOM if name.startswith(n)), name)
+                    digests[name, sha256(path.read_bytes()).hexdigest()] += 1
+        key = f"{number} {run.data.tags['entry_point']}"
+        found[key] = {"metrics": metrics, "files": digests}
+    return found
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    return run_all(tmp_path_factory.mktemp("first"), 1)
+
+
+def test_another_folder_gives_the_same_metrics_and_files_to_the_bit(first, tmp_path):
+    second = run_all(tmp_path / "another place", 1)
+    assert first.keys() == second.keys()
+    assert len(first) == len(COMMANDS) + 3  # the children of compare_optimizers
+    for run, found in first.items():
+        assert found["metrics"] == second[run]["metrics"], run
+        assert found["files"] == second[run]["files"], run
+
+
+@long
+def test_another_number_of_threads_gives_the_same_metrics_to_rounding(first, tmp_path):
+    other = run_all(tmp_path, 2)
+    assert first.keys() == other.keys()
+    for run in first.keys() - set(ANOTHER_TRAINING):
+        for name, values in first[run]["metrics"].items():
+            expected = pytest.approx(np.array(values), rel=TOLERANCE)
+            assert np.array(other[run]["metrics"][name]) == expected, (run, name)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("optimizer, tolerance", [("exact", 1e-9), ("adam", 1e-9)])
+def test_another_number_of_threads_on_ml_latest_small(real_movielens, optimizer, tolerance):
+    """On the sample's 82 movies nothing is shared out among threads; here it is."""
+    likes = find_likes(read_ratings(real_movielens), "user_mean").matrix
+    costs = []
+    before = torch.get_num_threads()
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
+        with threadpool_limits(n_threads):
+            options = FitOptions(optimizer, epochs=50)
+            costs.append(fit_likes(likes, options, 0, "cpu", lambda step: None).cost)
+    torch.set_num_threads(before)
+    assert costs[1] == pytest.approx(costs[0], rel=tolerance)

@@ -1,0 +1,148 @@
+"""Weighted likes on their way: files, digests, the matrix, a fit, the registry."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import fresh_store
+from oracles import small_ratings
+
+from embedlab.errors import OptionError
+from embedlab.movies.data.cooccurrence import build_cooccurrence
+from embedlab.movies.data.likes import find_likes, load_likes, save_likes
+from embedlab.movies.data.weighting import USER_WEIGHTS
+from embedlab.movies.solvers.fit import fit_likes, fit_weighted
+from embedlab.movies.solvers.options import FitOptions
+from entrypoints import build_matrix, compare_optimizers, evaluate_embedding, fit_embedding
+
+WEIGHTS = [("inverse_sqrt", 0.0), ("none", 0.5), ("inverse", 0.25)]
+
+
+@pytest.fixture(scope="module")
+def ratings():
+    return small_ratings(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("user_weight", "item_power"), [("none", 0.0), *WEIGHTS])
+def test_likes_come_back_from_files_with_their_weighting(
+    ratings, user_weight, item_power, tmp_path
+):
+    likes = find_likes(ratings, "user_mean", user_weight, item_power)
+    save_likes(likes, tmp_path)
+    found = load_likes(tmp_path)
+    assert (found.user_weight, found.item_power) == (user_weight, item_power)
+    assert (found.digest, found.cost_digest) == (likes.digest, likes.cost_digest)
+    assert (found.weighted.likes != likes.weighted.likes).nnz == 0
+
+
+def test_files_from_before_there_were_weights_are_the_published_likes(ratings, tmp_path):
+    save_likes(find_likes(ratings, "user_mean"), tmp_path)
+    about = json.loads((tmp_path / "about.json").read_text(encoding="utf-8"))
+    del about["user_weight"], about["item_power"], about["sha256"]
+    (tmp_path / "about.json").write_text(json.dumps(about), encoding="utf-8")
+    assert not load_likes(tmp_path).is_weighted
+
+
+def test_costs_are_comparable_only_of_likes_that_are_weighted_alike(ratings):
+    found = [find_likes(ratings, "user_mean", *weights) for weights in [("none", 0.0), *WEIGHTS]]
+    assert len({likes.digest for likes in found}) == 1
+    assert len({likes.cost_digest for likes in found}) == len(found)
+    assert found[0].cost_digest == found[0].digest  # as it was before there were weights
+
+
+@pytest.mark.parametrize(("user_weight", "item_power"), WEIGHTS)
+def test_the_weighted_matrix_is_the_sum_over_users_sparse_and_dense(
+    ratings, user_weight, item_power
+):
+    likes = find_likes(ratings, "user_mean", user_weight, item_power)
+    ones = likes.matrix.toarray().astype(float)  # (n_users, n_movies)
+    n, x = ones.sum(axis=1), ones.sum(axis=0)
+    expected = np.zeros((len(x), len(x)))
+    for user, row in enumerate(ones):
+        if n[user]:
+            expected += np.outer(row, row) * n[user] ** -USER_WEIGHTS[user_weight]
+    expected /= np.maximum(np.outer(x, x), 1) ** item_power
+    counts = build_cooccurrence(likes.weighted.likes, "cpu")  # raises where sparse and dense differ
+    np.testing.assert_allclose(counts.matrix.toarray(), expected, rtol=1e-12)
+
+
+def test_unweighted_likes_are_fitted_as_they_are(ratings):
+    likes, options = find_likes(ratings, "user_mean"), FitOptions("adam", dim=3, epochs=5)
+    one = fit_weighted(likes.weighted, options, 0, "cpu", lambda step: None)
+    other = fit_likes(likes.matrix, options, 0, "cpu", lambda step: None)
+    np.testing.assert_array_equal(one.embedding, other.embedding)
+    assert one.cost == other.cost
+
+
+def test_vectors_of_weighted_likes_stand_for_the_unscaled_products(ratings):
+    """With as many dimensions as movies the fit is exact off the diagonal: v_i·v_j is the weighted
+    sum over users, whatever errors were measured in."""
+    likes = find_likes(ratings, "user_mean", "inverse_sqrt", 0.5)
+    plain = find_likes(ratings, "user_mean", "inverse_sqrt", 0.0)
+    options = FitOptions("exact", dim=likes.n_movies, epochs=5_000)
+    fit = fit_weighted(likes.weighted, options, 0, "cpu", lambda step: None)
+    expected = (plain.weighted.likes.T @ plain.weighted.likes).toarray()
+    off = ~np.eye(likes.n_movies, dtype=bool)
+    # The rounds stop where they gain less than 1e-8 of the cost, a hundredth of a count away.
+    np.testing.assert_allclose((fit.embedding @ fit.embedding.T)[off], expected[off], atol=0.05)
+
+
+SMALL = ["--optimizer", "exact", "--dim", "5", "--register", "true"]
+
+
+def test_a_fit_takes_the_weighting_of_its_matrix(tmp_path):
+    with fresh_store(tmp_path) as client:
+        build_matrix.main(["--ratings", "sample", "--user-weight", "inverse"])
+        (matrix,) = client.search_runs(["1"])
+        fit_embedding.main(["--matrix", f"runs:/{matrix.info.run_id}/matrix", *SMALL])
+        fit_embedding.main(["--ratings", "sample", "--user-weight", "inverse", *SMALL])
+        by_ratings, by_matrix = client.search_runs(["1"], "tags.entry_point = 'fit_embedding'")
+    assert by_matrix.data.params["resolved/user_weight"] == "inverse"
+    assert by_ratings.data.params["user_weight"] == "inverse"
+    assert by_matrix.data.metrics["final/cost"] == by_ratings.data.metrics["final/cost"]
+    digests = {run.data.params["data_digest"] for run in (matrix, by_matrix, by_ratings)}
+    assert len(digests) == 1
+
+
+def test_versions_of_other_weightings_are_compared_by_ndcg_and_not_by_cost(tmp_path, capsys):
+    with fresh_store(tmp_path) as client:
+        for more in (
+            ["--promote-by", "ndcg"],
+            ["--promote-by", "ndcg", "--user-weight", "inverse"],
+            ["--user-weight", "inverse", "--model-name", "by-cost"],
+            ["--model-name", "by-cost"],
+        ):
+            fit_embedding.main(["--ratings", "sample", *SMALL, *more])
+        first, second = (client.get_model_version("movie-embedding", v).tags for v in "12")
+        champion = client.get_model_version_by_alias("movie-embedding", "champion").version
+        by_cost = client.get_model_version_by_alias("by-cost", "champion").version
+    assert 0 < float(first["ndcg"]) < 1
+    assert first["data_digest"] == second["data_digest"]
+    is_better = float(second["ndcg"]) > float(first["ndcg"])
+    assert str(champion) == ("2" if is_better else "1")
+    assert str(by_cost) == "1"  # another X, so other costs: nothing is taken from it
+
+
+@pytest.mark.parametrize(
+    ("given", "own"),
+    [
+        (["--user-weight", "inverse_sqrt"], "user_weight: expected inverse, .* got inverse_sqrt"),
+        (["--item-power", "0.25"], "item_power: expected 0.0, .* got 0.25"),
+        (["--like-rule", "threshold:4"], "like_rule: expected user_mean, .* got threshold:4"),
+        (["--ratings", "{folder}"], "ratings: expected sample, .* got other"),
+    ],
+)
+def test_a_parameter_that_contradicts_the_matrix_is_refused(tmp_path, given, own):
+    (tmp_path / "other").mkdir()
+    given = [word.format(folder=tmp_path / "other") for word in given]
+    with fresh_store(tmp_path) as client:
+        build_matrix.main(["--ratings", "sample", "--user-weight", "inverse"])
+        (matrix,) = client.search_runs(["1"])
+        source = f"runs:/{matrix.info.run_id}/matrix"
+        for fit in (fit_embedding, compare_optimizers, evaluate_embedding):
+            if fit is evaluate_embedding and given[0] in ("--user-weight", "--item-power"):
+                continue  # it has no such parameter
+            with pytest.raises(OptionError, match=own):
+                fit.main(["--matrix", source, *given])
+        agreeing = ["--ratings", "sample", "--user-weight", "inverse"]
+        fit_embedding.main(["--matrix", source, *agreeing, "--optimizer", "exact", "--dim", "3"])

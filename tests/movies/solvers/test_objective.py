@@ -1,0 +1,100 @@
+"""Both forms of the cost and its gradient against loops, each other, and the cost's symmetries."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import co_likes_by_loop, cost_by_loop, gradient_by_differences, random_likes
+from scipy.stats import ortho_group
+
+from embedlab.movies.data.cooccurrence import cooccurrence
+from embedlab.movies.solvers import objective as objective_module
+from embedlab.movies.solvers.objective import Dense, Factored
+
+
+def both_forms(likes):
+    return {"factored": Factored(likes), "dense": Dense(cooccurrence(likes))}
+
+
+worlds = st.tuples(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 7), st.integers(1, 5))
+
+
+@given(world=worlds, form=st.sampled_from(["factored", "dense"]))
+@settings(max_examples=40, deadline=None)
+def test_cost_and_gradient_are_those_of_loops(world, form):
+    seed, n_users, n_movies, dim = world
+    rng = np.random.default_rng(seed)
+    likes = random_likes(rng, n_users, n_movies)
+    counts = co_likes_by_loop(likes.toarray())
+    v = torch.from_numpy(rng.standard_normal((n_movies, dim))).float()
+
+    cost, gradient = both_forms(likes)[form].cost_and_gradient(v)
+
+    # Residuals are at most about 30 here; float32 keeps 7 digits of each, squared and summed.
+    assert cost == pytest.approx(cost_by_loop(v.numpy(), counts), rel=1e-5, abs=1e-4)
+    # The differences' own error is O(h²) times the third derivative, about 24·‖v‖·1e-8.
+    expected = gradient_by_differences(v.numpy(), counts)
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-4, atol=1e-2)
+
+
+def test_both_forms_agree_over_several_blocks_of_rows(monkeypatch):
+    monkeypatch.setattr(objective_module, "ROWS_AT_ONCE", 7)  # 60 movies: the last is shorter
+    rng = np.random.default_rng(0)
+    likes = random_likes(rng, n_users=80, n_movies=60)
+    v = torch.from_numpy(rng.standard_normal((60, 10))).float()
+    forms = both_forms(likes)
+    cost, gradient = forms["factored"].cost_and_gradient(v)
+    dense_cost, dense_gradient = forms["dense"].cost_and_gradient(v)
+    # The factored cost is exact in float64; the dense one rounds its residuals to float32.
+    assert dense_cost == pytest.approx(cost, rel=1e-6)
+    # Each entry is a float32 sum of 60 products of this size.
+    np.testing.assert_allclose(dense_gradient, gradient, rtol=0, atol=1e-5 * gradient.abs().max())
+
+
+@pytest.mark.parametrize("n_users", [5, 50])
+def test_the_smaller_gram_matrix_gives_the_same_norm_of_the_counts(n_users):
+    likes = random_likes(np.random.default_rng(1), n_users, n_movies=20)
+    counts = co_likes_by_loop(likes.toarray())
+    off_diagonal = counts - np.diag(np.diag(counts))
+    assert Factored(likes).off_diagonal_squares == (off_diagonal**2).sum()
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_rotating_the_vectors_or_permuting_the_movies_leaves_the_cost(seed):
+    rng = np.random.default_rng(seed)
+    likes = random_likes(rng, n_users=20, n_movies=10)
+    v = rng.standard_normal((10, 4))
+    rotation = ortho_group.rvs(4, random_state=rng)
+    order = rng.permutation(10)
+    cost = cost_of(likes, v)
+    # Float64 throughout: what is left is rounding of about 100 terms.
+    assert cost_of(likes, v @ rotation) == pytest.approx(cost, rel=1e-12)
+    assert cost_of(likes[:, order], v[order]) == pytest.approx(cost, rel=1e-12)
+
+
+@given(seed=st.integers(0, 10**6), times=st.integers(2, 9))
+@settings(max_examples=20, deadline=None)
+def test_counts_times_c_and_vectors_times_root_c_scale_the_cost_by_c_squared(seed, times):
+    rng = np.random.default_rng(seed)
+    likes = random_likes(rng, n_users=20, n_movies=10)
+    v = rng.standard_normal((10, 4))
+    # Every user `times` over: X becomes times·X.
+    repeated = likes[np.repeat(np.arange(20), times)]
+    expected = times**2 * cost_of(likes, v)
+    assert cost_of(repeated, np.sqrt(times) * v) == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_exact_fit_costs_nothing_and_is_never_negative():
+    # One movie a user: X is diagonal, which the cost does not see, so V = 0 fits exactly, and so
+    # do vectors at right angles, where large sums cancel.
+    likes = random_likes(np.random.default_rng(0), 1, 6) * 0
+    v = torch.eye(6) * 1e3
+    cost, gradient = Factored(likes).cost_and_gradient(v)
+    assert cost == 0
+    assert gradient.abs().max() == 0
+
+
+def cost_of(likes, v):
+    return Factored(likes, dtype=torch.float64).cost_and_gradient(torch.from_numpy(v))[0]

@@ -1,0 +1,293 @@
+"""The solvers on worlds with a known answer: what they reach, what they report, how they stop."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from oracles import co_likes_by_loop, cost_by_loop, random_likes, two_taste_blocks
+
+from embedlab.errors import DivergedError, OptionError
+from embedlab.movies.data.cooccurrence import cooccurrence
+from embedlab.movies.data.weighting import weight_likes
+from embedlab.movies.solvers import fit as solve_module
+from embedlab.movies.solvers import minres as exact_module
+from embedlab.movies.solvers.fit import fit_likes, fit_reference, fit_weighted
+from embedlab.movies.solvers.gradient import fit_by_gradient, random_start
+from embedlab.movies.solvers.minres import fit_minres
+from embedlab.movies.solvers.objective import Dense, Factored
+from embedlab.movies.solvers.options import (
+    DEFAULT_LR,
+    OPTIMIZERS,
+    FitOptions,
+    add_gap_metric,
+    divergence_epoch,
+)
+from embedlab.progress import Step
+from embedlab_serving.neighbours import Neighbours
+
+GRADIENT_OPTIMIZERS = tuple(DEFAULT_LR)
+# Small worlds need smaller steps than the 9,742 movies that the defaults are for.
+SMALL_LR = {"adam": 0.05, "adamw": 0.05, "rmsprop": 0.02, "sgd": 2e-4, "lbfgs": 1.0}
+
+
+def fit(likes, optimizer, epochs=400, seed=0, dim=4, objective="factored"):
+    steps = []
+    lr = SMALL_LR.get(optimizer)
+    options = FitOptions(optimizer, lr, dim, epochs, objective)
+    return fit_likes(likes, options, seed, "cpu", steps.append), steps
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_two_taste_blocks_come_out_as_two_blocks(optimizer):
+    likes = two_taste_blocks(n_movies=12)
+    result, _ = fit(likes, optimizer)
+    neighbours = Neighbours(result.embedding)
+    for movie in range(12):
+        block = set(range(6)) if movie < 6 else set(range(6, 12))
+        found = {item.row for item in neighbours.top([movie], k=5)}
+        assert found == block - {movie}
+
+
+@pytest.mark.parametrize("optimizer", GRADIENT_OPTIMIZERS)
+def test_a_fit_ends_near_the_exact_cost_and_never_below_it(optimizer):
+    likes = random_likes(np.random.default_rng(2), n_users=60, n_movies=20)
+    reference = fit_reference(likes, dim=4, seed=0)
+    result, _ = fit(likes, optimizer, epochs=2000)
+    # Local minima of this problem are rare but real, and AdamW's weight decay pulls away from the
+    # minimum, so 5 % above is allowed; below is not, beyond float32's rounding.
+    assert reference.cost * (1 - 1e-6) <= result.cost <= reference.cost * 1.05
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_epoch_is_reported_and_the_last_is_the_result(optimizer):
+    likes = random_likes(np.random.default_rng(0), n_users=30, n_movies=15)
+    result, steps = fit(likes, optimizer, epochs=7)
+    assert [step.epoch for step in steps] == list(range(result.epochs + 1))
+    assert steps[-1].metrics["train/cost"] == result.cost
+    counts = co_likes_by_loop(likes.toarray())
+    # The vectors are kept as float32, the cost that was reported may be of float64 ones.
+    assert cost_by_loop(result.embedding, counts) == pytest.approx(result.cost, rel=1e-5)
+    assert all(step.metrics["train/gradient_norm"] >= 0 for step in steps)
+
+
+def test_step_zero_is_the_start_and_the_closing_evaluation_has_no_time():
+    likes = random_likes(np.random.default_rng(0), n_users=30, n_movies=15)
+    options = FitOptions("adam", 0.05, dim=4, epochs=3)
+    _, steps = fit(likes, "adam", epochs=3)
+    start = random_start(15, options, torch.Generator().manual_seed(0))
+    cost, gradient = Factored(likes).cost_and_gradient(start)
+    assert steps[0].metrics["train/cost"] == cost
+    assert steps[0].metrics["train/gradient_norm"] == pytest.approx(gradient.norm().item())
+    assert [step.seconds is None for step in steps] == [False, False, False, True]
+
+
+def test_one_sgd_update_is_the_gradient_times_the_rate():
+    likes = random_likes(np.random.default_rng(0), n_users=30, n_movies=15)
+    options = FitOptions("sgd", 1e-3, dim=4, epochs=1, init_scale=0.1)
+    generator = torch.Generator().manual_seed(5)
+    start = random_start(15, options, torch.Generator().manual_seed(5))
+    result = fit_by_gradient(Factored(likes), options, generator)
+    _, gradient = Factored(likes).cost_and_gradient(start)
+    np.testing.assert_allclose(result.embedding, start - 1e-3 * gradient, rtol=1e-6)
+
+
+def test_the_dense_and_the_factored_form_give_the_same_fit():
+    likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
+    _, factored = fit(likes, "adam", epochs=100)
+    _, dense = fit(likes, "adam", epochs=100, objective="dense")
+    costs = [[step.metrics["train/cost"] for step in steps] for steps in (factored, dense)]
+    # Gradients differ in their last float32 digits, and 100 updates carry that on.
+    np.testing.assert_allclose(costs[0], costs[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(optimizer):
+    likes = random_likes(np.random.default_rng(0), n_users=30, n_movies=15)
+    once, again = fit(likes, optimizer, 20, seed=1)[0], fit(likes, optimizer, 20, seed=1)[0]
+    assert np.array_equal(once.embedding, again.embedding)
+    if optimizer != "exact":
+        assert not np.array_equal(once.embedding, fit(likes, optimizer, 20, seed=2)[0].embedding)
+
+
+def test_a_fit_that_diverges_stops_and_says_where():
+    likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
+    options = FitOptions("sgd", 10.0, dim=4, epochs=50)
+    steps = []
+    result = fit_likes(likes, options, 0, "cpu", steps.append)
+    assert result.epochs == len(steps) < 50
+    costs = [step.metrics["train/cost"] for step in steps]
+    assert all(np.isfinite(costs))
+    assert result.diverged_at == next(i for i, cost in enumerate(costs) if cost > 1000 * costs[0])
+    with pytest.raises(DivergedError, match=rf"sgd lr=10 .* epoch {len(steps)}; .* lr=1,"):
+        result.raise_if_diverged(options)
+
+
+def test_a_finite_cost_far_above_the_start_has_diverged_and_a_spike_has_not():
+    likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
+    exploded = fit_likes(
+        likes, FitOptions("sgd", 0.1, dim=4, epochs=2), 0, "cpu", lambda step: None
+    )
+    assert np.isfinite(exploded.cost)
+    assert (exploded.diverged_at, exploded.epochs) == (1, 2)
+    sentence = r"diverged: after 2 epochs the cost is .*e\+.*, .* times that of the start; try a"
+    with pytest.raises(DivergedError, match=sentence):
+        exploded.raise_if_diverged(FitOptions("sgd", 0.1))
+
+    steps = []
+    options = FitOptions("rmsprop", 3.0, dim=20, epochs=100)
+    spiked = fit_likes(likes, options, 0, "cpu", steps.append)
+    costs = [step.metrics["train/cost"] for step in steps]
+    assert max(costs) > 1000 * costs[0]
+    assert costs[-1] < 1000 * costs[0]
+    assert not spiked.has_diverged
+
+
+@pytest.mark.parametrize(
+    ("costs", "epoch"),
+    [
+        ([1.0, 5000.0, 1000.0], None),
+        ([1.0, 0.5, 1001.0, 900.0, 1001.0, math.inf], 4),
+        ([1.0, math.nan], 1),
+        ([math.inf], 0),
+        ([0.0, 0.0], None),
+    ],
+)
+def test_the_epoch_of_a_divergence_is_the_first_of_the_last_bad_ones(costs, epoch):
+    assert divergence_epoch(costs) == epoch
+
+
+@pytest.mark.parametrize(("init_scale", "fault"), [(1e19, "shorter than"), (1e38, "finite")])
+def test_vectors_that_could_not_be_served_have_diverged(init_scale, fault):
+    likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
+    weighted = weight_likes(likes, item_power=1.0)  # whose scale is far above 1
+    options = FitOptions("adam", 1.0, dim=4, epochs=1, init_scale=init_scale)
+    result = fit_weighted(weighted, options, 0, "cpu", lambda step: None)
+    assert result.has_diverged
+    with pytest.raises(DivergedError, match=rf"diverged: .*({fault}|not finite)"):
+        result.raise_if_diverged(options)
+
+
+def test_the_exact_solver_recovers_planted_vectors():
+    # X = VVᵀ off the diagonal with dim well below the number of movies: cost 0 is reachable.
+    # Likes in blocks: movie j is liked by the users of its block only, so X has rank 3.
+    likes = np.kron(np.eye(3, dtype=np.int32), np.ones((4, 5), dtype=np.int32))
+    result = fit_minres(sp.csr_matrix(likes), 3, np.random.default_rng(0))
+    counts = likes.T @ likes
+    np.testing.assert_allclose(result.embedding @ result.embedding.T, counts, atol=1e-3)
+    assert result.cost < 1e-6
+
+
+@pytest.mark.parametrize("n_movies", [40, 700])
+def test_no_exact_round_raises_the_cost_whatever_the_seed(n_movies):
+    likes = random_likes(np.random.default_rng(3), n_users=100, n_movies=n_movies)
+    results = []
+    for seed in range(3):
+        steps = []
+        results.append(fit_minres(likes, 10, np.random.default_rng(seed), on_step=steps.append))
+        costs = [step.metrics["train/cost"] for step in steps]
+        assert all(later <= earlier for earlier, later in pairwise(costs))
+    # The stopping rule leaves 1e-8 of the cost a round, a few times over.
+    assert results[1].cost == pytest.approx(results[0].cost, rel=1e-6)
+    assert results[2].cost == pytest.approx(results[0].cost, rel=1e-6)
+
+
+@pytest.mark.parametrize("many_likes", [0, 10**9])
+def test_the_block_method_and_lanczos_agree_with_the_full_decomposition(monkeypatch, many_likes):
+    likes = random_likes(np.random.default_rng(4), n_users=80, n_movies=120)
+    full = fit_minres(likes, 10, np.random.default_rng(0))
+    monkeypatch.setattr(exact_module, "FEW_MOVIES", 0)
+    monkeypatch.setattr(exact_module, "MANY_LIKES", many_likes)
+    steps = []
+    found = fit_minres(likes, 10, np.random.default_rng(0), tolerance=1e-10, on_step=steps.append)
+    assert found.cost == pytest.approx(full.cost, rel=1e-7)
+    np.testing.assert_allclose(
+        found.embedding @ found.embedding.T, full.embedding @ full.embedding.T, atol=1e-2
+    )
+    costs = [step.metrics["train/cost"] for step in steps]
+    assert all(later <= earlier for earlier, later in pairwise(costs))
+    products = [step.metrics["train/products"] for step in steps]
+    assert all(later > earlier for earlier, later in pairwise(products))
+
+
+def test_a_movie_with_a_dimension_of_its_own_is_found_at_once(monkeypatch):
+    """Two movies outside of all blocks, liked by nearly all: each takes a dimension, nearly."""
+    rng = np.random.default_rng(0)
+    likes = sp.csr_matrix((rng.random((300, 60)) < np.r_[0.9, 0.8, np.full(58, 0.08)]).astype("i4"))
+    rounds = {}
+    newton = exact_module._newton
+    for name, step in (("newton", newton), ("plain", lambda filled, found: found.n)):
+        monkeypatch.setattr(exact_module, "_newton", step)
+        steps = []
+        fit_minres(likes, 6, rng, max_rounds=3000, tolerance=1e-9, on_step=steps.append)
+        rounds[name] = [step.metrics["train/cost"] for step in steps]
+    assert rounds["newton"][-1] <= rounds["plain"][-1] * (1 + 1e-6)
+    assert len(rounds["newton"]) * 3 < len(rounds["plain"])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("n_users", "n_movies"), [(1, 1), (3, 2), (5, 30)])
+def test_degenerate_worlds_fit(optimizer, n_users, n_movies):
+    likes = random_likes(np.random.default_rng(0), n_users, n_movies)
+    result, _ = fit(likes, optimizer, epochs=5, dim=40)  # dim above the number of movies
+    assert result.embedding.shape == (n_movies, 40)
+    assert np.isfinite(result.embedding).all()
+    assert np.isfinite(result.cost)
+
+
+def test_no_likes_at_all_fit_to_nothing():
+    likes = random_likes(np.random.default_rng(0), 4, 6) * 0
+    result = fit_minres(likes, 2, np.random.default_rng(0))
+    assert result.cost == 0
+    assert not result.embedding.any()
+
+
+def test_the_dense_form_holds_two_matrices_of_movies_by_movies():
+    objective = Dense(cooccurrence(random_likes(np.random.default_rng(0), 20, 300)))
+    v = torch.randn(300, 8)
+    objective.cost_and_gradient(v)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        objective.cost_and_gradient(v)
+    allocated = sum(max(event.self_device_memory_usage, 0) for event in profile.key_averages())
+    allocated += sum(max(event.self_cpu_memory_usage, 0) for event in profile.key_averages())
+    # X and R are kept; one evaluation adds the blocks of its float64 sum and the gradient, which
+    # even when all of them were alive at once are less than four more.
+    assert objective.counts.shape == objective.residual.shape == (300, 300)
+    assert 0 < allocated < 4 * 300 * 300 * 4 + 64 * 300 * 8
+
+
+def test_gap_is_relative_to_the_reference():
+    seen = []
+    add_gap_metric(seen.append, 200.0)(Step(3, {"train/cost": 250.0}, 0.5))
+    assert seen == [Step(3, {"train/cost": 250.0, "train/gap": 0.25}, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optimizer": "adm"}, "optimizer: expected one of adam, .*exact, got 'adm'"),
+        ({"objective": "sparse"}, "objective: expected one of factored, dense, got 'sparse'"),
+        ({"dim": 0}, "dim: expected more than 0, got 0"),
+        ({"epochs": -1}, "epochs: expected more than 0, got -1"),
+        ({"init_scale": 0.0}, "init_scale: expected more than 0"),
+        ({"lr": -0.1}, "lr: expected more than 0, got -0.1"),
+        ({"optimizer": "exact", "lr": 0.1}, "lr: expected 'auto' with optimizer=exact"),
+    ],
+)
+def test_options_refuse_what_cannot_be(values, message):
+    with pytest.raises(OptionError, match=message):
+        FitOptions(**values)
+
+
+@pytest.mark.parametrize(("optimizer", "objective"), [("adam", "factored"), ("sgd", "dense")])
+def test_vectors_larger_than_the_memory_are_refused(monkeypatch, optimizer, objective):
+    likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
+    monkeypatch.setattr(solve_module, "free_bytes", lambda device: 24 << 30)
+    options = FitOptions(optimizer, dim=99_999, objective=objective)
+    sentence = (
+        r"dim=99999 needs 11\d\.\d GiB and cpu has 24\.0 GiB free: .* \(dim=30, the number of"
+    )
+    with pytest.raises(OptionError, match=sentence):
+        fit_likes(likes, options, 0, "cpu", lambda step: None)

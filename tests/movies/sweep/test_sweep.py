@@ -1,0 +1,502 @@
+"""A comparison of optimizers: the grid, how alike lists are, children that are found again."""
+
+import ast
+import io
+import itertools
+import json
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import PROJECT, fresh_store
+
+from embedlab.errors import OptionError
+from embedlab.movies.evaluation.overlap import agreements, overlap_at_k, rank_biased_overlap
+from embedlab.movies.solvers.options import FitOptions, FitResult
+from embedlab.movies.sweep import plots as sweep_figures
+from embedlab.movies.sweep import results as sweep
+from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
+from embedlab.movies.sweep.results import SweepFit
+from embedlab.progress import Step
+from embedlab.workflows.sweep import FIT_ROOMS, fit_key
+from embedlab_serving.titles import TitleIndex
+from entrypoints.compare_optimizers import main
+
+# ------------------------------------------------------------------------------------- the grid
+
+
+def test_the_default_grid_is_the_published_one_with_two_yardsticks():
+    grid = fit_grid(parse_optimizers("adam,rmsprop,sgd,lbfgs"), parse_rates("published"), dim=100)
+    assert [(options.optimizer, options.lr) for options in grid] == [
+        ("exact", None),
+        *(("adam", lr) for lr in (1, 0.1, 0.01, 0.001, 0.0001)),
+        *(("rmsprop", lr) for lr in (1, 0.1, 0.01, 0.001, 0.0001)),
+        *(("sgd", lr) for lr in (4e-5, 3e-5, 2e-5, 1e-5, 1e-6)),
+        ("lbfgs", 1),
+    ]
+    assert {options.epochs for options in grid} == {150}
+
+
+@pytest.mark.parametrize(
+    ("text", "adam", "sgd"),
+    [
+        ("1,0.1", (1.0, 0.1), (1.0, 0.1)),
+        ("0.1, 1,0.1", (1.0, 0.1), (1.0, 0.1)),
+        ("sgd:1e-5", (1, 0.1, 0.01, 0.001, 0.0001), (1e-5,)),
+        ("adam:2/sgd:1e-5,1e-6", (2.0,), (1e-5, 1e-6)),
+    ],
+)
+def test_rates_for_all_or_for_each(text, adam, sgd):
+    grid = fit_grid(("adam", "sgd"), parse_rates(text))
+    assert tuple(o.lr for o in grid if o.optimizer == "adam") == adam
+    assert tuple(o.lr for o in grid if o.optimizer == "sgd") == sgd
+    written = rates_as_text(("adam", "sgd"), parse_rates(text))
+    assert fit_grid(("adam", "sgd"), parse_rates(written)) == grid
+
+
+@pytest.mark.parametrize(
+    "text", ["", "fast", "1,,2", "0", "-1", "inf", "nan", "adm:1", "adam:", "adam:1/adam:2", "1/2"]
+)
+def test_bad_rates_are_refused_with_an_example(text):
+    with pytest.raises(OptionError, match=r"learning_rates: expected .*adam:1,0\.1/sgd:2e-5; got"):
+        parse_rates(text)
+
+
+def test_rates_of_an_optimizer_that_is_not_compared_are_refused():
+    with pytest.raises(OptionError, match="sgd has rates, but optimizers is adam: add sgd there"):
+        fit_grid(("adam",), parse_rates("sgd:1e-5"))
+
+
+@pytest.mark.parametrize("text", ["", "exact", "adam,adm"])
+def test_bad_optimizers_are_refused(text):
+    with pytest.raises(OptionError, match="optimizers: expected some of adam, rmsprop, sgd"):
+        parse_optimizers(text)
+
+
+# ------------------------------------------------------------------------------------- the lists
+
+
+def test_agreements_and_their_average_are_the_published_example():
+    """Webber, Moffat and Zobel 2010, the example of average overlap: abcdefg against zcavwxy."""
+    found = agreements("abcdefg", "zcavwxy")
+    np.testing.assert_allclose(found, [0, 0, 2 / 3, 2 / 4, 2 / 5, 2 / 6, 2 / 7])
+    average = np.cumsum(found) / np.arange(1, 8)
+    published = [0.000, 0.000, 0.222, 0.292, 0.313, 0.317, 0.312]
+    np.testing.assert_allclose(average, published, atol=5e-4)  # printed with three decimals
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.98])
+def test_rank_biased_overlap_is_its_infinite_sum_with_the_last_agreement_for_ever(p):
+    rng = np.random.default_rng(0)
+    first, second = (rng.permutation(15)[:10].tolist() for _ in range(2))
+    total, weight = 0.0, 1 - p
+    for depth in range(1, 5000):
+        d = min(depth, 10)
+        total += weight * len(set(first[:d]) & set(second[:d])) / d
+        weight *= p
+    assert rank_biased_overlap(first, second, p) == pytest.approx(total, abs=1e-12)
+
+
+def test_overlaps_of_equal_and_of_foreign_lists():
+    assert overlap_at_k([1, 2], [2, 1]) == 1
+    assert overlap_at_k([1, 2, 3, 4], [3, 9, 8, 7]) == 0.25
+    assert rank_biased_overlap([1, 2], [1, 2]) == pytest.approx(1)
+    assert rank_biased_overlap([1, 2], [3, 4]) == 0
+    # By hand, p = 0.9: A = (0, 1), so 1 · 0.81 + 0.1/0.9 · 0.81.
+    assert rank_biased_overlap([1, 2], [2, 1]) == pytest.approx(0.9)
+
+
+# ------------------------------------------------------------- fits side by side, a world by hand
+
+
+def made(optimizer, lr, cost, embedding, seed=0, diverged_at=None) -> SweepFit:
+    fit = FitResult(np.array(embedding, np.float32), cost, 2, 0.5, diverged_at)
+    steps = [Step(0, {"train/cost": 2 * cost}, 0.1), Step(1, {"train/cost": cost})]
+    gap = float("nan") if diverged_at else cost / 100 - 1
+    return SweepFit(FitOptions(optimizer, lr, dim=2), seed, fit, steps, gap, f"run-{optimizer}{lr}")
+
+
+# Movies 0 and 1 belong together, and so do 2 and 3; `turned` is the same world, rotated by 90°.
+BLOCKS = [[3, 0], [2, 0], [0, 3], [0, 2]]
+TURNED = [[0, 3], [0, 2], [-3, 0], [-2, 0]]
+MIXED = [[3, 0], [0, 2], [2, 0], [0, 3]]
+FOUR = TitleIndex(["A", "B", "C", "D"])
+
+
+@pytest.fixture
+def fits():
+    return [
+        made("exact", None, 100, BLOCKS),
+        made("adam", 1.0, 101, TURNED),
+        made("adam", 0.1, 900, MIXED),
+        made("sgd", 1.0, 50, BLOCKS, diverged_at=3),
+    ]
+
+
+def test_turned_vectors_recommend_the_same_and_others_do_not(fits):
+    lists = sweep.top_lists(fits, [0, 2], FOUR, k=1)
+    assert [found if found is None else found.tolist() for found in lists] == [
+        [[1], [3]],
+        [[1], [3]],
+        [[2], [0]],
+        None,
+    ]
+    overlap = sweep.pairwise(lists)
+    expected = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(overlap[:3, :3], expected)
+    assert np.isnan(overlap[3]).all()
+    assert np.isnan(overlap[:, 3]).all()
+    pairs = sweep.pair_table(sweep.names_of(fits), lists)
+    assert pairs[["first", "second", "overlap", "rbo"]].to_numpy().tolist() == [
+        ["exact", "adam lr=1", 1, pytest.approx(1)],
+        ["exact", "adam lr=0.1", 0, 0],
+        ["adam lr=1", "adam lr=0.1", 0, 0],
+    ]
+
+
+def test_a_fit_that_diverged_is_kept_without_a_cost_and_is_never_the_best(fits):
+    table = sweep.fit_table(fits)
+    assert table["status"].tolist() == ["fitted"] * 3 + ["diverged at epoch 3"]
+    assert table["cost"].isna().tolist() == [False] * 3 + [True]
+    assert [item.options.label for item in sweep.best_of_each(fits)] == ["exact", "adam lr=1"]
+    said = sweep.to_markdown(fits, sweep.top_lists(fits, [0], FOUR, 1), ["A"], "toy")
+    assert "Diverged: sgd lr=1 at epoch 3." in said
+    assert "| adam lr=1 | 101 | 1.00% above it | 0.5 |" in said
+    assert "- **1 fit at most 10% above the exact cost** shares 1.0 of 1 movie with it." in said
+    assert "- **1 fit more than 100% above it** shares 0.0 of 1 movie with it." in said
+
+
+def test_words_say_by_what_fits_that_stayed_at_their_start_recommend():
+    far = [made("sgd", lr, 1e6, start, seed) for lr, start, seed in STUCK]
+    fits = [made("exact", None, 100, BLOCKS), *far]
+    said = sweep.to_markdown(fits, sweep.top_lists(fits, [0], FOUR, 1), ["A"], "toy")
+    assert "The 3 fits that end at more than 1,000 times the exact cost" in said
+    assert "100% with others of the same random start, 0% with others of another start" in said
+
+
+# Two of one seed, which rank alike, and one of another.
+STUCK = [(1.0, MIXED, 0), (0.1, MIXED, 0), (1.0, [[3, 0], [1, 0], [0, 2], [2, 0]], 1)]
+
+
+def test_words_do_not_claim_a_fall_that_is_not_there():
+    fits = [made("exact", None, 100, BLOCKS)]
+    fits += [made("adam", lr, 100 + lr, BLOCKS if lr % 2 else MIXED) for lr in range(1, 7)]
+    said = sweep.to_markdown(fits, sweep.top_lists(fits, [0], FOUR, 1), ["A"], "toy")
+    assert "The overlap does not clearly fall as the gap grows (Spearman" in said
+
+
+@pytest.mark.parametrize(("n", "is_said"), [(5, False), (6, True)])
+def test_the_correlation_of_fits_that_share_their_start_has_no_p_value(n, is_said):
+    fits = [made("exact", None, 100, BLOCKS)]
+    fits += [made("adam", lr, 100 + lr, BLOCKS if lr < 4 else MIXED) for lr in range(1, n + 1)]
+    said = sweep.to_markdown(fits, sweep.top_lists(fits, [0], FOUR, 1), ["A"], "toy")
+    correlation = (
+        "The overlap falls as the gap grows (Spearman's rank correlation -0.88 over 6 fits)."
+    )
+    assert (correlation in said) == is_said
+    assert "p = " not in said
+
+
+def test_no_list_holds_another_row_of_the_movie_that_was_asked_for():
+    titles = TitleIndex(["A (1990)", "A (1990)", "C", "D"])
+    fits = [made("exact", None, 100, BLOCKS)]
+    (lists,) = sweep.top_lists(fits, [0, 2], titles, k=10)
+    assert lists.tolist() == [[2, 3], [3, 0]]  # of the shorter one's length
+
+
+def test_names_carry_the_seed_where_there_are_several(fits):
+    twice = [*fits, made("adam", 1.0, 102, BLOCKS, seed=1)]
+    assert sweep.names_of(twice)[:2] == ["exact", "adam lr=1 seed=0"]
+    assert sweep.names_of(twice)[-1] == "adam lr=1 seed=1"
+
+
+def test_figures_show_the_fits(fits):
+    of_adam = [item for item in fits if item.options.optimizer == "adam"]
+    axes = sweep_figures.plot_cost_by_epoch(of_adam, 100, "adam").axes[0]
+    assert [list(line.get_ydata()) for line in axes.lines[:2]] == [[202, 101], [1800, 900]]
+    assert axes.get_yscale() == "log"
+    cells = sweep_figures.plot_gap_heat_map(sweep.fit_table(fits), "gaps").axes[0].texts
+    assert [text.get_text() for text in cells] == [
+        "lr 1\n+1.00%",
+        "lr 0.1\n× 9",
+        "lr 1\ndiverged",
+    ]
+    overlap = sweep.pairwise(sweep.top_lists(fits, [0], FOUR, 1))
+    points = sweep_figures.plot_overlap_by_gap(fits, overlap[0], "title").axes[0].collections
+    np.testing.assert_allclose(points[0].get_offsets(), [[0.01, 1], [8, 0]])
+    texts = (
+        sweep_figures.plot_overlap_heat_map(sweep.names_of(fits), overlap, "title").axes[0].texts
+    )
+    assert len(texts) == 9  # of the three that did not diverge
+    by_epoch, by_seconds = sweep_figures.plot_best_curves(
+        sweep.best_of_each(fits), 100, "best"
+    ).axes
+    assert list(by_epoch.lines[0].get_xdata()) == [0, 1]
+    np.testing.assert_allclose(by_seconds.lines[0].get_xdata(), [0, 0.1])
+
+
+def test_a_map_of_one_cell_has_room_for_its_words(fits):
+    table = sweep.fit_table([made("adam", 1.0, 202, BLOCKS), fits[0]])
+    title = "Final cost above the exact one: ml-latest-small, dim 100"
+    figure = sweep_figures.plot_gap_heat_map(table, title)
+    figure.savefig(io.BytesIO())  # lays it out
+    cells, bar = figure.axes
+    for words in (cells.title, bar.yaxis.label):
+        box = words.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, words
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, words
+
+
+# ------------------------------------------------------------------ children that are found again
+
+
+def test_the_key_of_a_fit_changes_with_all_that_its_result_depends_on(monkeypatch):
+    usual = (FitOptions("adam", 1.0), 0, "digest", "cpu")
+    others = [
+        (FitOptions("adam", 0.1), *usual[1:]),
+        (FitOptions("adamw", 1.0), *usual[1:]),
+        (FitOptions("adam", 1.0, dim=20), *usual[1:]),
+        (FitOptions("adam", 1.0, epochs=20), *usual[1:]),
+        (FitOptions("adam", 1.0, objective="dense"), *usual[1:]),
+        (FitOptions("adam", 1.0, init_scale=0.1), *usual[1:]),
+        (usual[0], 1, "digest", "cpu"),
+        (usual[0], 0, "other", "cpu"),
+        (usual[0], 0, "digest", "cuda"),
+    ]
+    keys = [fit_key(*usual), *(fit_key(*other) for other in others)]
+    monkeypatch.setattr("embedlab.workflows.sweep._code_digest", lambda: "other code")
+    keys.append(fit_key(*usual))
+    assert len(set(keys)) == len(others) + 2
+    monkeypatch.undo()
+    assert fit_key(*usual) == keys[0]
+
+
+def test_the_code_of_a_fit_is_all_that_the_solvers_import():
+    root, found, waiting = PROJECT / "src", set(), {"embedlab.movies.solvers.fit"}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        path = root / f"{name.replace('.', '/')}.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            module = getattr(node, "module", None) or ""
+            if isinstance(node, ast.ImportFrom) and module.startswith("embedlab.movies."):
+                waiting |= {module} - found
+    rooms = {name.removeprefix("embedlab.").rpartition(".")[0].replace(".", "/") for name in found}
+    assert rooms == set(FIT_ROOMS)
+
+
+GRID = ["--ratings", "sample", "--dim", "5", "--epochs", "4", "--optimizers", "adam,sgd"]
+RATES = ["--learning-rates", "adam:1,0.1/sgd:1e-5,9"]
+TITLES = ["--titles", "Toy Story|Apollo 13"]
+
+
+def children(client) -> dict[str, mlflow.entities.Run]:
+    """Every child by its run id, oldest first."""
+    found = client.search_runs(["1"], "tags.fit_key IS NOT NULL", order_by=["start_time ASC"])
+    return {run.info.run_id: run for run in found}
+
+
+def parents(client) -> list[mlflow.entities.Run]:
+    """Newest first."""
+    found = client.search_runs(["1"], "tags.entry_point = 'compare_optimizers'")
+    return [run for run in found if "fit_key" not in run.data.tags]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A store with one finished comparison; the lines that it, and later ones, printed."""
+    printed = []
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        fresh_store(tmp_path_factory.mktemp("sweep")) as client,
+    ):
+        patch.setattr(
+            "embedlab.cli.console.console.print", lambda *text: printed.extend(map(str, text))
+        )
+        main([*GRID, *RATES, *TITLES])
+        yield client, printed
+
+
+def test_every_fit_is_a_child_with_the_same_parameters_and_its_own_metrics(compared):
+    client, _ = compared
+    made = list(children(client).values())
+    parent = parents(client)[-1]
+    tag = f"sweep_{parent.info.run_id[:8]}"
+    assert [run.info.run_name for run in made[:5]] == [
+        "exact",
+        "adam lr=1",
+        "adam lr=0.1",
+        "sgd lr=9",
+        "sgd lr=1e-05",
+    ]
+    for run in made[:5]:
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags[tag] == "made"
+        assert run.data.params["dim"] == "5"
+        assert run.data.params["ratings"] == "sample"
+    exact, adam, _, diverged, sgd = (run.data for run in made[:5])
+    assert exact.metrics["final/gap"] == 0
+    assert exact.metrics["final/overlap"] == 1
+    assert "lr" not in exact.params
+    gap = adam.metrics["final/cost"] / exact.metrics["final/cost"] - 1
+    assert adam.metrics["final/gap"] == pytest.approx(gap)
+    assert adam.metrics["final/log10_gap"] == pytest.approx(np.log10(gap))
+    assert (sgd.params["lr"], sgd.params["log10_lr"]) == ("1e-05", "-5")
+    assert 0 <= sgd.metrics["final/overlap"] <= 1
+    assert diverged.tags["stop_reason"] == "diverged"
+    assert made[3].info.status == "FAILED"
+    assert "final/cost" not in diverged.metrics
+    history = client.get_metric_history(made[1].info.run_id, "train/gap")
+    assert [point.step for point in history] == [0, 1, 2, 3, 4]
+
+
+def test_the_parent_holds_figures_tables_and_the_answer(compared, tmp_path):
+    client, printed = compared
+    parent = parents(client)[-1]
+    assert parent.info.status == "FINISHED"
+    run_id = parent.info.run_id
+    files = {
+        file.path
+        for folder in ("", "figures", "tables")
+        for file in client.list_artifacts(run_id, folder)
+    }
+    assert files >= {
+        "summary.md",
+        *(f"figures/cost_{name}.png" for name in ("adam", "sgd")),
+        *(f"figures/{name}.png" for name in ("best", "gap", "overlap", "overlap_by_gap")),
+        *(f"tables/{name}.json" for name in ("fits", "overlap", "recommendations")),
+    }
+    table = mlflow.load_table("tables/fits.json", run_ids=[run_id])
+    assert table["run_id"].tolist() == list(children(client))[:5]
+    recommended = mlflow.load_table("tables/recommendations.json", run_ids=[run_id])
+    assert set(recommended["query"]) == {"Toy Story (1995)", "Apollo 13 (1995)"}
+    assert len(recommended) == 4 * 2 * 10  # fits that did not diverge, titles, ranks
+    assert parent.data.tags["mlflow.note.content"] in printed
+
+
+def test_the_printed_view_is_a_saved_one_that_finds_every_child(compared):
+    client, printed = compared
+    parent = parents(client)[-1]
+    tag = f"sweep_{parent.info.run_id[:8]}"
+    assert f"viewStateShareKey={tag}&compareRunsMode=CHART" in "".join(printed)
+    view = client.get_experiment("1").tags[f"mlflow.sharedViewState.{tag}"]
+    state = json.loads(json.loads(view)["state"])
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`final/cost`", True)
+    found = client.search_runs(["1"], state["searchFilter"])
+    assert {run.info.run_id for run in found} == set(list(children(client))[:5])
+
+
+def test_a_larger_grid_takes_over_what_is_there(compared):
+    client, printed = compared
+    before = children(client)
+    n_printed = len(printed)
+    main(
+        [
+            *GRID,
+            "--learning-rates",
+            "adam:1,0.1,0.01/sgd:1e-5,9",
+            "--titles",
+            "Pretty Woman",
+            "--k",
+            "3",
+        ]
+    )
+    after = children(client)
+    fresh = [run for run_id, run in after.items() if run_id not in before]
+    assert [run.info.run_name for run in fresh] == ["adam lr=0.01"]
+    newest = parents(client)[0].info.run_id
+    table = mlflow.load_table("tables/fits.json", run_ids=[newest])
+    assert len(table) == 6
+    assert set(table["run_id"]) == set(list(before)[:5]) | {fresh[0].info.run_id}
+    for run_id in list(before)[:5]:
+        assert after[run_id].data.tags[f"sweep_{newest[:8]}"] == "reused"
+    assert table["status"].tolist().count("diverged at epoch 1") == 1
+    old = mlflow.load_table("tables/fits.json", run_ids=[parents(client)[-1].info.run_id])
+    both = pd.merge(table, old, on="run_id")
+    assert len(both) == 5
+    for column in ("cost", "gap", "epochs", "status"):
+        assert both[f"{column}_x"].equals(both[f"{column}_y"]), column
+    assert "".join(printed[n_printed:]).count("found finished") == 5
+
+
+def test_without_reuse_every_fit_is_made_anew(compared):
+    client, _ = compared
+    n_before = len(children(client))
+    main([*GRID, *RATES, *TITLES, "--reuse", "false"])
+    assert len(children(client)) == n_before + 5
+
+
+def test_a_child_whose_vectors_are_gone_is_fitted_anew(tmp_path, capsys):
+    with fresh_store(tmp_path) as client:
+        main([*GRID, *RATES, *TITLES])
+        (lost,) = (run for run in children(client).values() if run.info.run_name == "adam lr=1")
+        (vectors,) = tmp_path.rglob(f"{lost.info.run_id}/artifacts/embedding/vectors.npy")
+        vectors.write_bytes(vectors.read_bytes()[:100])
+        main([*GRID, *RATES, *TITLES])
+        names = [run.info.run_name for run in children(client).values()]
+    assert names.count("adam lr=1") == 2
+    assert len(names) == 6
+
+
+def test_a_comparison_that_is_stopped_goes_on(tmp_path, monkeypatch):
+    with fresh_store(tmp_path) as client:
+        from embedlab.workflows import sweep as tracked
+
+        solve, calls = tracked.fit_weighted, itertools.count(1)
+
+        def stopped_in_the_third(*args):
+            if next(calls) == 3:
+                raise KeyboardInterrupt
+            return solve(*args)
+
+        monkeypatch.setattr(tracked, "fit_weighted", stopped_in_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            main([*GRID, *RATES, *TITLES])
+        stopped = [(r.info.run_name, r.data.tags["stop_reason"]) for r in children(client).values()]
+        assert stopped == [
+            ("exact", "finished"),
+            ("adam lr=1", "finished"),
+            ("adam lr=0.1", "ctrl-c"),
+        ]
+        assert parents(client)[0].data.tags["stop_reason"] == "ctrl-c"
+        main([*GRID, *RATES, *TITLES])
+        names = [run.info.run_name for run in children(client).values()]
+        assert names[3:] == ["adam lr=0.1", "sgd lr=9", "sgd lr=1e-05"]
+        assert next(calls) == 3 + 3 + 1
+        assert parents(client)[0].info.status == "FINISHED"
+
+
+def test_an_unknown_title_is_refused_before_any_fit(tmp_path):
+    from embedlab.errors import TitleError
+
+    with fresh_store(tmp_path) as client:
+        with pytest.raises(TitleError, match="Terminater 7"):
+            main([*GRID, *RATES, "--titles", "Toy Story|Terminater 7"])
+        assert children(client) == {}
+
+
+def test_several_seeds_and_one_exact_fit(tmp_path):
+    with fresh_store(tmp_path) as client:
+        main([*GRID, *TITLES, "--learning-rates", "adam:1/sgd:1e-5", "--seeds", "0,1"])
+        found = [(r.info.run_name, r.data.params["seed"]) for r in children(client).values()]
+        table = mlflow.load_table("tables/fits.json", run_ids=[parents(client)[0].info.run_id])
+    assert [seed for name, seed in found if name == "adam lr=1"] == ["0", "1"]
+    assert [seed for name, seed in found if name == "exact"] == ["0"]
+    assert table["fit"].tolist()[:3] == ["exact", "adam lr=1 seed=0", "adam lr=1 seed=1"]
+    assert table["cost"].nunique() == 5
+
+
+@pytest.mark.real
+def test_on_real_ratings_converged_fits_agree_and_others_do_not(real_movielens, tmp_path):
+    rates = "adam:1,0.0001/lbfgs:1"
+    with fresh_store(tmp_path) as client:
+        grid = ["--optimizers", "adam,lbfgs", "--learning-rates", rates, "--dim", "20"]
+        main(["--ratings", str(real_movielens), *grid])
+        parent = parents(client)[0].info.run_id
+        table = mlflow.load_table("tables/overlap.json", run_ids=[parent])
+    overlap = table.set_index(["first", "second"])["overlap"]
+    # Converged fits share at least 9 of 10 movies; one that stayed at its start shares none.
+    assert overlap["exact", "lbfgs lr=1"] >= 0.9
+    assert overlap["exact", "adam lr=1"] >= 0.9
+    assert overlap["exact", "adam lr=0.0001"] <= 0.1

@@ -1,0 +1,56 @@
+"""The figures show the numbers they claim to."""
+
+import numpy as np
+import pytest
+from oracles import small_ratings
+
+from embedlab.movies.data.cooccurrence import cooccurrence
+from embedlab.movies.data.likes import find_likes
+from embedlab.movies.plots import plot_cost, plot_popularity, plot_ratings, plot_top_block
+from embedlab.progress import Step
+
+
+@pytest.fixture(scope="module")
+def world():
+    ratings = small_ratings(np.random.default_rng(0))
+    return ratings, find_likes(ratings, "user_mean")
+
+
+def test_the_histogram_holds_every_rating_and_every_like(world):
+    ratings, likes = world
+    given, liked = plot_ratings(ratings, likes).axes[0].containers
+    assert sum(bar.get_height() for bar in given) == ratings.n_ratings
+    assert sum(bar.get_height() for bar in liked) == likes.matrix.nnz
+
+
+def test_the_long_tail_is_sorted_and_whole(world):
+    _, likes = world
+    shown = plot_popularity(likes).axes[0].lines[0].get_ydata()
+    assert list(shown) == sorted(likes.popularity[likes.popularity > 0], reverse=True)
+
+
+def test_the_block_is_that_of_the_most_liked_movies_without_its_diagonal(world):
+    _, likes = world
+    counts = cooccurrence(likes.matrix)
+    axes = plot_top_block(likes, n_top=4).axes[0]
+    top = np.argsort(-likes.popularity, kind="stable")[:4]
+    expected = counts.toarray()[np.ix_(top, top)].astype(float)
+    np.fill_diagonal(expected, np.nan)
+    np.testing.assert_array_equal(axes.images[0].get_array().filled(np.nan), expected)
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        likes.movies["title"][row] for row in top
+    ]
+
+
+@pytest.mark.parametrize(("costs", "scale"), [([1e6, 1e3], "log"), ([10.0, 9.0], "linear")])
+def test_costs_of_several_orders_get_a_logarithmic_axis(costs, scale):
+    steps = [Step(epoch, {"train/cost": cost}) for epoch, cost in enumerate(costs)]
+    axes = plot_cost({"adam lr=1": steps}, "title", reference_cost=costs[-1]).axes[0]
+    assert axes.get_yscale() == scale
+    assert list(axes.lines[0].get_ydata()) == costs
+    assert len(axes.get_legend().get_texts()) == 2
+
+
+def test_a_fit_without_a_finite_cost_still_gets_its_figure():
+    axes = plot_cost({"sgd lr=9": []}, "title").axes[0]
+    assert "no finite cost" in axes.get_legend().get_texts()[0].get_text()

@@ -1,0 +1,192 @@
+"""Imports point down: every module stands on a floor, and imports from below it."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+SOURCE = "src"
+HEAVY = ("torch", "torchvision", "scipy", "pandas", "mlflow", "matplotlib")
+# The floors, from the top: a room may import what stands below it, never what stands above.
+FLOORS = (
+    ("entrypoints",),
+    ("embedlab.cli",),
+    ("embedlab.workflows",),
+    ("embedlab.tracking",),
+    ("embedlab.movies", "embedlab.vision"),
+    ("embedlab.distributed",),
+    ("embedlab.datasets",),
+    ("embedlab.device", "embedlab.plotting", "embedlab.process", "embedlab.progress"),
+    ("embedlab.errors", "embedlab.wording"),
+    ("embedlab_serving",),
+)
+# What the parsers and the launchers of workers read before anything heavy is imported.
+LIGHT = (
+    "entrypoints",
+    "embedlab.cli.parser",
+    "embedlab.errors",
+    "embedlab.wording",
+    "embedlab.distributed.launch",
+    "embedlab.movies.data.like_rule",
+    "embedlab.movies.solvers.options",
+    "embedlab.movies.sweep.grid",
+    "embedlab.vision.options",
+    "embedlab_serving.titles",
+    "embedlab_serving.neighbours",
+    "embedlab_serving.decode",
+)
+FAMILIES = ("embedlab.movies", "embedlab.vision")  # neither knows the other, nor does tracking
+MLFLOW = ("embedlab.workflows", "embedlab.tracking", "embedlab_serving")
+MAX_MODULES = 11  # in a folder
+MAX_LINES = 125  # of an entry point
+
+
+def source_files(root: Path) -> dict[str, Path]:
+    """Modules by dotted name."""
+    found = {}
+    for base, top in ((root / SOURCE, "embedlab*"), (root, "entrypoints")):
+        for folder in base.glob(top):
+            for path in folder.rglob("*.py"):
+                name = ".".join(path.relative_to(base).with_suffix("").parts)
+                found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported_modules(name: str, path: Path) -> set[tuple[str, bool]]:
+    """Every module that the file names in an import, with its absolute name, and whether it is
+    imported with the file rather than when a function is called."""
+    package = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    late = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):  # for a type checker alone
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            late |= {id(inner) for inner in ast.walk(node)}
+    modules = set()
+    for node in ast.walk(tree):
+        names = set()
+        match node:
+            case ast.Import(names=aliases):
+                names = {alias.name for alias in aliases}
+            case ast.ImportFrom(module=module, names=aliases, level=level):
+                start = package[: len(package) - level + 1] if level else []
+                base = ".".join([*start, *([module] if module else [])])
+                names = {base, *(f"{base}.{alias.name}" for alias in aliases)}
+            case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=[first, *_]):
+                if called in ("import_module", "__import__") and isinstance(first, ast.Constant):
+                    names = {first.value}
+        modules |= {(name, id(node) not in late) for name in names}
+    return modules
+
+
+def is_in(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
+
+
+def floor_of(module: str) -> int | None:
+    """Its number from the top; None for a module of another project."""
+    found = [i for i, rooms in enumerate(FLOORS) if any(is_in(module, room) for room in rooms)]
+    return found[0] if found else None
+
+
+def arrows_up(root: Path) -> set[tuple[str, str]]:
+    """(module, what it imports) for every import that no floor allows."""
+    found = set()
+    for name, path in source_files(root).items():
+        floor = floor_of(name)
+        for target, is_eager in imported_modules(name, path):
+            other = floor_of(target)
+            own_room = next((r for r in FLOORS[floor] if is_in(name, r)), name) if floor else name
+            is_up = other is not None and floor is not None and other < floor
+            is_family = any(is_in(target, room) for room in FAMILIES)
+            is_sideways = is_family and (
+                is_in(name, "embedlab.tracking") or (other == floor and not is_in(target, own_room))
+            )
+            is_heavy = is_eager and any(is_in(target, heavy) for heavy in HEAVY)
+            if (
+                is_up
+                or is_sideways
+                or (is_heavy and any(is_in(name, light) for light in LIGHT))
+                or (is_in(target, "mlflow") and not any(is_in(name, room) for room in MLFLOW))
+                or (is_in(target, "argparse") and not is_in(name, "embedlab.cli"))
+            ):
+                found.add((name, target))
+    return found
+
+
+def test_every_module_stands_on_a_floor():
+    modules = source_files(PROJECT)
+    assert {name for name in modules if floor_of(name) is None} == {"embedlab"}
+    for floor in FLOORS:
+        assert all(any(is_in(name, room) for name in modules) for room in floor), floor
+
+
+def test_no_import_points_up():
+    assert arrows_up(PROJECT) == set()
+
+
+def test_no_folder_is_crowded():
+    folders = Counter(path.parent for path in source_files(PROJECT).values())
+    crowded = {folder.name: n for folder, n in folders.items() if n > MAX_MODULES + 1}  # __init__
+    assert crowded == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "target"),
+    [
+        ("embedlab.movies.solvers.fit", "import mlflow", "mlflow"),
+        ("embedlab.movies.data.likes", "def f():\n    import mlflow.entities", "mlflow.entities"),
+        ("embedlab.movies.solvers.fit", "from embedlab import tracking", "embedlab.tracking"),
+        ("embedlab.movies.solvers.fit", "import embedlab.tracking.run", "embedlab.tracking.run"),
+        ("embedlab.movies.solvers.options", "import argparse", "argparse"),
+        ("embedlab.movies.plots", "import embedlab.vision.options", "embedlab.vision.options"),
+        ("embedlab.vision.features", "from embedlab import movies", "embedlab.movies"),
+        ("embedlab.datasets.cache", "from embedlab import vision", "embedlab.vision"),
+        (
+            "embedlab.datasets.cache",
+            "import importlib\nimportlib.import_module('mlflow')",
+            "mlflow",
+        ),
+        ("embedlab.distributed.launch", "def f():\n    import mlflow", "mlflow"),
+        ("embedlab.distributed.launch", "from embedlab import tracking", "embedlab.tracking"),
+        ("embedlab.tracking.run", "from embedlab import workflows", "embedlab.workflows"),
+        ("embedlab.tracking.run", "from embedlab import movies", "embedlab.movies"),
+        ("embedlab.workflows.sweep", "from embedlab import cli", "embedlab.cli"),
+        ("embedlab.device", "import embedlab.datasets.cache", "embedlab.datasets.cache"),
+        ("embedlab_serving.titles", "import scipy.sparse as sp", "scipy.sparse"),
+        ("embedlab_serving.titles", "import embedlab.errors", "embedlab.errors"),
+        ("entrypoints.recommend", "def f():\n    import mlflow", "mlflow"),
+        ("entrypoints.main", "import numpy as np\nimport torch", "torch"),
+    ],
+)
+def test_a_planted_arrow_is_found(tmp_path, module, line, target):
+    for folder in (SOURCE, "entrypoints"):
+        shutil.copytree(
+            PROJECT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    with source_files(tmp_path)[module].open("a", encoding="utf-8") as planted:
+        planted.write(f"\n{line}\n")
+    assert arrows_up(tmp_path) == {(module, target)}
+
+
+def test_what_the_served_model_runs_is_light_through_all_it_imports():
+    code = (
+        "import sys, embedlab_serving.titles, embedlab_serving.neighbours\n"
+        f"print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT / "src", capture_output=True, text=True
+    )
+    assert (found.returncode, found.stdout.strip()) == (0, ""), found.stderr
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "entrypoints").glob("*.py")), ids=lambda path: path.stem
+)
+def test_an_entry_point_is_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) < MAX_LINES

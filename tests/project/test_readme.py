@@ -1,0 +1,80 @@
+"""What the README says to type exists: entry points, parameters, make targets, folders."""
+
+import ast
+import re
+import shlex
+
+import pytest
+import yaml
+from conftest import PROJECT
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip()
+]
+MLFLOW_RUNS = [command for command in COMMANDS if command[:2] == ["mlflow", "run"]]
+ENTRY_POINTS = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
+
+
+def test_the_readme_has_commands():
+    assert len(MLFLOW_RUNS) >= 4
+    assert ["make", "run"] in COMMANDS
+    assert ["make", "test"] in COMMANDS
+
+
+@pytest.mark.parametrize("command", MLFLOW_RUNS, ids=" ".join)
+def test_every_run_names_an_entry_point_its_parameters_and_a_manager(command):
+    entry_point = command[command.index("-e") + 1]
+    assert "--env-manager" in command  # without it MLflow looks for conda
+    given = [command[i + 1].partition("=")[0] for i, word in enumerate(command) if word == "-P"]
+    assert set(given) <= set(ENTRY_POINTS[entry_point]["parameters"])
+
+
+def test_every_make_target_is_there():
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"(?:^|`)make ([a-z]+)", README, flags=re.MULTILINE)
+    assert {"run", "test", "ui", "bench"} <= set(targets)
+    for target in set(targets):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_every_entry_point_and_its_named_parameters_are_in_the_table():
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", README, flags=re.MULTILINE)
+    assert [name for name, _ in rows] == list(ENTRY_POINTS)
+    for name, parameters in rows:
+        assert set(re.findall(r"`(\w+)`", parameters)) <= set(ENTRY_POINTS[name]["parameters"])
+
+
+def test_the_python_in_it_parses_and_the_folders_exist():
+    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+        assert ast.parse(block).body
+    folders = re.findall(r"^\| `([a-z/]+/)`", README, flags=re.MULTILINE)
+    assert len(folders) >= 4
+    assert all((PROJECT / folder).is_dir() for folder in folders)
+
+
+def test_the_limits_of_a_request_are_those_of_the_code():
+    from embedlab_serving import decode, image_model, movie_model
+    from embedlab_serving.titles import MAX_QUERY, MAX_TITLES
+
+    rows = dict(re.findall(r"^\| `(movie-embedding|image-classifier)` \| (.*) \|$", README, re.M))
+    assert rows["movie-embedding"] == (
+        f"{movie_model.MAX_QUERIES:,} rows; {MAX_TITLES} titles a row, joined by `\\|`, of "
+        f"{MAX_QUERY} characters each | `k` from 1 to {movie_model.MAX_RECOMMENDATIONS:,} (10), "
+        "`score` `dot` or `cosine` (`dot`), `include_self` true or false (false)"
+    )
+    images, _, formats = rows["image-classifier"].partition(": ")
+    assert images == (
+        f"{image_model.MAX_IMAGES} rows; {image_model.MAX_CHARACTERS:,} characters of base64 "
+        f"and {decode.MAX_PIXELS:,} pixels an image, as one of"
+    )
+    names, _, params = formats.partition(" | ")
+    assert tuple(names.split(", ")) == decode._WANTED
+    assert params == f"`k` from 1 to the number of classes ({image_model.K}, or all of fewer)"
+    for model, row in ((movie_model, "movie-embedding"), (image_model, "image-classifier")):
+        given = re.findall(r"`(\w+)` (?:from|`dot`|true)", rows[row])
+        assert given == [param.name for param in model.SIGNATURE.params]

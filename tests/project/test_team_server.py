@@ -1,0 +1,498 @@
+"""`docs/team-server.md`, command by command, and what a team does with its server.
+
+A PostgreSQL of our own, on a socket in a temporary folder, and the real `mlflow server`, set up by
+the page's own commands. What they would do to the machine (`sudo`, `apt-get`, `systemctl`, …) is
+done to that folder by `stand_ins.py`; paths and the port are replaced in their text.
+
+The tests build on each other, in this order. They take two minutes on two cores, of which most is
+Python's start and MLflow's. What takes as long again (`main`, a training that is resumed after an
+outage, first runs on PostgreSQL without a server) runs only where EMBEDLAB_LONG_TESTS is set.
+"""
+
+import importlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from unittest.mock import patch
+
+import mlflow
+import pytest
+import sqlalchemy
+import yaml
+from conftest import PROJECT, free_port, long
+from mlflow.tracking import fluent
+
+from embedlab.errors import ServerAwayError, TrackingError
+from embedlab.tracking import store
+from embedlab.tracking.store import initialise_store
+
+pytestmark = pytest.mark.slow
+
+PAGE = (PROJECT / "docs" / "team-server.md").read_text(encoding="utf-8")
+SECTIONS = dict(part.split("\n", 1) for part in PAGE.split("\n## ")[1:])
+BLOCKS = {
+    name: re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL) for name, text in SECTIONS.items()
+}
+ENTRY_POINTS = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
+RETRY = "--retry 60 --retry-delay 1 --retry-connrefused"
+FOLDERS = ("etc/systemd/system", "srv", "var/backups", "var/lib/postgresql", "var/run/postgresql")
+
+
+def postgresql_programs() -> Path | None:
+    """The folder of the newest, of which Debian puts the clients alone on the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if found:
+        return found[-1].parent
+    elsewhere = shutil.which("initdb")
+    return Path(elsewhere).parent if elsewhere else None
+
+
+class Team:
+    """The page's machine, in a folder, and a place where its users work."""
+
+    def __init__(self, programs: Path):
+        self.root = Path(mkdtemp(prefix="team-", dir="/tmp"))  # a socket's path must be short
+        self.root.chmod(0o755)
+        for folder in (*FOLDERS, "bin", "here"):
+            (self.root / folder).mkdir(parents=True)
+        self.sockets = self.root / "var/run/postgresql"
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.executed: list[str] = []
+        for command in ("sudo", "apt-get", "adduser", "python3", "systemctl"):
+            stand_in = self.root / "bin" / command
+            call = f'"{sys.executable}" "{PROJECT}/tests/stand_ins.py" {command} "$@"'
+            stand_in.write_text(f"#!/bin/sh\nexec {call}\n", encoding="utf-8")
+            stand_in.chmod(0o755)
+        self.environment = {k: v for k, v in os.environ.items() if "MLFLOW_" not in k} | {
+            "PATH": os.pathsep.join([str(self.root / "bin"), str(programs), os.environ["PATH"]]),
+            "TEAM_ROOT": str(self.root),
+            "PGHOST": str(self.sockets),
+            "PIP_NO_INDEX": "1",  # what is not here already is a version that the page has wrong
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "EMBEDLAB_CACHE": str(self.root / "cache"),
+        }
+        self.programs = programs
+
+    def postgresql(self, action: str, *options: str) -> None:
+        """`pg_ctl`, by a user other than root, which PostgreSQL refuses."""
+        other = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        by_whom = other if os.geteuid() == 0 else []
+        data = self.root / "var/lib/postgresql"
+        if by_whom:
+            for folder in (data, self.sockets):
+                shutil.chown(folder, "postgres", "postgres")
+        command = [*by_whom, self.programs / "pg_ctl", action, "-D", data / "data", *options]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+    def start_postgresql(self) -> None:
+        options = f"-F -c listen_addresses= -k {self.sockets}"
+        log = self.root / "var/lib/postgresql/log"
+        self.postgresql("start", "-w", "-o", options, "-l", str(log))
+
+    def execute(self, section: str, number: int) -> str:
+        """Execute one command block of the page; what it printed."""
+        block = BLOCKS[section][number]
+        self.executed.append(f"{section} {number}")
+        text = re.sub(r"(?<![\w.])/(etc|opt|srv|var)/", rf"{self.root}/\1/", block)
+        text = re.sub(r"\b5000\b", str(self.port), text).replace(
+            "mlflow run .", f"mlflow run {PROJECT}"
+        )
+        return self.run(["bash", "-euo", "pipefail", "-c", text])
+
+    def run(self, command: list, **environment: str) -> str:
+        done = subprocess.run(
+            command,
+            cwd=self.root / "here",
+            env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def systemctl(self, action: str) -> None:
+        self.run(["systemctl", action, "mlflow"])
+
+    def start_server(self) -> None:
+        self.systemctl("start")
+        self.run(["curl", "-sf", *RETRY.split(), f"{self.uri}/health"])
+
+    def kill_server(self) -> None:
+        os.killpg(int((self.root / "mlflow.pid").read_text(encoding="utf-8")), signal.SIGKILL)
+
+    def entry_point(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen:
+        """A process of it, against the server."""
+        return subprocess.Popen(
+            [sys.executable, "-m", f"entrypoints.{name}", *arguments],
+            cwd=PROJECT,
+            env=self.environment | {"MLFLOW_TRACKING_URI": self.uri} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @contextmanager
+    def in_this_process(self):
+        """MLflow on the server, as a new process of a user finds it."""
+        of_mlflow = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI")
+        cache = {"EMBEDLAB_CACHE": self.environment["EMBEDLAB_CACHE"]}
+        before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+        with (
+            patch.dict(os.environ, cache),
+            chdir(self.root / "here"),
+            patch.object(fluent, "_active_experiment_id", None),
+        ):
+            for name in of_mlflow:
+                os.environ.pop(name, None)
+            mlflow.set_tracking_uri(self.uri)
+            try:
+                yield mlflow.MlflowClient()
+            finally:
+                mlflow.set_tracking_uri(before)
+
+    def unsent(self) -> list[Path]:
+        return sorted((self.root / "cache" / "unsent").glob("*"))
+
+
+@pytest.fixture(scope="module")
+def team():
+    """A server, set up by the page."""
+    programs = postgresql_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    pytest.importorskip("psycopg", reason="psycopg is not installed (requirements-dev.txt)")
+    team = Team(programs)
+    try:
+        team.postgresql("init", "-o", "--auth=trust --username=postgres --no-sync")
+        team.start_postgresql()
+        for number in range(len(BLOCKS["Set it up"])):
+            team.execute("Set it up", number)
+        yield team
+    finally:
+        team.systemctl("stop")
+        team.postgresql("stop", "-m", "immediate")
+        shutil.rmtree(team.root)
+
+
+@pytest.fixture
+def client(team):
+    with team.in_this_process() as client:
+        yield client
+
+
+# -- every entry point -------------------------------------------------------------------------
+
+
+def test_the_page_is_used_as_it_says(team, client):
+    printed = team.execute("Use it", 0)
+    (run,) = client.search_runs([client.get_experiment_by_name("embedlab").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
+    assert f"runs:/{run.info.run_id}/matrix" in printed
+    stored = team.root / "srv/mlflow/artifacts" / run.info.experiment_id / run.info.run_id
+    assert (stored / "artifacts/matrix/likes.npz").is_file()
+    assert list((team.root / "here").iterdir()) == []  # nothing is left where the user stands
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("mlflow.example.org", 200), ("localhost:5000", 200), ("evil.example.org", 403)],
+)
+def test_only_the_names_of_the_page_are_answered(team, host, status):
+    address = f"{team.uri}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    request = urllib.request.Request(address, headers={"Host": host})
+    try:
+        with urllib.request.urlopen(request) as response:
+            answered = response.status
+    except urllib.error.HTTPError as error:
+        answered = error.code
+    assert answered == status
+
+
+SMALL = "--dataset sample --weights none --resolution 32 --train-limit 60 --val-limit 20 "
+SMALL += "--test-limit 20 --epochs 1 --batch-size 16"
+ARGUMENTS = {
+    "build_matrix": "--ratings sample",
+    "fit_embedding": "--matrix runs:/{matrix}/matrix --dim 5 --epochs 5 --reference true "
+    "--register true",
+    "compare_optimizers": "--ratings sample --dim 5 --epochs 3 --optimizers adam "
+    "--learning-rates 1 --titles Alien --k 3",
+    "recommend": "--title Alien",
+    "extract_features": SMALL,
+    "finetune": f"{SMALL} --register true",
+    "compare_transfer": "--runs best",
+    "promote": "--model-name movie-embedding --version 1 --reason best",
+    "clean_runs": "",
+    "evaluate_embedding": "--ratings sample --dims 5 --k 3 --resamples 100",
+}
+
+
+def test_every_entry_point_is_tried():
+    assert set(ENTRY_POINTS) <= {*ARGUMENTS, "main"}
+
+
+@pytest.mark.parametrize("name", [name for name in ARGUMENTS if name in ENTRY_POINTS])
+def test_an_entry_point_runs_against_the_server(client, name):
+    experiment = client.get_experiment_by_name("embedlab").experiment_id
+    (matrix, *_) = client.search_runs([experiment], "tags.entry_point = 'build_matrix'")
+    arguments = ARGUMENTS[name].format(matrix=matrix.info.run_id).split()
+    importlib.import_module(f"entrypoints.{name}").main(arguments)
+    found = client.search_runs(
+        [experiment], f"tags.entry_point = '{name}'", order_by=["start_time ASC"]
+    )
+    assert {run.info.status for run in found} == {"FINISHED"}
+    assert found[0].data.metrics["memory/peak_mib"] > 10
+
+
+@long
+def test_main_runs_against_the_server(team, client):
+    options = "-e main --env-manager local --experiment-name main -P epochs=20 -P train_limit=100"
+    team.run(["mlflow", "run", PROJECT, *options.split()], MLFLOW_TRACKING_URI=team.uri)
+    runs = client.search_runs([client.get_experiment_by_name("main").experiment_id])
+    assert len(runs) == 7
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+# -- many at once ------------------------------------------------------------------------------
+
+EIGHT = """
+import multiprocessing, sys, time
+import mlflow
+from embedlab.cli.parser import exit_with
+from embedlab.progress import Step
+from embedlab.tracking.run import start_run
+
+def work(number, barrier):
+    barrier.wait()
+    exit_with(lambda _: fit(number))
+
+def fit(number):
+    with start_run("fit_embedding", f"run {number}", {"number": number}) as run:
+        for epoch in range(15):
+            run.record(Step(epoch, {"train/cost": float(number)}, 0.01))
+            run.flush()
+        run.log_text("x" * 100_000, "text.txt")
+
+mlflow.set_tracking_uri(sys.argv[1])
+fork = multiprocessing.get_context("fork")
+barrier = fork.Barrier(8)
+processes = [fork.Process(target=work, args=(number, barrier)) for number in range(8)]
+for process in processes: process.start()
+for process in processes: process.join()
+sys.exit(sum(process.exitcode != 0 for process in processes))
+"""
+
+
+def eight_at_once(team: Team, uri: str) -> list[mlflow.entities.Run]:
+    """The runs of eight processes that began at the same moment, each with all that it logged."""
+    team.run([sys.executable, "-c", EIGHT, uri], PYTHONPATH=str(PROJECT / "src"))
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("embedlab").experiment_id
+    runs = client.search_runs([experiment], "attributes.run_name LIKE 'run %'")
+    for run in runs:
+        assert (run.info.status, run.data.tags["stop_reason"]) == ("FINISHED", "finished")
+        history = client.get_metric_history(run.info.run_id, "train/cost")
+        number = float(run.data.params["number"])
+        assert [(p.step, p.value) for p in history] == [(epoch, number) for epoch in range(15)]
+        assert client.list_artifacts(run.info.run_id)[0].file_size == 100_000
+    return runs
+
+
+@pytest.mark.parametrize("kind", ["server", "sqlite", pytest.param("postgresql", marks=long)])
+def test_eight_runs_begin_and_log_at_once(team, kind):
+    """Through the server, and as the first ones of an empty database."""
+    uri = {
+        "server": team.uri,
+        "sqlite": f"sqlite:///{team.root}/here/{kind}/mlflow.db",
+        "postgresql": f"postgresql://mlflow@/empty?host={team.sockets}",
+    }[kind]
+    if kind == "postgresql":
+        team.run(["createdb", "--username=postgres", "--owner=mlflow", "empty"])
+    runs = eight_at_once(team, uri)
+    assert sorted(int(run.data.params["number"]) for run in runs) == list(range(8))
+
+
+def test_a_password_in_the_address_is_neither_printed_nor_kept(team, client):
+    """A proxy in front of the server would ask for it."""
+    address = team.uri.replace("//", "//me:secret@")
+    name = {"MLFLOW_TRACKING_URI": address, "MLFLOW_EXPERIMENT_NAME": "password"}
+    process = team.entry_point("build_matrix", "--ratings", "sample", **name)
+    said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    (run,) = of_experiment(client, "password")
+    assert "secret" not in f"{said}{run.to_dictionary()}{run.inputs.to_dictionary()}"
+
+
+@pytest.fixture
+def own_database(team):
+    """An empty one, without a server in front of it: its address."""
+    team.run(["createdb", "--username=postgres", "--owner=mlflow", "own"])
+    uri = f"postgresql://mlflow@/own?host={team.sockets}"
+    with team.in_this_process():
+        mlflow.set_tracking_uri(uri)
+        yield uri
+    team.run(["dropdb", "--username=postgres", "--force", "own"])
+
+
+def tables(team) -> str:
+    return team.run(["psql", "--username=mlflow", "-Atc", r"\dt", "own"])
+
+
+def test_a_database_of_another_program_is_named_and_left_as_it_is(team, own_database):
+    team.run(["psql", "--username=mlflow", "-c", "CREATE TABLE customers (name TEXT)", "own"])
+    before = tables(team)
+    with pytest.raises(TrackingError, match="another program: it has a table 'customers'"):
+        initialise_store()
+    assert tables(team) == before
+
+
+def test_a_lock_that_another_process_holds_is_named_and_waited_for(
+    team, own_database, monkeypatch, caplog
+):
+    monkeypatch.setattr(store, "SECONDS_TO_THE_LINE", 0.1)
+    monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.5")
+    engine = sqlalchemy.create_engine(own_database, poolclass=sqlalchemy.NullPool)
+    held = f"another process holds its lock {store.LOCK_NUMBER} (advisory)"
+    with engine.connect() as other:
+        other.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({store.LOCK_NUMBER})"))
+        with pytest.raises(ServerAwayError, match=re.escape(held)):
+            initialise_store()
+    assert held in caplog.messages[0]
+    assert "experiments" not in tables(team)
+    initialise_store()
+    assert "experiments" in tables(team)
+
+
+# -- an outage ---------------------------------------------------------------------------------
+
+FIT_EPOCHS, TUNE_EPOCHS = 2000, 6
+
+
+def of_experiment(client, experiment: str) -> list[mlflow.entities.Run]:
+    found = client.get_experiment_by_name(experiment)
+    order = ["start_time ASC"]
+    return client.search_runs([found.experiment_id], order_by=order) if found else []
+
+
+def wait_for_metric(client, experiment: str, metric: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        runs = of_experiment(client, experiment)
+        if runs and metric in runs[0].data.metrics:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"no {metric} in {experiment}")
+
+
+def steps(client, run: mlflow.entities.Run, metric: str) -> list[int]:
+    return [point.step for point in client.get_metric_history(run.info.run_id, metric)]
+
+
+def wait_until(is_so: Callable[[], object], process: subprocess.Popen) -> None:
+    while not is_so():
+        assert process.poll() is None
+        time.sleep(0.1)
+
+
+def test_a_fit_goes_on_while_database_and_server_are_stopped_and_started(team, client):
+    options = f"--ratings sample --dim 1000 --epochs {FIT_EPOCHS}".split()
+    fitting = team.entry_point("fit_embedding", *options, MLFLOW_EXPERIMENT_NAME="fit")
+    wait_for_metric(client, "fit", "train/cost")
+    team.postgresql("stop", "-m", "fast")
+    wait_until(team.unsent, fitting)
+    team.start_postgresql()
+    wait_until(lambda: not team.unsent(), fitting)
+    team.kill_server()
+    wait_until(team.unsent, fitting)
+    team.start_server()
+    _, said = fitting.communicate(timeout=120)
+    assert fitting.returncode == 0, said
+    assert "Traceback" not in said
+    assert re.findall("MLflow at [^ ]+ is (away|back)", said) == ["away", "back"] * 2
+    assert "is away (it answers 503). The run goes on" in said  # what it says without a database
+    (run,) = of_experiment(client, "fit")
+    assert (run.info.status, run.data.tags["stop_reason"]) == ("FINISHED", "finished")
+    assert steps(client, run, "train/cost") == list(range(FIT_EPOCHS + 1))
+    assert steps(client, run, "time/epoch_seconds") == list(range(FIT_EPOCHS))
+    assert len(run.outputs.model_outputs) == 1
+    assert team.unsent() == []
+
+
+@long
+def test_a_training_whose_server_does_not_come_back_is_sent_and_resumed_later(team, client):
+    options = SMALL.replace("--epochs 1", f"--epochs {TUNE_EPOCHS}").split()
+    of_tuning = {"MLFLOW_EXPERIMENT_NAME": "tune", "EMBEDLAB_WAIT_FOR_SERVER": "1"}
+    tuning = team.entry_point("finetune", *options, **of_tuning)
+    wait_for_metric(client, "tune", "val/accuracy")
+    team.kill_server()
+    printed, said = tuning.communicate(timeout=120)
+    assert tuning.returncode == 1
+    assert "Traceback" not in said
+    assert f"epoch {TUNE_EPOCHS}: " in printed
+    (kept,) = team.unsent()
+    assert said.splitlines()[-1] == (
+        f"embedlab: MLflow at {team.uri} was away for 1 s (connection refused); what this run "
+        f"could not log is kept in {kept}, and the next entry point that starts on this machine "
+        "with this store sends it."
+    )
+    team.start_server()
+    (stopped,) = of_experiment(client, "tune")
+    assert (stopped.info.run_id, stopped.info.status) == (kept.name, "RUNNING")  # not told yet
+
+    resumed = team.entry_point("finetune", "--resume", kept.name, MLFLOW_EXPERIMENT_NAME="tune")
+    _, said = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, said
+    assert f"Sent what run {kept.name} could not log: " in said
+    stopped, run = of_experiment(client, "tune")
+    assert (stopped.info.status, stopped.data.tags["stop_reason"]) == ("FAILED", "error")
+    assert run.info.status == "FINISHED"
+    took = []
+    for one in (stopped, run):
+        assert steps(client, one, "val/accuracy") == list(range(1, TUNE_EPOCHS + 1))
+        history = client.get_metric_history(one.info.run_id, "time/epoch_seconds")
+        took.append([point.value for point in history])
+    assert took[0] == took[1]  # nothing was trained again
+    images = Counter(
+        re.search(r"step\+(\d+)", item.path)[1]
+        for item in client.list_artifacts(stopped.info.run_id, "images")
+    )
+    assert images == {str(epoch): 2 for epoch in range(1, TUNE_EPOCHS + 1)}  # and its thumbnail
+    assert team.unsent() == []
+
+
+# -- the rest of the page ----------------------------------------------------------------------
+
+
+def test_a_back_up_brings_everything_back_and_an_upgrade_keeps_it(team, client):
+    before = {run.info.run_id: run.to_dictionary() for run in of_experiment(client, "embedlab")}
+    team.execute("Back it up", 0)
+    client.delete_run(next(iter(before)))
+    shutil.rmtree(team.root / "srv/mlflow/artifacts")
+    team.execute("Back it up", 1)
+    team.execute("Upgrade it", 0)
+    team.start_server()  # it runs already, and that is waited for
+    after = {run.info.run_id: run.to_dictionary() for run in of_experiment(client, "embedlab")}
+    assert after == before
+    for run_id in before:
+        assert mlflow.artifacts.list_artifacts(run_id=run_id) is not None
+
+
+def test_every_command_of_the_page_was_executed_in_its_order(team):
+    assert team.executed == [
+        f"{section} {number}" for section, blocks in BLOCKS.items() for number in range(len(blocks))
+    ]

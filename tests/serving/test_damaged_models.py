@@ -1,0 +1,516 @@
+"""Damaged, mixed up and foreign models, by the hundred: the right answer, or a sentence.
+
+Both kinds of model as they are logged, of twelve movies and of a network of two layers. One file
+after the other is deleted, emptied, cut short, changed in a bit, or replaced by another of its
+kind. `mlflow.pyfunc.load_model` is what serves a model, `recommend` what a user types.
+"""
+
+import _pickle
+import base64
+import io
+import json
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cloudpickle
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import fresh_store
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.pyfunc import PythonModel
+from oracles import small_ratings
+from PIL import Image
+from safetensors.torch import load_file, save
+from test_movie_model import MOVIES, TOY_STORY
+from torch import nn
+from torchvision import models
+from torchvision.models._api import register_model
+
+from embedlab.errors import DataError, EmbedlabError, TrackingError
+from embedlab.movies.data.likes import find_likes, load_likes, save_likes
+from embedlab.tracking import run as runs
+from embedlab.tracking.run import start_run
+from embedlab.vision.models.backbone import load_backbone
+from embedlab.vision.training.checkpoint import Checkpoints
+from embedlab.workflows.models import log_image_model, log_movie_model
+from embedlab.workflows.served import load_model, query
+from embedlab_serving import movie_model
+from embedlab_serving.digests import DIGESTS
+from entrypoints import recommend
+
+CLASSES = ("ant", "bee", "cat")
+VECTORS, TABLE = "artifacts/embedding/vectors.npy", "artifacts/embedding/movies.csv"
+WEIGHTS, ABOUT = "artifacts/classifier/weights.safetensors", "artifacts/classifier/about.json"
+# What MLflow writes beside the model, and what is of no consequence for an answer.
+BESIDE = (
+    "conda.yaml",
+    "python_env.yaml",
+    "requirements.txt",
+    "input_example.json",
+    "serving_input_example.json",
+    "registered_model_meta",
+)
+CUTS, FLIPS = 2, 2  # of every file; MLmodel, which no digest covers, is flipped more often
+FLIPS_OF_MLMODEL = 40
+
+
+@register_model("two_layers_for_tests")
+def two_layers(num_classes: int = 3, **_: object) -> nn.Module:
+    """A network that loads in no time, known to torchvision by this name."""
+    first = nn.Conv2d(3, 4, kernel_size=4, stride=4)
+    return nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 4 * 4, num_classes))
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A model as it was logged, copied to a folder where it may be damaged, and its answer."""
+
+    uri: str
+    folder: Path
+    request: pd.DataFrame
+    answer: pd.DataFrame
+
+    def load_and_ask(self) -> pd.DataFrame:
+        return mlflow.pyfunc.load_model(str(self.folder)).predict(self.request, params={"k": 3})
+
+    def check(self, answer: pd.DataFrame) -> None:
+        pd.testing.assert_frame_equal(answer, self.answer, check_exact=True)
+
+    def files(self) -> dict[str, bytes]:
+        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {
+            path.relative_to(self.folder).as_posix(): path.read_bytes()
+            for path in paths
+            if "__pycache__" not in path.parts
+        }
+
+    @contextmanager
+    def with_file(self, name: str, content: bytes | None) -> Iterator[None]:
+        """That file with another content, or none; afterwards it is as before."""
+        path = self.folder / name
+        before = path.read_bytes()
+        try:
+            if content is None:
+                path.unlink()
+            else:
+                path.write_bytes(content)
+            yield
+        finally:
+            path.write_bytes(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the same sums in the same order: answers are compared exactly
+    with fresh_store(tmp_path_factory.mktemp("store")) as client:
+        yield client
+    torch.set_num_threads(threads)
+
+
+def as_logged(uri: str, folder: Path, request: pd.DataFrame) -> Logged:
+    folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
+    model = mlflow.pyfunc.load_model(str(folder))
+    return Logged(uri, folder, request, model.predict(request, params={"k": 3}))
+
+
+VALUES = np.random.default_rng(0).normal(size=(len(MOVIES), 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def movies(store, tmp_path_factory) -> Logged:
+    with start_run("fit_embedding", "fit", {}) as run:
+        uri = log_movie_model(run, VALUES, MOVIES, {"data": "twelve movies", "cost": 1.5})
+    return as_logged(uri, tmp_path_factory.mktemp("movies"), pd.DataFrame({"title": [TOY_STORY]}))
+
+
+@pytest.fixture(scope="module")
+def images(store, tmp_path_factory) -> Logged:
+    about = {
+        "backbone": "two_layers_for_tests",
+        "classes": CLASSES,
+        "side": 8,
+        "flip_view": True,
+        "preprocessing": {"resolution": 16, "crop_pct": 1.0, "mean": (0.5,) * 3, "std": (0.2,) * 3},
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = two_layers().eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+    with start_run("finetune", "random", {}) as run:
+        uri = log_image_model(run, network, about, pixels)
+    file = io.BytesIO()
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(file, "png")
+    request = pd.DataFrame({"image": [base64.b64encode(file.getvalue()).decode()]})
+    return as_logged(uri, tmp_path_factory.mktemp("pictures"), request)
+
+
+@pytest.fixture(params=["movies", "pictures"])
+def logged(request) -> Logged:
+    return request.getfixturevalue(request.param)
+
+
+class Unlogged:
+    """Stands for the run of `recommend`, which has its own tests; keeps the table."""
+
+    def log_table(self, table: pd.DataFrame, path: str) -> None:
+        self.table = table
+
+    def log_text(self, text: str, path: str) -> None:
+        self.text = text
+
+
+@pytest.fixture
+def type_recommend(monkeypatch, capsys):
+    """Run `recommend` in this process; its table, or the error that it would print as a line."""
+
+    @contextmanager
+    def begin(*_: object):
+        yield run
+
+    run = Unlogged()
+    monkeypatch.setattr(runs, "start_run", begin)
+
+    def type_recommend(model: object) -> pd.DataFrame | EmbedlabError:
+        try:
+            recommend.main(["--title", TOY_STORY, "--model", str(model), "--k", "3"])
+            return run.table
+        except EmbedlabError as error:
+            return error
+        finally:
+            assert "Traceback" not in capsys.readouterr().err
+
+    return type_recommend
+
+
+def assert_is_a_sentence(error: object, *parts: str) -> None:
+    assert isinstance(error, TrackingError), error
+    text = str(error)
+    assert text.startswith("model: ") and text.endswith("."), text
+    assert "\n" not in text and len(text) < 1_000
+    for part in parts:
+        assert part in text, text
+
+
+def damages(name: str, content: bytes) -> Iterator[tuple[str, bytes | None]]:
+    """What happens to a file, and what is left of it; the same every time."""
+    rng = np.random.default_rng(list(name.encode()))
+    yield "deleted", None
+    if not content:
+        return
+    yield "emptied", b""
+    for size in rng.integers(1, len(content), CUTS):
+        yield f"cut to {size} bytes", content[:size]
+    for place in rng.integers(len(content), size=FLIPS_OF_MLMODEL if name == "MLmodel" else FLIPS):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.integers(8)
+        yield f"a bit of byte {place} flipped", bytes(flipped)
+
+
+# -- one file after the other ------------------------------------------------------------------
+
+
+def test_a_damaged_file_is_named_or_the_answer_is_right(logged):
+    """What serves a model: data and code are checked, and what is beside them does not matter."""
+    covered = set(Model.load(logged.folder).metadata[DIGESTS])
+    script = next(name for name in covered if "/" not in name)
+    assert covered == logged.files().keys() - {"MLmodel", *BESIDE}
+    n_refused = 0
+    for name, content in logged.files().items():
+        for what, left in damages(name, content):
+            with logged.with_file(name, left):
+                try:
+                    answer = logged.load_and_ask()
+                except DataError as error:
+                    assert "\n" not in str(error), f"{name} {what}: {error}"
+                    assert name in str(error) or name == "MLmodel", f"{name} {what}: {error}"
+                    n_refused += 1
+                except Exception as error:
+                    # MLflow reads these, and Python the code, before the check.
+                    is_before = name in ("MLmodel", "requirements.txt", script)
+                    assert is_before, f"{name} {what}: {error!r}"
+                    n_refused += 1
+                else:
+                    assert name not in covered, f"{name} {what}: nobody noticed"
+                    logged.check(answer)
+    assert n_refused > 100
+
+
+def test_recommend_says_in_a_sentence_what_is_damaged(movies, type_recommend):
+    covered = Model.load(movies.folder).metadata[DIGESTS]
+    for name, content in movies.files().items():
+        for what, left in damages(name, content):
+            with movies.with_file(name, left):
+                found = type_recommend(movies.folder)
+            if isinstance(found, pd.DataFrame):
+                assert name not in covered, f"{name} {what}: nobody noticed"
+                movies.check(found)
+            else:
+                assert_is_a_sentence(found)
+                is_needed = name not in BESIDE or name == "requirements.txt"
+                assert is_needed, f"{name} {what}: {found}"
+
+
+def array(values: np.ndarray, allow_pickle: bool = False) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values, allow_pickle=allow_pickle)
+    return file.getvalue()
+
+
+def table(movies: pd.DataFrame) -> bytes:
+    return movies.to_csv(index=False, lineterminator="\n").encode()
+
+
+OTHER_VALUES = np.random.default_rng(1).normal(size=VALUES.shape).astype(np.float32)
+WITH_NAN = np.where(np.arange(4) == 2, np.float32(np.nan), VALUES)
+OBJECTS = array(np.array([{"an": "object"}]), allow_pickle=True)
+OTHERS_OF_ITS_KIND = {
+    "other numbers": (VECTORS, array(OTHER_VALUES)),
+    "one number, in the last bit": (VECTORS, array(np.nextafter(VALUES, np.float32(9)))),
+    "rows in another order": (VECTORS, array(VALUES[::-1].copy())),
+    "fewer rows": (VECTORS, array(VALUES[:-1])),
+    "fewer columns": (VECTORS, array(VALUES[:, :-1].copy())),
+    "no axis": (VECTORS, array(np.float32(1))),
+    "not a number": (VECTORS, array(WITH_NAN)),
+    "float64": (VECTORS, array(VALUES.astype(np.float64))),
+    "integers": (VECTORS, array(VALUES.astype(np.int64))),
+    "objects, which are a pickle": (VECTORS, OBJECTS),
+    "a pickle by itself": (VECTORS, pickle.dumps(VALUES)),
+    "titles exchanged": (TABLE, table(MOVIES.assign(title=MOVIES["title"][::-1].to_numpy()))),
+    "a movie less": (TABLE, table(MOVIES[:-1])),
+    "no column likes": (TABLE, table(MOVIES.drop(columns="likes"))),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), OTHERS_OF_ITS_KIND.values(), ids=OTHERS_OF_ITS_KIND)
+def test_another_file_of_its_kind_is_named(movies, type_recommend, name, content):
+    with movies.with_file(name, content):
+        with pytest.raises(DataError, match=f"{name} is not the one that was logged"):
+            movies.load_and_ask()
+        assert_is_a_sentence(type_recommend(movies.folder), f"{name} is not the one that was")
+
+
+def weights(images: Logged, change) -> bytes:
+    return save({k: change(v) for k, v in load_file(images.folder / WEIGHTS).items()})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v + 1,
+        lambda v: v.flip(0),
+        lambda v: v[:1].contiguous(),
+        lambda v: v.half(),
+        lambda v: v * torch.nan,
+    ],
+    ids=["other numbers", "another order", "another shape", "float16", "not a number"],
+)
+def test_other_weights_are_named(images, change):
+    with (
+        images.with_file(WEIGHTS, weights(images, change)),
+        pytest.raises(DataError, match=f"{WEIGHTS} is not the one that was logged"),
+    ):
+        images.load_and_ask()
+
+
+def test_weights_as_a_pickle_and_other_classes_are_named(images):
+    file = io.BytesIO()
+    torch.save(load_file(images.folder / WEIGHTS), file)
+    about = json.loads((images.folder / ABOUT).read_text(encoding="utf-8"))
+    renamed = json.dumps(about | {"classes": ["bee", "ant", "cat"]}).encode()
+    for name, content in ((WEIGHTS, file.getvalue()), (ABOUT, renamed)):
+        with (
+            images.with_file(name, content),
+            pytest.raises(DataError, match=f"{name} is not the one that was logged"),
+        ):
+            images.load_and_ask()
+
+
+def test_files_of_the_other_model_are_named(movies, images, type_recommend):
+    """Whatever is in both: MLmodel, all of the code but its first file, and what is beside it."""
+    shared = movies.files().keys() & images.files().keys()
+    assert {"MLmodel", "code/embedlab/tracking/digests.py"} <= shared
+    for mine, other in ((movies, images), (images, movies)):
+        for name in shared:
+            content = other.files()[name]
+            does_not_matter = content == mine.files()[name] or name in BESIDE
+            with mine.with_file(name, content):
+                if does_not_matter:
+                    mine.check(mine.load_and_ask())
+                else:
+                    with pytest.raises((DataError, MlflowException, KeyError, OSError)):
+                        mine.load_and_ask()
+    with movies.with_file("MLmodel", images.files()["MLmodel"]):
+        assert_is_a_sentence(type_recommend(movies.folder), "takes image and gives label")
+
+
+# -- models of another kind ----------------------------------------------------------------------
+
+
+def test_recommend_wants_a_movie_embedding(images, type_recommend):
+    assert_is_a_sentence(
+        type_recommend(images.uri),
+        "expected a movie embedding, which takes title and gives query, rank, movie_id, title,",
+        f"but '{images.uri}' takes image and gives label, probability, top: give one that",
+    )
+
+
+def test_a_model_that_is_asked_for_what_the_other_knows_says_what_it_takes(movies, images):
+    for mine, other, missing in ((movies, images, "title"), (images, movies, "image")):
+        with pytest.raises(MlflowException, match=rf"Model is missing inputs \['{missing}'\]"):
+            mlflow.pyfunc.load_model(mine.uri).predict(other.request)
+
+
+class Trap(PythonModel):
+    """A model that is logged as a pickle; reading it leaves a file."""
+
+    def __init__(self, place: Path):
+        self.place = place
+
+    def __reduce__(self):
+        return Path.touch, (self.place,)
+
+    def predict(self, context, model_input, params=None):
+        return model_input
+
+
+def test_a_pickled_model_under_our_name_is_refused_unread(store, tmp_path, type_recommend):
+    with mlflow.start_run():
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=Trap(tmp_path / "read"),
+            signature=movie_model.SIGNATURE,
+            pip_requirements=["mlflow"],
+            registered_model_name="pickled",
+        )
+    (tmp_path / "read").unlink(missing_ok=True)  # MLflow may look at what it has logged
+    for uri in (logged.model_uri, "models:/pickled/1"):
+        expected = f"'{uri}' is not made of code, as this project's are: give one that"
+        assert_is_a_sentence(type_recommend(uri), expected)
+    assert not (tmp_path / "read").exists()
+
+
+def test_a_model_of_scikit_learn_under_our_name_is_refused(store, type_recommend):
+    from sklearn.linear_model import LinearRegression
+
+    line = LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
+    with mlflow.start_run():
+        mlflow.sklearn.log_model(
+            line, name="model", pip_requirements=["mlflow"], registered_model_name="line"
+        )
+    store.set_registered_model_alias("line", "champion", "1")
+    uri = "models:/line@champion"
+    assert_is_a_sentence(type_recommend(uri), f"'{uri}' is not made of code, as this project's")
+
+
+SOMEBODYS_CODE = """
+import mlflow
+
+class Model(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        {body}
+
+{before}
+mlflow.models.set_model(Model())
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "before", "signature", "sentence"),
+    [
+        ("return model_input", "", None, "does not say what it takes: give one that"),
+        ("return model_input", "", movie_model.SIGNATURE, "expected an answer of query, rank, "),
+        ("return [1]", "", movie_model.SIGNATURE, "expected an answer of query, rank, movie_id,"),
+        ("raise KeyError('x')", "", movie_model.SIGNATURE, "it fails (KeyError: 'x'): give one"),
+        ("", "import nowhere_at_all", movie_model.SIGNATURE, "No module named 'nowhere_at_all'"),
+        ("", "1 / 0", movie_model.SIGNATURE, "division by zero"),
+    ],
+    ids=["no signature", "other columns", "no table", "fails", "lacks a package", "does not start"],
+)
+def test_code_of_somebody_else_is_a_sentence(
+    store, tmp_path, type_recommend, body, before, signature, sentence
+):
+    script = tmp_path / "somebodys.py"
+    script.write_text(SOMEBODYS_CODE.format(body=body or "pass", before=""))
+    folder = tmp_path / "model"
+    mlflow.pyfunc.save_model(
+        str(folder), python_model=str(script), signature=signature, pip_requirements=["mlflow"]
+    )
+    (folder / script.name).write_text(SOMEBODYS_CODE.format(body=body or "pass", before=before))
+    assert_is_a_sentence(type_recommend(folder), sentence)
+
+
+def test_a_model_without_a_python_function_is_a_sentence(tmp_path, type_recommend):
+    for text in ("flavors: {}\n", "flavors: {spark: {}}\nrun_id: a\n"):
+        (tmp_path / "MLmodel").write_text(text)
+        assert_is_a_sentence(type_recommend(tmp_path), "is not made of code")
+
+
+def test_a_model_from_before_there_were_digests_still_loads(movies, tmp_path, type_recommend):
+    """Its own code looks for none, and its copy of the project has none to look with."""
+    folder = shutil.copytree(movies.folder, tmp_path / "model")
+    script = folder / "movie_model.py"
+    lines = script.read_text(encoding="utf-8").splitlines(keepends=True)
+    older = [line for line in lines if "check_model" not in line]
+    assert len(older) == len(lines) - 2  # the import and the call
+    script.write_text("".join(older), encoding="utf-8")
+    (folder / "code/embedlab/tracking/digests.py").unlink()
+    model = Model.load(folder)
+    del model.metadata[DIGESTS]
+    model.save(folder / "MLmodel")
+    movies.check(type_recommend(folder))
+
+
+# -- without a pickle ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_pickles(monkeypatch):
+    """Who reads a pickle fails; torch's own reader of tensors, `weights_only`, does not use it."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a pickle was read")
+
+    for module in (pickle, _pickle, cloudpickle):
+        for name in ("load", "loads", "Unpickler"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, forbidden)
+    load = torch.load
+
+    def load_tensors(*args: object, weights_only: bool = False, **options: object) -> object:
+        assert weights_only, "torch.load would read a pickle"
+        return load(*args, weights_only=True, **options)
+
+    monkeypatch.setattr(torch, "load", load_tensors)
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+
+def test_all_that_is_loaded_is_loaded_without_a_pickle(movies, images, tmp_path, no_pickles):
+    """Both models, a checkpoint, a file of weights, and what build_matrix hands on."""
+    with pytest.raises(AssertionError, match="a pickle was read"):
+        pickle.loads(pickle.dumps(1))
+    for logged in (movies, images):
+        logged.check(logged.load_and_ask())
+    movies.check(query(load_model(movies.uri), [TOY_STORY], {"k": 3}))
+
+    network = models.resnet18(num_classes=3)
+    Checkpoints("a training").save({"network": network.state_dict(), "epoch": 2, "name": "x"})
+    state = Checkpoints("a training").load()
+    assert (state["epoch"], state["name"]) == (2, "x")
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    loaded = load_backbone("resnet18", str(tmp_path / "weights.pth")).network.state_dict()
+    for key, value in loaded.items():
+        assert torch.equal(value, network.state_dict()[key]), key
+        assert torch.equal(value, state["network"][key]), key
+
+    likes = find_likes(small_ratings(np.random.default_rng(0)), "user_mean")
+    save_likes(likes, tmp_path)
+    assert load_likes(tmp_path).digest == likes.digest

@@ -1,0 +1,864 @@
+"""The served image classifier: what is in it, what it answers, what a caller reads when it
+cannot; the saved chart view that an image run leaves; and which accuracy makes a champion.
+
+The network is small and its weights are random: its answers are wrong, and known by hand.
+"""
+
+import base64
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Barrier
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import PROJECT, fresh_store
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel, scoring_server
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from test_movie_model import (
+    Response,
+    assert_hides,
+    call,
+    free_port,
+    send,
+    shows_the_inside,
+    wait_for,
+    write_digests,
+)
+from torchvision import models
+
+from embedlab.datasets.images import SAMPLE
+from embedlab.tracking import charts as views
+from embedlab.tracking.charts import save_view
+from embedlab.tracking.registry.promotion import Candidate, Score, should_promote
+from embedlab.tracking.run import TrackedRun, start_run
+from embedlab.tracking.store import how_to_open
+from embedlab.vision.options import DATA
+from embedlab.workflows.finished_runs import find_runs
+from embedlab.workflows.image_runs import VIEW, comparison_view, load_images
+from embedlab.workflows.models import log_image_model
+from embedlab_serving.decode import decode_image
+from embedlab_serving.digests import DIGESTS
+
+CLASSES = ("ant", "bee", "cat")
+SIDE, RESOLUTION = 8, 32
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+ABOUT = {
+    "backbone": "resnet18",
+    "classes": list(CLASSES),
+    "side": SIDE,
+    "flip_view": True,
+    "preprocessing": {"resolution": RESOLUTION, "crop_pct": 0.8, "mean": MEAN, "std": STD},
+    "data": "no image at all",
+}
+# float32 through 18 layers that sum in another order (rows by the batch, channels last): about
+# 1e-6 was seen. Another image, view or crop changes a probability by 1e-2 and more.
+TOLERANCE = 1e-4
+
+
+def image(seed: int) -> np.ndarray:
+    """(side, side, 3) uint8 noise: no two pixels, channels or halves alike."""
+    return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+PICTURE = image(0)
+
+
+def saved(pixels: np.ndarray | Image.Image, kind: str = "png", **options: object) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def as_text(file: bytes) -> str:
+    return base64.b64encode(file).decode()
+
+
+def expected(
+    network: torch.nn.Module, pixels: np.ndarray, views: tuple[int, ...] = (1, -1)
+) -> np.ndarray:
+    """(classes,) probabilities of (side, side, 3) uint8, step by step; -1 is the mirrored view."""
+    scores = []
+    for view in views:
+        image = torch.from_numpy(pixels[:, ::view].copy()).permute(2, 0, 1)[None] / 255
+        # 0.8 of 40 is 32: the middle crop leaves 4 on each side.
+        image = torch.nn.functional.interpolate(
+            image, size=(40, 40), mode="bilinear", antialias=True
+        )[..., 4:36, 4:36]
+        image = (image - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+        with torch.inference_mode():
+            scores.append(network(image)[0].double().numpy())
+    e = np.exp(np.mean(scores, axis=0))
+    return e / e.sum()
+
+
+def assert_is(row: pd.Series | dict, probabilities: np.ndarray, k: int = len(CLASSES)) -> None:
+    """A row of an answer holds the k best of these, and the best by itself."""
+    order = np.argsort(-probabilities)[:k]
+    assert [item["label"] for item in row["top"]] == [CLASSES[label] for label in order]
+    found = [item["probability"] for item in row["top"]]
+    assert found == pytest.approx(probabilities[order], abs=TOLERANCE)
+    assert (row["label"], row["probability"]) == (CLASSES[order[0]], found[0])
+
+
+@dataclass(frozen=True)
+class Served:
+    """A logged model, loaded, and the network that it was made of."""
+
+    uri: str
+    model: PyFuncModel
+    network: torch.nn.Module
+
+    def ask(self, *images: bytes | str, **params: object) -> pd.DataFrame:
+        texts = [as_text(image) if isinstance(image, bytes) else image for image in images]
+        return self.model.predict(pd.DataFrame({"image": texts}), params=params)
+
+    def expected(self, pixels: np.ndarray) -> np.ndarray:
+        return expected(self.network, pixels)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Of torch: on a busy machine several wait for each other, and these images are small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    with fresh_store(tmp_path_factory.mktemp("store")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def served(client) -> Served:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = models.resnet18(num_classes=len(CLASSES)).eval()
+    with torch.no_grad():
+        network.fc.weight *= 20  # else all classes are about equally likely
+    with start_run("finetune", "random", {}) as run:
+        uri = log_image_model(run, network, ABOUT, PICTURE.transpose(2, 0, 1))
+    return Served(uri, mlflow.pyfunc.load_model(uri), network)
+
+
+@pytest.fixture(scope="module")
+def model_folder(served) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(served.uri))
+
+
+@pytest.fixture
+def limit(served, monkeypatch):
+    """Change a constant of the model's code as MLflow loaded it."""
+    code = type(served.model.unwrap_python_model())._classify.__globals__
+
+    def limit(name: str, value: int) -> None:
+        assert name in code
+        monkeypatch.setitem(code, name, value)
+
+    return limit
+
+
+def changed(model_folder: Path, copy: Path, **about: object) -> PyFuncModel:
+    """The model with another `about.json`, and a head of as many classes as are in it."""
+    shutil.copytree(model_folder, copy)
+    folder = copy / "artifacts/classifier"
+    about = ABOUT | about
+    (folder / "about.json").write_text(json.dumps(about))
+    weights = load_file(folder / "weights.safetensors")
+    rows = torch.arange(len(about["classes"])) % len(CLASSES)  # the classes again, from the first
+    weights |= {key: weights[key][rows] for key in ("fc.weight", "fc.bias")}
+    save_file(weights, folder / "weights.safetensors")
+    write_digests(copy)
+    return mlflow.pyfunc.load_model(str(copy))
+
+
+# -- what is in it -----------------------------------------------------------------------------
+
+
+def test_the_model_holds_code_and_arrays_and_no_pickle(model_folder):
+    files = {str(path.relative_to(model_folder)) for path in model_folder.rglob("*.*")}
+    assert files >= {
+        "artifacts/classifier/weights.safetensors",
+        "artifacts/classifier/about.json",
+        "image_model.py",
+        "code/embedlab/vision/decode.py",
+        "code/embedlab/vision/preprocess.py",
+    }
+    suffixes = {Path(name).suffix for name in files}
+    assert suffixes <= {".py", ".safetensors", ".json", ".yaml", ".txt"}
+    pickle_or_archive = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04")  # torch.save writes the latter
+    for path in filter(Path.is_file, model_folder.rglob("*")):
+        assert not pickle_or_archive.match(path.read_bytes()[:4]), path
+
+
+def test_the_weights_are_those_of_the_network(served, model_folder):
+    kept = load_file(model_folder / "artifacts/classifier/weights.safetensors")
+    state = served.network.state_dict()
+    assert kept.keys() == state.keys()
+    for key, value in state.items():
+        assert torch.equal(kept[key], value), key
+
+
+def test_the_run_holds_the_classifier_for_who_wants_it_without_mlflow(served, model_folder):
+    run_id = served.model.metadata.run_id
+    folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/classifier"))
+    assert {path.name for path in folder.iterdir()} == {"weights.safetensors", "about.json"}
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    assert about == json.loads(json.dumps(ABOUT))
+    for path in folder.iterdir():
+        assert path.read_bytes() == (model_folder / "artifacts/classifier" / path.name).read_bytes()
+
+
+def test_the_signature_says_what_goes_in_and_out(served):
+    signature = served.model.metadata.signature
+    assert [(c.name, c.type.name, c.required) for c in signature.inputs] == [
+        ("image", "string", True)
+    ]
+    assert [(p.name, p.dtype.name, p.default) for p in signature.params] == [("k", "long", None)]
+    label, probability, top = signature.outputs
+    assert [(c.name, c.type.name) for c in (label, probability)] == [
+        ("label", "string"),
+        ("probability", "double"),
+    ]
+    assert top.name == "top"
+    assert {p.name: p.dtype.name for p in top.type.dtype.properties} == {
+        "label": "string",
+        "probability": "double",
+    }
+    metadata = served.model.metadata.metadata
+    assert metadata == json.loads(json.dumps(ABOUT)) | {DIGESTS: metadata[DIGESTS]}
+
+
+def test_the_input_example_is_a_image_and_works(served, model_folder, post):
+    request = (model_folder / "serving_input_example.json").read_text(encoding="utf-8")
+    assert json.loads(request) == {
+        "dataframe_split": {"columns": ["image"], "data": [[as_text(saved(PICTURE))]]},
+        "params": {"k": 3},
+    }
+    (row,) = json.loads(post(request).text)["predictions"]
+    assert_is(row, served.expected(PICTURE))
+
+
+def test_requirements_are_exact_and_few(model_folder):
+    lines = (model_folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = [re.fullmatch(r"(\w+)==\d[\w.]*", line)[1] for line in lines]
+    assert names == ["mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision"]
+    project = (PROJECT / "requirements.txt").read_text(encoding="utf-8")
+    assert set(lines) <= {line.partition("#")[0].strip() for line in project.splitlines()}
+
+
+# -- what it answers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_k_best_are_those_of_the_network(served, k):
+    answer = served.ask(saved(PICTURE), k=k)
+    assert list(answer.columns) == ["label", "probability", "top"]
+    assert_is(answer.iloc[0], served.expected(PICTURE), k)
+
+
+@pytest.mark.parametrize("params", [{}, {"k": None}], ids=["no k", "null"])
+def test_without_k_all_classes_where_there_are_fewer_than_five(served, params):
+    assert_is(served.ask(saved(PICTURE), **params).iloc[0], served.expected(PICTURE))
+
+
+def test_without_k_five_classes_where_there_are_more_and_more_if_asked(model_folder, tmp_path):
+    model = changed(model_folder, tmp_path / "model", classes=list("abcdefg"))
+    images = pd.DataFrame({"image": [as_text(saved(PICTURE))]})
+    by_itself, seven = (model.predict(images, params=params) for params in ({}, {"k": 7}))
+    assert len(by_itself["top"][0]) == 5
+    assert by_itself["top"][0] == seven["top"][0][:5]
+    assert sorted(item["label"] for item in seven["top"][0]) == list("abcdefg")
+    assert sum(item["probability"] for item in seven["top"][0]) == pytest.approx(1)
+
+
+def test_the_mirrored_view_counts_as_much_as_the_other(served, model_folder, tmp_path):
+    both, one = served.expected(PICTURE), expected(served.network, PICTURE, views=(1,))
+    assert abs(both - one).max() > 100 * TOLERANCE  # the test can tell
+    assert_is(served.ask(saved(PICTURE)).iloc[0], both)
+    mirrored = served.ask(saved(PICTURE[:, ::-1].copy())).iloc[0]
+    assert_is(mirrored, both)
+    model = changed(model_folder, tmp_path / "model", flip_view=False)
+    assert_is(model.predict(pd.DataFrame({"image": [as_text(saved(PICTURE))]})).iloc[0], one)
+
+
+def test_a_batch_is_answered_as_its_rows_one_by_one_and_in_their_order(served):
+    images = [image(seed) for seed in range(7)]
+    answer = served.ask(*map(saved, images))
+    assert len(answer) == 7
+    for row, pixels in zip(answer.to_dict("records"), images, strict=True):
+        assert_is(row, served.expected(pixels))
+        (alone,) = served.ask(saved(pixels)).to_dict("records")
+        assert row["probability"] == pytest.approx(alone["probability"], abs=TOLERANCE)
+
+
+def test_several_threads_ask_at_once_and_each_gets_its_own_answer(served):
+    n_threads, n_requests = 8, 4
+    together = Barrier(n_threads)
+
+    def ask_some(thread: int) -> list[tuple[int, dict]]:
+        answers = []
+        for number in range(n_requests):
+            seeds = [100 * thread + number, 100 * thread + number + 50][: 1 + thread % 2]
+            together.wait(timeout=60)
+            answer = served.ask(*(saved(image(seed)) for seed in seeds), k=1 + thread % 3)
+            answers += zip(seeds, answer.to_dict("records"), strict=True)
+        return answers
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        by_thread = list(pool.map(ask_some, range(n_threads)))
+    for thread, answers in enumerate(by_thread):
+        assert len(answers) == n_requests * (1 + thread % 2)
+        for seed, row in answers:
+            assert_is(row, served.expected(image(seed)), 1 + thread % 3)
+
+
+# -- images of any size and mode -------------------------------------------------------------
+
+RED, GREEN = PICTURE[..., 0], PICTURE[..., 1]
+IS_SEEN = RED > 127
+SOLID = np.full((SIDE, SIDE, 3), (200, 30, 90), np.uint8)
+LARGE = np.random.default_rng(1).integers(0, 256, (60, 100, 3), dtype=np.uint8)
+LARGE_MIDDLE = np.asarray(
+    Image.fromarray(LARGE).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=(20, 0, 80, 60))
+)
+PALETTE = np.random.default_rng(2).integers(0, 256, (64, 3), dtype=np.uint8)
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[..., None], 3, axis=2).astype(np.uint8)
+
+
+def on_white(pixels: np.ndarray) -> np.ndarray:
+    return np.where(IS_SEEN[..., None], pixels, 255).astype(np.uint8)
+
+
+def with_palette() -> Image.Image:
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(SIDE, SIDE), "P")
+    image.putpalette(PALETTE.tobytes())
+    return image
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def as_pillow_reads(file: bytes) -> np.ndarray:
+    """What the lossy formats keep of an image of the right size."""
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+
+
+ALPHA = np.where(IS_SEEN, 255, 0).astype(np.uint8)
+JPEG = saved(PICTURE, "jpeg", quality=95)
+CMYK_JPEG = saved(Image.fromarray(np.dstack([PICTURE, RED]), "CMYK"), "jpeg", quality=95)
+FILES = {  # a file, and the (side, side, 3) square that the network should see
+    "png": (saved(PICTURE), PICTURE),
+    "bmp": (saved(PICTURE, "bmp"), PICTURE),
+    "webp": (saved(PICTURE, "webp", lossless=True), PICTURE),
+    "jpeg": (JPEG, as_pillow_reads(JPEG)),
+    "wide": (saved(np.pad(PICTURE, ((0, 0), (5, 5), (0, 0)))), PICTURE),
+    "tall": (saved(np.pad(PICTURE, ((3, 3), (0, 0), (0, 0)))), PICTURE),
+    "one pixel": (saved(SOLID[:1, :1]), SOLID),
+    "one colour, large": (saved(np.tile(SOLID, (60, 80, 1))), SOLID),
+    "large": (saved(LARGE), LARGE_MIDDLE),
+    "grey": (saved(RED), grey(RED)),
+    "grey, 16 bits": (saved(RED.astype(np.uint16) * 256 + GREEN), grey(RED)),
+    "black and white": (saved(Image.fromarray(RED).convert("1", dither=0)), grey(255 * IS_SEEN)),
+    "grey with alpha": (saved(Image.fromarray(np.dstack([RED, ALPHA]), "LA")), on_white(grey(RED))),
+    "rgba": (saved(np.dstack([PICTURE, ALPHA])), on_white(PICTURE)),
+    "palette": (saved(with_palette()), PALETTE.reshape(SIDE, SIDE, 3)),
+    "palette with a clear colour": (
+        saved(with_palette(), transparency=5),
+        np.where(np.arange(64)[:, None] == 5, 255, PALETTE).astype(np.uint8).reshape(SIDE, SIDE, 3),
+    ),
+    "cmyk": (  # without black, cyan is what red is not
+        saved(Image.fromarray(np.dstack([255 - PICTURE, 0 * RED]), "CMYK"), "tiff"),
+        PICTURE,
+    ),
+    "cmyk jpeg": (CMYK_JPEG, as_pillow_reads(CMYK_JPEG)),
+    # Orientation 6: to be turned a quarter clockwise; 2: mirrored.
+    "exif, turned": (saved(np.rot90(PICTURE).copy(), exif=turned(6)), PICTURE),
+    "exif, mirrored": (saved(PICTURE[::, ::-1].copy(), exif=turned(2)), PICTURE),
+}
+
+
+@pytest.mark.parametrize(("file", "pixels"), FILES.values(), ids=FILES)
+def test_pictures_of_any_size_and_mode(served, file, pixels):
+    assert_is(served.ask(file).iloc[0], served.expected(pixels))
+
+
+PNG_TEXT = as_text(saved(PICTURE))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"data:image/png;base64,{PNG_TEXT}",
+        base64.encodebytes(saved(PICTURE)).decode(),
+        "\r\n".join(re.findall(".{1,64}", PNG_TEXT)),
+        f" \t{PNG_TEXT}\n",
+        f"data:image/png;base64,\n{PNG_TEXT}",
+    ],
+    ids=["data address", "lines", "lines of Windows", "blanks around it", "both"],
+)
+def test_base64_as_browsers_and_tools_write_it(served, text):
+    assert_is(served.ask(text).iloc[0], served.expected(PICTURE))
+
+
+# -- what a caller reads -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def post(served):
+    app = scoring_server.init(served.model)
+
+    def post(body: object, content_type: str = "application/json") -> Response:
+        return call(
+            app, (body if isinstance(body, str) else json.dumps(body)).encode(), content_type
+        )
+
+    return post
+
+
+def ask(*images: object, **params: object) -> dict:
+    """A request as the README shows it."""
+    texts = [as_text(image) if isinstance(image, bytes) else image for image in images]
+    return {"dataframe_records": [{"image": text} for text in texts], "params": params}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ask(PNG_TEXT, k=2),
+        {"dataframe_split": {"columns": ["image"], "data": [[PNG_TEXT]]}, "params": {"k": 2}},
+        {"inputs": {"image": [PNG_TEXT]}, "params": {"k": 2}},
+        {"inputs": [{"image": PNG_TEXT}], "params": {"k": 2}},
+        {"instances": [{"image": PNG_TEXT}], "params": {"k": 2}},
+    ],
+    ids=["records", "split", "inputs", "inputs-list", "instances"],
+)
+def test_every_json_form_is_answered(served, post, body):
+    response = post(body)
+    assert response.status == 200
+    answer = json.loads(response.text)
+    assert answer == {"predictions": served.ask(PNG_TEXT, k=2).to_dict("records")}
+    assert_is(answer["predictions"][0], served.expected(PICTURE), k=2)
+
+
+def test_csv_is_answered_with_the_default_k(served, post):
+    response = post(f"image\n{PNG_TEXT}\n", "text/csv")
+    assert response.status == 200
+    (row,) = json.loads(response.text)["predictions"]
+    assert_is(row, served.expected(PICTURE))
+
+
+def test_a_table_without_rows_is_answered_without_rows(post):
+    assert post("image\n", "text/csv") == Response(200, '{"predictions": []}')
+
+
+def test_64_images_fit_in_a_request(served, post):
+    images = [image(seed) for seed in range(64)]
+    response = post(ask(*map(saved, images), k=1))
+    assert response.status == 200
+    rows = json.loads(response.text)["predictions"]
+    for row, pixels in zip(rows, images, strict=True):
+        assert_is(row, served.expected(pixels), k=1)
+
+
+def header(width: int, height: int) -> bytes:
+    """A PNG that says it is so large, and ends there."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    size = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + size + chunk(b"IDAT", b"")
+
+
+FIRST = r"image in row 0: "
+NOT_THERE = FIRST + r"expected the base64 text of a PNG or JPEG, got nothing"
+NOT_BASE64 = FIRST + r"expected base64 text, but it cannot be read \({}\)"
+NOT_READ = FIRST + r"expected a PNG or JPEG, but it cannot be read \({}\)"
+NO_IMAGE = r"Model is missing inputs \['image'\]\."
+NOT_A_NUMBER = r"Can not safely convert `<class '{}'>` to `DataType.long` for value `{}`"
+REFUSED = {
+    "not base64": (ask("an image!"), NOT_BASE64.format("Only base64 data is allowed")),
+    "a file's name": (ask("/home/me/ant.png"), NOT_BASE64.format("Only base64 data is allowed")),
+    "not ASCII": (ask("é" * 8), NOT_BASE64.format(".*ASCII.*")),
+    "base64 cut off": (ask(PNG_TEXT[:-3]), NOT_BASE64.format(".+")),
+    "empty": (ask(""), NOT_THERE),
+    "null": (ask(None), NOT_THERE),
+    "list": (ask([PNG_TEXT]), FIRST + r"expected the base64 text .*, got list"),
+    "blank": (ask(" \n"), NOT_READ.format("not an image")),
+    "data address without data": (ask("data:image/png"), NOT_READ.format("not an image")),
+    "text": (ask(b"an ant on a leaf"), NOT_READ.format("not an image")),
+    "svg": (ask(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), NOT_READ.format("not an image")),
+    "png cut off": (ask(saved(LARGE)[:5000]), NOT_READ.format(".*truncated.*")),
+    "png header cut off": (ask(saved(PICTURE)[:20]), NOT_READ.format(".+")),
+    "jpeg cut off": (ask(saved(LARGE, "jpeg")[:1500]), NOT_READ.format(".*truncated.*")),
+    "81 million pixels": (
+        ask(header(9_000, 9_000)),
+        NOT_READ.format("9,000 × 9,000 pixels, more than 64,000,000"),
+    ),
+    "10 billion pixels": (
+        ask(header(100_000, 100_000)),
+        NOT_READ.format("more than 64,000,000 pixels"),
+    ),
+    "one of several": (
+        ask(PNG_TEXT, b"no image", PNG_TEXT),
+        r"image in row 1: expected a PNG or JPEG, but it cannot be read \(not an image\)",
+    ),
+    "65 images": (
+        ask(*[PNG_TEXT] * 65),
+        r"expected at most 64 images in a request, got 65: send them in parts",
+    ),
+    "k=0": (ask(PNG_TEXT, k=0), r"k: expected 1 to 3, got 0"),
+    "k=-1": (ask(PNG_TEXT, k=-1), r"k: expected 1 to 3, got -1"),
+    "k=4": (ask(PNG_TEXT, k=4), r"k: expected 1 to 3, got 4"),
+    "k=5": (ask(PNG_TEXT, k=5), r"k: expected 1 to 3, got 5"),  # the number of a missing k
+    "k='3'": (ask(PNG_TEXT, k="3"), f".*{NOT_A_NUMBER.format('str', '3')}.*"),
+    "k=2.5": (ask(PNG_TEXT, k=2.5), f".*{NOT_A_NUMBER.format('float', '2.5')}.*"),
+    "k=true": (ask(PNG_TEXT, k=True), f".*{NOT_A_NUMBER.format('bool', 'True')}.*"),
+    "number": (ask(1984), FIRST + r"expected the base64 text .*, got int"),
+    "no column": ({"dataframe_records": [{"picture": PNG_TEXT}]}, f".*{NO_IMAGE}.*"),
+    "no rows": (ask(), f".*{NO_IMAGE}.*"),
+}
+
+
+def assert_refused(response: Response, sentence: str) -> None:
+    assert response.status == 400
+    answer = json.loads(response.text)
+    assert answer["error_code"] == "INVALID_PARAMETER_VALUE"
+    # MLflow puts the table that was sent in front of it, and cuts long texts in it.
+    assert re.fullmatch(
+        rf"Failed to predict data '.*'\. \nError: {sentence}", answer["message"], re.S
+    )
+    assert len(response.text) < 1_000
+    assert not shows_the_inside(response.text)
+
+
+@pytest.mark.parametrize(("body", "sentence"), REFUSED.values(), ids=REFUSED)
+def test_what_a_caller_can_put_right_is_400_and_a_sentence(post, body, sentence):
+    assert_refused(post(body), sentence)
+
+
+def test_a_text_that_is_too_long_is_refused_before_it_is_decoded(post, limit):
+    limit("MAX_CHARACTERS", 1_234)
+    assert post(ask(PNG_TEXT.ljust(1_234))).status == 200
+    assert_refused(
+        post(ask("!" * 1_235)),
+        FIRST + r"expected at most 1,234 characters of base64, got 1,235: send a smaller image",
+    )
+
+
+def test_a_failure_inside_is_500_without_any_detail(post, monkeypatch, caplog):
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret of /home/someone")
+
+    monkeypatch.setattr("embedlab_serving.preprocess.Preprocessing.__call__", broken)
+    response = post(ask(PNG_TEXT))
+    assert_hides(response, "secret of /home/someone", caplog.text)
+
+
+@pytest.mark.slow
+def test_a_real_server_without_the_project_and_without_pickle(served, model_folder, tmp_path):
+    """Elsewhere, so that the model finds its own copy of `embedlab` and nothing else."""
+    environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    environment.pop("PYTHONPATH", None)
+    port, log = free_port(), tmp_path / "server.log"
+    command = ["mlflow", "models", "serve", "-m", str(model_folder), "--env-manager", "local"]
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [*command, "-h", "127.0.0.1", "-p", str(port)],
+            cwd=tmp_path,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(address, server, log)
+        response = send(address, ask(saved(PICTURE), JPEG))
+        refused = send(address, ask(b"no image"))
+        large = saved(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
+        answers = [by_the_readme(address, large, tmp_path, shell) for shell in ("bash", "sh")]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(timeout=20)
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)
+    assert response.status == 200
+    rows = json.loads(response.text)["predictions"]
+    for row, pixels in zip(rows, (PICTURE, as_pillow_reads(JPEG)), strict=True):
+        assert_is(row, served.expected(pixels))
+    assert_refused(refused, NOT_READ.format("not an image"))
+    for answer in answers:
+        (row,) = answer["predictions"]
+        assert_is(row, served.expected(decode_image(large, SIDE).transpose(1, 2, 0)))
+
+
+def by_the_readme(address: str, file: bytes, folder: Path, shell: str) -> dict:
+    """The answer to the README's command, word for word but for the address."""
+    assert len(file) > 150_000  # more than one argument of a command may hold
+    (folder / "image.png").write_bytes(file)
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    (block,) = (b for b in re.findall(r"```bash\n(.*?)```", readme, re.DOTALL) if "5902/" in b)
+    command = block.replace("http://127.0.0.1:5902", address)
+    assert command != block
+    ended = subprocess.run([shell, "-c", command], cwd=folder, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return json.loads(ended.stdout)
+
+
+# -- the saved view of charts ------------------------------------------------------------------
+
+
+@pytest.fixture
+def experiment(client, request) -> str:
+    return client.create_experiment(request.node.name)
+
+
+def save(experiment: str, name: str = "Mine", charts: int = 1) -> str | None:
+    return save_view(
+        experiment,
+        "mine",
+        name,
+        [views.bar_chart(f"Bars {number}", "test/accuracy") for number in range(charts)],
+        ["params.lr", "metrics.test/accuracy"],
+        order_by="test/accuracy",
+        search="tags.a = 'b'",
+    )
+
+
+def kept_view(client: mlflow.MlflowClient, experiment: str, view_id: str) -> tuple[dict, dict]:
+    """(view, its state) as the tag of the experiment holds them."""
+    tags = client.get_experiment(experiment).tags
+    (name,) = [name for name in tags if name.startswith("mlflow.sharedViewState")]
+    assert name == f"mlflow.sharedViewState.{view_id}"
+    assert len(tags[name]) < 8_000  # MLflow takes 20,000
+    view = json.loads(tags[name])
+    return view, json.loads(view["state"])
+
+
+def test_a_view_is_a_tag_with_its_charts_and_columns(client, experiment):
+    page = save_view(
+        experiment,
+        "mine",
+        "Mine, été",
+        [
+            views.line_chart("Loss", ["train/loss", "val/loss"], log_scale=True),
+            views.line_chart("Accuracy", ["val/accuracy"]),
+            views.bar_chart("Test", "test/accuracy"),
+            views.parallel_chart("All", ["lr", "epochs"], ["test/accuracy"]),
+            views.image_chart("Grid", "grid"),
+        ],
+        ["params.resolved/lr", "metrics.test/accuracy"],
+        order_by="test/accuracy",
+        search="tags.a = 'b'",
+    )
+    query = "viewStateShareKey=mine&compareRunsMode=CHART&workflowType=machine_learning"
+    assert page == f"#/experiments/{experiment}/runs?{query}"
+    view, state = kept_view(client, experiment, "mine")
+    assert view["name"] == "Mine, été"
+    assert view["createdAt"] == view["updatedAt"] > 1.7e12  # milliseconds
+    assert state["searchFilter"] == "tags.a = 'b'"
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`test/accuracy`", False)
+    assert state["selectedColumns"] == ["params.`resolved/lr`", "metrics.`test/accuracy`"]
+    charts = state["compareRunCharts"]
+    assert [(chart["type"], chart["displayName"]) for chart in charts] == [
+        ("LINE", "Loss"),
+        ("LINE", "Accuracy"),
+        ("BAR", "Test"),
+        ("PARALLEL", "All"),
+        ("IMAGE", "Grid"),
+    ]
+    loss, accuracy, bars, parallel, grid = charts
+    assert (loss["selectedMetricKeys"], loss["scaleType"]) == (["train/loss", "val/loss"], "log")
+    assert (accuracy["metricKey"], accuracy["scaleType"]) == ("val/accuracy", "linear")
+    assert bars["metricKey"] == "test/accuracy"
+    assert parallel["selectedParams"] == ["lr", "epochs"]
+    assert parallel["selectedMetrics"] == ["test/accuracy"]
+    assert grid["imageKeys"] == ["grid"]
+    assert len({chart["uuid"] for chart in charts}) == len(charts)
+    sections = [section["uuid"] for section in state["compareRunSections"]]
+    assert {chart["metricSectionId"] for chart in charts} == set(sections)
+
+
+def test_a_view_of_the_same_name_is_replaced(client, experiment):
+    assert save(experiment, "Before") == save(experiment, "After")
+    assert kept_view(client, experiment, "mine")[0]["name"] == "After"
+
+
+def assert_only_a_warning(caplog, page: str | None) -> None:
+    assert page is None
+    (record,) = [record for record in caplog.records if record.name == views.__name__]
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith("the chart view was not saved: ")
+
+
+def test_a_store_that_does_not_know_the_experiment_warns_only(client, caplog):
+    assert_only_a_warning(caplog, save("123456"))
+
+
+def test_a_view_that_is_too_long_for_the_store_warns_only(client, experiment, caplog):
+    assert_only_a_warning(caplog, save(experiment, charts=200))
+    tags = client.get_experiment(experiment).tags
+    assert not [name for name in tags if name.startswith("mlflow.sharedViewState")]
+
+
+def test_a_server_that_is_gone_warns_only(experiment, caplog, monkeypatch):
+    def gone(*_: object) -> None:
+        raise MlflowException("API request failed: Max retries exceeded")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_experiment_tag", gone)
+    assert_only_a_warning(caplog, save(experiment))
+    assert comparison_view(experiment) == []
+
+
+def image_run(entry_point: str, accuracy: float, loss: float | None = None) -> TrackedRun:
+    settings = dict.fromkeys(DATA, 0) | {"dataset": SAMPLE}
+    with start_run(entry_point, entry_point, settings) as run:
+        load_images(run, settings, lambda *_: None)
+        run.log_metrics({"best/val_accuracy": accuracy})
+        if loss is not None:
+            run.log_metrics({"best/val_loss": loss})
+    return run
+
+
+def test_the_comparison_finds_the_image_runs_and_no_other_the_best_first(client):
+    good, best = image_run("finetune", 0.8), image_run("extract_features", 0.9)
+    with start_run("fit_embedding", "movies", {}) as other:
+        other.log_metrics({"best/val_accuracy": 0.99})
+    (page,) = comparison_view(good.experiment_id)
+    assert page.startswith(f"#/experiments/{good.experiment_id}/runs?viewStateShareKey={VIEW}&")
+    _, state = kept_view(client, good.experiment_id, VIEW)
+    order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
+    found = client.search_runs([good.experiment_id], state["searchFilter"], order_by=[order])
+    assert [run.info.run_id for run in found] == [best.id, good.id]
+    opened = how_to_open(good.experiment_id, good.id, page).splitlines()
+    assert opened[-1] == f"Open   http://127.0.0.1:5000/{page}"
+
+
+def test_of_runs_with_equal_accuracy_the_one_with_the_lower_loss_is_compared(client):
+    kinds = {"extract_features": (0.8, 0.3, None), "finetune": (0.5, 0.4, 0.6)}
+    runs = {
+        (kind, loss): image_run(kind, 0.9, loss)
+        for kind, losses in kinds.items()
+        for loss in losses
+    }
+    for run in runs.values():
+        with TemporaryDirectory() as folder:
+            ones = np.ones((1, 10)) / 10
+            np.savez(f"{folder}/test.npz", probabilities=ones, labels=[0], rows=[0])
+            client.log_artifact(run.id, f"{folder}/test.npz", "predictions")
+    found = find_runs(run.experiment_id, ())
+    wanted = [runs["extract_features", 0.3], runs["finetune", 0.4]]
+    assert [item.id for item in found] == [run.id for run in wanted]
+
+
+def test_the_comparison_has_curves_bars_coordinates_and_images(client, experiment):
+    comparison_view(experiment)
+    _, state = kept_view(client, experiment, VIEW)
+    charts = state["compareRunCharts"]
+    assert [chart["type"] for chart in charts] == ["LINE", "LINE", "BAR", "PARALLEL", "IMAGE"]
+    assert charts[0]["selectedMetricKeys"] == ["val/accuracy"]
+    assert charts[1]["selectedMetricKeys"] == ["train/loss", "val/loss"]
+    assert charts[2]["metricKey"] == "test/accuracy"
+    assert charts[4]["imageKeys"] == ["val_predictions"]
+    assert "params.`resolved/optimizer`" in state["selectedColumns"]
+    assert "metrics.`test/accuracy`" in state["selectedColumns"]
+
+
+# -- which accuracy makes a champion -----------------------------------------------------------
+
+
+def candidate(version, accuracy, digest="digest", promote="if_better", loss=None):
+    return Candidate(version, digest, Score("val_accuracy", accuracy, loss), promote)
+
+
+CHAMPION = candidate(7, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "is_better", "words"),
+    [
+        (0.91, True, "its validation accuracy 0.9100 is above the 0.9000 of version 7"),
+        (0.9, False, "its validation accuracy 0.9000 is not above the 0.9000 of version 7"),
+        (0.89, False, "its validation accuracy 0.8900 is not above the 0.9000 of version 7"),
+        (float("nan"), False, "its validation accuracy nan is not above the 0.9000 of version 7"),
+    ],
+)
+def test_the_higher_accuracy_on_the_same_data_wins(accuracy, is_better, words):
+    assert should_promote(CHAMPION, candidate(8, accuracy)) == (is_better, words)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_better", "words"),
+    [
+        (1.0, 0.31, True, "is equal, 0.9000, and its validation loss 0.3100 is below the 1.0000"),
+        (0.3, 0.31, False, "and its validation loss 0.3100 is not below the 0.3000"),
+        (0.3, 0.3, False, "and its validation loss 0.3000 is not below the 0.3000"),
+        (None, 0.31, False, "its validation accuracy 0.9000 is not above the 0.9000"),
+    ],
+)
+def test_of_equal_accuracies_the_lower_loss_wins(old, new, is_better, words):
+    won, reason = should_promote(candidate(7, 0.9, loss=old), candidate(8, 0.9, loss=new))
+    assert (won, words in reason) == (is_better, True), reason
+
+
+def test_a_higher_accuracy_wins_whatever_its_loss():
+    assert should_promote(candidate(7, 0.9, loss=0.1), candidate(8, 0.91, loss=5.0))[0]
+
+
+@pytest.mark.parametrize("score", [Score("cost", 1.5), Score("val_accuracy", 0.9, 0.3)])
+def test_a_score_is_read_back_from_the_tags_of_its_version(score):
+    assert Score.from_tags(score.tags | {"promote": "never"}) == score
+    assert Score.from_tags({}) is None
+
+
+@pytest.mark.parametrize("digest", ["other", None])
+def test_accuracies_on_other_data_are_not_compared(digest):
+    is_champion, reason = should_promote(candidate(7, 0.1, digest), candidate(8, 0.9))
+    assert not is_champion
+    assert "version 7, was made with other data, and its validation accuracy" in reason
+    assert "promote=always" in reason
+
+
+@pytest.mark.parametrize(
+    ("champion", "promote", "is_champion", "reason"),
+    [
+        (None, "if_better", True, "there was no champion"),
+        (None, "never", False, "promote=never"),
+        (CHAMPION, "never", False, "promote=never"),
+        (CHAMPION, "always", True, "promote=always, in place of version 7"),
+    ],
+)
+def test_promote_decides_where_no_accuracy_does(champion, promote, is_champion, reason):
+    new = candidate(8, 0.95 if promote == "never" else 0.5, promote=promote)
+    assert should_promote(champion, new) == (is_champion, reason)

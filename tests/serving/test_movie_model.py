@@ -1,0 +1,592 @@
+"""The served movie model: what is in it, what it answers, and what a caller reads when it cannot.
+
+Twelve movies with the titles that make trouble, and vectors in which everything has a neighbour.
+"""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from cards import card_of
+from conftest import PROJECT, free_port, fresh_store
+from mlflow.models import Model
+from mlflow.pyfunc import PyFuncModel, scoring_server
+
+from embedlab.tracking.registry.promotion import Score
+from embedlab.tracking.registry.versions import register
+from embedlab.tracking.run import start_run
+from embedlab.workflows.models import log_movie_model
+from embedlab_serving.digests import DIGESTS, digests_of
+from embedlab_serving.neighbours import Neighbours
+
+MOVIES = pd.DataFrame(
+    [
+        (1941, "Hamlet (1948)", "Drama", 5),
+        (1411, "Hamlet (1996)", "Crime|Drama|Romance", 6),
+        (1, "Toy Story (1995)", "Adventure|Animation|Children", 12),
+        (3114, "Toy Story 2 (1999)", "Adventure|Animation|Children", 7),
+        (4973, "Amélie (Fabuleux destin d'Amélie Poulain, Le) (2001)", "Comedy|Romance", 11),
+        (2571, "Matrix, The (1999)", "Action|Sci-Fi|Thriller", 10),
+        (293, "Léon: The Professional (a.k.a. The Professional) (Léon) (1994)", "Action|Crime", 9),
+        (47, "Seven (a.k.a. Se7en) (1995)", "Mystery|Thriller", 8),
+        (8239, "Trou, Le (Hole, The) (1960)", "Crime|Film-Noir", 4),
+        (176601, "Black Mirror", "(no genres listed)", 3),
+        (108583, "Fawlty Towers (1975-1979)", "", 2),
+        (104780, '"Great Performances" Cats (1998)', "Musical", 1),
+    ],
+    columns=["movie_id", "title", "genres", "likes"],
+)
+ROW = {title: row for row, title in enumerate(MOVIES["title"])}
+TOY_STORY, AMELIE, LEON, MATRIX, LE_TROU = MOVIES["title"][[2, 4, 6, 5, 8]]
+COLUMNS = ["query", "rank", "movie_id", "title", "genres", "score"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A logged model, loaded, and the folder of the store that holds it."""
+
+    uri: str
+    model: PyFuncModel
+    vectors: np.ndarray
+    folder: Path
+
+    def ask(self, *titles: str, **params: object) -> pd.DataFrame:
+        return self.model.predict(pd.DataFrame({"title": titles}), params=params)
+
+    def expected(self, title: str, *others: str, **options: object) -> pd.DataFrame:
+        """The answer as `Neighbours` gives it, a row after the other."""
+        titles = (title, *others)
+        rows = [ROW[title] for title in titles]
+        return pd.DataFrame(
+            [
+                (" | ".join(titles), item.rank, *MOVIES.iloc[item.row, :3], item.score)
+                for item in Neighbours(self.vectors).top(rows, **options)
+            ],
+            columns=COLUMNS,
+        )
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    vectors = np.random.default_rng(0).normal(size=(len(MOVIES), 4)).astype(np.float32)
+    with fresh_store(folder):
+        with start_run("fit_embedding", "fit", {}) as run:
+            uri = log_movie_model(run, vectors, MOVIES, {"data": "twelve movies", "cost": 1.5})
+        yield Served(uri, mlflow.pyfunc.load_model(uri), vectors, folder)
+
+
+@pytest.fixture(scope="module")
+def model_folder(served) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(served.uri))
+
+
+def write_digests(folder: Path) -> None:
+    """Make the digests in a model's MLmodel those of its files, after a test has changed them."""
+    model = Model.load(folder)
+    files = {name: folder / name for name in model.metadata[DIGESTS]}
+    model.metadata[DIGESTS] = digests_of(files)
+    model.save(folder / "MLmodel")
+
+
+# -- what is in it -----------------------------------------------------------------------------
+
+
+def test_the_model_holds_code_and_arrays_and_no_pickle(model_folder):
+    files = {str(path.relative_to(model_folder)) for path in model_folder.rglob("*.*")}
+    assert files >= {
+        "artifacts/embedding/vectors.npy",
+        "artifacts/embedding/movies.csv",
+        "artifacts/embedding/about.json",
+        "movie_model.py",
+        "code/embedlab/movies/titles.py",
+    }
+    assert {Path(name).suffix for name in files} <= {
+        ".py",
+        ".npy",
+        ".csv",
+        ".json",
+        ".yaml",
+        ".txt",
+    }
+    pickled_protocol = re.compile(rb"\x80[\x02-\x05]")
+    for path in filter(Path.is_file, model_folder.rglob("*")):
+        assert not pickled_protocol.match(path.read_bytes()), path
+    np.load(model_folder / "artifacts/embedding/vectors.npy", allow_pickle=False)
+
+
+def test_the_run_holds_the_embedding_for_who_wants_it_without_mlflow(served):
+    run_id = served.model.metadata.run_id
+    folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/embedding"))
+    np.testing.assert_array_equal(np.load(folder / "vectors.npy"), served.vectors)
+    movies = pd.read_csv(folder / "movies.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(movies, MOVIES, check_dtype=False)
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    assert about == {"data": "twelve movies", "cost": 1.5}
+
+
+def test_vectors_that_somebody_replaced_by_a_pickle_are_refused(model_folder, tmp_path):
+    """Who can write digests can write new ones; a pickle is not read even then."""
+    copy = shutil.copytree(model_folder, tmp_path / "model")
+    pickled = np.array([{"an": "object"}])
+    np.save(copy / "artifacts/embedding/vectors.npy", pickled, allow_pickle=True)
+    write_digests(copy)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        mlflow.pyfunc.load_model(str(copy))
+
+
+IN_ANOTHER_PROCESS = """
+import json, sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "scipy"):
+            raise ModuleNotFoundError(f"no {name} here", name=name)
+
+sys.meta_path.insert(0, Missing())
+import mlflow, pandas as pd
+uri, title = sys.argv[1:]
+model = mlflow.pyfunc.load_model(uri)
+answer = model.predict(pd.DataFrame({"title": [title]}), params={"k": 3})
+import embedlab
+print(json.dumps([embedlab.__file__, answer.to_dict("list")]))
+"""
+
+
+@pytest.mark.slow
+def test_the_model_needs_nothing_but_itself(served, model_folder, tmp_path):
+    """Another process, elsewhere, without the project, torch and scipy; pickle is refused."""
+    ended = subprocess.run(
+        [sys.executable, "-I", "-c", IN_ANOTHER_PROCESS, str(model_folder), "amelie"],
+        cwd=tmp_path,
+        env=os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    package, answer = json.loads(ended.stdout)
+    assert Path(package) == model_folder / "code" / "embedlab" / "__init__.py"
+    assert answer == served.expected(AMELIE, k=3).to_dict("list")
+
+
+def test_the_signature_says_what_goes_in_and_out(served):
+    signature = served.model.metadata.signature
+    assert [(c.name, c.type.name, c.required) for c in signature.inputs] == [
+        ("title", "string", True)
+    ]
+    assert [(p.name, p.dtype.name, p.default) for p in signature.params] == [
+        ("k", "long", 10),
+        ("score", "string", "dot"),
+        ("include_self", "boolean", False),
+    ]
+    assert [(c.name, c.type.name) for c in signature.outputs] == [
+        ("query", "string"),
+        ("rank", "long"),
+        ("movie_id", "long"),
+        ("title", "string"),
+        ("genres", "string"),
+        ("score", "double"),
+    ]
+    metadata = served.model.metadata.metadata
+    assert metadata == {"data": "twelve movies", "cost": 1.5, DIGESTS: metadata[DIGESTS]}
+
+
+def test_the_input_example_is_the_most_popular_movie_and_works(served, model_folder, post):
+    request = (model_folder / "serving_input_example.json").read_text(encoding="utf-8")
+    assert json.loads(request) == {
+        "dataframe_split": {"columns": ["title"], "data": [[TOY_STORY]]},
+        "params": {"k": 3},
+    }
+    answer = json.loads(post(request).text)["predictions"]
+    assert answer == served.expected(TOY_STORY, k=3).to_dict("records")
+
+
+def test_requirements_are_exact_and_few(model_folder):
+    lines = (model_folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = [re.fullmatch(r"(\w+)==\d[\w.]*", line)[1] for line in lines]
+    assert names == ["mlflow", "numpy", "pandas", "rapidfuzz"]  # no torch, no scipy
+    project = (PROJECT / "requirements.txt").read_text(encoding="utf-8")
+    assert set(lines) <= {line.partition("#")[0].strip() for line in project.splitlines()}
+
+
+# -- what it answers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", ["dot", "cosine"])
+@pytest.mark.parametrize("include_self", [False, True])
+@pytest.mark.parametrize("k", [1, 4, 1000])  # 1000: all that there are
+def test_answers_are_those_of_the_neighbours(served, k, score, include_self):
+    options = {"k": k, "score": score, "include_self": include_self}
+    answer = served.ask("toy story", **options)
+    pd.testing.assert_frame_equal(answer, served.expected(TOY_STORY, **options), check_dtype=False)
+    assert list(answer.columns) == COLUMNS
+
+
+def test_without_parameters_ten_by_inner_product_without_itself(served):
+    answer = served.model.predict(pd.DataFrame({"title": ["toy story"]}))
+    expected = served.expected(TOY_STORY, k=10, score="dot", include_self=False)
+    pd.testing.assert_frame_equal(answer, expected, check_dtype=False)
+
+
+def test_a_null_parameter_is_one_that_was_not_given(served):
+    answer = served.ask("toy story", k=None, score=None, include_self=None)
+    pd.testing.assert_frame_equal(answer, served.ask("toy story"))
+
+
+def test_several_rows_are_answered_one_after_the_other(served):
+    answer = served.ask("matrix", "le trou", k=2)
+    both = [served.expected(title, k=2) for title in (MATRIX, LE_TROU)]
+    expected = pd.concat(both, ignore_index=True)
+    pd.testing.assert_frame_equal(answer, expected, check_dtype=False)
+
+
+def test_another_row_of_the_movie_that_was_asked_for_is_not_recommended(tmp_path):
+    """MovieLens 100K has 18 movies twice, each with likes of its own."""
+    movies = MOVIES.assign(title=MOVIES["title"].replace("Hamlet (1948)", "Toy Story (1995)"))
+    with fresh_store(tmp_path):
+        with start_run("fit_embedding", "fit", {}) as run:
+            uri = log_movie_model(run, np.ones((len(movies), 2), np.float32), movies, {})
+        model = mlflow.pyfunc.load_model(uri)
+        for more, expected in (({}, 0), ({"include_self": True}, 1)):
+            answer = model.predict(pd.DataFrame({"title": ["toy story"]}), params={"k": 20, **more})
+            assert answer["title"].tolist().count("Toy Story (1995)") == expected
+            assert len(answer) == len(movies) - 2 + expected
+
+
+def test_titles_joined_by_a_bar_give_one_blended_list(served):
+    answer = served.ask("toy story | leon the professional", k=3)
+    expected = served.expected(TOY_STORY, LEON, k=3)
+    pd.testing.assert_frame_equal(answer, expected, check_dtype=False)
+    assert not {TOY_STORY, LEON} & set(answer["title"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "title"),
+    [
+        ("AMELIE", AMELIE),
+        ("le fabuleux destin d'amelie poulain", AMELIE),
+        ("the matrix", "Matrix, The (1999)"),
+        ("se7en", "Seven (a.k.a. Se7en) (1995)"),
+        ("the hole", "Trou, Le (Hole, The) (1960)"),
+        ("hamlet 1948", "Hamlet (1948)"),
+        ("Hamlet (1996)", "Hamlet (1996)"),
+        ("Fawlty Towers 1977", "Fawlty Towers (1975-1979)"),
+        ("black mirror", "Black Mirror"),
+        ('"great performances" cats', '"Great Performances" Cats (1998)'),
+    ],
+)
+def test_the_query_column_says_which_movie_was_understood(served, typed, title):
+    assert served.ask(typed, k=1)["query"].tolist() == [title]
+
+
+# -- what a caller reads -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    text: str
+
+
+def call(app, body: bytes, content_type: str | None) -> Response:
+    """POST /invocations to the scoring server's own application, without a port."""
+    headers = [(b"content-type", content_type.encode())] if content_type else []
+    scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": headers}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": ""}
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    start, *parts = sent
+    return Response(start["status"], b"".join(part["body"] for part in parts).decode())
+
+
+@pytest.fixture(scope="module")
+def post(served):
+    app = scoring_server.init(served.model)
+
+    def post(body: object, content_type: str | None = "application/json") -> Response:
+        text = body if isinstance(body, str | bytes) else json.dumps(body)
+        return call(app, text if isinstance(text, bytes) else text.encode(), content_type)
+
+    return post
+
+
+def ask(*titles: object, **params: object) -> dict:
+    """A request as the README shows it."""
+    return {"dataframe_records": [{"title": title} for title in titles], "params": params}
+
+
+def assert_hides(response: "Response", secret: str, log: str) -> None:
+    """A 500 in one sentence; the secret stands in the log alone."""
+    assert response.status == 500
+    answer = json.loads(response.text)
+    assert answer["error_code"] == "INTERNAL_ERROR"
+    assert answer["message"].endswith(
+        "Error: the model failed on this request; the server's log says why"
+    )
+    assert secret not in response.text
+    assert not shows_the_inside(response.text)
+    assert secret in log
+
+
+def shows_the_inside(text: str) -> bool:
+    """A stack trace or a path of the server's machine, also as JSON escapes them."""
+    inside = [
+        "Traceback",
+        'File "',
+        'File \\"',
+        "site-packages",
+        str(PROJECT),
+        sys.prefix,
+        gettempdir(),
+    ]
+    return any(part in text for part in inside)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ask("toy story", k=2),
+        {"dataframe_split": {"columns": ["title"], "data": [["toy story"]]}, "params": {"k": 2}},
+        {"inputs": {"title": ["toy story"]}, "params": {"k": 2}},
+        {"inputs": [{"title": "toy story"}], "params": {"k": 2}},
+        {"instances": [{"title": "toy story"}], "params": {"k": 2}},
+    ],
+    ids=["records", "split", "inputs", "inputs-list", "instances"],
+)
+def test_every_json_form_is_answered(served, post, body):
+    response = post(body)
+    assert response.status == 200
+    assert json.loads(response.text) == {
+        "predictions": served.ask("toy story", k=2).to_dict("records")
+    }
+
+
+def test_csv_is_answered_with_the_default_parameters(served, post):
+    response = post("title\ntoy story\nAmélie\n", "text/csv")
+    assert response.status == 200
+    expected = served.ask("toy story", "Amélie").to_dict("records")
+    assert json.loads(response.text)["predictions"] == expected
+
+
+def test_a_table_without_rows_is_answered_without_rows(post):
+    assert post("title\n", "text/csv") == Response(200, '{"predictions": []}')
+
+
+def test_a_parameter_that_is_unknown_never_reaches_the_model(post):
+    """MLflow drops it before, with a warning in the server's log; the README says so."""
+    assert post(ask("toy story", k=2, n=5)) == post(ask("toy story", k=2))
+
+
+def test_a_thousand_titles_fit_in_a_request(post):
+    response = post(ask(*["toy story"] * 1000, k=1))
+    assert (response.status, len(json.loads(response.text)["predictions"])) == (200, 1000)
+
+
+NOT_TEXT = r"A movie title must be text, but found {}.*; write a title such as .*"
+NO_TITLE = r"Model is missing inputs \['title'\]\."
+NOT_A_NUMBER = r"Can not safely convert `<class '{}'>` to `DataType.long` for value `{}`"
+REFUSED = {
+    "unknown": (
+        ask("toy sorty 7"),
+        r'No movie is called "toy sorty 7", but the nearest titles? (is|are) Toy Story.*',
+    ),
+    "ambiguous": (
+        ask("hamlet"),
+        r'"hamlet" fits 2 movies: Hamlet \(1996\); Hamlet \(1948\); write one of these titles .*',
+    ),
+    "wrong year": (ask("hamlet 1990"), r'No movie of 1990 is called "hamlet", but there is .*'),
+    "one of several": (
+        ask(*["toy story"] * 17, "no such", *["toy story"] * 982),
+        r'title in row 17: No movie is called "no such".*',
+    ),
+    "a number among several": (
+        ask("toy story", 7),
+        "title in row 1: " + NOT_TEXT.format(r"7 \(int\)"),
+    ),
+    "one of a blend": (ask("toy story | no such"), r'No movie is called "no such".*'),
+    "k=0": (ask("toy story", k=0), r".* must be a whole number from 1, but found 0\."),
+    "k=-1": (ask("toy story", k=-1), r".* must be a whole number from 1, but found -1\."),
+    "k=1001": (ask("toy story", k=1001), r"k: expected 1 to 1,000, got 1001"),
+    "k='3'": (ask("toy story", k="3"), f".*{NOT_A_NUMBER.format('str', '3')}.*"),
+    "k=3.5": (ask("toy story", k=3.5), f".*{NOT_A_NUMBER.format('float', '3.5')}.*"),
+    "k=true": (ask("toy story", k=True), f".*{NOT_A_NUMBER.format('bool', 'True')}.*"),
+    "score=foo": (
+        ask("toy story", score="foo"),
+        r"A score must be one of dot, cosine, but found 'foo'\.",
+    ),
+    "include_self=x": (
+        ask("toy story", include_self="x"),
+        r".*Can not safely convert `<class 'str'>` to `DataType.boolean` for value `x`.*",
+    ),
+    "blank": (ask(" \t"), r"A movie title was expected, but the text is blank; write one .*"),
+    "null": (ask(None), NOT_TEXT.format(r"None \(NoneType\)")),
+    "number": (ask(1984), NOT_TEXT.format(r"1984 \(int\)")),
+    "list": (ask(["toy story"]), NOT_TEXT.format(r"\['toy story'\] \(list\)")),
+    "long": (ask("x" * 501), r"A movie title has at most 500 characters, but found 501; .*"),
+    "no column": ({"dataframe_records": [{"name": "toy story"}]}, f".*{NO_TITLE}.*"),
+    "no rows": (ask(), f".*{NO_TITLE}.*"),
+    "1,001 titles": (
+        ask(*["toy story"] * 1001),
+        r"expected at most 1,000 titles in a request, got 1,001: send them in parts",
+    ),
+    "51 titles in one": (ask("|".join(["x"] * 51)), r"At most 50 titles fit in one query, .*"),
+}
+
+
+@pytest.mark.parametrize(("body", "sentence"), REFUSED.values(), ids=REFUSED)
+def test_what_a_caller_can_put_right_is_400_and_a_sentence(post, body, sentence):
+    response = post(body)
+    assert response.status == 400
+    answer = json.loads(response.text)
+    assert answer["error_code"] == "INVALID_PARAMETER_VALUE"
+    # MLflow puts the table that was sent in front of it.
+    assert re.fullmatch(
+        rf"Failed to predict data '.*'\. \nError: {sentence}", answer["message"], re.S
+    )
+    assert not shows_the_inside(response.text)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "part"),
+    [
+        ("{", "application/json", 400, "Ensure that input is a valid JSON formatted string"),
+        ("", "application/json", 400, "Ensure that input is a valid JSON formatted string"),
+        ("[1]", "application/json", 400, "The input must be a JSON dictionary with exactly one of"),
+        ("{}", "application/json", 400, "The input must be a JSON dictionary with exactly one of"),
+        (ask("toy story") | {"params": [3]}, "application/json", 400, "must be a dictionary"),
+        ("name\ntoy story\n", "text/csv", 400, "Model is missing inputs ['title']"),
+        (b"title\nAm\xe9lie\n", "text/csv", 400, "Ensure that input is a valid UTF-8"),
+        ("<title/>", "text/xml", 415, "only supports the following content types"),
+    ],
+)
+def test_what_is_no_request_is_refused_by_mlflow(post, body, content_type, status, part):
+    response = post(body, content_type)
+    assert response.status == status
+    assert part in response.text
+    assert not shows_the_inside(response.text)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [('title\n"toy', "text/csv"), ("", "text/csv"), ("?", "application/vnd.apache.parquet")],
+)
+def test_known_exception_mlflow_itself_shows_its_stack_for_a_broken_table(post, body, content_type):
+    """It reads CSV and Parquet before any code of the model runs (scoring_server's
+    `parse_csv_input`), so that the model cannot prevent it. Fails once MLflow no longer does it.
+    """
+    response = post(body, content_type)
+    assert response.status == 400
+    assert "Failed to parse input as a Pandas DataFrame" in response.text
+    assert shows_the_inside(response.text)
+
+
+def test_known_exception_a_request_without_content_type_is_mlflows_own_failure(post):
+    """AttributeError in scoring_server; the server around it answers 500, without the trace."""
+    with pytest.raises(AttributeError):
+        post(ask("toy story"), content_type=None)
+
+
+def test_a_failure_inside_is_500_without_any_detail(post, monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("secret of /home/someone")
+
+    monkeypatch.setattr("embedlab_serving.neighbours.Neighbours.scores", broken)
+    response = post(ask("toy story"))
+    assert_hides(response, "secret of /home/someone", caplog.text)
+
+
+# -- a real server -----------------------------------------------------------------------------
+
+
+def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/ping", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the server did not start: {log.read_text()}")
+
+
+def send(address: str, body: object, content_type: str = "application/json") -> Response:
+    request = urllib.request.Request(
+        f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": content_type}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return Response(response.status, response.read().decode())
+    except urllib.error.HTTPError as error:
+        return Response(error.code, error.read().decode())
+
+
+@pytest.mark.slow
+def test_a_real_server_the_entry_point_and_the_model_agree(served, tmp_path):
+    champion = register(served.uri, "movie-embedding", card_of("a"), Score("cost", 1.5)).uri
+    assert champion == "models:/movie-embedding@champion"
+    command = ["mlflow", "models", "serve", "-m", champion, "--env-manager", "local"]
+    asked = ["--title", "Amélie", "--model", champion, "--k", "3", "--score", "dot"]
+    port, log = free_port(), tmp_path / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [*command, "-h", "127.0.0.1", "-p", str(port)],
+            cwd=tmp_path,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        recommend = subprocess.run(
+            [sys.executable, "-m", "entrypoints.recommend", *asked],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        address = f"http://127.0.0.1:{port}"
+        wait_for(address, server, log)
+        response = send(address, ask("Amélie", k=3, score="dot"))
+        unknown = send(address, ask("no such"))
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(timeout=20)
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)
+    assert response.status == 200
+    answer = pd.DataFrame(json.loads(response.text)["predictions"])
+    loaded = mlflow.pyfunc.load_model(champion)
+    again = loaded.predict(pd.DataFrame({"title": ["Amélie"]}), params={"k": 3, "score": "dot"})
+    pd.testing.assert_frame_equal(answer, again, check_dtype=False)
+    assert recommend.returncode == 0, recommend.stderr
+    (table,) = served.folder.rglob("recommendations.json")
+    logged = pd.DataFrame(**json.loads(table.read_text(encoding="utf-8")))
+    pd.testing.assert_frame_equal(answer, logged, check_dtype=False)
+    assert unknown.status == 400
+    assert 'No movie is called \\"no such\\"' in unknown.text
+    assert not shows_the_inside(unknown.text)

@@ -1,0 +1,79 @@
+"""What the model card says, and that it fits into MLflow's database."""
+
+import pytest
+from cards import card_of
+
+from embedlab.tracking.registry.card import (
+    LICENCES,
+    MOVIELENS_LICENCE,
+    WEIGHTS_LICENCES,
+    YOUR_OWN,
+    data_licence,
+    weights_licence,
+)
+from embedlab.tracking.registry.promotion import METRICS
+
+LONGEST = 5000  # of a version's description, in characters, in PostgreSQL
+
+
+def test_the_card_in_full():
+    assert card_of("5ea1").markdown("models:/movie-embedding/7") == (
+        "A vector for every movie.\n\n"
+        "## Data and licence\n\n"
+        "sample: 2 users, 2 movies, 3 likes; sha256 `5ea1`.\n\n"
+        "- Ratings: built in.\n\n"
+        "## How it was trained\n\n"
+        "- entry point: fit_embedding\n"
+        "- optimizer: exact\n"
+        "- dim: 2\n"
+        "- code commit: c0ffee\n"
+        f"- run: {'0a' * 16}\n\n"
+        "## How good it is\n\n"
+        "- final cost: 100\n\n"
+        "## What it cannot do\n\n"
+        "- Nothing else.\n\n"
+        "## Ask it\n\n"
+        "```bash\nmlflow run . -e recommend -P model=models:/movie-embedding/7\n```\n"
+    )
+
+
+def test_changes_that_were_not_committed_are_told():
+    origin = {"entry_point": "finetune", "git.commit": "c0ffee", "git.dirty": "true"}
+    text = card_of("a", origin=origin).markdown("runs:/1/model")
+    assert "- code commit: c0ffee, with changes that were not committed\n" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "licence"),
+    [
+        ("ml-latest-small", MOVIELENS_LICENCE),
+        ("ml-32m", MOVIELENS_LICENCE),
+        ("sample", LICENCES["sample"]),
+        ("CIFAR-10", LICENCES["CIFAR-10"]),
+        ("digits sample", LICENCES["digits sample"]),
+        ("holiday images", YOUR_OWN),
+        ("html-pages", YOUR_OWN),
+        ("", YOUR_OWN),
+    ],
+)
+def test_the_licence_of_data(name, licence):
+    assert data_licence(name) == licence
+
+
+def test_the_licence_of_weights():
+    assert weights_licence("imagenet") == WEIGHTS_LICENCES["imagenet"]
+    assert "non-commercial" in weights_licence("imagenet")
+    assert weights_licence("/home/me/weights.pth") == YOUR_OWN
+
+
+def test_a_value_of_any_length_stays_on_one_line_and_the_card_fits():
+    trained = {f"parameter_{number}": "a long\npath " * 400 for number in range(15)}
+    text = card_of("a", data="folder " * 900, trained=trained).markdown("runs:/1/model")
+    assert len(text) < LONGEST
+    assert "- parameter_0: a long path a long path" in text
+    assert text.count("…\n") == 15
+
+
+def test_no_tag_of_a_card_is_one_of_the_scores():
+    """Those are written by `register`, which compares them."""
+    assert not set(card_of("a").tags) & {*METRICS, "judged_by", "promote"}

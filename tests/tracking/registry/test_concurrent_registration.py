@@ -1,0 +1,342 @@
+"""Registrations and promotions at the same moment, and registrations that were killed.
+
+Most of it on a registry in memory, which does no more than MLflow promises: numbers and tags of a
+version in one step, an alias for whoever writes last. There, thousands of orders take seconds.
+"""
+
+import copy
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+
+import mlflow
+import pytest
+from cards import card_of
+from conftest import PROJECT, fresh_store
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
+
+from embedlab.errors import TrackingError
+from embedlab.tracking.registry import versions as registry
+from embedlab.tracking.registry.promotion import Score
+from embedlab.tracking.registry.versions import Registration, register, set_champion
+
+NAME = "movie-embedding"
+WORLDS = 400  # of versions, and of orders in which their registrations come about
+LIKELY = ["if_better"] * 6 + ["always", "never"]
+
+
+class Memory:
+    """One registered model, as MLflow's client has it; `before` is called before every call."""
+
+    def __init__(self, before: Callable[[], None] = lambda: None):
+        self.before = before
+        self.versions: dict[int, SimpleNamespace] = {}
+        self.aliases: dict[str, int] = {}
+
+    def MlflowClient(self) -> "Memory":
+        return self
+
+    def register_model(self, _uri: str, _name: str, tags: dict[str, str]) -> SimpleNamespace:
+        self.before()
+        number = len(self.versions) + 1
+        made = SimpleNamespace(
+            version=str(number), tags=dict(tags), creation_timestamp=time.time() * 1000
+        )
+        self.versions[number] = made
+        return made
+
+    def update_model_version(self, _name: str, _version: str, _description: str) -> None:
+        self.before()
+
+    def search_model_versions(self, _filter: str) -> list[SimpleNamespace]:
+        self.before()
+        return [copy.deepcopy(version) for version in self.versions.values()]
+
+    def get_model_version_by_alias(self, _name: str, alias: str) -> SimpleNamespace:
+        self.before()
+        if alias not in self.aliases:
+            raise MlflowException.invalid_parameter_value(f"alias {alias} not found")
+        return copy.deepcopy(self.versions[self.aliases[alias]])
+
+    def set_registered_model_alias(self, _name: str, alias: str, version: str) -> None:
+        self.before()
+        self.aliases[alias] = int(version)
+
+    def delete_registered_model_alias(self, _name: str, alias: str) -> None:
+        self.before()
+        self.aliases.pop(alias, None)
+
+    def set_model_version_tag(self, _name: str, version: str, key: str, value: str) -> None:
+        self.before()
+        self.versions[int(version)].tags[key] = value
+
+
+@pytest.fixture
+def use(monkeypatch) -> Callable[[Memory], Memory]:
+    """Make a registry in memory the one that our code sees."""
+
+    def use_it(memory: Memory) -> Memory:
+        monkeypatch.setattr(registry, "mlflow", memory)
+        return memory
+
+    return use_it
+
+
+@pytest.fixture
+def memory(use) -> Memory:
+    """With a version 1 that costs 100 on data `a`."""
+    made = use(Memory())
+    add(100)
+    return made
+
+
+def add(cost: float, digest: str = "a", promote: str = "if_better") -> Registration:
+    return register("uri", NAME, card_of(digest), Score("cost", cost), promote)
+
+
+class Turns:
+    """Threads whose calls come one at a time, a few of one and then of another, drawn by seed."""
+
+    def __init__(self, seed: int):
+        self._draw, self._changed = random.Random(seed), threading.Condition()
+        self._running, self._waiting, self._next, self._last = 0, [], None, None
+        self._failed: list[BaseException] = []
+
+    def wait(self) -> None:
+        """Called before every call of the registry, by any thread."""
+        me = threading.current_thread().name
+        with self._changed:
+            self._waiting.append(me)
+            self._choose()
+            self._changed.wait_for(lambda: self._next == me)
+            self._next = None
+
+    def _choose(self) -> None:
+        if self._waiting and len(self._waiting) == self._running:
+            if self._last not in self._waiting or self._draw.random() < 0.25:
+                self._last = self._draw.choice(sorted(self._waiting))
+            self._next = self._last
+            self._waiting.remove(self._next)
+            self._changed.notify_all()
+
+    def _run(self, task: Callable[[], object], results: list[object], place: int) -> None:
+        try:
+            results[place] = task()
+        except BaseException as error:
+            self._failed.append(error)
+        with self._changed:
+            self._running -= 1
+            self._choose()
+
+    def run(self, tasks: list[Callable[[], object]]) -> list[object]:
+        """What each task returns."""
+        self._running, results = len(tasks), [None] * len(tasks)
+        threads = [
+            threading.Thread(target=self._run, args=[task, results, place])
+            for place, task in enumerate(tasks)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+            assert not thread.is_alive()
+        assert self._failed == []
+        return results
+
+
+def all_at_once(memory: Memory, tasks: list[Callable[[], object]], seed: int) -> list[object]:
+    turns = Turns(seed)
+    memory.before = turns.wait
+    return turns.run(tasks)
+
+
+def history(draw: random.Random) -> None:
+    """Nothing, a champion, or one that was made champion again in place of a better one."""
+    if draw.random() < 0.8:
+        add(100)
+        if draw.random() < 0.3:
+            add(40)
+            set_champion(NAME, "previous", "the better one is slow")
+
+
+@pytest.mark.parametrize("start", range(0, WORLDS, 100))
+def test_registrations_at_once_end_as_if_one_had_come_after_the_other(use, start):
+    for seed in range(start, start + 100):
+        draw, memory = random.Random(seed), use(Memory())
+        history(random.Random(seed))
+        new = [
+            (draw.randint(30, 120), draw.choice("aaab"), draw.choice(LIKELY))
+            for _ in range(draw.randint(2, 4))
+        ]
+        entries = all_at_once(memory, [partial(add, *version) for version in new], seed)
+
+        slow = use(Memory())
+        history(random.Random(seed))
+        in_order = sorted(zip(entries, new, strict=True), key=lambda pair: pair[0].version)
+        for _, version in in_order:
+            add(*version)
+        assert memory.aliases == slow.aliases, (seed, in_order)
+        for entry in entries:
+            said = memory.versions[entry.version].tags["registered_as"]
+            assert said == f"{entry.alias}: {entry.reason}"
+            if memory.aliases.get("champion") == entry.version:
+                assert entry.alias == "champion"
+
+
+@pytest.mark.parametrize("start", range(0, WORLDS, 100))
+def test_a_promotion_by_hand_holds_against_registrations_at_the_same_moment(
+    use, monkeypatch, start
+):
+    monkeypatch.setattr(registry, "WAIT_SECONDS", 0.0001)
+    monkeypatch.setattr(registry, "MAX_WAITS", 10_000)
+    for seed in range(start, start + 100):
+        memory = use(Memory())
+        add(100)
+        add(70, "b")
+        promotion = partial(set_champion, NAME, "2", "the newer data")
+        all_at_once(memory, [partial(add, 90), promotion, partial(add, 80)], seed)
+        assert memory.aliases["champion"] == 2, seed
+        assert memory.versions[2].tags["promoted_because"] == "the newer data"
+
+
+def test_a_registration_that_was_killed_anywhere_is_settled_by_the_next(use):
+    class Killed(BaseException):
+        pass
+
+    def die_at(call: int) -> Callable[[], None]:
+        calls = iter(range(call, 0, -1))
+
+        def die_at_one() -> None:
+            if next(calls, 0) == 1:
+                raise Killed
+
+        return die_at_one
+
+    killed_at = 0
+    while True:
+        killed_at += 1
+        memory = use(Memory())
+        add(100)
+        memory.before = die_at(killed_at)
+        try:
+            add(50)
+        except Killed:
+            memory.before = lambda: None
+        else:
+            break
+        was_registered = len(memory.versions) == 2
+        add(60)
+        expected = {"champion": 2, "challenger": 3} if was_registered else {"champion": 2}
+        assert memory.aliases == expected, killed_at
+    assert killed_at > 10
+
+
+def test_a_registration_that_was_killed_long_ago_is_left_alone(memory, monkeypatch):
+    """Somebody may have decided otherwise meanwhile."""
+    add(50, promote="never")
+    del memory.versions[2].tags["registered_as"]
+    memory.versions[2].tags["promote"] = "always"
+    memory.versions[2].creation_timestamp -= 1000 * (registry.UNDECIDED_SECONDS + 1)
+    assert add(60).alias == "champion"
+    assert memory.aliases == {"champion": 3}
+
+
+def test_a_promotion_waits_only_so_long_for_a_registration_that_was_killed(memory, monkeypatch):
+    add(101)
+    del memory.versions[2].tags["registered_as"]
+    monkeypatch.setattr(registry, "WAIT_SECONDS", 0.001)
+    set_champion(NAME, "2", "it is time")
+    assert memory.aliases == {"champion": 2}
+
+
+def test_aliases_that_somebody_keeps_moving_are_one_sentence(memory, monkeypatch):
+    monkeypatch.setattr(registry, "_make_champion", lambda *_: None)
+    with pytest.raises(TrackingError, match=r"kept changing while version 2 .* -e promote`\.$"):
+        add(1)
+
+
+def collisions(memory: Memory, monkeypatch, code: int, times: int) -> None:
+    """The next so many times that an alias is set, MLflow says that something went wrong."""
+    left = [MlflowException("UNIQUE constraint failed", error_code=code)] * times
+    set_alias = memory.set_registered_model_alias
+
+    def set_or_collide(*args):
+        if left:
+            raise left.pop()
+        set_alias(*args)
+
+    monkeypatch.setattr(memory, "set_registered_model_alias", set_or_collide)
+
+
+def test_a_write_that_collided_is_tried_again(memory, monkeypatch):
+    collisions(memory, monkeypatch, BAD_REQUEST, times=registry.MAX_ATTEMPTS - 1)
+    assert add(99).alias == "champion"
+
+
+@pytest.mark.parametrize(
+    ("code", "times"), [(BAD_REQUEST, registry.MAX_ATTEMPTS), (INTERNAL_ERROR, 1)]
+)
+def test_a_write_that_goes_on_to_fail_is_one_sentence(memory, monkeypatch, code, times):
+    collisions(memory, monkeypatch, code, times)
+    monkeypatch.setattr(memory, "get_tracking_uri", mlflow.get_tracking_uri, raising=False)
+    with pytest.raises(TrackingError, match=r"says: UNIQUE constraint failed$"):
+        add(99)
+    assert memory.aliases == {"champion": 1}
+
+
+# -- with MLflow and real processes ------------------------------------------------------------
+
+PROCESSES, ROUNDS, SECONDS_A_ROUND = 6, 8, 2.5
+# Registers under m0 in all processes at the same moment, then under m1, and so on.
+REGISTER_AT_ONCE = f"""
+import os, sys, time
+import mlflow
+from cards import card_of
+from embedlab.tracking.registry.promotion import Score
+from embedlab.tracking.registry.versions import register
+
+start = time.time() + 3
+for process in range({PROCESSES}):
+    if os.fork() == 0:
+        mlflow.set_tracking_uri("sqlite:///mlflow.db")
+        mlflow.MlflowClient().search_registered_models()
+        for round in range({ROUNDS}):
+            while time.time() < start + round * {SECONDS_A_ROUND}:
+                time.sleep(0.0005)
+            cost = (7 * process + round) % 11
+            register(os.getcwd() + "/model", f"m{{round}}", card_of("a"), Score("cost", cost))
+        os._exit(0)
+sys.exit(max(os.wait()[1] for _ in range({PROCESSES})) > 0)
+"""
+
+
+@pytest.mark.slow
+def test_six_processes_that_register_at_the_same_moment(tmp_path):
+    with fresh_store(tmp_path) as client:
+        assert list(client.search_registered_models()) == []  # makes the tables
+        ended = subprocess.run(
+            [sys.executable, "-c", REGISTER_AT_ONCE],
+            env=os.environ | {"PYTHONPATH": f"{PROJECT / 'src'}:{PROJECT / 'tests'}"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ended.returncode == 0, ended.stderr
+        for name in (f"m{number}" for number in range(ROUNDS)):
+            versions = client.search_model_versions(f"name='{name}'")
+            assert len(versions) == PROCESSES
+            cost = {int(version.version): float(version.tags["cost"]) for version in versions}
+            best = min(cost, key=lambda version: (cost[version], version))
+            newest = {} if best == PROCESSES else {"challenger": PROCESSES}
+            aliases = client.get_registered_model(name).aliases
+            assert {alias: int(version) for alias, version in aliases.items()} == {
+                "champion": best,
+                **newest,
+            }

@@ -1,0 +1,240 @@
+"""Which version of a registered model is champion, and what the registry then says about it."""
+
+import re
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from cards import card_of
+from conftest import fresh_store
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
+
+from embedlab.errors import TrackingError
+from embedlab.tracking.registry.promotion import Score
+from embedlab.tracking.registry.versions import Registration, publish, register
+from embedlab.tracking.run import start_run
+from embedlab.workflows.models import log_movie_model
+
+MOVIES = pd.DataFrame(
+    {
+        "movie_id": [1, 3114],
+        "title": ["Toy Story (1995)", "Toy Story 2 (1999)"],
+        "genres": ["Animation", "Animation"],
+        "likes": [2, 1],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """The URI of a logged model; what it is fitted to makes no difference to the registry."""
+    with fresh_store(tmp_path_factory.mktemp("store")):
+        with start_run("fit_embedding", "fit", {}) as run:
+            uri = log_movie_model(run, np.eye(2, dtype=np.float32), MOVIES, {})
+        yield uri
+
+
+class Registry:
+    """A registered model of one test; version 1 of it costs 100 on data `a`, if there is one."""
+
+    def __init__(self, name: str, uri: str):
+        self.name, self.uri, self.client = name, uri, mlflow.MlflowClient()
+
+    def add(self, cost: float, digest: str = "a", promote: str = "if_better") -> Registration:
+        return register(self.uri, self.name, card_of(digest), Score("cost", cost), promote)
+
+    def add_by_hand(self) -> None:
+        mlflow.register_model(self.uri, self.name)
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        found = self.client.get_registered_model(self.name).aliases
+        return {alias: str(version) for alias, version in found.items()}
+
+    def tags(self, version: str) -> dict[str, str]:
+        return self.client.get_model_version(self.name, version).tags
+
+
+@pytest.fixture
+def empty(logged, request) -> Registry:
+    return Registry(request.node.name.replace("/", "-"), logged)
+
+
+@pytest.fixture
+def registry(empty) -> Registry:
+    empty.add(cost=100)
+    return empty
+
+
+def test_the_first_version_is_champion_and_answers(empty):
+    entry = empty.add(cost=100.25)
+    assert entry == Registration(empty.name, 1, "champion", "there was no champion")
+    assert entry.uri == f"models:/{empty.name}@champion"
+    assert empty.aliases == {"champion": "1"}
+    answer = mlflow.pyfunc.load_model(entry.uri).predict(pd.DataFrame({"title": ["toy story"]}))
+    assert answer["title"].tolist() == ["Toy Story 2 (1999)"]
+
+
+def test_a_version_says_what_it_was_made_of_how_and_how_good_it_is(empty):
+    card = card_of("a", trained={"optimizer": "adam", "dim": "20"}, metrics={"gap": 0.1})
+    register(empty.uri, empty.name, card, Score("cost", 100.25))
+    tags = empty.tags("1")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", tags.pop("promoted_at"))
+    assert tags == {
+        "data_digest": "a",
+        "entry_point": "fit_embedding",
+        "git.commit": "c0ffee",
+        "git.dirty": "false",
+        "optimizer": "adam",
+        "dim": "20",
+        "gap": "0.1",
+        "cost": "100.25",
+        "judged_by": "cost",
+        "promote": "if_better",
+        "promoted_because": "there was no champion",
+        "registered_as": "champion: there was no champion",
+    }
+    version = empty.client.get_model_version(empty.name, "1")
+    assert version.description == card.markdown(f"models:/{empty.name}/1")
+    assert version.run_id == mlflow.models.get_model_info(empty.uri).run_id
+
+
+def test_a_challenger_says_why_it_is_none_more(registry):
+    entry = registry.add(cost=101)
+    assert registry.tags("2")["registered_as"] == f"challenger: {entry.reason}"
+    assert {"promoted_because", "promoted_at"}.isdisjoint(registry.tags("2"))
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "good" one', "two words", "ünïcode"])
+def test_any_name_that_the_registry_takes(logged, name):
+    model = Registry(name, logged)
+    model.add(cost=100)
+    assert model.add(cost=99).alias == "champion"
+
+
+def test_a_lower_cost_on_the_same_data_replaces_the_champion(registry):
+    entry = registry.add(cost=99)
+    assert (entry.version, entry.alias) == (2, "champion")
+    assert re.fullmatch("its cost 99 is below .*100 of version 1", entry.reason)
+    assert registry.aliases == {"champion": "2"}
+    assert registry.tags("2")["replaces_version"] == "1"
+    assert "replaces_version" not in registry.tags("1")
+
+
+@pytest.mark.parametrize("cost", [100, 101])
+def test_no_lower_cost_stays_challenger(registry, cost):
+    entry = registry.add(cost=cost)
+    assert (entry.version, entry.alias) == (2, "challenger")
+    assert entry.uri == f"models:/{registry.name}/2"
+    assert re.fullmatch(f"its cost {cost} is not below .*100 of version 1", entry.reason)
+    assert registry.aliases == {"champion": "1", "challenger": "2"}
+    assert "replaces_version" not in registry.tags("2")
+
+
+def test_a_cost_is_compared_as_it_is_not_as_it_is_shown(registry):
+    """The reason shows whole numbers; half of one still decides."""
+    assert registry.add(cost=99.9999).alias == "champion"
+
+
+def test_the_newest_challenger_has_the_alias_until_one_replaces_the_champion(registry):
+    registry.add(cost=102)
+    registry.add(cost=101)
+    assert registry.aliases == {"champion": "1", "challenger": "3"}
+    registry.add(cost=50)
+    assert registry.aliases == {"champion": "4"}
+    registry.add(cost=60)  # better than version 1, not than version 4
+    assert registry.aliases == {"champion": "4", "challenger": "5"}
+
+
+def test_costs_on_other_data_are_not_compared(registry):
+    entry = registry.add(cost=1, digest="b")
+    assert (entry.version, entry.alias) == (2, "challenger")
+    assert entry.reason == (
+        "the champion, version 1, was made with other data, and its cost there says nothing about "
+        "this one's; promote=always makes the new one champion"
+    )
+    assert registry.aliases == {"champion": "1", "challenger": "2"}
+
+
+def test_a_champion_that_somebody_else_registered_is_not_compared_either(empty):
+    """No tags, so nobody knows its data and its cost."""
+    empty.add_by_hand()
+    empty.client.set_registered_model_alias(empty.name, "champion", "1")
+    entry = empty.add(cost=1)
+    assert entry.alias == "challenger"
+    assert "was made with other data" in entry.reason
+
+
+def test_another_score_is_not_compared(registry):
+    score = Score("val_accuracy", 0.9)
+    entry = register(registry.uri, registry.name, card_of("a"), score)
+    assert (entry.version, entry.alias) == (2, "challenger")
+    assert entry.reason == (
+        "the champion, version 1, was judged by its cost, this one by its validation accuracy; "
+        "promote=always makes the new one champion"
+    )
+
+
+@pytest.mark.parametrize(("cost", "digest"), [(101, "a"), (1, "b")])
+def test_always_replaces_whatever_there_is(registry, cost, digest):
+    entry = registry.add(cost, digest, promote="always")
+    assert (entry.version, entry.alias) == (2, "champion")
+    assert entry.reason == "promote=always, in place of version 1"
+    assert registry.aliases == {"champion": "2"}
+    assert registry.tags("2")["replaces_version"] == "1"
+
+
+def test_never_replaces_nothing_not_even_an_empty_place(empty):
+    entry = empty.add(cost=1, promote="never")
+    assert (entry.alias, entry.reason) == ("challenger", "promote=never")
+    assert empty.aliases == {"challenger": "1"}
+    assert empty.add(cost=2).reason == "there was no champion"
+    assert empty.aliases == {"champion": "2"}
+    assert empty.add(cost=1, promote="never").alias == "challenger"
+    assert empty.aliases == {"champion": "2", "challenger": "3"}
+
+
+def test_a_deleted_champion_leaves_its_place_empty(registry):
+    registry.client.delete_model_version(registry.name, "1")
+    entry = registry.add(cost=200)
+    assert (entry.version, entry.alias) == (2, "champion")
+    assert entry.reason == "there was no champion"
+    assert registry.aliases == {"champion": "2"}
+    assert "replaces_version" not in registry.tags("2")
+
+
+def test_a_registry_that_fails_is_not_taken_for_an_empty_place(registry, monkeypatch):
+    def refuse(*_):
+        raise MlflowException("out of order", error_code=INTERNAL_ERROR)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_model_version_by_alias", refuse)
+    with pytest.raises(TrackingError, match=r"says: out of order$"):
+        registry.add(cost=1)
+    assert registry.aliases == {"champion": "1"}
+
+
+def test_a_model_that_is_not_there_is_one_sentence(registry):
+    with pytest.raises(
+        TrackingError, match=r"^MLflow at sqlite:///\S+ says: .*no-such.*$"
+    ) as error:
+        register("models:/m-no-such", registry.name, card_of("a"), Score("cost", 1.0))
+    assert "\n" not in str(error.value)
+    assert registry.aliases == {"champion": "1"}
+    assert registry.tags("1")["cost"] == "100"
+    assert Path("mlflow.db").is_file()  # in the store of this test
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(np.nan, "must be finite"), (1e30, "must be shorter than 1.8e19")]
+)
+def test_a_model_that_does_not_answer_its_own_example_is_never_registered(logged, value, reason):
+    with start_run("fit_embedding", "fit", {}) as run:
+        uri = log_movie_model(run, np.full((2, 2), value, np.float32), MOVIES, {})
+        sentence = f"does not answer its own input example .*{reason}.*was not registered"
+        with pytest.raises(TrackingError, match=sentence):
+            publish(run, uri, card_of("a"), Score("cost", 1), "unanswered", "if_better")
+    with pytest.raises(MlflowException, match="not found"):
+        mlflow.MlflowClient().get_registered_model("unanswered")

@@ -1,0 +1,309 @@
+"""Runs and files whose process has died: who finds them, and what is left alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+from conftest import PROJECT, fresh_store
+from mlflow.entities import Run
+from mlflow.tracking import fluent
+
+from embedlab.datasets.cache import cache_folder, find_leftovers, working_folder
+from embedlab.errors import TrackingError
+from embedlab.process import has_ended, started_at, this_host
+from embedlab.tracking import stale
+from embedlab.tracking.run import start_child_run, start_run
+from embedlab.tracking.stale import find_stale, mark_dead_runs
+from entrypoints import clean_runs
+
+HOUR = 3600
+NOBODY = 2**22 + 1  # above every process number of Linux
+ENDED = {"host": this_host(), "pid": str(NOBODY), "process_started": "0"}
+ELSEWHERE = {"host": "elsewhere", "pid": "1", "process_started": "0"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with fresh_store(tmp_path_factory.mktemp("store")) as client:
+        yield client
+
+
+@pytest.fixture
+def client(store, monkeypatch, request) -> mlflow.MlflowClient:
+    """The store as a new process finds it, with an experiment for each test."""
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
+    monkeypatch.setattr(fluent, "_active_experiment_id", None)
+    return store
+
+
+@pytest.fixture
+def experiment(client) -> str:
+    return client.create_experiment(os.environ["MLFLOW_EXPERIMENT_NAME"])
+
+
+def ago(hours: float) -> int:
+    return int((time.time() - hours * HOUR) * 1000)
+
+
+def running(client, experiment: str, tags: dict[str, str], hours: float = 0.0) -> str:
+    """A run that is RUNNING, begun so many hours ago."""
+    run = client.create_run(experiment, ago(hours), {"entry_point": "finetune", **tags})
+    return run.info.run_id
+
+
+def how(client, run_id: str) -> tuple[str, str | None]:
+    run = client.get_run(run_id)
+    return run.info.status, run.data.tags.get("stop_reason")
+
+
+# -- processes ---------------------------------------------------------------------------------
+
+
+def test_this_process_is_there_and_one_that_had_its_number_is_not():
+    assert not has_ended(this_host(), os.getpid(), started_at())
+    assert not has_ended(this_host(), os.getpid(), time.time())
+    assert has_ended(this_host(), os.getpid(), started_at() - HOUR)
+    assert has_ended(this_host(), NOBODY, time.time())
+
+
+def test_of_another_host_nothing_is_known():
+    assert not has_ended("elsewhere", NOBODY, time.time())
+
+
+def test_a_process_that_nobody_has_waited_for_has_ended():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    deadline = time.monotonic() + 30
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert has_ended(this_host(), process.pid, time.time())
+    process.wait()
+    assert has_ended(this_host(), process.pid, time.time())
+
+
+# -- runs --------------------------------------------------------------------------------------
+
+
+def owner(run: Run) -> tuple[str, int, float]:
+    tags = run.data.tags
+    return tags["host"], int(tags["pid"]), float(tags["process_started"])
+
+
+@pytest.mark.parametrize("is_adopted", [False, True], ids=["new", "adopted"])
+def test_a_run_and_its_children_say_whose_they_are(client, experiment, monkeypatch, is_adopted):
+    if is_adopted:
+        monkeypatch.setenv("MLFLOW_RUN_ID", client.create_run(experiment).info.run_id)
+    with start_run("fit_embedding", "fit", {}) as run, start_child_run("child", {}, {}) as child:
+        for run_id in (run.id, child.id):
+            assert owner(client.get_run(run_id)) == (this_host(), os.getpid(), started_at())
+
+
+A_LONG_FIT = """
+import time
+from embedlab.tracking.run import start_child_run, start_run
+
+with start_run("fit_embedding", "long", {}) as run, start_child_run("child", {}, {}) as child:
+    print(run.id, child.id, flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+def test_the_next_start_marks_what_was_killed_and_nothing_that_lives(client):
+    processes, ids = [], []
+    try:
+        for _ in range(2):
+            process = subprocess.Popen(
+                [sys.executable, "-c", A_LONG_FIT],
+                env=os.environ
+                | {
+                    "PYTHONPATH": str(PROJECT / "src"),
+                    "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
+                },
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            processes.append(process)
+            ids.append(process.stdout.readline().split())
+        killed, alive = processes
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        before = time.time() * 1000
+        with start_run("fit_embedding", "next", {}) as run:
+            assert [how(client, i) for i in ids[0]] == [("KILLED", "died")] * 2
+            assert [how(client, i) for i in ids[1]] == [("RUNNING", None)] * 2
+        for run_id in ids[0]:
+            kept = client.get_run(run_id)
+            sentence = f"its process {killed.pid} on {this_host()} has ended without a word"
+            assert kept.data.tags["error"] == sentence
+            assert kept.info.start_time <= kept.info.end_time <= before  # its last sign of life
+        alive.send_signal(signal.SIGTERM)
+        alive.wait(60)
+        assert [how(client, i) for i in ids[1]] == [("KILLED", "sigterm")] * 2
+        assert how(client, run.id) == ("FINISHED", "finished")
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_a_start_leaves_other_hosts_experiments_and_projects_alone(client, experiment):
+    other_experiment = client.create_experiment("another")
+    left = [
+        running(client, experiment, ELSEWHERE, hours=1000),
+        running(client, experiment, {}, hours=1000),  # `mlflow run` made it, nobody took it up
+        running(client, other_experiment, ENDED),
+        client.create_run(experiment, tags={"host": this_host()}).info.run_id,  # somebody's
+    ]
+    with start_run("fit_embedding", "fit", {}):
+        pass
+    assert [how(client, run_id) for run_id in left] == [("RUNNING", None)] * len(left)
+
+
+def test_a_start_does_not_fail_by_what_it_cannot_mark(client, experiment, caplog):
+    odd = running(client, experiment, {**ENDED, "pid": "none"})
+    with start_run("fit_embedding", "fit", {}) as run:
+        pass
+    assert how(client, run.id) == ("FINISHED", "finished")
+    assert how(client, odd) == ("RUNNING", None)
+    assert "runs that died could not be marked" in caplog.text
+
+
+def test_starts_at_the_same_time_all_mark(client, experiment, caplog):
+    died = [running(client, experiment, ENDED) for _ in range(4)]
+    threads = [threading.Thread(target=mark_dead_runs, args=[experiment]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [how(client, run_id) for run_id in died] == [("KILLED", "died")] * 4
+    assert caplog.text == ""
+
+
+def test_a_run_that_has_closed_itself_meanwhile_stays_as_it_is(client, experiment):
+    run_id = running(client, experiment, ENDED)
+    (found,) = find_stale(experiment)
+    client.set_terminated(run_id)
+    found.mark()
+    assert how(client, run_id) == ("FINISHED", None)
+
+
+def test_silence_counts_only_where_no_process_can_be_seen(client, experiment):
+    here = {"host": this_host(), "pid": str(os.getpid()), "process_started": str(started_at())}
+    running(client, experiment, here, hours=1000)
+    silent = running(client, experiment, ELSEWHERE, hours=30)
+    begun = client.create_run(experiment, ago(30), {"mlflow.project.entryPoint": "main"})
+    foreign = client.create_run(experiment, ago(30), {"mlflow.project.entryPoint": "theirs"})
+    client.log_metric(foreign.info.run_id, "loss", 1.0, timestamp=ago(29))
+    heard = running(client, experiment, ELSEWHERE, hours=30)
+    client.log_metric(heard, "val/loss", 1.0, timestamp=ago(3))
+
+    assert find_stale(experiment) == []
+    found = {item.run.info.run_id: item.reason for item in find_stale(experiment, 24)}
+    assert found == {
+        silent: "no sign of life for 30.0 hours from its process on elsewhere",
+        begun.info.run_id: "no sign of life for 30.0 hours and no process has taken it up",
+    }
+    found = {item.run.info.run_id: item.last_sign for item in find_stale(experiment, 2)}
+    assert set(found) == {silent, begun.info.run_id, heard}
+    assert found[heard] == pytest.approx(ago(3), abs=60_000)  # a minute for the test itself
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+def leave(name: str, hours: float) -> Path:
+    """A folder in the cache with a file in it, untouched for so long."""
+    folder = cache_folder() / name
+    folder.mkdir(parents=True)
+    (folder / "half").write_text("ha")
+    for path in (folder / "half", folder):
+        os.utime(path, (time.time() - hours * HOUR,) * 2)
+    return folder
+
+
+def test_what_a_process_builds_says_whose_it_is():
+    with working_folder(cache_folder()) as work:
+        assert f"{os.getpid()}@{this_host()}" in work.name
+        for path in (work / "file", work):
+            path.touch()
+            os.utime(path, (time.time() - 1000 * HOUR,) * 2)
+        # It started later than that, so what it owns would be another's of the same number.
+        assert [item.path for item in find_leftovers(0)] == [work]
+        os.utime(work)
+        assert find_leftovers(0) == []
+
+
+def test_one_hour_has_no_s():
+    leave(".building-c", 1.1)
+    assert [item.reason for item in find_leftovers(1)] == ["not touched for 1 hour"]
+
+
+def test_files_that_nobody_will_finish_are_found_by_owner_and_age():
+    ended, other = f"{NOBODY}@{this_host()}", "1@elsewhere"
+    found = {
+        leave(f"features/.building-{ended}-a", 1.1): f"its process {NOBODY} has ended",
+        leave(f".building-{other}-b", 25): "not touched by elsewhere for 25 hours",
+        leave(".building-c", 25): "not touched for 25 hours",
+        leave("weights/resnet18.pth.0.partial", 25): "not touched for 25 hours",
+    }
+    leave(f".building-{ended}-d", 0.9)
+    leave(f".building-{other}-e", 23)
+    leave("weights/resnet50.pth.0.partial", 0.5)
+    leave("features/whole", 1000)
+    assert {item.path: item.reason for item in find_leftovers(24)} == found
+    # Never what somebody may be writing right now.
+    assert len(find_leftovers(0)) == len(found) + 1
+
+
+# -- the entry point ---------------------------------------------------------------------------
+
+
+def test_clean_runs_lists_and_marks_and_removes(client, experiment, capsys):
+    died, silent = running(client, experiment, ENDED), running(client, experiment, ELSEWHERE, 30)
+    file = leave(".building-c", 25)
+
+    clean_runs.main(["--dry-run", "true"])
+    printed = "".join(capsys.readouterr().out.split())
+    assert died in printed
+    assert "RunstomarkKILLED:2,filestoremove:1" in printed
+    assert [how(client, run_id) for run_id in (died, silent)] == [("RUNNING", None)] * 2
+    assert file.exists()
+
+    clean_runs.main([])
+    assert "Runs marked KILLED: 2, files removed: 1" in capsys.readouterr().out
+    assert [how(client, run_id) for run_id in (died, silent)] == [("KILLED", "died")] * 2
+    assert not file.exists()
+    newest = client.search_runs([experiment], "attributes.status = 'FINISHED'")[0]
+    table = mlflow.load_table("tables/stale.json", run_ids=[newest.info.run_id])
+    assert set(table["which"]) == {died, silent, str(file)}
+    assert newest.data.metrics["stale/runs"] == 2
+
+    clean_runs.main([])
+    assert capsys.readouterr().out == "Runs marked KILLED: 0, files removed: 0\n"
+
+
+def test_clean_runs_of_another_experiment(client, experiment, capsys):
+    other = client.create_experiment("cleaned from elsewhere")
+    died = [running(client, place, ENDED) for place in (other, experiment)]
+    clean_runs.main(["--experiment", "cleaned from elsewhere"])
+    assert [how(client, run_id) for run_id in died] == [("KILLED", "died"), ("RUNNING", None)]
+    sentence = r"experiment: expected one of .*cleaned from elsewhere.* in sqlite:.*, got 'nowhere'"
+    with pytest.raises(TrackingError, match=sentence):
+        clean_runs.main(["--experiment", "nowhere"])
+
+
+def test_a_reason_names_every_field(client, experiment):
+    running(client, experiment, ENDED)
+    table = stale.as_table(find_stale(experiment), [])
+    assert table.columns.tolist() == ["what", "which", "reason"]
+    assert table["what"].tolist() == ["finetune"]

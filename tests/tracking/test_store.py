@@ -1,0 +1,386 @@
+"""The tracking store before a run begins: whose database it is, who holds it, where it lies."""
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import mlflow
+import pytest
+import sqlalchemy
+from conftest import PROJECT, fresh_store
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
+
+from embedlab.cli.parser import EXIT_INTERRUPTED, exit_with
+from embedlab.errors import DataError, ServerAwayError, TrackingError
+from embedlab.tracking import run as runs
+from embedlab.tracking import store
+from embedlab.tracking.offline import retry as outage
+from embedlab.tracking.run import start_run
+from embedlab.tracking.store import first_line, how_to_open, initialise_store, without_password
+from entrypoints import recommend
+
+
+@pytest.fixture(scope="module")
+def made_store(tmp_path_factory) -> Path:
+    """An empty store, which MLflow takes seconds to make."""
+    folder = tmp_path_factory.mktemp("made")
+    with fresh_store(folder):
+        initialise_store()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def database(tmp_path) -> Iterator[Path]:
+    """A file that is not there yet, which is MLflow's store for the test."""
+    file = tmp_path / "store" / "runs.db"
+    file.parent.mkdir()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(f"sqlite:///{file}")
+    yield file
+    mlflow.set_tracking_uri(before)
+
+
+def execute(file: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def make_first_tables(file: Path) -> None:
+    """The tables of MLflow's first version, which come first in every new store."""
+    engine = sqlalchemy.create_engine(f"sqlite:///{file}")
+    FirstTables.metadata.create_all(engine)
+    engine.dispose()
+
+
+# -- whose database it is ------------------------------------------------------------------------
+
+CUSTOMERS = ("CREATE TABLE customers (name TEXT)", "INSERT INTO customers VALUES ('Ann'), ('Bob')")
+ALEMBIC = (
+    "CREATE TABLE alembic_version (version_num TEXT)",
+    "INSERT INTO alembic_version VALUES ('9f8e7d6c5b4a')",
+)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [(*CUSTOMERS, *ALEMBIC), CUSTOMERS, (*CUSTOMERS, "CREATE TABLE runs (id INTEGER)")],
+    ids=["with alembic", "without", "with a table of a name of MLflow's"],
+)
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_a_database_of_another_program_is_named_and_left_as_it_is(database, statements, journal):
+    execute(database, f"PRAGMA journal_mode = {journal}")
+    execute(database, *statements)
+    before = database.read_bytes()
+    with pytest.raises(TrackingError, match="another program: it has a table 'customers'") as said:
+        initialise_store()
+    assert "delete" not in str(said.value)
+    assert database.read_bytes() == before
+    left = {file.name for file in database.parent.iterdir()}
+    assert left - {"runs.db-shm", "runs.db-wal"} == {"runs.db"}
+
+
+def test_a_database_that_an_earlier_version_put_tables_into_is_not_to_be_deleted(database):
+    execute(database, *CUSTOMERS, *ALEMBIC)
+    make_first_tables(database)
+    before = database.read_bytes()
+    with pytest.raises(TrackingError, match="its table 'customers' is not of MLflow") as said:
+        initialise_store()
+    assert "delete" not in str(said.value)
+    assert database.read_bytes() == before
+
+
+@pytest.mark.parametrize("table", ["runs", "registered_models"])
+def test_a_store_that_holds_anything_is_not_to_be_deleted(made_store, database, table):
+    """Without an experiment and with an unknown version, as one that was left half made."""
+    shutil.copy(made_store, database)
+    row = {"runs": "(run_uuid) VALUES ('a')", "registered_models": "(name) VALUES ('a')"}[table]
+    execute(
+        database,
+        "DELETE FROM experiments",
+        "UPDATE alembic_version SET version_num = 'unknown'",
+        f"INSERT INTO {table} {row}",
+    )
+    with pytest.raises(TrackingError, match="MLflow cannot open its store") as said:
+        initialise_store()
+    assert "delete" not in str(said.value)
+
+
+def test_a_store_of_mlflows_first_version_is_opened_and_keeps_its_runs(database):
+    make_first_tables(database)
+    execute(
+        database,
+        "INSERT INTO experiments VALUES (0, 'Default', '/nowhere', 'active')",
+        "INSERT INTO runs (run_uuid, name, experiment_id, lifecycle_stage, status, source_type,"
+        " user_id, start_time, artifact_uri) VALUES ('0123456789abcdef0123456789abcdef', 'old', 0,"
+        " 'active', 'FINISHED', 'LOCAL', 'Ann', 1, '/nowhere')",
+    )
+    initialise_store()
+    assert mlflow.get_run("0123456789abcdef" * 2).info.status == "FINISHED"
+
+
+def test_a_store_with_a_guest_is_opened(made_store, database):
+    """As MLflow's own table of users, which may lie in the same database."""
+    shutil.copy(made_store, database)
+    execute(database, *CUSTOMERS)
+    initialise_store()
+
+
+def test_an_empty_file_becomes_a_store(database):
+    database.touch()
+    initialise_store()
+    assert [item.name for item in mlflow.search_experiments()] == ["Default"]
+
+
+def test_a_store_whose_last_writer_was_killed_is_opened(made_store, database):
+    """SQLite's journal of what was not finished lies beside it then, and a mere reader may not
+    put it back."""
+    shutil.copy(made_store, database)
+    killed = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('PRAGMA cache_size = 1'); c.execute('BEGIN')\n"
+        "c.execute('CREATE TABLE half (x)')\n"
+        "c.execute('WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9999)'\n"
+        "          ' INSERT INTO half SELECT randomblob(999) FROM n')\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", killed, database], check=False)
+    assert Path(f"{database}-journal").stat().st_size
+    initialise_store()
+    assert [item.name for item in mlflow.search_experiments()] == ["Default"]
+
+
+# -- who holds it --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A start says soon what it waits for, tries again soon, and gives up soon."""
+    monkeypatch.setattr(store, "SECONDS_TO_THE_LINE", 0.1)
+    monkeypatch.setattr(outage, "FIRST_PAUSE", 0.01)
+    monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.5")
+
+
+@contextmanager
+def held(lock: Path) -> Iterator[None]:
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_lock_that_another_process_holds_is_named_and_waited_for_up_to_a_limit(
+    made_store, database, impatient, caplog, is_there
+):
+    if is_there:
+        shutil.copy(made_store, database)
+    holds = f"another process holds its lock {database}.lock and has to end first"
+    with held(Path(f"{database}.lock")), pytest.raises(ServerAwayError) as said:
+        initialise_store()
+    assert str(said.value) == f"MLflow at sqlite:///{database} was away for 0.5 s ({holds})"
+    assert caplog.messages == [
+        f"Waiting for MLflow at sqlite:///{database}: {holds}; 0 of at most 0.5 s "
+        "(EMBEDLAB_WAIT_FOR_SERVER)."
+    ]
+    assert database.exists() == is_there
+
+
+def test_a_start_goes_on_when_the_lock_is_free(made_store, database, impatient, monkeypatch):
+    shutil.copy(made_store, database)
+    monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "30")
+    with held(Path(f"{database}.lock")):
+        starting = threading.Thread(target=initialise_store)
+        starting.start()
+        starting.join(0.5)
+        assert starting.is_alive()
+    starting.join(30)
+    assert not starting.is_alive()
+
+
+def test_the_line_comes_after_five_seconds():
+    assert store.SECONDS_TO_THE_LINE == 5
+
+
+def test_a_start_that_waits_for_a_lock_is_stopped_by_ctrl_c(made_store, database):
+    shutil.copy(made_store, database)
+    waiting = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from embedlab.cli.parser import exit_with\n"
+        "from embedlab.tracking import runs\n"
+        "def main(argv):\n"
+        "    print('ready', flush=True)\n"
+        "    with runs.start_run('recommend', 'waits', {}): pass\n"
+        "exit_with(main)"
+    )
+    with held(Path(f"{database}.lock")):
+        process = subprocess.Popen(
+            [sys.executable, "-c", waiting],
+            env=os.environ
+            | {"PYTHONPATH": str(PROJECT / "src"), "MLFLOW_TRACKING_URI": f"sqlite:///{database}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.5)  # it has come to the lock, or will
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert process.returncode == EXIT_INTERRUPTED
+    assert said == "embedlab: stopped by Ctrl-C; the run keeps what it had logged.\n"
+
+
+def test_a_database_that_another_process_has_locked_is_named(made_store, database, monkeypatch):
+    """SQLite's own five seconds, then the line, and the end."""
+    shutil.copy(made_store, database)
+    monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "1")
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ServerAwayError, match=r"for 1 s \(its database is locked\)$"):
+            initialise_store()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc, where nobody may write")
+def test_a_folder_that_cannot_be_written_is_a_sentence_at_once():
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri("sqlite:////proc/runs.db")
+    started = time.monotonic()
+    try:
+        with pytest.raises(TrackingError, match=r"cannot open its store .*/proc/runs\.db\.lock"):
+            initialise_store()
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert time.monotonic() - started < 3
+
+
+def test_a_lock_that_cannot_be_made_is_a_sentence_at_once(made_store, database):
+    shutil.copy(made_store, database)
+    Path(f"{database}.lock").mkdir()
+    with pytest.raises(TrackingError, match=r"cannot open its store .*runs\.db\.lock"):
+        initialise_store()
+
+
+# -- where it lies -------------------------------------------------------------------------------
+
+RUN_ID = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def relative(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A relative address, as an entry point under `mlflow run` sees it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_RUN_ID", RUN_ID)
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri("sqlite:///sub/rel.db")
+    yield tmp_path / "sub/rel.db"
+    mlflow.set_tracking_uri(before)
+
+
+def test_a_relative_address_of_another_folder_is_told_and_nothing_made(relative, made_store):
+    sentence = re.escape(
+        "MLFLOW_TRACKING_URI=sqlite:///sub/rel.db is relative to the folder in which `mlflow run` "
+        "was called and made the run, but the entry point looks for it in the project's folder: "
+        "give an absolute path, such as sqlite:///$PWD/sub/rel.db."
+    )
+    with pytest.raises(TrackingError, match=sentence), start_run("recommend", "recommend", {}):
+        pytest.fail("the run has begun")
+    assert list(relative.parents[1].iterdir()) == []
+    relative.parent.mkdir()  # a stray one, as earlier versions left behind
+    shutil.copy(made_store, relative)
+    with pytest.raises(TrackingError, match=sentence), start_run("recommend", "recommend", {}):
+        pytest.fail("the run has begun")
+    assert list(relative.parent.iterdir()) == [relative]
+
+
+def test_a_refused_parameter_makes_nothing_at_a_relative_address_either(relative):
+    with pytest.raises(SystemExit):
+        exit_with(lambda _: recommend.main(["--k", "0"]))
+    assert list(relative.parents[1].iterdir()) == []
+
+
+def test_a_relative_address_is_right_where_the_run_is_there(relative, made_store, monkeypatch):
+    relative.parent.mkdir()
+    shutil.copy(made_store, relative)
+    made = mlflow.MlflowClient().create_run("0", tags={"made": "here"})
+    monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
+    with start_run("recommend", "recommend", {}) as run:
+        assert run.id == made.info.run_id
+
+
+@pytest.mark.slow
+def test_mlflow_run_with_a_relative_address_from_elsewhere(tmp_path):
+    name = f"{tmp_path.name}.db"
+    ran = subprocess.run(
+        ["mlflow", "run", str(PROJECT), "-e", "clean_runs", "--env-manager", "local"],
+        cwd=tmp_path,
+        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{name}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 1
+    assert f"give an absolute path, such as sqlite:///$PWD/{name}." in ran.stderr
+    assert list(PROJECT.glob(f"{name}*")) == []
+
+
+# -- a password in its address -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:secret@db:5432/runs", "postgresql://me:***@db:5432/runs"),
+        ("postgresql+psycopg://me:se/cr:et@db/runs", "postgresql+psycopg://me:***@db/runs"),
+        ("postgresql://me:se@cret@db/runs", "postgresql://me:***@db/runs"),
+        ("postgresql:///runs?user=me&password=secret&host=db", None),
+        ("mysql+pymysql://me:secret@db/runs?ssl_key=k", "mysql+pymysql://me:***@db/runs?ssl_key=k"),
+        ("API request to http://me:secret@host:5000/api failed", None),
+        ("'https://:secret@host/api'", "'https://:***@host/api'"),
+        ("http://me@host:5000/#/models/rec@champion", "http://me@host:5000/#/models/rec@champion"),
+        ("http://host:5000/#/models/rec@champion", "http://host:5000/#/models/rec@champion"),
+        ("postgresql:///mlflow?host=/var/run", "postgresql:///mlflow?host=/var/run"),
+        ("sqlite:////home/me@work/a:b@c.db", "sqlite:////home/me@work/a:b@c.db"),
+        ("runs:/0123/model, models:/rec@champion", "runs:/0123/model, models:/rec@champion"),
+    ],
+)
+def test_a_password_is_masked_and_nothing_else(text, shown):
+    assert without_password(text) == (shown or text.replace("secret", "***"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "first"),
+    [
+        ("sqlite:////runs.db", "Start  mlflow ui --backend-store-uri sqlite:////runs.db"),
+        (
+            "postgresql://me:secret@db/runs",
+            'Start  mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"',
+        ),
+        ("http://host:5000/", "Open   http://host:5000/#/experiments/1/runs/a?"),
+        ("https://me:secret@host", "Open   https://host/#/experiments/1/runs/a?"),  # it asks
+    ],
+)
+def test_the_command_that_opens_the_runs_can_be_used_and_holds_no_password(monkeypatch, uri, first):
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+    shown = how_to_open("1", "a", "#/experiments/1")
+    assert shown.startswith(first)
+    assert "secret" not in shown
+
+
+def test_what_mlflow_says_of_an_address_is_masked(monkeypatch):
+    error = MlflowException("API request to http://me:secret@host/api failed with exception x")
+    assert first_line(error) == "API request to http://me:***@host/api failed with exception x"
+    for raised in (error, ValueError("http://me:secret@host"), DataError("http://me:secret@host")):
+        assert "http://me:***@host" in runs._stop_reason(raised)[1]["error"]

@@ -25,6 +25,7 @@ def main(argv=None) -> None:
     from embedlab.vision.evaluation import comparison as compare
     from embedlab.vision.evaluation import plots as figures
     from embedlab.workflows.finished_runs import check_images, find_runs
+    from embedlab.workflows.image_runs import prepare_fonts
 
     given = {"runs": ",".join(args.runs) or "best"}
     with start_run("compare_transfer", "compare_transfer", given) as run:
@@ -33,6 +34,8 @@ def main(argv=None) -> None:
         contenders = [item.contender for item in found]
         images = read_images(locate_images(found[0].dataset))
         check_images(found, images.digest)
+        for sentence in prepare_fonts(images):
+            console.print(sentence)
         run.set_tags({"compared_runs": ",".join(item.id for item in found)})
         run.log_resolved({"runs": ",".join(item.id for item in found)})
 

@@ -68,8 +68,8 @@ def main(argv=None) -> None:
         precision = broadcast(lambda: choose_precision(args.precision, device))
         run.log_params({"device": device, "precision": precision})
         with work_progress("decode images") as show:
-            images, split = image_runs.load_images(run, vars(args), show)
-        console.print(str(images))
+            images, split, about_data = image_runs.load_images(run, vars(args), show)
+        console.print("\n".join(about_data))
         batch_size = options.batch_size_for(len(split.train))
         resolved = {"resolution": args.resolution, "batch_size": batch_size}
         run.log_resolved(vars(options) | resolved)

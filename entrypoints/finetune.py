@@ -67,8 +67,8 @@ def main(argv=None) -> None:
         run.log_params({"device": device, **settings})
         run.log_resolved(vars(options))
         with work_progress("decode images") as show:
-            images, split = image_runs.load_images(run, settings, show)
-        console.print(str(images))
+            images, split, about_data = image_runs.load_images(run, settings, show)
+        console.print("\n".join(about_data))
 
         with local_main_first():
             backbone = load_backbone(settings["backbone"], settings["weights"], settings["seed"])

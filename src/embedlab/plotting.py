@@ -1,13 +1,73 @@
-"""What the figures of both families share: size, resolution, spines, colours."""
+"""What the figures of both families share: size, resolution, spines, colours, fonts."""
 
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
 
 BLUE, ORANGE, GREEN, RED, GREY = "#2f6db3", "#e07b39", "#2b8a4b", "#c0392b", "#6b7078"
 
 
-def new_figure(width: float, height: float) -> Figure:
+class PlainTextFigure(Figure):
+    """A figure whose texts are shown as they are: the `$` of a class's name begins no formula."""
+
+    def draw(self, renderer) -> None:
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+        super().draw(renderer)
+
+
+def new_figure(width: float, height: float, kind: type[Figure] = Figure) -> Figure:
     """An empty figure of so many inches; nothing of it touches a display."""
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+    return kind(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def add_fonts_for(texts: Sequence[str]) -> list[str]:
+    """Let figures fall back to installed fonts for the characters that their own font lacks.
+
+    Returns the texts with a character that no installed font has. Figures show a box for it, and
+    matplotlib is kept from warning of each one.
+    """
+    missing = {char for text in texts for char in text if char.isprintable() and char != " "}
+    families = list(matplotlib.rcParams["font.family"])
+    for family in families:
+        missing -= _glyphs(font_manager.findfont(FontProperties(family=[family])), missing)
+    # The system's own list: matplotlib keeps one that lacks what has been installed since.
+    paths = sorted(font_manager.findSystemFonts(), key=_preference) if missing else []
+    glyphs = {path: _glyphs(path, missing) for path in paths}
+    for path in sorted(paths, key=lambda path: -len(glyphs[path])):
+        if glyphs[path] & missing:
+            font_manager.fontManager.addfont(path)
+            families.append(FT2Font(path).family_name)
+            missing -= glyphs[path]
+    matplotlib.rcParams["font.family"] = families
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # no bold face is no harm
+    if missing:
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    return [text for text in texts if missing & set(text)]
+
+
+def _preference(path: str) -> tuple[bool, bool, str]:
+    """Regular sans-serif faces first."""
+    name = Path(path).name
+    return "Sans" not in name, "Regular" not in name, path
+
+
+def _glyphs(path: str, characters: set[str]) -> set[str]:
+    """Those of the characters that matplotlib can draw by that font: a colour font has none."""
+    try:
+        font = FT2Font(path)
+        font.set_size(12, 72)
+        return {char for char in characters if font.get_char_index(ord(char))}
+    except (OSError, RuntimeError):
+        return set()
 
 
 def tidy(axes) -> None:

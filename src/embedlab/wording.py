@@ -1,4 +1,9 @@
-"""Numbers, counted nouns and values, as printed texts have them."""
+"""Counted nouns, values, costs and file names, as printed texts have them."""
+
+import re
+
+# Python decodes a byte 0xNN of a name that is no UTF-8 to the surrogate U+DCNN (PEP 383).
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:
@@ -16,3 +21,8 @@ def value_as_text(value: object) -> str:
 def cost_as_text(cost: float) -> str:
     """`733,625`; from 10^15 on, where the digits say nothing, `1.23e+15`."""
     return f"{cost:,.0f}" if abs(cost) < 1e15 else f"{cost:.3g}"
+
+
+def printable(name: str) -> str:
+    r"""A file's name, with `\xNN` for bytes that are no UTF-8 and for control characters."""
+    return UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from embedlab_serving.errors import DataError
 
@@ -23,16 +24,17 @@ _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def shorter_side(path: Path) -> int:
+def shorter_side(path: Path | str) -> int:
     """Pixels, from the file's header alone. Raises DataError where it is no image."""
     with _opened(path) as image:
         return min(image.size)
 
 
-def decode_image(file: Path | bytes, side: int) -> np.ndarray:
+def decode_image(file: Path | str | bytes, side: int) -> np.ndarray:
     """(3, side, side) uint8: turned upright, in RGB, its middle square scaled to `side`.
 
-    Transparent pixels become white, 16-bit grey keeps its upper 8 bits.
+    Transparent pixels become white, 16-bit grey keeps its upper 8 bits. Greys of other depths are
+    refused: which value is white, their file does not say, and a guess would differ by image.
     Raises DataError with the reason, a few words.
     """
     try:
@@ -46,7 +48,7 @@ def decode_image(file: Path | bytes, side: int) -> np.ndarray:
     return np.asarray(image).transpose(2, 0, 1)  # (side, side, 3) -> (3, side, side)
 
 
-def _opened(file: Path | bytes) -> Image.Image:
+def _opened(file: Path | str | bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
     except Image.DecompressionBombError:
@@ -57,7 +59,20 @@ def _opened(file: Path | bytes) -> Image.Image:
     if width * height > MAX_PIXELS:
         image.close()
         raise DataError(f"{width:,} × {height:,} pixels, more than {MAX_PIXELS:,}")
+    if depth := _odd_depth(image):
+        image.close()
+        raise DataError(f"{depth} grey; expected 8 or 16 bits, so convert it")
     return image
+
+
+def _odd_depth(image: Image.Image) -> str:
+    """In words where the greys are neither 8 nor 16 bits, unsigned; else nothing."""
+    if image.mode == "F":
+        return "floating-point"
+    if image.mode == "I" and image.format != "PPM":  # which Pillow scales to 16 bits
+        return "32-bit or signed"
+    bits = image.tag_v2.get(BITSPERSAMPLE) if image.format == "TIFF" else None
+    return "12-bit" if bits == (12,) else ""
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

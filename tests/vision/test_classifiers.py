@@ -477,6 +477,12 @@ def test_scores_against_a_hand_worked_example():
     assert metrics["test/accuracy_low"] < 4 / 6 < metrics["test/accuracy_high"]
 
 
+def test_classes_whose_names_differ_in_signs_alone_have_metrics_of_their_own():
+    metrics = evaluate(HAND, ("C#", "C$", "C")).as_metrics()
+    recalls = [metrics[f"test/recall/{name}"] for name in ("C_", "C__1", "C")]
+    assert recalls == pytest.approx([2 / 3, 1 / 2, 1])
+
+
 def test_calibration_error_by_hand():
     """Fifteen bins: 0.9 and 0.9 share one, 0.7, 0.6, 0.8 and 0.5 have one each."""
     excess = [2 - 1.8, 1 - 0.7, 0 - 0.6, 1 - 0.8, 0 - 0.5]

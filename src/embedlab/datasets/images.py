@@ -15,6 +15,7 @@ from pathlib import Path
 from embedlab.datasets.cache import build_folder, cache_folder
 from embedlab.datasets.download import fetch
 from embedlab.errors import DataError
+from embedlab.wording import printable
 
 SAMPLE, CIFAR10, FOLDER = "sample", "cifar10", "folder:"
 
@@ -48,6 +49,11 @@ def check_dataset_argument(text: str) -> str:
     if text in (SAMPLE, CIFAR10):
         return text
     path = text.removeprefix(FOLDER)
+    if printable(path) != path:
+        raise DataError(
+            f"dataset: expected a path in UTF-8 without control characters, which MLflow can "
+            f"record, got {printable(path)}; rename the folder, or make a link to it (ln -s)."
+        )
     if text.startswith(FOLDER) and path and os.path.isdir(os.path.expanduser(path)):
         return text
     if text.startswith(FOLDER):

@@ -1,6 +1,6 @@
 """What `extract_features` and `finetune` log alike: data, epochs, test report, model, charts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from embedlab.datasets.folder import LeftOut
 from embedlab.datasets.images import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
+from embedlab.plotting import add_fonts_for
 from embedlab.progress import OnCount, Step
 from embedlab.tracking.charts import (
     bar_chart,
@@ -26,7 +28,7 @@ from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import how_to_open
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset, read_images
-from embedlab.vision.data.splits import Split, split_images
+from embedlab.vision.data.splits import Split, duplicates_across_parts, split_images
 from embedlab.vision.evaluation import plots as figures
 from embedlab.vision.evaluation.metrics import (
     Predictions,
@@ -36,7 +38,9 @@ from embedlab.vision.evaluation.metrics import (
     top_predictions,
 )
 from embedlab.vision.evaluation.projection import nearest, one_query_a_class, project
+from embedlab.vision.features import PARTS
 from embedlab.vision.options import DATA
+from embedlab.wording import counted
 from embedlab.workflows.models import log_image_model
 from embedlab_serving.preprocess import Preprocessing
 
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
 
 PREDICTIONS = "predictions/test.npz"
 VAL_GRID = "val_predictions"
+LEFT_OUT_TABLE, DUPLICATES_TABLE = "tables/unreadable.json", "tables/duplicates.json"
+NAMES_SHOWN = 3
 SHOWN_EACH_EPOCH = 24
 TRAINING_IMAGES = 36
 NEIGHBOURS = 8
@@ -59,10 +65,12 @@ PARAMS = (
 
 def load_images(
     run: TrackedRun, settings: Mapping[str, object], on_count: OnCount
-) -> tuple[ImageDataset, Split]:
-    """Find, read and split the data, and log its lineage, its counts and what was no image.
+) -> tuple[ImageDataset, Split, list[str]]:
+    """Find, read and split the data, and log its lineage, its counts and what was left out.
 
     settings  the parameters `options.DATA`, by name.
+
+    Returns the images, their split, and what to tell the user about them.
     """
     dataset, *how_split = (settings[name] for name in DATA)
     with local_main_first():
@@ -73,18 +81,64 @@ def load_images(
     run.log_dataset(images.name, images.digest, source.source, "training")
     run.log_params({"data_digest": split.digest})
     run.set_tags({"data_digest": split.digest, "pictures_digest": images.digest})
+    duplicates = duplicates_across_parts(images, split)
     run.log_metrics(
         {
             "data/classes": len(images.classes),
             "data/train": len(split.train),
             "data/val": len(split.val),
             "data/test": len(split.test),
-            "data/unreadable": len(images.unreadable),
+            "data/unreadable": len(images.left_out),
+            "data/duplicates_across_parts": len(duplicates),
         }
     )
-    if images.unreadable:
-        run.log_text("\n".join(images.unreadable) + "\n", "unreadable.txt")
-    return images, split
+    said = [str(images), *images.notes]
+    if images.left_out:
+        said.append(_log_left_out(run, images.left_out))
+    if duplicates:
+        said.append(_log_duplicates(run, images, split, duplicates))
+    return images, split, [*said, *prepare_fonts(images)]
+
+
+def _log_left_out(run: TrackedRun, left_out: Sequence[LeftOut]) -> str:
+    run.log_text("".join(f"{item}\n" for item in left_out), "unreadable.txt")
+    run.log_table(pd.DataFrame(left_out, columns=["file", "reason"]), LEFT_OUT_TABLE)
+    n = counted(len(left_out), "file or folder", "files and folders")
+    shown = ", ".join(f"{item.name} ({item.reason})" for item in left_out[:NAMES_SHOWN])
+    if len(left_out) <= NAMES_SHOWN:
+        return f"{n} left out: {shown}."
+    return f"{n} left out, such as {shown}; {LEFT_OUT_TABLE} of the run lists all."
+
+
+def _log_duplicates(
+    run: TrackedRun, images: ImageDataset, split: Split, duplicates: Sequence[tuple[int, int]]
+) -> str:
+    part = {row: name for name in PARTS for row in getattr(split, name).tolist()}
+    names = images.files or [f"image {row}" for row in range(len(images.labels))]
+    table = pd.DataFrame(
+        [(names[row], part[row], names[other], part[other]) for row, other in duplicates],
+        columns=["file", "part", "same_as", "part_of_same"],
+    )
+    run.log_table(table, DUPLICATES_TABLE)
+    copy, part_of_copy, original, its_part = table.iloc[0]
+    return (
+        f"The validation and test parts have {counted(len(duplicates), 'copy', 'copies')} of "
+        f"images in other parts, such as {copy} ({part_of_copy}) of {original} ({its_part}), "
+        f"which makes accuracies too high: remove them; {DUPLICATES_TABLE} of the run lists all."
+    )
+
+
+def prepare_fonts(images: ImageDataset) -> list[str]:
+    """Let figures show the names of the classes; what to tell the user where they cannot."""
+    boxes = add_fonts_for([images.name, *images.classes])
+    if not boxes:
+        return []
+    more = f" and {len(boxes) - NAMES_SHOWN:,} more" if len(boxes) > NAMES_SHOWN else ""
+    return [
+        f"No installed font has every character of {', '.join(boxes[:NAMES_SHOWN])}{more}: figures "
+        "show boxes instead. Install one that has, such as Noto (for Chinese, Japanese and Korean "
+        "on Debian: fonts-noto-cjk)."
+    ]
 
 
 class EpochLog:

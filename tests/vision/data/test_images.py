@@ -1,6 +1,7 @@
 """Images from a user's word to rows of three parts: found, decoded, kept in the cache, split."""
 
 import contextlib
+import errno
 import gc
 import hashlib
 import http.server
@@ -10,6 +11,8 @@ import mmap
 import os
 import pickle
 import shutil
+import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -17,6 +20,7 @@ import tarfile
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,7 +45,7 @@ from embedlab.datasets.images import (
 from embedlab.errors import DataError, DownloadError, OptionError
 from embedlab.vision.data import images as module
 from embedlab.vision.data.images import ImageDataset, read_images
-from embedlab.vision.data.splits import Split, split_images
+from embedlab.vision.data.splits import Split, duplicates_across_parts, split_images
 from embedlab.vision.inference import iter_batches
 from embedlab_serving import decode
 from embedlab_serving.decode import MAX_PIXELS, decode_image, shorter_side
@@ -108,7 +112,6 @@ def test_an_argument_is_passed_as_it_is(tmp_path):
         ("folder:", "there is no folder ''"),
         ("folder:other", "there is no folder 'other'"),
         ("folder:~nobody/x", "there is no folder '~nobody/x'"),
-        ("folder:a\0b", r"there is no folder 'a\x00b'"),
     ],
 )
 def test_a_wrong_argument_is_explained(tmp_path, monkeypatch, text, found):
@@ -121,6 +124,15 @@ def test_a_wrong_argument_is_explained(tmp_path, monkeypatch, text, found):
         assert "expected sample, cifar10 or folder:<path of a folder of images>" in sentence
         assert found in sentence
         assert str(tmp_path) in sentence and "absolute path" in sentence
+
+
+@pytest.mark.parametrize(("name", "shown"), [("caf\udce9", r"caf\xe9"), ("a\0b", r"a\x00b")])
+def test_a_path_that_mlflow_cannot_record_has_its_remedy(tmp_path, monkeypatch, name, shown):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as error:
+        check_dataset_argument(f"folder:{name}")
+    sentence = one_sentence(error)
+    assert "expected a path in UTF-8" in sentence and f"got {shown};" in sentence
 
 
 def test_a_folder_is_used_where_it_lies(tmp_path, monkeypatch):
@@ -223,7 +235,7 @@ def test_cifar10_is_read_with_its_own_test_pictures(small_cifar):
     assert images.labels.dtype == np.int64
     assert images.labels.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5, 5, 4]
     assert images.classes == tuple(f"kind {k}" for k in range(10))
-    assert (images.n_train, images.side, images.unreadable) == (10, 32, ())
+    assert (images.n_train, images.side, images.left_out) == (10, 32, ())
 
 
 def test_a_damaged_file_of_cifar10_is_mended_from_the_archive(small_cifar):
@@ -360,6 +372,41 @@ def test_what_is_transparent_becomes_white(data, expected):
     assert pixels(decode_image(data, len(expected))) == expected
 
 
+def tiff(bits: int, sample_format: int, data: bytes) -> bytes:
+    """Two grey pixels; of such samples Pillow writes none."""
+    tags = [(256, 2), (257, 1), (258, bits), (259, 1), (262, 1), (273, 134), (277, 1), (278, 1)]
+    tags += [(279, len(data)), (339, sample_format)]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+@pytest.mark.parametrize(
+    ("data", "depth"),
+    [
+        (encoded(Image.fromarray(np.array([[0, 255]], dtype=np.int32)), "TIFF"), "32-bit or"),
+        (encoded(Image.fromarray(np.array([[0, 255]], dtype=np.float32)), "TIFF"), "floating"),
+        (tiff(32, 1, struct.pack("<2I", 0, 255)), "32-bit or"),
+        (tiff(16, 2, struct.pack("<2h", 0, 255)), "32-bit or signed"),
+        (tiff(12, 1, bytes([0xFF, 0xF0, 0x00])), "12-bit"),
+        (b"Pf 2 1 -1.0\n" + struct.pack("<2f", 0, 1), "floating"),
+    ],
+    ids=["int32", "float32", "uint32", "int16", "12 bits", "portable float map"],
+)
+def test_greys_whose_white_is_not_known_are_refused(tmp_path, data, depth):
+    (tmp_path / "a").write_bytes(data)
+    for ask in (shorter_side, lambda path: decode_image(path, 8)):
+        with pytest.raises(DataError, match=f"{depth}.* grey; expected 8 or 16 bits, so convert"):
+            ask(tmp_path / "a")
+
+
+@pytest.mark.parametrize("header", ["P5 2 1 65535\n", "P5 2 1 1023\n"])
+def test_a_portable_grey_map_says_what_is_white(header):
+    white = int(header.split()[-1])
+    data = header.encode() + struct.pack(">2H", 0, white)
+    assert pixels(decode_image(data, 2))[0][0] < pixels(decode_image(data, 2))[0][1]
+    assert pixels(decode_image(header.encode() + struct.pack(">2H", white, white), 1)) == [[WHITE]]
+
+
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 JPEG = encoded(Image.fromarray(NOISE), "JPEG")
 
@@ -492,7 +539,7 @@ def test_the_sample_is_the_digits_of_scikit_learn():
     assert images.pixels.shape == (1797, 3, 8, 8) and images.pixels.dtype == np.uint8
     assert images.labels.dtype == np.int64
     assert images.classes == tuple("0123456789")
-    assert (images.n_train, images.unreadable) == (None, ())
+    assert (images.n_train, images.left_out) == (None, ())
     assert str(images) == "digits sample: 1,797 images of 10 classes, 8 px a side"
     digits = load_digits()
     assert np.array_equal(images.labels, digits.target)
@@ -526,7 +573,8 @@ def colours(images: ImageDataset) -> list[tuple[int, int, int]]:
 
 def same(one: ImageDataset, other: ImageDataset) -> bool:
     arrays = ((one.pixels, other.pixels), (one.labels, other.labels))
-    rest = [(p.name, p.classes, p.n_train, p.digest, p.unreadable) for p in (one, other)]
+    arrays += ((one.fingerprints, other.fingerprints),)
+    rest = [(p.name, p.classes, p.n_train, p.digest, p.files, p.left_out) for p in (one, other)]
     return all(np.array_equal(a, b) for a, b in arrays) and rest[0] == rest[1]
 
 
@@ -544,7 +592,7 @@ def test_a_folder_of_classes_has_no_test_pictures_of_its_own(tmp_path):
     assert colours(images) == [RED, GREEN, BLUE, BLACK]
     assert images.labels.tolist() == [0, 0, 1, 1]
     assert (images.pixels.dtype, images.labels.dtype) == (np.uint8, np.int64)
-    assert (images.n_train, images.side, images.unreadable) == (None, 4, ())
+    assert (images.n_train, images.side, images.left_out) == (None, 4, ())
     assert str(images) == "animals: 4 images of 2 classes, 4 px a side"
 
 
@@ -561,7 +609,7 @@ def test_training_images_come_before_test_pictures(tmp_path):
     assert colours(images) == [BLUE, WHITE, BLACK, RED, GREEN]
     assert images.labels.tolist() == [0, 1, 1, 0, 1]
     assert images.n_train == 3  # of those that can be read
-    assert images.unreadable == ("train/dog/3.png: not an image",)
+    assert images.left_out == (("train/dog/3.png", "not an image"),)
 
 
 def test_folders_in_a_class_are_its_images_and_hidden_files_are_none(tmp_path):
@@ -580,19 +628,16 @@ def test_folders_in_a_class_are_its_images_and_hidden_files_are_none(tmp_path):
     assert images.classes == ("cat", "dog")
     big, lost, old, young = [BLUE], [GREEN], [BLACK, WHITE], [RED]
     assert colours(images) == [RED, GREEN, *big, *lost, *old, *young, BLUE, BLACK]
-    assert images.unreadable == ()
+    assert images.left_out == ()
 
 
 def test_files_that_cannot_be_read_are_named_and_counted(tmp_path):
     files = {**ANIMALS, "cat/0.png": b"", "cat/half.jpg": JPEG[: len(JPEG) // 2], "dog/z.txt": b"z"}
     images = read_images(fill(tmp_path / "animals", files))
-    assert [text.split(":")[0] for text in images.unreadable] == [
-        "cat/0.png",
-        "cat/half.jpg",
-        "dog/z.txt",
-    ]
+    assert [name for name, _ in images.left_out] == ["cat/0.png", "cat/half.jpg", "dog/z.txt"]
+    assert str(images.left_out[0]) == "cat/0.png: not an image"
     assert images.labels.tolist() == [0, 0, 1, 1]
-    assert str(images).endswith("; 3 unreadable, such as cat/0.png: not an image")
+    assert images.files == ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
 
 
 @pytest.mark.parametrize(
@@ -622,6 +667,175 @@ def test_progress_is_told_after_every_batch(tmp_path, monkeypatch):
     images = read_images(source, lambda *count: told.append(count))
     assert told == [(2, 5), (4, 5), (5, 5)]
     assert colours(images) == [RED, GREEN, BLUE, BLACK, WHITE]
+
+
+# --- what a folder holds besides -----------------------------------------------------------------
+
+
+def test_what_is_no_regular_file_is_left_out(tmp_path):
+    source = fill(tmp_path, {**ANIMALS, "elsewhere.png": WHITE})
+    os.mkfifo(tmp_path / "cat" / "fifo.png")
+    (tmp_path / "cat" / "null.png").symlink_to("/dev/null")
+    (tmp_path / "dog" / "linked.png").symlink_to(tmp_path / "elsewhere.png")
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(tmp_path / "dog"):
+        listener.bind("socket.png")  # relative: such an address is short
+    with ended_every(5, tmp_path / "cat" / "fifo.png"):
+        images = read_images(source)
+    assert colours(images) == [RED, GREEN, BLUE, BLACK, WHITE]
+    reason = "a FIFO, socket or device; expected a regular file"
+    names = ("cat/fifo.png", "cat/null.png", "dog/socket.png")
+    assert images.left_out == tuple((name, reason) for name in names)
+
+
+@contextlib.contextmanager
+def ended_every(seconds: float, fifo: Path) -> Iterator[None]:
+    """Who reads the FIFO comes to its end after that time, and the test with it."""
+    is_over = threading.Event()
+
+    def end() -> None:
+        while not is_over.wait(seconds):
+            with contextlib.suppress(OSError):  # nobody reads
+                os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+BLOCKED = """
+import os, sys
+from embedlab.datasets.images import locate_images
+from embedlab.tracking.signals import signals_raised_once
+from embedlab.vision import images
+
+def wait(*_):
+    os.write(1, b"blocked\\n")
+    return os.read(os.pipe()[0], 1)  # as from a file system that does not answer
+
+setattr(images, sys.argv[2], wait)
+with signals_raised_once():
+    images.read_images(locate_images(f"folder:{sys.argv[1]}"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["shorter_side", "decode_image"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_decoding_is_stopped_while_a_file_blocks(tmp_path, function, number, code):
+    fill(tmp_path, ANIMALS)
+    process = subprocess.Popen(
+        [sys.executable, "-c", BLOCKED, str(tmp_path), function],
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout.readline() == b"blocked\n"
+        process.send_signal(number)
+        assert process.wait(20) == code
+    finally:
+        process.kill()
+        process.communicate()
+    assert [path for path in cache_folder().rglob("*") if path.is_file()] == []
+
+
+def test_hidden_folders_are_ignored_at_every_depth(tmp_path):
+    copies = [".ipynb_checkpoints/1.png", "dog/.ipynb_checkpoints/1.png", "dog/old/.thumbs/1.png"]
+    images = read_images(fill(tmp_path, {**ANIMALS, **dict.fromkeys(copies, WHITE)}))
+    assert colours(images) == [RED, GREEN, BLUE, BLACK]
+    assert (images.classes, images.left_out) == (("cat", "dog"), ())
+
+
+def test_empty_folders_lost_links_and_those_of_the_system_are_left_out(tmp_path):
+    files = {"__MACOSX/cat/1.png": WHITE, "dog/@eaDir/1.png": WHITE, "cat/b/__MACOSX/1": WHITE}
+    source = fill(tmp_path, {**ANIMALS, **files})
+    (tmp_path / "fox" / "deeper").mkdir(parents=True)
+    (tmp_path / "cat" / "lost.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "gnu").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "dog" / "itself").symlink_to("itself")
+    images = read_images(source)
+    assert colours(images) == [RED, GREEN, BLUE, BLACK]
+    assert images.classes == ("cat", "dog")
+    nothing = "a link that leads nowhere: No such file or directory"
+    assert images.left_out == (
+        ("__MACOSX", "the system's metadata and previews"),
+        ("cat/b/__MACOSX", "the system's metadata and previews"),
+        ("cat/lost.png", nothing),
+        ("dog/@eaDir", "the system's metadata and previews"),
+        ("dog/itself", "a link that leads nowhere: Too many levels of symbolic links"),
+        ("fox", "an empty folder"),
+        ("gnu", nothing),
+    )
+
+
+def test_a_folder_that_may_not_be_read_is_left_out(tmp_path, monkeypatch):
+    source = fill(tmp_path, {**ANIMALS, "dog/closed/1.png": WHITE})
+    really_list = os.listdir
+
+    def listdir(path):  # for root, too
+        if os.path.basename(path) == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return really_list(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert read_images(source).left_out == (("dog/closed", "Permission denied"),)
+
+
+def test_a_class_and_a_folder_in_it_may_be_links(tmp_path):
+    fill(tmp_path / "else", {"cats/1.png": WHITE, "old/1.png": GREEN})
+    source = fill(tmp_path / "mine", {"dog/1.png": BLUE})
+    (tmp_path / "mine" / "cat").symlink_to(tmp_path / "else" / "cats")
+    (tmp_path / "mine" / "dog" / "old").symlink_to(tmp_path / "else" / "old")
+    images = read_images(source)
+    assert (images.classes, colours(images)) == (("cat", "dog"), [WHITE, BLUE, GREEN])
+    assert images.left_out == ()
+
+
+def test_a_link_to_a_folder_that_is_read_already_is_left_out(tmp_path):
+    source = fill(tmp_path / "mine", {**ANIMALS, "cat/old/1.png": WHITE})
+    links = {"again": "old", "circle": ".", "dogs": "../dog", "upwards": "..", "way": "../.."}
+    for name, target in links.items():
+        (tmp_path / "mine" / "cat" / name).symlink_to(target)
+    (tmp_path / "mine" / "cat" / "old" / "circle").symlink_to("../old")
+    images = read_images(source)
+    assert colours(images) == [RED, GREEN, WHITE, BLUE, BLACK]
+    reason = "a folder that is read under another name"
+    names = ["circle", "dogs", "old", "again/circle", "upwards", "way"]
+    assert set(images.left_out) == {(f"cat/{name}", reason) for name in names}
+
+
+def test_names_that_are_no_utf_8_and_control_characters_are_escaped(tmp_path):
+    source = fill(tmp_path, {**ANIMALS, "dog/a\nb.png": b"no image"})
+    latin = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(latin)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    for name in (b"\xfcbel.png", b"gut\xff.png"):
+        Path(os.fsdecode(latin + b"/" + name)).write_bytes(encoded(Image.new("RGB", (4, 4), WHITE)))
+    Path(os.fsdecode(latin + b"/\xfc.txt")).write_bytes(b"no image")
+    images = read_images(source)
+    assert images.classes == (r"caf\xe9", "cat", "dog")
+    assert images.files[:2] == (r"caf\xe9/gut\xff.png", r"caf\xe9/\xfcbel.png")
+    assert [name for name, _ in images.left_out] == [r"caf\xe9/\xfc.txt", r"dog/a\x0ab.png"]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "unlabeled"])
+def test_a_folder_beside_train_and_test_is_not_read_and_that_is_said(tmp_path, name):
+    files = {f"{part}/{kind}/1.png": RED for part in ("train", "test", name) for kind in "ab"}
+    images = read_images(fill(tmp_path / "mine", files))
+    assert len(images.labels) == 4
+    (note,) = images.notes
+    assert note.startswith(f"Of mine only train/ and test/ are read, not {name}/: ")
+    assert "move them to train/<class>/" in note
+    shutil.rmtree(tmp_path / "mine" / name)
+    assert read_images(locate_images(f"folder:{tmp_path / 'mine'}")).notes == ()
 
 
 # --- the cache ----------------------------------------------------------------------------------
@@ -661,6 +875,9 @@ def cut(path: Path) -> None:
         ("labels.npy", Path.unlink),
         ("labels.npy", lambda path: path.write_bytes(b"")),
         ("labels.npy", lambda path: np.save(path, np.zeros(3, dtype=np.int64))),
+        ("fingerprints.npy", cut),
+        ("fingerprints.npy", Path.unlink),
+        ("fingerprints.npy", lambda path: np.save(path, np.zeros(3, dtype=np.uint64))),
         ("about.json", cut),
         ("about.json", Path.unlink),
         ("about.json", lambda path: path.write_text("[]")),
@@ -732,6 +949,8 @@ def test_the_digest_is_that_of_the_content_wherever_it_lies(tmp_path):
     shutil.move(tmp_path / "here", tmp_path / "there")
     moved = read_images(locate_images(f"folder:{tmp_path / 'there'}"))
     assert (moved.name, moved.digest) == ("there", first.digest)
+    # As of all versions so far: runs on the same images can be compared.
+    assert first.digest == "b82e35beada9b475f3a62e3f68344129832c5daa594406ac94cf2cc03b4a10c7"
     as_bmp = {
         name.replace("png", "bmp"): encoded(Image.new("RGB", (4, 4), colour), "BMP")
         for name, colour in ANIMALS.items()
@@ -771,11 +990,19 @@ def test_the_digest_of_arrays_sees_every_piece():
         ({"train/cat/1.png": RED, "test/cat/1.png": RED}, "found 1: put the images"),
         (
             {"train/a/1.png": RED, "train/b/1.png": RED, "test/b/1.png": RED, "test/c/1": RED},
-            "need the same classes; in one of them only: a, c.",
+            "need images of the same classes; in one of them only: a, c: add",
         ),
-        ({"cat/1.png": RED, "dog/1.png": b""}, "dog; unreadable: dog/1.png: not an image."),
-        ({"cat/1.png": RED, "dog/.hidden": RED}, "has no readable image of dog."),
-        ({"cat/1.png": b"", "dog/1.png": b""}, "has no readable image of cat, dog; unreadable:"),
+        (
+            {**dict.fromkeys(("cat/0.png", "cat/1.png", "dog/1.png"), b""), "cat/2.png": RED},
+            "has no readable image of dog (dog/1.png: not an image): put",
+        ),
+        ({"cat/1.png": RED, "dog/.hidden": RED}, "found 1 (dog: an empty folder): put"),
+        (
+            {**{f"train/{name}": RED for name in ("a/1", "b/1", "c/1")}, "test/a/1": RED}
+            | {"test/b/1": RED, "test/c/.hidden": RED},
+            "in one of them only: c (test/c: an empty folder): add",
+        ),
+        ({"cat/1.png": b"", "dog/1.png": b""}, "has no readable image of cat, dog (cat/1.png:"),
     ],
     ids=[
         "train alone",
@@ -786,6 +1013,7 @@ def test_the_digest_of_arrays_sees_every_piece():
         "different classes",
         "a class of broken images",
         "an empty class",
+        "an empty class in test",
         "no image at all",
     ],
 )
@@ -798,13 +1026,15 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path, files, problem):
     assert [path for path in cache_folder().rglob("*") if path.is_file()] == []
 
 
-def test_a_folder_that_is_gone_and_a_link_to_nothing_are_one_sentence(tmp_path):
-    source = fill(tmp_path / "mine", ANIMALS)
-    link = tmp_path / "mine" / "cat" / "3.png"
-    link.symlink_to(tmp_path / "nowhere")
+def test_validation_beside_train_alone_has_its_remedy(tmp_path):
+    files = {f"{part}/{name}/1.png": RED for part in ("train", "validation") for name in "ab"}
     with pytest.raises(DataError) as error:
-        read_images(source)
-    assert f"{link} cannot be read (No such file or directory)" in one_sentence(error)
+        read_images(fill(tmp_path, files))
+    assert one_sentence(error).endswith("; to test on validation/, rename it test/.")
+
+
+def test_a_folder_that_is_gone_is_one_sentence(tmp_path):
+    source = fill(tmp_path / "mine", ANIMALS)
     shutil.rmtree(tmp_path / "mine")
     with pytest.raises(DataError) as error:
         read_images(source)
@@ -951,6 +1181,33 @@ def test_a_class_that_is_not_in_every_part_is_one_sentence(labels, n_train, prob
         split_images(with_labels(labels, n_train), seed=0)
     sentence = one_sentence(error)
     assert problem in sentence and "about 20 a class" in sentence
+
+
+def test_copies_in_another_part_are_found_by_their_pixels(tmp_path):
+    """Whatever their format and metadata; those within a part, and those not used, do not count."""
+    exif = Image.Exif()
+    exif[0x010E] = "a copy"
+    as_bmp = encoded(Image.new("RGB", (4, 4), RED), "BMP")
+    described = encoded(Image.new("RGB", (4, 4), BLUE), exif=exif)
+    files = {
+        **{"train/cat/1.png": RED, "train/cat/2.png": RED, "train/dog/1.png": GREEN},
+        **{"train/dog/2.png": BLUE, "test/cat/1.bmp": as_bmp, "test/dog/1.png": described},
+        **{"test/dog/2.png": BLUE, "test/dog/3.png": BLACK},
+    }
+    images = read_images(fill(tmp_path, files))
+    row = {name: number for number, name in enumerate(images.files)}
+    train, val, test = np.array([0, 1]), np.array([2, 3]), np.arange(4, 8)
+    found = duplicates_across_parts(images, Split(train, val, test, ""))
+    assert {(images.files[a], images.files[b]) for a, b in found} <= {
+        ("test/cat/1.bmp", "train/cat/1.png"),
+        ("test/cat/1.bmp", "train/cat/2.png"),
+        ("test/dog/1.png", "train/dog/2.png"),
+        ("test/dog/2.png", "train/dog/2.png"),
+    }
+    assert [a for a, _ in found] == [
+        row[f"test/{name}"] for name in ("cat/1.bmp", "dog/1.png", "dog/2.png")
+    ]
+    assert duplicates_across_parts(images, Split(train, val[:1], test[1:3], "")) == []
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,14 +8,17 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import TimeoutError as NotYet
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from embedlab.datasets.cache import build_folder, cache_folder
+from embedlab.datasets.folder import ClassFile, LeftOut, Listing, list_files
 from embedlab.datasets.images import CIFAR10, SAMPLE, ImageSource
 from embedlab.errors import DataError
 from embedlab.progress import OnCount
@@ -24,21 +27,27 @@ from embedlab_serving.decode import decode_image, shorter_side
 MAX_SIDE = 256  # pixels; larger images are stored at this size, as the published transform does
 MAX_BYTES_IN_MEMORY = 1 << 30  # bytes; a larger cache is mapped instead of read
 DECODED_AT_ONCE = 256
-CACHE_VERSION = 1  # goes up with every change of the decoding
-IMAGES, LABELS, ABOUT = "images.u8", "labels.npy", "about.json"
+DECODING_THREADS = (os.cpu_count() or 1) + 4  # some wait for the disk while others decode
+CACHE_VERSION = 2  # goes up with every change of the decoding
+IMAGES, LABELS, FINGERPRINTS, ABOUT = "images.u8", "labels.npy", "fingerprints.npy", "about.json"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ImageDataset:
     """All images of a data set.
 
-    name        as in a figure's title.
-    classes     names, by label.
-    images      (n, 3, side, side) uint8, training images before test images.
-    labels      (n,) int64.
-    n_train     how many are the official training images; None where there is no such split.
-    digest      sha256 over class names, labels and pixels.
-    unreadable  files that are no image, each with the reason.
+    name          as in a figure's title.
+    classes       names, by label.
+    images        (n, 3, side, side) uint8, training images before test images.
+    labels        (n,) int64.
+    n_train       how many are the official training images; None where there is no such split.
+    digest        sha256 over class names, labels and pixels.
+    fingerprints  (n,) uint64, a hash of each image's pixels.
+    files         (n,) names of files; empty where the images do not come from a folder.
+    left_out      files and folders that gave no image, by name.
+    notes         sentences about folders that a user may expect to be read, and are not.
     """
 
     name: str
@@ -47,16 +56,18 @@ class ImageDataset:
     labels: np.ndarray
     n_train: int | None
     digest: str
-    unreadable: tuple[str, ...] = ()
+    fingerprints: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    files: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def side(self) -> int:
         return self.pixels.shape[-1]
 
     def __str__(self) -> str:
-        n, many = len(self.labels), len(self.unreadable)
-        text = f"{self.name}: {n:,} images of {len(self.classes)} classes, {self.side} px a side"
-        return text + (f"; {many:,} unreadable, such as {self.unreadable[0]}" if many else "")
+        n = len(self.labels)
+        return f"{self.name}: {n:,} images of {len(self.classes)} classes, {self.side} px a side"
 
 
 def read_images(source: ImageSource, on_count: OnCount | None = None) -> ImageDataset:
@@ -93,7 +104,14 @@ def _in_memory(
 ) -> ImageDataset:
     images = np.ascontiguousarray(images)
     labels = labels.astype(np.int64)
-    return ImageDataset(name, classes, images, labels, n_train, _digest(classes, labels, images))
+    digest = _digest(classes, labels, images)
+    fingerprints = np.array([_fingerprint(image.tobytes()) for image in images], dtype=np.uint64)
+    return ImageDataset(name, classes, images, labels, n_train, digest, fingerprints)
+
+
+def _fingerprint(pixels: bytes) -> int:
+    """64 bits: any two of a million different images share one with a probability of 3e-8."""
+    return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "little")
 
 
 def _digest(classes: tuple[str, ...], labels: np.ndarray, images: np.ndarray) -> str:
@@ -114,25 +132,10 @@ def read_ahead(images: np.ndarray, rows: np.ndarray) -> None:
         images._mmap.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    label: int
-    is_train: bool
-
-
 def _read_folder(source: ImageSource, on_count: OnCount | None) -> ImageDataset:
-    try:
-        classes, files, has_split = _list_files(source.path)
-        key = _listing_digest(source.path, classes, files)
-    except OSError as error:
-        raise DataError(
-            f"dataset: {error.filename} cannot be read ({error.strerror}); pass a folder that can."
-        ) from error
-    folder = cache_folder() / "pictures" / key
-    build_folder(
-        folder, lambda build: _decode_all(source, classes, files, build, on_count), _is_whole
-    )
+    listing = list_files(source.path)
+    folder = cache_folder() / "pictures" / _listing_digest(source.path, listing)
+    build_folder(folder, lambda build: _decode_all(source, listing, build, on_count), _is_whole)
 
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     shape = tuple(about["shape"])
@@ -141,67 +144,28 @@ def _read_folder(source: ImageSource, on_count: OnCount | None) -> ImageDataset:
         images = np.array(images)
     else:  # a training reads here and there: what lies around an image is not wanted with it
         images._mmap.madvise(mmap.MADV_RANDOM)
+    reasons = dict(about["unreadable"])  # by number of the file
+    unreadable = [LeftOut(listing.files[number].name, why) for number, why in reasons.items()]
     return ImageDataset(
         source.name,
-        classes,
+        listing.classes,
         images,
         np.load(folder / LABELS, allow_pickle=False),
-        about["n_train"] if has_split else None,
+        about["n_train"] if listing.has_split else None,
         about["digest"],
-        tuple(about["unreadable"]),
+        np.load(folder / FINGERPRINTS, allow_pickle=False),
+        tuple(file.name for number, file in enumerate(listing.files) if number not in reasons),
+        tuple(sorted([*listing.left_out, *unreadable])),
+        listing.notes,
     )
 
 
-def _list_files(root: Path) -> tuple[tuple[str, ...], list[_File], bool]:
-    """Class names, files, and whether the folder has train/ and test/ of its own."""
-    parts = [name for name in ("train", "test") if (root / name).is_dir()]
-    if len(parts) == 1:
-        raise DataError(
-            f"dataset: {root} has {parts[0]}/ alone; expected train/<class>/ and test/<class>/, or "
-            f"<class>/ folders alone, which are split by seed (then pass {root / parts[0]})."
-        )
-    folders = [root / part for part in parts] or [root]
-    names = [_subfolders(folder) for folder in folders]
-    classes = names[0]
-    if len(classes) < 2:
-        raise DataError(
-            f"dataset: expected a folder for each of at least two classes in {folders[0]}, found "
-            f"{len(classes)}: put the images in <class>/, or in train/<class>/ and test/<class>/."
-        )
-    if names[-1] != classes:
-        odd = sorted(set(classes) ^ set(names[-1]))
-        raise DataError(
-            f"dataset: train/ and test/ in {root} need the same classes; in one of them only: "
-            f"{', '.join(odd[:5])}."
-        )
-    files = [
-        _File(Path(entry), label, part == 0)
-        for part, folder in enumerate(folders)
-        for label, name in enumerate(classes)
-        for entry in _files_under(folder / name)
-    ]
-    return classes, files, bool(parts)
-
-
-def _subfolders(folder: Path) -> tuple[str, ...]:
-    return tuple(
-        sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
-    )
-
-
-def _files_under(folder: Path) -> Iterator[str]:
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (os.path.join(place, name) for name in sorted(names) if name[0] != ".")
-
-
-def _listing_digest(root: Path, classes: tuple[str, ...], files: list[_File]) -> str:
+def _listing_digest(root: Path, listing: Listing) -> str:
     """Names, sizes and times of change: cheap, and different when an image was replaced."""
-    digest = hashlib.sha256(json.dumps([CACHE_VERSION, MAX_SIDE, str(root), *classes]).encode())
-    for file in files:
-        found = os.stat(file.path)
-        line = [os.path.relpath(file.path, root), found.st_size, found.st_mtime_ns]
-        digest.update(json.dumps(line).encode())
+    about = [CACHE_VERSION, MAX_SIDE, str(root), *listing.classes]
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for file in listing.files:
+        digest.update(json.dumps([file.name, file.size, file.changed]).encode())
     return digest.hexdigest()[:32]
 
 
@@ -210,41 +174,47 @@ def _is_whole(folder: Path) -> bool:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         n_bytes = int(np.prod(about["shape"], dtype=np.int64))
         labels = np.load(folder / LABELS, allow_pickle=False)
-        return (folder / IMAGES).stat().st_size == n_bytes and len(labels) == about["shape"][0]
+        fingerprints = np.load(folder / FINGERPRINTS, allow_pickle=False)
+        is_whole = (folder / IMAGES).stat().st_size == n_bytes
+        return is_whole and len(labels) == len(fingerprints) == about["shape"][0]
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return False
 
 
 def _decode_all(
-    source: ImageSource,
-    classes: tuple[str, ...],
-    files: list[_File],
-    folder: Path,
-    on_count: OnCount | None,
+    source: ImageSource, listing: Listing, folder: Path, on_count: OnCount | None
 ) -> None:
-    """Write the three files of the cache; images go to disk as they come, in bounded memory."""
-    unreadable, kept = [], []
+    """Write the files of the cache; images go to disk as they come, in bounded memory."""
+    files = listing.files
+    unreadable: list[tuple[int, str]] = []
+    kept: list[ClassFile] = []
+    fingerprints: list[int] = []
     digest = hashlib.sha256()
-    with ThreadPoolExecutor() as pool, open(folder / IMAGES, "wb") as out:
-        sides = list(pool.map(_side_or_none, [file.path for file in files], chunksize=64))
+    # Its threads are daemons: one that waits for a file system does not keep the process alive.
+    with ThreadPool(DECODING_THREADS) as pool, open(folder / IMAGES, "wb") as out:
+        sides = _in_turn(pool, lambda file: _side_or_none(file.path), files)
         side = min(MAX_SIDE, max((side for side in sides if side), default=0))
         for start in range(0, len(files), DECODED_AT_ONCE):
             batch = files[start : start + DECODED_AT_ONCE]
-            decoded = pool.map(lambda file: _decode_or_reason(file.path, side), batch)
-            for file, image in zip(batch, decoded, strict=True):
+            decoded = _in_turn(pool, lambda file: _decode_or_reason(file.path, side), batch)
+            for number, (file, image) in enumerate(zip(batch, decoded, strict=True), start):
                 if isinstance(image, str):
-                    unreadable.append(f"{os.path.relpath(file.path, source.path)}: {image}")
+                    unreadable.append((number, image))
                 else:
                     kept.append(file)
-                    out.write(image.tobytes())
-                    digest.update(image.tobytes())
+                    pixels = image.tobytes()
+                    out.write(pixels)
+                    digest.update(pixels)
+                    fingerprints.append(_fingerprint(pixels))
             if on_count is not None:
                 on_count(min(start + DECODED_AT_ONCE, len(files)), len(files))
 
     labels = np.array([file.label for file in kept], dtype=np.int64)
-    _check_every_class_is_there(source, classes, kept, unreadable)
+    why = [*(LeftOut(files[number].name, why) for number, why in unreadable), *listing.left_out]
+    _check_every_class_is_there(source, listing.classes, kept, why)
     np.save(folder / LABELS, labels, allow_pickle=False)
-    digest.update(labels.tobytes() + json.dumps([*classes, side]).encode())
+    np.save(folder / FINGERPRINTS, np.array(fingerprints, dtype=np.uint64), allow_pickle=False)
+    digest.update(labels.tobytes() + json.dumps([*listing.classes, side]).encode())
     about = {
         "shape": [len(kept), 3, side, side],
         "n_train": sum(file.is_train for file in kept),
@@ -254,14 +224,29 @@ def _decode_all(
     (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
-def _side_or_none(path: Path) -> int | None:
+def _in_turn(
+    pool: ThreadPool, do: Callable[[ClassFile], T], files: Sequence[ClassFile]
+) -> Iterator[T]:
+    """What `do` returns of each file. Waits a second at a time, for a signal that comes just
+    before a wait is handled after it only."""
+    results = pool.imap(do, files)
+    while True:
+        try:
+            yield results.next(timeout=1)
+        except NotYet:
+            continue
+        except StopIteration:
+            return
+
+
+def _side_or_none(path: str) -> int | None:
     try:
         return shorter_side(path)
     except DataError:
         return None
 
 
-def _decode_or_reason(path: Path, side: int) -> np.ndarray | str:
+def _decode_or_reason(path: str, side: int) -> np.ndarray | str:
     try:
         return decode_image(path, side)
     except DataError as error:
@@ -269,12 +254,13 @@ def _decode_or_reason(path: Path, side: int) -> np.ndarray | str:
 
 
 def _check_every_class_is_there(
-    source: ImageSource, classes: tuple[str, ...], kept: list[_File], unreadable: list[str]
+    source: ImageSource, classes: tuple[str, ...], kept: list[ClassFile], why: list[LeftOut]
 ) -> None:
     found = {file.label for file in kept}
     missing = [name for label, name in enumerate(classes) if label not in found]
     if missing:
-        why = f"; unreadable: {'; '.join(unreadable[:3])}" if unreadable else ""
+        of_missing = [str(item) for item in why if {*missing} & {*item.name.split(os.sep)}]
         raise DataError(
-            f"dataset: {source.path} has no readable image of {', '.join(missing[:5])}{why}."
+            f"dataset: {source.path} has no readable image of {', '.join(missing[:5])} "
+            f"({'; '.join(of_missing[:3])}): put images there, or remove the folder."
         )

@@ -76,6 +76,21 @@ def split_images(
     return Split(train, val, test, digest.hexdigest())
 
 
+def duplicates_across_parts(images: ImageDataset, split: Split) -> list[tuple[int, int]]:
+    """(row, earlier row): each validation or test image that is also in a part before its own.
+
+    Images are the same where their pixels are, for these alone reach a network: a copy in another
+    format or with other metadata gives the same answer away. Parts come as train, val, test.
+    """
+    found: list[tuple[int, int]] = []
+    first: dict[int, int] = {}  # fingerprint -> row
+    for rows in (split.train, split.val, split.test):
+        part = list(zip(images.fingerprints[rows].tolist(), rows.tolist(), strict=True))
+        found += [(row, first[key]) for key, row in part if key in first]
+        first = dict(part) | first
+    return found
+
+
 def _share(
     rows: np.ndarray, labels: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:

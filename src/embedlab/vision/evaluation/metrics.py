@@ -94,9 +94,12 @@ class Report:
             f"{split}/accuracy_high": self.interval[1],
             f"{split}/calibration_error": self.calibration_error,
         }
-        for row in self.per_class.to_dict("records")[:MAX_CLASSES_AS_METRICS]:
+        rows = self.per_class.to_dict("records")[:MAX_CLASSES_AS_METRICS]
+        for label, row in enumerate(rows):
             # MLflow takes letters, digits and _ - . / and spaces in a metric's name.
             safe = "".join(c if c.isalnum() or c in "_-. " else "_" for c in row["class"])
+            if f"{split}/f1/{safe}" in metrics:  # of a class whose name differs in other signs
+                safe = f"{safe}_{label}"
             for name in ("precision", "recall", "f1"):
                 metrics[f"{split}/{name}/{safe}"] = row[name]
         return metrics

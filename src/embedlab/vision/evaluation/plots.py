@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, RED, new_figure, tidy
+from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, RED, PlainTextFigure, new_figure, tidy
 from embedlab.progress import Step
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, Report
@@ -22,7 +22,7 @@ TILE = 1.28  # height of an image and its caption, in widths of an image
 
 def plot_curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
     """Loss and accuracy by epoch: training dashed, validation solid, a colour a run."""
-    figure = new_figure(10, 4)
+    figure = new_figure(10, 4, PlainTextFigure)
     figure.suptitle(title)
     panels = figure.subplots(1, 2)
     colours = (BLUE, ORANGE, GREEN, RED, GREY)
@@ -52,7 +52,7 @@ def plot_confusion(report: Report, title: str) -> Figure:
     classes, counts = report.per_class["class"], report.confusion
     share = counts / counts.sum(1, keepdims=True).clip(1)  # (classes, classes)
     side = float(np.clip(1.5 + 0.62 * len(classes), 5, 16))
-    figure = new_figure(side + 0.8, side)
+    figure = new_figure(side + 0.8, side, PlainTextFigure)
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
@@ -120,15 +120,16 @@ def plot_embedding_map(
     points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], title: str
 ) -> Figure:
     """points (n, 2): a dot an image, a colour a class. Far outliers are left out of the frame."""
-    figure = new_figure(9.5, 7.5)
+    figure = new_figure(9.5, 7.5, PlainTextFigure)
     axes = figure.subplots()
     colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "turbo"]
     order = np.random.default_rng(0).permutation(len(points))  # no class lies on top of the others
     shade = labels if len(classes) <= 10 else labels / len(classes)
     axes.scatter(*points[order].T, s=10, c=colours(shade[order]), alpha=0.6, linewidths=0)
-    for label, name in enumerate(classes[:LEGEND_CLASSES]):
+    dots = []
+    for label in range(min(len(classes), LEGEND_CLASSES)):
         colour = colours(label if len(classes) <= 10 else label / len(classes))
-        axes.scatter([], [], s=40, color=colour, label=name)
+        dots.append(axes.scatter([], [], s=40, color=colour))
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
     margin = 0.08 * (high - low)
     axes.set(
@@ -138,7 +139,8 @@ def plot_embedding_map(
         xlim=(low[0] - margin[0], high[0] + margin[0]),
         ylim=(low[1] - margin[1], high[1] + margin[1]),
     )
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    names = classes[:LEGEND_CLASSES]  # passed on: a label that begins with _ is left out otherwise
+    axes.legend(dots, names, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.spines[:].set_color("#d5d8dc")
     return figure
 
@@ -195,7 +197,7 @@ def plot_disagreements(
 
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
     """A bar a run with its 95 % interval; `table` has run, accuracy, low, high."""
-    figure = new_figure(8, 1.4 + 0.6 * len(table))
+    figure = new_figure(8, 1.4 + 0.6 * len(table), PlainTextFigure)
     axes = figure.subplots()
     places = np.arange(len(table))[::-1]
     axes.barh(places, table["accuracy"], color=BLUE, height=0.55)
@@ -213,7 +215,7 @@ def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
 
 def plot_class_differences(table: pd.DataFrame, title: str) -> Figure:
     """Recall of each class, a dot a run, joined by a line; `table` is class × run."""
-    figure = new_figure(8, 1.6 + 0.36 * len(table))
+    figure = new_figure(8, 1.6 + 0.36 * len(table), PlainTextFigure)
     axes = figure.subplots()
     places = np.arange(len(table))[::-1]
     axes.hlines(places, table.min(axis=1), table.max(axis=1), color="#d5d8dc", linewidth=3)
@@ -238,7 +240,7 @@ def as_pixels(figure: Figure) -> np.ndarray:
 
 def _tiles(width: float, height: float, title: str, left: float = 0.1, top: float = 0.1):
     """Axes in units of an image's width, the origin at the upper left."""
-    figure = Figure(figsize=(0.95 * (width + left), 0.95 * (height + top) + 0.4), dpi=120)
+    figure = PlainTextFigure(figsize=(0.95 * (width + left), 0.95 * (height + top) + 0.4), dpi=120)
     axes = figure.add_axes((0, 0, 1, 1 - 0.4 / figure.get_figheight()))
     axes.set(xlim=(-left, width + 0.05), ylim=(height, -top))
     axes.axis("off")

@@ -1,0 +1,170 @@
+"""Folders of photos as users have them, through the entry points: what is odd about them is left
+out or shown, and said; nothing ends in a traceback."""
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+import matplotlib
+import mlflow
+import numpy as np
+import pytest
+from conftest import fresh_store
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
+from PIL import Image
+
+from embedlab.plotting import add_fonts_for
+from embedlab.vision.evaluation import plots as figures
+from entrypoints import compare_transfer, extract_features, finetune
+
+FAST = ["--weights", "none", "--resolution", "32", "--epochs", "1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory):
+    with fresh_store(tmp_path_factory.mktemp("store")) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def usual_fonts(monkeypatch):
+    """Those that come with matplotlib, whatever this machine has."""
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
+    with matplotlib.rc_context():
+        yield
+
+
+def photos(folder: Path, n: int, seed: int) -> None:
+    """`n` different ones of one colour and noise."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    colour = rng.integers(0, 200, 3)
+    for number in range(n):
+        pixels = colour + rng.integers(0, 56, (16, 16, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:02}.png")
+
+
+def run(entry_point, *arguments: str) -> mlflow.entities.Run:
+    """In this process."""
+    entry_point.main([*arguments])
+    found = mlflow.last_active_run()
+    assert found.info.status == "FINISHED"
+    return found
+
+
+def artifact(run: mlflow.entities.Run, path: str) -> str:
+    uri = f"runs:/{run.info.run_id}/{path}"
+    return Path(mlflow.artifacts.download_artifacts(uri)).read_text(encoding="utf-8")
+
+
+def rows(run: mlflow.entities.Run, path: str) -> list[tuple[str, ...]]:
+    return [tuple(row) for row in json.loads(artifact(run, path))["data"]]
+
+
+def test_all_that_is_left_out_is_in_a_table_and_the_first_are_said(tmp_path, capsys):
+    for seed, name in enumerate(("cat", "dog")):
+        photos(tmp_path / "pets" / name, 20, seed)
+    broken = [f"cat/broken{number}.jpg" for number in range(5)]
+    for name in [*broken, os.fsdecode(b"dog/caf\xe9.jpg")]:
+        (tmp_path / "pets" / name).write_bytes(b"no image")
+    (tmp_path / "pets" / "__MACOSX").mkdir()
+    (tmp_path / "pets" / "fox").mkdir()
+    ended = run(extract_features, "--dataset", f"folder:{tmp_path / 'pets'}", *FAST)
+    expected = [
+        ("__MACOSX", "the system's metadata and previews"),
+        *[(name, "not an image") for name in broken],
+        (r"dog/caf\xe9.jpg", "not an image"),
+        ("fox", "an empty folder"),
+    ]
+    assert rows(ended, "tables/unreadable.json") == expected
+    lines = "".join(f"{name}: {reason}\n" for name, reason in expected)
+    assert artifact(ended, "unreadable.txt") == lines
+    assert ended.data.metrics["data/unreadable"] == 8
+    said = "8 files and folders left out, such as __MACOSX (the system's metadata and previews), "
+    assert said + "cat/broken0.jpg (not an image), " in capsys.readouterr().out
+
+
+def test_copies_in_two_parts_are_counted_listed_and_said(tmp_path, capsys):
+    for part, n in (("train", 20), ("test", 4), ("val", 4)):
+        for seed, name in enumerate(("cat", "dog")):
+            photos(tmp_path / "pets" / part / name, n, seed + 10 * n)
+    for number in range(2):
+        copied = (tmp_path / "pets/train/cat" / f"{number:02}.png").read_bytes()
+        (tmp_path / "pets/test/cat" / f"copy{number}.png").write_bytes(copied)
+    ended = run(extract_features, "--dataset", f"folder:{tmp_path / 'pets'}", *FAST)
+    assert ended.data.metrics["data/unreadable"] == 0
+    assert ended.data.metrics["data/duplicates_across_parts"] == 2
+    for number, row in enumerate(rows(ended, "tables/duplicates.json")):
+        assert row[:3] == (f"test/cat/copy{number}.png", "test", f"train/cat/{number:02}.png")
+        assert row[3] in ("train", "val")
+    out = capsys.readouterr().out
+    assert "have 2 copies of images in other parts, such as test/cat/copy0.png (test) of" in out
+    assert "Of pets only train/ and test/ are read, not val/: a share of train/" in out
+
+
+NAMES = ("_misc", "$5_to_$", r"100% \$x^$", os.fsdecode(b"caf\xe9"), "猫")
+
+
+def test_any_name_of_a_class_comes_through_all_entry_points(tmp_path, capsys, recwarn):
+    for seed, name in enumerate(NAMES):
+        photos(tmp_path / "things" / name, 12, seed)
+    dataset = ["--dataset", f"folder:{tmp_path / 'things'}", *FAST]
+    trained = run(extract_features, *dataset)
+    run(finetune, *dataset)
+    run(compare_transfer)
+    classes = sorted([*NAMES[:3], "猫", r"caf\xe9"])
+    assert [row[0] for row in rows(trained, "tables/per_class.json")] == classes
+    sentence = "No installed font has every character of 猫: figures show boxes instead. Install"
+    assert capsys.readouterr().out.count(sentence) == 3
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_names_are_shown_as_they_are():
+    points = np.random.default_rng(0).normal(size=(20, 2))
+    labels = np.arange(20) % 2
+    figure = figures.plot_embedding_map(points, labels, ("_misc", "$x^$"), "of $y^$")
+    figures.as_pixels(figure)  # no formula that matplotlib cannot read
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["_misc", "$x^$"]
+
+
+def font_of(character: str, path: Path) -> str:
+    """A font that has this character alone, as a square."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for point in ((0, 800), (800, 800), (800, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap({ord(character): "square"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "square": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": path.stem, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    return str(path)
+
+
+def test_an_installed_font_draws_what_the_usual_one_lacks(tmp_path, monkeypatch):
+    fonts = [font_of("猫", tmp_path / "Cats.ttf"), font_of("犬", tmp_path / "Dogs.ttf")]
+    broken = tmp_path / "Broken.ttf"
+    broken.write_bytes(b"no font")
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [*fonts, str(broken)])
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
+    before = list(matplotlib.rcParams["font.family"])
+    assert add_fonts_for(["cat", "naïve кот"]) == []
+    assert matplotlib.rcParams["font.family"] == before
+    assert add_fonts_for(["a 猫", "cat", "犬鳥", "猫"]) == ["犬鳥"]
+    assert matplotlib.rcParams["font.family"] == [*before, "Cats", "Dogs"]
+    assert add_fonts_for(["猫"]) == []
+    assert matplotlib.rcParams["font.family"] == [*before, "Cats", "Dogs"]
+    image = np.full((1, 3, 8, 8), 255, dtype=np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.as_pixels(figures.plot_image_grid(image, ["猫"], "a 犬"))

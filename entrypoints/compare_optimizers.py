@@ -58,7 +58,6 @@ def main(argv=None) -> None:
     by_ray = parse_launcher(
         args.launcher, args.ray_address, args.cpus_per_fit, args.gpus_per_fit, args.device
     )
-    rates = rates_as_text(args.optimizers, args.learning_rates)
 
     from embedlab.cli.console import console, work_progress
     from embedlab.device import choose_device
@@ -70,6 +69,7 @@ def main(argv=None) -> None:
     from embedlab.workflows.sweep import Sweep
     from embedlab_serving.titles import TitleIndex
 
+    rates = rates_as_text(args.optimizers, args.learning_rates)
     given = vars(args) | {"learning_rates": rates}
     with start_run("compare_optimizers", "compare_optimizers", given) as run:
         device = by_ray.device if by_ray else choose_device(args.device)
@@ -112,8 +112,7 @@ def main(argv=None) -> None:
         }
         for name, figure in shown.items():
             run.log_figure(figure, f"figures/{name}.png")
-        asked = [titles.iloc[query] for query in queries]
-        said = sweep.to_markdown(fits, lists, asked, likes.name)
+        said = sweep.to_markdown(fits, lists, titles.iloc[queries].tolist(), likes.name)
         run.log_text(said, "summary.md")
         run.set_tags({"mlflow.note.content": said})
         page = children.save_view(f"Optimizers: {about}", len(fits))

@@ -17,7 +17,7 @@ from oracles import random_likes
 from squares import split_of, squares
 
 from embedlab.distributed.collectives import assert_same_across_ranks, process_group
-from embedlab.distributed.launch import STARTED_BY_TORCHRUN, is_main_process, world_size
+from embedlab.distributed.launch import STARTED_BY_TORCHRUN, is_main_process, rank, world_size
 from embedlab.errors import OptionError
 from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.solvers.options import FitOptions
@@ -112,8 +112,8 @@ def _copied(state: dict) -> dict:
     return torch.load(file, weights_only=True)
 
 
-def by_rank(rank: int, folder: Path) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+def by_rank(number: int, folder: Path) -> None:
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number)}
     torch.set_num_threads(1)
     params = {"device": "cpu"}
     with process_group(params):

@@ -57,7 +57,7 @@ def test_ray_counts_fits_and_nodes(cores, text):
 def test_processes_that_are_lost_are_one_or_several(monkeypatch):
     monkeypatch.setattr(ranks, "has_ended", lambda host, pid, was_there: True)
     for n, end in ((1, " has ended before its time"), (2, " have ended before their time")):
-        monkeypatch.setattr(ranks, "_others", {i: ("host", i, 0.0) for i in range(n)})
+        monkeypatch.setattr(ranks, "_other_ranks", {i: ("host", i, 0.0) for i in range(n)})
         assert ranks._lost_ranks().endswith(end)
 
 

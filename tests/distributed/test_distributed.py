@@ -153,7 +153,9 @@ def test_shares_of_users_hold_about_as_many_likes():
 
 def test_batch_norm_by_one_process_is_torchs_own(monkeypatch):
     """Gradients, statistics and output, against the layer that torch has."""
-    monkeypatch.setattr("embedlab.distributed.sync_batchnorm.stacked", lambda tensor: tensor[None])
+    monkeypatch.setattr(
+        "embedlab.distributed.sync_batchnorm.all_gather", lambda tensor: tensor[None]
+    )
     torch.manual_seed(0)
     own, ours = torch.nn.BatchNorm2d(5), SyncBatchNorm(5)
     for name in ("weight", "bias"):

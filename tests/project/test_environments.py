@@ -39,7 +39,7 @@ def copy_of_project(folder: Path, python: str) -> Path:
 
 def edit_sentence(project: Path, mark: str) -> None:
     """From now on the refusal holds `mark` and the environment that it runs in."""
-    path = project / "src" / "embedlab" / "command_line.py"
+    path = project / "src" / "embedlab" / "cli" / "parser.py"
     code = path.read_text(encoding="utf-8")
     assert code.count(SENTENCE) == 1
     path.write_text(code.replace(SENTENCE, f"{mark} in {{sys.prefix}}: {SENTENCE}"), "utf-8")

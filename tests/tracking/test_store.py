@@ -217,7 +217,7 @@ def test_a_start_that_waits_for_a_lock_is_stopped_by_ctrl_c(made_store, database
     waiting = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from embedlab.cli.parser import exit_with\n"
-        "from embedlab.tracking import runs\n"
+        "from embedlab.tracking import run as runs\n"
         "def main(argv):\n"
         "    print('ready', flush=True)\n"
         "    with runs.start_run('recommend', 'waits', {}): pass\n"

@@ -257,8 +257,7 @@ def test_a_damaged_file_of_cifar10_is_mended_from_the_archive(small_cifar):
 
 
 def test_pixels_stay_as_they_are_where_the_size_fits(tmp_path):
-    image = painted([RED, GREEN], [BLUE, WHITE])
-    image = decode_image(encoded(image), 2)
+    image = decode_image(encoded(painted([RED, GREEN], [BLUE, WHITE])), 2)
     assert image.shape == (3, 2, 2)
     assert pixels(image) == [[RED, GREEN], [BLUE, WHITE]]
     image.save(tmp_path / "a.png")
@@ -709,15 +708,15 @@ def ended_every(seconds: float, fifo: Path) -> Iterator[None]:
 BLOCKED = """
 import os, sys
 from embedlab.datasets.images import locate_images
-from embedlab.tracking.signals import signals_raised_once
-from embedlab.vision import images
+from embedlab.tracking.signals import raise_first_signal
+from embedlab.vision.data import images
 
 def wait(*_):
     os.write(1, b"blocked\\n")
     return os.read(os.pipe()[0], 1)  # as from a file system that does not answer
 
 setattr(images, sys.argv[2], wait)
-with signals_raised_once():
+with raise_first_signal():
     images.read_images(locate_images(f"folder:{sys.argv[1]}"))
 """
 
@@ -898,9 +897,9 @@ def test_a_large_cache_is_mapped_and_a_small_one_read(tmp_path, monkeypatch):
     source = fill(tmp_path, ANIMALS)
     small = read_images(source)
     assert not isinstance(small.pixels, np.memmap)
-    monkeypatch.setattr(module, "IN_MEMORY", small.pixels.nbytes)
+    monkeypatch.setattr(module, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes)
     assert not isinstance(read_images(source).pixels, np.memmap)
-    monkeypatch.setattr(module, "IN_MEMORY", small.pixels.nbytes - 1)
+    monkeypatch.setattr(module, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes - 1)
     large = read_images(source)
     assert isinstance(large.pixels, np.memmap) and not large.pixels.flags.writeable
     assert same(large, small)

@@ -289,11 +289,12 @@ def test_what_is_waited_for_is_told():
 
 KILLED = """
 import os, signal, sys
-sys.path[:0] = ["src", "tests"]
+sys.path[:0] = ["src", "tests", "tests/vision/training"]
 import torch
 torch.set_num_threads(1)
 import test_trainer
-from embedlab.vision import checkpoint, forward
+from embedlab.vision import inference as forward
+from embedlab.vision.training import checkpoint
 from embedlab.vision.training.checkpoint import Checkpoints
 
 def die(*_):

@@ -141,7 +141,7 @@ def tune_and_evaluate(
         for one in contestants:
             found = []
             for settings in one.grid:
-                rankings = in_validation.of(one.fit, {**settings, **one.hasty})
+                rankings = in_validation.of(one.fit, {**settings, **one.tuning_overrides})
                 found += [
                     _Trial(settings, score, ranking.means()["hit_rate"])
                     for score, ranking in rankings.items()

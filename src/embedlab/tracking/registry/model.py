@@ -6,7 +6,9 @@ logged with.
 """
 
 import hashlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,7 +59,8 @@ def log_model(
             pip_requirements=pinned(packages),
             metadata={**about, DIGESTS: digests_of(files)},
         )
-        return run.retry_until_available(log).model_uri
+        with _importable(package):
+            return run.retry_until_available(log).model_uri
 
 
 def _copy_of_serving(folder: Path) -> Path:
@@ -73,6 +76,19 @@ def _copy_of_serving(folder: Path) -> Path:
     for name, source in sources.items():
         (package / name).write_text(source.replace(SERVING, package.name), encoding="utf-8")
     return package
+
+
+@contextmanager
+def _importable(package: Path) -> Iterator[None]:
+    """Inside, the package can be imported, as MLflow runs the model's code when it logs it. Later
+    imports of that name find the copy in a model's folder, since this one is temporary."""
+    sys.path.insert(0, str(package.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(package.parent))
+        for name in [name for name in sys.modules if name.partition(".")[0] == package.name]:
+            del sys.modules[name]
 
 
 def check_answers_its_example(model_uri: str) -> None:

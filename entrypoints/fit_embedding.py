@@ -14,7 +14,8 @@ from embedlab.cli.parser import (
     one_of,
     whole_number,
 )
-from embedlab.distributed.launch import is_main_process, launch_workers
+from embedlab.distributed.env import is_main_process
+from embedlab.distributed.launch import launch_workers
 from embedlab.movies.solvers.options import (
     DEFAULT_LR,
     OPTIMIZERS,

@@ -30,7 +30,7 @@ from mlflow.environment_variables import (
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
-from embedlab.distributed.launch import is_main_process
+from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, OptionError, ServerAwayError
 from embedlab.progress import Step
 from embedlab.tracking.offline.client import BufferedClient

@@ -74,7 +74,8 @@ def test_the_limits_of_a_request_are_those_of_the_code():
     )
     names, _, params = formats.partition(" | ")
     assert tuple(names.split(", ")) == decode._WANTED
-    assert params == f"`k` from 1 to the number of classes ({image_model.K}, or all of fewer)"
+    default = image_model.DEFAULT_K
+    assert params == f"`k` from 1 to the number of classes ({default}, or all of fewer)"
     for model, row in ((movie_model, "movie-embedding"), (image_model, "image-classifier")):
         given = re.findall(r"`(\w+)` (?:from|`dot`|true)", rows[row])
         assert given == [param.name for param in model.SIGNATURE.params]

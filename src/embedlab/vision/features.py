@@ -17,7 +17,7 @@ import numpy as np
 from embedlab.datasets.cache import build_folder, cache_folder
 from embedlab.distributed.collectives import assert_same_across_ranks, broadcast
 from embedlab.distributed.env import is_main_process
-from embedlab.progress import OnCount
+from embedlab.progress import OnProgress
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.inference import Classifier
@@ -46,13 +46,13 @@ def extract_features(
     extractor: Classifier,
     images: ImageDataset,
     split: Split,
-    on_count: OnCount | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Features | None:
     """The features of all parts, from the cache or computed and cached.
 
     digest     of the backbone's weights.
     extractor  of the backbone without its last layer.
-    on_count   called with the number of images done, and of all.
+    on_progress   called with the number of images done, and of all.
 
     The ranks compute together; rank 0, which looks into the cache, has the features, the others
     None.
@@ -65,7 +65,9 @@ def extract_features(
         return cached
     started = time.perf_counter()
     extractor.network.to(extractor.device)
-    features = extractor.predict_logits(images, np.concatenate([*split.parts.values()]), on_count)
+    features = extractor.predict_logits(
+        images, np.concatenate([*split.parts.values()]), on_progress
+    )
     if features is None:
         return None
     ends = np.cumsum([len(rows) for rows in split.parts.values()])

@@ -12,7 +12,7 @@ from torch import nn
 from embedlab.distributed.collectives import gather
 from embedlab.distributed.env import rank, world_size
 from embedlab.errors import OptionError
-from embedlab.progress import OnCount
+from embedlab.progress import OnProgress
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, predictions_of
 from embedlab_serving.preprocess import Preprocessing
@@ -42,7 +42,7 @@ class Classifier:
         return torch.autocast(kind, dtype=dtype, enabled=self.precision != "float32")
 
     def predict_logits(
-        self, images: ImageDataset, rows: np.ndarray, on_count: OnCount | None = None
+        self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress | None = None
     ) -> np.ndarray | None:
         """(n, outputs) float32: the network's output for each row, in eval mode.
 
@@ -59,8 +59,8 @@ class Classifier:
                     output = (output + self.network(batch.flip(-1))) / 2
                 outputs.append(output.float().cpu().numpy())
                 n_done += len(pixels) * world_size()  # the other ranks are about as far
-                if on_count is not None:
-                    on_count(min(n_done, len(rows)), len(rows))
+                if on_progress is not None:
+                    on_progress(min(n_done, len(rows)), len(rows))
         by_rank = gather(outputs)
         if by_rank is None:
             return None
@@ -68,10 +68,10 @@ class Classifier:
         return np.concatenate(turns)
 
     def predict(
-        self, images: ImageDataset, rows: np.ndarray, on_count: OnCount | None = None
+        self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress | None = None
     ) -> Predictions | None:
         """Class probabilities for each row, at rank 0; None at the others."""
-        logits = self.predict_logits(images, rows, on_count)
+        logits = self.predict_logits(images, rows, on_progress)
         return None if logits is None else predictions_of(logits, images.labels, rows)
 
 

@@ -23,7 +23,7 @@ from embedlab.datasets.cache import build_folder, cache_folder
 from embedlab.datasets.folder import ClassFile, LeftOut, Listing, list_files
 from embedlab.datasets.images import CIFAR10, ImageSource
 from embedlab.errors import DataError
-from embedlab.progress import OnCount
+from embedlab.progress import OnProgress
 from embedlab_serving.decode import decode_image, shorter_side
 
 MAX_SIDE = 256  # pixels; larger images are stored at this size, as the published transform does
@@ -87,13 +87,13 @@ class ImageDataset:
             self.mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
-def read_images(source: ImageSource, on_count: OnCount | None = None) -> ImageDataset:
+def read_images(source: ImageSource, on_progress: OnProgress | None = None) -> ImageDataset:
     """Raises DataError if a folder has no images, a single class, or another layout."""
     if source.path is None:
         return _read_digits(source.name)
     if source.kind == CIFAR10:
         return _read_cifar10(source.name, source.path)
-    return _read_folder(source.name, source.path, on_count)
+    return _read_folder(source.name, source.path, on_progress)
 
 
 def _read_digits(name: str) -> ImageDataset:
@@ -139,10 +139,10 @@ def _digest(classes: tuple[str, ...], labels: np.ndarray, images: np.ndarray) ->
     return digest.hexdigest()
 
 
-def _read_folder(name: str, root: Path, on_count: OnCount | None) -> ImageDataset:
+def _read_folder(name: str, root: Path, on_progress: OnProgress | None) -> ImageDataset:
     listing = list_files(root)
     folder = cache_folder() / "pictures" / _listing_digest(root, listing)
-    build_folder(folder, lambda build: _decode_all(root, listing, build, on_count), _is_whole)
+    build_folder(folder, lambda build: _decode_all(root, listing, build, on_progress), _is_whole)
 
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     pixels, mapped = _load_pixels(folder / IMAGES, about["shape"])
@@ -193,7 +193,7 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _decode_all(root: Path, listing: Listing, folder: Path, on_count: OnCount | None) -> None:
+def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgress | None) -> None:
     """Write the files of the cache, in bounded memory."""
     files = listing.files
     unreadable: list[tuple[int, str]] = []
@@ -216,8 +216,8 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_count: OnCount | 
                 digest.update(pixels)
                 kept.append(files[i])
                 fingerprints.append(_fingerprint(pixels))
-            if on_count is not None:
-                on_count(min(start + DECODING_BATCH, len(files)), len(files))
+            if on_progress is not None:
+                on_progress(min(start + DECODING_BATCH, len(files)), len(files))
 
     labels = np.array([file.label for file in kept], dtype=np.int64)
     left_out = [*(LeftOut(files[i].name, reason) for i, reason in unreadable), *listing.left_out]

@@ -109,12 +109,17 @@ def plot_image_grid(
     return figure
 
 
-def plot_validation_grid(predictions: Predictions, images: ImageDataset, title: str) -> Figure:
-    """The predicted class of each image and its confidence; green if it is right."""
-    names = [images.classes[label] for label in predictions.predicted]
+def plot_predictions(
+    predictions: Predictions, pixels: np.ndarray, classes: tuple[str, ...], title: str
+) -> Figure:
+    """The predicted class and its confidence under each image; green if it is right.
+
+    pixels  (n, 3, side, side) uint8, an image a prediction.
+    """
+    names = [classes[label] for label in predictions.predicted]
     captions = [f"{n} {c:.0%}" for n, c in zip(names, predictions.confidence, strict=True)]
     colours = [GREEN if is_right else RED for is_right in predictions.is_right]
-    return plot_image_grid(images.pixels[predictions.rows], captions, title, colours)
+    return plot_image_grid(pixels, captions, title, colours)
 
 
 def plot_embedding_map(

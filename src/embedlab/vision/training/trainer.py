@@ -21,7 +21,7 @@ from embedlab.distributed.collectives import all_reduce_sum, broadcast, local_sl
 from embedlab.distributed.env import world_size
 from embedlab.distributed.sync_batchnorm import convert_sync_batchnorm
 from embedlab.errors import DataError, DivergedError, OptionError
-from embedlab.progress import Step
+from embedlab.progress import OnProgress, Step
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
@@ -40,7 +40,6 @@ from embedlab.vision.training.work import epoch_work, validation_cost
 
 STEPS_BETWEEN_CHECKS = 20  # of the loss: reading it makes a GPU wait
 
-OnWork = Callable[[float, float, str], None]  # (done, of how much, what to show)
 Batch = tuple[torch.Tensor, torch.Tensor]  # (b, 3, r, r) float32, labels (b,) int64
 
 
@@ -129,7 +128,7 @@ class Trainer:
                 "anew."
             ) from error
 
-    def train(self, on_work: OnWork = lambda done, total, shown: None) -> Iterator[Epoch]:
+    def train(self, on_progress: OnProgress | None = None) -> Iterator[Epoch]:
         """Train the epochs that are left; yields each when `state()` includes it.
 
         Its metrics are train/loss and train/accuracy (on augmented images, while training),
@@ -137,17 +136,17 @@ class Trainer:
         one), lr, and time/waiting_share: the fraction of the time in which training waited for
         data. After the last epoch the network has the weights of the best one and is in eval mode.
 
-        on_work  called after every batch with the work done and the whole, see `work.epoch_work`.
+        on_progress  called after every batch, in the unit of `work.epoch_work`.
 
         Raises DivergedError if a loss is not finite, with the step and the learning rate.
         """
         for epoch in range(len(self.history) + 1, self.options.epochs + 1):
-            predictions = self._run_epoch(epoch, on_work)
+            predictions = self._run_epoch(epoch, on_progress)
             yield Epoch(self.history[-1], predictions)
         self.network.load_state_dict(self.best.weights)
         self.network.eval()
 
-    def _run_epoch(self, epoch: int, on_work: OnWork) -> Predictions | None:
+    def _run_epoch(self, epoch: int, on_progress: OnProgress | None) -> Predictions | None:
         options, started = self.options, time.perf_counter()
         resolution = options.resolution_at(epoch)
         n_train = self.steps_per_epoch * self.batch_size
@@ -155,9 +154,10 @@ class Trainer:
         work_before, all_work = sum(work[: epoch - 1]), sum(work)
 
         def show(n_images: float, shown: str) -> None:
-            on_work(work_before + n_images * resolution**2, all_work, shown)
+            if on_progress is not None:
+                on_progress(work_before + n_images * resolution**2, all_work, shown)
 
-        def show_validation(done: int, _: int) -> None:
+        def show_validation(done: float, total: float, detail: str = "", /) -> None:
             show(n_train + done * validation_cost(options), "validation")
 
         metrics = self._train_epoch(epoch, resolution, show)

@@ -1,4 +1,4 @@
-"""One image file -> one square of pixels: what training reads is what the served model reads.
+"""Decode an image file to a square of pixels, for training and for the served model alike.
 
 In: bytes or a path, of any format, size and mode that Pillow reads. Out: (3, side, side) uint8.
 Needs Pillow and numpy only.
@@ -6,35 +6,44 @@ Needs Pillow and numpy only.
 
 import io
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from PIL.TiffImagePlugin import BITSPERSAMPLE
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from embedlab_serving.errors import DataError
 
 MAX_PIXELS = 64_000_000  # of one image; a larger one is refused before it is decoded
-# What Pillow reads by itself, as far as it was built with it: for EPS it would start a program.
-_WANTED = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA")
-Image.init()
-FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-# MAX_PIXELS is lower. Once for the process: threads that set and reset it would leave it behind.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Formats that Pillow reads without another program, as it would start one for EPS.
+FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA")
+SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+@cache
+def prepare_pillow() -> tuple[str, ...]:
+    """Load Pillow's plugins and ignore its warning of large images, since MAX_PIXELS is lower.
+
+    Once in a process: threads that set and reset a filter would leave it behind. Returns the
+    FORMATS that Pillow was built with.
+    """
+    Image.init()
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def shorter_side(path: Path | str) -> int:
-    """Pixels, from the file's header alone. Raises DataError where it is no image."""
+    """Pixels, from the file's header only. Raises DataError if the file is no image."""
     with _opened(path) as image:
         return min(image.size)
 
 
 def decode_image(file: Path | str | bytes, side: int) -> np.ndarray:
-    """(3, side, side) uint8: turned upright, in RGB, its middle square scaled to `side`.
+    """(3, side, side) uint8: turned upright, in RGB, the middle square scaled to `side`.
 
     Transparent pixels become white, 16-bit grey keeps its upper 8 bits. Greys of other depths are
-    refused: which value is white, their file does not say, and a guess would differ by image.
+    refused: their files do not say which value is white, and a guess would differ by image.
     Raises DataError with the reason, a few words.
     """
     try:
@@ -43,14 +52,15 @@ def decode_image(file: Path | str | bytes, side: int) -> np.ndarray:
         image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
     except DataError:
         raise
-    except Exception as error:  # Pillow's readers raise what their formats suggest to them
+    except Exception as error:  # each of Pillow's readers has its own
         raise DataError(_reason(error)) from None
     return np.asarray(image).transpose(2, 0, 1)  # (side, side, 3) -> (3, side, side)
 
 
 def _opened(file: Path | str | bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+        opened = io.BytesIO(file) if isinstance(file, bytes) else file
+        image: Image.Image = Image.open(opened, formats=prepare_pillow())
     except Image.DecompressionBombError:
         raise DataError(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:
@@ -66,17 +76,17 @@ def _opened(file: Path | str | bytes) -> Image.Image:
 
 
 def _odd_depth(image: Image.Image) -> str:
-    """In words where the greys are neither 8 nor 16 bits, unsigned; else nothing."""
+    """The depth in words if greys are not unsigned of 8 or 16 bits; else ""."""
     if image.mode == "F":
         return "floating-point"
-    if image.mode == "I" and image.format != "PPM":  # which Pillow scales to 16 bits
+    if image.mode == "I" and image.format != "PPM":  # PPM is scaled to 16 bits
         return "32-bit or signed"
-    bits = image.tag_v2.get(BITSPERSAMPLE) if image.format == "TIFF" else None
+    bits = image.tag_v2.get(BITSPERSAMPLE) if isinstance(image, TiffImageFile) else None
     return "12-bit" if bits == (12,) else ""
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT:
+    if image.mode in SIXTEEN_BIT:
         pixels = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

@@ -1,8 +1,7 @@
-"""Stored pixels -> what a network takes, on the batch, on its device.
+"""Deterministic preprocessing of a batch on its device, for training and for the served model.
 
 In: (batch, 3, side, side) uint8 squares. Out: (batch, 3, resolution, resolution) float32,
-normalised by the constants of the weights. Needs torch and torchvision only: the served model runs
-this file, too.
+normalised by the constants of the weights. Needs torch and torchvision only.
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torchvision.transforms.v2 import functional as F
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The deterministic part: scale, middle crop, normalise.
+    """Scale, middle crop, normalise.
 
     crop_pct  side of the crop over the side before it: 224 / 256 as published, 1 for all of it.
     """

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from embedlab.distributed import collectives as ranks
+from embedlab.distributed import collectives
 from embedlab.errors import TrackingError
 from embedlab.movies.sweep.ray_backend import RayOptions, _capacity
+from embedlab.process import this_host
 from embedlab.wording import cost_as_text, counted, value_as_text
 from embedlab.workflows import finished_runs
 
@@ -54,11 +55,10 @@ def test_ray_counts_fits_and_nodes(cores, text):
     assert _capacity(nodes, RayOptions("auto")) == text
 
 
-def test_processes_that_are_lost_are_one_or_several(monkeypatch):
-    monkeypatch.setattr(ranks, "has_ended", lambda host, pid, was_there: True)
+def test_processes_that_are_lost_are_one_or_several():
     for n, end in ((1, " has ended before its time"), (2, " have ended before their time")):
-        monkeypatch.setattr(ranks, "_other_ranks", {i: ("host", i, 0.0) for i in range(n)})
-        assert ranks._lost_ranks().endswith(end)
+        others = {i: (this_host(), 2**22 + 1, 0.0) for i in range(n)}
+        assert collectives.ended_ranks(others).endswith(end)
 
 
 @pytest.mark.parametrize(("n", "text"), [(1, "found 1 finished run "), (2, "2 finished runs ")])
@@ -66,4 +66,4 @@ def test_finished_runs_without_a_pair_are_one_or_several(n, text):
     run = SimpleNamespace(data=SimpleNamespace(tags={"entry_point": "finetune"}))
     client = SimpleNamespace(search_runs=lambda *_, **__: [run] * n)
     with pytest.raises(TrackingError, match=text):
-        finished_runs._best(client, "1")
+        finished_runs.best_pair(client, "1")

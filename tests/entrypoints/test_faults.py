@@ -32,9 +32,9 @@ from embedlab.errors import DataError, EmbedlabError, TrackingError
 from embedlab.movies.data.likes import SEAL, find_likes, load_likes, save_likes
 from embedlab.vision.data.images import read_images
 from embedlab.vision.features import extract_features
+from embedlab.vision.inference import Classifier
 from embedlab.vision.models.backbone import load_backbone
 from embedlab.vision.training.checkpoint import Checkpoints
-from embedlab_serving.preprocess import Preprocessing
 from entrypoints import build_matrix, fit_embedding
 
 
@@ -91,9 +91,9 @@ def use_images(folder: Path) -> None:
 
 def use_features(folder: Path) -> None:
     images = squares()
-    how = (Preprocessing(32, 1.0, (0.5,) * 3, (0.2,) * 3), "cpu", "float32")
     backbone = load_backbone("resnet18", "none")
-    features = extract_features(backbone, images, split_of(images), *how)
+    extractor = Classifier(backbone.network, backbone.preprocessing(32, 1.0))
+    features = extract_features(backbone.digest, extractor, images, split_of(images))
     assert not features.was_cached
 
 

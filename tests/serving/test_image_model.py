@@ -76,7 +76,7 @@ def image(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
 
 
-PICTURE = image(0)
+IMAGE = image(0)
 
 
 def saved(pixels: np.ndarray | Image.Image, kind: str = "png", **options: object) -> bytes:
@@ -94,7 +94,7 @@ def expected(
     network: torch.nn.Module, pixels: np.ndarray, views: tuple[int, ...] = (1, -1)
 ) -> np.ndarray:
     """(classes,) probabilities of (side, side, 3) uint8, step by step; -1 is the mirrored view."""
-    scores = []
+    logits = []
     for view in views:
         image = torch.from_numpy(pixels[:, ::view].copy()).permute(2, 0, 1)[None] / 255
         # 0.8 of 40 is 32: the middle crop leaves 4 on each side.
@@ -103,8 +103,8 @@ def expected(
         )[..., 4:36, 4:36]
         image = (image - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
         with torch.inference_mode():
-            scores.append(network(image)[0].double().numpy())
-    e = np.exp(np.mean(scores, axis=0))
+            logits.append(network(image)[0].double().numpy())
+    e = np.exp(np.mean(logits, axis=0))
     return e / e.sum()
 
 
@@ -156,7 +156,7 @@ def served(client) -> Served:
     with torch.no_grad():
         network.fc.weight *= 20  # else all classes are about equally likely
     with start_run("finetune", "random", {}) as run:
-        uri = log_image_model(run, network, ABOUT, PICTURE.transpose(2, 0, 1))
+        uri = log_image_model(run, network, ABOUT, IMAGE.transpose(2, 0, 1))
     return Served(uri, mlflow.pyfunc.load_model(uri), network)
 
 
@@ -200,8 +200,8 @@ def test_the_model_holds_code_and_arrays_and_no_pickle(model_folder):
         "artifacts/classifier/weights.safetensors",
         "artifacts/classifier/about.json",
         "image_model.py",
-        "code/embedlab/vision/decode.py",
-        "code/embedlab/vision/preprocess.py",
+        "code/embedlab_serving/decode.py",
+        "code/embedlab_serving/preprocess.py",
     }
     suffixes = {Path(name).suffix for name in files}
     assert suffixes <= {".py", ".safetensors", ".json", ".yaml", ".txt"}
@@ -248,14 +248,14 @@ def test_the_signature_says_what_goes_in_and_out(served):
     assert metadata == json.loads(json.dumps(ABOUT)) | {DIGESTS: metadata[DIGESTS]}
 
 
-def test_the_input_example_is_a_image_and_works(served, model_folder, post):
+def test_the_input_example_is_an_image_and_works(served, model_folder, post):
     request = (model_folder / "serving_input_example.json").read_text(encoding="utf-8")
     assert json.loads(request) == {
-        "dataframe_split": {"columns": ["image"], "data": [[as_text(saved(PICTURE))]]},
+        "dataframe_split": {"columns": ["image"], "data": [[as_text(saved(IMAGE))]]},
         "params": {"k": 3},
     }
     (row,) = json.loads(post(request).text)["predictions"]
-    assert_is(row, served.expected(PICTURE))
+    assert_is(row, served.expected(IMAGE))
 
 
 def test_requirements_are_exact_and_few(model_folder):
@@ -271,19 +271,19 @@ def test_requirements_are_exact_and_few(model_folder):
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_the_k_best_are_those_of_the_network(served, k):
-    answer = served.ask(saved(PICTURE), k=k)
+    answer = served.ask(saved(IMAGE), k=k)
     assert list(answer.columns) == ["label", "probability", "top"]
-    assert_is(answer.iloc[0], served.expected(PICTURE), k)
+    assert_is(answer.iloc[0], served.expected(IMAGE), k)
 
 
 @pytest.mark.parametrize("params", [{}, {"k": None}], ids=["no k", "null"])
 def test_without_k_all_classes_where_there_are_fewer_than_five(served, params):
-    assert_is(served.ask(saved(PICTURE), **params).iloc[0], served.expected(PICTURE))
+    assert_is(served.ask(saved(IMAGE), **params).iloc[0], served.expected(IMAGE))
 
 
 def test_without_k_five_classes_where_there_are_more_and_more_if_asked(model_folder, tmp_path):
     model = changed(model_folder, tmp_path / "model", classes=list("abcdefg"))
-    images = pd.DataFrame({"image": [as_text(saved(PICTURE))]})
+    images = pd.DataFrame({"image": [as_text(saved(IMAGE))]})
     by_itself, seven = (model.predict(images, params=params) for params in ({}, {"k": 7}))
     assert len(by_itself["top"][0]) == 5
     assert by_itself["top"][0] == seven["top"][0][:5]
@@ -291,14 +291,16 @@ def test_without_k_five_classes_where_there_are_more_and_more_if_asked(model_fol
     assert sum(item["probability"] for item in seven["top"][0]) == pytest.approx(1)
 
 
-def test_the_mirrored_view_counts_as_much_as_the_other(served, model_folder, tmp_path):
-    both, one = served.expected(PICTURE), expected(served.network, PICTURE, views=(1,))
+def test_both_views_of_test_time_augmentation_count_the_same(served, model_folder, tmp_path):
+    served, model_folder, tmp_path
+):
+    both, one = served.expected(IMAGE), expected(served.network, IMAGE, views=(1,))
     assert abs(both - one).max() > 100 * TOLERANCE  # the test can tell
-    assert_is(served.ask(saved(PICTURE)).iloc[0], both)
-    mirrored = served.ask(saved(PICTURE[:, ::-1].copy())).iloc[0]
+    assert_is(served.ask(saved(IMAGE)).iloc[0], both)
+    mirrored = served.ask(saved(IMAGE[:, ::-1].copy())).iloc[0]
     assert_is(mirrored, both)
     model = changed(model_folder, tmp_path / "model", flip_view=False)
-    assert_is(model.predict(pd.DataFrame({"image": [as_text(saved(PICTURE))]})).iloc[0], one)
+    assert_is(model.predict(pd.DataFrame({"image": [as_text(saved(IMAGE))]})).iloc[0], one)
 
 
 def test_a_batch_is_answered_as_its_rows_one_by_one_and_in_their_order(served):
@@ -334,7 +336,7 @@ def test_several_threads_ask_at_once_and_each_gets_its_own_answer(served):
 
 # -- images of any size and mode -------------------------------------------------------------
 
-RED, GREEN = PICTURE[..., 0], PICTURE[..., 1]
+RED, GREEN = IMAGE[..., 0], IMAGE[..., 1]
 IS_SEEN = RED > 127
 SOLID = np.full((SIDE, SIDE, 3), (200, 30, 90), np.uint8)
 LARGE = np.random.default_rng(1).integers(0, 256, (60, 100, 3), dtype=np.uint8)
@@ -370,15 +372,15 @@ def as_pillow_reads(file: bytes) -> np.ndarray:
 
 
 ALPHA = np.where(IS_SEEN, 255, 0).astype(np.uint8)
-JPEG = saved(PICTURE, "jpeg", quality=95)
-CMYK_JPEG = saved(Image.fromarray(np.dstack([PICTURE, RED]), "CMYK"), "jpeg", quality=95)
+JPEG = saved(IMAGE, "jpeg", quality=95)
+CMYK_JPEG = saved(Image.fromarray(np.dstack([IMAGE, RED]), "CMYK"), "jpeg", quality=95)
 FILES = {  # a file, and the (side, side, 3) square that the network should see
-    "png": (saved(PICTURE), PICTURE),
-    "bmp": (saved(PICTURE, "bmp"), PICTURE),
-    "webp": (saved(PICTURE, "webp", lossless=True), PICTURE),
+    "png": (saved(IMAGE), IMAGE),
+    "bmp": (saved(IMAGE, "bmp"), IMAGE),
+    "webp": (saved(IMAGE, "webp", lossless=True), IMAGE),
     "jpeg": (JPEG, as_pillow_reads(JPEG)),
-    "wide": (saved(np.pad(PICTURE, ((0, 0), (5, 5), (0, 0)))), PICTURE),
-    "tall": (saved(np.pad(PICTURE, ((3, 3), (0, 0), (0, 0)))), PICTURE),
+    "wide": (saved(np.pad(IMAGE, ((0, 0), (5, 5), (0, 0)))), IMAGE),
+    "tall": (saved(np.pad(IMAGE, ((3, 3), (0, 0), (0, 0)))), IMAGE),
     "one pixel": (saved(SOLID[:1, :1]), SOLID),
     "one colour, large": (saved(np.tile(SOLID, (60, 80, 1))), SOLID),
     "large": (saved(LARGE), LARGE_MIDDLE),
@@ -386,36 +388,36 @@ FILES = {  # a file, and the (side, side, 3) square that the network should see
     "grey, 16 bits": (saved(RED.astype(np.uint16) * 256 + GREEN), grey(RED)),
     "black and white": (saved(Image.fromarray(RED).convert("1", dither=0)), grey(255 * IS_SEEN)),
     "grey with alpha": (saved(Image.fromarray(np.dstack([RED, ALPHA]), "LA")), on_white(grey(RED))),
-    "rgba": (saved(np.dstack([PICTURE, ALPHA])), on_white(PICTURE)),
+    "rgba": (saved(np.dstack([IMAGE, ALPHA])), on_white(IMAGE)),
     "palette": (saved(with_palette()), PALETTE.reshape(SIDE, SIDE, 3)),
     "palette with a clear colour": (
         saved(with_palette(), transparency=5),
         np.where(np.arange(64)[:, None] == 5, 255, PALETTE).astype(np.uint8).reshape(SIDE, SIDE, 3),
     ),
     "cmyk": (  # without black, cyan is what red is not
-        saved(Image.fromarray(np.dstack([255 - PICTURE, 0 * RED]), "CMYK"), "tiff"),
-        PICTURE,
+        saved(Image.fromarray(np.dstack([255 - IMAGE, 0 * RED]), "CMYK"), "tiff"),
+        IMAGE,
     ),
     "cmyk jpeg": (CMYK_JPEG, as_pillow_reads(CMYK_JPEG)),
     # Orientation 6: to be turned a quarter clockwise; 2: mirrored.
-    "exif, turned": (saved(np.rot90(PICTURE).copy(), exif=turned(6)), PICTURE),
-    "exif, mirrored": (saved(PICTURE[::, ::-1].copy(), exif=turned(2)), PICTURE),
+    "exif, turned": (saved(np.rot90(IMAGE).copy(), exif=turned(6)), IMAGE),
+    "exif, mirrored": (saved(IMAGE[::, ::-1].copy(), exif=turned(2)), IMAGE),
 }
 
 
 @pytest.mark.parametrize(("file", "pixels"), FILES.values(), ids=FILES)
-def test_pictures_of_any_size_and_mode(served, file, pixels):
+def test_images_of_any_size_and_mode(served, file, pixels):
     assert_is(served.ask(file).iloc[0], served.expected(pixels))
 
 
-PNG_TEXT = as_text(saved(PICTURE))
+PNG_TEXT = as_text(saved(IMAGE))
 
 
 @pytest.mark.parametrize(
     "text",
     [
         f"data:image/png;base64,{PNG_TEXT}",
-        base64.encodebytes(saved(PICTURE)).decode(),
+        base64.encodebytes(saved(IMAGE)).decode(),
         "\r\n".join(re.findall(".{1,64}", PNG_TEXT)),
         f" \t{PNG_TEXT}\n",
         f"data:image/png;base64,\n{PNG_TEXT}",
@@ -423,7 +425,7 @@ PNG_TEXT = as_text(saved(PICTURE))
     ids=["data address", "lines", "lines of Windows", "blanks around it", "both"],
 )
 def test_base64_as_browsers_and_tools_write_it(served, text):
-    assert_is(served.ask(text).iloc[0], served.expected(PICTURE))
+    assert_is(served.ask(text).iloc[0], served.expected(IMAGE))
 
 
 # -- what a caller reads -----------------------------------------------------------------------
@@ -463,14 +465,14 @@ def test_every_json_form_is_answered(served, post, body):
     assert response.status == 200
     answer = json.loads(response.text)
     assert answer == {"predictions": served.ask(PNG_TEXT, k=2).to_dict("records")}
-    assert_is(answer["predictions"][0], served.expected(PICTURE), k=2)
+    assert_is(answer["predictions"][0], served.expected(IMAGE), k=2)
 
 
 def test_csv_is_answered_with_the_default_k(served, post):
     response = post(f"image\n{PNG_TEXT}\n", "text/csv")
     assert response.status == 200
     (row,) = json.loads(response.text)["predictions"]
-    assert_is(row, served.expected(PICTURE))
+    assert_is(row, served.expected(IMAGE))
 
 
 def test_a_table_without_rows_is_answered_without_rows(post):
@@ -516,7 +518,7 @@ REFUSED = {
     "text": (ask(b"an ant on a leaf"), NOT_READ.format("not an image")),
     "svg": (ask(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), NOT_READ.format("not an image")),
     "png cut off": (ask(saved(LARGE)[:5000]), NOT_READ.format(".*truncated.*")),
-    "png header cut off": (ask(saved(PICTURE)[:20]), NOT_READ.format(".+")),
+    "png header cut off": (ask(saved(IMAGE)[:20]), NOT_READ.format(".+")),
     "jpeg cut off": (ask(saved(LARGE, "jpeg")[:1500]), NOT_READ.format(".*truncated.*")),
     "81 million pixels": (
         ask(header(9_000, 9_000)),
@@ -601,7 +603,7 @@ def test_a_real_server_without_the_project_and_without_pickle(served, model_fold
     try:
         address = f"http://127.0.0.1:{port}"
         wait_for(address, server, log)
-        response = send(address, ask(saved(PICTURE), JPEG))
+        response = send(address, ask(saved(IMAGE), JPEG))
         refused = send(address, ask(b"no image"))
         large = saved(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
         answers = [by_the_readme(address, large, tmp_path, shell) for shell in ("bash", "sh")]
@@ -614,7 +616,7 @@ def test_a_real_server_without_the_project_and_without_pickle(served, model_fold
                 os.killpg(server.pid, signal.SIGKILL)
     assert response.status == 200
     rows = json.loads(response.text)["predictions"]
-    for row, pixels in zip(rows, (PICTURE, as_pillow_reads(JPEG)), strict=True):
+    for row, pixels in zip(rows, (IMAGE, as_pillow_reads(JPEG)), strict=True):
         assert_is(row, served.expected(pixels))
     assert_refused(refused, NOT_READ.format("not an image"))
     for answer in answers:

@@ -1,4 +1,4 @@
-"""Backbone, preprocessing, features, head, scores and comparison: each against a slow oracle."""
+"""Backbone, preprocessing, features, linear probe, metrics, comparison: against slow oracles."""
 
 import hashlib
 import http.server
@@ -19,17 +19,9 @@ from torchvision.models import ResNet18_Weights
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, DivergedError, DownloadError, OptionError
-from embedlab.vision import features as features_module
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.evaluation import plots as figures
-from embedlab.vision.evaluation.comparison import (
-    ComparedRun,
-    only_right,
-    pair_table,
-    recall_table,
-    run_table,
-    to_markdown,
-)
+from embedlab.vision.evaluation.comparison import ComparedRun, compare_runs, only_right
 from embedlab.vision.evaluation.metrics import (
     NO_SCORE,
     ValidationScore,
@@ -42,11 +34,13 @@ from embedlab.vision.evaluation.metrics import (
 )
 from embedlab.vision.evaluation.projection import nearest, one_query_a_class, project
 from embedlab.vision.features import extract_features, features_key
-from embedlab.vision.inference import choose_precision, predict_logits
+from embedlab.vision.inference import Classifier, choose_precision
 from embedlab.vision.models.backbone import load_backbone
-from embedlab.vision.models.linear_probe import fit_linear_probe, probe_logits
-from embedlab.vision.options import AUGMENTATIONS, BACKBONES, LinearProbeOptions
+from embedlab.vision.models.linear_probe import LinearProbe, probe_logits
+from embedlab.vision.options import BACKBONES, LinearProbeOptions
+from embedlab.vision.training.recipes import AUGMENTATIONS
 from embedlab_serving.preprocess import Preprocessing
+from entrypoints import extract_features as extract_features_entry
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPROCESSING = Preprocessing(32, 1.0, MEAN, STD)
@@ -149,8 +143,8 @@ def truncated(content: bytes) -> bytes:
 
 def tampered(content: bytes) -> bytes:
     """The same file, but for one weight."""
-    place = len(content) // 2
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
 @pytest.mark.parametrize("damage", [truncated, tampered])
@@ -198,7 +192,7 @@ def test_no_network_and_a_server_that_fails_are_a_sentence_each(published, monke
     load_backbone("resnet18", "imagenet")
 
 
-# -- preprocessing and random changes ----------------------------------------------------------
+# -- preprocessing and augmentation ----------------------------------------------------------
 
 
 def test_preprocessing_is_torchvisions_own():
@@ -209,7 +203,7 @@ def test_preprocessing_is_torchvisions_own():
     assert (ours - preset(images)).abs().max() <= 0.51 / 255 / min(STD)
 
 
-def test_a_image_of_the_right_size_is_only_normalised():
+def test_an_image_of_the_right_size_is_only_normalised():
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
     expected = (images / 255 - mean) / std
@@ -217,13 +211,11 @@ def test_a_image_of_the_right_size_is_only_normalised():
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_random_changes_differ_by_image_and_repeat_by_seed(name):
+def test_augmentation_differs_by_image_and_repeats_by_seed(name):
     images = torch.from_numpy(np.repeat(squares(n_per_class=1).pixels[:1], 12, axis=0))
     augment = Augmentation(name, side=8, resolution=24)
-    torch.manual_seed(0)
-    once = augment(images)
-    torch.manual_seed(0)
-    assert torch.equal(augment(images), once)
+    once = augment(images, torch.Generator().manual_seed(0))
+    assert torch.equal(augment(images, torch.Generator().manual_seed(0)), once)
     assert once.dtype == torch.uint8
     assert once.shape[-1] == (24 if name in ("zoom_flip", "notebook") else 8)
     n_different = len({image.numpy().tobytes() for image in once})
@@ -236,7 +228,7 @@ def test_crop_does_not_mirror_and_crop_flip_does():
     batch = image.repeat(40, 1, 1, 1)
 
     def n_bright_right(name):
-        changed = Augmentation(name, 8, 32)(batch).float()
+        changed = Augmentation(name, 8, 32)(batch, torch.Generator().manual_seed(0)).float()
         return int((changed[..., 4:].mean((1, 2, 3)) > changed[..., :4].mean((1, 2, 3))).sum())
 
     assert n_bright_right("crop") == 0
@@ -246,9 +238,9 @@ def test_crop_does_not_mirror_and_crop_flip_does():
 # -- features ----------------------------------------------------------------------------------
 
 
-def extract(backbone, images=IMAGES, preprocessing=PREPROCESSING, **options):
-    options = {"device": "cpu", "precision": "float32"} | options
-    return extract_features(backbone, images, SPLIT, preprocessing, **options)
+def extract(backbone, images=IMAGES, tta_flip=False):
+    extractor = Classifier(backbone.network, PREPROCESSING, tta_flip=tta_flip)
+    return extract_features(backbone.digest, extractor, images, SPLIT)
 
 
 def test_frozen_means_frozen(backbone):
@@ -275,20 +267,17 @@ def test_features_are_the_penultimate_layer(backbone):
 
 
 def test_features_do_not_depend_on_the_batch(backbone, monkeypatch):
-    def run():
-        return predict_logits(
-            backbone.network, IMAGES.pixels, SPLIT.train, PREPROCESSING, "cpu", "float32"
-        )
-
-    monkeypatch.setattr("embedlab.vision.inference.BATCH", 64)
-    together = run()
-    monkeypatch.setattr("embedlab.vision.inference.BATCH", 1)
-    np.testing.assert_allclose(run(), together, rtol=1e-4, atol=1e-4)  # as above
+    extractor = Classifier(backbone.network, PREPROCESSING)
+    monkeypatch.setattr("embedlab.vision.inference.BATCH_SIZE", 64)
+    together = extractor.predict_logits(IMAGES, SPLIT.train)
+    monkeypatch.setattr("embedlab.vision.inference.BATCH_SIZE", 1)
+    alone = extractor.predict_logits(IMAGES, SPLIT.train)
+    np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-4)  # as above
 
 
-def test_the_flipped_view_is_the_mean_of_both(backbone):
-    mirrored = replace(IMAGES, images=IMAGES.pixels[..., ::-1].copy(), digest="mirrored")
-    both = extract(backbone, flip_view=True).parts["test"]
+def test_test_time_augmentation_is_the_mean_of_an_image_and_its_mirror_image(backbone):
+    mirrored = replace(IMAGES, pixels=IMAGES.pixels[..., ::-1].copy(), digest="mirrored")
+    both = extract(backbone, tta_flip=True).parts["test"]
     plain, flipped = (extract(backbone, p).parts["test"] for p in (IMAGES, mirrored))
     np.testing.assert_allclose(both, (plain + flipped) / 2, rtol=1e-4, atol=1e-4)
 
@@ -299,19 +288,20 @@ def test_a_second_run_reads_the_cache(backbone, monkeypatch):
     def forbidden(*_, **__):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(features_module, "predict_logits", forbidden)
+    monkeypatch.setattr(Classifier, "predict_logits", forbidden)
     second = extract(backbone)
     assert (first.was_cached, second.was_cached) == (False, True)
     assert second.seconds == first.seconds
     assert all(np.array_equal(first.parts[part], second.parts[part]) for part in first.parts)
 
 
-@pytest.mark.parametrize("name", ["train.npy", "test.npy", "about.json"])
-@pytest.mark.parametrize("size", [0, 10, -1])
-def test_features_that_were_cut_short_in_the_cache_are_computed_again(backbone, name, size):
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"", lambda content: content[:10], lambda content: content[:-1], tampered]
+)
+def test_features_that_are_damaged_in_the_cache_are_computed_again(backbone, damage):
     first = extract(backbone)
-    (file,) = cache_folder().rglob(name)
-    file.write_bytes(file.read_bytes()[:size])
+    (file,) = cache_folder().rglob("features.npz")
+    file.write_bytes(damage(file.read_bytes()))
     again = extract(backbone)
     assert not again.was_cached
     assert all(np.array_equal(first.parts[part], again.parts[part]) for part in first.parts)
@@ -319,21 +309,24 @@ def test_features_that_were_cut_short_in_the_cache_are_computed_again(backbone, 
 
 
 def test_the_key_changes_with_everything_that_matters(backbone):
-    rows = {"train": SPLIT.train, "val": SPLIT.val, "test": SPLIT.test}
-    usual = (backbone, IMAGES, rows, PREPROCESSING, "float32", False)
+    extractor = Classifier(backbone.network, PREPROCESSING)
+    usual = ("weights", extractor, IMAGES, SPLIT)
+    preprocessings = (
+        replace(PREPROCESSING, resolution=48),
+        replace(PREPROCESSING, crop_pct=0.9),
+        replace(PREPROCESSING, mean=(0.5, 0.5, 0.5)),
+    )
     changes = [
-        (0, replace(backbone, digest="other weights")),
-        (1, replace(IMAGES, digest="other data")),
-        (2, rows | {"train": SPLIT.train[1:]}),
-        (3, replace(PREPROCESSING, resolution=48)),
-        (3, replace(PREPROCESSING, crop_pct=0.9)),
-        (3, replace(PREPROCESSING, mean=(0.5, 0.5, 0.5))),
-        (4, "bfloat16"),
-        (5, True),
+        (0, "other weights"),
+        *((1, replace(extractor, preprocessing=other)) for other in preprocessings),
+        (1, replace(extractor, precision="bfloat16")),
+        (1, replace(extractor, tta_flip=True)),
+        (2, replace(IMAGES, digest="other data")),
+        (3, replace(SPLIT, train=SPLIT.train[1:])),
     ]
     keys = {features_key(*usual)}
-    for place, value in changes:
-        keys.add(features_key(*usual[:place], value, *usual[place + 1 :]))
+    for position, value in changes:
+        keys.add(features_key(*usual[:position], value, *usual[position + 1 :]))
     assert len(keys) == 1 + len(changes)
     assert features_key(*usual) in keys
 
@@ -344,7 +337,7 @@ def test_precisions_that_the_cpu_has_not_are_refused():
         choose_precision("float16", "cpu")
 
 
-# -- the head ----------------------------------------------------------------------------------
+# -- the linear probe ---------------------------------------------------------------------------
 
 
 def blobs(n=300, d=6, seed=0):
@@ -356,50 +349,47 @@ def blobs(n=300, d=6, seed=0):
     return (features * 3 + 7).astype(np.float32), labels  # neither centred nor scaled
 
 
-def fit(options, train=None, val=None, **listeners):
-    steps = []
-    head = fit_linear_probe(
-        train or blobs(), val or blobs(150, seed=1), 3, options, 0, "cpu", steps.append, **listeners
-    )
-    return head, steps
+def fit(options, train=None, val=None):
+    """The fitted probe and its epochs."""
+    probe = LinearProbe(train or blobs(), val or blobs(150, seed=1), 3, options, 0, "cpu")
+    return probe, list(probe.train())
 
 
 def test_lbfgs_is_scikit_learns_logistic_regression():
     decay, (x, y) = 0.01, blobs()
-    head, _ = fit(LinearProbeOptions("lbfgs", weight_decay=decay, epochs=15), (x, y))
+    probe, _ = fit(LinearProbeOptions("lbfgs", weight_decay=decay, epochs=15), (x, y))
     standardised = (x - x.mean(0)) / x.std(0, ddof=1)
     oracle = LogisticRegression(C=1 / (decay * len(x)), tol=1e-8, max_iter=1000)
     oracle.fit(standardised, y)
-    ours = softmax(probe_logits(head.layer, x), axis=1)
+    ours = softmax(probe_logits(probe.layer(), x), axis=1)
     # The best epoch by validation need not be the last; both have converged to three digits.
     np.testing.assert_allclose(ours, oracle.predict_proba(standardised), atol=2e-3)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "lbfgs"])
 def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
-    heard = []
-    options = LinearProbeOptions(
-        optimizer, batch_size=32, epochs=8, lr=0.05 if optimizer != "lbfgs" else None
-    )
-    head, steps = fit(options, on_scores=lambda epoch, scores: heard.append(scores))
-    assert [step.epoch for step in steps] == list(range(1, 9))
-    assert steps[-1].metrics["train/loss"] < math.log(3) / 2
-    scores = [ValidationScore.of(step.metrics) for step in steps]
-    assert head.score == scores[head.epoch - 1]
-    assert not any(score.beats(head.score) for score in scores)
-    # The folded layer takes plain features and says what the standardised one said.
+    lr = 0.0 if optimizer == "lbfgs" else 0.05
+    probe, epochs = fit(LinearProbeOptions(optimizer, lr, batch_size=32, epochs=8))
+    assert [epoch.step.epoch for epoch in epochs] == list(range(1, 9))
+    assert epochs[-1].step.metrics["train/loss"] < math.log(3) / 2
+    scores = [epoch.predictions.score for epoch in epochs]
+    assert [s.accuracy for s in scores] == [e.step.metrics["val/accuracy"] for e in epochs]
+    assert [s.loss for s in scores] == [e.step.metrics["val/loss"] for e in epochs]
+    assert probe.best.score == scores[probe.best.epoch - 1]
+    assert not any(score.beats(probe.best.score) for score in scores)
+    # The folded layer of plain features predicts what the standardised one did.
     x, _ = blobs(150, seed=1)
-    np.testing.assert_allclose(
-        probe_logits(head.layer, x), heard[head.epoch - 1], rtol=1e-3, atol=1e-3
-    )
+    expected = epochs[probe.best.epoch - 1].predictions.probabilities
+    found = softmax(probe_logits(probe.layer(), x), axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_of_epochs_with_equal_accuracy_the_one_with_the_lowest_loss_is_kept():
     apart = blobs(60)[0] + 100 * np.eye(6, dtype=np.float32)[np.arange(60) % 3], np.arange(60) % 3
-    head, steps = fit(LinearProbeOptions(epochs=15), apart, apart)
-    assert {step.metrics["val/accuracy"] for step in steps} == {1.0}
-    assert head.epoch == 15
-    assert head.score == (1.0, min(step.metrics["val/loss"] for step in steps))
+    probe, epochs = fit(LinearProbeOptions(epochs=15), apart, apart)
+    assert {epoch.step.metrics["val/accuracy"] for epoch in epochs} == {1.0}
+    assert probe.best.epoch == 15
+    assert probe.best.score == (1.0, min(epoch.step.metrics["val/loss"] for epoch in epochs))
 
 
 @pytest.mark.parametrize(
@@ -425,43 +415,49 @@ def test_an_epoch_over_few_images_has_several_updates(n_images, batch_size, expe
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_a_head_on_few_images_leaves_its_start(optimizer):
+def test_a_probe_of_few_images_leaves_its_start(optimizer):
     rng = np.random.default_rng(0)
     labels = np.arange(90) % 3
     features = rng.normal(size=(90, 512)) + 3 * rng.normal(size=(3, 512))[labels] / 512**0.25
     one = features.astype(np.float32), labels
-    _, steps = fit(LinearProbeOptions(optimizer), one, one)
+    _, epochs = fit(LinearProbeOptions(optimizer), one, one)
     # Chance is ln 3 = 1.1. By one update an epoch, as of 90 images in one batch, it ends at 0.059,
     # by eleven at 0.004.
-    assert steps[-1].metrics["train/loss"] < 0.02
+    assert epochs[-1].step.metrics["train/loss"] < 0.02
 
 
-def test_a_head_that_diverges_says_so():
+def test_a_probe_that_diverges_says_so():
     with pytest.raises(DivergedError, match=r"not finite after epoch 1.*lr=1e"):
         fit(LinearProbeOptions("sgd", lr=1e38))
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("name", "value", "sentence"),
     [
-        ({"optimizer": "lion"}, "optimizer: expected one of sgd, adam, adamw, lbfgs"),
-        ({"lr": -1.0}, "lr: expected more than 0"),
-        ({"weight_decay": -1.0}, "weight_decay: expected 0 or more"),
-        ({"epochs": 0}, "epochs: expected more than 0"),
+        ("optimizer", "lion", "optimizer: expected one of sgd, adam, adamw, lbfgs"),
+        ("lr", "-1", "lr: expected 'auto' or a number above 0"),
+        ("weight-decay", "-1", "weight_decay: expected a number from 0 up"),
+        ("epochs", "0", "epochs: expected a whole number from 1 up"),
+        ("batch-size", "0", "batch_size: expected a whole number from 1 up"),
     ],
 )
-def test_a_heads_option_out_of_range_is_refused(changes, sentence):
+def test_a_value_out_of_range_is_refused_by_the_parser(name, value, sentence):
     with pytest.raises(OptionError, match=sentence):
-        LinearProbeOptions(**changes)
+        extract_features_entry.build_parser().parse_args([f"--{name}", value])
 
 
-# -- scores ------------------------------------------------------------------------------------
+def test_each_optimizer_has_its_own_learning_rate():
+    assert LinearProbeOptions("sgd").lr == 0.01
+    assert LinearProbeOptions("sgd", 0.5).lr == 0.5
+
+
+# -- metrics -----------------------------------------------------------------------------------
 
 #                      labels              predicted           confidence
 HAND = predictions([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2], [0.9, 0.7, 0.6, 0.8, 0.5, 0.9])
 
 
-def test_scores_against_a_hand_worked_example():
+def test_metrics_against_a_hand_worked_example():
     report = evaluate(HAND, CLASSES)
     assert report.accuracy == 4 / 6
     assert report.confusion.tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
@@ -602,7 +598,7 @@ def test_the_other_figures_are_drawn():
     points = np.random.default_rng(0).normal(size=(6, 2))
     for figure in (
         figures.plot_confusion(report, "t"),
-        figures.plot_validation_grid(rows, IMAGES, "t"),
+        figures.plot_predictions(rows, IMAGES.pixels[rows.rows], CLASSES, "t"),
         figures.plot_embedding_map(points, HAND.labels, CLASSES, "t"),
         figures.plot_neighbours(np.array([0]), np.array([[1, 2]]), IMAGES, "t"),
         figures.plot_disagreements(
@@ -618,7 +614,7 @@ def test_the_other_figures_are_drawn():
 # -- comparison --------------------------------------------------------------------------------
 
 
-def contenders():
+def compared_runs():
     labels = [0, 1, 2] * 20
     good = predictions(labels, labels, [0.9] * 60)
     worse = [(label + 1) % 3 if i < 12 else label for i, label in enumerate(labels)]
@@ -630,26 +626,24 @@ def contenders():
 
 
 def test_runs_are_compared_in_numbers_and_words():
-    found = contenders()
-    table = run_table(found, CLASSES)
-    assert table["run"].tolist() == ["tuned", "features"]
-    assert table["accuracy"].tolist() == [1.0, 0.8]
-    assert table["minutes"].tolist() == [10.0, 1.0]
-    (pair,) = pair_table(found[::-1]).to_dict("records")
+    found = compare_runs(compared_runs(), CLASSES)
+    assert [run.name for run in found.runs] == found.table["run"].tolist() == ["tuned", "features"]
+    assert found.table["accuracy"].tolist() == [1.0, 0.8]
+    assert found.table["minutes"].tolist() == [10.0, 1.0]
+    (pair,) = found.pairs.to_dict("records")
     assert (pair["first"], pair["only_first_right"], pair["only_second_right"]) == ("tuned", 12, 0)
     assert pair["p_value"] == pytest.approx(2 / 2**12)
-    recall = recall_table(found, CLASSES)
-    assert recall["features"].tolist() == [0.8, 0.8, 0.8]
-    words = to_markdown(found, CLASSES, "squares")
+    assert found.recall["features"].tolist() == [0.8, 0.8, 0.8]
+    words = found.to_markdown("squares")
     assert words.startswith("### tuned is the best of 2 on squares\n")
     assert "+20.00 points, significant (McNemar" in words
     assert re.search(r"gains most is \w+ \(\+20\.0 points\)", words)
 
 
 def test_a_difference_that_is_not_significant_is_called_that():
-    first, _ = contenders()
+    first, _ = compared_runs()
     twin = replace(first, name="twin", test=first.test)
-    words = to_markdown([first, twin], CLASSES, "squares")
+    words = compare_runs([first, twin], CLASSES).to_markdown("squares")
     heading = "### features leads on squares; its lead over twin is not significant (p = 1)\n"
     assert words.startswith(heading)
     assert "+0.00 points, not significant (McNemar" in words
@@ -657,7 +651,7 @@ def test_a_difference_that_is_not_significant_is_called_that():
 
 
 def test_disagreements_show_the_wrong_answers_most_confident_first():
-    bad, good = (contender.test for contender in contenders())
+    bad, good = (run.test for run in compared_runs())
     shown = only_right(good, bad, most=5)
     assert len(shown.rows) == 5
     assert not shown.is_right.any()

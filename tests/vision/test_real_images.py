@@ -7,12 +7,12 @@ from embedlab.vision.data.images import read_images
 from embedlab.vision.data.splits import split_images
 from embedlab.vision.evaluation.metrics import predictions_of
 from embedlab.vision.features import extract_features
-from embedlab.vision.inference import choose_precision
-from embedlab.vision.models.backbone import classifier, load_backbone, new_head
-from embedlab.vision.models.linear_probe import fit_linear_probe, probe_logits
-from embedlab.vision.options import LinearProbeOptions, make_options
-from embedlab.vision.training.trainer import finetune, predict
-from embedlab_serving.preprocess import Preprocessing
+from embedlab.vision.inference import Classifier, choose_precision
+from embedlab.vision.models.backbone import attach_head, load_backbone, new_head
+from embedlab.vision.models.linear_probe import LinearProbe, probe_logits
+from embedlab.vision.options import LinearProbeOptions
+from embedlab.vision.training.recipes import make_options
+from embedlab.vision.training.trainer import Trainer
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -39,18 +39,14 @@ def test_the_images_are_cifar_10(images):
 
 def test_frozen_features_of_imagenet_tell_the_classes_apart(images, backbone):
     split = split_images(images, 0)
-    preprocessing = Preprocessing(RESOLUTION, 1.0, backbone.mean, backbone.std)
-    features = extract_features(backbone, images, split, preprocessing, "cpu", PRECISION).parts
-    head = fit_linear_probe(
-        (features["train"], images.labels[split.train]),
-        (features["val"], images.labels[split.val]),
-        10,
-        LinearProbeOptions(),
-        0,
-        "cpu",
-        lambda step: None,
-    )
-    test = predictions_of(probe_logits(head.layer, features["test"]), images.labels, split.test)
+    preprocessing = backbone.preprocessing(RESOLUTION, 1.0)
+    extractor = Classifier(backbone.network, preprocessing, precision=PRECISION)
+    features = extract_features(backbone.digest, extractor, images, split).parts
+    data = [(features[part], images.labels[split.parts[part]]) for part in ("train", "val")]
+    probe = LinearProbe(*data, 10, LinearProbeOptions(), 0, "cpu")
+    assert len(list(probe.train())) == 15
+    logits = probe_logits(probe.layer(), features["test"])
+    test = predictions_of(logits, images.labels, split.test)
     # 0.57 when this was written, with 1,275 training images; chance is 0.1, and random weights
     # give about 0.3. Another processor's rounding moves an image or two of 500.
     assert test.is_right.mean() > 0.5
@@ -58,19 +54,11 @@ def test_frozen_features_of_imagenet_tell_the_classes_apart(images, backbone):
 
 def test_fine_tuning_learns_in_three_epochs(images, backbone):
     split = split_images(images, 0)
-    preprocessing = Preprocessing(RESOLUTION, 1.0, backbone.mean, backbone.std)
+    preprocessing = backbone.preprocessing(RESOLUTION, 1.0)
     options = make_options("fast", epochs=3, resolution=(RESOLUTION,), batch_size=32)
-    tuned = finetune(
-        classifier(backbone, new_head(backbone, 10, 0)),
-        images,
-        split,
-        preprocessing,
-        options,
-        0,
-        "cpu",
-        PRECISION,
-        on_step=lambda step: None,
-    )
-    test = predict(tuned.network, images, split.test, preprocessing, options, "cpu", PRECISION)
+    network = attach_head(backbone, new_head(backbone, 10, 0))
+    model = Classifier(network, preprocessing, "cpu", PRECISION, options.flip_view)
+    assert len(list(Trainer(model, images, split, options, seed=0).train())) == 3
+    test = model.predict(images, split.test)
     # 0.45 to 0.55 by the number of threads, of which rounding depends; by chance it is 0.1.
     assert test.is_right.mean() > 0.35

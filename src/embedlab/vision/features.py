@@ -98,7 +98,10 @@ def _write(file: Path, parts: Mapping[str, np.ndarray], seconds: float) -> None:
 
 def _read(file: Path, key: str) -> Features | None:
     try:
-        with np.load(file, allow_pickle=False) as saved:  # zip checksums find any damage
+        with (
+            open(file, "rb") as opened,
+            np.load(opened, allow_pickle=False) as saved,
+        ):  # zip checksums find any damage
             parts = {name: saved[name] for name in saved.files}
     except (OSError, EOFError, ValueError, BadZipFile):
         return None

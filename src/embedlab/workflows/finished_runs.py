@@ -127,7 +127,7 @@ def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedRun
 def _test_predictions(run_id: str) -> Predictions:
     try:
         path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=PREDICTIONS)
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Predictions(arrays["probabilities"], arrays["labels"], arrays["rows"])
     except (MlflowException, OSError) as error:
         raise TrackingError(

@@ -223,7 +223,7 @@ def test_a_download_that_fails_says_where_to_put_the_file(small_cifar):
     assert (found.kind, found.name, found.source) == (CIFAR10, "CIFAR-10", places.CIFAR10_URL)
 
 
-def test_cifar10_is_read_with_its_own_test_pictures(small_cifar):
+def test_cifar10_is_read_with_its_own_test_images(small_cifar):
     put_by_hand(small_cifar)
     source = locate_images("cifar10")
     folder = source.path / "cifar-10-batches-py"
@@ -257,11 +257,12 @@ def test_a_damaged_file_of_cifar10_is_mended_from_the_archive(small_cifar):
 
 
 def test_pixels_stay_as_they_are_where_the_size_fits(tmp_path):
-    image = decode_image(encoded(painted([RED, GREEN], [BLUE, WHITE])), 2)
-    assert image.shape == (3, 2, 2)
-    assert pixels(image) == [[RED, GREEN], [BLUE, WHITE]]
+    image = painted([RED, GREEN], [BLUE, WHITE])
+    decoded = decode_image(encoded(image), 2)
+    assert decoded.shape == (3, 2, 2)
+    assert pixels(decoded) == [[RED, GREEN], [BLUE, WHITE]]
     image.save(tmp_path / "a.png")
-    assert np.array_equal(decode_image(tmp_path / "a.png", 2), image)
+    assert np.array_equal(decode_image(tmp_path / "a.png", 2), decoded)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +279,7 @@ def test_pixels_stay_as_they_are_where_the_size_fits(tmp_path):
         (8, [[GREEN, WHITE], [RED, BLUE]]),  # left, bottom
     ],
 )
-def test_a_image_is_turned_upright(orientation, upright):
+def test_an_image_is_turned_upright(orientation, upright):
     exif = Image.Exif()
     exif[0x0112] = orientation
     image = painted([RED, GREEN], [BLUE, WHITE])
@@ -449,7 +450,7 @@ def test_a_file_that_cannot_be_opened_has_a_reason(tmp_path):
     ],
     ids=str,
 )
-def test_a_image_that_is_too_large_is_refused_by_its_header(tmp_path, size, reason):
+def test_an_image_that_is_too_large_is_refused_by_its_header(tmp_path, size, reason):
     # Decoding would find that there is no second row, and say so.
     path = tmp_path / "a.png"
     path.write_bytes(png_that_claims(*size))
@@ -459,7 +460,7 @@ def test_a_image_that_is_too_large_is_refused_by_its_header(tmp_path, size, reas
         assert str(error.value) == reason
 
 
-def test_a_image_at_the_limit_is_decoded(monkeypatch):
+def test_an_image_at_the_limit_is_decoded(monkeypatch):
     assert MAX_PIXELS == 64_000_000
     monkeypatch.setattr(decode, "MAX_PIXELS", 20)
     assert decode_image(encoded(Image.new("RGB", (5, 4))), 2).shape == (3, 2, 2)
@@ -595,7 +596,7 @@ def test_a_folder_of_classes_has_no_test_pictures_of_its_own(tmp_path):
     assert str(images) == "animals: 4 images of 2 classes, 4 px a side"
 
 
-def test_training_images_come_before_test_pictures(tmp_path):
+def test_training_images_come_before_test_images(tmp_path):
     files = {
         "test/cat/1.png": RED,
         "test/dog/1.png": GREEN,
@@ -649,7 +650,7 @@ def test_files_that_cannot_be_read_are_named_and_counted(tmp_path):
     ],
     ids=str,
 )
-def test_pictures_are_stored_at_the_largest_shorter_side_up_to_256(tmp_path, sizes, side):
+def test_images_are_stored_at_the_largest_shorter_side_up_to_256(tmp_path, sizes, side):
     files = {
         f"{name}/1.png": encoded(Image.new("RGB", size, (1, 2, 3)))
         for name, size in zip("ab", sizes, strict=True)
@@ -660,7 +661,7 @@ def test_pictures_are_stored_at_the_largest_shorter_side_up_to_256(tmp_path, siz
 
 
 def test_progress_is_told_after_every_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "DECODED_AT_ONCE", 2)
+    monkeypatch.setattr(module, "DECODING_BATCH", 2)
     told = []
     source = fill(tmp_path, {**ANIMALS, "dog/3.png": WHITE})
     images = read_images(source, lambda *count: told.append(count))
@@ -896,35 +897,39 @@ def test_a_damaged_cache_is_mended(tmp_path, name, damage):
 def test_a_large_cache_is_mapped_and_a_small_one_read(tmp_path, monkeypatch):
     source = fill(tmp_path, ANIMALS)
     small = read_images(source)
-    assert not isinstance(small.pixels, np.memmap)
+    assert small.mapped is None
     monkeypatch.setattr(module, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes)
-    assert not isinstance(read_images(source).pixels, np.memmap)
+    assert read_images(source).mapped is None
     monkeypatch.setattr(module, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes - 1)
     large = read_images(source)
-    assert isinstance(large.pixels, np.memmap) and not large.pixels.flags.writeable
+    assert large.mapped is not None and not large.pixels.flags.writeable
     assert same(large, small)
 
 
-def test_of_a_mapped_file_the_next_images_are_asked_for_while_some_are_used(tmp_path):
+class RecordedMap:
+    """A memory map that records for which bytes it was told that they will be needed."""
+
+    def __init__(self):
+        self.needed: list[range] = []
+
+    def madvise(self, advice: int, start: int, length: int) -> None:
+        assert (advice, start % mmap.PAGESIZE) == (mmap.MADV_WILLNEED, 0)
+        self.needed.append(range(start, start + length))
+
+
+def test_the_next_images_of_a_mapped_file_are_requested_while_some_are_used():
     shape = (7, 3, 40, 40)  # an image is a little more than a page
-    images = np.memmap(tmp_path / "images", dtype=np.uint8, mode="w+", shape=shape)
-    images[:] = np.arange(7)[:, None, None, None]
-    size, asked = images[0].nbytes, []
-
-    class Asked:
-        def madvise(self, advice, start, length):
-            assert (advice, start % mmap.PAGESIZE) == (mmap.MADV_WILLNEED, 0)
-            asked.append(range(start, start + length))
-
-    images._mmap = Asked()
+    pixels = np.broadcast_to(np.arange(7, dtype=np.uint8)[:, None, None, None], shape)
+    mapped, size = RecordedMap(), 3 * 40 * 40
+    images = ImageDataset("toy", (), pixels, np.zeros(7), None, "", mapped=mapped)
     parts = [np.array([0, 5]), np.array([3]), np.array([6, 1])]
     taken = iter_batches(images, parts, "cpu")
     for part, following in itertools.zip_longest(parts, parts[1:], fillvalue=()):
         assert next(taken)[:, 0, 0, 0].tolist() == part.tolist()
-        for row, bytes_asked in zip(following, asked, strict=True):
-            assert row * size in bytes_asked and (row + 1) * size - 1 in bytes_asked
-            assert (row + 1) * size not in bytes_asked
-        asked.clear()
+        for row, needed in zip(following, mapped.needed, strict=True):
+            assert row * size in needed and (row + 1) * size - 1 in needed
+            assert (row + 1) * size not in needed
+        mapped.needed.clear()
     assert next(taken, None) is None
 
 
@@ -964,7 +969,7 @@ def test_the_digest_of_arrays_sees_every_piece():
     changed[-1, -1] = 1
     relabelled[-1] = 1
     digests = {
-        module._digest(classes, given_labels, given_images)
+        module.digest_of(classes, given_labels, given_images)
         for classes, given_labels, given_images in (
             (("a", "b"), labels, images),
             (("a", "b"), labels, changed),
@@ -1099,7 +1104,7 @@ def test_the_seed_decides():
     assert one.digest == again.digest != other.digest
 
 
-def test_a_seed_does_not_touch_official_test_pictures():
+def test_a_seed_does_not_touch_official_test_images():
     images = with_labels(np.arange(300) % 3, n_train=240)
     one, other = (split_images(images, seed) for seed in (1, 2))
     assert np.array_equal(one.test, np.arange(240, 300)) and np.array_equal(one.test, other.test)
@@ -1116,7 +1121,7 @@ def test_a_limit_of_the_training_images_leaves_the_rest_alone():
         assert less.digest == whole.digest
 
 
-def test_the_digest_is_that_of_what_a_model_is_judged_by():
+def test_the_digest_is_that_of_what_a_model_is_evaluated_by():
     other_images = ImageDataset(**{**vars(THREE_KINDS), "digest": "other images"})
     digests = {
         split_images(THREE_KINDS, seed=0).digest,

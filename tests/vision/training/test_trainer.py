@@ -8,33 +8,33 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from unittest.mock import patch
+from itertools import islice
+from unittest.mock import PropertyMock, patch
 
 import numpy as np
 import pytest
 import torch
 from conftest import PROJECT, fresh_store
 from squares import split_of, squares
-from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
 from embedlab.errors import DataError, DivergedError, OptionError
-from embedlab.vision import inference as forward
-from embedlab.vision.evaluation.metrics import ValidationScore
-from embedlab.vision.inference import predict_logits
-from embedlab.vision.models.backbone import Backbone, classifier, load_backbone, new_head
-from embedlab.vision.options import FAST, FREEZE, NOTEBOOK, FinetuneOptions, make_options
-from embedlab.vision.training import trainer as finetune_module
+from embedlab.progress import Step
+from embedlab.vision.data.images import ImageDataset
+from embedlab.vision.evaluation.metrics import Epoch, Predictions, ValidationScore
+from embedlab.vision.inference import Classifier
+from embedlab.vision.models.backbone import Backbone, attach_head, load_backbone, new_head
 from embedlab.vision.training.checkpoint import Checkpoints
-from embedlab.vision.training.trainer import (
-    build_optimizer,
-    build_schedule,
-    cheaper_options,
-    finetune,
-    moving_average,
-    predict,
-    work_of,
+from embedlab.vision.training.optim import build_average, build_optimizer, build_schedule
+from embedlab.vision.training.recipes import (
+    FAST,
+    FREEZE,
+    NOTEBOOK,
+    FinetuneOptions,
+    make_options,
 )
+from embedlab.vision.training.trainer import Trainer
+from embedlab.vision.training.work import cheaper_options, epoch_work
 from embedlab_serving.preprocess import Preprocessing
 from entrypoints import finetune as finetune_entry
 
@@ -42,32 +42,27 @@ RESOLUTION = 32
 SHORT = make_options("fast", epochs=3, batch_size=16, resolution=(RESOLUTION,), augment="crop")
 # Enough of both for BatchNorm's running statistics to follow.
 MANY, LONGER = squares(n_per_class=80), replace(SHORT, epochs=6, batch_size=8, ema=0.0)
-FEW = squares()
-STEPS = 3  # of an epoch: 60 training images in batches of 16, the rest waits
+FEW = squares(n_per_class=24)
+STEPS = 2  # of an epoch: 36 training images in batches of 16, the last incomplete one dropped
 PREPROCESSING = Preprocessing(RESOLUTION, 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def network() -> torch.nn.Module:
-    backbone = load_backbone("resnet18", "none", seed=1)
-    return classifier(backbone, new_head(backbone, 3, seed=1))
+def network(n_classes: int = 3, seed: int = 1) -> torch.nn.Module:
+    backbone = load_backbone("resnet18", "none", seed=seed)
+    return attach_head(backbone, new_head(backbone, n_classes, seed=seed))
 
 
-def train(options: FinetuneOptions = SHORT, net=None, precision="float32", images=FEW, **listeners):
-    """The trained network and the steps that were heard."""
-    steps = []
-    tuned = finetune(
-        net or network(),
-        images,
-        split_of(images),
-        PREPROCESSING,
-        options,
-        0,
-        "cpu",
-        precision,
-        on_step=steps.append,
-        **listeners,
-    )
-    return tuned, steps
+def trainer_of(
+    options: FinetuneOptions = SHORT, net=None, precision="float32", images=FEW, seed=0
+) -> Trainer:
+    model = Classifier(net or network(), PREPROCESSING, "cpu", precision, options.flip_view)
+    return Trainer(model, images, split_of(images), options, seed)
+
+
+def train(*arguments, **options) -> tuple[Trainer, list[Epoch]]:
+    """A finished training, and its epochs."""
+    trainer = trainer_of(*arguments, **options)
+    return trainer, list(trainer.train())
 
 
 def weights(net: torch.nn.Module) -> dict[str, bytes]:
@@ -77,58 +72,63 @@ def weights(net: torch.nn.Module) -> dict[str, bytes]:
 # -- the loop ----------------------------------------------------------------------------------
 
 
-def test_colours_are_learnt_and_every_epoch_is_reported():
-    shown = []
-    tuned, steps = train(
-        LONGER, images=MANY, on_predictions=lambda epoch, p: shown.append((epoch, p))
-    )
-    assert [step.epoch for step in steps] == list(range(1, 7))
-    for step in steps:
+@pytest.fixture(scope="module")
+def longer() -> tuple[Trainer, list[Epoch]]:
+    return train(LONGER, images=MANY)
+
+
+def test_colours_are_learnt_and_every_epoch_is_reported(longer):
+    trainer, epochs = longer
+    assert [epoch.step for epoch in epochs] == trainer.history
+    assert [step.epoch for step in trainer.history] == list(range(1, 7))
+    for step in trainer.history:
         names = {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"}
         assert set(step.metrics) == names | {"time/waiting_share"}
         assert 0 < step.metrics["time/waiting_share"] < 1
         assert all(map(math.isfinite, step.metrics.values()))
         assert step.seconds > 0
-    scores = [ValidationScore.of(step.metrics) for step in steps]
+    scores = [score_of(step) for step in trainer.history]
+    assert [epoch.predictions.score for epoch in epochs] == scores
     assert [score.accuracy for score in scores].count(1.0) > 1
     of_equals = min(score for score in scores if score.accuracy == 1.0)
-    assert tuned.score == of_equals == scores[tuned.epoch - 1]
-    assert [epoch for epoch, _ in shown] == list(range(1, 7))
-    assert [p.is_right.mean() for _, p in shown] == [score.accuracy for score in scores]
+    assert trainer.best.score == of_equals == scores[trainer.best.epoch - 1]
 
 
-def test_the_network_that_comes_back_is_the_best_epochs():
-    tuned, _ = train(LONGER, images=MANY)
-    split = split_of(MANY)
-    again = predict(tuned.network, MANY, split.val, PREPROCESSING, SHORT, "cpu", "float32")
-    assert again.is_right.mean() == tuned.score.accuracy
-    assert not tuned.network.training
+def score_of(step: Step) -> ValidationScore:
+    return ValidationScore(step.metrics["val/accuracy"], step.metrics["val/loss"])
+
+
+def test_the_network_has_the_weights_of_the_best_epoch(longer):
+    trainer, _ = longer
+    again = trainer.classifier.predict(MANY, split_of(MANY).val)
+    assert again.score == trainer.best.score
+    assert not trainer.network.training
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not():
-    once, again = train()[0], train()[0]
+    once, again, other = (train(seed=seed)[0] for seed in (0, 0, 1))
     assert weights(once.network) == weights(again.network)
-    other = finetune(
-        network(),
-        FEW,
-        split_of(FEW),
-        PREPROCESSING,
-        SHORT,
-        1,
-        "cpu",
-        "float32",
-        on_step=lambda step: None,
-    )
     assert weights(other.network) != weights(once.network)
 
 
+def test_a_training_neither_uses_nor_changes_torchs_global_generator():
+    options = replace(SHORT, epochs=1, augment="zoom_flip")
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one, _ = train(options)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert weights(train(options)[0].network) == weights(one.network)
+
+
 def test_progress_adds_up_to_the_whole():
-    heard = []
-    train(on_work=lambda done, total, shown: heard.append((done, total)))
-    done, totals = zip(*heard, strict=True)
+    reports = []
+    for _ in trainer_of().train(lambda done, total, detail: reports.append((done, total))):
+        pass
+    done, totals = zip(*reports, strict=True)
     assert list(done) == sorted(done)
     assert set(totals) == {done[-1]}
-    assert done[-1] == work_of(SHORT, n_train=STEPS * 16, n_val=30)
+    assert done[-1] == sum(epoch_work(SHORT, n_train=STEPS * 16, n_val=18))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
@@ -141,25 +141,22 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_rate(optimizer):
 
 def test_an_epoch_is_validated_at_its_own_resolution():
     sides = []
+    predict_logits = Classifier.predict_logits
 
-    def watched(network, images, rows, preprocessing, *arguments):
-        sides.append(preprocessing.resolution)
-        return predict_logits(network, images, rows, preprocessing, *arguments)
+    def watched(classifier, *arguments):
+        sides.append(classifier.preprocessing.resolution)
+        return predict_logits(classifier, *arguments)
 
-    with patch.object(finetune_module, "predict_logits", watched):
+    with patch.object(Classifier, "predict_logits", watched):
         train(replace(SHORT, resolution=(32, 40), epochs=4))
     assert sides == [32, 32, 40, 40]
 
 
 def test_only_an_epoch_of_the_last_resolution_can_be_the_best():
-    accuracies = iter([0.9, 0.5, 0.7, 0.6])
-
-    def scores(*_):
-        return {"val/loss": 0.0, "val/accuracy": next(accuracies)}
-
-    with patch.object(finetune_module, "_scores", scores):
-        tuned, _ = train(replace(SHORT, resolution=(32, 40), epochs=4))
-    assert (tuned.epoch, tuned.score.accuracy) == (3, 0.7)
+    scores = [ValidationScore(accuracy, 0.0) for accuracy in (0.9, 0.5, 0.7, 0.6)]
+    with patch.object(Predictions, "score", PropertyMock(side_effect=scores)):
+        trainer, _ = train(replace(SHORT, resolution=(32, 40), epochs=4))
+    assert (trainer.best.epoch, trainer.best.score.accuracy) == (3, 0.7)
 
 
 # -- what is trained ---------------------------------------------------------------------------
@@ -168,11 +165,11 @@ def test_only_an_epoch_of_the_last_resolution_can_be_the_best():
 @pytest.mark.parametrize("what", FREEZE)
 def test_what_is_frozen_stays_as_it_was_statistics_included(what):
     parts = ["conv1 bn1", "layer1", "layer2", "layer3", "layer4", "fc"]
-    n_frozen = FREEZE.index(what)
+    n_frozen = list(FREEZE).index(what)
     net = network()
     before = weights(net)
-    tuned, _ = train(replace(SHORT, epochs=1, freeze=what, ema=0.0), net)
-    after = weights(tuned.network)
+    train(replace(SHORT, epochs=1, freeze=what, ema=0.0), net)
+    after = weights(net)
     changed = {key.partition(".")[0] for key in before if before[key] != after[key]}
     assert changed == set(" ".join(parts[n_frozen:]).split())
 
@@ -216,7 +213,7 @@ def test_step_divides_by_ten_and_constant_does_nothing():
 def test_the_average_follows_from_the_first_steps():
     """Its decay rises to 0.995; a fixed one would leave 96 % of the start after nine steps."""
     layer = torch.nn.Linear(1, 1, bias=False)
-    average = AveragedModel(layer, multi_avg_fn=moving_average(0.995))
+    average = build_average(layer, 0.995)
     expected = None
     for n in range(300):
         torch.nn.init.constant_(layer.weight, float(n))
@@ -228,8 +225,8 @@ def test_the_average_follows_from_the_first_steps():
 
 
 def test_mixed_precision_keeps_the_weights_in_float32():
-    tuned, _ = train(precision="bfloat16")
-    assert {value.dtype for value in tuned.network.parameters()} == {torch.float32}
+    trainer, _ = train(precision="bfloat16")
+    assert {value.dtype for value in trainer.network.parameters()} == {torch.float32}
 
 
 # -- stopped and continued ---------------------------------------------------------------------
@@ -248,43 +245,41 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(
     changes, precision, stopped_after
 ):
     options = replace(SHORT, lr=0.003, **changes)
-    whole, steps = train(options, precision=precision)
+    whole, _ = train(options, precision=precision)
 
     checkpoints = Checkpoints("stopped")
+    stopped = trainer_of(options, precision=precision)
+    checkpoints.save(stopped.state())
+    for epoch in islice(stopped.train(), stopped_after):
+        checkpoints.save(stopped.state())
+        assert epoch.step == stopped.history[-1]
 
-    class Stop(Exception):
+    resumed = trainer_of(options, network(seed=9), precision, seed=12345)
+    resumed.load_state(checkpoints.load())
+    assert len(resumed.history) == stopped_after
+    for _ in resumed.train():
         pass
-
-    def save_and_stop(state):
-        checkpoints.save(state)
-        if state["epoch"] == stopped_after:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(options, precision=precision, save=save_and_stop)
-    torch.manual_seed(12345)  # whatever was drawn meanwhile
-    other_start = classifier(
-        loaded := load_backbone("resnet18", "none", seed=9), new_head(loaded, 3, seed=9)
-    )
-    resumed, all_steps = train(options, other_start, precision, resume_from=checkpoints.load())
     assert weights(resumed.network) == weights(whole.network)
-    assert (resumed.epoch, resumed.score) == (whole.epoch, whole.score)
-    for one, other in zip(all_steps, steps, strict=True):
+    assert (resumed.best.epoch, resumed.best.score) == (whole.best.epoch, whole.best.score)
+    for one, other in zip(resumed.history, whole.history, strict=True):
         assert one.epoch == other.epoch
         of_both = ({k: v for k, v in s.metrics.items() if "time/" not in k} for s in (one, other))
         assert next(of_both) == next(of_both)
 
 
-def test_what_is_waited_for_is_told():
-    take = forward.take
+def test_the_time_that_training_waits_for_data_is_its_share_of_the_epoch(monkeypatch):
+    """By a clock that moves only while images are taken: it is all of the time."""
+    now, take = 0.0, ImageDataset.take
 
-    def slowly(*arguments):
-        time.sleep(0.5)
-        return take(*arguments)
+    def slowly(images, rows):
+        nonlocal now
+        now += 1.0
+        return take(images, rows)
 
-    with patch.object(forward, "take", slowly):
-        _, (step,) = train(replace(SHORT, epochs=1))
-    assert step.metrics["time/waiting_share"] > 0.5
+    monkeypatch.setattr(ImageDataset, "take", slowly)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    trainer, _ = train(replace(SHORT, epochs=1))
+    assert trainer.history[0].metrics["time/waiting_share"] == 1.0
 
 
 KILLED = """
@@ -293,49 +288,51 @@ sys.path[:0] = ["src", "tests", "tests/vision/training"]
 import torch
 torch.set_num_threads(1)
 import test_trainer
-from embedlab.vision import inference as forward
-from embedlab.vision.training import checkpoint
+from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.training.checkpoint import Checkpoints
 
-def die(*_):
+def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-where, n = sys.argv[1], 0
-take, replace = forward.take, os.replace
+where = sys.argv[1]
+trainer, checkpoints = test_trainer.trainer_of(), Checkpoints(where)
+take, replace = ImageDataset.take, os.replace
+counts = {"taken": 0, "replaced": 0}
 
-def counted_take(*arguments):
-    global n
-    n += 1
-    if where == "inside" and n == 6:  # 3 batches and 1 validation an epoch: the second epoch
+def counted_take(images, rows):
+    counts["taken"] += 1
+    if where == "inside" and counts["taken"] == 5:  # 2 batches and 1 of validation an epoch
         die()
-    return take(*arguments)
+    return take(images, rows)
 
-def killed_replace(*arguments):
-    global n
-    n += 1
-    if where == "writing" and n == 3:  # the start's, the first epoch's, and the second's
+def counted_replace(*arguments):
+    counts["replaced"] += 1
+    if where == "writing" and counts["replaced"] == 3:  # of the start, and of two epochs
         die()
     replace(*arguments)
 
-forward.take = counted_take
-if where == "writing":
-    n = 0
-    forward.take = take
-    checkpoint.os.replace = killed_replace
-checkpoints = Checkpoints(where)
-
-def save(state):
-    checkpoints.save(state)
-    if where == "between" and state["epoch"] == 1:
+ImageDataset.take, os.replace = counted_take, counted_replace
+checkpoints.save(trainer.state())
+for epoch in trainer.train():
+    checkpoints.save(trainer.state())
+    if where == "between":
         die()
-
-test_trainer.train(save=save)
 """
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[str, bytes]:
+    """The weights of a training by one thread, as that of KILLED."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trainer, _ = train()
+    torch.set_num_threads(n_threads)
+    return weights(trainer.network)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["inside", "between", "writing"])
-def test_a_training_killed_by_sigkill_goes_on_to_the_same_weights(where):
+def test_a_training_killed_by_sigkill_resumes_to_the_same_weights(where, uninterrupted):
     n_threads = torch.get_num_threads()
     ended = subprocess.run(
         [sys.executable, "-c", KILLED, where], cwd=PROJECT, capture_output=True, text=True
@@ -345,11 +342,13 @@ def test_a_training_killed_by_sigkill_goes_on_to_the_same_weights(where):
     assert state["epoch"] == 1
     try:
         torch.set_num_threads(1)  # sums in another order are other sums
-        resumed, _ = train(resume_from=state)
-        whole, _ = train()
+        resumed = trainer_of()
+        resumed.load_state(state)
+        for _ in resumed.train():
+            pass
     finally:
         torch.set_num_threads(n_threads)
-    assert weights(resumed.network) == weights(whole.network)
+    assert weights(resumed.network) == uninterrupted
 
 
 def test_a_checkpoint_is_whole_or_the_one_before(monkeypatch):
@@ -401,9 +400,9 @@ def test_a_damaged_checkpoint_is_refused_or_has_lost_nothing():
     checkpoints.save(state)
     whole, rng, n_refused = checkpoints.file.read_bytes(), np.random.default_rng(0), 0
     damaged = [whole[:size] for size in rng.integers(len(whole), size=30)]
-    for place in rng.integers(len(whole), size=170):
+    for position in rng.integers(len(whole), size=170):
         flipped = bytearray(whole)
-        flipped[place] ^= 1 << rng.integers(8)
+        flipped[position] ^= 1 << rng.integers(8)
         damaged.append(bytes(flipped))
     for content in damaged:
         checkpoints.file.write_bytes(content)
@@ -412,18 +411,16 @@ def test_a_damaged_checkpoint_is_refused_or_has_lost_nothing():
         except DataError as error:
             assert re.search(r"last\.pt is damaged \(\w+\); start anew", str(error))
             n_refused += 1
-        else:  # the bit is of what lies between the values
+        else:  # the bit lies between the values
             assert torch.equal(loaded.pop("weights"), state["weights"])
             assert loaded == {"epoch": 1, "name": "sgd"}
     assert n_refused > 150
 
 
 def test_a_checkpoint_of_another_network_is_refused():
-    states = []
-    train(replace(SHORT, epochs=1), save=states.append)
-    four = load_backbone("resnet18", "none", seed=1)
+    trainer = trainer_of(net=network(n_classes=4))
     with pytest.raises(DataError, match="does not fit this network and recipe"):
-        train(net=classifier(four, new_head(four, 4, seed=1)), resume_from=states[-1])
+        trainer.load_state(trainer_of().state())
 
 
 # -- options -----------------------------------------------------------------------------------
@@ -452,28 +449,30 @@ def test_resolutions_rise_evenly_over_the_epochs():
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("optimizer", "lion", "optimizer: expected one of sgd, adam"),
-        ("schedule", "cosine", "schedule: expected one of one_cycle"),
-        ("augment", "mixup", "augment: expected one of none"),
-        ("freeze", "all", "freeze: expected one of none, stem"),
-        ("lr", 0.0, "lr: expected more than 0"),
-        ("epochs", 0, "epochs: expected more than 0"),
-        ("momentum", 1.0, "momentum: expected 0 to below 1"),
-        ("label_smoothing", 1.0, "label_smoothing: expected 0 to below 1"),
-        ("ema", -0.1, "ema: expected 0 to below 1"),
-        ("weight_decay", -1.0, "weight_decay: expected 0 or more"),
-        ("resolution", (64,) * 4, "resolution: expected at most one for each of 3 epochs"),
-        ("resolution", (16,), "resolution: expected 32 to 1024 pixels, got 16"),
+        ("recipe", "slow", "recipe: expected one of fast, notebook"),
+        ("optimizer", "lion", "optimizer: expected 'auto' or one of sgd, adam"),
+        ("schedule", "cosine", "schedule: expected 'auto' or one of one_cycle"),
+        ("augment", "mixup", "augment: expected 'auto' or one of none"),
+        ("freeze", "all", "freeze: expected 'auto' or one of none, stem"),
+        ("precision", "float8", "precision: expected one of auto, float32"),
+        ("lr", "0", "lr: expected 'auto' or a number above 0"),
+        ("epochs", "0", "epochs: expected 'auto' or a whole number from 1"),
+        ("momentum", "1.0", "momentum: expected 'auto' or a number from 0 to below 1"),
+        ("label_smoothing", "1.0", "label_smoothing: expected 'auto' or a number from 0 to below"),
+        ("ema", "-0.1", "ema: expected 'auto' or a number from 0 to below 1"),
+        ("weight_decay", "-1", "weight_decay: expected 'auto' or a number from 0 up"),
+        ("resolution", "16", "resolution: expected 'auto' or a whole number from 32 to 1024"),
+        ("resolution", "64,2000", "resolution: expected 'auto' or a whole number from 32 to 1024"),
     ],
 )
-def test_an_ingredient_out_of_range_is_refused(name, value, sentence):
+def test_a_value_out_of_range_is_refused_by_the_parser(name, value, sentence):
     with pytest.raises(OptionError, match=sentence):
-        replace(SHORT, **{name: value})
+        finetune_entry.build_parser().parse_args([f"--{name.replace('_', '-')}", value])
 
 
-def test_the_recipe_is_named_where_it_is_unknown():
-    with pytest.raises(OptionError, match="recipe: expected one of fast, notebook"):
-        make_options("slow")
+def test_more_resolutions_than_epochs_are_refused():
+    with pytest.raises(OptionError, match="resolution: expected at most one for each of 3 epochs"):
+        replace(SHORT, resolution=(64,) * 4)
 
 
 def test_cheaper_settings_are_cheaper():
@@ -486,16 +485,16 @@ def test_cheaper_settings_are_cheaper():
 
 def test_work_grows_with_pixels_images_and_epochs():
     options = make_options("fast", epochs=4, resolution=(64,))
-    work = work_of(options, 1000, 0)
-    assert work == 4 * 1000 * 64**2
-    assert work_of(replace(options, resolution=(128,)), 1000, 0) == 4 * work
-    assert work_of(options, 1000, 100) > work
+    work = epoch_work(options, 1000, 0)
+    assert work == [1000 * 64**2] * 4
+    assert epoch_work(replace(options, resolution=(128,)), 1000, 0) == [4 * w for w in work]
+    assert sum(epoch_work(options, 1000, 100)) > sum(work)
 
 
 def test_a_backbones_network_is_what_the_head_is_put_on():
     backbone = load_backbone("resnet18", "none", seed=3)
     assert isinstance(backbone, Backbone)
-    net = classifier(backbone, new_head(backbone, 7, seed=0))
+    net = attach_head(backbone, new_head(backbone, 7, seed=0))
     plain = models.resnet18(num_classes=7).eval()
     plain.load_state_dict(net.state_dict())
     image = torch.rand(2, 3, 32, 32)

@@ -121,7 +121,7 @@ def _in_memory(
 ) -> ImageDataset:
     images = np.ascontiguousarray(images)
     labels = labels.astype(np.int64)
-    digest = _digest(classes, labels, images)
+    digest = digest_of(classes, labels, images)
     fingerprints = np.array([_fingerprint(image.tobytes()) for image in images], dtype=np.uint64)
     return ImageDataset(name, classes, images, labels, n_train, digest, fingerprints)
 
@@ -131,7 +131,7 @@ def _fingerprint(pixels: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "little")
 
 
-def _digest(classes: tuple[str, ...], labels: np.ndarray, images: np.ndarray) -> str:
+def digest_of(classes: tuple[str, ...], labels: np.ndarray, images: np.ndarray) -> str:
     digest = hashlib.sha256(json.dumps([*classes, *images.shape]).encode())
     digest.update(labels.tobytes())
     for start in range(0, len(images), 4096):  # a mapped array passes through in pieces

@@ -27,7 +27,7 @@ ui: store  ## the MLflow UI on the same store; PORT=5000
 # an `mlflow run` that is killed while it makes it leaves one that cannot be opened.
 store: $(VENV)/.run
 	PYTHONPATH=src MLFLOW_TRACKING_URI="$$STORE" python -c \
-	  "from embedlab.command_line import exit_with; from embedlab.tracking import store; \
+	  "from embedlab.cli.parser import exit_with; from embedlab.tracking import store; \
 	  exit_with(lambda _: store.initialise_store())"
 
 bench: $(VENV)/.run  ## speed and memory, as ratios; ARGS="--ratings <path>"

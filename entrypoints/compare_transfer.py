@@ -1,6 +1,7 @@
 """Two or more finished image runs side by side: figures, tables, and the result in words."""
 
-from embedlab.cli.parser import Parser, exit_with, run_ids
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import run_ids
 
 
 def build_parser() -> Parser:

@@ -1,7 +1,6 @@
 """Frozen backbone -> cached features -> logistic regression -> test report, logged and served."""
 
-from embedlab.cli.parser import (
-    Parser,
+from embedlab.cli.arguments import (
     add_device,
     add_images,
     add_linear_probe,
@@ -9,12 +8,9 @@ from embedlab.cli.parser import (
     add_processes,
     add_registration,
     add_resolution,
-    boolean,
-    exit_with,
-    number,
-    one_of,
-    whole_number,
 )
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import boolean, number, one_of, whole_number
 from embedlab.distributed.launch import is_main_process, launch_workers
 from embedlab.progress import combine_callbacks
 from embedlab.vision.options import MAPS, LinearProbeOptions

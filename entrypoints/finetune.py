@@ -1,17 +1,15 @@
 """The whole network trained by a recipe -> test report, logged, resumable and served."""
 
-from embedlab.cli.parser import (
-    Parser,
+from embedlab.cli.arguments import (
     add_device,
     add_images,
     add_precision,
     add_processes,
     add_recipe,
     add_registration,
-    exit_with,
-    run_id_or_nothing,
-    whole_number,
 )
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import run_id_or_nothing, whole_number
 from embedlab.distributed.launch import is_main_process, launch_workers
 from embedlab.progress import combine_callbacks
 from embedlab.vision.options import DATA, RECIPE_FIELDS, make_options

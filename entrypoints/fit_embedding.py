@@ -1,19 +1,15 @@
 """One optimizer, one learning rate, or the exact solver -> a movie embedding, logged and served."""
 
-from embedlab.cli.parser import (
-    Parser,
+from embedlab.cli.arguments import (
     add_device,
     add_fit,
     add_likes,
     add_processes,
     add_registration,
     add_weighting,
-    auto_or_positive_number,
-    boolean,
-    exit_with,
-    one_of,
-    whole_number,
 )
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import auto_or, boolean, one_of, positive_number, whole_number
 from embedlab.distributed.launch import is_main_process, launch_workers
 from embedlab.movies.solvers.options import (
     DEFAULT_LR,
@@ -36,7 +32,7 @@ def build_parser() -> Parser:
     add_likes(parser)
     add_weighting(parser)
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver; exact works by eigenpairs")
-    parser.add("lr", auto_or_positive_number, "auto", f"learning rate; auto: {rates}")
+    parser.add("lr", auto_or(positive_number), "auto", f"learning rate; auto: {rates}")
     add_fit(parser)
     parser.add("seed", whole_number(0), 0, "of the random start")
     add_device(parser, "where the fit runs")

@@ -1,4 +1,4 @@
-"""What the figures of both families share: size, resolution, spines, colours, fonts."""
+"""Figures of both families: size, resolution, spines, colours, fonts."""
 
 import logging
 import warnings
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ft2font import FT2Font
@@ -18,14 +20,14 @@ BLUE, ORANGE, GREEN, RED, GREY = "#2f6db3", "#e07b39", "#2b8a4b", "#c0392b", "#6
 class PlainTextFigure(Figure):
     """A figure whose texts are shown as they are: the `$` of a class's name begins no formula."""
 
-    def draw(self, renderer) -> None:
+    def draw(self, renderer: RendererBase) -> None:
         for text in self.findobj(Text):
             text.set_parse_math(False)
         super().draw(renderer)
 
 
 def new_figure(width: float, height: float, kind: type[Figure] = Figure) -> Figure:
-    """An empty figure of so many inches; nothing of it touches a display."""
+    """An empty figure, `width` by `height` inches; it needs no display."""
     return kind(figsize=(width, height), dpi=120, layout="constrained")
 
 
@@ -33,7 +35,7 @@ def add_fonts_for(texts: Sequence[str]) -> list[str]:
     """Let figures fall back to installed fonts for the characters that their own font lacks.
 
     Returns the texts with a character that no installed font has. Figures show a box for it, and
-    matplotlib is kept from warning of each one.
+    matplotlib's warning about each one is filtered.
     """
     missing = {char for text in texts for char in text if char.isprintable() and char != " "}
     families = list(matplotlib.rcParams["font.family"])
@@ -61,7 +63,7 @@ def _preference(path: str) -> tuple[bool, bool, str]:
 
 
 def _glyphs(path: str, characters: set[str]) -> set[str]:
-    """Those of the characters that matplotlib can draw by that font: a colour font has none."""
+    """The characters that matplotlib can draw with that font; none of a colour font."""
     try:
         font = FT2Font(path)
         font.set_size(12, 72)
@@ -70,7 +72,7 @@ def _glyphs(path: str, characters: set[str]) -> set[str]:
         return set()
 
 
-def tidy(axes) -> None:
+def tidy(axes: Axes) -> None:
     """Two spines, a light grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e3e5e8", linewidth=0.8)

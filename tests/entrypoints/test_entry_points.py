@@ -21,8 +21,6 @@ from git import InvalidGitRepositoryError, Repo
 from mlflow.entities import Run
 from PIL import Image
 
-from embedlab.cli.console import as_text, console, recommendation_table
-
 EPOCHS, DIM, TRAIN = 30, 12, 320
 FAMILY_FILMS = {"Lion King, The (1994)", "Toy Story 2 (1999)", "Aladdin (1992)"}
 
@@ -613,21 +611,3 @@ def test_ctrl_c_leaves_a_run_that_another_goes_on_with(store):
     assert store.series(ended.run, "val/accuracy")[1] == first[1]
     assert ended.run.data.params["resolved/dataset"] == "sample"
     assert ended.run.data.metrics["data/train"] == 100
-
-
-# -- the table ---------------------------------------------------------------------------------
-
-
-def test_titles_are_shown_as_they_are(capsys):
-    """Brackets are no markup and colons no images: MovieLens has [REC] (2007)."""
-    title, query = "[untitled] :bug: 1 [/b] (1999)", "[rec] :skull: (2007)"
-    answer = pd.DataFrame(
-        {"query": [query], "rank": [1], "title": [title], "genres": ["A|B"], "score": [0.25]}
-    )
-    table = recommendation_table(answer, "cosine")
-    console.print(table)
-    for text in (capsys.readouterr().out, as_text(table)):
-        assert text.startswith(f"Recommended for {query}")
-        assert titles_printed(text) == [title]
-        assert "│ 0.250 │" in text.replace("  ", " ")
-        assert "A, B" in text

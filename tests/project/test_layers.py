@@ -28,7 +28,9 @@ FLOORS = (
 # What the parsers and the launchers of workers read before anything heavy is imported.
 LIGHT = (
     "entrypoints",
+    "embedlab.cli.arguments",
     "embedlab.cli.parser",
+    "embedlab.cli.types",
     "embedlab.errors",
     "embedlab.wording",
     "embedlab.distributed.launch",

@@ -19,7 +19,7 @@ from embedlab.movies.solvers.options import (
     check_processes,
 )
 from embedlab.progress import combine_callbacks
-from embedlab.tracking.registry.promotion import PROMOTE_BY, Score
+from embedlab.workflows.model_facts import COST, MOVIE_METRICS, NDCG
 
 
 def build_parser() -> Parser:
@@ -40,7 +40,7 @@ def build_parser() -> Parser:
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
     add_registration(parser, "movie-embedding")
     what = "what versions are compared by: cost, or ndcg of held-out likes, which is another fit"
-    parser.add("promote_by", one_of(*PROMOTE_BY), "cost", what)
+    parser.add("promote_by", one_of(*MOVIE_METRICS), "cost", what)
     return parser
 
 
@@ -59,6 +59,7 @@ def main(argv=None) -> None:
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
     from embedlab.movies.plots import plot_cost
     from embedlab.movies.solvers.fit import fit_likes, fit_reference, fit_weighted
+    from embedlab.tracking.registry.promotion import Score
     from embedlab.tracking.registry.versions import publish
     from embedlab.tracking.run import start_run
     from embedlab.wording import cost_as_text, counted
@@ -96,9 +97,9 @@ def main(argv=None) -> None:
         model_uri = log_movie_model(run, fit.embedding, movies, about)
         after = counted(fit.epochs, "round" if options.optimizer == "exact" else "epoch")
         console.print(f"{options.label}: cost {cost_as_text(fit.cost)} after {after}")
-        score = Score("cost", fit.cost)
+        score = Score(COST, fit.cost)
         if args.register and args.promote_by == "ndcg":
-            score = Score("ndcg", held_out_ndcg(likes, options, args.seed, device))
+            score = Score(NDCG, held_out_ndcg(likes, options, args.seed, device))
             run.log_metrics({"test/ndcg": score.value}, fit.epochs)
         card = movie_card(run, likes, fit, reference, score)
         name = args.model_name if args.register else None

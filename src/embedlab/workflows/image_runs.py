@@ -21,7 +21,7 @@ from embedlab.tracking.charts import (
     parallel_chart,
     save_view,
 )
-from embedlab.tracking.registry.card import IMAGE_LIMITS, Card, data_licence, weights_licence
+from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import publish
 from embedlab.tracking.run import TrackedRun
@@ -41,6 +41,12 @@ from embedlab.vision.evaluation.projection import nearest, one_query_a_class, pr
 from embedlab.vision.features import PARTS
 from embedlab.vision.options import DATA
 from embedlab.wording import counted
+from embedlab.workflows.model_facts import (
+    IMAGE_LIMITS,
+    VAL_ACCURACY,
+    data_licence,
+    weights_licence,
+)
 from embedlab.workflows.models import log_image_model
 from embedlab_serving.preprocess import Preprocessing
 
@@ -294,7 +300,7 @@ def finish(
     }
     model = log_image_model(run, trained.network, about, images.pixels[split.val[0]])
     card = _card(run, trained, report, images, split)
-    score = Score("val_accuracy", *trained.score)
+    score = Score(VAL_ACCURACY, *trained.score)
     model, registered = publish(run, model, card, score, model_name, promote)
     return [
         f"{trained}; {report}",

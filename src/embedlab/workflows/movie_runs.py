@@ -6,11 +6,12 @@ from embedlab.datasets.movielens import locate_ratings, name_of
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.solvers.options import FitResult
-from embedlab.tracking.registry.card import MOVIE_LIMITS, Card, data_licence
+from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.run import TrackedRun, refuse_contradictions
 from embedlab.tracking.store import fetch_artifacts
 from embedlab.wording import cost_as_text
+from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
 
 PARAMS = (
     *("like_rule", "user_weight", "item_power"),
@@ -62,14 +63,14 @@ def movie_card(
     if reference_cost:
         metrics["gap"] = fit.cost / reference_cost - 1
         results["above the exact solver's cost by"] = f"{metrics['gap']:.2%}"
-    if score.name != "cost":
+    if score.metric != COST:
         metrics["cost"] = fit.cost
-        results[score.words] = str(score)
+        results[score.metric.words] = str(score)
     return Card(
         what="A vector for every movie; movies that the same people like have vectors with a "
         "large inner product. Titles in, the nearest movies out.",
         data=likes.name,
-        data_digest=likes.cost_digest if score.name == "cost" else likes.digest,
+        data_digest=likes.cost_digest if score.metric == COST else likes.digest,
         counts=f"{n_users:,} users, {n_movies:,} movies, {likes.matrix.nnz:,} likes",
         licences={"Ratings": data_licence(likes.name)},
         trained=run.params(PARAMS),

@@ -18,6 +18,8 @@ from embedlab.tracking.registry.versions import Registration, publish, register
 from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_movie_model
 
+pytestmark = pytest.mark.slow
+
 MOVIES = pd.DataFrame(
     {
         "movie_id": [1, 3114],

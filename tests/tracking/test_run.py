@@ -41,6 +41,8 @@ from embedlab.tracking.store import check_store, explain_store_errors, initialis
 from embedlab.workflows.project import run_entry_point
 from entrypoints import build_matrix, recommend
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
@@ -523,7 +525,6 @@ exit_with(main)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "reason"),
     [(signal.SIGTERM, 143, "sigterm"), (signal.SIGINT, 130, "ctrl-c")],
@@ -599,7 +600,6 @@ def test_a_store_that_cannot_be_told_changes_nothing_of_the_sentence(make_run, m
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("client")
 def test_mlflow_run_with_a_misspelt_parameter(tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"
@@ -694,7 +694,6 @@ def another_store(tmp_path):
     mlflow.set_tracking_uri(before)
 
 
-@pytest.mark.slow
 def test_a_first_start_that_is_killed_while_it_makes_the_store_leaves_none(another_store):
     killed = (
         "import os, signal\n"

@@ -23,6 +23,8 @@ from embedlab.tracking.run import start_child_run, start_run
 from embedlab.tracking.stale import find_stale, mark_dead_runs
 from entrypoints import clean_runs
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600
 NOBODY = 2**22 + 1  # above every process number of Linux
 ENDED = {"host": this_host(), "pid": str(NOBODY), "process_started": "0"}
@@ -117,7 +119,6 @@ with start_run("fit_embedding", "long", {}) as run, start_child_run("child", {},
 """
 
 
-@pytest.mark.slow
 def test_the_next_start_marks_what_was_killed_and_nothing_that_lives(client):
     processes, ids = [], []
     try:

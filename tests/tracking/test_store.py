@@ -30,6 +30,8 @@ from embedlab.tracking.run import start_run
 from embedlab.tracking.store import first_line, how_to_open, initialise_store, without_password
 from entrypoints import recommend
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made_store(tmp_path_factory) -> Path:
@@ -320,7 +322,6 @@ def test_a_relative_address_is_right_where_the_run_is_there(relative, made_store
         assert run.id == made.info.run_id
 
 
-@pytest.mark.slow
 def test_mlflow_run_with_a_relative_address_from_elsewhere(tmp_path):
     name = f"{tmp_path.name}.db"
     ran = subprocess.run(

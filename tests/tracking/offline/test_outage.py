@@ -45,6 +45,8 @@ from embedlab.tracking.run import start_child_run, start_run
 from embedlab.tracking.store import initialise_store
 from embedlab.workflows.models import log_movie_model
 
+pytestmark = pytest.mark.slow
+
 WORDS_AWAY = "is away (connection refused). The run goes on; what it logs is kept in "
 
 

@@ -55,9 +55,8 @@ def fresh_store(folder: Path) -> Iterator["mlflow.MlflowClient"]:
     """MLflow on an empty store in `folder`, with artifacts there; afterwards all is as before, a
     store around this one too."""
     import mlflow  # here: it reads the environment above, and not every test needs it
-    from mlflow.tracking import fluent
 
-    with patch.dict(os.environ), chdir(folder), patch.object(fluent, "_active_experiment_id", None):
+    with patch.dict(os.environ), chdir(folder):
         os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
         before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")

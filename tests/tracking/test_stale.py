@@ -13,7 +13,6 @@ import psutil
 import pytest
 from conftest import PROJECT, fresh_store
 from mlflow.entities import Run
-from mlflow.tracking import fluent
 
 from embedlab.datasets.cache import cache_folder, find_leftovers, working_folder
 from embedlab.errors import TrackingError
@@ -43,7 +42,6 @@ def client(store, monkeypatch, request) -> mlflow.MlflowClient:
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
-    monkeypatch.setattr(fluent, "_active_experiment_id", None)
     return store
 
 
@@ -103,6 +101,7 @@ def owner(run: Run) -> tuple[str, int, float]:
 @pytest.mark.parametrize("is_adopted", [False, True], ids=["new", "adopted"])
 def test_a_run_and_its_children_say_whose_they_are(client, experiment, monkeypatch, is_adopted):
     if is_adopted:
+        mlflow.set_experiment(experiment_id=experiment)
         monkeypatch.setenv("MLFLOW_RUN_ID", client.create_run(experiment).info.run_id)
     with start_run("fit_embedding", "fit", {}) as run, start_child_run("child", {}, {}) as child:
         for run_id in (run.id, child.id):

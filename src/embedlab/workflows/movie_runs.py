@@ -1,15 +1,20 @@
 """What the entry points of the movie half do alike."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
 
 from embedlab.datasets.movielens import locate_ratings, name_of
+from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.solvers.options import FitResult
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.run import TrackedRun, refuse_contradictions
-from embedlab.tracking.store import fetch_artifacts
+from embedlab.tracking.store import first_line, store_address
 from embedlab.wording import cost_as_text
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
 
@@ -17,6 +22,28 @@ PARAMS = (
     *("like_rule", "user_weight", "item_power"),
     *("optimizer", "lr", "dim", "epochs", "objective", "init_scale", "seed"),
 )
+
+
+def fetch_matrix(uri: str) -> Path:
+    """Local folder of a matrix given as `runs:/<run id>/matrix`, another URI, or a local path.
+
+    Raises TrackingError if there is none.
+    """
+    local = Path(uri).expanduser()
+    if local.exists():
+        return local
+    if "://" not in uri and not uri.startswith(("runs:/", "models:/", "mlflow-artifacts:/")):
+        raise TrackingError(
+            f"matrix: expected runs:/<run id>/matrix or a folder, but there is no '{uri}' in "
+            f"{Path.cwd()}: give an absolute path, or the line that build_matrix printed."
+        )
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"matrix: '{uri}' cannot be read from {store_address()} ({first_line(error)}): "
+            "give runs:/<run id>/matrix as build_matrix printed it, with the same tracking store."
+        ) from None
 
 
 def find_or_load_likes(
@@ -34,7 +61,7 @@ def find_or_load_likes(
     say     gets a sentence for what a user of these likes should know.
     """
     if source := params["matrix"]:
-        likes = load_likes(fetch_artifacts(source))
+        likes = load_likes(fetch_matrix(source))
         if "ratings" in given:
             given = given | {"ratings": name_of(params["ratings"])}
         refuse_contradictions(f"matrix={source}", likes.params, given)

@@ -49,7 +49,7 @@ class BufferedClient(mlflow.MlflowClient):
         synchronous: bool | None = None,
     ) -> None:
         self._send_or_spool(
-            partial(super().log_batch, run_id, metrics, params, tags),
+            partial(super().log_batch, run_id, metrics=metrics, params=params, tags=tags),
             partial(self._spool.add, metrics, params, tags),
         )
 

@@ -12,7 +12,7 @@ from embedlab.cli.parser import (
     whole_number,
     words,
 )
-from embedlab.movies.solvers.options import OPTIMIZERS, FitOptions
+from embedlab.movies.options import OPTIMIZERS, FitOptions
 
 
 def build_parser() -> Parser:

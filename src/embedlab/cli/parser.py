@@ -23,8 +23,7 @@ from embedlab.distributed.launch import (
     world_size,
 )
 from embedlab.errors import EmbedlabError, MainProcessKilledError, OptionError, TrackingError
-from embedlab.movies.data.like_rule import USER_WEIGHTS, check_like_rule
-from embedlab.movies.solvers.options import OBJECTIVES
+from embedlab.movies.options import OBJECTIVES, USER_WEIGHTS, check_like_rule
 from embedlab.tracking.registry.promotion import PROMOTE
 from embedlab.vision.options import (
     AUGMENTATIONS,

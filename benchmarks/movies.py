@@ -21,10 +21,10 @@ from embedlab.datasets.movielens import locate_ratings
 from embedlab.movies.data.cooccurrence import cooccurrence, to_dense
 from embedlab.movies.data.likes import Likes, find_likes
 from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored
-from embedlab.movies.solvers.options import FitOptions
 from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_movie_model
 from embedlab_serving.neighbours import Neighbours

@@ -19,8 +19,8 @@ from squares import split_of, squares
 from embedlab.distributed.collectives import assert_same_across_ranks, process_group
 from embedlab.distributed.launch import STARTED_BY_TORCHRUN, is_main_process, rank, world_size
 from embedlab.errors import OptionError
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes
-from embedlab.movies.solvers.options import FitOptions
 from embedlab.progress import Step
 from embedlab.vision import inference as forward
 from embedlab.vision.features import PARTS, extract_features

@@ -22,8 +22,8 @@ from threadpoolctl import threadpool_limits
 
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes
-from embedlab.movies.solvers.options import FitOptions
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,7 @@ from embedlab.cli.types import (
 )
 from embedlab.datasets.images import check_dataset_argument
 from embedlab.datasets.movielens import check_ratings_argument
-from embedlab.movies.data.like_rule import USER_WEIGHTS, check_like_rule
-from embedlab.movies.solvers.options import OBJECTIVES
+from embedlab.movies.options import OBJECTIVES, USER_WEIGHTS, check_like_rule
 from embedlab.tracking.registry.promotion import PROMOTE
 from embedlab.vision import options as vision
 from embedlab.wording import value_as_text

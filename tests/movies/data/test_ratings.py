@@ -425,14 +425,14 @@ def tables(draw) -> str:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(text=tables(), chunk=st.sampled_from([1, 2, 3, 1000]))
-@example(text=HEADER + "1,2,4,5\n1,2\n3,7,4,5,1,2\n", chunk=1)  # as many commas as there should be
-@example(text="userId,movieId,rating\n1,2,4,5\n1,7,4,5\n", chunk=1000)  # pandas makes an index
-@example(text="userId,movieId,rating\n9007199254740993,1,4\n1.0,1,4\n", chunk=1000)
-@example(text="userId,movieId,rating\n9223372036854775807.0,1,4\n", chunk=1)
-@example(text="userId,movieId,rating\n \n1,1,4\n", chunk=1)  # a line of spaces is a blank one
-def test_any_table_is_read_right_or_refused_in_one_sentence(tmp_path, monkeypatch, text, chunk):
-    monkeypatch.setattr(module, "_CHUNK", chunk)  # pandas has habits at the edges of its chunks
+@given(text=tables(), block=st.sampled_from([40, 60, 1000]))
+@example(text=HEADER + "1,2,4,5\n1,2\n3,7,4,5,1,2\n", block=1)  # as many commas as there should be
+@example(text="userId,movieId,rating\n1,2,4,5\n1,7,4,5\n", block=1000)  # pandas makes an index
+@example(text="userId,movieId,rating\n9007199254740993,1,4\n1.0,1,4\n", block=1000)
+@example(text="userId,movieId,rating\n9223372036854775807.0,1,4\n", block=1)
+@example(text="userId,movieId,rating\n \n1,1,4\n", block=1)  # a line of spaces is a blank one
+def test_any_table_is_read_right_or_refused_in_one_sentence(tmp_path, monkeypatch, text, block):
+    monkeypatch.setattr(module, "BLOCK_BYTES", block)  # few rows per block
     folder = write(tmp_path, text)
     expected = oracle(text, {1, 2, 7})
     if expected is None:
@@ -449,8 +449,8 @@ def test_plain_files_take_the_fast_way(tmp_path, monkeypatch):
     def refuse(path):
         raise AssertionError("the careful way was taken")
 
-    monkeypatch.setattr(module, "_read_carefully", refuse)
-    monkeypatch.setattr(module, "_CHUNK", 2)
+    monkeypatch.setattr(module, "_read_by_lines", refuse)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 40)
     for text in (RATINGS, RATINGS.replace("\n", "\r\n"), "\ufeff" + RATINGS):
         assert read_ratings(write(tmp_path, text)).n_ratings == 3
 

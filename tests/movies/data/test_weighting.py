@@ -11,8 +11,8 @@ from embedlab.errors import OptionError
 from embedlab.movies.data.cooccurrence import build_cooccurrence
 from embedlab.movies.data.likes import find_likes, load_likes, save_likes
 from embedlab.movies.data.weighting import USER_WEIGHTS
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes, fit_weighted
-from embedlab.movies.solvers.options import FitOptions
 from entrypoints import build_matrix, compare_optimizers, evaluate_embedding, fit_embedding
 
 WEIGHTS = [("inverse_sqrt", 0.0), ("none", 0.5), ("inverse", 0.25)]

@@ -188,15 +188,13 @@ def test_what_one_launcher_has_finished_the_other_does_not_run_again(both, capsy
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_in_the_middle_is_replaced(cluster, tmp_path, capfd):
+def test_a_process_that_is_killed_in_the_middle_is_replaced(cluster, tmp_path):
     with fresh_store(tmp_path) as client, killing(1) as killed:
         main([*ENDLESS, "--epochs", "3000", *by_ray(cluster)])
         found = children(client)
         assert n_children(client) == len(found) == 2
     assert len(killed) == 1
     assert {run.info.status for run in found.values()} == {"FINISHED"}
-    said = capfd.readouterr()
-    assert "raylet" not in said.out + said.err
 
 
 @pytest.mark.slow

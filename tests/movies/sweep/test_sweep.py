@@ -12,22 +12,25 @@ import pytest
 from conftest import PROJECT, fresh_store
 
 from embedlab.errors import OptionError
-from embedlab.movies.evaluation.overlap import agreements, overlap_at_k, rank_biased_overlap
-from embedlab.movies.solvers.options import FitOptions, FitResult
+from embedlab.movies.evaluation.metrics import agreements, overlap_at_k, rank_biased_overlap
+from embedlab.movies.options import FitOptions
+from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep import plots as sweep_figures
 from embedlab.movies.sweep import results as sweep
 from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
 from embedlab.movies.sweep.results import SweepFit
 from embedlab.progress import Step
-from embedlab.workflows.sweep import FIT_ROOMS, fit_key
+from embedlab.workflows.sweep import FIT_CODE, fit_key
 from embedlab_serving.titles import TitleIndex
 from entrypoints.compare_optimizers import main
 
 # ------------------------------------------------------------------------------------- the grid
 
+EXACT = FitOptions("exact", dim=100)
+
 
 def test_the_default_grid_is_the_published_one_with_two_yardsticks():
-    grid = fit_grid(parse_optimizers("adam,rmsprop,sgd,lbfgs"), parse_rates("published"), dim=100)
+    grid = fit_grid(parse_optimizers("adam,rmsprop,sgd,lbfgs"), parse_rates("published"), EXACT)
     assert [(options.optimizer, options.lr) for options in grid] == [
         ("exact", None),
         *(("adam", lr) for lr in (1, 0.1, 0.01, 0.001, 0.0001)),
@@ -48,11 +51,11 @@ def test_the_default_grid_is_the_published_one_with_two_yardsticks():
     ],
 )
 def test_rates_for_all_or_for_each(text, adam, sgd):
-    grid = fit_grid(("adam", "sgd"), parse_rates(text))
+    grid = fit_grid(("adam", "sgd"), parse_rates(text), EXACT)
     assert tuple(o.lr for o in grid if o.optimizer == "adam") == adam
     assert tuple(o.lr for o in grid if o.optimizer == "sgd") == sgd
     written = rates_as_text(("adam", "sgd"), parse_rates(text))
-    assert fit_grid(("adam", "sgd"), parse_rates(written)) == grid
+    assert fit_grid(("adam", "sgd"), parse_rates(written), EXACT) == grid
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,7 @@ def test_bad_rates_are_refused_with_an_example(text):
 
 def test_rates_of_an_optimizer_that_is_not_compared_are_refused():
     with pytest.raises(OptionError, match="sgd has rates, but optimizers is adam: add sgd there"):
-        fit_grid(("adam",), parse_rates("sgd:1e-5"))
+        fit_grid(("adam",), parse_rates("sgd:1e-5"), EXACT)
 
 
 @pytest.mark.parametrize("text", ["", "exact", "adam,adm"])
@@ -265,7 +268,7 @@ def test_the_key_of_a_fit_changes_with_all_that_its_result_depends_on(monkeypatc
         (usual[0], 0, "digest", "cuda"),
     ]
     keys = [fit_key(*usual), *(fit_key(*other) for other in others)]
-    monkeypatch.setattr("embedlab.workflows.sweep._code_digest", lambda: "other code")
+    monkeypatch.setattr("embedlab.workflows.sweep.FIT_CODE", ["movies/options.py"])  # other code
     keys.append(fit_key(*usual))
     assert len(set(keys)) == len(others) + 2
     monkeypatch.undo()
@@ -282,8 +285,8 @@ def test_the_code_of_a_fit_is_all_that_the_solvers_import():
             module = getattr(node, "module", None) or ""
             if isinstance(node, ast.ImportFrom) and module.startswith("embedlab.movies."):
                 waiting |= {module} - found
-    rooms = {name.removeprefix("embedlab.").rpartition(".")[0].replace(".", "/") for name in found}
-    assert rooms == set(FIT_ROOMS)
+    code = {path for pattern in FIT_CODE for path in (root / "embedlab").glob(pattern)}
+    assert {root / f"{name.replace('.', '/')}.py" for name in found} <= code
 
 
 GRID = ["--ratings", "sample", "--dim", "5", "--epochs", "4", "--optimizers", "adam,sgd"]

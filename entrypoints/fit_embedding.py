@@ -10,7 +10,8 @@ from embedlab.cli.arguments import (
 )
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import auto_or, boolean, one_of, positive_number, whole_number
-from embedlab.distributed.launch import is_main_process, launch_workers
+from embedlab.distributed.env import is_main_process
+from embedlab.distributed.launch import launch_workers
 from embedlab.movies.options import DEFAULT_LR, OPTIMIZERS, FitOptions, check_processes
 from embedlab.progress import Step
 from embedlab.workflows.model_facts import COST, MOVIE_METRICS, NDCG

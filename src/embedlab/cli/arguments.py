@@ -19,6 +19,7 @@ from embedlab.datasets.movielens import check_ratings_argument
 from embedlab.movies.options import OBJECTIVES, USER_WEIGHTS, check_like_rule
 from embedlab.tracking.registry.promotion import PROMOTE
 from embedlab.vision import options as vision
+from embedlab.vision.training import recipes
 from embedlab.wording import value_as_text
 
 # -- movies --------------------------------------------------------------------------------------
@@ -112,30 +113,30 @@ def add_linear_probe(parser: Parser) -> None:
 
 def add_recipe(parser: Parser) -> None:
     """The parameters of fine-tuning; `auto`, which is None, is the recipe's own value."""
-    parser.add("recipe", one_of(*vision.RECIPES), "fast", "fast, or notebook: the published one")
+    parser.add("recipe", one_of(*recipes.RECIPES), "fast", "fast, or notebook: the published one")
     resolutions = whole_numbers(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
     for name, type, what in (
-        ("optimizer", one_of(*vision.OPTIMIZERS), "the optimizer"),
+        ("optimizer", one_of(*recipes.OPTIMIZERS), "the optimizer"),
         ("lr", positive_number, "its highest learning rate"),
         ("momentum", fraction, "of sgd and rmsprop; first moment of adam and adamw"),
         ("nesterov", boolean, "Nesterov's momentum, with sgd"),
         ("weight_decay", number(0), "on layers' weights, not on biases and norms"),
-        ("schedule", one_of(*vision.SCHEDULES), "of the learning rate"),
+        ("schedule", one_of(*recipes.SCHEDULES), "of the learning rate"),
         ("warmup", fraction, "share of all steps in which one_cycle rises"),
         ("step_epochs", whole_number(1), "epochs after which schedule=step divides by ten"),
         ("epochs", whole_number(1), "passes over the training images"),
         ("batch_size", whole_number(2), "images an update"),
         ("resolution", resolutions, "pixels a side, or several, rising, as 64,96,128"),
         ("crop_pct", number(0.1, 1), "side of the middle crop of validation and test images"),
-        ("augment", one_of(*vision.AUGMENTATIONS), "random changes of training images"),
+        ("augment", one_of(*recipes.AUGMENTATIONS), "random changes of training images"),
         ("label_smoothing", fraction, "share of the truth that is spread over all classes"),
         ("ema", fraction, "decay of the weights' moving average, a step; 0 for none"),
         ("flip_view", boolean, "scores are the mean over an image and its mirror image"),
-        ("freeze", one_of(*vision.FREEZE), "what is not trained, with all that comes before it"),
+        ("freeze", one_of(*recipes.FREEZE), "what is not trained, with all that comes before it"),
     ):
         values = "; ".join(
             f"{recipe}: {value_as_text(getattr(options, name))}"
-            for recipe, options in vision.RECIPES.items()
+            for recipe, options in recipes.RECIPES.items()
         )
         parser.add(name, auto_or(type), "auto", f"{what}; {values}")
 

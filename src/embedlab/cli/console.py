@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from embedlab.distributed.launch import is_main_process
+from embedlab.distributed.env import is_main_process
 from embedlab.progress import OnProgress, OnStep, Step
 
 SECONDS_BETWEEN_LINES = 10.0

@@ -13,7 +13,8 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from embedlab.distributed.launch import SECONDS_FOR_MAIN_PROCESS, is_main_process
+from embedlab.distributed.env import is_main_process
+from embedlab.distributed.launch import SECONDS_FOR_MAIN_PROCESS
 from embedlab.errors import EmbedlabError, MainProcessKilledError, OptionError, TrackingError
 from embedlab.wording import value_as_text
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Generic, TypeVar
 
-from embedlab.distributed.launch import MAX_PROCESSES, is_distributed, world_size
+from embedlab.distributed.env import is_distributed, world_size
+from embedlab.distributed.launch import MAX_PROCESSES
 
 Value = TypeVar("Value")
 Covariant = TypeVar("Covariant", covariant=True)

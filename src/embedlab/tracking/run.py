@@ -19,7 +19,7 @@ from mlflow.environment_variables import (
     MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
 )
 
-from embedlab.distributed.launch import is_main_process
+from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, OptionError, ServerAwayError
 from embedlab.tracking.offline.retry import retry_until_available, seconds_to_wait, short_requests
 from embedlab.tracking.offline.spool import flush_spool

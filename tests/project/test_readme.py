@@ -76,7 +76,9 @@ def test_the_limits_of_a_request_are_those_of_the_code():
     names, _, params = formats.partition(" | ")
     # Pillow may be built without some.
     assert tuple(name for name in names.split(", ") if name in Image.OPEN) == decode.FORMATS
-    assert params == f"`k` from 1 to the number of classes ({image_model.DEFAULT_K}, or all of fewer)"
+    assert (
+        params == f"`k` from 1 to the number of classes ({image_model.DEFAULT_K}, or all of fewer)"
+    )
     for model, row in ((movie_model, "movie-embedding"), (image_model, "image-classifier")):
         given = re.findall(r"`(\w+)` (?:from|`dot`|true)", rows[row])
         assert given == [param.name for param in model.SIGNATURE.params]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ft2font import FT2Font
@@ -70,8 +73,30 @@ def _glyphs(path: str, characters: set[str]) -> set[str]:
         return set()
 
 
-def tidy(axes) -> None:
+def tidy(axes: Axes) -> None:
     """Two spines, a light grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e3e5e8", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def new_panel(width: float, height: float, **properties: object) -> tuple[Figure, Axes]:
+    """A figure of one tidy panel with these axes properties: title, labels, scales, limits."""
+    figure = new_figure(width, height)
+    axes = figure.subplots()
+    axes.set(**properties)
+    tidy(axes)
+    return figure, axes
+
+
+def draw_heat_map(
+    axes: Axes, values: np.ndarray, label: str, shrink: float = 1.0, **options: object
+) -> Colorbar:
+    """Draw `values`, (n_rows, n_columns), nan in grey, with a colour bar named `label`.
+
+    options  of `imshow`.
+    """
+    axes.set_facecolor("#d5d8dc")
+    axes.spines[:].set_visible(False)
+    image = axes.imshow(np.ma.masked_invalid(values), cmap="viridis", **options)
+    return axes.get_figure(root=True).colorbar(image, ax=axes, shrink=shrink, label=label)

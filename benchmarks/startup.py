@@ -6,6 +6,7 @@ python -m benchmarks.startup
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from benchmarks.report import Report, times
@@ -19,16 +20,17 @@ def main() -> None:
     for file in sorted((PROJECT / "entrypoints").glob("[!_]*.py")):
         module = f"entrypoints.{file.stem}"
         commands[f"python -m {module} --help"] = ["-m", module, "--help"]
-    seconds = {name: [] for name in commands}
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(9):
         for name, command in commands.items():
-            seconds[name] += times(
-                lambda command=command: subprocess.run(
-                    [sys.executable, *command], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL
-                ),
-                1,
-                warm_up=0,
+            start = partial(
+                subprocess.run,
+                [sys.executable, *command],
+                cwd=PROJECT,
+                check=True,
+                stdout=subprocess.DEVNULL,
             )
+            seconds[name] += times(start, 1, warm_up=0)
     bare = statistics.median(seconds["python -c pass"])
     for name, values in seconds.items():
         report.add(name, values, "s", statistics.median(values) / bare)

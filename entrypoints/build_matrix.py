@@ -1,14 +1,8 @@
 """Ratings -> likes -> X = LᵀL, sparse and dense, as artifacts that `fit_embedding` takes."""
 
-from embedlab.cli.parser import (
-    Parser,
-    add_device,
-    add_like_rule,
-    add_ratings,
-    add_weighting,
-    boolean,
-    exit_with,
-)
+from embedlab.cli.arguments import add_device, add_like_rule, add_ratings, add_weighting
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import boolean
 
 NOT_KEPT = "So many are not kept: fit_embedding works from the likes, which are.\n"
 

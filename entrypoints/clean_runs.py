@@ -1,6 +1,7 @@
 """Runs that say RUNNING although nobody works on them, and files that nobody will finish."""
 
-from embedlab.cli.parser import Parser, boolean, exit_with, number
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import boolean, number
 
 
 def build_parser() -> Parser:

@@ -1,20 +1,9 @@
 """A grid of optimizers, learning rates and seeds on the same matrix: which is best, and do the
 recommendations change?"""
 
-from embedlab.cli.parser import (
-    Parser,
-    add_device,
-    add_fit,
-    add_likes,
-    add_weighting,
-    boolean,
-    exit_with,
-    number,
-    one_of,
-    whole_number,
-    whole_numbers,
-    words,
-)
+from embedlab.cli.arguments import add_device, add_fit, add_likes, add_weighting
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import boolean, number, one_of, whole_number, whole_numbers, words
 from embedlab.movies.options import FitOptions
 from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
 from embedlab.movies.sweep.ray_backend import LAUNCHERS, parse_launcher

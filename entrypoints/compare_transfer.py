@@ -1,6 +1,9 @@
 """Two or more finished image runs side by side: figures, tables, and the result in words."""
 
-from embedlab.cli.parser import Parser, exit_with, run_ids
+from collections.abc import Sequence
+
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import run_ids
 
 
 def build_parser() -> Parser:
@@ -14,7 +17,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from embedlab.cli.console import console
@@ -22,16 +25,15 @@ def main(argv=None) -> None:
     from embedlab.tracking.run import start_run
     from embedlab.tracking.store import how_to_open
     from embedlab.vision.data.images import read_images
-    from embedlab.vision.evaluation import comparison as compare
     from embedlab.vision.evaluation import plots as figures
+    from embedlab.vision.evaluation.comparison import compare_runs, only_right
     from embedlab.workflows.finished_runs import check_images, find_runs
     from embedlab.workflows.image_runs import prepare_fonts
 
     given = {"runs": ",".join(args.runs) or "best"}
     with start_run("compare_transfer", "compare_transfer", given) as run:
         found = find_runs(run.experiment_id, args.runs)
-        found.sort(key=lambda item: -item.contender.test.is_right.mean())
-        contenders = [item.contender for item in found]
+        found.sort(key=lambda item: -item.compared.test.score.accuracy)
         images = read_images(locate_images(found[0].dataset))
         check_images(found, images.digest)
         for sentence in prepare_fonts(images):
@@ -39,35 +41,34 @@ def main(argv=None) -> None:
         run.set_tags({"compared_runs": ",".join(item.id for item in found)})
         run.log_resolved({"runs": ",".join(item.id for item in found)})
 
-        classes, name = images.classes, images.name
-        runs = compare.run_table(contenders, classes)
-        recall = compare.recall_table(contenders, classes)
-        pairs = compare.pair_table(contenders)
-        run.log_table(runs, "tables/runs.json")
-        run.log_table(pairs, "tables/pairs.json")
-        run.log_table(recall.reset_index(), "tables/recall.json")
-        curves = {item.contender.name: item.steps for item in found}
+        name = images.name
+        comparison = compare_runs([item.compared for item in found], images.classes)
+        run.log_table(comparison.table, "tables/runs.json")
+        run.log_table(comparison.pairs, "tables/pairs.json")
+        run.log_table(comparison.recall.reset_index(), "tables/recall.json")
+        curves = {item.compared.name: item.steps for item in found}
         run.log_figure(figures.plot_curves(curves, name), "figures/curves.png")
-        run.log_figure(figures.plot_accuracies(runs, name), "figures/accuracy.png")
-        run.log_figure(figures.plot_class_differences(recall, name), "figures/classes.png")
-        best, *others = contenders
-        for number, other in enumerate(others, start=1):
+        run.log_figure(figures.plot_accuracies(comparison.table, name), "figures/accuracy.png")
+        classes = figures.plot_class_differences(comparison.recall, name)
+        run.log_figure(classes, "figures/classes.png")
+        best, *others = comparison.runs
+        for i, other in enumerate(others, start=1):
             figure = figures.plot_disagreements(
-                compare.only_right(best.test, other.test),
-                compare.only_right(other.test, best.test),
+                only_right(best.test, other.test),
+                only_right(other.test, best.test),
                 (best.name, other.name),
                 images,
                 f"{name}: where the two differ, the most confident mistakes first",
             )
-            run.log_figure(figure, f"figures/disagreements_{number}.png")
+            run.log_figure(figure, f"figures/disagreements_{i}.png")
         run.log_metrics(
             {
-                "best/test_accuracy": runs["accuracy"][0],
-                "difference/test_accuracy": pairs["difference"][0],
-                "difference/p_value": pairs["p_value"][0],
+                "best/test_accuracy": comparison.table["accuracy"][0],
+                "difference/test_accuracy": comparison.pairs["difference"].iloc[0],
+                "difference/p_value": comparison.pairs["p_value"].iloc[0],
             }
         )
-        words = compare.to_markdown(contenders, classes, name)
+        words = comparison.to_markdown(name)
         run.log_text(words, "summary.md")
         run.set_tags({"mlflow.note.content": words})
     console.print(words)

@@ -1,13 +1,8 @@
 """Evaluate recommendations on held-out likes: the embedding in its forms, and tuned baselines."""
 
-from embedlab.cli.parser import (
-    Parser,
-    add_likes,
-    exit_with,
-    one_of,
-    whole_number,
-    whole_numbers,
-)
+from embedlab.cli.arguments import add_likes
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import one_of, whole_number, whole_numbers
 
 
 def build_parser() -> Parser:

@@ -1,7 +1,8 @@
 """Frozen backbone -> cached features -> logistic regression -> test report, logged and served."""
 
-from embedlab.cli.parser import (
-    Parser,
+from collections.abc import Sequence
+
+from embedlab.cli.arguments import (
     add_device,
     add_images,
     add_linear_probe,
@@ -9,14 +10,10 @@ from embedlab.cli.parser import (
     add_processes,
     add_registration,
     add_resolution,
-    boolean,
-    exit_with,
-    number,
-    one_of,
-    whole_number,
 )
-from embedlab.distributed.launch import is_main_process, launch_workers
-from embedlab.progress import combine_callbacks
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import boolean, number, one_of, whole_number
+from embedlab.distributed.launch import launch_workers
 from embedlab.vision.options import MAPS, LinearProbeOptions
 
 
@@ -41,10 +38,11 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
+    given, lr = vars(args), args.lr or 0.0
     options = LinearProbeOptions(
-        args.optimizer, args.lr, args.weight_decay, args.epochs, args.batch_size
+        args.optimizer, lr, args.weight_decay, args.epochs, args.batch_size
     )
     if launch_workers("extract_features", args.processes, argv):
         return
@@ -54,22 +52,18 @@ def main(argv=None) -> None:
     from embedlab.tracking.run import start_run
     from embedlab.vision.evaluation.metrics import predictions_of
     from embedlab.vision.features import extract_features
-    from embedlab.vision.inference import choose_precision
-    from embedlab.vision.models.backbone import classifier, load_backbone
-    from embedlab.vision.models.linear_probe import fit_linear_probe, probe_logits
+    from embedlab.vision.inference import Classifier, choose_precision
+    from embedlab.vision.models.backbone import attach_head, load_backbone
+    from embedlab.vision.models.linear_probe import LinearProbe, probe_logits
     from embedlab.workflows import image_runs
-    from embedlab_serving.preprocess import Preprocessing
 
     label = f"features {args.resolution}px {options.label}"
-    with (
-        start_run("extract_features", label, vars(args)) as run,
-        process_group(vars(args)) as device,
-    ):
+    with start_run("extract_features", label, given) as run, process_group(given) as device:
         precision = broadcast(lambda: choose_precision(args.precision, device))
         run.log_params({"device": device, "precision": precision})
         with work_progress("decode images") as show:
-            images, split, about_data = image_runs.load_images(run, vars(args), show)
-        console.print("\n".join(about_data))
+            images, split, messages = image_runs.load_images(run, given, show)
+        console.print("\n".join(messages))
         batch_size = options.batch_size_for(len(split.train))
         resolved = {"resolution": args.resolution, "batch_size": batch_size}
         run.log_resolved(vars(options) | resolved)
@@ -77,47 +71,33 @@ def main(argv=None) -> None:
         image_runs.log_training_images(run, images, split, "none", args.resolution)
         with local_main_first():
             backbone = load_backbone(args.backbone, args.weights, args.seed)
-        preprocessing = Preprocessing(args.resolution, args.crop_pct, backbone.mean, backbone.std)
+        preprocessing = backbone.preprocessing(args.resolution, args.crop_pct)
+        model = Classifier(backbone.network, preprocessing, device, precision, args.flip_view)
         with work_progress("extract features") as show:
-            features = extract_features(
-                backbone, images, split, preprocessing, device, precision, args.flip_view, show
-            )
-        if not is_main_process():
+            features = extract_features(backbone.digest, model, images, split, show)
+        if features is None:  # rank 0 has them, and goes on alone
             return
         run.set_tags({"features_key": features.key, "features_cached": features.was_cached})
         run.log_metrics({"time/features_seconds": features.seconds})
-        embedding = features.parts["test"]
-        image_runs.log_embedding(run, embedding, images, split.test, args.embedding_map)
+        train, val, test = (features.parts[name] for name in ("train", "val", "test"))
+        image_runs.log_embedding(run, test, images, split.test, args.embedding_map)
 
-        log = image_runs.EpochLog(run, images, split, label)
-        with log, epoch_progress(label, options.epochs, "val/accuracy") as show:
-            head = fit_linear_probe(
-                (features.parts["train"], images.labels[split.train]),
-                (features.parts["val"], images.labels[split.val]),
-                len(images.classes),
-                options,
-                args.seed,
-                device,
-                on_step=combine_callbacks(log.on_step, show),
-                on_scores=lambda epoch, scores: log.on_predictions(
-                    epoch, predictions_of(scores, images.labels, split.val)
-                ),
-            )
-        trained = image_runs.Trained(
-            classifier(backbone, head.layer),
-            preprocessing,
-            head.epoch,
-            head.score,
-            features.seconds + head.seconds,
-            args.backbone,
-            args.flip_view,
-            label,
-        )
-        scores = probe_logits(head.layer, embedding)
-        test = predictions_of(scores, images.labels, split.test)
-        name = args.model_name if args.register else None
-        said = image_runs.finish(run, trained, test, images, split, name, args.promote)
-    console.print("\n".join(said))
+        data = (train, images.labels[split.train]), (val, images.labels[split.val])
+        probe = LinearProbe(*data, len(images.classes), options, args.seed, device)
+        with (
+            image_runs.EpochLog(run, images, split, label) as log,
+            epoch_progress(label, options.epochs, "val/accuracy") as print_progress,
+        ):
+            for epoch in probe.train():
+                log.record(*epoch)
+                print_progress(epoch.step)
+        head = probe.layer()
+        attach_head(backbone, head)
+        seconds = features.seconds + probe.seconds
+        trained = image_runs.Trained(model, probe.best, seconds, args.backbone, label)
+        predictions = predictions_of(probe_logits(head, test), images.labels, split.test)
+        messages = image_runs.finish(run, trained, predictions, images, split, given)
+    console.print("\n".join(messages))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,24 @@
 """The whole network trained by a recipe -> test report, logged, resumable and served."""
 
-from embedlab.cli.parser import (
-    Parser,
+from collections.abc import Sequence
+
+from embedlab.cli.arguments import (
     add_device,
     add_images,
     add_precision,
     add_processes,
     add_recipe,
     add_registration,
-    exit_with,
-    run_id_or_nothing,
-    whole_number,
 )
-from embedlab.distributed.launch import is_main_process, launch_workers
-from embedlab.progress import combine_callbacks
-from embedlab.vision.options import DATA, RECIPE_FIELDS, make_options
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import run_id_or_nothing, whole_number
+from embedlab.distributed.env import is_main_process
+from embedlab.distributed.launch import launch_workers
+from embedlab.vision.options import DATA
+from embedlab.vision.training.recipes import RECIPE_FIELDS, make_options
 
-SETTINGS = (*DATA, "backbone", "weights", "recipe", *RECIPE_FIELDS, "seed", "precision")
+RECIPE = ("recipe", *RECIPE_FIELDS)
+SETTINGS = (*DATA, "backbone", "weights", *RECIPE, "seed", "precision")
 
 
 def build_parser() -> Parser:
@@ -37,11 +39,12 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
-    settings = {name: getattr(args, name) for name in SETTINGS}
-    options = make_options(**{name: settings[name] for name in ("recipe", *RECIPE_FIELDS)})
+    given = vars(args)
+    settings = {name: given[name] for name in SETTINGS}
+    options = make_options(**{name: settings[name] for name in RECIPE})
     label = f"resume {args.resume[:8]}" if args.resume else options.label
     if launch_workers("finetune", args.processes, argv):
         return
@@ -49,75 +52,69 @@ def main(argv=None) -> None:
     from embedlab.cli.console import console, print_step, time_estimate, work_progress
     from embedlab.distributed.collectives import broadcast, local_main_first, process_group
     from embedlab.tracking.run import refuse_contradictions, start_run
-    from embedlab.vision.inference import choose_precision
-    from embedlab.vision.models.backbone import classifier, load_backbone, new_head
+    from embedlab.vision.inference import Classifier, choose_precision
+    from embedlab.vision.models.backbone import attach_head, load_backbone, new_head
     from embedlab.vision.training.checkpoint import Checkpoints
-    from embedlab.vision.training.trainer import cheaper_options, finetune, predict
+    from embedlab.vision.training.trainer import Trainer
+    from embedlab.vision.training.work import cheaper_options
     from embedlab.workflows import image_runs
-    from embedlab_serving.preprocess import Preprocessing
 
-    given = vars(args)
-    with start_run("finetune", f"finetune {label}", given) as run, process_group(given) as device:
+    with (
+        start_run("finetune", f"finetune {label}", given) as run,
+        Checkpoints(run.id).explain_resume(console.print),
+        process_group(given) as device,
+    ):
         state = broadcast(Checkpoints(args.resume).load) if args.resume else None
         settings = state["settings"] if state else settings
-        options = make_options(**{name: settings[name] for name in ("recipe", *RECIPE_FIELDS)})
+        options = make_options(**{name: settings[name] for name in RECIPE})
         refuse_contradictions(f"resume={args.resume}", settings | vars(options), parser.given(args))
         precision = broadcast(lambda: choose_precision(settings["precision"], device))
         settings["precision"] = precision
         run.log_params({"device": device, **settings})
         run.log_resolved(vars(options))
         with work_progress("decode images") as show:
-            images, split, about_data = image_runs.load_images(run, settings, show)
-        console.print("\n".join(about_data))
+            images, split, messages = image_runs.load_images(run, settings, show)
+        console.print("\n".join(messages))
 
         with local_main_first():
             backbone = load_backbone(settings["backbone"], settings["weights"], settings["seed"])
-        head = new_head(backbone, len(images.classes), settings["seed"])
-        network = classifier(backbone, head)
-        resolution = options.resolution[-1]
-        preprocessing = Preprocessing(resolution, options.crop_pct, backbone.mean, backbone.std)
-        image_runs.log_training_images(run, images, split, options.augment, resolution)
+        attach_head(backbone, new_head(backbone, len(images.classes), settings["seed"]))
+        preprocessing = backbone.preprocessing(options.resolution[-1], options.crop_pct)
+        model = Classifier(backbone.network, preprocessing, device, precision, options.flip_view)
+        image_runs.log_training_images(run, images, split, options.augment, options.resolution[-1])
+
+        trainer = Trainer(model, images, split, options, settings["seed"])
+        if state:
+            trainer.load_state(state)
+            run.set_tags({"resumed_from": args.resume})
+
+        def save() -> None:
+            if is_main_process():
+                Checkpoints(run.id).save(trainer.state() | {"settings": settings})
 
         cheaper = cheaper_options(options, len(split.train), len(split.val))
         on_estimate = time_estimate(f"{options.label}, {device}, {precision}", cheaper)
-        checkpoints = Checkpoints(run.id)
-        log = image_runs.EpochLog(run, images, split, options.label)
-        shown = work_progress(options.label, on_estimate)
-        with checkpoints.kept_to_go_on(console.print), log, shown as show:
-            tuned = finetune(
-                network,
-                images,
-                split,
-                preprocessing,
-                options,
-                settings["seed"],
-                device,
-                precision,
-                on_step=combine_callbacks(log.on_step, print_step),
-                on_work=show,
-                on_predictions=log.on_predictions,
-                save=lambda state: checkpoints.save(state | {"settings": settings}),
-                resume_from=state,
-            )
-        run.set_tags({"resumed_from": args.resume} if args.resume else {})
-        test = predict(network, images, split.test, preprocessing, options, device, precision)
-        if not is_main_process():
+        with (
+            image_runs.EpochLog(run, images, split, options.label) as log,
+            work_progress(options.label, on_estimate) as show,
+        ):
+            for step in trainer.history:  # of the resumed run
+                log.record(step)
+            save()
+            for epoch in trainer.train(show):
+                save()
+                log.record(*epoch)
+                print_step(epoch.step)
+        test = model.predict(images, split.test)
+        if test is None:  # rank 0 has them, and goes on alone
             return
-        trained = image_runs.Trained(
-            network,
-            preprocessing,
-            tuned.epoch,
-            tuned.score,
-            tuned.seconds,
-            settings["backbone"],
-            options.flip_view,
-            f"finetune {options.label}",
-        )
-        name = args.model_name if args.register else None
-        said = image_runs.finish(run, trained, test, images, split, name, args.promote)
+        text = f"finetune {options.label}"
+        backbone_name = settings["backbone"]
+        trained = image_runs.Trained(model, trainer.best, trainer.seconds, backbone_name, text)
+        messages = image_runs.finish(run, trained, test, images, split, given)
         for training in filter(None, (run.id, args.resume)):
             Checkpoints(training).delete()
-    console.print("\n".join(said))
+    console.print("\n".join(messages))
 
 
 if __name__ == "__main__":

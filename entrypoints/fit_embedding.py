@@ -1,23 +1,20 @@
 """One optimizer, one learning rate, or the exact solver -> a movie embedding, logged and served."""
 
-from embedlab.cli.parser import (
-    Parser,
+from embedlab.cli.arguments import (
     add_device,
     add_fit,
     add_likes,
     add_processes,
     add_registration,
     add_weighting,
-    auto_or_positive_number,
-    boolean,
-    exit_with,
-    one_of,
-    whole_number,
 )
-from embedlab.distributed.launch import is_main_process, launch_workers
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import auto_or, boolean, one_of, positive_number, whole_number
+from embedlab.distributed.env import is_main_process
+from embedlab.distributed.launch import launch_workers
 from embedlab.movies.options import DEFAULT_LR, OPTIMIZERS, FitOptions, check_processes
 from embedlab.progress import Step
-from embedlab.tracking.registry.promotion import PROMOTE_BY, Score
+from embedlab.workflows.model_facts import COST, MOVIE_METRICS, NDCG
 
 
 def build_parser() -> Parser:
@@ -30,7 +27,7 @@ def build_parser() -> Parser:
     add_likes(parser)
     add_weighting(parser)
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver; exact works by eigenpairs")
-    parser.add("lr", auto_or_positive_number, "auto", f"learning rate; auto: {rates}")
+    parser.add("lr", auto_or(positive_number), "auto", f"learning rate; auto: {rates}")
     add_fit(parser)
     parser.add("seed", whole_number(0), 0, "of the random start")
     add_device(parser, "where the fit runs")
@@ -38,7 +35,7 @@ def build_parser() -> Parser:
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
     add_registration(parser, "movie-embedding")
     what = "what versions are compared by: cost, or ndcg of held-out likes, which is another fit"
-    parser.add("promote_by", one_of(*PROMOTE_BY), "cost", what)
+    parser.add("promote_by", one_of(*MOVIE_METRICS), "cost", what)
     return parser
 
 
@@ -58,6 +55,7 @@ def main(argv=None) -> None:
     from embedlab.movies.plots import plot_cost
     from embedlab.movies.solvers.fit import fit_likes, fit_weighted
     from embedlab.movies.solvers.result import add_gap_metric
+    from embedlab.tracking.registry.promotion import Score
     from embedlab.tracking.registry.versions import publish
     from embedlab.tracking.run import start_run
     from embedlab.wording import cost_as_text, counted
@@ -103,9 +101,9 @@ def main(argv=None) -> None:
         model_uri = log_movie_model(run, fit.embedding, movies, about)
         after = counted(fit.epochs, "round" if options.optimizer == "exact" else "epoch")
         console.print(f"{options.label}: cost {cost_as_text(fit.cost)} after {after}")
-        score = Score("cost", fit.cost)
+        score = Score(COST, fit.cost)
         if args.register and args.promote_by == "ndcg":
-            score = Score("ndcg", held_out_ndcg(likes, options, args.seed, device))
+            score = Score(NDCG, held_out_ndcg(likes, options, args.seed, device))
             run.log_metrics({"test/ndcg": score.value}, fit.epochs)
         card = movie_card(run, likes, fit, reference, score)
         name = args.model_name if args.register else None

@@ -1,17 +1,8 @@
 """Everything, small, end to end: both families, registered models, recommendations."""
 
-from embedlab.cli.parser import (
-    Parser,
-    add_dataset,
-    add_ratings,
-    add_resolution,
-    add_weights,
-    auto_or_positive_number,
-    exit_with,
-    one_of,
-    whole_number,
-    words,
-)
+from embedlab.cli.arguments import add_dataset, add_ratings, add_resolution, add_weights
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import auto_or, one_of, positive_number, whole_number, words
 from embedlab.movies.options import OPTIMIZERS, FitOptions
 
 
@@ -24,7 +15,7 @@ def build_parser() -> Parser:
     )
     add_ratings(parser, "sample")
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver")
-    parser.add("lr", auto_or_positive_number, "auto", "learning rate; auto: the optimizer's own")
+    parser.add("lr", auto_or(positive_number), "auto", "learning rate; auto: the optimizer's own")
     parser.add("dim", whole_number(1, 100_000), 20, "length of a movie's vector")
     parser.add("epochs", whole_number(1), 150, "updates of all vectors")
     parser.add("title", words("a movie's title"), "Toy Story", "the movie to recommend for")

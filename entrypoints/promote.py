@@ -1,6 +1,7 @@
 """A registered version becomes champion because somebody says so: rollback, or a challenger."""
 
-from embedlab.cli.parser import Parser, exit_with, model_name, version, words
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import model_name, version, words
 
 
 def build_parser() -> Parser:

@@ -1,6 +1,7 @@
 """Titles in, the nearest movies by name out, from a registered embedding."""
 
-from embedlab.cli.parser import Parser, boolean, exit_with, one_of, whole_number, words
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import boolean, one_of, whole_number, words
 
 
 def build_parser() -> Parser:

@@ -19,7 +19,7 @@ from pathlib import Path
 import mlflow
 from conftest import PROJECT, fresh_store
 from mlflow.entities import Run
-from mlflow.projects._project_spec import load_project
+from mlflow.projects import load_project
 
 FILE = Path(__file__).with_name("contract.json")
 VARIABLE = re.compile(r"\bEMBEDLAB_[A-Z_]+\b")
@@ -58,12 +58,11 @@ def entry_points() -> dict[str, object]:
     found = {}
     for name, entry_point in load_project(str(PROJECT))._entry_points.items():
         parser = importlib.import_module(f"entrypoints.{name}").build_parser()
-        actions = {action.dest: action for action in parser._actions}
         found[name] = {
             parameter.name: {
                 "type": parameter.type,
                 "default": parameter.default,
-                "help": _shown(actions[parameter.name]),
+                "help": _shown(parser.parameters[parameter.name]),
             }
             for parameter in entry_point.parameters.values()
         }

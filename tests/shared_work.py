@@ -1,9 +1,10 @@
-"""What test_distributed has done by one process and by several: fits, features, fine-tuning.
+"""The work that test_distributed does with one process and with several: fits, features, training.
 
-`python -m shared_work <folder> <n> <port>` does it by n processes, and leaves what they found
-out in that folder. They are forks of one that has imported everything, with torchrun's variables.
+`python -m shared_work <folder> <n> <port>` does it with n processes and saves their results in that
+folder. They are forks of one that has imported everything, with torchrun's variables.
 """
 
+import io
 import os
 import sys
 from dataclasses import replace
@@ -17,16 +18,17 @@ from oracles import random_likes
 from squares import split_of, squares
 
 from embedlab.distributed.collectives import assert_same_across_ranks, process_group
-from embedlab.distributed.launch import STARTED_BY_TORCHRUN, is_main_process, rank, world_size
+from embedlab.distributed.env import STARTED_BY_TORCHRUN, is_main_process, rank, world_size
 from embedlab.errors import OptionError
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes
 from embedlab.progress import Step
-from embedlab.vision import inference as forward
-from embedlab.vision.features import PARTS, extract_features
-from embedlab.vision.models.backbone import classifier, load_backbone, new_head
-from embedlab.vision.options import FinetuneOptions, make_options
-from embedlab.vision.training.trainer import finetune, predict
+from embedlab.vision import inference
+from embedlab.vision.features import extract_features
+from embedlab.vision.inference import Classifier
+from embedlab.vision.models.backbone import attach_head, load_backbone, new_head
+from embedlab.vision.training.recipes import FinetuneOptions, make_options
+from embedlab.vision.training.trainer import Trainer
 from embedlab_serving.preprocess import Preprocessing
 
 LIKES = random_likes(np.random.default_rng(0), n_users=70, n_movies=40)
@@ -62,54 +64,59 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
 
 def features() -> dict[str, np.ndarray] | None:
     backbone = load_backbone("resnet18", "none", seed=1)
-    found = extract_features(
-        backbone, IMAGES, split_of(IMAGES), PREPROCESSING, "cpu", "float32", flip_view=True
-    )
-    return None if found is None else {part: found.parts[part] for part in PARTS}
+    extractor = Classifier(backbone.network, PREPROCESSING, tta_flip=True)
+    found = extract_features(backbone.digest, extractor, IMAGES, split_of(IMAGES))
+    return None if found is None else dict(found.parts)
 
 
-def tune(options: FinetuneOptions, **listeners: object) -> tuple:
-    """What was heard of every epoch, the weights, and the probabilities of the test images."""
+def trainer_of(options: FinetuneOptions) -> Trainer:
     backbone = load_backbone("resnet18", "none", seed=1)
-    network = classifier(backbone, new_head(backbone, 3, seed=1))
-    steps, split = [], split_of(IMAGES)
-    settings = (options, 0, "cpu", "float32")
-    finetune(network, IMAGES, split, PREPROCESSING, *settings, on_step=steps.append, **listeners)
-    found = predict(network, IMAGES, split.test, PREPROCESSING, options, "cpu", "float32")
-    weights = {name: value.numpy() for name, value in network.state_dict().items()}
-    metrics = [{k: v for k, v in s.metrics.items() if not k.startswith("time/")} for s in steps]
+    network = attach_head(backbone, new_head(backbone, 3, seed=1))
+    model = Classifier(network, PREPROCESSING, tta_flip=options.flip_view)
+    return Trainer(model, IMAGES, split_of(IMAGES), options, seed=0)
+
+
+def tune(trainer: Trainer) -> tuple:
+    """Every epoch's metrics, the weights, and the probabilities of the test images."""
+    for _ in trainer.train():
+        pass
+    found = trainer.classifier.predict(IMAGES, split_of(IMAGES).test)
+    weights = {name: value.numpy() for name, value in trainer.network.state_dict().items()}
+    metrics = [
+        {k: v for k, v in step.metrics.items() if not k.startswith("time/")}
+        for step in trainer.history
+    ]
     return metrics, weights, found and found.probabilities
 
 
 def one_step() -> dict[str, np.ndarray]:
-    """What one step of plain SGD on all images and all layers takes from each weight."""
+    """The change of each weight by one step of plain SGD on all images and all layers."""
     before = load_backbone("resnet18", "none", seed=1).network.state_dict()
     before = {name: value.clone().numpy() for name, value in before.items()}
-    _, after, _ = tune(replace(ONE_STEP, optimizer="sgd", momentum=0.0, weight_decay=0.0))
+    options = replace(ONE_STEP, optimizer="sgd", momentum=0.0, weight_decay=0.0)
+    _, after, _ = tune(trainer_of(options))
     return {name: after[name] - before[name] for name in before}
 
 
 def all_of_it() -> dict[str, object]:
-    states = []
-
-    def save(state: dict) -> None:
-        if state["epoch"] == 1:
-            states.append(_copied(state))
-
-    with patch.object(forward, "BATCH", BATCH):
+    with patch.object(inference, "BATCH_SIZE", BATCH):
+        trainer = trainer_of(LAST_STAGE)
+        next(trainer.train())
+        state = _copied(trainer.state())
         return {
             "fits": {optimizer: fit(optimizer) for optimizer in FITS},
             "features": features(),
-            "tuned": tune(LAST_STAGE, save=save),
+            "tuned": tune(trainer),
             "one step": one_step(),
-            "states": states,
+            "state": state,
         }
 
 
 def _copied(state: dict) -> dict:
-    """Of a training that goes on."""
-    torch.save(state, file := Path(os.environ["EMBEDLAB_CACHE"], "state.pt"))
-    return torch.load(file, weights_only=True)
+    """The state as it is now, of a training that continues."""
+    torch.save(state, buffer := io.BytesIO())
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
 
 
 def by_rank(number: int, folder: Path) -> None:
@@ -125,7 +132,7 @@ def by_rank(number: int, folder: Path) -> None:
         if is_main_process():
             torch.save(found, folder / "found.pt")
         else:
-            assert found["features"] is None and not found["states"]
+            assert found["features"] is None
             torch.save((found["fits"], found["tuned"]), folder / f"other-{rank()}.pt")
 
 

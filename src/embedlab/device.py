@@ -1,15 +1,13 @@
-"""Which device computes, and how much memory it has left."""
+"""The device of tensors, and its free memory."""
 
 import psutil
 import torch
 
 from embedlab.errors import OptionError
 
-DEVICES = ("auto", "cpu", "cuda")
-
 
 def choose_device(name: str) -> str:
-    """`auto` is cuda where there is one, else cpu. Raises OptionError for a cuda that is not."""
+    """`auto` is cuda if there is one, else cpu. Raises OptionError for a cuda that is not there."""
     has_cuda = torch.cuda.is_available()
     if name == "auto":
         return "cuda" if has_cuda else "cpu"
@@ -21,7 +19,7 @@ def choose_device(name: str) -> str:
 
 
 def free_bytes(device: str) -> int:
-    """Memory that a tensor on `device` can still take."""
+    """Free memory of `device`, in bytes."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available

@@ -1,24 +1,13 @@
 """The project's own errors.
 
-The text of each is what a user reads: what was expected, what was found, what to do next.
-Entry points print it as one line and exit with code 1; none of them shows a traceback.
+The text says what was expected, what was found, what to do next. Entry points print it as one line
+and exit with code 1, without a traceback.
 """
 
-from embedlab_serving.errors import DataError, EmbedlabError, OptionError, TitleError
-
-__all__ = [
-    "DataError",
-    "DivergedError",
-    "DownloadError",
-    "EmbedlabError",
-    "LostProcessError",
-    "MainProcessKilledError",
-    "OptionError",
-    "RayError",
-    "ServerAwayError",
-    "TitleError",
-    "TrackingError",
-]
+from embedlab_serving.errors import DataError as DataError
+from embedlab_serving.errors import EmbedlabError as EmbedlabError
+from embedlab_serving.errors import OptionError as OptionError
+from embedlab_serving.errors import TitleError as TitleError
 
 
 class DownloadError(EmbedlabError):
@@ -30,21 +19,21 @@ class TrackingError(EmbedlabError):
 
 
 class ServerAwayError(TrackingError):
-    """The tracking store did not come back in the time that a run waits for it."""
+    """The tracking store was unavailable for longer than a run waits for it."""
 
 
 class LostProcessError(EmbedlabError):
-    """Of several processes that work on one run, another has ended or cannot be reached."""
+    """Another rank has ended or cannot be reached."""
 
     stop_reason = "process_lost"
 
 
 class MainProcessKilledError(LostProcessError):
-    """The process that had the run was killed by a signal; seen by the process that launched it."""
+    """Rank 0 was killed by a signal; raised in the process that launched it."""
 
 
 class RayError(EmbedlabError):
-    """A Ray cluster is not there, or could not finish a fit."""
+    """A Ray cluster is unavailable, or could not finish a fit."""
 
 
 class DivergedError(EmbedlabError):

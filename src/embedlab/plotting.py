@@ -1,15 +1,18 @@
-"""What the figures of both families share: size, resolution, spines, colours, fonts."""
+"""Figures of both families: size, resolution, spines, colours, fonts."""
 
 import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ft2font import FT2Font
@@ -21,14 +24,14 @@ BLUE, ORANGE, GREEN, RED, GREY = "#2f6db3", "#e07b39", "#2b8a4b", "#c0392b", "#6
 class PlainTextFigure(Figure):
     """A figure whose texts are shown as they are: the `$` of a class's name begins no formula."""
 
-    def draw(self, renderer) -> None:
+    def draw(self, renderer: RendererBase) -> None:
         for text in self.findobj(Text):
             text.set_parse_math(False)
         super().draw(renderer)
 
 
 def new_figure(width: float, height: float, kind: type[Figure] = Figure) -> Figure:
-    """An empty figure of so many inches; nothing of it touches a display."""
+    """An empty figure, `width` by `height` inches; it needs no display."""
     return kind(figsize=(width, height), dpi=120, layout="constrained")
 
 
@@ -36,7 +39,7 @@ def add_fonts_for(texts: Sequence[str]) -> list[str]:
     """Let figures fall back to installed fonts for the characters that their own font lacks.
 
     Returns the texts with a character that no installed font has. Figures show a box for it, and
-    matplotlib is kept from warning of each one.
+    matplotlib's warning about each one is filtered.
     """
     missing = {char for text in texts for char in text if char.isprintable() and char != " "}
     families = list(matplotlib.rcParams["font.family"])
@@ -64,7 +67,7 @@ def _preference(path: str) -> tuple[bool, bool, str]:
 
 
 def _glyphs(path: str, characters: set[str]) -> set[str]:
-    """Those of the characters that matplotlib can draw by that font: a colour font has none."""
+    """The characters that matplotlib can draw with that font; none of a colour font."""
     try:
         font = FT2Font(path)
         font.set_size(12, 72)
@@ -89,14 +92,18 @@ def new_panel(width: float, height: float, **properties: object) -> tuple[Figure
     return figure, axes
 
 
-def draw_heat_map(
-    axes: Axes, values: np.ndarray, label: str, shrink: float = 1.0, **options: object
-) -> Colorbar:
-    """Draw `values`, (n_rows, n_columns), nan in grey, with a colour bar named `label`.
-
-    options  of `imshow`.
-    """
+def heat_map(
+    size: tuple[float, float],
+    values: np.ndarray,
+    label: str,
+    norm: Normalize | None = None,
+    aspect: Literal["equal", "auto"] = "equal",
+) -> tuple[Figure, Axes, Colorbar]:
+    """A figure of `values`, (n_rows, n_columns), nan in grey, with a colour bar named `label`."""
+    figure = new_figure(*size)
+    axes = figure.subplots()
     axes.set_facecolor("#d5d8dc")
     axes.spines[:].set_visible(False)
-    image = axes.imshow(np.ma.masked_invalid(values), cmap="viridis", **options)
-    return axes.get_figure(root=True).colorbar(image, ax=axes, shrink=shrink, label=label)
+    image = axes.imshow(np.ma.masked_invalid(values), cmap="viridis", norm=norm, aspect=aspect)
+    bar = figure.colorbar(image, ax=axes, shrink=0.7 if aspect == "equal" else 1.0, label=label)
+    return figure, axes, bar

@@ -1,7 +1,8 @@
-"""`Step`: the one record of a finished epoch, the same for every optimizer and both families."""
+"""`Step`, the record of a finished epoch for every optimizer and both families; callbacks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,9 @@ class Step:
 
 
 OnStep = Callable[[Step], None]
-OnCount = Callable[[int, int], None]  # (done, of how many)
 
 
-def combine_callbacks(*listeners: OnStep) -> OnStep:
-    """One listener that hands every step to several, in order."""
+class OnProgress(Protocol):
+    """Called while work is under way: the work done and all of it, in any unit, and a detail."""
 
-    def on_step(step: Step) -> None:
-        for listener in listeners:
-            listener(step)
-
-    return on_step
+    def __call__(self, done: float, total: float, detail: str = "", /) -> None: ...

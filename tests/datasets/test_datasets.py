@@ -184,10 +184,10 @@ def test_a_bad_certificate_is_one_sentence_and_tried_once(monkeypatch, why):
 
 
 def test_an_interrupted_download_leaves_nothing(server, cached, monkeypatch):
-    def interrupt(self, n_bytes):
+    def interrupt(self, *_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(download._Bar, "update", interrupt)
+    monkeypatch.setattr("rich.progress.Progress.update", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fetch(f"{server.url}/good", sha256(GOOD_ZIP), "a.zip")
     assert files_under(cached) == set()
@@ -321,10 +321,10 @@ def test_only_the_wanted_files_come_out_flat(tmp_path):
     )
     out = tmp_path / "out"
     out.mkdir()
-    written = unpack(path, ["ratings.csv", "movies.csv"], out)
+    unpack(path, ["ratings.csv", "movies.csv"], out)
     assert files_under(out) == {"ratings.csv", "movies.csv"}
-    assert written["ratings.csv"].read_bytes() == RATINGS
-    assert written["movies.csv"].read_bytes() == MOVIES
+    assert (out / "ratings.csv").read_bytes() == RATINGS
+    assert (out / "movies.csv").read_bytes() == MOVIES
 
 
 def link(name: str) -> zipfile.ZipInfo:
@@ -512,7 +512,7 @@ def test_a_file_that_is_no_zip_is_one_sentence(tmp_path):
 def test_the_check_of_an_argument_imports_nothing_heavy():
     code = (
         "import sys; from embedlab.datasets.movielens import check_ratings_argument as check;"
-        "check('sample'); heavy = {'numpy', 'pandas', 'pooch', 'requests', 'rich', 'platformdirs'};"
+        "check('sample'); heavy = {'numpy', 'pandas', 'requests', 'rich', 'platformdirs'};"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     source = str(Path(cache.__file__).parents[2])
@@ -557,8 +557,11 @@ def test_the_sample_has_the_groups_it_names():
     ratings = read_ratings(locate_ratings("sample").path)
     titles = ratings.movies["title"].tolist()
     assert len(set(titles)) == len(titles) == 82
-    assert [len(films) for films in sample.SAMPLE_GROUPS.values()] == [16] * 5
-    group_of = {t: g for g, films in sample.SAMPLE_GROUPS.items() for t in films}
+    group_of = {title: group for title, _, group in sample.sample_films() if group}
+    films: dict[str, list[str]] = {}
+    for title, group in group_of.items():
+        films.setdefault(group, []).append(title)
+    assert [len(titles) for titles in films.values()] == [16] * 5
     assert set(group_of) < set(titles)
     for title in ("Apollo 13 (1995)", "Toy Story (1995)", "Shawshank Redemption, The (1994)"):
         assert title in group_of
@@ -570,7 +573,7 @@ def test_the_sample_has_the_groups_it_names():
         rated[titles[movie]] += 1
         stars.setdefault(int(user), {}).setdefault(group_of[titles[movie]], []).append(given)
     assert len(stars) == 240
-    groups = list(sample.SAMPLE_GROUPS)
+    groups = list(films)
     for user, by_group in stars.items():
         own = groups[user % 5]
         assert 20 <= sum(map(len, by_group.values())) <= 40
@@ -583,18 +586,18 @@ def test_the_sample_has_the_groups_it_names():
         "City Lights (1931)",
         "Metropolis (1927)",
     ]
-    for films in sample.SAMPLE_GROUPS.values():  # the long tail
-        assert rated[films[0]] > 1.8 * rated[films[-1]]
+    for of_group in films.values():  # the long tail
+        assert rated[of_group[0]] > 1.8 * rated[of_group[-1]]
 
 
-def test_the_sample_is_in_the_layout_of_movielens(tmp_path):
-    sample.write_sample(tmp_path)
-    with open(tmp_path / "ratings.csv", newline="") as file:
+def test_the_sample_is_in_the_layout_of_movielens():
+    folder = locate_ratings("sample").path
+    with open(folder / "ratings.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["userId", "movieId", "rating", "timestamp"]
     assert {row["rating"] for row in rows} <= {str(half / 2) for half in range(1, 11)}
     order = [(int(row["userId"]), int(row["movieId"])) for row in rows]
     assert order == sorted(set(order))
-    movies = (tmp_path / "movies.csv").read_text(encoding="utf-8")
+    movies = (folder / "movies.csv").read_text(encoding="utf-8")
     assert '"Lion King, The (1994)",Animation|Children|Musical' in movies
-    assert "invented" in sample.SAMPLE_NOTE and "INVENTED" in sample.__doc__
+    assert "INVENTED" in sample.__doc__

@@ -28,6 +28,8 @@ from entrypoints import (
     recommend,
 )
 
+pytestmark = pytest.mark.slow
+
 EVERYBODY, EVERYTHING = range(4), range(5)
 # Movies, ratings as (user, movie, stars), what a like is, and how many likes that makes.
 WORLDS = {

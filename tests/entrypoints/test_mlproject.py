@@ -11,7 +11,7 @@ from string import Formatter
 import pytest
 import yaml
 from conftest import PROJECT
-from mlflow.projects._project_spec import load_project
+from mlflow.projects import load_project
 
 SPEC = load_project(str(PROJECT))
 ENTRY_POINTS = SPEC._entry_points
@@ -58,8 +58,8 @@ def test_parameters_placeholders_and_flags_are_the_same(name):
     assert pairs == expected
     fields = [field for _, field, _, _ in Formatter().parse(entry_point.command) if field]
     assert fields == list(entry_point.parameters)
-    flags = [flag for action in parser_of(name)._actions for flag in action.option_strings]
-    assert sorted(flags) == sorted(["-h", "--help", *(flag for flag, _ in pairs)])
+    flags = [action.option_strings for action in parser_of(name).parameters.values()]
+    assert sorted(flags) == sorted([flag] for flag, _ in pairs)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,7 +77,7 @@ def test_both_defaults_are_spelled_the_same(name):
         default = parser.get_default(parameter.name)
         spelled = str(default).lower() if isinstance(default, bool) else str(default)
         assert str(parameter.default) == spelled, parameter.name
-    required = {action.dest for action in parser._actions if action.required}
+    required = {action.dest for action in parser.parameters.values() if action.required}
     assert required == set(required_parameters(name))
 
 
@@ -144,7 +144,7 @@ def third_party_imports():
                     continue
                 for module in modules:
                     found.setdefault(module.partition(".")[0], path.relative_to(PROJECT))
-    own = {"embedlab", "entrypoints"}
+    own = {"embedlab", "embedlab_serving", "entrypoints"}
     return {name: path for name, path in found.items() if name not in own | sys.stdlib_module_names}
 
 

@@ -31,7 +31,6 @@ import pytest
 import sqlalchemy
 import yaml
 from conftest import PROJECT, free_port, long
-from mlflow.tracking import fluent
 
 from embedlab.errors import ServerAwayError, TrackingError
 from embedlab.tracking import store
@@ -152,11 +151,7 @@ class Team:
         of_mlflow = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI")
         cache = {"EMBEDLAB_CACHE": self.environment["EMBEDLAB_CACHE"]}
         before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-        with (
-            patch.dict(os.environ, cache),
-            chdir(self.root / "here"),
-            patch.object(fluent, "_active_experiment_id", None),
-        ):
+        with patch.dict(os.environ, cache), chdir(self.root / "here"):
             for name in of_mlflow:
                 os.environ.pop(name, None)
             mlflow.set_tracking_uri(self.uri)

@@ -46,6 +46,8 @@ from embedlab_serving import movie_model
 from embedlab_serving.digests import DIGESTS
 from entrypoints import recommend
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("ant", "bee", "cat")
 VECTORS, TABLE = "artifacts/embedding/vectors.npy", "artifacts/embedding/movies.csv"
 WEIGHTS, ABOUT = "artifacts/classifier/weights.safetensors", "artifacts/classifier/about.json"

@@ -46,7 +46,6 @@ from torchvision import models
 from embedlab.datasets.images import SAMPLE
 from embedlab.tracking import charts as views
 from embedlab.tracking.charts import save_view
-from embedlab.tracking.registry.promotion import Candidate, Score, should_promote
 from embedlab.tracking.run import TrackedRun, start_run
 from embedlab.tracking.store import how_to_open
 from embedlab.vision.options import DATA
@@ -55,6 +54,8 @@ from embedlab.workflows.image_runs import VIEW, comparison_view, load_images
 from embedlab.workflows.models import log_image_model
 from embedlab_serving.decode import decode_image
 from embedlab_serving.digests import DIGESTS
+
+pytestmark = pytest.mark.slow
 
 CLASSES = ("ant", "bee", "cat")
 SIDE, RESOLUTION = 8, 32
@@ -583,7 +584,6 @@ def test_a_failure_inside_is_500_without_any_detail(post, monkeypatch, caplog):
     assert_hides(response, "secret of /home/someone", caplog.text)
 
 
-@pytest.mark.slow
 def test_a_real_server_without_the_project_and_without_pickle(served, model_folder, tmp_path):
     """Elsewhere, so that the model finds its own copy of `embedlab` and nothing else."""
     environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
@@ -793,72 +793,3 @@ def test_the_comparison_has_curves_bars_coordinates_and_images(client, experimen
     assert charts[4]["imageKeys"] == ["val_predictions"]
     assert "params.`resolved/optimizer`" in state["selectedColumns"]
     assert "metrics.`test/accuracy`" in state["selectedColumns"]
-
-
-# -- which accuracy makes a champion -----------------------------------------------------------
-
-
-def candidate(version, accuracy, digest="digest", promote="if_better", loss=None):
-    return Candidate(version, digest, Score("val_accuracy", accuracy, loss), promote)
-
-
-CHAMPION = candidate(7, 0.9)
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "is_better", "words"),
-    [
-        (0.91, True, "its validation accuracy 0.9100 is above the 0.9000 of version 7"),
-        (0.9, False, "its validation accuracy 0.9000 is not above the 0.9000 of version 7"),
-        (0.89, False, "its validation accuracy 0.8900 is not above the 0.9000 of version 7"),
-        (float("nan"), False, "its validation accuracy nan is not above the 0.9000 of version 7"),
-    ],
-)
-def test_the_higher_accuracy_on_the_same_data_wins(accuracy, is_better, words):
-    assert should_promote(CHAMPION, candidate(8, accuracy)) == (is_better, words)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "is_better", "words"),
-    [
-        (1.0, 0.31, True, "is equal, 0.9000, and its validation loss 0.3100 is below the 1.0000"),
-        (0.3, 0.31, False, "and its validation loss 0.3100 is not below the 0.3000"),
-        (0.3, 0.3, False, "and its validation loss 0.3000 is not below the 0.3000"),
-        (None, 0.31, False, "its validation accuracy 0.9000 is not above the 0.9000"),
-    ],
-)
-def test_of_equal_accuracies_the_lower_loss_wins(old, new, is_better, words):
-    won, reason = should_promote(candidate(7, 0.9, loss=old), candidate(8, 0.9, loss=new))
-    assert (won, words in reason) == (is_better, True), reason
-
-
-def test_a_higher_accuracy_wins_whatever_its_loss():
-    assert should_promote(candidate(7, 0.9, loss=0.1), candidate(8, 0.91, loss=5.0))[0]
-
-
-@pytest.mark.parametrize("score", [Score("cost", 1.5), Score("val_accuracy", 0.9, 0.3)])
-def test_a_score_is_read_back_from_the_tags_of_its_version(score):
-    assert Score.from_tags(score.tags | {"promote": "never"}) == score
-    assert Score.from_tags({}) is None
-
-
-@pytest.mark.parametrize("digest", ["other", None])
-def test_accuracies_on_other_data_are_not_compared(digest):
-    is_champion, reason = should_promote(candidate(7, 0.1, digest), candidate(8, 0.9))
-    assert not is_champion
-    assert "version 7, was made with other data, and its validation accuracy" in reason
-    assert "promote=always" in reason
-
-
-@pytest.mark.parametrize(
-    ("champion", "promote", "is_champion", "reason"),
-    [
-        (None, "if_better", True, "there was no champion"),
-        (None, "never", False, "promote=never"),
-        (CHAMPION, "never", False, "promote=never"),
-        (CHAMPION, "always", True, "promote=always, in place of version 7"),
-    ],
-)
-def test_promote_decides_where_no_accuracy_does(champion, promote, is_champion, reason):
-    new = candidate(8, 0.95 if promote == "never" else 0.5, promote=promote)
-    assert should_promote(champion, new) == (is_champion, reason)

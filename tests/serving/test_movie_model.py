@@ -30,9 +30,12 @@ from mlflow.pyfunc import PyFuncModel, scoring_server
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import register
 from embedlab.tracking.run import start_run
+from embedlab.workflows.model_facts import COST
 from embedlab.workflows.models import log_movie_model
 from embedlab_serving.digests import DIGESTS, digests_of
 from embedlab_serving.neighbours import Neighbours
+
+pytestmark = pytest.mark.slow
 
 MOVIES = pd.DataFrame(
     [
@@ -169,7 +172,6 @@ print(json.dumps([embedlab.__file__, answer.to_dict("list")]))
 """
 
 
-@pytest.mark.slow
 def test_the_model_needs_nothing_but_itself(served, model_folder, tmp_path):
     """Another process, elsewhere, without the project, torch and scipy; pickle is refused."""
     ended = subprocess.run(
@@ -544,9 +546,8 @@ def send(address: str, body: object, content_type: str = "application/json") -> 
         return Response(error.code, error.read().decode())
 
 
-@pytest.mark.slow
 def test_a_real_server_the_entry_point_and_the_model_agree(served, tmp_path):
-    champion = register(served.uri, "movie-embedding", card_of("a"), Score("cost", 1.5)).uri
+    champion = register(served.uri, "movie-embedding", card_of("a"), Score(COST, 1.5)).uri
     assert champion == "models:/movie-embedding@champion"
     command = ["mlflow", "models", "serve", "-m", champion, "--env-manager", "local"]
     asked = ["--title", "Amélie", "--model", champion, "--k", "3", "--score", "dot"]

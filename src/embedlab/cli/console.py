@@ -1,14 +1,15 @@
 """What an entry point shows on the terminal: progress with a time estimate, and tables."""
 
+import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pandas as pd
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
@@ -17,117 +18,81 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from embedlab.distributed.launch import is_main_process
-from embedlab.progress import OnStep, Step
+from embedlab.distributed.env import is_main_process
+from embedlab.progress import OnProgress, OnStep, Step
 
 SECONDS_BETWEEN_LINES = 10.0
-SECONDS_BETWEEN_PROGRESS_LINES = 30.0
 REPORTS_BEFORE_ESTIMATE = 8
 LONG_SECONDS = 3600.0
 FILE_WIDTH = 120
 
 # Titles and names are shown as they are: "[rec]" is no markup, ":skull:" no image.
-PLAIN_TEXT = {"markup": False, "emoji": False}
+PlainConsole = partial(Console, markup=False, emoji=False)
 
-console = Console(highlight=False, soft_wrap=True, quiet=not is_main_process(), **PLAIN_TEXT)
-
-
-@contextmanager
-def epoch_progress(label: str, n_epochs: int, metric: str) -> Iterator[OnStep]:
-    """A bar with the time left on a terminal; elsewhere a line every ten seconds."""
-    if console.is_terminal:
-        with _bar(label, n_epochs, metric) as on_step:
-            yield on_step
-    else:
-        yield _lines(label, n_epochs, metric)
-
-
-@contextmanager
-def _bar(label: str, n_epochs: int, metric: str) -> Iterator[OnStep]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[shown]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(label, total=n_epochs, shown="")
-
-        def on_step(step: Step) -> None:
-            shown = f"{metric} {step.metrics[metric]:.4g}"
-            progress.update(task, completed=step.epoch, shown=shown)
-
-        yield on_step
-
-
-def _lines(label: str, n_epochs: int, metric: str) -> OnStep:
-    started = last_line = time.monotonic()
-
-    def on_step(step: Step) -> None:
-        nonlocal last_line
-        now = time.monotonic()
-        if now - last_line >= SECONDS_BETWEEN_LINES and 0 < step.epoch < n_epochs:
-            last_line = now
-            left = (now - started) / step.epoch * (n_epochs - step.epoch)
-            console.print(
-                f"{label}: epoch {step.epoch}/{n_epochs}, {metric} {step.metrics[metric]:.4g}, "
-                f"about {left:,.0f} s left"
-            )
-
-    return on_step
-
-
-OnProgress = Callable[[float, float, str], None]  # (done, of all, what to show)
+console = PlainConsole(highlight=False, soft_wrap=True, quiet=not is_main_process())
 
 
 @contextmanager
 def work_progress(
     label: str, on_estimate: Callable[[float], None] | None = None
 ) -> Iterator[OnProgress]:
-    """Progress of work whose size comes with every report: a bar, or a line now and then.
+    """Progress of work whose size comes with every report.
 
-    on_estimate  called once, after the first few reports, with the seconds from the first to all.
+    On a terminal it is a bar with the time left; elsewhere (a log, MLflow's pipe) a line at most
+    every ten seconds.
+
+    on_estimate  called once, after the first few reports, with the seconds that all takes.
     """
-    estimate = _Estimate(on_estimate)
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[shown]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task(label, total=None, shown="")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    n_reports, last_line = 0, time.monotonic()
+    # The speed is that of all reports after the first, which includes a warm-up.
+    with Progress(
+        *columns,
+        console=console,
+        disable=not console.is_terminal,
+        get_time=time.monotonic,
+        speed_estimate_period=float("inf"),
+    ) as progress:
+        task_id = progress.add_task(label, total=None, detail="")
+        (task,) = progress.tasks
 
-            def on_progress(done: float, total: float, shown: str = "") -> None:
-                progress.update(task, completed=done, total=total, shown=shown)
-                estimate.update(done, total)
-
-            yield on_progress
-    else:
-        last_line = time.monotonic()
-
-        def on_progress(done: float, total: float, shown: str = "") -> None:
-            nonlocal last_line
-            estimate.update(done, total)
-            now = time.monotonic()
-            left = estimate.seconds_left(done, total)
-            if now - last_line >= SECONDS_BETWEEN_PROGRESS_LINES and done < total and left:
+        def on_progress(done: float, total: float, detail: str = "", /) -> None:
+            nonlocal n_reports, last_line
+            progress.update(task_id, completed=done, total=total, detail=detail)
+            n_reports += 1
+            if n_reports == REPORTS_BEFORE_ESTIMATE and on_estimate and task.speed:
+                on_estimate(total / task.speed)
+            now, left = time.monotonic(), task.time_remaining
+            if progress.disable and left and now - last_line >= SECONDS_BETWEEN_LINES:
                 last_line = now
                 text = f"{label}: {done / total:.0%}, about {duration(left)} left"
-                console.print(text + (f", {shown}" if shown else ""))
+                console.print(text + (f", {detail}" if detail else ""))
 
         yield on_progress
 
 
+@contextmanager
+def epoch_progress(label: str, n_epochs: int, metric: str) -> Iterator[OnStep]:
+    """Progress of a fit of `n_epochs`, with the newest value of `metric`."""
+    with work_progress(label) as on_progress:
+
+        def on_step(step: Step) -> None:
+            detail = f"epoch {step.epoch}/{n_epochs}, {metric} {step.metrics[metric]:.4g}"
+            on_progress(step.epoch, n_epochs, detail)
+
+        yield on_step
+
+
 def time_estimate(label: str, cheaper: Iterable[tuple[str, float]]) -> Callable[[float], None]:
-    """Says how long `label` takes; if that is an hour or more, also what would be cheaper.
+    """Prints how long `label` takes; if that is an hour or more, also what would be cheaper.
 
     cheaper  parameters, and the share of the time that they would take.
     """
@@ -141,33 +106,8 @@ def time_estimate(label: str, cheaper: Iterable[tuple[str, float]]) -> Callable[
     return on_estimate
 
 
-class _Estimate:
-    """How long all of the work takes, from its own speed since the first report."""
-
-    def __init__(self, on_estimate: Callable[[float], None] | None):
-        self._on_estimate = on_estimate
-        self._n_reports = 0
-        self._start: tuple[float, float] | None = None  # (time, done)
-
-    def update(self, done: float, total: float) -> None:
-        self._n_reports += 1
-        if self._start is None:  # the first batch warms up, and is not counted
-            self._start = time.monotonic(), done
-        elif self._n_reports == REPORTS_BEFORE_ESTIMATE and self._on_estimate is not None:
-            self._on_estimate(self._seconds(total - self._start[1], done))
-
-    def seconds_left(self, done: float, total: float) -> float | None:
-        if self._start is None or done <= self._start[1]:
-            return None
-        return self._seconds(total - done, done)
-
-    def _seconds(self, work: float, done: float) -> float:
-        started, done_then = self._start
-        return (time.monotonic() - started) * work / (done - done_then)
-
-
 def print_step(step: Step) -> None:
-    """A line for a finished epoch."""
+    """Print a line for a finished epoch."""
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in step.metrics.items())
     seconds = "" if step.seconds is None else f", {duration(step.seconds)}"
     console.print(f"epoch {step.epoch}: {metrics}{seconds}")
@@ -181,9 +121,12 @@ def duration(seconds: float) -> str:
 
 
 def recommendation_table(answer: pd.DataFrame, score: str) -> Table:
-    """A row a recommendation: rank, score, title, genres; a title for the query."""
-    asked = answer["query"].iloc[0] if len(answer) else "it: nothing, there is no other movie"
-    table = Table(title=f"Recommended for {asked}", title_justify="left")
+    """A row a recommendation: rank, score, title, genres; the table's title names the query."""
+    if answer.empty:
+        title = "No other movies to recommend"
+    else:
+        title = f"Recommended for {answer['query'].iloc[0]}"
+    table = Table(title=title, title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column(score, justify="right")
     table.add_column("title", overflow="fold")
@@ -206,14 +149,6 @@ def plain_table(title: str, frame: pd.DataFrame, key: str) -> Table:
 
 def as_text(table: Table) -> str:
     """The table as plain text, for a file."""
-    plain = Console(width=FILE_WIDTH, record=True, file=_NullFile(), **PLAIN_TEXT)
-    plain.print(table)
-    return plain.export_text()
-
-
-class _NullFile:
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass
+    file = io.StringIO()
+    PlainConsole(width=FILE_WIDTH, file=file, force_terminal=False).print(table)
+    return file.getvalue()

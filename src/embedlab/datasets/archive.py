@@ -29,44 +29,41 @@ DAMAGED = (
     NotImplementedError,  # a compression or version that zipfile does not know
     OverflowError,
 )
+Entries = dict[str, zipfile.ZipInfo]  # by base name
 
 
-def unpack(zip_path: Path, members: Iterable[str], destination: Path) -> dict[str, Path]:
+def unpack(zip_path: Path, members: Iterable[str], destination: Path) -> None:
     """Write the files named `members` from `zip_path` into the folder `destination`.
 
-    `members` are base names (`ratings.csv`), looked for in every folder of the archive. Returns
-    base name -> path written. After an error `destination` may hold part of a file: give a
-    temporary folder (`cache.build_folder`).
+    `members` are base names (`ratings.csv`), looked for in every folder of the archive. After an
+    error `destination` may hold part of a file: give a temporary folder (`cache.build_folder`).
 
     Raises DataError for all that `find_members` refuses and for a file that does not unpack to
     its checksum.
     """
-    written = {}
-    with _opened(zip_path) as archive:
-        for name, info in _find(archive, zip_path, members).items():
-            written[name] = destination / name
+    with _opened(zip_path, members) as (archive, entries):
+        for name, info in entries.items():
             # zipfile gives no more than info.file_size bytes and compares their CRC at the end.
-            with archive.open(info) as source, open(written[name], "wb") as target:
+            with archive.open(info) as source, open(destination / name, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
-    return written
 
 
-def find_members(zip_path: Path, members: Iterable[str]) -> dict[str, zipfile.ZipInfo]:
+def find_members(zip_path: Path, members: Iterable[str]) -> Entries:
     """Base name -> entry of the archive, for each of `members`; nothing is unpacked.
 
-    Raises DataError where the archive is damaged, has an entry with an absolute path or `..`,
-    lacks a member or has it twice, or where a member is a link, encrypted, packed in an unusual
-    way or too large (`MAX_BYTES`, `MAX_RATIO`).
+    Raises DataError if the archive is damaged, has an entry with an absolute path or `..`, lacks a
+    member or has it twice, or if a member is a link, encrypted, packed in an unusual way or too
+    large (`MAX_BYTES`, `MAX_RATIO`).
     """
-    with _opened(zip_path) as archive:
-        return _find(archive, zip_path, members)
+    with _opened(zip_path, members) as (_, entries):
+        return entries
 
 
 @contextmanager
-def _opened(zip_path: Path) -> Iterator[zipfile.ZipFile]:
+def _opened(zip_path: Path, members: Iterable[str]) -> Iterator[tuple[zipfile.ZipFile, Entries]]:
     try:
         with zipfile.ZipFile(zip_path) as archive:
-            yield archive
+            yield archive, {name: _find(archive, zip_path, name) for name in members}
     except (*DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: such a seek too
             raise
@@ -75,54 +72,45 @@ def _opened(zip_path: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
 
 
-def _find(
-    archive: zipfile.ZipFile, zip_path: Path, members: Iterable[str]
-) -> dict[str, zipfile.ZipInfo]:
-    entries = archive.infolist()
-    for info in entries:
-        _refuse_escape(info, zip_path)
-    found = {}
-    for name in members:
-        named = [e for e in entries if not e.is_dir() and PurePosixPath(e.filename).name == name]
-        if not named:
+def _find(archive: zipfile.ZipFile, zip_path: Path, name: str) -> zipfile.ZipInfo:
+    found = []
+    for info in archive.infolist():
+        # Backslashes and drive letters count on every system, for the archive may come from any.
+        path = PureWindowsPath(info.filename)
+        if path.root or path.drive or ".." in path.parts:
             raise DataError(
-                f"{zip_path} holds no {name}; expected a MovieLens archive with {name} in it."
+                f"{zip_path} has an entry that points outside of the archive ({info.filename!r}); "
+                f"it is not safe to unpack, so fetch it from its official place."
             )
-        if len(named) > 1:
-            places = " and ".join(repr(e.filename) for e in named[:2])
-            raise DataError(
-                f"{zip_path} holds {name} {len(named)} times ({places}); "
-                f"unpack it and pass the folder you mean."
-            )
-        _refuse_odd(named[0], zip_path)
-        found[name] = named[0]
-    return found
-
-
-def _refuse_escape(info: zipfile.ZipInfo, zip_path: Path) -> None:
-    # Backslashes and drive letters count on every system, for the archive may come from any.
-    path = PureWindowsPath(info.filename)
-    if path.is_absolute() or path.root or path.drive or ".." in path.parts:
+        if not info.is_dir() and PurePosixPath(info.filename).name == name:
+            found.append(info)
+    if not found:
         raise DataError(
-            f"{zip_path} has an entry that points outside of the archive ({info.filename!r}); "
-            f"it is not safe to unpack, so fetch it from its official place."
+            f"{zip_path} holds no {name}; expected a MovieLens archive with {name} in it."
         )
+    if len(found) > 1:
+        paths = " and ".join(repr(info.filename) for info in found[:2])
+        raise DataError(
+            f"{zip_path} holds {name} {len(found)} times ({paths}); "
+            f"unpack it and pass the folder you mean."
+        )
+    if reason := _refusal(found[0]):
+        raise DataError(
+            f"{zip_path}: {found[0].filename!r} is {reason}; unpack it by hand and pass the folder."
+        )
+    return found[0]
 
 
-def _refuse_odd(info: zipfile.ZipInfo, zip_path: Path) -> None:
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG):
-        found = "a link or device, not a plain file"
-    elif info.flag_bits & 0x1:
-        found = "encrypted"
-    elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        found = f"packed with method {info.compress_type}, not with deflate"
-    elif info.file_size > MAX_BYTES:
-        found = f"{info.file_size} bytes unpacked, more than {MAX_BYTES}"
-    elif info.file_size > MAX_RATIO * max(info.compress_size, 1):
-        found = f"packed more than {MAX_RATIO} to 1, as no real ratings are"
-    else:
-        return
-    raise DataError(
-        f"{zip_path}: {info.filename!r} is {found}; unpack it by hand and pass the folder."
-    )
+def _refusal(info: zipfile.ZipInfo) -> str | None:
+    """Why an entry is not unpacked; None if it may be."""
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+        return "a link or device, not a plain file"
+    if info.flag_bits & 0x1:
+        return "encrypted"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"packed with method {info.compress_type}, not with deflate"
+    if info.file_size > MAX_BYTES:
+        return f"{info.file_size} bytes unpacked, more than {MAX_BYTES}"
+    if info.file_size > MAX_RATIO * max(info.compress_size, 1):
+        return f"packed more than {MAX_RATIO} to 1, as no real ratings are"
+    return None

@@ -1,8 +1,6 @@
 """One file from the web: checked against its sha256, kept in the cache, fetched once.
 
 In: a URL and the sha256 of what it must give. Out: the path of a file with exactly those bytes.
-pooch does the work (request, checksum); here are the temporary folder, the retries, the progress
-bar and one sentence for everything that can go wrong.
 """
 
 import os
@@ -36,134 +34,92 @@ def fetch(
     The file lies in `folder` (default: `downloads` in the cache) and has the given `sha256` (hex);
     one that lies there with another is fetched again. Broken connections and server errors are
     tried three times, answers that will not change (404, a bad certificate) once. `option` is the
-    parameter by which a user can pass a file fetched by hand, which the error text names; where it
-    is None, the text says where to put that file.
+    parameter that takes a file fetched by hand, which the error text names; None: the text says
+    where to save that file.
 
-    Raises DownloadError where the file cannot be had or has another checksum; nothing of it is
-    left behind then.
+    Raises DownloadError if the file cannot be had or has another checksum; nothing of it is left
+    behind then.
     """
     folder = cache_folder() / "downloads" if folder is None else folder
     target = folder / filename
-    by_hand = (
-        f"save it as {target}" if option is None else f"pass its absolute path: {option}=<path>"
-    )
     try:
         if target.is_file() and sha256_of(target) == sha256:
             return target
-        _download(url, sha256, target, by_hand)
+        reason = _download(url, sha256, target)
     except OSError as error:
         reason = f"{target} cannot be written ({error.strerror or error})"
-        raise _failed(url, reason, by_hand) from error
-    return target
+    if reason is None:
+        return target
+    by_hand = (
+        f"save it as {target}" if option is None else f"pass its absolute path: {option}=<path>"
+    )
+    raise DownloadError(
+        f"Could not download {url}: {reason}; try again later, or fetch it by hand and {by_hand}."
+    )
 
 
-def _download(url: str, sha256: str, target: Path, by_hand: str) -> None:
-    import pooch
+def _download(url: str, sha256: str, target: Path) -> str | None:
+    """Write the file, in up to three attempts. Returns why that failed, or None."""
     import requests
     from rich.console import Console
 
-    pooch.get_logger().setLevel("WARNING")
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         console.print(f"Downloading {url}", markup=False, soft_wrap=True)
     for wait in (*WAITS, None):
         try:
-            with _Bar(target.name, console) as bar, working_folder(target.parent) as work:
-                pooch.retrieve(
-                    url,
-                    known_hash=f"sha256:{sha256}",
-                    fname=target.name,
-                    path=work,
-                    downloader=pooch.HTTPDownloader(
-                        progressbar=bar, chunk_size=CHUNK, timeout=TIMEOUT
-                    ),
-                )
+            with working_folder(target.parent) as work:
+                _write_answer(url, work / target.name, console)
+                if sha256_of(work / target.name) != sha256:
+                    return f"what came is not the expected file (sha256 {sha256[:12]}…)"
                 os.replace(work / target.name, target)
-            return
+            return None
         except requests.RequestException as error:
-            if wait is None or not _may_pass(error):
-                raise _failed(url, _reason(error), by_hand) from error
-            time.sleep(wait)
-        except ValueError as error:  # pooch's word for a checksum that does not match
-            reason = f"what came is not the expected file (sha256 {sha256[:12]}…)"
-            raise _failed(url, reason, by_hand) from error
+            reason, may_pass = _reason(error)
+            if not may_pass:
+                break
+            time.sleep(wait or 0)
+    return reason
 
 
-def _failed(url: str, reason: str, by_hand: str) -> DownloadError:
-    return DownloadError(
-        f"Could not download {url}: {reason}; try again later, or fetch it by hand and {by_hand}."
-    )
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the same request can go well a moment later."""
+def _write_answer(url: str, path: Path, console: "Console") -> None:
+    """One request, with a progress bar where `console` is a terminal."""
     import requests
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    if isinstance(error, requests.HTTPError):
-        return error.response.status_code >= 500 or error.response.status_code == 429
-    if isinstance(error, requests.exceptions.SSLError):
-        return False
-    return isinstance(
-        error,
-        requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError,
-    )
-
-
-def _reason(error: Exception) -> str:
-    """The cause in a few words, the most special class first."""
-    import requests
-
-    if isinstance(error, requests.HTTPError):
-        return f"the server answered {error.response.status_code} {error.response.reason}".rstrip()
-    if isinstance(error, requests.exceptions.SSLError):
-        found = re.search(r"certificate verify failed: ([^('\"]+)", str(error))
-        why = found.group(1).strip() if found else "the secure connection failed"
-        return f"the server's TLS certificate was not accepted ({why})"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy refused or could not be reached"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection broke off before the file was complete"
-    # A pause in the middle of the body comes as a ConnectionError around the time-out.
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):
-        return "the server did not answer in time"
-    if isinstance(error, requests.ConnectionError):
-        return "the server could not be reached (is there a network?)"
-    return f"the request failed ({type(error).__name__})"
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with (
+        requests.get(url, stream=True, timeout=TIMEOUT) as answer,
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+        open(path, "wb") as file,
+    ):
+        answer.raise_for_status()
+        size = int(answer.headers.get("Content-Length", 0)) or None
+        task = progress.add_task(path.name, total=size)
+        for piece in answer.iter_content(CHUNK):
+            file.write(piece)
+            progress.update(task, advance=len(piece))
 
 
-class _Bar:
-    """pooch's progress-bar interface (`total`, `update`, `reset`, `close`), drawn by rich.
+def _reason(error: Exception) -> tuple[str, bool]:
+    """The cause in a few words, and whether the same request may succeed a moment later."""
+    from requests import exceptions
 
-    Shows nothing where `console` is not a terminal (a log, MLflow's pipe).
-    """
-
-    def __init__(self, label: str, console: "Console"):
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-        from rich.progress import TransferSpeedColumn as SpeedColumn
-
-        self.total = 0  # bytes, set by pooch from Content-Length; 0 where the server gives none
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            SpeedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task(label, total=None)
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def update(self, n_bytes: int) -> None:
-        self._progress.update(self._task, total=self.total or None, advance=n_bytes)
-
-    def reset(self) -> None:
-        self._progress.reset(self._task)
-
-    def close(self) -> None:
-        """Nothing: leaving the `with` block stops the bar, also after an error."""
+    match error:  # subclasses before their base
+        case exceptions.HTTPError(response=answer):
+            may_pass = answer.status_code >= 500 or answer.status_code == 429
+            return f"the server answered {answer.status_code} {answer.reason}".rstrip(), may_pass
+        case exceptions.SSLError():
+            found = re.search(r"certificate verify failed: ([^('\"]+)", str(error))
+            why = found[1].strip() if found else "the secure connection failed"
+            return f"the server's TLS certificate was not accepted ({why})", False
+        case exceptions.ProxyError():
+            return "the proxy refused or could not be reached", True
+        case exceptions.ChunkedEncodingError():
+            return "the connection broke off before the file was complete", True
+        # A pause in the middle of the body comes as a ConnectionError around the time-out.
+        case exceptions.Timeout() | exceptions.ConnectionError() if "timed out" in str(error):
+            return "the server did not answer in time", True
+        case exceptions.ConnectionError():
+            return "the server could not be reached (is there a network?)", True
+    return f"the request failed ({type(error).__name__})", False

@@ -1,4 +1,4 @@
-"""Which files of a folder are images of which class, by its folders alone; no file is opened.
+"""The listing of a folder of images: which file is of which class. No file is opened.
 
 In: a folder with `<class>/`, or with `train/<class>/` and `test/<class>/`. Out: a `Listing`. Files
 count at any depth of a class, links are followed, hidden files and folders are ignored.
@@ -50,7 +50,8 @@ class Listing:
     classes    names, by label.
     files      the training files before the test files, by label and path.
     has_split  whether it has train/ and test/.
-    notes      sentences about folders that a user may expect to be read, and are not.
+    left_out   what gives no image, by path.
+    notes      sentences about folders that are not read although a user may expect it.
     """
 
     classes: tuple[str, ...]
@@ -61,7 +62,7 @@ class Listing:
 
 
 def list_files(root: Path) -> Listing:
-    """Raises DataError where the folder has another layout or cannot be read."""
+    """The files of `root` by class. Raises DataError if it has another layout or cannot be read."""
     try:
         return _list_files(root)
     except OSError as error:
@@ -80,13 +81,13 @@ def _list_files(root: Path) -> Listing:
         raise DataError(_one_part(root, parts[0], others))
     by_part = [_subfolders(top[part], reasons) for part in parts] or [top]
     # A link to one of these would go in circles, or give the images of one class to another.
-    places = [root, *root.resolve().parents, *(top[part] for part in parts)]
-    places += [path for classes in by_part for path in classes.values()]
-    known = {_identity(os.stat(place)) for place in places}
+    folders = [str(root), *map(str, root.resolve().parents), *(top[part] for part in parts)]
+    folders += [path for classes in by_part for path in classes.values()]
+    known = {_identity(os.stat(folder)) for folder in folders}
 
     found: list[dict[str, list[Found]]] = [{} for _ in by_part]
-    for part, folders in enumerate(by_part):
-        for name, path in folders.items():
+    for part, paths in enumerate(by_part):
+        for name, path in paths.items():
             n_before = len(reasons)
             files = list(_files_under(path, set(known), reasons))
             if files or len(reasons) > n_before:
@@ -120,13 +121,13 @@ def _files_under(
     folder: str, known: set[tuple[int, int]], reasons: dict[str, str]
 ) -> Iterator[Found]:
     """The files of a folder, then those of each folder in it that is not `known` yet."""
-    waiting = [folder]
-    while waiting:
-        place, below = waiting.pop(), []
+    pending = [folder]
+    while pending:
+        current, below = pending.pop(), []
         try:
-            entries = list(_entries(place, reasons))
+            entries = list(_entries(current, reasons))
         except OSError as error:
-            reasons[place] = error.strerror
+            reasons[current] = error.strerror or str(error)
             continue
         for path, about in entries:
             if stat.S_ISREG(about.st_mode):
@@ -136,7 +137,7 @@ def _files_under(
             else:
                 known.add(_identity(about))
                 below.append(path)
-        waiting += reversed(below)
+        pending += reversed(below)
 
 
 def _entries(folder: str, reasons: dict[str, str]) -> Iterator[Found]:
@@ -150,13 +151,13 @@ def _entries(folder: str, reasons: dict[str, str]) -> Iterator[Found]:
         except OSError as error:
             link = "a link that leads nowhere: " if os.path.islink(path) else ""
             reasons[path] = f"{link}{error.strerror}"
-            continue
-        if name in SYSTEM_FOLDERS:
-            reasons[path] = "the system's metadata and previews"
-        elif stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode):
-            yield path, about
         else:
-            reasons[path] = "a FIFO, socket or device; expected a regular file"
+            if name in SYSTEM_FOLDERS:
+                reasons[path] = "the system's metadata and previews"
+            elif stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode):
+                yield path, about
+            else:
+                reasons[path] = "a FIFO, socket or device; expected a regular file"
 
 
 def _identity(about: os.stat_result) -> tuple[int, int]:

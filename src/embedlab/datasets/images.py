@@ -1,4 +1,4 @@
-"""From what a user writes after `dataset=` to a place where images are; `vision` reads them.
+"""The parameter `dataset`: from its text to the images on this machine; `vision` reads them.
 
 In: `sample`, `cifar10`, or `folder:<path>`. Out: where the images are on this machine.
 Source of CIFAR-10: https://www.cs.toronto.edu/~kriz/cifar.html (A. Krizhevsky, "Learning Multiple
@@ -54,14 +54,13 @@ def check_dataset_argument(text: str) -> str:
             f"dataset: expected a path in UTF-8 without control characters, which MLflow can "
             f"record, got {printable(path)}; rename the folder, or make a link to it (ln -s)."
         )
-    if text.startswith(FOLDER) and path and os.path.isdir(os.path.expanduser(path)):
-        return text
+    found, is_folder = f"got {text!r}", bool(path) and os.path.isdir(os.path.expanduser(path))
     if text.startswith(FOLDER):
+        if is_folder:
+            return text
         found = f"there is no folder {path!r}"
-    elif os.path.isdir(os.path.expanduser(text)):
-        found = f"got {text!r} (did you mean 'folder:{text}'?)"
-    else:
-        found = f"got {text!r}"
+    elif is_folder:
+        found += f" (did you mean 'folder:{text}'?)"
     raise DataError(
         f"dataset: expected sample, cifar10 or folder:<path of a folder of images>, {found}; "
         f"relative paths are looked up in the project's folder {os.getcwd()}, where `mlflow run` "

@@ -1,16 +1,18 @@
-"""From what a user writes after `ratings=` to a folder with `ratings.csv` and `movies.csv`.
+"""The parameter `ratings`: from its text to a folder with `ratings.csv` and `movies.csv`.
 
 In: `sample`, the name of a MovieLens release, or the path of a folder or zip in MovieLens layout.
-Out: a folder on this machine, checked to be whole; its content is read in `movies/ratings.py`.
+Out: a folder on this machine, checked to be whole; its content is read in `movies/data/ratings.py`.
 Source: https://grouplens.org/datasets/movielens/ (F. M. Harper and J. A. Konstan, "The MovieLens
 Datasets: History and Context", ACM TiiS 5(4), 2015, doi:10.1145/2827872).
 
 Importing this module is cheap (standard library only), so a parser can use it.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -110,21 +112,22 @@ def locate_ratings(ratings: str) -> RatingsFolder:
 
 
 def _sample() -> RatingsFolder:
-    from embedlab.datasets.sample import SAMPLE_VERSION, sample_files, write_sample
+    from embedlab.datasets.sample import SAMPLE_VERSION, sample_files
 
-    def is_whole(folder: Path) -> bool:
-        return all(_holds(folder / name, data) for name, data in sample_files().items())
+    files = sample_files()
 
+    def fill(folder: Path) -> None:
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     folder = cache_folder() / f"sample-v{SAMPLE_VERSION}"
-    return RatingsFolder(SAMPLE, build_folder(folder, write_sample, is_whole), "built-in sample")
+    build_folder(folder, fill, partial(_has_files, digests))
+    return RatingsFolder(SAMPLE, folder, "built-in sample")
 
 
 def _release(name: str, release: Release) -> RatingsFolder:
-    def is_whole(folder: Path) -> bool:
-        return all(
-            (folder / file).is_file() and sha256_of(folder / file) == expected
-            for file, expected in release.files.items()
-        )
+    is_whole = partial(_has_files, release.files)
 
     def fill(folder: Path) -> None:
         archive = fetch(release.url, release.sha256, f"{name}.zip", option="ratings")
@@ -139,6 +142,12 @@ def _release(name: str, release: Release) -> RatingsFolder:
     return RatingsFolder(name, build_folder(folder, fill, is_whole), release.url)
 
 
+def _has_files(digests: Mapping[str, str], folder: Path) -> bool:
+    """`digests`: sha256 by file name."""
+    files = {folder / name: digest for name, digest in digests.items()}
+    return all(file.is_file() and sha256_of(file) == digest for file, digest in files.items())
+
+
 def _folder(path: Path) -> RatingsFolder:
     missing = [name for name in FILES if not (path / name).is_file()]
     if missing:
@@ -150,23 +159,17 @@ def _folder(path: Path) -> RatingsFolder:
 
 def _zip(path: Path) -> RatingsFolder:
     try:
-        entries = find_members(path, FILES)
-
-        def is_whole(folder: Path) -> bool:
-            return all(
-                (folder / name).is_file() and (folder / name).stat().st_size == entry.file_size
-                for name, entry in entries.items()
-            )
-
+        sizes = {name: entry.file_size for name, entry in find_members(path, FILES).items()}
         # Keyed by content: the same zip is unpacked once, wherever it lies.
         folder = cache_folder() / "unpacked" / sha256_of(path)[:32]
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror or error}); pass a folder or zip that can."
         ) from error
-    build_folder(folder, lambda build: unpack(path, FILES, build), is_whole)
+
+    def is_whole(folder: Path) -> bool:
+        files = {folder / name: size for name, size in sizes.items()}
+        return all(file.is_file() and file.stat().st_size == size for file, size in files.items())
+
+    build_folder(folder, partial(unpack, path, FILES), is_whole)
     return RatingsFolder(name_of(str(path)), folder, str(path))
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    return path.is_file() and path.read_bytes() == data

@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.data.ratings import Ratings
-from embedlab.plotting import BLUE, GREY, draw_heat_map, new_figure, new_panel
+from embedlab.plotting import BLUE, GREY, heat_map, new_panel
 from embedlab.progress import Step
 from embedlab.wording import cost_as_text
 
@@ -74,10 +74,8 @@ def plot_top_block(likes: Likes, n_top: int = 40) -> Figure:
     block = (of_top.T @ of_top).toarray()  # (n_top, n_top)
     np.fill_diagonal(block, np.nan)
     names = [_short(likes.movies["title"].iloc[row]) for row in top]
-    figure = new_figure(11, 10)
-    axes = figure.subplots()
     users = "weighted users" if likes.is_weighted else "users"
-    draw_heat_map(axes, block, users, shrink=0.7)
+    figure, axes, _ = heat_map((11, 10), block, users)
     axes.set_xticks(range(len(top)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(top)), names, fontsize=7)
     axes.set_title(f"{likes.name}: {users} who like both, the {len(top)} most liked movies")

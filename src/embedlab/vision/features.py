@@ -1,36 +1,34 @@
 """The frozen network's penultimate layer as an embedding of images, computed once.
 
-In: a backbone, images, a split. Out: `Features`, an array for each part. They are kept in the
-cache under a key of everything that they depend on, so that a second run with another head or
-learning rate reads them back.
+In: a backbone, images, a split. Out: `Features`, an array for each part. They are cached under a
+key of everything that they depend on, so a second run with another linear probe reads them.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from embedlab.datasets.cache import build_folder, cache_folder
-from embedlab.distributed.collectives import assert_same_across_ranks, broadcast, is_main_process
-from embedlab.progress import OnCount
+from embedlab.distributed.collectives import assert_same_across_ranks, broadcast
+from embedlab.distributed.env import is_main_process
+from embedlab.progress import OnProgress
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
-from embedlab.vision.inference import predict_logits
-from embedlab.vision.models.backbone import Backbone
-from embedlab_serving.preprocess import Preprocessing
+from embedlab.vision.inference import Classifier
 
-PARTS = ("train", "val", "test")
-ABOUT = "about.json"
-CACHE_VERSION = 1  # goes up with every change of how features are computed
+FILE, SECONDS = "features.npz", "seconds"
+CACHE_VERSION = 2  # goes up with every change of how features are computed or stored
 
 
 @dataclass(frozen=True)
 class Features:
-    """Embeddings, (n, n_features) float32 for each of PARTS.
+    """Embeddings, (n, n_features) float32 for each part of the split.
 
     key         sha256 of what they depend on.
     was_cached  whether they were read rather than computed.
@@ -44,91 +42,64 @@ class Features:
 
 
 def extract_features(
-    backbone: Backbone,
+    digest: str,
+    extractor: Classifier,
     images: ImageDataset,
     split: Split,
-    preprocessing: Preprocessing,
-    device: str,
-    precision: str,
-    flip_view: bool = False,
-    on_count: OnCount | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Features | None:
-    """Read from the cache, or computed and kept there. `on_count` hears of images done.
+    """The features of all parts, from the cache or computed and cached.
 
-    Several processes compute together; the first, which looks whether they are cached, has the
-    features, the others None.
+    digest     of the backbone's weights.
+    extractor  of the backbone without its last layer.
+    on_progress   called with the number of images done, and of all.
+
+    The ranks compute together; rank 0, which looks into the cache, has the features, the others
+    None.
     """
-    rows = {part: getattr(split, part) for part in PARTS}
-    key = features_key(backbone, images, rows, preprocessing, precision, flip_view)
+    key = features_key(digest, extractor, images, split)
     assert_same_across_ranks("weights or dataset", key)
     folder = cache_folder() / "features" / key[:32]
-
-    def compute() -> Iterator[tuple[str, np.ndarray | None]]:
-        n_done, n_all = 0, sum(map(len, rows.values()))
-        backbone.network.to(device)
-        for part, part_rows in rows.items():
-
-            def count(done: int, _: int, before: int = n_done) -> None:
-                if on_count is not None:
-                    on_count(before + done, n_all)
-
-            features = predict_logits(
-                backbone.network,
-                images.pixels,
-                part_rows,
-                preprocessing,
-                device,
-                precision,
-                flip_view,
-                count,
-            )
-            yield part, features
-            n_done += len(part_rows)
-
-    def fill(build):
-        started = time.perf_counter()
-        for part, features in compute():
-            np.save(build / f"{part}.npy", features, allow_pickle=False)
-        about = {"seconds": time.perf_counter() - started}
-        (build / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-
-    was_cached = broadcast(lambda: _is_whole(folder))
-    if not is_main_process():
-        if not was_cached:
-            list(compute())
+    cached = _read(folder / FILE, key) if is_main_process() else None
+    if broadcast(lambda: cached is not None):
+        return cached
+    started = time.perf_counter()
+    extractor.network.to(extractor.device)
+    features = extractor.predict_logits(
+        images, np.concatenate([*split.parts.values()]), on_progress
+    )
+    if features is None:
         return None
-    # As it was found: the others compute by now, also where another run has made it meanwhile.
-    build_folder(folder, fill, lambda _: was_cached)
-    parts = {part: np.load(folder / f"{part}.npy", allow_pickle=False) for part in PARTS}
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    return Features(parts, key, was_cached, about["seconds"])
+    ends = np.cumsum([len(rows) for rows in split.parts.values()])
+    parts = dict(zip(split.parts, np.split(features, ends[:-1]), strict=True))
+    seconds = time.perf_counter() - started
+    build_folder(folder, lambda build: _write(build / FILE, parts, seconds), lambda _: False)
+    return Features(parts, key, False, seconds)
 
 
-def _is_whole(folder: Path) -> bool:
-    try:
-        for part in PARTS:  # mapped: a file that is shorter than it says is found without reading
-            np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False)
-        return "seconds" in json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, EOFError, ValueError, TypeError):
-        return False
-
-
-def features_key(
-    backbone: Backbone,
-    images: ImageDataset,
-    rows: Mapping[str, np.ndarray],
-    preprocessing: Preprocessing,
-    precision: str,
-    flip_view: bool,
-) -> str:
-    """sha256 over all that features depend on; the device is left out, being rounding alone."""
+def features_key(digest: str, extractor: Classifier, images: ImageDataset, split: Split) -> str:
+    """sha256 of all that features depend on, but for the device, which changes rounding only."""
+    rows = {part: hashlib.sha256(r.tobytes()).hexdigest() for part, r in split.parts.items()}
     about = {
         "version": CACHE_VERSION,
-        "weights": backbone.digest,
+        "weights": digest,
         "data": images.digest,
-        "rows": {part: hashlib.sha256(r.tobytes()).hexdigest() for part, r in rows.items()},
-        "preprocessing": asdict(preprocessing),
-        "precision": precision,
-        "flip_view": flip_view,
+        "rows": rows,
+        "preprocessing": asdict(extractor.preprocessing),
+        "precision": extractor.precision,
+        "tta_flip": extractor.tta_flip,
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _write(file: Path, parts: Mapping[str, np.ndarray], seconds: float) -> None:
+    np.savez(file, allow_pickle=False, **{SECONDS: np.array(seconds)}, **parts)
+
+
+def _read(file: Path, key: str) -> Features | None:
+    try:
+        with np.load(file, allow_pickle=False) as saved:  # zip checksums find any damage
+            parts = {name: saved[name] for name in saved.files}
+    except (OSError, EOFError, ValueError, BadZipFile):
+        return None
+    return Features(parts, key, True, float(parts.pop(SECONDS)))

@@ -1,99 +1,108 @@
-"""Images through a network, in batches, without gradients.
-
-In: a network, rows of a `ImageDataset`. Out: what the network says, float32 on the CPU.
-"""
+"""A network's outputs for images of a data set, in batches and without gradients."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
 import torch
 from torch import nn
 
-from embedlab.distributed.collectives import gather, rank, world_size
+from embedlab.distributed.collectives import gather
+from embedlab.distributed.env import rank, world_size
 from embedlab.errors import OptionError
-from embedlab.progress import OnCount
-from embedlab.vision.data.images import read_ahead
-from embedlab.vision.options import PRECISIONS
+from embedlab.progress import OnProgress
+from embedlab.vision.data.images import ImageDataset
+from embedlab.vision.evaluation.metrics import Predictions, predictions_of
 from embedlab_serving.preprocess import Preprocessing
 
-BATCH = 250
+BATCH_SIZE = 250
+CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instruction sets of x86 and of Arm
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network, and how images go through it.
+
+    preprocessing  of validation and test images; training images have its mean and std.
+    precision      of the layers' products: float32, bfloat16 or float16.
+    tta_flip       test-time augmentation: mean output of an image and its mirror image.
+    """
+
+    network: nn.Module
+    preprocessing: Preprocessing
+    device: str = "cpu"
+    precision: str = "float32"
+    tta_flip: bool = False
+
+    def autocast(self) -> torch.autocast:
+        """Automatic mixed precision; nothing for float32."""
+        kind, dtype = torch.device(self.device).type, getattr(torch, self.precision)
+        return torch.autocast(kind, dtype=dtype, enabled=self.precision != "float32")
+
+    def predict_logits(
+        self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress | None = None
+    ) -> np.ndarray | None:
+        """(n, outputs) float32: the network's output for each row, in eval mode.
+
+        The ranks take batches in turn; the logits are at rank 0, and None at the others. The
+        network's modes and BatchNorm statistics are left unchanged.
+        """
+        parts = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
+        outputs, n_done = [], 0
+        with evaluating(self.network), torch.inference_mode(), self.autocast():
+            for pixels in iter_batches(images, parts[rank() :: world_size()], self.device):
+                batch = self.preprocessing(pixels)  # (b, 3, r, r)
+                output = self.network(batch)  # (b, outputs)
+                if self.tta_flip:
+                    output = (output + self.network(batch.flip(-1))) / 2
+                outputs.append(output.float().cpu().numpy())
+                n_done += len(pixels) * world_size()  # the other ranks are about as far
+                if on_progress is not None:
+                    on_progress(min(n_done, len(rows)), len(rows))
+        by_rank = gather(outputs)
+        if by_rank is None:
+            return None
+        turns = [output for turn in zip_longest(*by_rank) for output in turn if output is not None]
+        return np.concatenate(turns)
+
+    def predict(
+        self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress | None = None
+    ) -> Predictions | None:
+        """Class probabilities for each row, at rank 0; None at the others."""
+        logits = self.predict_logits(images, rows, on_progress)
+        return None if logits is None else predictions_of(logits, images.labels, rows)
 
 
 def choose_precision(name: str, device: str) -> str:
-    """`auto` is bfloat16 where the processor computes in it, float16 on older GPUs, else float32.
+    """`auto` is bfloat16 if the processor computes in it, float16 on older GPUs, else float32.
 
-    Weights, their updates and all sums stay float32; it is the layers' products that are shorter.
-    Raises OptionError for a precision that the device has not.
+    Weights, their updates and all sums stay float32; only the layers' products are shorter.
+    Raises OptionError for float16 on a CPU.
     """
-    if name not in PRECISIONS:
-        raise OptionError(f"precision: expected one of {', '.join(PRECISIONS)}, got {name!r}")
     on_gpu = device.startswith("cuda")
+    if name == "auto" and on_gpu:
+        return "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
     if name == "auto":
-        if on_gpu:
-            return "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
-        return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+        found = torch.cpu.get_capabilities()
+        return "bfloat16" if any(map(found.get, CPU_BFLOAT16)) else "float32"
     if name == "float16" and not on_gpu:
         raise OptionError("precision: float16 needs a GPU; take float32 or bfloat16 on the CPU")
     return name
 
 
-def precision_context(precision: str, device: str) -> AbstractContextManager:
-    """Automatic mixed precision; nothing for float32."""
-    kind, dtype = torch.device(device).type, getattr(torch, precision)
-    return torch.autocast(kind, dtype=dtype, enabled=precision != "float32")
-
-
-def take(images: np.ndarray, rows: np.ndarray, device: str) -> torch.Tensor:
-    """Those images as a (n, 3, side, side) uint8 tensor on the device."""
-    return torch.from_numpy(np.ascontiguousarray(images[rows])).to(device, non_blocking=True)
-
-
 def iter_batches(
-    images: np.ndarray, parts: Sequence[np.ndarray], device: str
+    images: ImageDataset, parts: Sequence[np.ndarray], device: str
 ) -> Iterator[torch.Tensor]:
-    """The images of one part after the other; the disk reads the next while one is used."""
+    """The pixels of one part after the other, (n, 3, side, side) uint8 on the device.
+
+    The disk reads the next part while one is used.
+    """
     for part, following in zip_longest(parts, parts[1:]):
         if following is not None:
-            read_ahead(images, following)
-        yield take(images, part, device)
-
-
-def predict_logits(
-    network: nn.Module,
-    images: np.ndarray,
-    rows: np.ndarray,
-    preprocessing: Preprocessing,
-    device: str,
-    precision: str,
-    flip_view: bool = False,
-    on_count: OnCount | None = None,
-) -> np.ndarray | None:
-    """(n, outputs) float32: the network's output for each row, in eval mode.
-
-    flip_view  the mean over the image and its mirror image.
-    Several processes do this together, a batch each in turn; what they found is at the first, and
-    None at the others.
-    The network's modes and statistics are afterwards as they were.
-    """
-    parts = list(_parts(rows))
-    mine = parts[rank() :: world_size()]
-    outputs = []
-    with evaluating(network), torch.inference_mode(), precision_context(precision, device):
-        for pixels in iter_batches(images, mine, device):
-            batch = preprocessing(pixels)  # (b, 3, r, r)
-            output = network(batch)  # (b, outputs)
-            if flip_view:
-                output = (output + network(batch.flip(-1))) / 2
-            outputs.append(output.float().cpu().numpy())
-            if on_count is not None:
-                n_done = sum(map(len, outputs)) * world_size()  # the others are about as far
-                on_count(min(n_done, len(rows)), len(rows))
-    of_each = gather(outputs)
-    if of_each is None:
-        return None
-    return np.concatenate([of_each[i % world_size()][i // world_size()] for i in range(len(parts))])
+            images.read_ahead(following)
+        yield torch.from_numpy(images.take(part)).to(device, non_blocking=True)
 
 
 @contextmanager
@@ -106,8 +115,3 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), BATCH):
-        yield rows[start : start + BATCH]

@@ -1,8 +1,8 @@
-"""What `extract_features` and `finetune` log alike: data, epochs, test report, model, charts."""
+"""The parts that `extract_features` and `finetune` share: data, epochs, test report, model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -13,7 +13,7 @@ from embedlab.datasets.folder import LeftOut
 from embedlab.datasets.images import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
 from embedlab.plotting import add_fonts_for
-from embedlab.progress import OnCount, Step
+from embedlab.progress import OnProgress, Step
 from embedlab.tracking.charts import (
     bar_chart,
     image_chart,
@@ -21,7 +21,7 @@ from embedlab.tracking.charts import (
     parallel_chart,
     save_view,
 )
-from embedlab.tracking.registry.card import IMAGE_LIMITS, Card, data_licence, weights_licence
+from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import publish
 from embedlab.tracking.run import TrackedRun
@@ -31,27 +31,29 @@ from embedlab.vision.data.images import ImageDataset, read_images
 from embedlab.vision.data.splits import Split, duplicates_across_parts, split_images
 from embedlab.vision.evaluation import plots as figures
 from embedlab.vision.evaluation.metrics import (
+    BestEpoch,
     Predictions,
     Report,
-    ValidationScore,
     evaluate,
     top_predictions,
 )
 from embedlab.vision.evaluation.projection import nearest, one_query_a_class, project
-from embedlab.vision.features import PARTS
+from embedlab.vision.inference import Classifier
 from embedlab.vision.options import DATA
 from embedlab.wording import counted
+from embedlab.workflows.model_facts import (
+    IMAGE_LIMITS,
+    VAL_ACCURACY,
+    data_licence,
+    weights_licence,
+)
 from embedlab.workflows.models import log_image_model
-from embedlab_serving.preprocess import Preprocessing
-
-if TYPE_CHECKING:
-    from torch import nn
 
 PREDICTIONS = "predictions/test.npz"
 VAL_GRID = "val_predictions"
 LEFT_OUT_TABLE, DUPLICATES_TABLE = "tables/unreadable.json", "tables/duplicates.json"
 NAMES_SHOWN = 3
-SHOWN_EACH_EPOCH = 24
+IMAGES_EACH_EPOCH = 24
 TRAINING_IMAGES = 36
 NEIGHBOURS = 8
 MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
@@ -64,18 +66,18 @@ PARAMS = (
 
 
 def load_images(
-    run: TrackedRun, settings: Mapping[str, object], on_count: OnCount
+    run: TrackedRun, settings: Mapping[str, Any], on_progress: OnProgress
 ) -> tuple[ImageDataset, Split, list[str]]:
     """Find, read and split the data, and log its lineage, its counts and what was left out.
 
-    settings  the parameters `options.DATA`, by name.
+    settings  the values of the parameters `options.DATA`, by name.
 
     Returns the images, their split, and what to tell the user about them.
     """
     dataset, *how_split = (settings[name] for name in DATA)
     with local_main_first():
         source = locate_images(dataset)
-        images = read_images(source, on_count)
+        images = read_images(source, on_progress)
     split = split_images(images, *how_split)
     assert_same_across_ranks("dataset", (images.digest, split.digest))
     run.log_dataset(images.name, images.digest, source.source, "training")
@@ -85,19 +87,17 @@ def load_images(
     run.log_metrics(
         {
             "data/classes": len(images.classes),
-            "data/train": len(split.train),
-            "data/val": len(split.val),
-            "data/test": len(split.test),
+            **{f"data/{part}": len(rows) for part, rows in split.parts.items()},
             "data/unreadable": len(images.left_out),
             "data/duplicates_across_parts": len(duplicates),
         }
     )
-    said = [str(images), *images.notes]
+    messages = [str(images), *images.notes]
     if images.left_out:
-        said.append(_log_left_out(run, images.left_out))
+        messages.append(_log_left_out(run, images.left_out))
     if duplicates:
-        said.append(_log_duplicates(run, images, split, duplicates))
-    return images, split, [*said, *prepare_fonts(images)]
+        messages.append(_log_duplicates(run, images, split, duplicates))
+    return images, split, [*messages, *prepare_fonts(images)]
 
 
 def _log_left_out(run: TrackedRun, left_out: Sequence[LeftOut]) -> str:
@@ -113,7 +113,7 @@ def _log_left_out(run: TrackedRun, left_out: Sequence[LeftOut]) -> str:
 def _log_duplicates(
     run: TrackedRun, images: ImageDataset, split: Split, duplicates: Sequence[tuple[int, int]]
 ) -> str:
-    part = {row: name for name in PARTS for row in getattr(split, name).tolist()}
+    part = {row: name for name, rows in split.parts.items() for row in rows.tolist()}
     names = images.files or [f"image {row}" for row in range(len(images.labels))]
     table = pd.DataFrame(
         [(names[row], part[row], names[other], part[other]) for row, other in duplicates],
@@ -129,7 +129,7 @@ def _log_duplicates(
 
 
 def prepare_fonts(images: ImageDataset) -> list[str]:
-    """Let figures show the names of the classes; what to tell the user where they cannot."""
+    """Let figures show the names of the classes; returns a warning if some cannot be shown."""
     boxes = add_fonts_for([images.name, *images.classes])
     if not boxes:
         return []
@@ -142,46 +142,48 @@ def prepare_fonts(images: ImageDataset) -> list[str]:
 
 
 class EpochLog:
-    """Every epoch of a training: metrics, the same few validation images, curves at the end."""
+    """Log every epoch of a training: metrics, predictions for the same validation images, curves.
+
+    The curves are logged at the end, also of a training that was stopped.
+    """
 
     def __init__(self, run: TrackedRun, images: ImageDataset, split: Split, label: str):
         self.run, self.images, self.label = run, images, label
         self.steps: list[Step] = []
         # Evenly over the classes, whose images lie anywhere among the rows.
         by_class = np.argsort(images.labels[split.val], kind="stable")
-        places = np.linspace(0, len(by_class) - 1, min(SHOWN_EACH_EPOCH, len(by_class)))
-        self._shown = by_class[np.rint(places).astype(int)]
+        positions = np.linspace(0, len(by_class) - 1, min(IMAGES_EACH_EPOCH, len(by_class)))
+        self._shown = by_class[np.rint(positions).astype(int)]
+        self._rows = split.val[self._shown]
 
     def __enter__(self) -> "EpochLog":
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The curves of a training that was stopped, too."""
         if self.steps:
             title = f"{self.images.name}: {self.label}"
             self.run.log_figure(figures.plot_curves({"": self.steps}, title), "figures/curves.png")
 
-    def on_step(self, step: Step) -> None:
+    def record(self, step: Step, predictions: Predictions | None = None) -> None:
+        """`predictions` of all validation images, in the order of the split, at rank 0."""
         self.steps.append(step)
         self.run.record(step)
-
-    def on_predictions(self, epoch: int, predictions: Predictions) -> None:
-        """`predictions` of all validation images, in the order of the split."""
-        title = f"validation images, epoch {epoch}: accuracy {predictions.is_right.mean():.1%}"
-        grid = figures.plot_validation_grid(predictions.take(self._shown), self.images, title)
-        self.run.log_image(figures.as_pixels(grid), VAL_GRID, epoch)
+        if predictions is None:
+            return
+        title = f"validation images, epoch {step.epoch}: accuracy {predictions.score.accuracy:.1%}"
+        shown = predictions.take(self._shown)
+        pixels = self.images.pixels[self._rows]
+        grid = figures.plot_predictions(shown, pixels, self.images.classes, title)
+        self.run.log_image(figures.as_pixels(grid), VAL_GRID, step.epoch)
 
 
 def log_training_images(
     run: TrackedRun, images: ImageDataset, split: Split, augment: str, resolution: int
 ) -> None:
-    """A grid of training images as the network sees them: changed at random."""
+    """A grid of augmented training images, as the network sees them."""
     rows = split.train[np.linspace(0, len(split.train) - 1, TRAINING_IMAGES).astype(int)]
-    with torch.random.fork_rng(devices=[]):  # what is drawn here is not missing in the training
-        torch.manual_seed(0)
-        changed = Augmentation(augment, images.side, resolution)(
-            torch.from_numpy(images.pixels[rows])
-        )
+    augmentation = Augmentation(augment, images.side, resolution)
+    changed = augmentation(torch.from_numpy(images.take(rows)), torch.Generator().manual_seed(0))
     names = [images.classes[label] for label in images.labels[rows]]
     figure = figures.plot_image_grid(changed.numpy(), names, f"training images, augment={augment}")
     run.log_figure(figure, "figures/training_pictures.png")
@@ -190,7 +192,7 @@ def log_training_images(
 def log_embedding(
     run: TrackedRun, features: np.ndarray, images: ImageDataset, rows: np.ndarray, how: str
 ) -> None:
-    """The map of an embedding (n, d) of those rows, and what lies next to what."""
+    """The map of an embedding (n, d) of those rows, and nearest neighbours of some images."""
     points, shown = project(features, how, seed=0)
     labels = images.labels[rows]
     title = f"{images.name}, test images in the embedding, by {MAP_NAMES[how]}"
@@ -203,9 +205,9 @@ def log_embedding(
     run.log_figure(figure, "figures/neighbours.png")
 
 
-def log_test(run: TrackedRun, predictions: Predictions, images: ImageDataset, epoch: int) -> Report:
-    """Score the test images: metrics, tables, figures, and the predictions themselves."""
-    report = evaluate(predictions, images.classes)
+def log_test(run: TrackedRun, test: Predictions, images: ImageDataset, epoch: int) -> Report:
+    """Evaluate the test images: metrics, tables, figures, and the predictions themselves."""
+    report = evaluate(test, images.classes)
     run.log_metrics(report.as_metrics(), epoch)
     run.log_table(report.per_class, "tables/per_class.json")
     counts = pd.DataFrame(report.confusion, columns=[f"as {name}" for name in images.classes])
@@ -215,46 +217,34 @@ def log_test(run: TrackedRun, predictions: Predictions, images: ImageDataset, ep
     title = f"{images.name}, test: accuracy {report.accuracy:.1%} ({low:.1%} to {high:.1%})"
     run.log_figure(figures.plot_confusion(report, title), "figures/confusion.png")
 
-    top = top_predictions(predictions, images.classes)
-    for number, figure in enumerate(figures.plot_top_predictions(top, images, title), start=1):
-        suffix = "" if number == 1 else f"_{number}"
+    top = top_predictions(test, images.classes)
+    for page, figure in enumerate(figures.plot_top_predictions(top, images, title), start=1):
+        suffix = "" if page == 1 else f"_{page}"
         run.log_figure(figure, f"figures/predictions{suffix}.png")
     shown = [mlflow.Image(images.pixels[row].transpose(1, 2, 0)) for row in top["row"]]
     table = top.drop(columns="row").round({"confidence": 4})
     table.insert(3, "picture", shown)
     run.log_table(table, "tables/predictions.json")
-
-    with run.artifact_folder("predictions") as folder, open(folder / "test.npz", "wb") as file:
-        np.savez(
-            file,
-            probabilities=predictions.probabilities,
-            labels=predictions.labels,
-            rows=predictions.rows,
-        )
+    with run.artifact_folder("predictions") as folder:
+        np.savez(folder / "test.npz", **vars(test))
     return report
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier, the epoch it is of, and what its model file says of it.
+    """A trained classifier, and facts for its model file.
 
-    network   a torchvision ResNet with its head.
-    epoch     the best by validation, whose score on the validation images is `score`.
-    seconds   of computing it, features or earlier parts of a resumed training included.
-    backbone, flip_view and trained (how, in words) go into the model's files.
+    classifier  a torchvision ResNet with its head, at the best epoch by validation.
+    seconds     of computing it, features or earlier parts of a resumed training included.
+    backbone    torchvision's name of the network.
+    trained     how it was trained, in words.
     """
 
-    network: "nn.Module"
-    preprocessing: Preprocessing
-    epoch: int
-    score: ValidationScore
+    classifier: Classifier
+    best: BestEpoch
     seconds: float
     backbone: str
-    flip_view: bool
     trained: str
-
-    def __str__(self) -> str:
-        return f"validation accuracy {self.score.accuracy:.2%} after epoch {self.epoch}"
 
 
 def finish(
@@ -263,41 +253,43 @@ def finish(
     test: Predictions,
     images: ImageDataset,
     split: Split,
-    model_name: str | None,
-    promote: str,
+    args: Mapping[str, Any],
 ) -> list[str]:
-    """The closing report and the model, registered where it has a name; what to tell the user.
+    """Log the test report and the model, and register it if `args` say so.
 
     A new version is champion by its validation accuracy on the same validation and test images.
+    Returns what to tell the user.
     """
+    best, classifier = trained.best, trained.classifier
     run.log_metrics(
         {
-            "best/epoch": trained.epoch,
-            "best/val_accuracy": trained.score.accuracy,
-            "best/val_loss": trained.score.loss,
+            "best/epoch": best.epoch,
+            "best/val_accuracy": best.score.accuracy,
+            "best/val_loss": best.score.loss,
             "time/fit_seconds": trained.seconds,
         },
-        trained.epoch,
+        best.epoch,
     )
-    report = log_test(run, test, images, trained.epoch)
+    report = log_test(run, test, images, best.epoch)
     about = {
         "backbone": trained.backbone,
-        "flip_view": trained.flip_view,
+        "flip_view": classifier.tta_flip,
         "trained": trained.trained,
         "data": images.name,
         "data_digest": split.digest,
-        "val_accuracy": trained.score.accuracy,
+        "val_accuracy": best.score.accuracy,
         "test_accuracy": report.accuracy,
         "classes": list(images.classes),
         "side": images.side,
-        "preprocessing": asdict(trained.preprocessing),
+        "preprocessing": asdict(classifier.preprocessing),
     }
-    model = log_image_model(run, trained.network, about, images.pixels[split.val[0]])
-    card = _card(run, trained, report, images, split)
-    score = Score("val_accuracy", *trained.score)
-    model, registered = publish(run, model, card, score, model_name, promote)
+    model = log_image_model(run, classifier.network, about, images.pixels[split.val[0]])
+    card = _card(run, best, report, images, split)
+    name = args["model_name"] if args["register"] else None
+    score = Score(VAL_ACCURACY, *best.score)
+    model, registered = publish(run, model, card, score, name, args["promote"])
     return [
-        f"{trained}; {report}",
+        f"{best}; {report}",
         *registered,
         f"Serve it with  mlflow models serve -m {model} --env-manager local -p 5901",
         "See the run, and all image runs side by side:",
@@ -306,13 +298,11 @@ def finish(
 
 
 def _card(
-    run: TrackedRun, trained: Trained, report: Report, images: ImageDataset, split: Split
+    run: TrackedRun, best: BestEpoch, report: Report, images: ImageDataset, split: Split
 ) -> Card:
-    """What the registry says of a classifier."""
     params = run.params(PARAMS)
     low, high = report.interval
-    val_accuracy = f"{trained.score.accuracy:.2%}"
-    n_train, n_val, n_test = len(split.train), len(split.val), len(split.test)
+    n_train, n_val, n_test = (len(rows) for rows in split.parts.values())
     return Card(
         what=f"Says which of {len(images.classes)} classes an image shows, with a probability.",
         data=images.name,
@@ -333,7 +323,7 @@ def _card(
         results={
             "test accuracy": f"{report.accuracy:.2%}",
             "its 95 % interval (Wilson)": f"{low:.2%} to {high:.2%}",
-            f"validation accuracy, which chose epoch {trained.epoch}": val_accuracy,
+            f"validation accuracy, which chose epoch {best.epoch}": f"{best.score.accuracy:.2%}",
             "calibration error on the test images": f"{report.calibration_error:.2%}",
         },
         limits=IMAGE_LIMITS,
@@ -342,7 +332,7 @@ def _card(
 
 
 def comparison_view(experiment_id: str) -> list[str]:
-    """The page of charts that compare all image runs of the experiment, if it could be saved."""
+    """The URL of the charts that compare all image runs of the experiment, if they were saved."""
     page = save_view(
         experiment_id,
         VIEW,
@@ -359,12 +349,8 @@ def comparison_view(experiment_id: str) -> list[str]:
             image_chart("Validation predictions by epoch", VAL_GRID),
         ],
         columns=[
-            "params.resolved/optimizer",
-            "params.resolved/lr",
-            "params.resolved/epochs",
-            "metrics.best/val_accuracy",
-            "metrics.test/accuracy",
-            "metrics.time/fit_seconds",
+            *(f"params.resolved/{name}" for name in ("optimizer", "lr", "epochs")),
+            *("metrics.best/val_accuracy", "metrics.test/accuracy", "metrics.time/fit_seconds"),
         ],
         order_by="best/val_accuracy",
         search="tags.pictures_digest IS NOT NULL",  # of load_images; tags know no IN

@@ -1,22 +1,50 @@
 """Runs of the movie entry points: load likes and log their lineage, describe a fit."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import mlflow
+from mlflow.exceptions import MlflowException
+
 from embedlab.datasets.movielens import locate_ratings, name_of
+from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.solvers.result import FitResult
-from embedlab.tracking.registry.card import MOVIE_LIMITS, Card, data_licence
+from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.run import TrackedRun, refuse_contradictions
-from embedlab.tracking.store import fetch_artifacts
+from embedlab.tracking.store import first_line, store_address
 from embedlab.wording import cost_as_text, counted
+from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
 
 PARAMS = (
     *("like_rule", "user_weight", "item_power"),
     *("optimizer", "lr", "dim", "epochs", "objective", "init_scale", "seed"),
 )
+
+
+def fetch_matrix(uri: str) -> Path:
+    """Local folder of a matrix given as `runs:/<run id>/matrix`, another URI, or a local path.
+
+    Raises TrackingError if there is none.
+    """
+    local = Path(uri).expanduser()
+    if local.exists():
+        return local
+    if "://" not in uri and not uri.startswith(("runs:/", "models:/", "mlflow-artifacts:/")):
+        raise TrackingError(
+            f"matrix: expected runs:/<run id>/matrix or a folder, but there is no '{uri}' in "
+            f"{Path.cwd()}: give an absolute path, or the line that build_matrix printed."
+        )
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"matrix: '{uri}' cannot be read from {store_address()} ({first_line(error)}): "
+            "give runs:/<run id>/matrix as build_matrix printed it, with the same tracking store."
+        ) from None
 
 
 def find_or_load_likes(
@@ -34,7 +62,7 @@ def find_or_load_likes(
     say     receives a sentence per peculiarity of the data.
     """
     if source := params["matrix"]:
-        likes = load_likes(fetch_artifacts(source))
+        likes = load_likes(fetch_matrix(source))
         own = dict(given)
         if "ratings" in own:
             own["ratings"] = name_of(params["ratings"])
@@ -64,14 +92,14 @@ def movie_card(
     if reference_cost:
         metrics["gap"] = fit.cost / reference_cost - 1
         results["above the exact solver's cost by"] = f"{metrics['gap']:.2%}"
-    if score.name != "cost":
+    if score.metric != COST:
         metrics["cost"] = fit.cost
-        results[score.words] = str(score)
+        results[score.metric.words] = str(score)
     return Card(
         what="A vector for every movie; movies that the same people like have vectors with a "
         "large inner product. Titles in, the nearest movies out.",
         data=likes.name,
-        data_digest=likes.cost_digest if score.name == "cost" else likes.digest,
+        data_digest=likes.cost_digest if score.metric == COST else likes.digest,
         counts=f"{counted(n_users, 'user')}, {counted(n_movies, 'movie')}, "
         f"{counted(likes.matrix.nnz, 'like')}",
         licences={"Ratings": data_licence(likes.name)},

@@ -90,6 +90,7 @@ def test_vectors_of_weighted_likes_stand_for_the_unscaled_products(ratings):
 SMALL = ["--optimizer", "exact", "--dim", "5", "--register", "true"]
 
 
+@pytest.mark.slow
 def test_a_fit_takes_the_weighting_of_its_matrix(tmp_path):
     with fresh_store(tmp_path) as client:
         build_matrix.main(["--ratings", "sample", "--user-weight", "inverse"])
@@ -104,6 +105,7 @@ def test_a_fit_takes_the_weighting_of_its_matrix(tmp_path):
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_versions_of_other_weightings_are_compared_by_ndcg_and_not_by_cost(tmp_path, capsys):
     with fresh_store(tmp_path) as client:
         for more in (
@@ -123,6 +125,7 @@ def test_versions_of_other_weightings_are_compared_by_ndcg_and_not_by_cost(tmp_p
     assert str(by_cost) == "1"  # another X, so other costs: nothing is taken from it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "own"),
     [

@@ -555,6 +555,7 @@ def test_weights_find_more_on_real_ratings(real_movielens):
     assert novel < known / 2
 
 
+@pytest.mark.slow
 def test_the_entry_point_from_end_to_end(tmp_path, monkeypatch, capsys):
     from entrypoints.evaluate_embedding import main
 

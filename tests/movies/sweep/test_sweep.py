@@ -321,6 +321,7 @@ def compared(tmp_path_factory):
         yield client, printed
 
 
+@pytest.mark.slow
 def test_every_fit_is_a_child_with_the_same_parameters_and_its_own_metrics(compared):
     client, _ = compared
     made = list(children(client).values())
@@ -354,6 +355,7 @@ def test_every_fit_is_a_child_with_the_same_parameters_and_its_own_metrics(compa
     assert [point.step for point in history] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_the_parent_holds_figures_tables_and_the_answer(compared, tmp_path):
     client, printed = compared
     parent = parents(client)[-1]
@@ -378,6 +380,7 @@ def test_the_parent_holds_figures_tables_and_the_answer(compared, tmp_path):
     assert parent.data.tags["mlflow.note.content"] in printed
 
 
+@pytest.mark.slow
 def test_the_printed_view_is_a_saved_one_that_finds_every_child(compared):
     client, printed = compared
     parent = parents(client)[-1]
@@ -390,6 +393,7 @@ def test_the_printed_view_is_a_saved_one_that_finds_every_child(compared):
     assert {run.info.run_id for run in found} == set(list(children(client))[:5])
 
 
+@pytest.mark.slow
 def test_a_larger_grid_takes_over_what_is_there(compared):
     client, printed = compared
     before = children(client)
@@ -423,6 +427,7 @@ def test_a_larger_grid_takes_over_what_is_there(compared):
     assert "".join(printed[n_printed:]).count("found finished") == 5
 
 
+@pytest.mark.slow
 def test_without_reuse_every_fit_is_made_anew(compared):
     client, _ = compared
     n_before = len(children(client))
@@ -430,6 +435,7 @@ def test_without_reuse_every_fit_is_made_anew(compared):
     assert len(children(client)) == n_before + 5
 
 
+@pytest.mark.slow
 def test_a_child_whose_vectors_are_gone_is_fitted_anew(tmp_path, capsys):
     with fresh_store(tmp_path) as client:
         main([*GRID, *RATES, *TITLES])
@@ -442,6 +448,7 @@ def test_a_child_whose_vectors_are_gone_is_fitted_anew(tmp_path, capsys):
     assert len(names) == 6
 
 
+@pytest.mark.slow
 def test_a_comparison_that_is_stopped_goes_on(tmp_path, monkeypatch):
     with fresh_store(tmp_path) as client:
         from embedlab.workflows import sweep as tracked
@@ -470,6 +477,7 @@ def test_a_comparison_that_is_stopped_goes_on(tmp_path, monkeypatch):
         assert parents(client)[0].info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_an_unknown_title_is_refused_before_any_fit(tmp_path):
     from embedlab.errors import TitleError
 
@@ -479,6 +487,7 @@ def test_an_unknown_title_is_refused_before_any_fit(tmp_path):
         assert children(client) == {}
 
 
+@pytest.mark.slow
 def test_several_seeds_and_one_exact_fit(tmp_path):
     with fresh_store(tmp_path) as client:
         main([*GRID, *TITLES, "--learning-rates", "adam:1/sgd:1e-5", "--seeds", "0,1"])

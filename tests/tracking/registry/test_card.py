@@ -3,15 +3,17 @@
 import pytest
 from cards import card_of
 
-from embedlab.tracking.registry.card import (
+from embedlab.workflows.model_facts import (
     LICENCES,
+    MOVIE_METRICS,
     MOVIELENS_LICENCE,
+    VAL_ACCURACY,
+    VAL_LOSS,
     WEIGHTS_LICENCES,
     YOUR_OWN,
     data_licence,
     weights_licence,
 )
-from embedlab.tracking.registry.promotion import METRICS
 
 LONGEST = 5000  # of a version's description, in characters, in PostgreSQL
 
@@ -76,4 +78,5 @@ def test_a_value_of_any_length_stays_on_one_line_and_the_card_fits():
 
 def test_no_tag_of_a_card_is_one_of_the_scores():
     """Those are written by `register`, which compares them."""
-    assert not set(card_of("a").tags) & {*METRICS, "judged_by", "promote"}
+    scores = {*MOVIE_METRICS, VAL_ACCURACY.name, VAL_LOSS.name}
+    assert not set(card_of("a").tags) & {*scores, "judged_by", "promote"}

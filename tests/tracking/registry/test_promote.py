@@ -16,9 +16,12 @@ from embedlab.errors import TrackingError
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import register, set_champion
 from embedlab.tracking.run import start_run
+from embedlab.workflows.model_facts import COST
 from embedlab.workflows.models import log_movie_model
 from embedlab.workflows.served import load_model
 from entrypoints.promote import main as promote
+
+pytestmark = pytest.mark.slow
 
 DOC = (PROJECT / "docs" / "registry.md").read_text(encoding="utf-8")
 NAME = "movie-embedding"
@@ -38,7 +41,7 @@ def logged(tmp_path_factory):
 def client(logged):
     """Of a registry where version 2 is champion in place of version 1, and version 3 challenger."""
     for cost in (100.0, 90.0, 95.0):
-        register(logged, NAME, card_of("a"), Score("cost", cost))
+        register(logged, NAME, card_of("a"), Score(COST, cost))
     client = mlflow.MlflowClient()
     yield client
     client.delete_registered_model(NAME)
@@ -90,7 +93,7 @@ def test_a_challenger_that_is_promoted_is_none_more(client):
 
 def test_the_next_version_has_to_beat_the_one_that_is_champion_now(client, logged):
     set_champion(NAME, "1", "odd films")
-    entry = register(logged, NAME, card_of("a"), Score("cost", 99.0))  # above version 2's
+    entry = register(logged, NAME, card_of("a"), Score(COST, 99.0))  # above version 2's
     assert entry.reason == "its cost 99 is below the 100 of version 1"
     assert aliases(client) == {"champion": "4"}
 
@@ -123,7 +126,7 @@ def test_without_a_champion_recommend_says_so(client):
 
 def test_a_number_is_not_used_again(client, logged):
     client.delete_model_version(NAME, "3")
-    assert register(logged, NAME, card_of("a"), Score("cost", 99.0)).version == 4
+    assert register(logged, NAME, card_of("a"), Score(COST, 99.0)).version == 4
 
 
 def without_challenger(client):
@@ -181,7 +184,7 @@ def test_what_is_not_there_is_one_sentence_and_changes_nothing(client, prepare, 
 
 
 def test_a_model_that_is_not_there_is_one_sentence(client):
-    with pytest.raises(TrackingError, match=r"^model_name: .* has no 'films': register one with"):
+    with pytest.raises(TrackingError, match=r"^model_name: .* has no 'films': register one by"):
         promote(["--model-name", "films", "--version", "1", "--reason", "why not"])
 
 
@@ -189,7 +192,6 @@ def test_a_model_that_is_not_there_is_one_sentence(client):
 
 
 @long
-@pytest.mark.slow
 def test_the_commands_of_the_page_do_what_it_says(tmp_path):
     blocks = re.findall(r"```bash\n(.*?)```", DOC, flags=re.DOTALL)
     commands = "".join(blocks).replace("\\\n", " ").splitlines()

@@ -16,7 +16,10 @@ from embedlab.errors import TrackingError
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import Registration, publish, register
 from embedlab.tracking.run import start_run
+from embedlab.workflows.model_facts import COST, VAL_ACCURACY
 from embedlab.workflows.models import log_movie_model
+
+pytestmark = pytest.mark.slow
 
 MOVIES = pd.DataFrame(
     {
@@ -44,7 +47,7 @@ class Registry:
         self.name, self.uri, self.client = name, uri, mlflow.MlflowClient()
 
     def add(self, cost: float, digest: str = "a", promote: str = "if_better") -> Registration:
-        return register(self.uri, self.name, card_of(digest), Score("cost", cost), promote)
+        return register(self.uri, self.name, card_of(digest), Score(COST, cost), promote)
 
     def add_by_hand(self) -> None:
         mlflow.register_model(self.uri, self.name)
@@ -80,7 +83,7 @@ def test_the_first_version_is_champion_and_answers(empty):
 
 def test_a_version_says_what_it_was_made_of_how_and_how_good_it_is(empty):
     card = card_of("a", trained={"optimizer": "adam", "dim": "20"}, metrics={"gap": 0.1})
-    register(empty.uri, empty.name, card, Score("cost", 100.25))
+    register(empty.uri, empty.name, card, Score(COST, 100.25))
     tags = empty.tags("1")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", tags.pop("promoted_at"))
     assert tags == {
@@ -169,11 +172,11 @@ def test_a_champion_that_somebody_else_registered_is_not_compared_either(empty):
 
 
 def test_another_score_is_not_compared(registry):
-    score = Score("val_accuracy", 0.9)
+    score = Score(VAL_ACCURACY, 0.9)
     entry = register(registry.uri, registry.name, card_of("a"), score)
     assert (entry.version, entry.alias) == (2, "challenger")
     assert entry.reason == (
-        "the champion, version 1, was judged by its cost, this one by its validation accuracy; "
+        "the champion, version 1, was judged by cost, this one by val_accuracy; "
         "promote=always makes the new one champion"
     )
 
@@ -210,9 +213,10 @@ def test_a_registry_that_fails_is_not_taken_for_an_empty_place(registry, monkeyp
     def refuse(*_):
         raise MlflowException("out of order", error_code=INTERNAL_ERROR)
 
-    monkeypatch.setattr(mlflow.MlflowClient, "get_model_version_by_alias", refuse)
-    with pytest.raises(TrackingError, match=r"says: out of order$"):
-        registry.add(cost=1)
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow.MlflowClient, "get_registered_model", refuse)
+        with pytest.raises(TrackingError, match=r"says: out of order$"):
+            registry.add(cost=1)
     assert registry.aliases == {"champion": "1"}
 
 
@@ -220,7 +224,7 @@ def test_a_model_that_is_not_there_is_one_sentence(registry):
     with pytest.raises(
         TrackingError, match=r"^MLflow at sqlite:///\S+ says: .*no-such.*$"
     ) as error:
-        register("models:/m-no-such", registry.name, card_of("a"), Score("cost", 1.0))
+        register("models:/m-no-such", registry.name, card_of("a"), Score(COST, 1.0))
     assert "\n" not in str(error.value)
     assert registry.aliases == {"champion": "1"}
     assert registry.tags("1")["cost"] == "100"
@@ -235,6 +239,6 @@ def test_a_model_that_does_not_answer_its_own_example_is_never_registered(logged
         uri = log_movie_model(run, np.full((2, 2), value, np.float32), MOVIES, {})
         sentence = f"does not answer its own input example .*{reason}.*was not registered"
         with pytest.raises(TrackingError, match=sentence):
-            publish(run, uri, card_of("a"), Score("cost", 1), "unanswered", "if_better")
+            publish(run, uri, card_of("a"), Score(COST, 1), "unanswered", "if_better")
     with pytest.raises(MlflowException, match="not found"):
         mlflow.MlflowClient().get_registered_model("unanswered")

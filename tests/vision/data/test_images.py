@@ -148,7 +148,7 @@ def test_a_folder_is_used_where_it_lies(tmp_path, monkeypatch):
 def test_the_check_of_an_argument_imports_nothing_heavy():
     code = (
         "import sys; from embedlab.datasets.images import check_dataset_argument as check;"
-        "check('cifar10'); heavy = {'numpy', 'PIL', 'torch', 'torchvision', 'pooch', 'rich'};"
+        "check('cifar10'); heavy = {'numpy', 'PIL', 'torch', 'torchvision', 'requests', 'rich'};"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     result = subprocess.run(

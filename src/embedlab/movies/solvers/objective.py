@@ -14,13 +14,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from embedlab.distributed.collectives import (
-    all_reduce_sum,
-    is_main_process,
-    local_slice,
-    scatter,
-    world_size,
-)
+from embedlab.distributed.collectives import all_reduce_sum, local_slice, scatter
+from embedlab.distributed.env import is_main_process, world_size
 from embedlab.movies.data.cooccurrence import ROWS_AT_ONCE, off_diagonal_squares, to_dense
 from embedlab.movies.solvers.operators import TorchLikesOperator
 

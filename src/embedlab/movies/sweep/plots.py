@@ -6,12 +6,12 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from embedlab.movies.sweep.results import SweepFit, names_of, ratio_as_text
-from embedlab.plotting import GREY, draw_heat_map, new_figure, new_panel, tidy
+from embedlab.plotting import GREY, heat_map, new_figure, new_panel, tidy
 from embedlab.wording import cost_as_text
 
 MIN_GAP = 1e-6  # on a logarithmic scale
@@ -98,17 +98,17 @@ def plot_gap_heat_map(table: pd.DataFrame, title: str) -> Figure:
     }
     widest = max(map(len, gaps.values()))
     cells = np.full((len(gaps), widest), np.nan)
-    # Title and colour bar need their room, however few the cells.
-    figure = new_figure(max(6.0, 2.2 + 1.6 * widest), max(3.2, 1.6 + 0.8 * len(gaps)))
-    axes = figure.subplots()
     for row, of_name in enumerate(gaps.values()):
         cells[row, : len(of_name)] = np.maximum(of_name, MIN_GAP)
+    # Title and colour bar need their room, however few the cells.
+    size = max(6.0, 2.2 + 1.6 * widest), max(3.2, 1.6 + 0.8 * len(gaps))
+    label, norm = "final cost / exact cost − 1", LogNorm(1e-4, 1e4, clip=True)
+    figure, axes, _ = heat_map(size, cells, label, norm, aspect="auto")
+    for row, of_name in enumerate(gaps.values()):
         for column, (lr, gap) in enumerate(of_name.items()):
             end = "diverged" if np.isnan(gap) else _gap_in_words(gap)
             colour = "black" if np.isnan(gap) or gap > 1 else "white"
             axes.text(column, row, f"lr {lr:g}\n{end}", ha="center", va="center", color=colour)
-    scale = LogNorm(1e-4, 1e4, clip=True)
-    draw_heat_map(axes, cells, "final cost / exact cost − 1", norm=scale, aspect="auto")
     axes.set_yticks(range(len(gaps)), gaps)
     axes.set(title=title, xlabel="learning rate, largest first", xticks=[])
     return figure
@@ -122,10 +122,8 @@ def plot_overlap_heat_map(names: Sequence[str], overlap: np.ndarray, title: str)
     """The overlap of each pair of fits, (n_fits, n_fits); grey where one of them diverged."""
     n = len(names)
     side = 3.5 + 0.42 * n
-    figure = new_figure(side + 1, side)
-    axes = figure.subplots()
     label = "share of the top list in common"
-    bar = draw_heat_map(axes, overlap, label, shrink=0.7, vmin=0, vmax=1)
+    figure, axes, bar = heat_map((side + 1, side), overlap, label, Normalize(0, 1))
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
     for row, column in np.argwhere(np.isfinite(overlap)):
         value = overlap[row, column]
@@ -155,8 +153,8 @@ def plot_overlap_by_gap(fits: Sequence[SweepFit], overlap: np.ndarray, title: st
         of_optimizer = [i for i, item in enumerate(fits) if item.options.optimizer == optimizer]
         gaps = [max(fits[i].gap, MIN_GAP) for i in of_optimizer]
         colour = OPTIMIZER_COLOURS[optimizer]
-        style = {"s": 60, "color": colour, "alpha": 0.85, "edgecolors": "white"}
-        axes.scatter(gaps, overlap[of_optimizer], label=optimizer, **style)
+        y = overlap[of_optimizer]
+        axes.scatter(gaps, y, 60, colour, label=optimizer, alpha=0.85, edgecolors="white")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.legend(frameon=False)
     return figure

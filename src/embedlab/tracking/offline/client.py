@@ -1,11 +1,12 @@
 """MLflow's client of one run, whose writes never hold up a fit for long.
 
-While the tracking store is away they are kept in a local folder. Every few seconds, later every
-minute, a short request asks whether the store is back; then all of it is sent, in order.
+While the tracking store is away, writes go to the run's spool, a local folder. A short request asks
+whether the store is back, after 5 s at first and after 60 s at most; then all of it is sent.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,27 +16,27 @@ from mlflow.tracking.fluent import run_id_to_system_metrics_monitor
 
 from embedlab.errors import ServerAwayError
 from embedlab.tracking.offline.retry import (
+    SHORT_SECONDS,
     log_line,
     outage_reason,
     retry_until_available,
     short_requests,
 )
-from embedlab.tracking.offline.spool import Spool, artifact_folder, files_in, upload_seconds
+from embedlab.tracking.offline.spool import Spool, upload_seconds
 from embedlab.tracking.store import store_address
 
-FIRST_PAUSE, MAX_PAUSE = 5.0, 60.0
+FIRST_PAUSE, MAX_PAUSE = 5.0, 60.0  # seconds between two attempts
 PROBE_SECONDS = 3
 
 T = TypeVar("T")
 
 
 class BufferedClient(mlflow.MlflowClient):
-    """Its `log_…` methods and `set_tag` write, or keep what cannot be written now."""
+    """Its `log_…` methods and `set_tag` write, or spool what cannot be written now."""
 
     def __init__(self, run_id: str):
         super().__init__()
-        self._run_id = run_id
-        self._unsent = Spool(run_id)
+        self._run_id, self._spool = run_id, Spool(run_id)
         self._was_away = self._is_told = False
         self._next_try = self._pause = 0.0
 
@@ -47,82 +48,80 @@ class BufferedClient(mlflow.MlflowClient):
         tags: Sequence[RunTag] = (),
         synchronous: bool | None = None,
     ) -> None:
-        entities = {"metrics": metrics, "params": params, "tags": tags}
-        write = super().log_batch
-
-        def now() -> None:
-            with short_requests():
-                write(run_id, **entities)
-
-        self._send_or_spool(now, lambda: self._unsent.keep(**entities))
+        self._send_or_spool(
+            partial(super().log_batch, run_id, metrics=metrics, params=params, tags=tags),
+            partial(self._spool.add, metrics, params, tags),
+        )
 
     def set_tag(self, run_id: str, key: str, value, synchronous: bool | None = None) -> None:
         self.log_batch(run_id, tags=[RunTag(key, str(value))])
 
     def log_artifact(self, run_id: str, local_path, artifact_path: str | None = None) -> None:
-        file, write = Path(local_path), super().log_artifact
-
-        def now() -> None:
-            with short_requests(upload_seconds(file)):
-                write(run_id, local_path, artifact_path)
-
-        self._send_or_spool(now, lambda: self._unsent.keep_file(file, artifact_path or ""))
+        self._log_files(super().log_artifact, local_path, artifact_path)
 
     def log_artifacts(self, run_id: str, local_dir, artifact_path: str | None = None) -> None:
-        for file in files_in(Path(local_dir)):
-            folder = artifact_folder(file, Path(local_dir), artifact_path or "")
-            self.log_artifact(run_id, file, folder)
+        self._log_files(super().log_artifacts, local_dir, artifact_path)
+
+    def _log_files(self, write: Callable, local: str | Path, artifact_path: str | None) -> None:
+        self._send_or_spool(
+            partial(write, self._run_id, str(local), artifact_path),
+            partial(self._spool.add_files, Path(local), artifact_path or ""),
+            upload_seconds(Path(local)),
+        )
 
     def retry_now(self) -> None:
         """Let the next write try at once whether the store is back."""
         self._next_try = 0.0
 
-    def _send_or_spool(self, now: Callable[[], None], later: Callable[[], None]) -> None:
-        if self._unsent and not self._is_back():
-            later()
-        elif reason := self._outage_reason(now):
-            later()
+    def _send_or_spool(
+        self, send: Callable[[], None], spool: Callable[[], None], seconds: int = SHORT_SECONDS
+    ) -> None:
+        if self._spool and not self._is_back():
+            spool()
+        elif reason := self._outage_reason(send, seconds):
+            spool()
             self._was_away, self._pause = True, FIRST_PAUSE
             self._next_try = time.monotonic() + self._pause
             log_line(
                 f"MLflow at {store_address()} is away ({reason}). The run goes on; what it logs is "
-                f"kept in {self._unsent.folder} until MLflow is back."
+                f"kept in {self._spool.folder} until MLflow is back."
             )
 
     def _is_back(self) -> bool:
-        """Whether all that was kept has been sent; asks only when it is time to."""
+        """Whether the spool has been sent; asks only when the next attempt is due."""
         if time.monotonic() < self._next_try:
             return False
-        is_back = self._outage_reason(self._send) is None
+        is_back = self._outage_reason(self._send_spool) is None
         self._pause = min(2 * self._pause, MAX_PAUSE)
         self._next_try = time.monotonic() + self._pause
         return is_back
 
-    def _send(self) -> None:
+    def _send_spool(self) -> None:
         with short_requests(PROBE_SECONDS, retries=0):
             self.get_run(self._run_id)
-        if self._unsent:
-            log_line(f"MLflow at {store_address()} is back: {self._unsent.send()} sent.")
+        if self._spool:
+            log_line(f"MLflow at {store_address()} is back: {self._spool.send()} sent.")
 
     @staticmethod
-    def _outage_reason(do: Callable[[], None]) -> str | None:
-        """Why the store is away; None where `do` was done."""
+    def _outage_reason(send: Callable[[], None], seconds: int = SHORT_SECONDS) -> str | None:
+        """Why the store is away; None if `send` succeeded."""
         try:
-            do()
+            with short_requests(seconds):
+                send()
         except Exception as error:
-            reason = outage_reason(error)
-            if reason is None:
-                raise
-            return reason
+            if reason := outage_reason(error):
+                return reason
+            raise
+        return None
 
     def retry_until_available(self, do: Callable[[], T]) -> T:
-        """What `do` returns, once the store has all that was kept; while it is away, both again.
+        """What `do` returns, once the spool is sent; both are tried again while the store is away.
 
-        Raises ServerAwayError where that takes longer than a run waits.
+        Raises ServerAwayError after `retry.seconds_to_wait`.
         """
 
         def send_and_do() -> T:
-            self._send()
+            self._send_spool()
             return do()
 
         try:
@@ -132,23 +131,18 @@ class BufferedClient(mlflow.MlflowClient):
             raise ServerAwayError(f"{error}; {self._spooled_summary()}") from error
 
     def end_run(self, status: str) -> None:
-        """End MLflow's active run, or keep its status and say so."""
+        """End MLflow's active run, or spool its status and say so."""
         if self._was_away:  # the thread of the system metrics may sleep in one of MLflow's retries
             run_id_to_system_metrics_monitor.pop(self._run_id, None)
-
-        def end() -> None:
-            with short_requests():
-                mlflow.end_run(status)
-
-        if self._outage_reason(end):
-            self._unsent.keep_status(status)
-        if self._unsent:
+        if self._outage_reason(partial(mlflow.end_run, status)):
+            self._spool.add_status(status)
+        if self._spool:
             if not self._is_told:
                 log_line(f"MLflow at {store_address()} is away; {self._spooled_summary()}")
-            self._unsent.release()
+            self._spool.release()
 
     def _spooled_summary(self) -> str:
         return (
-            f"what this run could not log is kept in {self._unsent.folder}, and the next entry "
+            f"what this run could not log is kept in {self._spool.folder}, and the next entry "
             "point that starts on this machine with this store sends it."
         )

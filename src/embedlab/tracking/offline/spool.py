@@ -1,23 +1,21 @@
-"""What runs could not log while the tracking store was away: kept in local folders, sent later.
+"""The spool: what a run could not log while the tracking store was away, in a local folder.
 
 `<cache>/unsent/<run id>/` holds
 
-    about.json   the store that the run belongs to
-    log.jsonl    a line a metric, parameter or tag, and at the end the run's status
+    log.jsonl    a line for the store, for each metric, parameter and tag, and for the run's status
     artifacts/   files, under their artifact paths
-    lock         held by the process that keeps or sends
+    lock         held by the process that spools or sends
 
-The run itself sends it when the store is back. Where the run gave up or was killed, the next entry
-point that starts with this cache and store does. What is sent a second time, because an answer was
-lost, is not there twice: MLflow takes a metric with the same step, value and time once, and a file
-replaces the one of its name.
+The run sends it when the store is back. If the run gave up or was killed, the next entry point that
+starts with this cache and store does. Sending twice, after an answer was lost, duplicates nothing:
+MLflow stores a metric with the same step, value and time once, and a file replaces its namesake.
 """
 
 import json
 import os
-import posixpath
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +36,7 @@ REFUSED = ".refused"
 
 
 class Spool:
-    """What is kept of one run; true while this process holds something of it."""
+    """The spool of one run; true while this process holds its lock."""
 
     def __init__(self, run_id: str):
         self.run_id = run_id
@@ -51,11 +49,8 @@ class Spool:
     def folder(self) -> Path:
         return _spool_folder() / self.run_id
 
-    def keep(
-        self,
-        metrics: Iterable[Metric] = (),
-        params: Iterable[Param] = (),
-        tags: Iterable[RunTag] = (),
+    def add(
+        self, metrics: Iterable[Metric], params: Iterable[Param], tags: Iterable[RunTag]
     ) -> None:
         """Keep what MLflow's `log_batch` takes."""
         self._append(
@@ -64,61 +59,64 @@ class Spool:
             *({"tag": [tag.key, tag.value]} for tag in tags),
         )
 
-    def keep_status(self, status: str) -> None:
-        """Keep how the run ended, and that it did so now."""
+    def add_status(self, status: str) -> None:
+        """Keep how the run ended, and the present time as its end."""
         self._append({"status": [status, int(time.time() * 1000)]})
 
-    def keep_file(self, file: Path, artifact_folder: str) -> None:
-        """Keep a copy of `file` as an artifact in `artifact_folder`."""
+    def add_files(self, path: Path, artifact_folder: str) -> None:
+        """Keep a copy of the file, or of all files of the folder, for `artifact_folder`."""
         with self._open() as folder:
-            target = folder / "artifacts" / artifact_folder / file.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, folder / "half")  # a kill leaves no half artifact
-            os.replace(folder / "half", target)
 
-    def _append(self, *records: dict) -> None:
-        lines = "".join(json.dumps(record) + "\n" for record in records)
+            def copy(source: str, target: str) -> None:  # a kill leaves no half artifact
+                shutil.copyfile(source, folder / "half")
+                os.replace(folder / "half", target)
+
+            target = folder / "artifacts" / artifact_folder
+            if path.is_dir():
+                shutil.copytree(path, target, copy_function=copy, dirs_exist_ok=True)
+            else:
+                target.mkdir(parents=True, exist_ok=True)
+                copy(str(path), str(target / path.name))
+
+    def _append(self, *records: dict[str, object]) -> None:
         with self._open() as folder, open(folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(lines)
+            file.write("".join(json.dumps(record) + "\n" for record in records))
 
     @contextmanager
     def _open(self) -> Iterator[Path]:
+        """Raises DataError if the folder cannot be written."""
         folder = self.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if self._lock is None:
-                self._lock = _lock_of(folder)
-                self._lock.acquire(timeout=SHORT_SECONDS)
-                about = json.dumps({"store": store_address()})
-                (folder / "about.json").write_text(about, encoding="utf-8")
-                (folder / "log.jsonl").touch()
+                lock = FileLock(folder / "lock", thread_local=False)
+                lock.acquire(timeout=SHORT_SECONDS)
+                self._lock = lock
+                self._append({"store": store_address()})
             yield folder
         except OSError as error:
             raise DataError(
                 f"MLflow at {store_address()} is away, and what this run logs cannot be kept in "
-                f"{folder} meanwhile ({error.strerror or error})."
+                f"{folder} until it is back ({error.strerror or error})."
             ) from error
 
     def claim(self) -> bool:
-        """Hold what another process has left here, if it belongs to this store."""
-        lock = _lock_of(self.folder)
+        """Take what a process that has ended left here, if it belongs to this store."""
+        self._lock = FileLock(self.folder / "lock", thread_local=False)
         try:
-            lock.acquire(blocking=False)
-            about = json.loads((self.folder / "about.json").read_text(encoding="utf-8"))
-            is_ours = about["store"] == store_address()
-        except (Timeout, OSError, ValueError, LookupError):
-            is_ours = False
-        if is_ours:
-            self._lock = lock
-        else:
-            lock.release()
-        return is_ours
+            self._lock.acquire(blocking=False)
+            if store_address() in self._records()["store"]:
+                return True
+        except (Timeout, OSError, ValueError):
+            pass  # another process holds it, or it is no spool
+        self.release()
+        return False
 
     def send(self) -> str:
-        """Send everything and remove the folder; what it was, in words.
+        """Send everything and remove the folder. Returns in words how much that was.
 
-        Raises MLflow's error while the store is away: all is still there then. Raises TrackingError
-        where MLflow refuses it: then it is out of the way of later starts.
+        Raises MLflow's error while the store is away: the spool stays then. Raises TrackingError if
+        MLflow refuses it: the folder is renamed, so that later starts leave it alone.
         """
         try:
             sent = self._send()
@@ -137,76 +135,63 @@ class Spool:
         return sent
 
     def _send(self) -> str:
-        client, kept = mlflow.MlflowClient(), self._records()
-        params = [Param(*item) for item in dict(kept["param"]).items()]
-        tags = [RunTag(*item) for item in dict(kept["tag"]).items()]
-        metrics = [Metric(*values) for values in kept["metric"]]
-        with short_requests():
+        client, records, files = mlflow.MlflowClient(), self._records(), self.folder / "artifacts"
+        metrics = [Metric(*values) for values in records["metric"]]
+        params = [Param(*item) for item in dict(records["param"]).items()]
+        tags = [RunTag(*item) for item in dict(records["tag"]).items()]
+        with short_requests(upload_seconds(files)):
             client.log_batch(self.run_id, params=params, tags=tags)
             for start in range(0, len(metrics), MAX_BATCH_METRICS):
                 client.log_batch(self.run_id, metrics[start : start + MAX_BATCH_METRICS])
-        root = self.folder / "artifacts"
-        files = files_in(root)
-        for file in files:
-            with short_requests(upload_seconds(file)):
-                client.log_artifact(self.run_id, file, artifact_folder(file, root))
-        with short_requests():
-            for status, end_time in kept["status"]:
+            if files.is_dir():
+                client.log_artifacts(self.run_id, str(files))
+            for status, end_time in records["status"]:
                 client.set_terminated(self.run_id, status, end_time)
-        return f"{counted(len(metrics), 'metric')} and {counted(len(files), 'file')}"
+        return f"{counted(len(metrics), 'metric')} and {counted(len(_files(files)), 'file')}"
 
     def _records(self) -> dict[str, list]:
         """By kind, in order."""
-        kept: dict[str, list] = {"metric": [], "param": [], "tag": [], "status": []}
+        records = defaultdict(list)
         for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines(True):
-            if line.endswith("\n"):  # the last one of a process that was killed may be a half
-                for kind, values in json.loads(line).items():
-                    kept[kind].append(values)
-        return kept
+            if line.endswith("\n"):  # the last line of a process that was killed may be a half
+                ((kind, values),) = json.loads(line).items()
+                records[kind].append(values)
+        return records
 
     def release(self) -> None:
         """Let another process have it."""
-        self._lock.release()
-        self._lock = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
 
 def flush_spool() -> None:
     """Send what earlier runs with this cache could not log to this store."""
     try:
         folders = sorted(_spool_folder().glob("*"))
-    except DataError:  # nothing is kept where nothing can be written
+    except DataError:  # a cache that cannot be written holds no spool
         return
     for folder in folders:
-        unsent = Spool(folder.name)
-        if folder.suffix == REFUSED or not unsent.claim():
+        spool = Spool(folder.name)
+        if folder.suffix == REFUSED or not spool.claim():
             continue
         try:
-            log_line(f"Sent what run {unsent.run_id} could not log: {unsent.send()}.")
+            log_line(f"Sent what run {spool.run_id} could not log: {spool.send()}.")
         except TrackingError as refused:
             log_line(str(refused))
-        except Exception:  # away again, which this run finds out by itself
-            unsent.release()
+        except Exception:  # away again, which this run will notice on its own
+            spool.release()
 
 
-def files_in(folder: Path) -> list[Path]:
-    """All files, at any depth; none where there is no folder."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def upload_seconds(path: Path) -> int:
+    """The time limit of a request that uploads the file, or the files of the folder."""
+    return SHORT_SECONDS + sum(file.stat().st_size for file in _files(path)) // SLOWEST_UPLOAD
 
 
-def artifact_folder(file: Path, root: Path, below: str = "") -> str | None:
-    """Where a file of the folder `root` goes among the artifacts; None is their top."""
-    folder = posixpath.join(below, file.parent.relative_to(root).as_posix())
-    return posixpath.normpath(folder).removeprefix(".") or None
-
-
-def upload_seconds(file: Path) -> int:
-    """How long a server may take for a file before that counts as an outage."""
-    return SHORT_SECONDS + file.stat().st_size // SLOWEST_UPLOAD
+def _files(path: Path) -> list[Path]:
+    """All files of the folder, at any depth; the file itself."""
+    return [file for file in (path, *path.rglob("*")) if file.is_file()]
 
 
 def _spool_folder() -> Path:
     return cache_folder() / "unsent"
-
-
-def _lock_of(folder: Path) -> FileLock:
-    return FileLock(folder / "lock", thread_local=False)

@@ -1,129 +1,98 @@
-"""When a model version is champion: the rule alone, without MLflow."""
+"""The promotion rule: whether a new version of a model replaces the champion. Without MLflow."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from embedlab.wording import cost_as_text
-
 PROMOTE = ("if_better", "always", "never")
-PROMOTE_BY = ("cost", "ndcg")  # of movie embeddings
-VAL_LOSS = "val_loss"
-# Name of a score (also the version's tag that holds it) -> words, its text, and what is better.
-METRICS = {
-    "cost": ("cost", cost_as_text, "below"),
-    "ndcg": ("NDCG@10 of held-out likes", "{:.4f}".format, "above"),
-    "val_accuracy": ("validation accuracy", "{:.4f}".format, "above"),
-    VAL_LOSS: ("validation loss", "{:.4f}".format, "below"),
-}
-TIE_BREAKERS = {"val_accuracy": VAL_LOSS}  # what decides between equal scores
+
+
+@dataclass(frozen=True)
+class ScoreMetric:
+    """A number that versions of a model are compared by.
+
+    name         also the tag of a version that holds the number.
+    words        the name in a sentence; `as_text` is the number in one.
+    is_cost      a lower number is better.
+    tie_breaker  the metric that decides between equal numbers, if there is one.
+    """
+
+    name: str
+    words: str
+    as_text: Callable[[float], str] = "{:.4f}".format
+    is_cost: bool = False
+    tie_breaker: "ScoreMetric | None" = None
 
 
 @dataclass(frozen=True)
 class Score:
-    """What versions are compared by: one of SCORES.
+    """The number of one version; `tie_breaker` is None if unknown, as in older versions."""
 
-    tie_breaker  the value of its tie-breaker, if it has one and that is known.
-    """
-
-    name: str
+    metric: ScoreMetric
     value: float
     tie_breaker: float | None = None
 
     def __str__(self) -> str:
-        return METRICS[self.name][1](self.value)
-
-    @property
-    def words(self) -> str:
-        return METRICS[self.name][0]
+        return self.metric.as_text(self.value)
 
     @property
     def tags(self) -> dict[str, str]:
-        """As a registered version carries them."""
-        found = {self.name: repr(self.value), "judged_by": self.name}
-        if self.tie_breaker is not None:
-            found[TIE_BREAKERS[self.name]] = repr(self.tie_breaker)
+        """The tags of a registered version with this score."""
+        found = {self.metric.name: repr(self.value), "judged_by": self.metric.name}
+        if self.metric.tie_breaker and self.tie_breaker is not None:
+            found[self.metric.tie_breaker.name] = repr(self.tie_breaker)
         return found
 
     @classmethod
-    def from_tags(cls, tags: Mapping[str, str]) -> "Score | None":
-        """None for a version that was registered by hand."""
-        name = tags.get("judged_by")
-        if name not in METRICS:
-            return None
-        tie_breaker = tags.get(TIE_BREAKERS.get(name, ""))
-        return cls(name, float(tags[name]), None if tie_breaker is None else float(tie_breaker))
+    def from_tags(cls, metric: ScoreMetric, tags: Mapping[str, str]) -> "Score":
+        """The score of a version that was judged by `metric`."""
+        tie_breaker = tags.get(metric.tie_breaker.name) if metric.tie_breaker else None
+        return cls(metric, float(tags[metric.name]), float(tie_breaker) if tie_breaker else None)
 
     def compare(self, other: "Score") -> tuple[bool, str]:
-        """Whether this one is better (an equal one is not), and that in words."""
-        wanted = METRICS[self.name][2]
-        if self.value == other.value and None not in (self.tie_breaker, other.tie_breaker):
-            name = TIE_BREAKERS[self.name]
-            is_better, reason = Score(name, self.tie_breaker).compare(
-                Score(name, other.tie_breaker)
-            )
-            return is_better, f"its {self.words} is equal, {self}, and {reason}"
-        is_better = self.value < other.value if wanted == "below" else self.value > other.value
-        negation = "" if is_better else "not "
-        return is_better, f"its {self.words} {self} is {negation}{wanted} the {other}"
+        """Whether this score is better (an equal one is not), and the reason in words."""
+        metric, breaker = self.metric, self.metric.tie_breaker
+        is_tie = breaker is not None and self.value == other.value
+        if is_tie and self.tie_breaker is not None and other.tie_breaker is not None:
+            own, others = Score(breaker, self.tie_breaker), Score(breaker, other.tie_breaker)
+            is_better, reason = own.compare(others)
+            return is_better, f"its {metric.words} is equal, {self}, and {reason}"
+        is_better = self.value < other.value if metric.is_cost else self.value > other.value
+        relation = ("" if is_better else "not ") + ("below" if metric.is_cost else "above")
+        return is_better, f"its {metric.words} {self} is {relation} the {other}"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What the rule looks at in a version; of one that was registered by hand there is no more
-    than its number."""
+    """A version as the rule sees it. One that was registered by hand has none of our tags."""
 
     version: int
-    data_digest: str | None = None
-    score: Score | None = None
-    promote: str = "never"
+    tags: Mapping[str, str]
 
 
-def should_promote(champion: Candidate | None, new: Candidate) -> tuple[bool, str]:
-    """Whether a new version takes the champion's place, and why, in words."""
-    if new.promote == "never":
+def should_promote(
+    new: Candidate, champion: Candidate | None, metric: ScoreMetric
+) -> tuple[bool, str]:
+    """Whether version `new` replaces the champion, and the reason in words.
+
+    Scores are compared only if both versions were judged by `metric` on equal data.
+    """
+    promote = new.tags["promote"]
+    if promote == "never":
         return False, "promote=never"
     if champion is None:
         return True, "there was no champion"
-    if new.promote == "always":
+    if promote == "always":
         return True, f"promote=always, in place of version {champion.version}"
-    if champion.data_digest != new.data_digest or champion.score is None:
+    was = f"the champion, version {champion.version}, was"
+    otherwise = "promote=always makes the new one champion"
+    if champion.tags.get("data_digest") != new.tags["data_digest"]:
         return False, (
-            f"the champion, version {champion.version}, was made with other data, and its "
-            f"{new.score.words} there says nothing about this one's; promote=always makes the new "
-            "one champion"
+            f"{was} made with other data, and its {metric.words} there says nothing about this "
+            f"one's; {otherwise}"
         )
-    if champion.score.name != new.score.name:
-        return False, (
-            f"the champion, version {champion.version}, was judged by its {champion.score.words}, "
-            f"this one by its {new.score.words}; promote=always makes the new one champion"
-        )
-    is_better, reason = new.score.compare(champion.score)
+    judged_by = [version.tags.get("judged_by") for version in (champion, new)]
+    if judged_by != [metric.name, metric.name]:
+        return False, f"{was} judged by {judged_by[0]}, this one by {judged_by[1]}; {otherwise}"
+    scores = [Score.from_tags(metric, version.tags) for version in (new, champion)]
+    is_better, reason = scores[0].compare(scores[1])
     return is_better, f"{reason} of version {champion.version}"
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """Numbers of the champion and of the version it replaced; and why each has won or not."""
-
-    champion: int | None
-    replaced: int | None
-    reasons: dict[int, str]
-
-
-def resolve_champion(champion: Candidate | None, candidates: Iterable[Candidate]) -> Resolution:
-    """Let the candidates challenge the champion, in order of their numbers.
-
-    From whatever champion some of them have made among themselves, all of them make the same one.
-    So registrations at the same moment agree, however their reads and writes were mixed.
-    """
-    replaced, reasons = None, {}
-    for new in sorted(candidates, key=lambda candidate: candidate.version):
-        if champion is not None and champion.version == new.version:
-            continue
-        is_better, reasons[new.version] = should_promote(champion, new)
-        if is_better:
-            if champion is not None:
-                replaced = champion.version
-                reasons[replaced] = f"version {new.version}, of the same moment, has replaced it"
-            champion = new
-    return Resolution(champion and champion.version, replaced, reasons)

@@ -3,48 +3,40 @@
 Two aliases: `champion` answers `recommend` and `mlflow models serve`, `challenger` is the newest
 version that has not replaced it. Scores are compared only on equal data, by its digest.
 
-Two registrations at once. MLflow sets an alias without looking at what it was, so either could
-overwrite the other. But versions get their numbers and tags in one step. So each registration lets
-all versions that are still undecided, its own among them, compete in order of their numbers, sets
-the aliases to the outcome, and looks again until nothing has changed; only then its version counts
-as decided (tag `registered_as`). The outcome is the same from whatever the others wrote meanwhile,
-so when the last registration has ended, the aliases are as if one had come after the other.
+Concurrent registrations take turns. MLflow sets an alias without a look at its present value, and
+over HTTP there is no lock to take; but it numbers versions atomically. So the number is a ticket:
+a registration waits until every lower version is decided (tag `registered_as`), then reads the
+champion, compares, and sets the aliases. A version that is still undecided after UNDECIDED_SECONDS
+belongs to a killed process, and the next registration decides it.
 
-Not guaranteed: in the milliseconds before that, an alias may be on the worse of two new versions;
-a registration that was killed after its first write is put right by the next one, or by `promote`;
-and one that stands still for longer than UNDECIDED_SECONDS may overwrite what came after it.
+Not guaranteed: a registration that stands still for longer than that while it decides may overwrite
+the aliases that a later one has set.
 """
 
+import math
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import (
-    BAD_REQUEST,
-    INVALID_PARAMETER_VALUE,
-    RESOURCE_DOES_NOT_EXIST,
-    ErrorCode,
-)
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, ErrorCode
 
 from embedlab.errors import TrackingError
 from embedlab.tracking.registry.card import CARD_FILE, Card
 from embedlab.tracking.registry.model import check_answers_its_example
-from embedlab.tracking.registry.promotion import Candidate, Score, resolve_champion
+from embedlab.tracking.registry.promotion import Candidate, Score, ScoreMetric, should_promote
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import explain_store_errors, store_address
 
-# A model that does not exist is one code, an alias that does not exist another.
-NOT_THERE = [ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)]
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-UNDECIDED_SECONDS = 60  # a registration that takes longer was killed
+UNDECIDED_SECONDS = 60  # after which a registration counts as killed
+PROMOTION_SECONDS = 5  # for which a promotion waits for registrations
+POLL_SECONDS = 0.1
 MAX_ATTEMPTS = 5  # of one write
-MAX_ROUNDS = 100  # as many registrations at the same moment, at the least
-WAIT_SECONDS, MAX_WAITS = 0.1, 50  # of a promotion, for registrations that are under way
 NEWEST_SHOWN = 10
 
 
@@ -62,7 +54,7 @@ class Registration:
 
     @property
     def label(self) -> str:
-        """As a run's tag has it."""
+        """The value of the run's tag `registered_model`."""
         return f"{self.name} {self.version} ({self.alias})"
 
     @property
@@ -75,10 +67,10 @@ class Registration:
 def publish(
     run: TrackedRun, model_uri: str, card: Card, score: Score, name: str | None, promote: str
 ) -> tuple[str, list[str]]:
-    """Log the model's card, and register the model where it has a name.
+    """Log the model's card, and register the model if it has a name.
 
-    Returns the URI to ask it by, and what to tell the user. Raises TrackingError where the model
-    does not answer its own input example; it is not registered then.
+    Returns the URI to ask it by, and what to tell the user. Raises TrackingError if the model does
+    not answer its own input example; it is not registered then.
     """
     if name is None:
         uri, said = f"runs:/{run.id}/model", []
@@ -99,15 +91,16 @@ def register(
     promote  `if_better`: champion if there is none, or its score on the same data is worse;
              `always`: champion; `never`: challenger.
     """
-    client = mlflow.MlflowClient()
-    how = {**score.tags, "promote": promote}
+    model = _RegisteredModel(name)
     with explain_store_errors():
-        made = mlflow.register_model(model_uri, name, tags=card.tags | how)
+        tags = {**card.tags, **score.tags, "promote": promote}
+        made = mlflow.register_model(model_uri, name, tags=tags)
         version = int(made.version)
-        client.update_model_version(name, made.version, card.markdown(_uri(name, version)))
-        is_champion, reason = _settle_aliases(client, name, version)
-        alias = CHAMPION if is_champion else CHALLENGER
-        client.set_model_version_tag(name, made.version, "registered_as", f"{alias}: {reason}")
+        model.client.update_model_version(name, made.version, card.markdown(_uri(name, version)))
+        since = made.creation_timestamp - 1000 * UNDECIDED_SECONDS
+        for killed in model.wait_for_registrations(UNDECIDED_SECONDS, since, below=version):
+            model.decide(killed, score.metric)
+        alias, reason = model.decide(_candidate(made), score.metric)
     return Registration(name, version, alias, reason)
 
 
@@ -128,12 +121,12 @@ class Promotion:
 
     @property
     def label(self) -> str:
-        """As a run's tag has it."""
+        """The value of the run's tag `registered_model`."""
         return f"{self.name} {self.version} ({CHAMPION})"
 
     @property
     def undo(self) -> str:
-        """How to make the version before it champion again, if there was one."""
+        """The command that makes the version before it champion again, if there was one."""
         if self.before in (None, self.version):
             return ""
         return (
@@ -148,103 +141,132 @@ def set_champion(name: str, wanted: str, reason: str) -> Promotion:
     the one that the present champion replaced.
 
     It holds against registrations that are under way; of two such promotions the last one does.
-    Raises TrackingError where there is no such model or version.
+    Raises TrackingError if there is no such model or version.
     """
-    client = mlflow.MlflowClient()
+    model = _RegisteredModel(name)
     with explain_store_errors():
-        version = _find_version(client, name, wanted)
-        before = _number(_by_alias(client, name, CHAMPION))
+        version = model.find(wanted)
+        champion = model.by_alias(CHAMPION)
+        before = champion.version if champion else None
         if version != before:
-            _make_champion(client, name, version, reason, before)
-            _wait_for_registrations(client, name)
-            # Again: one that has ended meanwhile may have read the alias as it was before.
-            _write(client.set_registered_model_alias, name, CHAMPION, str(version))
-            if _number(_by_alias(client, name, CHALLENGER)) == version:
-                _set_challenger(client, name, None)
+            model.make_champion(version, reason, champion)
+            since = time.time() * 1000 - 1000 * UNDECIDED_SECONDS
+            model.wait_for_registrations(PROMOTION_SECONDS, since)
+            # Again: a registration that has ended since may have read the alias before.
+            model.set_alias(CHAMPION, version)
+            challenger = model.by_alias(CHALLENGER)
+            if challenger and challenger.version == version:
+                model.set_alias(CHALLENGER, None)
     return Promotion(name, version, before, reason)
 
 
-def _find_version(client: mlflow.MlflowClient, name: str, wanted: str) -> int:
-    versions = _versions(client, name)
-    if not versions:
-        raise TrackingError(
-            f"model_name: expected a registered model with a version, but {store_address()} has no "
-            f"{name!r}: register one with fit_embedding, extract_features or finetune and "
-            "-P register=true."
-        )
-    if wanted == CHALLENGER:
-        number = _number(_by_alias(client, name, CHALLENGER))
-    elif wanted == PREVIOUS:
-        champion = _by_alias(client, name, CHAMPION)
-        number = champion and champion.tags.get("replaces_version")
-    else:
-        number = wanted
-    if number is not None and int(number) in versions:
-        return int(number)
+class _RegisteredModel:
+    """A model of the registry: its versions by number, its aliases, and who gets them."""
 
-    if number is not None:
-        what = "was deleted" if int(number) < max(versions) else "does not exist"
-        problem = f"version {number} of {name} {what}"
-    elif wanted == PREVIOUS and champion is not None:
-        problem = f"the champion of {name}, version {champion.version}, replaced no other"
-    else:
-        missing = CHALLENGER if wanted == CHALLENGER else CHAMPION
-        problem = f"{name} has no {missing} now"
-    newest = ", ".join(map(str, sorted(versions, reverse=True)[:NEWEST_SHOWN]))
-    raise TrackingError(f"version: {problem}: give a number; its newest versions: {newest}.")
+    def __init__(self, name: str):
+        self.name, self.client = name, mlflow.MlflowClient()
+
+    def versions(self) -> dict[int, ModelVersion]:
+        """Those that have not been deleted, by number, in order."""
+        quote = '"' if "'" in self.name else "'"
+        found = self.client.search_model_versions(f"name = {quote}{self.name}{quote}")
+        return dict(sorted((int(version.version), version) for version in found))
+
+    def by_alias(self, alias: str) -> Candidate | None:
+        number = self.client.get_registered_model(self.name).aliases.get(alias)
+        if number is None:
+            return None
+        return _candidate(self.client.get_model_version(self.name, str(number)))
+
+    def find(self, wanted: str) -> int:
+        """The number of the version that `set_champion` was asked for."""
+        versions = self.versions()
+        if not versions:
+            raise TrackingError(
+                "model_name: expected a registered model with a version, but "
+                f"{store_address()} has no {self.name!r}: register one by an entry point that "
+                "trains, with -P register=true."
+            )
+        number: int | None = None
+        if wanted in (CHALLENGER, PREVIOUS):
+            alias = CHALLENGER if wanted == CHALLENGER else CHAMPION
+            found, problem = self.by_alias(alias), f"{self.name} has no {alias} now"
+            if found and wanted == CHALLENGER:
+                number = found.version
+            elif found:
+                problem = f"the champion of {self.name}, version {found.version}, replaced no other"
+                replaced = found.tags.get("replaces_version")
+                number = int(replaced) if replaced else None
+        else:
+            number = int(wanted)
+        if number in versions:
+            return number
+        if number is not None:
+            what = "was deleted" if number < max(versions) else "does not exist"
+            problem = f"version {number} of {self.name} {what}"
+        newest = ", ".join(map(str, list(reversed(versions))[:NEWEST_SHOWN]))
+        raise TrackingError(f"version: {problem}: give a number; its newest versions: {newest}.")
+
+    def wait_for_registrations(
+        self, seconds: float, since: float, below: float = math.inf
+    ) -> list[Candidate]:
+        """Wait until every version with a number under `below` is decided, or none is for so many
+        seconds. Versions that were made before `since` (ms since 1970) are left alone.
+
+        Returns the versions that are still undecided, as their processes were killed, by number.
+        """
+        waiting, end = None, 0.0
+        while True:
+            undecided = [
+                _candidate(version)
+                for number, version in self.versions().items()
+                if number < below
+                and "promote" in version.tags  # else somebody registered it by hand
+                and "registered_as" not in version.tags
+                and version.creation_timestamp > since
+            ]
+            numbers = [version.version for version in undecided]
+            if numbers != waiting:
+                waiting, end = numbers, time.monotonic() + seconds
+            if not undecided or time.monotonic() >= end:
+                return undecided
+            time.sleep(POLL_SECONDS)
+
+    def decide(self, new: Candidate, metric: ScoreMetric) -> tuple[str, str]:
+        """Make the version champion or challenger. Returns the alias, and the reason in words."""
+        champion = self.by_alias(CHAMPION)
+        if champion and champion.version == new.version:  # its process was killed after that
+            is_champion, reason = True, champion.tags["promoted_because"]
+        else:
+            is_champion, reason = should_promote(new, champion, metric)
+            if is_champion:
+                self.make_champion(new.version, reason, champion)
+        self.set_alias(CHALLENGER, None if is_champion else new.version)
+        alias = CHAMPION if is_champion else CHALLENGER
+        self.tag(new.version, registered_as=f"{alias}: {reason}")
+        return alias, reason
+
+    def make_champion(self, version: int, because: str, replaced: Candidate | None) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.tag(version, promoted_because=because, promoted_at=now)
+        if replaced:
+            self.tag(version, replaces_version=str(replaced.version))
+        self.set_alias(CHAMPION, version)
+
+    def tag(self, version: int, **tags: str) -> None:
+        for key, value in tags.items():
+            _retry(self.client.set_model_version_tag, self.name, str(version), key, value)
+
+    def set_alias(self, alias: str, version: int | None) -> None:
+        """Point the alias to the version; None removes it."""
+        if version is None:
+            _retry(self.client.delete_registered_model_alias, self.name, alias)
+        else:
+            _retry(self.client.set_registered_model_alias, self.name, alias, str(version))
 
 
-def _make_champion(
-    client: mlflow.MlflowClient, name: str, version: int, because: str, replaced: int | None
-) -> None:
-    tags = {
-        "promoted_because": because,
-        "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    if replaced is not None:
-        tags["replaces_version"] = str(replaced)
-    for key, value in tags.items():
-        _write(client.set_model_version_tag, name, str(version), key, value)
-    _write(client.set_registered_model_alias, name, CHAMPION, str(version))
-
-
-def _settle_aliases(client: mlflow.MlflowClient, name: str, mine: int) -> tuple[bool, str]:
-    """Set both aliases to what comes of all undecided versions; whether `mine` is champion, why."""
-    first = None
-    for _ in range(MAX_ROUNDS):
-        # The versions before the aliases: who comes with a later version reads the aliases later.
-        versions = _versions(client, name)
-        first = first or min(_undecided(versions, versions[mine].creation_timestamp))
-        champion = _by_alias(client, name, CHAMPION)
-        found = (_number(champion), _number(_by_alias(client, name, CHALLENGER)))
-
-        competitors = [_candidate(v) for n, v in versions.items() if n >= first and _is_ours(v)]
-        outcome = resolve_champion(champion and _candidate(champion), competitors)
-        newest = max(candidate.version for candidate in competitors)
-        wanted = (outcome.champion, None if newest == outcome.champion else newest)
-        if wanted == found:
-            is_champion = outcome.champion == mine
-            because = champion.tags["promoted_because"] if is_champion else outcome.reasons[mine]
-            return is_champion, because
-        if outcome.champion != found[0]:
-            reason = outcome.reasons[outcome.champion]
-            _make_champion(client, name, outcome.champion, reason, outcome.replaced)
-        _set_challenger(client, name, wanted[1])
-    raise TrackingError(
-        f"{name}: its aliases kept changing while version {mine} was registered, which is there: "
-        "choose the champion with `mlflow run . -e promote`."
-    )
-
-
-def _set_challenger(client: mlflow.MlflowClient, name: str, version: int | None) -> None:
-    if version is None:
-        _write(client.delete_registered_model_alias, name, CHALLENGER)
-    else:
-        _write(client.set_registered_model_alias, name, CHALLENGER, str(version))
-
-
-def _write(call: Callable[..., None], *args: str) -> None:
-    """Set or delete a tag or an alias, also where somebody does the same at the same moment: MLflow
+def _retry(call: Callable[..., None], *args: str) -> None:
+    """Set or delete a tag or an alias, also if another process does the same at that moment: MLflow
     looks first whether it is there, and the second to insert or delete it gets a BAD_REQUEST."""
     for attempts_left in reversed(range(MAX_ATTEMPTS)):
         try:
@@ -254,58 +276,8 @@ def _write(call: Callable[..., None], *args: str) -> None:
                 raise
 
 
-def _wait_for_registrations(client: mlflow.MlflowClient, name: str) -> None:
-    """Until none is under way; not for ever, as one may have been killed."""
-    for _ in range(MAX_WAITS):
-        if not _undecided(_versions(client, name), time.time() * 1000):
-            break
-        time.sleep(WAIT_SECONDS)
-
-
-def _versions(client: mlflow.MlflowClient, name: str) -> dict[int, ModelVersion]:
-    """Those that have not been deleted, by number."""
-    quote = '"' if "'" in name else "'"
-    found = client.search_model_versions(f"name = {quote}{name}{quote}")
-    return {int(version.version): version for version in found}
-
-
-def _undecided(versions: Mapping[int, ModelVersion], now: float) -> list[int]:
-    """Versions whose registration is under way at `now`, in milliseconds, or began later."""
-    return [
-        number
-        for number, version in versions.items()
-        if _is_ours(version)
-        and "registered_as" not in version.tags
-        and now - version.creation_timestamp < UNDECIDED_SECONDS * 1000
-    ]
-
-
-def _by_alias(client: mlflow.MlflowClient, name: str, alias: str) -> ModelVersion | None:
-    try:
-        return client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        # A model that does not exist is one code, an alias that does not exist another.
-        if error.error_code in map(
-            ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)
-        ):
-            return None
-        raise
-
-
-def _number(version: ModelVersion | None) -> int | None:
-    return None if version is None else int(version.version)
-
-
-def _is_ours(version: ModelVersion) -> bool:
-    """Whether `register` made it, and not somebody by hand."""
-    return "promote" in version.tags
-
-
 def _candidate(version: ModelVersion) -> Candidate:
-    tags = version.tags  # without ours where somebody registered it by hand
-    promote = tags.get("promote", "never")
-    digest, score = tags.get("data_digest"), Score.from_tags(tags)
-    return Candidate(int(version.version), digest, score, promote)
+    return Candidate(int(version.version), version.tags)
 
 
 def _uri(name: str, version: int) -> str:

@@ -1,50 +1,53 @@
-"""Random changes of training images, drawn for each image by itself.
+"""Random augmentation of training images, drawn for each image separately.
 
-In: a batch of uint8 squares as they are stored. Out: a batch of uint8 squares. Work is done at the
-stored size where that is possible: a shift of CIFAR-10's 32 pixels costs a fraction of one at 224.
-Randomness is torch's global generator, the only one that torchvision's transforms know.
+In: a batch of uint8 squares as stored, and a `torch.Generator`. Out: a batch of uint8 squares.
 """
 
 import torch
 from torchvision.transforms import v2
 
-from embedlab.errors import OptionError
+from embedlab.vision.seeds import seeded_by
 
 
 class Augmentation:
-    """One of `options.AUGMENTATIONS`, for images stored at `side` pixels.
+    """One of `recipes.AUGMENTATIONS`, for images stored at `side` pixels.
 
-    crop       shifted by up to an eighth, the border mirrored.
-    crop_flip  crop, and half of the images mirrored.
-    zoom_flip  a part of half to all of the area, enlarged, and half of the images mirrored.
+    crop       shift by up to an eighth of the side, with a reflected border.
+    crop_flip  crop, and a horizontal flip of half of the images.
+    zoom_flip  RandomResizedCrop of half to all of the area, and a flip.
     notebook   as published: RandomResizedCrop, flip, ColorJitter(hue=.05, saturation=.05). Colours
-               change before the crop, at the stored size: it is the same but for rounding, and
-               takes 1/49 of the time.
+               change before the crop, at the stored size: equal up to rounding, in 1/49 of the
+               time.
+
+    Shift and flip are one gather for the whole batch; the others are torchvision's, image by image.
     """
 
     def __init__(self, name: str, side: int, resolution: int):
-        shift = v2.RandomCrop(side, padding=max(1, side // 8), padding_mode="reflect")
-        flip = v2.RandomHorizontalFlip()
-        chains = {
-            "none": [],
-            "crop": [shift],
-            "crop_flip": [shift, flip],
-            "zoom_flip": [
-                v2.RandomResizedCrop(resolution, scale=(0.5, 1.0), antialias=True),
-                flip,
-            ],
-            "notebook": [
-                v2.ColorJitter(hue=0.05, saturation=0.05),
-                v2.RandomResizedCrop(resolution, antialias=True),
-                flip,
-            ],
-        }
-        if name not in chains:
-            raise OptionError(f"augment: expected one of {', '.join(chains)}, got {name!r}")
-        self._transform = v2.Compose(chains[name]) if chains[name] else None
+        self._name, self._side = name, side
+        zoom = {"zoom_flip": (0.5, 1.0), "notebook": (0.08, 1.0)}.get(name)
+        steps = [v2.ColorJitter(hue=0.05, saturation=0.05)] if name == "notebook" else []
+        if zoom:
+            steps += [v2.RandomResizedCrop(resolution, zoom, antialias=True)]
+            steps += [v2.RandomHorizontalFlip()]
+        self._transform = v2.Compose(steps) if steps else None
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """(batch, 3, side, side) uint8 -> the same, or (batch, 3, resolution, resolution)."""
-        if self._transform is None:
+        if self._name == "none":
             return images
-        return torch.stack([self._transform(image) for image in images])
+        if self._transform is None:
+            return self._shift(images, generator)
+        with seeded_by(generator):
+            return torch.stack([self._transform(image) for image in images])
+
+    def _shift(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        n, most, last = len(images), max(1, self._side // 8), self._side - 1
+        shifts = torch.randint(-most, most + 1, (2, n, 1), generator=generator)
+        flips = torch.rand((n, 1), generator=generator) < 0.5
+        # The pixel that each row and each column is taken from; reflected: -1 is 1, side is side-2.
+        rows, columns = last - (last - (torch.arange(self._side) + shifts).abs()).abs()  # (n, side)
+        if self._name == "crop_flip":
+            columns = torch.where(flips, columns.flip(1), columns)
+        index = [i.to(images.device) for i in (torch.arange(n)[:, None, None], rows, columns)]
+        pixels = images.permute(0, 2, 3, 1)  # (n, side, side, 3)
+        return pixels[index[0], index[1][:, :, None], index[2][:, None, :]].permute(0, 3, 1, 2)

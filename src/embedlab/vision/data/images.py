@@ -1,15 +1,17 @@
-"""Images as one array, whatever they were: CIFAR-10, a folder of one's own, the sample.
+"""Read a data set as one array of images: CIFAR-10, a folder of image files, the sample.
 
-In: a `ImageSource`. Out: a `ImageDataset`, all images as uint8 squares of one size. A folder is
-decoded once and kept in the cache; the next run maps it into memory.
+In: an `ImageSource`. Out: an `ImageDataset`, all images as uint8 squares of one size. A folder is
+decoded once and cached; a cache of more than 1 GiB is mapped into memory.
 """
 
 import hashlib
 import json
+import math
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import TimeoutError as NotYet
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -19,14 +21,14 @@ import numpy as np
 
 from embedlab.datasets.cache import build_folder, cache_folder
 from embedlab.datasets.folder import ClassFile, LeftOut, Listing, list_files
-from embedlab.datasets.images import CIFAR10, SAMPLE, ImageSource
+from embedlab.datasets.images import CIFAR10, ImageSource
 from embedlab.errors import DataError
-from embedlab.progress import OnCount
+from embedlab.progress import OnProgress
 from embedlab_serving.decode import decode_image, shorter_side
 
 MAX_SIDE = 256  # pixels; larger images are stored at this size, as the published transform does
 MAX_BYTES_IN_MEMORY = 1 << 30  # bytes; a larger cache is mapped instead of read
-DECODED_AT_ONCE = 256
+DECODING_BATCH = 256
 DECODING_THREADS = (os.cpu_count() or 1) + 4  # some wait for the disk while others decode
 CACHE_VERSION = 2  # goes up with every change of the decoding
 IMAGES, LABELS, FINGERPRINTS, ABOUT = "images.u8", "labels.npy", "fingerprints.npy", "about.json"
@@ -38,16 +40,17 @@ T = TypeVar("T")
 class ImageDataset:
     """All images of a data set.
 
-    name          as in a figure's title.
+    name          for titles of figures.
     classes       names, by label.
-    images        (n, 3, side, side) uint8, training images before test images.
+    pixels        (n, 3, side, side) uint8, training images before test images.
     labels        (n,) int64.
-    n_train       how many are the official training images; None where there is no such split.
+    n_train       number of official training images; None without an official split.
     digest        sha256 over class names, labels and pixels.
     fingerprints  (n,) uint64, a hash of each image's pixels.
-    files         (n,) names of files; empty where the images do not come from a folder.
+    files         (n,) names of files; empty if the images do not come from a folder.
     left_out      files and folders that gave no image, by name.
-    notes         sentences about folders that a user may expect to be read, and are not.
+    notes         sentences about folders that are not read, although a user may expect it.
+    mapped        the memory map that `pixels` is a view of; None if they are in memory.
     """
 
     name: str
@@ -60,6 +63,7 @@ class ImageDataset:
     files: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    mapped: mmap.mmap | None = None
 
     @property
     def side(self) -> int:
@@ -69,34 +73,47 @@ class ImageDataset:
         n = len(self.labels)
         return f"{self.name}: {n:,} images of {len(self.classes)} classes, {self.side} px a side"
 
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The pixels of those rows, contiguous."""
+        return np.ascontiguousarray(self.pixels[rows])
 
-def read_images(source: ImageSource, on_count: OnCount | None = None) -> ImageDataset:
-    """Raises DataError where a folder has no images, one class only, or no such layout."""
-    if source.kind == SAMPLE:
-        return _read_digits(source)
+    def read_ahead(self, rows: np.ndarray) -> None:
+        """Ask the system to read those images of a mapped file, without waiting for it."""
+        if self.mapped is None:
+            return
+        size = self.pixels[0].nbytes
+        for start in (rows * size).tolist():
+            page = start - start % mmap.PAGESIZE
+            self.mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+
+
+def read_images(source: ImageSource, on_progress: OnProgress | None = None) -> ImageDataset:
+    """Raises DataError if a folder has no images, a single class, or another layout."""
+    if source.path is None:
+        return _read_digits(source.name)
     if source.kind == CIFAR10:
-        return _read_cifar10(source)
-    return _read_folder(source, on_count)
+        return _read_cifar10(source.name, source.path)
+    return _read_folder(source.name, source.path, on_progress)
 
 
-def _read_digits(source: ImageSource) -> ImageDataset:
+def _read_digits(name: str) -> ImageDataset:
     """scikit-learn's 1,797 handwritten digits, 8 × 8 pixels of 17 greys."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8)
     images = np.repeat(grey[:, None], 3, axis=1)  # (n, 3, 8, 8)
-    classes = tuple(str(name) for name in digits.target_names)
-    return _in_memory(source.name, classes, images, digits.target, None)
+    classes = tuple(map(str, digits.target_names))
+    return _in_memory(name, classes, images, digits.target, None)
 
 
-def _read_cifar10(source: ImageSource) -> ImageDataset:
+def _read_cifar10(name: str, path: Path) -> ImageDataset:
     from torchvision.datasets import CIFAR10 as Torchvision
 
-    parts = [Torchvision(source.path, train=is_train) for is_train in (True, False)]
+    parts = [Torchvision(path, train=is_train) for is_train in (True, False)]
     images = np.concatenate([part.data for part in parts]).transpose(0, 3, 1, 2)
     labels = np.concatenate([part.targets for part in parts])
-    return _in_memory(source.name, tuple(parts[0].classes), images, labels, len(parts[0]))
+    return _in_memory(name, tuple(parts[0].classes), images, labels, len(parts[0]))
 
 
 def _in_memory(
@@ -110,7 +127,7 @@ def _in_memory(
 
 
 def _fingerprint(pixels: bytes) -> int:
-    """64 bits: any two of a million different images share one with a probability of 3e-8."""
+    """A 64-bit hash: any two of a million different images collide with a probability of 3e-8."""
     return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "little")
 
 
@@ -122,46 +139,41 @@ def _digest(classes: tuple[str, ...], labels: np.ndarray, images: np.ndarray) ->
     return digest.hexdigest()
 
 
-def read_ahead(images: np.ndarray, rows: np.ndarray) -> None:
-    """Have the system read those images of a mapped file, and do not wait for it."""
-    if not isinstance(images, np.memmap):
-        return
-    size = images[0].nbytes
-    for start in (rows * size).tolist():
-        page = start - start % mmap.PAGESIZE
-        images._mmap.madvise(mmap.MADV_WILLNEED, page, start + size - page)
-
-
-def _read_folder(source: ImageSource, on_count: OnCount | None) -> ImageDataset:
-    listing = list_files(source.path)
-    folder = cache_folder() / "pictures" / _listing_digest(source.path, listing)
-    build_folder(folder, lambda build: _decode_all(source, listing, build, on_count), _is_whole)
+def _read_folder(name: str, root: Path, on_progress: OnProgress | None) -> ImageDataset:
+    listing = list_files(root)
+    folder = cache_folder() / "pictures" / _listing_digest(root, listing)
+    build_folder(folder, lambda build: _decode_all(root, listing, build, on_progress), _is_whole)
 
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    shape = tuple(about["shape"])
-    images = np.memmap(folder / IMAGES, dtype=np.uint8, mode="r", shape=shape)
-    if images.nbytes <= MAX_BYTES_IN_MEMORY:
-        images = np.array(images)
-    else:  # a training reads here and there: what lies around an image is not wanted with it
-        images._mmap.madvise(mmap.MADV_RANDOM)
-    reasons = dict(about["unreadable"])  # by number of the file
-    unreadable = [LeftOut(listing.files[number].name, why) for number, why in reasons.items()]
+    pixels, mapped = _load_pixels(folder / IMAGES, about["shape"])
+    reasons = dict(about["unreadable"])  # by position of the file
+    unreadable = [LeftOut(listing.files[i].name, reason) for i, reason in reasons.items()]
     return ImageDataset(
-        source.name,
+        name,
         listing.classes,
-        images,
+        pixels,
         np.load(folder / LABELS, allow_pickle=False),
         about["n_train"] if listing.has_split else None,
         about["digest"],
         np.load(folder / FINGERPRINTS, allow_pickle=False),
-        tuple(file.name for number, file in enumerate(listing.files) if number not in reasons),
+        tuple(file.name for i, file in enumerate(listing.files) if i not in reasons),
         tuple(sorted([*listing.left_out, *unreadable])),
         listing.notes,
+        mapped,
     )
 
 
+def _load_pixels(file: Path, shape: list[int]) -> tuple[np.ndarray, mmap.mmap | None]:
+    if math.prod(shape) <= MAX_BYTES_IN_MEMORY:
+        return np.fromfile(file, np.uint8).reshape(shape), None
+    with open(file, "rb") as opened:
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped.madvise(mmap.MADV_RANDOM)  # training reads in random order: no read-ahead around it
+    return np.frombuffer(mapped, np.uint8).reshape(shape), mapped
+
+
 def _listing_digest(root: Path, listing: Listing) -> str:
-    """Names, sizes and times of change: cheap, and different when an image was replaced."""
+    """sha256 of names, sizes and modification times: cheap, and it changes with any file."""
     about = [CACHE_VERSION, MAX_SIDE, str(root), *listing.classes]
     digest = hashlib.sha256(json.dumps(about).encode())
     for file in listing.files:
@@ -181,37 +193,35 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _decode_all(
-    source: ImageSource, listing: Listing, folder: Path, on_count: OnCount | None
-) -> None:
-    """Write the files of the cache; images go to disk as they come, in bounded memory."""
+def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgress | None) -> None:
+    """Write the files of the cache, in bounded memory."""
     files = listing.files
     unreadable: list[tuple[int, str]] = []
     kept: list[ClassFile] = []
     fingerprints: list[int] = []
     digest = hashlib.sha256()
-    # Its threads are daemons: one that waits for a file system does not keep the process alive.
+    # Its threads are daemons: one that blocks in a file system does not keep the process alive.
     with ThreadPool(DECODING_THREADS) as pool, open(folder / IMAGES, "wb") as out:
-        sides = _in_turn(pool, lambda file: _side_or_none(file.path), files)
-        side = min(MAX_SIDE, max((side for side in sides if side), default=0))
-        for start in range(0, len(files), DECODED_AT_ONCE):
-            batch = files[start : start + DECODED_AT_ONCE]
-            decoded = _in_turn(pool, lambda file: _decode_or_reason(file.path, side), batch)
-            for number, (file, image) in enumerate(zip(batch, decoded, strict=True), start):
+        sides = _imap(pool, partial(_or_reason, shorter_side), files)
+        side = min(MAX_SIDE, max((side for side in sides if isinstance(side, int)), default=0))
+        decode = partial(_or_reason, lambda path: decode_image(path, side))
+        for start in range(0, len(files), DECODING_BATCH):
+            batch = files[start : start + DECODING_BATCH]
+            for i, image in enumerate(_imap(pool, decode, batch), start):
                 if isinstance(image, str):
-                    unreadable.append((number, image))
-                else:
-                    kept.append(file)
-                    pixels = image.tobytes()
-                    out.write(pixels)
-                    digest.update(pixels)
-                    fingerprints.append(_fingerprint(pixels))
-            if on_count is not None:
-                on_count(min(start + DECODED_AT_ONCE, len(files)), len(files))
+                    unreadable.append((i, image))
+                    continue
+                pixels = image.tobytes()
+                out.write(pixels)
+                digest.update(pixels)
+                kept.append(files[i])
+                fingerprints.append(_fingerprint(pixels))
+            if on_progress is not None:
+                on_progress(min(start + DECODING_BATCH, len(files)), len(files))
 
     labels = np.array([file.label for file in kept], dtype=np.int64)
-    why = [*(LeftOut(files[number].name, why) for number, why in unreadable), *listing.left_out]
-    _check_every_class_is_there(source, listing.classes, kept, why)
+    left_out = [*(LeftOut(files[i].name, reason) for i, reason in unreadable), *listing.left_out]
+    _check_every_class_has_images(root, listing.classes, labels, left_out)
     np.save(folder / LABELS, labels, allow_pickle=False)
     np.save(folder / FINGERPRINTS, np.array(fingerprints, dtype=np.uint64), allow_pickle=False)
     digest.update(labels.tobytes() + json.dumps([*listing.classes, side]).encode())
@@ -224,11 +234,11 @@ def _decode_all(
     (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
-def _in_turn(
+def _imap(
     pool: ThreadPool, do: Callable[[ClassFile], T], files: Sequence[ClassFile]
 ) -> Iterator[T]:
-    """What `do` returns of each file. Waits a second at a time, for a signal that comes just
-    before a wait is handled after it only."""
+    """`do` of each file, in order. Wakes up every second: Python handles a signal that came just
+    before a wait only after it."""
     results = pool.imap(do, files)
     while True:
         try:
@@ -239,28 +249,21 @@ def _in_turn(
             return
 
 
-def _side_or_none(path: str) -> int | None:
+def _or_reason(read: Callable[[str], T], file: ClassFile) -> T | str:
+    """What `read` returns for the file, or why it cannot be read."""
     try:
-        return shorter_side(path)
-    except DataError:
-        return None
-
-
-def _decode_or_reason(path: str, side: int) -> np.ndarray | str:
-    try:
-        return decode_image(path, side)
+        return read(file.path)
     except DataError as error:
         return str(error)
 
 
-def _check_every_class_is_there(
-    source: ImageSource, classes: tuple[str, ...], kept: list[ClassFile], why: list[LeftOut]
+def _check_every_class_has_images(
+    root: Path, classes: tuple[str, ...], labels: np.ndarray, left_out: list[LeftOut]
 ) -> None:
-    found = {file.label for file in kept}
-    missing = [name for label, name in enumerate(classes) if label not in found]
+    missing = [name for label, name in enumerate(classes) if label not in labels]
     if missing:
-        of_missing = [str(item) for item in why if {*missing} & {*item.name.split(os.sep)}]
+        reasons = [str(item) for item in left_out if {*missing} & {*item.name.split(os.sep)}]
         raise DataError(
-            f"dataset: {source.path} has no readable image of {', '.join(missing[:5])} "
-            f"({'; '.join(of_missing[:3])}): put images there, or remove the folder."
+            f"dataset: {root} has no readable image of {', '.join(missing[:5])} "
+            f"({'; '.join(reasons[:3])}): put images there, or remove the folder."
         )

@@ -1,8 +1,8 @@
-"""Training, validation and test images, by a seeded stratified shuffle.
+"""Training, validation and test split by a seeded stratified shuffle.
 
 In: labels. Out: rows of each part. The official test images stay the test set; 15 % of the
-training images validate (7,500 of CIFAR-10's 50,000). A data set without an official test set
-gives one sixth for it, CIFAR-10's own share.
+training images validate (7,500 of CIFAR-10's 50,000). Without an official test set one sixth of
+the images are the test set, as in CIFAR-10.
 """
 
 import hashlib
@@ -21,14 +21,19 @@ VAL_SHARE, TEST_SHARE = 0.15, 1 / 6
 class Split:
     """Rows of `ImageDataset.pixels`, sorted, (n,) int64 each.
 
-    digest  sha256 of what a model is judged by: the data set, and which images of it validate
-            and test. It does not depend on the training images.
+    digest  sha256 of the data set and of the rows of validation and test: models with the same
+            digest can be compared. It does not depend on the training rows.
     """
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
     digest: str
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """The rows by the name of their part."""
+        return {"train": self.train, "val": self.val, "test": self.test}
 
 
 def split_images(
@@ -38,11 +43,11 @@ def split_images(
     val_limit: int = 0,
     test_limit: int = 0,
 ) -> Split:
-    """A limit above 0 takes that many images of a part, stratified, one a class at least; 0 all.
+    """A limit above 0 takes that many images of a part, stratified, at least one a class; 0 all.
 
-    The validation images are the same whatever the limit of the training images is.
-    Raises DataError where a class is too small to be in every part, OptionError where a limit is
-    smaller than the number of classes.
+    The validation images do not depend on the limit of the training images.
+    Raises DataError if a class is too small to be in every part, OptionError if a limit is smaller
+    than the number of classes.
     """
     rows = np.arange(len(images.labels))
     n_classes = len(images.classes)
@@ -79,12 +84,12 @@ def split_images(
 def duplicates_across_parts(images: ImageDataset, split: Split) -> list[tuple[int, int]]:
     """(row, earlier row): each validation or test image that is also in a part before its own.
 
-    Images are the same where their pixels are, for these alone reach a network: a copy in another
-    format or with other metadata gives the same answer away. Parts come as train, val, test.
+    Images are equal if their stored pixels are, whatever their file format and metadata. The order
+    of the parts is train, val, test.
     """
     found: list[tuple[int, int]] = []
     first: dict[int, int] = {}  # fingerprint -> row
-    for rows in (split.train, split.val, split.test):
+    for rows in split.parts.values():
         part = list(zip(images.fingerprints[rows].tolist(), rows.tolist(), strict=True))
         found += [(row, first[key]) for key, row in part if key in first]
         first = dict(part) | first
@@ -108,7 +113,7 @@ def _limited(
             f"{name}: expected 0 for all, or at least {n_classes}, one a class, got {limit}"
         )
     rows = np.random.default_rng(seed).permutation(rows)
-    share = np.empty(len(rows))  # of its class that comes before an image; 0 for the first
+    share = np.empty(len(rows))  # fraction of its class that comes before an image
     for label in range(n_classes):
         own = np.flatnonzero(labels[rows] == label)
         share[own] = np.arange(len(own)) / len(own)

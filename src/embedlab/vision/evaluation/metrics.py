@@ -1,29 +1,61 @@
-"""How good predictions are: numbers and tables from probabilities, without a network.
+"""Classification metrics: numbers and tables from predicted probabilities, without a network.
 
-In: `Predictions`. Out: a `Report`, the top right and wrong images of each class, a paired test.
+In: `Predictions`. Out: a `Report`, the most confident right and wrong images of each class, a
+paired test.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from embedlab.progress import Step
+
+if TYPE_CHECKING:
+    import torch
 
 N_BINS = 15  # of the calibration error, as in the paper
 MAX_CLASSES_AS_METRICS = 50  # the table has all of them
 
 
+class ValidationScore(NamedTuple):
+    """What chooses the best epoch: accuracy, a fraction, and mean cross-entropy in nats."""
+
+    accuracy: float
+    loss: float
+
+    def beats(self, other: "ValidationScore") -> bool:
+        """Whether the accuracy is higher, or is equal and the loss is lower."""
+        return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+NO_SCORE = ValidationScore(-1.0, math.inf)  # any other score beats it
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The best epoch so far, by `ValidationScore`, and its weights by name."""
+
+    epoch: int
+    score: ValidationScore
+    weights: "Mapping[str, torch.Tensor]"
+
+    def __str__(self) -> str:
+        return f"validation accuracy {self.score.accuracy:.2%} after epoch {self.epoch}"
+
+
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of n images.
+    """A model's predictions for n images.
 
     probabilities  (n, classes) float64, rows sum to 1.
-    labels         (n,) int64, the truth.
+    labels         (n,) int64, the true classes.
     rows           (n,) int64, of `ImageDataset.pixels`.
     """
 
@@ -43,28 +75,27 @@ class Predictions:
     def is_right(self) -> np.ndarray:
         return self.predicted == self.labels  # (n,) bool
 
-    def take(self, places: np.ndarray) -> "Predictions":
-        """Those of them, by place."""
-        return Predictions(self.probabilities[places], self.labels[places], self.rows[places])
+    @property
+    def score(self) -> ValidationScore:
+        of_truth = self.probabilities[np.arange(len(self.labels)), self.labels]  # (n,)
+        loss = -np.log(of_truth.clip(np.finfo(np.float64).eps)).mean()
+        return ValidationScore(float(self.is_right.mean()), float(loss))
+
+    def take(self, positions: np.ndarray) -> "Predictions":
+        """The predictions at these positions, 0 to n − 1."""
+        rows = self.rows[positions]
+        return Predictions(self.probabilities[positions], self.labels[positions], rows)
 
 
-class ValidationScore(NamedTuple):
-    """What an epoch is chosen by: accuracy, a fraction, and mean cross-entropy in nats."""
+class Epoch(NamedTuple):
+    """A finished epoch of a training.
 
-    accuracy: float
-    loss: float
+    step         its metrics.
+    predictions  for all validation images, in their order; None at ranks other than 0.
+    """
 
-    @classmethod
-    def of(cls, metrics: Mapping[str, float]) -> "ValidationScore":
-        """From an epoch's metrics `val/accuracy` and `val/loss`."""
-        return cls(metrics["val/accuracy"], metrics["val/loss"])
-
-    def beats(self, other: "ValidationScore") -> bool:
-        """Whether the accuracy is higher, or is equal and the loss is lower."""
-        return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
-
-
-NO_SCORE = ValidationScore(-1.0, math.inf)  # any other one beats it
+    step: Step
+    predictions: Predictions | None
 
 
 @dataclass(frozen=True)
@@ -98,16 +129,16 @@ class Report:
         for label, row in enumerate(rows):
             # MLflow takes letters, digits and _ - . / and spaces in a metric's name.
             safe = "".join(c if c.isalnum() or c in "_-. " else "_" for c in row["class"])
-            if f"{split}/f1/{safe}" in metrics:  # of a class whose name differs in other signs
+            if f"{split}/f1/{safe}" in metrics:  # of a class that differs in other characters
                 safe = f"{safe}_{label}"
             for name in ("precision", "recall", "f1"):
                 metrics[f"{split}/{name}/{safe}"] = row[name]
         return metrics
 
 
-def predictions_of(scores: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Predictions:
-    """From a classifier's scores (n, classes) for those rows; `labels` are the whole data set's."""
-    return Predictions(softmax(scores.astype(np.float64), axis=1), labels[rows], rows)
+def predictions_of(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Predictions:
+    """From logits (n, classes) for those rows; `labels` are the whole data set's."""
+    return Predictions(softmax(logits.astype(np.float64), axis=1), labels[rows], rows)
 
 
 def evaluate(predictions: Predictions, classes: tuple[str, ...]) -> Report:
@@ -119,8 +150,8 @@ def evaluate(predictions: Predictions, classes: tuple[str, ...]) -> Report:
     )
     n_right = int(predictions.is_right.sum())
     return Report(
-        loss=float(log_loss(truth, predictions.probabilities, labels=labels)),
-        accuracy=n_right / len(truth),
+        loss=predictions.score.loss,
+        accuracy=predictions.score.accuracy,
         interval=wilson_interval(n_right, len(truth)),
         calibration_error=calibration_error(predictions),
         per_class=pd.DataFrame(
@@ -160,34 +191,24 @@ def top_predictions(predictions: Predictions, classes: tuple[str, ...], k: int =
     A row an image: class, kind (right or wrong), rank from 1, predicted, confidence, row.
     A class with fewer than k has fewer rows; of equal confidence the earlier image is first.
     """
+    confidence, predicted = predictions.confidence, predictions.predicted
     rows = []
     for label, name in enumerate(classes):
-        for kind, wanted in (("right", True), ("wrong", False)):
-            of_kind = np.flatnonzero(
-                (predictions.labels == label) & (predictions.is_right == wanted)
-            )
-            order = np.argsort(-predictions.confidence[of_kind], kind="stable")[:k]
-            for rank, i in enumerate(of_kind[order], start=1):
-                rows.append(
-                    {
-                        "class": name,
-                        "kind": kind,
-                        "rank": rank,
-                        "predicted": classes[predictions.predicted[i]],
-                        "confidence": float(predictions.confidence[i]),
-                        "row": int(predictions.rows[i]),
-                    }
-                )
+        for kind, is_of_kind in (("right", predictions.is_right), ("wrong", ~predictions.is_right)):
+            found = np.flatnonzero((predictions.labels == label) & is_of_kind)
+            order = found[np.argsort(-confidence[found], kind="stable")[:k]]
+            for rank, i in enumerate(order, start=1):
+                other, row = classes[predicted[i]], int(predictions.rows[i])
+                rows.append((name, kind, rank, other, float(confidence[i]), row))
     columns = ["class", "kind", "rank", "predicted", "confidence", "row"]
     return pd.DataFrame(rows, columns=columns)
 
 
-@dataclass(frozen=True)
-class PairedTest:
+class PairedTest(NamedTuple):
     """McNemar's exact test of two models on the same images.
 
-    only_first, only_second  images that one gets right and the other wrong.
-    p_value                  two-sided; of the binomial test that the two are equally likely.
+    only_first, only_second  numbers of images that only one of them gets right.
+    p_value                  two-sided, of the binomial test that the two are equally likely.
     """
 
     only_first: int
@@ -196,7 +217,7 @@ class PairedTest:
 
 
 def mcnemar(first: Predictions, second: Predictions) -> PairedTest:
-    """Q. McNemar, Psychometrika 12, 1947; exact, so that few images do."""
+    """Q. McNemar, Psychometrika 12, 1947; exact, so valid for few images."""
     only_first = int((first.is_right & ~second.is_right).sum())
     only_second = int((second.is_right & ~first.is_right).sum())
     n = only_first + only_second

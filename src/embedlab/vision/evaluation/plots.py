@@ -1,10 +1,11 @@
-"""The image half's figures: arrays in, matplotlib Figures out. Nothing here touches a display."""
+"""Figures of image classifiers: arrays in, matplotlib Figures out, without a display."""
 
 from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -14,8 +15,11 @@ from embedlab.progress import Step
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, Report
 
+COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)  # of runs, in turn
+PALE = "#d5d8dc"
 CLASSES_ON_A_PAGE = 25
 LEGEND_CLASSES = 30
+COLUMNS = 12  # of a grid of images
 GAP = 0.6  # between right and wrong, in widths of an image
 TILE = 1.28  # height of an image and its caption, in widths of an image
 
@@ -25,18 +29,16 @@ def plot_curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
     figure = new_figure(10, 4, PlainTextFigure)
     figure.suptitle(title)
     panels = figure.subplots(1, 2)
-    colours = (BLUE, ORANGE, GREEN, RED, GREY)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        for number, (label, steps) in enumerate(runs.items()):
+        for i, (label, steps) in enumerate(runs.items()):
             for split, style in (("train", "--"), ("val", "-")):
                 shown = [step for step in steps if f"{split}/{name}" in step.metrics]
                 axes.plot(
                     [step.epoch for step in shown],
                     [step.metrics[f"{split}/{name}"] for step in shown],
-                    style,
-                    color=colours[number % len(colours)],
+                    style + ("o" if len(shown) < 4 else ""),
+                    color=COLOURS[i % len(COLOURS)],
                     linewidth=2,
-                    marker="o" if len(shown) < 4 else None,
                     label=f"{label} {split}".strip(),
                 )
         axes.set(xlabel="epoch", ylabel=name)
@@ -48,7 +50,7 @@ def plot_curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
 
 
 def plot_confusion(report: Report, title: str) -> Figure:
-    """A cell's colour is its share of the true class; counts where there is room for them."""
+    """A cell's colour is its share of the true class; up to 25 classes have counts, too."""
     classes, counts = report.per_class["class"], report.confusion
     share = counts / counts.sum(1, keepdims=True).clip(1)  # (classes, classes)
     side = float(np.clip(1.5 + 0.62 * len(classes), 5, 16))
@@ -70,7 +72,7 @@ def plot_confusion(report: Report, title: str) -> Figure:
 def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) -> list[Figure]:
     """A row a class: its most confident right predictions, then its most confident wrong ones.
 
-    top  as `evaluate.top_predictions` gives it. One figure for every 25 classes.
+    top  as `metrics.top_predictions` returns it. One figure for every 25 classes.
     """
     k = int(top["rank"].max()) if len(top) else 0
     pages = range(0, len(images.classes), CLASSES_ON_A_PAGE)
@@ -79,19 +81,19 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
         classes = images.classes[start : start + CLASSES_ON_A_PAGE]
         part = "" if len(pages) == 1 else f" ({start + 1} to {start + len(classes)})"
         width, height = 2 * k + GAP, TILE * len(classes)
-        axes = _tiles(width, height, f"{title}{part}", left=1.6, top=0.45)
-        for at, text, colour in ((k / 2, "right", GREEN), (k * 1.5 + GAP, "wrong", RED)):
+        figure, axes = _tiles(width, height, f"{title}{part}", left=1.6, top=0.45)
+        for x, text, colour in ((k / 2, "right", GREEN), (k * 1.5 + GAP, "wrong", RED)):
             label = f"most confident, {text}"
-            axes.text(at, -0.12, label, ha="center", va="bottom", color=colour, weight="bold")
-        for number, name in enumerate(classes):
-            y = TILE * number
+            axes.text(x, -0.12, label, ha="center", va="bottom", color=colour, weight="bold")
+        for i, name in enumerate(classes):
+            y = TILE * i
             axes.text(-0.15, y + 0.5, name, ha="right", va="center", size=11)
             for item in top[top["class"] == name].itertuples():
-                x = item.rank - 1 + (k + GAP if item.kind == "wrong" else 0)
+                is_right = item.kind == "right"
+                x = item.rank - 1 + (0 if is_right else k + GAP)
                 caption = f"{item.predicted} {item.confidence:.0%}"
-                colour = GREEN if item.kind == "right" else RED
-                _tile(axes, images.pixels[item.row], x, y, caption, colour)
-        figures.append(axes.figure)
+                _tile(axes, images.pixels[item.row], x, y, caption, GREEN if is_right else RED)
+        figures.append(figure)
     return figures
 
 
@@ -99,72 +101,70 @@ def plot_image_grid(
     images: np.ndarray, captions: Sequence[str], title: str, colours: Sequence[str] | None = None
 ) -> Figure:
     """Images (n, 3, side, side) uint8 in rows of up to 12, a caption under each."""
-    columns = min(12, len(images))
-    rows = -(-len(images) // columns)
-    axes = _tiles(columns, TILE * rows, title)
+    columns = min(COLUMNS, len(images))
+    figure, axes = _tiles(columns, TILE * -(-len(images) // columns), title)
     colours = colours or [GREY] * len(images)
     for i, (image, caption, colour) in enumerate(zip(images, captions, colours, strict=True)):
         _tile(axes, image, i % columns, TILE * (i // columns), caption, colour)
-    return axes.figure
+    return figure
 
 
-def plot_validation_grid(predictions: Predictions, images: ImageDataset, title: str) -> Figure:
-    """The same images every epoch: what is predicted of each, and how sure."""
-    names = [images.classes[label] for label in predictions.predicted]
+def plot_predictions(
+    predictions: Predictions, pixels: np.ndarray, classes: tuple[str, ...], title: str
+) -> Figure:
+    """The predicted class and its confidence under each image; green if it is right.
+
+    pixels  (n, 3, side, side) uint8, an image a prediction.
+    """
+    names = [classes[label] for label in predictions.predicted]
     captions = [f"{n} {c:.0%}" for n, c in zip(names, predictions.confidence, strict=True)]
     colours = [GREEN if is_right else RED for is_right in predictions.is_right]
-    return plot_image_grid(images.pixels[predictions.rows], captions, title, colours)
+    return plot_image_grid(pixels, captions, title, colours)
 
 
 def plot_embedding_map(
     points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], title: str
 ) -> Figure:
-    """points (n, 2): a dot an image, a colour a class. Far outliers are left out of the frame."""
+    """points (n, 2): a dot an image, a colour a class. The frame omits far outliers."""
     figure = new_figure(9.5, 7.5, PlainTextFigure)
     axes = figure.subplots()
-    colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "turbo"]
+    colour_map = matplotlib.colormaps["tab10" if len(classes) <= 10 else "turbo"]
+    shades = np.arange(len(classes))  # whole numbers are tab10's colours, turbo has 0 to 1
+    colours = colour_map(shades if len(classes) <= 10 else shades / len(classes))  # (classes, 4)
     order = np.random.default_rng(0).permutation(len(points))  # no class lies on top of the others
-    shade = labels if len(classes) <= 10 else labels / len(classes)
-    axes.scatter(*points[order].T, s=10, c=colours(shade[order]), alpha=0.6, linewidths=0)
-    dots = []
-    for label in range(min(len(classes), LEGEND_CLASSES)):
-        colour = colours(label if len(classes) <= 10 else label / len(classes))
-        dots.append(axes.scatter([], [], s=40, color=colour))
+    x, y = points[order].T
+    axes.scatter(x, y, s=10, c=colours[labels[order]], alpha=0.6, linewidths=0)
+    shown = range(min(len(classes), LEGEND_CLASSES))
+    dots = [axes.scatter([], [], s=40, color=colours[label]) for label in shown]
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
     margin = 0.08 * (high - low)
-    axes.set(
-        title=title,
-        xticks=[],
-        yticks=[],
-        xlim=(low[0] - margin[0], high[0] + margin[0]),
-        ylim=(low[1] - margin[1], high[1] + margin[1]),
-    )
-    names = classes[:LEGEND_CLASSES]  # passed on: a label that begins with _ is left out otherwise
+    (left, bottom), (right, upper) = low - margin, high + margin
+    axes.set(title=title, xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, upper))
+    names = classes[:LEGEND_CLASSES]  # as an argument: matplotlib omits labels that begin with _
     axes.legend(dots, names, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    axes.spines[:].set_color("#d5d8dc")
+    axes.spines[:].set_color(PALE)
     return figure
 
 
 def plot_neighbours(
     queries: np.ndarray, neighbours: np.ndarray, images: ImageDataset, title: str
 ) -> Figure:
-    """A row a query image, its nearest images beside it; green where the class is the same.
+    """A row a query image, its nearest images beside it; green if the class is the same.
 
     queries (q,) and neighbours (q, k): rows of `images.pixels`.
     """
     k = neighbours.shape[1]
-    axes = _tiles(k + 1 + GAP, TILE * len(queries), title, top=0.4)
+    figure, axes = _tiles(k + 1 + GAP, TILE * len(queries), title, top=0.4)
     for x, text in ((0.5, "picture"), (k / 2 + 1 + GAP, "nearest in the embedding")):
         axes.text(x, -0.1, text, ha="center", va="bottom", color=GREY, weight="bold")
-    for number, (query, nearest) in enumerate(zip(queries, neighbours, strict=True)):
-        y = TILE * number
+    for i, (query, nearest) in enumerate(zip(queries, neighbours, strict=True)):
         name = images.classes[images.labels[query]]
-        _tile(axes, images.pixels[query], 0, y, name, "black")
-        for place, row in enumerate(nearest):
+        _tile(axes, images.pixels[query], 0, TILE * i, name, "black")
+        for j, row in enumerate(nearest):
             other = images.classes[images.labels[row]]
             colour = GREEN if other == name else RED
-            _tile(axes, images.pixels[row], place + 1 + GAP, y, other, colour)
-    return axes.figure
+            _tile(axes, images.pixels[row], j + 1 + GAP, TILE * i, other, colour)
+    return figure
 
 
 def plot_disagreements(
@@ -179,55 +179,43 @@ def plot_disagreements(
     only_first   the second model's predictions of images that only the first gets right.
     only_second  the first model's predictions of images that only the second gets right.
     """
-    height, columns = 1.45, 12
+    height, y = 1.45, 0.0
     parts = list(zip(names, (only_first, only_second), strict=True))
-    n_rows = [max(1, -(-len(wrong.rows) // columns)) for _, wrong in parts]
-    axes = _tiles(columns, height * sum(n_rows) + 0.9, title)
-    y = 0.0
+    n_rows = [max(1, -(-len(wrong.rows) // COLUMNS)) for _, wrong in parts]
+    figure, axes = _tiles(COLUMNS, height * sum(n_rows) + 0.9, title)
     for (name, wrong), rows in zip(parts, n_rows, strict=True):
         axes.text(0.03, y + 0.35, f"only {name} is right", color=GREEN, weight="bold")
+        y += 0.45
         for i, row in enumerate(wrong.rows):
-            truth = images.classes[wrong.labels[i]]
-            caption = f"{truth}\nnot {images.classes[wrong.predicted[i]]}"
-            at = i % columns, y + 0.45 + height * (i // columns)
+            truth, answer = (images.classes[k[i]] for k in (wrong.labels, wrong.predicted))
+            caption = f"{truth}\nnot {answer}"
+            at = i % COLUMNS, y + height * (i // COLUMNS)
             _tile(axes, images.pixels[row], *at, caption, GREY)
-        y += 0.45 + height * rows
-    return axes.figure
+        y += height * rows
+    return figure
 
 
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
     """A bar a run with its 95 % interval; `table` has run, accuracy, low, high."""
-    figure = new_figure(8, 1.4 + 0.6 * len(table), PlainTextFigure)
-    axes = figure.subplots()
-    places = np.arange(len(table))[::-1]
-    axes.barh(places, table["accuracy"], color=BLUE, height=0.55)
+    label = "test accuracy, with 95 % interval"
+    figure, axes, y = _rows(table["run"], 1.4 + 0.6 * len(table), title, label)
+    axes.barh(y, table["accuracy"], color=BLUE, height=0.55)
     errors = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
-    axes.errorbar(table["accuracy"], places, xerr=errors, fmt="none", color="black", capsize=4)
-    for place, row in zip(places, table.itertuples(), strict=True):
-        text = f"{row.accuracy:.1%}"
-        axes.text(row.high + 0.01, place, text, va="center", weight="bold")
-    axes.set_yticks(places, table["run"])
-    axes.set(title=title, xlim=(0, 1.1), xlabel="test accuracy, with 95 % interval")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.errorbar(table["accuracy"], y, xerr=errors, fmt="none", color="black", capsize=4)
+    for at, row in zip(y, table.itertuples(), strict=True):
+        axes.text(row.high + 0.01, at, f"{row.accuracy:.1%}", va="center", weight="bold")
+    axes.set(xlim=(0, 1.1))
     return figure
 
 
 def plot_class_differences(table: pd.DataFrame, title: str) -> Figure:
-    """Recall of each class, a dot a run, joined by a line; `table` is class × run."""
-    figure = new_figure(8, 1.6 + 0.36 * len(table), PlainTextFigure)
-    axes = figure.subplots()
-    places = np.arange(len(table))[::-1]
-    axes.hlines(places, table.min(axis=1), table.max(axis=1), color="#d5d8dc", linewidth=3)
-    for colour, name in zip(
-        (BLUE, ORANGE, GREEN, RED, GREY) * len(table.columns), table, strict=False
-    ):
-        axes.plot(table[name], places, "o", color=colour, label=name)
-    axes.set_yticks(places, table.index)
-    axes.set(title=title, xlabel="right predictions of the class (recall)")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    """Recall of each class, a dot a run, joined by a line; `table` is class by run."""
+    label = "right predictions of the class (recall)"
+    figure, axes, y = _rows(table.index, 1.6 + 0.36 * len(table), title, label)
+    axes.hlines(y, table.min(axis=1), table.max(axis=1), color=PALE, linewidth=3)
+    for i, name in enumerate(table):
+        axes.plot(table[name], y, "o", color=COLOURS[i % len(COLOURS)], label=name)
     axes.legend(frameon=False, loc="best")
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -238,17 +226,33 @@ def as_pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _tiles(width: float, height: float, title: str, left: float = 0.1, top: float = 0.1):
-    """Axes in units of an image's width, the origin at the upper left."""
+def _rows(
+    names: Sequence[str], height: float, title: str, label: str
+) -> tuple[Figure, Axes, np.ndarray]:
+    """A figure with a row a name from the top, and the y of each row; x is a percentage."""
+    figure = new_figure(8, height, PlainTextFigure)
+    axes = figure.subplots()
+    y = np.arange(len(names))[::-1]
+    axes.set_yticks(y, names)
+    axes.set(title=title, xlabel=label)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes, y
+
+
+def _tiles(
+    width: float, height: float, title: str, left: float = 0.1, top: float = 0.1
+) -> tuple[Figure, Axes]:
+    """A figure and its axes in units of an image's width, the origin at the upper left."""
     figure = PlainTextFigure(figsize=(0.95 * (width + left), 0.95 * (height + top) + 0.4), dpi=120)
     axes = figure.add_axes((0, 0, 1, 1 - 0.4 / figure.get_figheight()))
     axes.set(xlim=(-left, width + 0.05), ylim=(height, -top))
     axes.axis("off")
     figure.suptitle(title, y=1 - 0.1 / figure.get_figheight(), va="top")
-    return axes
+    return figure, axes
 
 
-def _tile(axes, image: np.ndarray, x: float, y: float, caption: str, colour: str) -> None:
+def _tile(axes: Axes, image: np.ndarray, x: float, y: float, caption: str, colour: str) -> None:
     """One image of width 0.94 at (x, y), its caption below it."""
     box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
     axes.imshow(image.transpose(1, 2, 0), extent=box, interpolation="bicubic", aspect="auto")

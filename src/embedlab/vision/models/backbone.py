@@ -1,4 +1,4 @@
-"""An ImageNet network of torchvision's ResNet family, and what belongs to its weights.
+"""An ImageNet network of torchvision's ResNet family, and the constants of its weights.
 
 In: a network's name and where its weights come from. Out: the network without its last layer, the
 preprocessing constants of the weights, and a digest that names them.
@@ -20,8 +20,10 @@ from torchvision import models
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, DownloadError
-from embedlab.vision.options import FREEZE
+from embedlab.vision.seeds import seeded
+from embedlab.vision.training.recipes import FREEZE
 from embedlab_serving.hashing import sha256_of
+from embedlab_serving.preprocess import Preprocessing
 
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
 HEAD = ("fc.weight", "fc.bias")
@@ -29,31 +31,33 @@ HEAD = ("fc.weight", "fc.bias")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network whose last layer is gone: `network(batch)` is the embedding.
+    """A network without its last layer: `network(batch)` is the embedding.
 
     n_features  length of the embedding.
-    digest      sha256 over name and weights.
-    mean, std   of the images that the weights were trained on, a colour channel each.
+    digest      sha256 of name and weights.
+    mean, std   of the images that the weights were trained on, for each colour channel.
     """
 
-    name: str
     network: nn.Module
     n_features: int
     digest: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def preprocessing(self, resolution: int, crop_pct: float) -> Preprocessing:
+        """The deterministic preprocessing that these weights expect."""
+        return Preprocessing(resolution, crop_pct, self.mean, self.std)
+
 
 def load_backbone(name: str, weights: str, seed: int = 0) -> Backbone:
     """`weights` is `imagenet` (torchvision's, downloaded once and checked), `none` (random, from
     `seed`) or the path of a state dict in torchvision's layout.
 
-    The last layer's weights are not looked at: a file with any number of classes will do.
-    Raises DataError for a file that is none or does not fit, DownloadError.
+    The last layer's weights are ignored: a file with any number of classes will do.
+    Raises DataError if the file is missing, no state dict or of another network, DownloadError.
     """
     published = models.get_model_weights(name).DEFAULT
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = models.get_model(name)
     if weights == IMAGENET:
         _load(network, _download(published), f"{name}'s own weights")
@@ -63,40 +67,33 @@ def load_backbone(name: str, weights: str, seed: int = 0) -> Backbone:
     network.fc = nn.Identity()
     preset = published.transforms()
     digest = _digest(name, network)
-    return Backbone(name, network, n_features, digest, tuple(preset.mean), tuple(preset.std))
+    return Backbone(network, n_features, digest, tuple(preset.mean), tuple(preset.std))
 
 
 def new_head(backbone: Backbone, n_classes: int, seed: int) -> nn.Linear:
-    """A last layer in torch's own random start, from `seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """A last layer with torch's random initialisation, from `seed`."""
+    with seeded(seed):
         return nn.Linear(backbone.n_features, n_classes)
 
 
-def classifier(backbone: Backbone, head: nn.Linear) -> nn.Module:
-    """The backbone's own network (which is used up by it) with `head` as its last layer, `fc`."""
+def attach_head(backbone: Backbone, head: nn.Linear) -> nn.Module:
+    """The backbone's network, changed in place, with `head` as its last layer, `fc`."""
     backbone.network.fc = head
     return backbone.network
 
 
 def freeze(network: nn.Module, what: str) -> list[nn.Module]:
-    """Take gradients from the parts that stay; returns them, for `keep_frozen`."""
-    parts = (
-        ("stem", ("conv1", "bn1")),
-        ("stage1", ("layer1",)),
-        ("stage2", ("layer2",)),
-        ("all-but-last-stage", ("layer3",)),
-        ("all-but-head", ("layer4",)),
-    )
-    named = [names for part, names in parts if FREEZE.index(part) <= FREEZE.index(what)]
-    frozen = [network.get_submodule(name) for names in named for name in names]
+    """Disable the gradients of the parts that stay; returns them, for `train_mode`."""
+    kinds = list(FREEZE)
+    parts = [part for kind in kinds[: kinds.index(what) + 1] for part in FREEZE[kind]]
+    frozen = [network.get_submodule(part) for part in parts]
     for module in frozen:
         module.requires_grad_(False)
     return frozen
 
 
 def train_mode(network: nn.Module, frozen: Iterable[nn.Module]) -> None:
-    """Training mode, but for what is frozen: BatchNorm statistics there stay as they are."""
+    """Training mode, except for frozen modules, whose BatchNorm statistics stay."""
     network.train()
     for module in frozen:
         module.eval()
@@ -107,7 +104,8 @@ def _download(published: models.WeightsEnum) -> dict[str, torch.Tensor]:
     file = folder / Path(published.url).name
     try:
         # torch compares a file's hash with its name when it downloads it, not when it finds it.
-        if file.is_file() and not sha256_of(file).startswith(HASH_REGEX.search(file.name)[1]):
+        expected = HASH_REGEX.search(file.name)
+        if expected and file.is_file() and not sha256_of(file).startswith(expected[1]):
             file.unlink()
         return published.get_state_dict(
             model_dir=str(folder), check_hash=True, progress=sys.stderr.isatty(), weights_only=True
@@ -145,24 +143,19 @@ def _load(network: nn.Module, weights: dict[str, torch.Tensor], source: str) -> 
     own = network.state_dict()
     weights = {key: value for key, value in weights.items() if key not in HEAD}
     # Older files have no counters of batches; torch starts them at 0.
-    missing = [
-        key
-        for key in own
-        if key not in weights and key not in HEAD and not key.endswith("num_batches_tracked")
-    ]
-    unknown = [key for key in weights if key not in own]
-    reshaped = [
-        f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
-        for key in weights
-        if key in own and weights[key].shape != own[key].shape
-    ]
+    needed = {key for key in own if key not in HEAD and not key.endswith("num_batches_tracked")}
+    wrong = {
+        "missing": [key for key in own if key in needed and key not in weights],
+        "unknown": [key for key in weights if key not in own],
+        "of another shape": [
+            f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
+            for key, value in weights.items()
+            if key in own and value.shape != own[key].shape
+        ],
+    }
     faults = [
         f"{len(keys)} {what} ({', '.join(keys[:4])}{', …' if len(keys) > 4 else ''})"
-        for what, keys in (
-            ("missing", missing),
-            ("unknown", unknown),
-            ("of another shape", reshaped),
-        )
+        for what, keys in wrong.items()
         if keys
     ]
     if faults:

@@ -1,12 +1,11 @@
-"""Multi-class logistic regression on standardised features: one `nn.Linear`, cross-entropy.
+"""Linear probe: multi-class logistic regression on standardised features (one `nn.Linear`).
 
 In: features and labels of training and validation images. Out: the weights of the epoch with the
-best validation accuracy, folded into a layer that takes the features as they are.
+best validation accuracy, folded into a layer that takes the features without standardisation.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,90 +13,110 @@ from torch import nn
 from torch.nn import functional as F
 
 from embedlab.errors import DivergedError
-from embedlab.progress import OnStep, Step
-from embedlab.vision.evaluation.metrics import NO_SCORE, ValidationScore
+from embedlab.progress import Step
+from embedlab.vision.evaluation.metrics import NO_SCORE, BestEpoch, Epoch, predictions_of
 from embedlab.vision.options import LinearProbeOptions
 
-LBFGS_EVALUATIONS = 20  # of one epoch
+LBFGS_EVALUATIONS = 20  # in one epoch
 
-OnLogits = Callable[[int, np.ndarray], None]  # (epoch, scores)
+Data = tuple[np.ndarray, np.ndarray]  # features (n, d) float32, labels (n,) int64
 
 
-@dataclass(frozen=True)
 class LinearProbe:
-    """A fitted head.
+    """A logistic regression to be fitted epoch by epoch.
 
-    layer     nn.Linear on plain features: the standardisation is inside.
-    epoch     the best by validation accuracy, of equal ones by the lower loss.
-    score     of that epoch on the validation images.
-    seconds   wall time of all epochs.
+    best     the epoch with the best validation accuracy so far.
+    seconds  wall time of all epochs.
     """
 
-    layer: nn.Linear
-    epoch: int
-    score: ValidationScore
-    seconds: float
+    def __init__(
+        self,
+        train: Data,
+        val: Data,
+        n_classes: int,
+        options: LinearProbeOptions,
+        seed: int,
+        device: str,
+    ):
+        self.options = options
+        self._generator = torch.Generator().manual_seed(seed)
+        x, self._y = (torch.from_numpy(part).to(device) for part in train)  # (n, d), (n,)
+        x_val, self._y_val = (torch.from_numpy(part).to(device) for part in val)
+        self._mean, self._std = x.mean(0), x.std(0).clamp_min(1e-6)  # (d,)
+        self._x, self._x_val = (x - self._mean) / self._std, (x_val - self._mean) / self._std
+        self._layer = nn.Linear(x.shape[1], n_classes, device=device)
+        nn.init.zeros_(self._layer.weight)  # convex: any start will do, this one favours no class
+        nn.init.zeros_(self._layer.bias)
+        self._optimizer = _build_optimizer(self._layer, options)
+        self.best = BestEpoch(0, NO_SCORE, {})
+        self.seconds = 0.0
 
+    def train(self) -> Iterator[Epoch]:
+        """Train all epochs; yields each with train/loss, train/accuracy, val/loss, val/accuracy.
 
-def fit_linear_probe(
-    train: tuple[np.ndarray, np.ndarray],
-    val: tuple[np.ndarray, np.ndarray],
-    n_classes: int,
-    options: LinearProbeOptions,
-    seed: int,
-    device: str,
-    on_step: OnStep,
-    on_scores: OnLogits = lambda epoch, scores: None,
-) -> LinearProbe:
-    """`train` and `val` are (features (n, d) float32, labels (n,) int64).
+        They are of the weights that the epoch ended with; losses are without the penalty. The rows
+        of the predictions are positions among the validation images.
+        Raises DivergedError if a loss is not finite.
+        """
+        y_val, rows = self._y_val.cpu().numpy(), np.arange(len(self._y_val))
+        for epoch in range(1, self.options.epochs + 1):
+            started = time.perf_counter()
+            if self.options.optimizer == "lbfgs":
+                self._lbfgs_epoch()
+            else:
+                self._minibatch_epoch()
+            with torch.no_grad():
+                logits = self._layer(self._x)  # (n, classes)
+                loss = F.cross_entropy(logits, self._y).item()
+                accuracy = (logits.argmax(1) == self._y).float().mean().item()
+                val_logits = self._layer(self._x_val).cpu().numpy()  # (n_val, classes)
+            if not np.isfinite(loss):
+                raise DivergedError(
+                    f"{self.options.label} diverged: the loss is not finite after epoch {epoch}; "
+                    f"try a smaller learning rate, such as lr={self.options.lr / 10:g}."
+                )
+            predictions = predictions_of(val_logits, y_val, rows)
+            score = predictions.score
+            if score.beats(self.best.score):
+                weights = {k: v.clone() for k, v in self._layer.state_dict().items()}
+                self.best = BestEpoch(epoch, score, weights)
+            seconds = time.perf_counter() - started
+            self.seconds += seconds
+            metrics = {"train/loss": loss, "train/accuracy": accuracy}
+            metrics |= {"val/loss": score.loss, "val/accuracy": score.accuracy}
+            yield Epoch(Step(epoch, metrics, seconds), predictions)
 
-    Calls `on_step` after every epoch with train/loss, train/accuracy, val/loss and val/accuracy of
-    the weights that the epoch ended with; losses are without the penalty. Then `on_scores` with
-    the scores of the validation images, (n, classes).
-    Raises DivergedError where a loss is not finite.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    x, y = (torch.from_numpy(part).to(device) for part in train)  # (n, d), (n,)
-    x_val, y_val = (torch.from_numpy(part).to(device) for part in val)
-    mean, std = x.mean(0), x.std(0).clamp_min(1e-6)  # (d,)
-    x, x_val = (x - mean) / std, (x_val - mean) / std
+    def layer(self) -> nn.Linear:
+        """The best epoch's weights as a layer on the CPU, with the standardisation folded in.
 
-    layer = nn.Linear(x.shape[1], n_classes, device=device)
-    nn.init.zeros_(layer.weight)  # convex: any start will do, and this one favours no class
-    nn.init.zeros_(layer.bias)
-    epoch_of = _lbfgs_epoch if options.optimizer == "lbfgs" else _minibatch_epoch
-    optimizer = _optimizer(layer, options)
-
-    best, best_epoch, best_score = None, 0, NO_SCORE
-    started = time.perf_counter()
-    for epoch in range(1, options.epochs + 1):
-        epoch_started = time.perf_counter()
-        epoch_of(layer, optimizer, x, y, options, generator)
-        metrics = {}
+        W (f − m)/s + b = (W/s) f + (b − (W/s) m)
+        """
+        weight, bias = self.best.weights["weight"], self.best.weights["bias"]
+        folded = nn.Linear(self._layer.in_features, self._layer.out_features)
         with torch.no_grad():
-            for split, (features, labels) in {"train": (x, y), "val": (x_val, y_val)}.items():
-                scores = layer(features)  # (n, classes)
-                metrics[f"{split}/loss"] = F.cross_entropy(scores, labels).item()
-                metrics[f"{split}/accuracy"] = (scores.argmax(1) == labels).float().mean().item()
-        if not np.isfinite(metrics["train/loss"]):
-            raise DivergedError(
-                f"{options.label} diverged: the loss is not finite after epoch {epoch}; try a "
-                f"smaller learning rate, such as lr={options.lr / 10:g}."
-            )
-        score = ValidationScore.of(metrics)
-        if score.beats(best_score):
-            best_epoch, best_score = epoch, score
-            best = layer.weight.detach().clone(), layer.bias.detach().clone()
-        on_step(Step(epoch, metrics, time.perf_counter() - epoch_started))
-        on_scores(epoch, scores.cpu().numpy())
+            folded.weight.copy_(weight / self._std)
+            folded.bias.copy_(bias - (weight / self._std) @ self._mean)
+        return folded
 
-    # W (f − m)/s + b = (W/s) f + (b − (W/s) m)
-    weight, bias = best
-    folded = nn.Linear(x.shape[1], n_classes)
-    with torch.no_grad():
-        folded.weight.copy_(weight / std)
-        folded.bias.copy_(bias - (weight / std) @ mean)
-    return LinearProbe(folded, best_epoch, best_score, time.perf_counter() - started)
+    def _minibatch_epoch(self) -> None:
+        x, y, size = self._x, self._y, self.options.batch_size_for(len(self._x))
+        order = torch.randperm(len(x), generator=self._generator).to(x.device)
+        for rows in order.split(size):
+            loss = F.cross_entropy(self._layer(x[rows]), y[rows])
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+
+    def _lbfgs_epoch(self) -> None:
+        def loss_and_gradient() -> float:
+            self._optimizer.zero_grad()
+            # As in torch's other optimizers: the gradient of (λ/2) ‖W‖² is λ W.
+            penalty = self.options.weight_decay / 2 * self._layer.weight.square().sum()
+            loss = F.cross_entropy(self._layer(self._x), self._y) + penalty
+            loss.backward()
+            return loss.item()
+
+        self._optimizer.step(loss_and_gradient)
 
 
 def probe_logits(layer: nn.Linear, features: np.ndarray) -> np.ndarray:
@@ -106,43 +125,16 @@ def probe_logits(layer: nn.Linear, features: np.ndarray) -> np.ndarray:
         return layer(torch.from_numpy(features)).numpy()
 
 
-def _optimizer(layer: nn.Linear, options: LinearProbeOptions) -> torch.optim.Optimizer:
+def _build_optimizer(layer: nn.Linear, options: LinearProbeOptions) -> torch.optim.Optimizer:
     parameters = [
         {"params": [layer.weight], "weight_decay": options.weight_decay},
         {"params": [layer.bias], "weight_decay": 0.0},
     ]
-    match options.optimizer:
-        case "sgd":
-            return torch.optim.SGD(parameters, lr=options.lr, momentum=0.9)
-        case "adam":
-            return torch.optim.Adam(parameters, lr=options.lr)
-        case "adamw":
-            return torch.optim.AdamW(parameters, lr=options.lr)
-        case "lbfgs":
-            return torch.optim.LBFGS(
-                layer.parameters(),
-                lr=options.lr,
-                max_iter=LBFGS_EVALUATIONS,
-                line_search_fn="strong_wolfe",
-            )
-
-
-def _minibatch_epoch(layer, optimizer, x, y, options: LinearProbeOptions, generator) -> None:
-    order = torch.randperm(len(x), generator=generator).to(x.device)
-    for rows in order.split(options.batch_size_for(len(x))):
-        loss = F.cross_entropy(layer(x[rows]), y[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def _lbfgs_epoch(layer, optimizer, x, y, options: LinearProbeOptions, _) -> None:
-    def loss_and_gradient():
-        optimizer.zero_grad()
-        # As torch's other optimizers have it: the gradient of (λ/2) ‖W‖² is λ W.
-        penalty = options.weight_decay / 2 * layer.weight.square().sum()
-        loss = F.cross_entropy(layer(x), y) + penalty
-        loss.backward()
-        return loss
-
-    optimizer.step(loss_and_gradient)
+    if options.optimizer == "lbfgs":
+        return torch.optim.LBFGS(
+            layer.parameters(), options.lr, LBFGS_EVALUATIONS, line_search_fn="strong_wolfe"
+        )
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=options.lr, momentum=0.9)
+    adam = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
+    return adam(parameters, lr=options.lr)

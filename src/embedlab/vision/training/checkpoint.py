@@ -1,8 +1,8 @@
-"""A training's state on disk: whole, or the one before it.
+"""Checkpoints: a training's state on disk, replaced atomically after every epoch.
 
 In: a dict of tensors, numbers and texts. Out: the same, loaded with `weights_only=True`. The file
-is written beside its place and moved there in one step, so a process that is killed while it
-writes leaves the last checkpoint as it was.
+is written under another name and then renamed, so a process that is killed while it writes leaves
+the previous checkpoint.
 """
 
 import os
@@ -19,10 +19,11 @@ from embedlab.datasets.cache import cache_folder, working_folder
 from embedlab.errors import DataError, DivergedError, LostProcessError
 
 FILE = "last.pt"
+DAMAGED = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, ValueError)
 
 
 class Checkpoints:
-    """Those of one training, in the cache folder of this machine, under the run's id."""
+    """The checkpoints of one training, in the cache folder of this machine, by the run's id."""
 
     def __init__(self, training: str):
         self.folder = cache_folder() / "checkpoints" / training
@@ -32,7 +33,7 @@ class Checkpoints:
         return self.folder / FILE
 
     def save(self, state: dict) -> None:
-        """Raises DataError where the disk is full or not writable."""
+        """Raises DataError if the disk is full or not writable."""
         try:
             with working_folder(self.folder) as work:
                 with open(work / FILE, "wb") as out:
@@ -47,7 +48,7 @@ class Checkpoints:
             ) from error
 
     def load(self) -> dict:
-        """Raises DataError where there is none, or it is not one of ours."""
+        """Raises DataError if there is no checkpoint or the file is damaged."""
         if not self.file.is_file():
             raise DataError(
                 f"resume: run {self.folder.name} has no checkpoint in {self.folder.parent}: "
@@ -59,30 +60,23 @@ class Checkpoints:
                 if archive.testzip() is not None:
                     raise zipfile.BadZipFile
             return torch.load(self.file, map_location="cpu", weights_only=True)
-        except (
-            zipfile.BadZipFile,
-            pickle.UnpicklingError,
-            RuntimeError,
-            EOFError,
-            OSError,
-            KeyError,
-            ValueError,
-        ) as error:
+        except (*DAMAGED, RuntimeError, OSError) as error:
             raise DataError(
                 f"resume: {self.file} is damaged ({type(error).__name__}); start anew without "
                 "resume."
             ) from error
 
     @contextmanager
-    def kept_to_go_on(self, say: Callable[[str], object]) -> Iterator[None]:
-        """Where what is inside is stopped, `say` how to go on from here; delete what diverged."""
+    def explain_resume(self, say: Callable[[str], object]) -> Iterator[None]:
+        """If the training inside is stopped, `say` how to resume it; delete one that diverged."""
         try:
             yield
         except DivergedError:
-            self.delete()  # going on with it would end the same way
+            self.delete()  # resuming it would end the same way
             raise
         except (KeyboardInterrupt, SystemExit, LostProcessError):
-            say(f"Go on from the last whole epoch with -P resume={self.folder.name}")
+            if self.file.is_file():
+                say(f"Go on from the last whole epoch with -P resume={self.folder.name}")
             raise
 
     def delete(self) -> None:

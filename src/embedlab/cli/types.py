@@ -1,0 +1,149 @@
+"""Argument types: each turns a parameter's text into a value, or refuses it with one sentence.
+
+A refusal is an `argparse.ArgumentTypeError` that says what was expected and what was found; the
+parser puts the parameter's name before it. The range of a single parameter is checked here, and
+nowhere else; combinations of parameters are checked by the options dataclasses.
+"""
+
+import math
+import re
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Generic, TypeVar
+
+from embedlab.distributed.env import is_distributed, world_size
+from embedlab.distributed.launch import MAX_PROCESSES
+
+Value = TypeVar("Value")
+Covariant = TypeVar("Covariant", covariant=True)
+LARGEST = 2**31 - 1
+BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True)
+BOOLEANS |= dict.fromkeys(("false", "no", "off", "0"), False)
+
+
+@dataclass(frozen=True)
+class ArgumentType(Generic[Covariant]):
+    """Text -> value, and how `--help` shows the value (None: by the parameter's name)."""
+
+    parse: Callable[[str], Covariant]
+    metavar: str | None = None
+
+    def __call__(self, text: str) -> Covariant:
+        return self.parse(text)
+
+
+def checked(
+    convert: Callable[[str], Value], is_valid: Callable[[Value], object], expected: str
+) -> ArgumentType[Value]:
+    """Type of a valid value that `convert` returns; its ValueError or KeyError is a refusal."""
+
+    def parse(text: str) -> Value:
+        try:
+            value = convert(text)
+        except (ValueError, KeyError):
+            pass
+        else:
+            if is_valid(value):
+                return value
+        raise ArgumentTypeError(f"expected {expected}, got {text!r}")
+
+    return ArgumentType(parse)
+
+
+def whole_number(minimum: int, maximum: int = LARGEST) -> ArgumentType[int]:
+    """Type of an integer from `minimum` to `maximum`."""
+    end = f"to {maximum}" if maximum < LARGEST else "up"
+    from_minimum = checked(int, lambda n: n >= minimum, f"a whole number from {minimum} {end}")
+    both = f"a whole number from {minimum} to {maximum}"
+    return checked(from_minimum, lambda n: n <= maximum, both)
+
+
+def whole_numbers(minimum: int, maximum: int = LARGEST) -> ArgumentType[tuple[int, ...]]:
+    """Type of one whole number or several, joined by commas: `96`, `64,96,128`."""
+    parse = whole_number(minimum, maximum)
+    return ArgumentType(lambda text: tuple(parse(part.strip()) for part in text.split(",")))
+
+
+def number(minimum: float, maximum: float = math.inf) -> ArgumentType[float]:
+    """Type of a finite number from `minimum` to `maximum`, both allowed."""
+    end = f"to {maximum:g}" if maximum < math.inf else "up"
+    expected = f"a number from {minimum:g} {end}"
+    return checked(float, lambda x: minimum <= x <= maximum and x < math.inf, expected)
+
+
+positive_number = checked(float, lambda x: 0 < x < math.inf, "a number above 0")
+fraction = checked(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
+model_name = checked(
+    str.strip, lambda name: name and not {"/", ":"} & set(name), "a name without '/' and ':'"
+)
+# A registered version: its number, or a word for one.
+version = checked(
+    str.strip,
+    re.compile("challenger|previous|[1-9][0-9]{0,8}").fullmatch,
+    "a version's number, challenger or previous",
+)
+run_id_or_nothing = checked(
+    str.strip,
+    re.compile("([0-9a-f]{32})?").fullmatch,
+    "a run's id, 32 of the characters 0-9 and a-f",
+)
+# As MLproject and people write it: true, True, 1, yes, on.
+boolean = checked(lambda text: BOOLEANS[text.strip().lower()], lambda _: True, "true or false")
+
+
+def words(what: str) -> ArgumentType[str]:
+    """Type of a text that may not be blank; `what` names it in the message."""
+    return checked(str.strip, bool, what)
+
+
+def one_of(*choices: str) -> ArgumentType[str]:
+    """Type of one of some words; the message lists them and the nearest."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            near = get_close_matches(text.lower(), choices, n=1, cutoff=0.5)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            message = f"expected one of {', '.join(choices)}; got {text!r}{hint}"
+            raise ArgumentTypeError(message)
+        return text
+
+    return ArgumentType(parse, "{" + ",".join(choices) + "}")
+
+
+def auto_or(type: ArgumentType[Value]) -> ArgumentType[Value | None]:
+    """Type of `auto`, which is None, or what `type` takes."""
+
+    def parse(text: str) -> Value | None:
+        if text.strip().lower() == "auto":
+            return None
+        try:
+            return type(text)
+        except ArgumentTypeError as error:
+            message = str(error).replace("expected ", "expected 'auto' or ", 1)
+            raise ArgumentTypeError(message) from None
+
+    return ArgumentType(parse, type.metavar and "{auto," + type.metavar.removeprefix("{"))
+
+
+def processes(text: str) -> int:
+    """Type of the number of processes; under torchrun its world size, which 1 stands for too."""
+    given = whole_number(1, MAX_PROCESSES)(text)
+    if not is_distributed():
+        return given
+    if given not in (1, world_size()):
+        message = f"expected 1 or {world_size()}, as many as torchrun has started, got {given}"
+        raise ArgumentTypeError(message)
+    return world_size()
+
+
+def run_ids(text: str) -> tuple[str, ...]:
+    """Type of two or more run ids joined by commas, or of `best`, which is ()."""
+    ids = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if ids == ("best",):
+        return ()
+    if len(ids) < 2:
+        message = f"expected best, or two or more run ids joined by commas, got {text!r}"
+        raise ArgumentTypeError(message)
+    return ids

@@ -1,0 +1,59 @@
+"""Optimizer, learning-rate schedule and moving average of the weights, from `FinetuneOptions`."""
+
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from embedlab.vision.training.recipes import FinetuneOptions
+
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
+
+def build_optimizer(network: nn.Module, options: FinetuneOptions) -> torch.optim.Optimizer:
+    """Weight decay applies to the weights of layers only: biases and norms are vectors."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    lr, momentum = options.lr, options.momentum
+    if options.optimizer == "sgd":
+        nesterov = options.nesterov and momentum > 0
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+    if options.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
+    adam = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
+    return adam(groups, lr=lr, betas=(momentum, 0.999))
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, options: FinetuneOptions, steps_per_epoch: int
+) -> lr_scheduler.LRScheduler:
+    """The learning rate of every step."""
+    n_steps = steps_per_epoch * options.epochs
+    n_warmup = round(options.warmup * n_steps)
+
+    def one_cycle(step: int) -> float:  # Smith and Topin 2018, with straight flanks
+        if step < n_warmup:
+            return (step + 1) / (n_warmup + 1)
+        return max(0.0, (n_steps - step) / (n_steps - n_warmup))
+
+    if options.schedule == "one_cycle":
+        return lr_scheduler.LambdaLR(optimizer, one_cycle)
+    if options.schedule == "step":
+        return lr_scheduler.StepLR(optimizer, options.step_epochs * steps_per_epoch, 0.1)
+    return lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def build_average(network: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of weights and buffers.
+
+    The decay rises to its value, so that the start has little weight in a short training.
+    """
+
+    def update(averaged: Tensors, current: Tensors, n_updates: torch.Tensor | int) -> None:
+        n = int(n_updates)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, n_updates)
+
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)

@@ -1,0 +1,130 @@
+"""Recipes of fine-tuning: a value for every hyperparameter, and how to change some of them.
+
+Standard library only: the parser imports this before anything heavy.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import Any
+
+from embedlab.errors import OptionError
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+SCHEDULES = ("one_cycle", "step", "constant")
+AUGMENTATIONS = ("none", "crop", "crop_flip", "zoom_flip", "notebook")
+# What each freezes of a ResNet, with all that the ones before it freeze.
+FREEZE = {
+    "none": (),
+    "stem": ("conv1", "bn1"),
+    "stage1": ("layer1",),
+    "stage2": ("layer2",),
+    "all-but-last-stage": ("layer3",),
+    "all-but-head": ("layer4",),
+}
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """Hyperparameters of fine-tuning. The parser checks the range of each value.
+
+    lr               the schedule's highest learning rate.
+    momentum         of sgd (Nesterov's, with `nesterov`) and rmsprop; adam's first moment.
+    weight_decay     on weights of layers; never on biases and norms.
+    schedule         one_cycle: up for `warmup` of all steps, then down to 0; step: a tenth after
+                     every `step_epochs` epochs.
+    resolution       pixels a side, first to last, spread evenly over the epochs. Validation is at
+                     the epoch's, test and the served model at the last.
+    crop_pct         side of the middle crop over the side before it, for validation and test.
+    ema              decay per step of the exponential moving average of the weights; 0 for none.
+    flip_view        test-time augmentation: mean logits of an image and its mirror image.
+    freeze           what is not trained, BatchNorm statistics included.
+
+    Raises OptionError if there are more resolutions than epochs.
+    """
+
+    recipe: str
+    optimizer: str
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    schedule: str
+    warmup: float
+    step_epochs: int
+    epochs: int
+    batch_size: int
+    resolution: tuple[int, ...]
+    crop_pct: float
+    augment: str
+    label_smoothing: float
+    ema: float
+    flip_view: bool
+    freeze: str = "none"
+
+    def __post_init__(self) -> None:
+        if len(self.resolution) > self.epochs:
+            raise OptionError(
+                f"resolution: expected at most one for each of {self.epochs} epochs, got "
+                f"{len(self.resolution)}: name fewer, or raise epochs"
+            )
+
+    @property
+    def label(self) -> str:
+        return f"{self.recipe} {self.optimizer} lr={self.lr:g}"
+
+    def resolution_at(self, epoch: int) -> int:
+        """Pixels a side of epoch 1, 2, …, `epochs`."""
+        return self.resolution[(epoch - 1) * len(self.resolution) // self.epochs]
+
+
+NOTEBOOK = FinetuneOptions(
+    recipe="notebook",
+    optimizer="sgd",
+    lr=0.001,
+    momentum=0.9,
+    nesterov=False,
+    weight_decay=0.0,
+    schedule="step",
+    warmup=0.0,
+    step_epochs=7,
+    epochs=15,
+    batch_size=64,
+    resolution=(224,),
+    crop_pct=224 / 256,
+    augment="notebook",
+    label_smoothing=0.0,
+    ema=0.0,
+    flip_view=False,
+)
+FAST = FinetuneOptions(
+    recipe="fast",
+    optimizer="sgd",
+    lr=0.01,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=5e-4,
+    schedule="one_cycle",
+    warmup=0.25,
+    step_epochs=7,
+    epochs=8,
+    batch_size=128,
+    resolution=(64, 64, 96, 96, 96, 128, 128, 128),
+    crop_pct=1.0,
+    augment="crop_flip",
+    label_smoothing=0.1,
+    ema=0.995,
+    flip_view=True,
+)
+RECIPES = MappingProxyType({recipe.recipe: recipe for recipe in (FAST, NOTEBOOK)})
+RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
+
+
+def make_options(recipe: str, **changes: Any) -> FinetuneOptions:
+    """The recipe with those values changed that are not None.
+
+    A recipe's resolutions are cut to the number of epochs, the last kept.
+    """
+    values = asdict(RECIPES[recipe]) | {k: v for k, v in changes.items() if v is not None}
+    if changes.get("resolution") is None:
+        values["resolution"] = values["resolution"][-values["epochs"] :]
+    return FinetuneOptions(**values)

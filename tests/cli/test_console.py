@@ -1,0 +1,111 @@
+"""What an entry point prints: progress with the time left, and tables with titles as they are."""
+
+import io
+import re
+
+import pandas as pd
+import pytest
+
+from embedlab.cli import console as module
+from embedlab.cli.console import as_text, console, recommendation_table, work_progress
+from embedlab.progress import Step
+
+
+class Clock:
+    """A `time.monotonic` that moves only when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("time.monotonic", clock)
+    return clock
+
+
+def test_a_log_gets_a_line_at_most_every_ten_seconds(clock, capsys):
+    with work_progress("decode") as on_progress:
+        for done in range(1, 61):
+            clock.now += 1
+            on_progress(done, 60, f"image {done}")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "decode: 17%, about 50 s left, image 10"
+    assert lines[-1] == "decode: 83%, about 10 s left, image 50"
+    assert len(lines) == 5  # none for the end: what follows says it
+
+
+def test_the_estimate_leaves_out_the_first_report(clock, capsys):
+    """The first batch warms up: here it takes a hundred times as long."""
+    estimates = []
+    with work_progress("train", estimates.append) as on_progress:
+        clock.now += 100
+        for done in range(1, 20):
+            on_progress(done, 1000)
+            clock.now += 1
+    assert estimates == [1000.0]
+
+
+def test_an_estimate_of_an_hour_names_what_is_cheaper(capsys):
+    on_estimate = module.time_estimate("train", [("epochs=4", 0.5)])
+    on_estimate(600)
+    on_estimate(7200)
+    assert capsys.readouterr().out.splitlines() == [
+        "train: about 10 min",
+        "train: about 2.0 h",
+        "  with -P epochs=4 about 60 min",
+    ]
+
+
+def test_epochs_are_shown_with_their_metric(clock, capsys):
+    with module.epoch_progress("fit", 50, "train/cost") as on_step:
+        for epoch in range(51):
+            on_step(Step(epoch, {"train/cost": 1 / 3}))
+            clock.now += 1
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "fit: 20%, about 40 s left, epoch 10/50, train/cost 0.3333"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    shown = io.StringIO()
+    terminal = module.PlainConsole(file=shown, force_terminal=True, width=100)
+    monkeypatch.setattr(module, "console", terminal)
+    with work_progress("fit") as on_progress:
+        for done in range(1, 5):
+            on_progress(done, 4, "almost")
+    assert "fit" in shown.getvalue() and "100%" in shown.getvalue() and "almost" in shown.getvalue()
+
+
+def test_a_finished_epoch_is_a_line(capsys):
+    module.print_step(Step(3, {"val/accuracy": 0.5, "val/loss": 1.23456}, 400))
+    assert capsys.readouterr().out == "epoch 3: val/accuracy 0.5, val/loss 1.235, 7 min\n"
+
+
+def titles_printed(text: str) -> list[str]:
+    """The title column of a printed table."""
+    rows = [line.split("│") for line in text.splitlines() if re.match(r"│ +\d+ │", line)]
+    return [row[3].strip() for row in rows]
+
+
+def test_titles_are_shown_as_they_are(capsys):
+    """Brackets are no markup and colons no images: MovieLens has [REC] (2007)."""
+    title, query = "[untitled] :bug: 1 [/b] (1999)", "[rec] :skull: (2007)"
+    answer = pd.DataFrame(
+        {"query": [query], "rank": [1], "title": [title], "genres": ["A|B"], "score": [0.25]}
+    )
+    table = recommendation_table(answer, "cosine")
+    console.print(table)
+    for text in (capsys.readouterr().out, as_text(table)):
+        assert text.startswith(f"Recommended for {query}")
+        assert titles_printed(text) == [title]
+        assert "│ 0.250 │" in text.replace("  ", " ")
+        assert "A, B" in text
+
+
+def test_a_query_without_other_movies_says_so():
+    answer = pd.DataFrame(columns=["query", "rank", "title", "genres", "score"])
+    assert as_text(recommendation_table(answer, "dot")).startswith("No other movies to recommend")

@@ -172,7 +172,8 @@ def parse_title(title: str) -> ParsedTitle:
     if found := _YEAR_IN_PARENTHESES.search(whole):
         years = int(found[1]), int(found[2] or found[1])
         whole = whole[: found.start()]
-    name, alternates = whole, []
+    name = whole
+    alternates: list[str] = []
     while name.endswith(")") and (found := _LAST_GROUP.search(name)) and found.start() > 0:
         alternates.insert(0, _ALSO_KNOWN_AS.sub("", found[1].strip()))
         name = name[: found.start()]

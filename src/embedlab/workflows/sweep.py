@@ -27,7 +27,7 @@ from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch
 from embedlab.movies.sweep.ray_backend import Job, RayFit, RayOptions, fits_by_ray, ray_session
 from embedlab.movies.sweep.results import SweepFit, gap_as_text
-from embedlab.progress import Step
+from embedlab.progress import OnProgress, Step
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
 from embedlab.tracking.run import PROJECT_ROOT, TrackedRun, start_child_run
 from embedlab.wording import cost_as_text
@@ -43,23 +43,22 @@ FIT_CODE = ("movies/options.py", "movies/data/*.py", "movies/solvers/*.py")
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
 FinishedFit = tuple[str, FitResult, list[Step]]  # with its run id
-OnWork = Callable[[float, float, str], None]  # (done, of how much, what)
 
 
 @dataclass(frozen=True)
 class Sweep:
     """The comparison that all children belong to.
 
-    reuse    take over finished children with equal parameters, data and code.
-    on_work  receives the progress.
-    say      receives a line per child.
+    reuse        take over finished children with equal parameters, data and code.
+    on_progress  receives the work done, in first-order epochs.
+    say          receives a line per child.
     """
 
     run: TrackedRun
     likes: Likes
     device: str
     reuse: bool
-    on_work: OnWork
+    on_progress: OnProgress
     say: Callable[[str], object]
 
     @property
@@ -98,7 +97,7 @@ class Sweep:
                     outcome = waiting.pop(job)
 
                     def progress(fraction: float, job: Job = job, done: float = done) -> None:
-                        self.on_work(done + fraction * _work(job), total, job[0].label)
+                        self.on_progress(done + fraction * _work(job), total, job[0].label)
 
                     try:
                         fits[job] = self._fit(job, finished[job], outcome, exact_cost, progress)

@@ -37,7 +37,7 @@ from embedlab.movies.evaluation.splits import (
 )
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
-from embedlab.progress import OnCount
+from embedlab.progress import OnProgress
 
 MAX_USERS = 20_000  # of `held_out_ndcg`: its standard error is 1/140 of a standard deviation
 INTERVALS = ("hit_rate", "ndcg", "mrr")
@@ -112,7 +112,7 @@ def tune_and_evaluate(
     likes: sp.csr_matrix,
     candidates: Sequence[Candidate],
     options: EvaluationOptions,
-    on_count: OnCount = lambda done, total: None,
+    on_progress: OnProgress | None = None,
 ) -> list[Evaluation]:
     """Split the likes, tune each candidate on validation, rank the test likes; repeat.
 
@@ -153,7 +153,8 @@ def tune_and_evaluate(
                     if score in one.scores or not one.scores
                 ]
                 done += 1
-                on_count(done, total)
+                if on_progress:
+                    on_progress(done, total)
             trials[one.name].append(found)
             tests[one.name].append(rank(test, one.fit, _best(found).settings))
     return [_evaluation(one.name, trials[one.name], tests[one.name]) for one in candidates]

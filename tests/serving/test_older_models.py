@@ -212,3 +212,17 @@ def test_a_model_of_version_0_1_answers_as_a_folder_beside_todays_code(models):
     answer = query(load_model(str(folder)), ["toy story"], {"k": 3})
     assert answer["title"].tolist() == models[OLDER].expected(3)
     assert sys.modules["embedlab.workflows.served"].load_model is load_model
+
+
+def test_a_model_runs_its_own_code_when_the_folder_of_another_is_gone(tmp_path):
+    """Both have the same code, and Python keeps modules whose files are gone."""
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        with fresh_store(folder):
+            with start_run("fit_embedding", "fit", {}) as run:
+                vectors = np.ones((len(MOVIES), 2), np.float32)
+                uri = log_movie_model(run, vectors, MOVIES, {})
+            answer = query(load_model(uri), ["Toy Story"], {"k": 2})
+        assert len(answer) == 2
+        shutil.rmtree(folder)

@@ -15,6 +15,7 @@ from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.model import MODEL_CODE_PATH
 
 from embedlab.errors import TitleError, TrackingError
+from embedlab.tracking.registry.model import forget_model_code
 from embedlab.tracking.store import first_line, store_address
 from embedlab_serving.movie_model import COLUMNS, SIGNATURE
 
@@ -43,6 +44,7 @@ def load_model(uri: str) -> PyFuncModel:
 def _without_own_modules() -> Iterator[None]:
     """Inside, an import of `embedlab` is looked up anew: models of version 0.1 hold a copy of that
     package, and would find this process's instead."""
+    forget_model_code()
     own = _pop_modules()
     try:
         yield

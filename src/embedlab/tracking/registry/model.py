@@ -80,15 +80,21 @@ def _copy_of_serving(folder: Path) -> Path:
 
 @contextmanager
 def _importable(package: Path) -> Iterator[None]:
-    """Inside, the package can be imported, as MLflow runs the model's code when it logs it. Later
-    imports of that name find the copy in a model's folder, since this one is temporary."""
+    """Inside, the package can be imported, as MLflow runs the model's code when it logs it."""
+    forget_model_code()
     sys.path.insert(0, str(package.parent))
     try:
         yield
     finally:
         sys.path.remove(str(package.parent))
-        for name in [name for name in sys.modules if name.partition(".")[0] == package.name]:
-            del sys.modules[name]
+        forget_model_code()
+
+
+def forget_model_code() -> None:
+    """Let the next model import its code from its own folder: the one that the modules in memory
+    came from may be gone. Models that are loaded keep theirs."""
+    for name in [name for name in sys.modules if name.startswith(f"{SERVING}_")]:
+        del sys.modules[name]
 
 
 def check_answers_its_example(model_uri: str) -> None:
@@ -96,6 +102,7 @@ def check_answers_its_example(model_uri: str) -> None:
 
     Raises TrackingError where either fails: nobody could use it then.
     """
+    forget_model_code()
     try:
         folder = mlflow.artifacts.download_artifacts(model_uri)
         model = Model.load(folder)

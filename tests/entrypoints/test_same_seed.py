@@ -27,7 +27,14 @@ from embedlab.movies.solvers.fit import fit_likes
 
 pytestmark = pytest.mark.slow
 
-IMAGES = {"dataset": "sample", "weights": "none", "resolution": 32, "train_limit": 300}
+IMAGES = {
+    "dataset": "sample",
+    "weights": "none",
+    "resolution": 32,
+    "train_limit": 150,
+    "val_limit": 60,
+    "test_limit": 60,
+}
 COMMANDS = [
     ("build_matrix", {"ratings": "sample"}),
     ("fit_embedding", {"ratings": "sample", "dim": 20, "epochs": 30}),

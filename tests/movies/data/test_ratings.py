@@ -445,14 +445,30 @@ def test_any_table_is_read_right_or_refused_in_one_sentence(tmp_path, monkeypatc
         assert (triples(found), found.dropped) == expected
 
 
-def test_plain_files_take_the_fast_way(tmp_path, monkeypatch):
-    def refuse(path):
-        raise AssertionError("the careful way was taken")
+@pytest.mark.parametrize("block", [40, 1 << 20])  # bytes: a row, or all
+@pytest.mark.parametrize("text", [RATINGS, RATINGS.replace("\n", "\r\n"), "\ufeff" + RATINGS])
+def test_files_as_published_are_read_by_arrow(tmp_path, monkeypatch, text, block):
+    monkeypatch.setattr(module, "BLOCK_BYTES", block)
+    path = write(tmp_path, text) / "ratings.csv"
+    found = module.read_by_arrow(path)
+    for column, expected in zip(found, module.read_by_lines(path), strict=True):
+        assert column.dtype == expected.dtype
+        np.testing.assert_array_equal(column, expected)
 
-    monkeypatch.setattr(module, "_read_by_lines", refuse)
-    monkeypatch.setattr(module, "BLOCK_BYTES", 40)
-    for text in (RATINGS, RATINGS.replace("\n", "\r\n"), "\ufeff" + RATINGS):
-        assert read_ratings(write(tmp_path, text)).n_ratings == 3
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        RATINGS.replace("\n", ",1\n").replace("timestamp,1", "timestamp,rating"),
+        RATINGS.replace("\n", ',"a"b\n'),
+        RATINGS.replace("5,1,", '"5"1,1,'),
+        RATINGS.replace("102", "nan"),
+        RATINGS.replace("3,1,5", "-3,1,5"),
+    ],
+    ids=["a column twice", "a column of text", "a quote in a field", "no number", "negative"],
+)
+def test_what_arrow_could_misread_is_left_to_the_csv_module(tmp_path, text):
+    assert module.read_by_arrow(write(tmp_path, text) / "ratings.csv") is None
 
 
 # --- the real set -------------------------------------------------------------------------------

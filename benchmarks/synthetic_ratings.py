@@ -55,7 +55,7 @@ def write(folder: Path, n_ratings: int, seed: int = 0) -> None:
     """`ratings.csv` and `movies.csv` of about `n_ratings` ratings (within 5 %) into `folder`."""
     rng = np.random.default_rng(seed)
     n_users, n_movies = shape_of(n_ratings)
-    movie_id = np.sort(rng.choice(np.arange(1, 3 * n_movies), n_movies, replace=False))
+    movie_id = np.sort(rng.choice(np.arange(1, 3 * n_movies), n_movies, reposition=False))
     by_rank = rng.permutation(n_movies)  # row of movies.csv of the most popular, the second, …
     folder.mkdir(parents=True, exist_ok=True)
     _write_movies(folder / "movies.csv", movie_id, rng)
@@ -105,8 +105,8 @@ class _World:
         anything = np.searchsorted(self._edges, rng.random(n) * self._edges[-1])
         taste = tastes[np.arange(n), rng.integers(0, TASTES_OF_A_USER, n)]
         within = self._start[taste] + rng.random(n) * self._width[taste]
-        place = np.searchsorted(self._taste_edges, within).clip(max=self.n_movies - 1)
-        return np.where(rng.random(n) < SHARE_BY_TASTE, self._by_taste[place], anything)
+        position = np.searchsorted(self._taste_edges, within).clip(max=self.n_movies - 1)
+        return np.where(rng.random(n) < SHARE_BY_TASTE, self._by_taste[position], anything)
 
 
 def _distinct(
@@ -123,8 +123,8 @@ def _distinct(
         # The first that were drawn stay: of too many, the last go.
         order = np.lexsort((first, found // n_movies))
         owner = found[order] // n_movies
-        place = np.arange(len(owner)) - np.searchsorted(owner, owner)
-        kept = found[order][place < wanted[owner]]
+        position = np.arange(len(owner)) - np.searchsorted(owner, owner)
+        kept = found[order][position < wanted[owner]]
         owner = kept // n_movies
         missing = np.where(missing, wanted - np.bincount(owner, minlength=len(wanted)), 0)
         has_all = missing[owner] == 0

@@ -72,34 +72,19 @@ def main(argv=None) -> None:
             children = Sweep(run, likes, device, args.reuse, show, console.print)
             fits = children.fit_all(grid, args.seeds, ray)
 
-        exact_cost = fits[0].fit.cost
         names, table = results.names_of(fits), results.fit_table(fits)
         lists = results.top_lists(fits, queries, index, args.k)
         overlap = results.pairwise(lists)
         children.log_overlaps(fits, overlap[0])
-        run.log_metrics({"reference/cost": exact_cost, "fits": len(fits)})
+        run.log_metrics({"reference/cost": fits[0].fit.cost, "fits": len(fits)})
 
         run.log_table(table, "tables/fits.json")
         run.log_table(results.pair_table(names, lists), "tables/overlap.json")
         lists_by_name = results.recommendation_table(names, lists, titles, queries)
         run.log_table(lists_by_name, "tables/recommendations.json")
         about = f"{likes.name}, dim {args.dim}"
-        for name in args.optimizers:
-            of_name = [item for item in fits if item.options.optimizer == name]
-            figure = plots.plot_cost_by_epoch(of_name, exact_cost, f"{name}: {about}")
-            run.log_figure(figure, f"figures/cost_{name}.png")
-        best = results.best_of_each(fits)
-        shown = {
-            "best": plots.plot_best_curves(best, exact_cost, f"Best of each: {about}"),
-            "gap": plots.plot_gap_heat_map(table, f"Final cost above the exact one: {about}"),
-            "overlap": plots.plot_overlap_heat_map(
-                names, overlap, f"Top {args.k} in common, mean over {len(queries)} titles"
-            ),
-            "overlap_by_gap": plots.plot_overlap_by_gap(
-                fits, overlap[0], f"Nearer to the exact cost, nearer to its top {args.k}?"
-            ),
-        }
-        for name, figure in shown.items():
+        figures = plots.comparison_figures(fits, overlap, about, f"top {args.k}")
+        for name, figure in figures.items():
             run.log_figure(figure, f"figures/{name}.png")
         said = results.to_markdown(fits, lists, titles.iloc[queries].tolist(), likes.name)
         run.log_text(said, "summary.md")

@@ -29,7 +29,7 @@ from entrypoints.compare_optimizers import main
 EXACT = FitOptions("exact", dim=100)
 
 
-def test_the_default_grid_is_the_published_one_with_two_yardsticks():
+def test_the_default_grid_is_the_published_one_with_lbfgs_and_the_exact_solver():
     grid = fit_grid(parse_optimizers("adam,rmsprop,sgd,lbfgs"), parse_rates("published"), EXACT)
     assert [(options.optimizer, options.lr) for options in grid] == [
         ("exact", None),

@@ -18,7 +18,6 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -83,13 +82,9 @@ class Ratings:
         return self.n_ratings / (self.n_users * self.n_movies)
 
 
-class _Columns(NamedTuple):
-    """Columns of ratings.csv, one entry per valid row."""
-
-    user_id: np.ndarray  # (n_rows,) int64
-    movie_id: np.ndarray  # (n_rows,) int64
-    stars: np.ndarray  # (n_rows,) float32
-    time: np.ndarray  # (n_rows,) float64, seconds; (0,) without the column
+_Columns = tuple[np.ndarray, ...]
+"""Per row userId and movieId, (n_rows,) int64, rating, (n_rows,) float32, and timestamp, (n_rows,)
+float64, or (0,) without that column."""
 
 
 def read_ratings(folder: Path, name: str | None = None) -> Ratings:
@@ -110,7 +105,7 @@ def read_ratings(folder: Path, name: str | None = None) -> Ratings:
                 hashlib.file_digest(data, lambda: sha)
         movies = _read_movies(folder / MOVIES_FILE)
         path = folder / RATINGS_FILE
-        user_id, movie_id, stars, time = _read_by_arrow(path) or _read_by_lines(path)
+        user_id, movie_id, stars, time = read_by_arrow(path) or read_by_lines(path)
     except FileNotFoundError as error:
         raise DataError(
             f"{error.filename} is missing; expected a folder with {RATINGS_FILE} and {MOVIES_FILE}."
@@ -180,7 +175,7 @@ def _empty_columns() -> tuple[array, array, array, array]:
     return array("q"), array("q"), array("f"), array("d")
 
 
-def _read_by_arrow(path: Path) -> _Columns | None:
+def read_by_arrow(path: Path) -> _Columns | None:
     """The columns of a file in published form, or None if Arrow cannot read it or a value is bad.
 
     Peak memory is that of the columns, 28 bytes a rating, and of a few blocks.
@@ -209,13 +204,13 @@ def _read_by_arrow(path: Path) -> _Columns | None:
                     column.frombytes(of_batch.tobytes())
     except pa.ArrowInvalid:
         return None
-    return _Columns(*map(np.asarray, columns)) if columns[0] else None
+    return tuple(map(np.asarray, columns)) if columns[0] else None
 
 
 # --- Line by line: any file, or the first fault --------------------------------------------------
 
 
-def _read_by_lines(path: Path) -> _Columns:
+def read_by_lines(path: Path) -> _Columns:
     """Every row by the csv module. Raises DataError for the first bad one."""
     user_id, movie_id, stars, time = columns = _empty_columns()
     try:
@@ -236,7 +231,7 @@ def _read_by_lines(path: Path) -> _Columns:
         raise _not_utf8(path) from None
     if not stars:
         raise DataError(f"{path.name} has a header but no ratings; expected one rating a line.")
-    return _Columns(*map(np.asarray, columns))
+    return tuple(map(np.asarray, columns))
 
 
 def _read_movies(path: Path) -> pd.DataFrame:

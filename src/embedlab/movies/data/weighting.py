@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from embedlab.errors import OptionError
 from embedlab.movies.options import USER_WEIGHTS
 
 
@@ -39,14 +38,11 @@ class Weighted:
 def weight_likes(
     likes: sp.csr_matrix, user_weight: str = "none", item_power: float = 0.0
 ) -> Weighted:
-    """likes (n_users, n_movies) CSR of ones -> L' and x^β, with β = `item_power`.
+    """likes (n_users, n_movies) CSR of ones -> L' and x^β.
 
-    Unweighted likes are returned as they are. Raises OptionError for an unknown `user_weight`.
+    user_weight  one of USER_WEIGHTS.
+    item_power   β, from 0 to 1.
     """
-    if user_weight not in USER_WEIGHTS:
-        raise OptionError(
-            f"user_weight: expected one of {', '.join(USER_WEIGHTS)}, got '{user_weight}'"
-        )
     n = np.diff(likes.indptr)  # (n_users,)
     x = np.bincount(likes.indices, minlength=likes.shape[1])  # (n_movies,)
     root_w = _power(n, -USER_WEIGHTS[user_weight] / 2)

@@ -16,7 +16,6 @@ from embedlab.movies.evaluation.splits import Holdout
 Scorer = Callable[[np.ndarray], np.ndarray]
 """Query movies (n,) -> the score of every movie for each, (n, n_movies), higher is better."""
 
-EXCLUDE = ("query", "likes")
 QUERIES_AT_ONCE = 512
 CONFIDENCE = 0.95
 PERSISTENCE = 0.9  # the first ten ranks have 86 % of the weight (Webber et al., eq. 21)
@@ -50,7 +49,7 @@ def rank_held_out(scorer: Scorer, holdout: Holdout, k: int = 10, exclude: str = 
     exclude  what is never recommended: `query`, the query movie alone, as in `recommend`, or
              `likes`, all of the user's known likes.
 
-    Raises OptionError for a bad `exclude`, or a k above the number of movies that remain.
+    Raises OptionError for a k above the number of movies that remain.
     """
     best = recommend_for(scorer, holdout, k, exclude)  # (n_questions, k)
     n_movies = holdout.likes.shape[1]
@@ -71,8 +70,6 @@ def rank_held_out(scorer: Scorer, holdout: Holdout, k: int = 10, exclude: str = 
 
 def recommend_for(scorer: Scorer, holdout: Holdout, k: int, exclude: str) -> np.ndarray:
     """The `k` best movies of every question, best first: (n_questions, k). See `rank_held_out`."""
-    if exclude not in EXCLUDE:
-        raise OptionError(f"exclude: expected one of {', '.join(EXCLUDE)}, got '{exclude}'")
     n_known = np.diff(holdout.likes.indptr)[holdout.user]  # (n_questions,)
     max_k = holdout.likes.shape[1] - (1 if exclude == "query" else int(n_known.max()))
     if not 0 < k <= max_k:

@@ -10,7 +10,13 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from embedlab.movies.sweep.results import SweepFit, names_of, ratio_as_text
+from embedlab.movies.sweep.results import (
+    SweepFit,
+    best_of_each,
+    fit_table,
+    names_of,
+    ratio_as_text,
+)
 from embedlab.plotting import GREY, heat_map, new_figure, new_panel, tidy
 from embedlab.wording import cost_as_text
 
@@ -23,6 +29,31 @@ OPTIMIZER_COLOURS = {
     "lbfgs": "#8e44ad",
     "adamw": "#17a2b8",
 }
+
+
+def comparison_figures(
+    fits: Sequence[SweepFit], overlap: np.ndarray, about: str, lists: str
+) -> dict[str, Figure]:
+    """Every figure of a comparison, by name.
+
+    fits     the exact solver's first.
+    overlap  (n_fits, n_fits) of their lists, nan for a fit that diverged.
+    about    the data and the dim, lists what overlaps, such as `top 10`: for the titles.
+    """
+    exact_cost = fits[0].fit.cost
+    figures = {}
+    for name in dict.fromkeys(item.options.optimizer for item in fits[1:]):
+        of_name = [item for item in fits if item.options.optimizer == name]
+        figures[f"cost_{name}"] = plot_cost_by_epoch(of_name, exact_cost, f"{name}: {about}")
+    best = best_of_each(fits)
+    figures["best"] = plot_best_curves(best, exact_cost, f"Best of each: {about}")
+    title = f"Final cost above the exact one: {about}"
+    figures["gap"] = plot_gap_heat_map(fit_table(fits), title)
+    title = f"{lists.capitalize()} in common, mean over the titles"
+    figures["overlap"] = plot_overlap_heat_map(names_of(fits), overlap, title)
+    title = f"Nearer to the exact cost, nearer to its {lists}?"
+    figures["overlap_by_gap"] = plot_overlap_by_gap(fits, overlap[0], title)
+    return figures
 
 
 def plot_cost_by_epoch(fits: Sequence[SweepFit], exact_cost: float, title: str) -> Figure:

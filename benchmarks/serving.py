@@ -105,7 +105,7 @@ def movie_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
     titles = model.unwrap_python_model().movies["title"].tolist()
     good = [answered(model, "title", title, k=k) for title in titles for k in (3, 10)]
     many = {"dataframe_records": [{"title": "Toy Story"}] * 2_000}
-    bad = [
+    bad: list[Body] = [
         (b"{not json", 400, None),
         (b"[]", 400, None),
         (ask("title", "no such movie at all"), 400, None),
@@ -137,7 +137,7 @@ def image_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
             good.append(answered(model, "image", text, k=3))
     huge = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(huge, "png")
-    bad = [
+    bad: list[Body] = [
         (b"{not json", 400, None),
         (ask("image", "no base64!"), 400, None),
         (ask("image", base64.b64encode(b"no image").decode()), 400, None),
@@ -247,7 +247,8 @@ def send_all(
 def send_some(
     url: str, good: list[Body], bad: list[Body], n: int, seed: int
 ) -> tuple[list[float], Counter]:
-    draw, seconds, wrong = random.Random(seed), [], Counter()
+    draw, seconds = random.Random(seed), []
+    wrong: Counter[str] = Counter()
     session = requests.Session()
     for _ in range(n):
         is_bad = bool(bad) and draw.random() < SHARE_OF_BAD
@@ -266,7 +267,7 @@ def what_is_wrong(answer: requests.Response, status: int, expected: str | None) 
     """In words; empty if the answer is as it must be."""
     if answer.status_code != status:
         return f"status {answer.status_code} in place of {status}: {answer.text[:100]}"
-    if status == 200 and not is_same(answer.json()["predictions"], json.loads(expected)):
+    if status == 200 and not is_same(answer.json()["predictions"], json.loads(expected or "null")):
         return f"another answer than the model's own: {answer.text[:100]}"
     leak = LEAK.search(answer.text)
     return f"{leak.group()} in {answer.text[:200]}" if leak else ""

@@ -55,7 +55,7 @@ def write(folder: Path, n_ratings: int, seed: int = 0) -> None:
     """`ratings.csv` and `movies.csv` of about `n_ratings` ratings (within 5 %) into `folder`."""
     rng = np.random.default_rng(seed)
     n_users, n_movies = shape_of(n_ratings)
-    movie_id = np.sort(rng.choice(np.arange(1, 3 * n_movies), n_movies, reposition=False))
+    movie_id = np.sort(rng.choice(np.arange(1, 3 * n_movies), n_movies, replace=False))
     by_rank = rng.permutation(n_movies)  # row of movies.csv of the most popular, the second, …
     folder.mkdir(parents=True, exist_ok=True)
     _write_movies(folder / "movies.csv", movie_id, rng)

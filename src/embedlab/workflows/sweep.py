@@ -220,9 +220,8 @@ class Sweep:
                 "metrics.time/fit_seconds",
                 "tags.stop_reason",
             ],
-            order_by="final/cost",
+            order_by="final/cost ASC",
             search=f"tags.{self.tag} IS NOT NULL",
-            ascending=True,
         )
 
 

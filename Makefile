@@ -6,19 +6,27 @@ VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 export STORE  # commands name it as the shell does: make prints them, and it may hold a password
 
-.PHONY: help run test ui bench lock store
+PYTEST := python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: help run test test-fast lint ui bench lock store
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##/make \1 \t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*##/make \1 \t/p' $(MAKEFILE_LIST)
 
 run: store  ## the whole project, small, on built-in data; ARGS="-P ratings=ml-latest-small"
 	mlflow run . --env-manager local --experiment-name embedlab $(ARGS)
 
-test: $(VENV)/.test  ## linter and tests; ARGS="tests/serving/test_titles.py"
+test: lint  ## linters, types and all tests; ARGS="tests/serving/test_titles.py"
+	$(PYTEST) $(ARGS)
+
+test-fast: lint  ## the same without processes, servers, tracking stores and real data
+	$(PYTEST) -m "not slow and not real" $(ARGS)
+
+lint: $(VENV)/.test  ## linters and types
 	ruff check .
 	ruff format --check .
-	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	mypy
 
 ui: store  ## the MLflow UI on the same store; PORT=5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri "$$STORE" --port $(PORT)

@@ -21,10 +21,11 @@ from embedlab.datasets.movielens import locate_ratings
 from embedlab.movies.data.cooccurrence import cooccurrence, to_dense
 from embedlab.movies.data.likes import Likes, find_likes
 from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored
-from embedlab.movies.solvers.options import FitOptions
+from embedlab.progress import Step
 from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_movie_model
 from embedlab_serving.neighbours import Neighbours
@@ -75,7 +76,7 @@ def epochs(report: Report, likes: Likes, n: int) -> None:
         "epoch, dense": (our_epoch(Dense(counts)), 1),
         "epoch, factored": (our_epoch(Factored(likes.matrix)), 20),
     }
-    seconds = {name: [] for name in sides}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
     for epoch, _ in sides.values():
         epoch()
     for _ in range(n):
@@ -90,11 +91,11 @@ def epochs(report: Report, likes: Likes, n: int) -> None:
 
 def exact_solver(report: Report, likes: Likes, n: int) -> None:
     """Seconds until the cost is within a fraction of the limit, which many more rounds give."""
-    reached = {1e-2: [], 1e-4: [], 1e-6: []}
+    reached: dict[float, list[float]] = {1e-2: [], 1e-4: [], 1e-6: []}
     limit = fit_minres(likes.matrix, DIM, np.random.default_rng(99), tolerance=1e-13).cost
     totals = []
     for seed in range(n):
-        steps = []
+        steps: list[Step] = []
         fit = fit_minres(likes.matrix, DIM, np.random.default_rng(seed), on_step=steps.append)
         totals.append(fit.seconds)
         spent = np.cumsum([step.seconds for step in steps])

@@ -13,7 +13,9 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,9 +31,11 @@ from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Factored
+from embedlab.progress import Step
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
 
+T = TypeVar("T")
 SIZES = (SMALLEST, 1_000_000, 10_000_000, LARGEST)
 DIM, EPOCHS, ASKED = 100, 5, 200
 NEAR_LIMIT = 1e-3
@@ -43,7 +47,7 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def timed(call: Callable[[], object]) -> tuple[object, float]:
+def timed(call: Callable[[], T]) -> tuple[T, float]:
     started = time.perf_counter()
     found = call()
     return found, time.perf_counter() - started
@@ -76,14 +80,14 @@ def fit(folder: Path, results) -> None:
     _, squares = timed(lambda: off_diagonal_squares(likes))
 
     epochs = seconds_of_epochs(likes)
-    steps = []
+    steps: list[Step] = []
     exact, whole = timed(
         lambda: fit_minres(
             likes, DIM, np.random.default_rng(0), tolerance=1e-5, on_step=steps.append
         )
     )
     costs = np.array([step.metrics["train/cost"] for step in steps])
-    spent = np.cumsum([step.seconds for step in steps])
+    spent = np.cumsum([step.seconds or 0.0 for step in steps])
     # What is not of a round: ‖X‖² and the first subspace.
     first = int(np.argmax(costs <= exact.cost * (1 + NEAR_LIMIT)))
     near = whole - spent[-1] + spent[first]
@@ -93,9 +97,13 @@ def fit(folder: Path, results) -> None:
     popularity = np.bincount(likes.indices, minlength=likes.shape[1])
     index, indexing = timed(lambda: TitleIndex(titles, popularity))
     neighbours = Neighbours(exact.embedding)
+
+    def ask(title: str) -> object:
+        return neighbours.top([index.find(title)], 10)
+
     rows = np.random.default_rng(0).choice(len(titles), ASKED)
     typed = [titles[row].rpartition(" (")[0].lower() for row in rows]
-    asked = [timed(lambda t=t: neighbours.top([index.find(t)], 10))[1] for t in typed]
+    asked = [timed(partial(ask, title))[1] for title in typed]
     results.put(
         {
             "‖X‖²": squares,

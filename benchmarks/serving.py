@@ -1,11 +1,11 @@
-"""Both models behind the real `mlflow models serve`, two workers, under load from another process.
+"""Load test: both models behind `mlflow models serve`, two workers, asked by another process.
 
 python -m benchmarks.serving [--requests 50000] [--clients 8]
 
-Small models of the built-in samples, in a store of their own. Two rounds a model: requests that are
-right, and the same mixed with malformed, oversized and slow ones. Every right answer is compared
-with the model's own; every refusal with the status that it must have, and searched for a stack
-trace or a path. The servers' memory is read all the while.
+Small models of the built-in samples, in a store of their own. Two rounds a model: valid requests,
+and the same mixed with malformed, oversized and slow ones. Every answer is compared with the
+model's own, every refusal with the status that it must have, and searched for a stack trace or a
+path. The servers' memory is sampled every 0.5 s.
 """
 
 import argparse
@@ -92,11 +92,16 @@ def ask(column: str, value: object, **params: object) -> bytes:
 
 
 def answered(model, column: str, value: object, **params: object) -> Body:
-    """A right request, and the answer of the model itself, as the server writes it."""
+    """A valid request, and the answer of the model itself, as the server writes it."""
     import pandas as pd
 
     answer = model.predict(pd.DataFrame({column: [value]}), params=params)
     return ask(column, value, **params), 200, answer.to_json(orient="records", double_precision=12)
+
+
+def refused(bodies: list[bytes]) -> list[Body]:
+    """Requests that must get the status 400."""
+    return [(body, 400, None) for body in bodies]
 
 
 def movie_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
@@ -106,17 +111,17 @@ def movie_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
     good = [answered(model, "title", title, k=k) for title in titles for k in (3, 10)]
     many = {"dataframe_records": [{"title": "Toy Story"}] * 2_000}
     bad = [
-        (b"{not json", 400, None),
-        (b"[]", 400, None),
-        (ask("title", "no such movie at all"), 400, None),
-        (ask("film", "Toy Story"), 400, None),
-        (ask("title", "Toy Story", k=0), 400, None),
-        (ask("title", "Toy Story", k=10**9), 400, None),
-        (ask("title", "Toy Story", score="best"), 400, None),
-        (ask("title", "x" * 2_000_000), 400, None),
-        (json.dumps(many).encode(), 400, None),
+        b"{not json",
+        b"[]",
+        ask("title", "no such movie at all"),
+        ask("film", "Toy Story"),
+        ask("title", "Toy Story", k=0),
+        ask("title", "Toy Story", k=10**9),
+        ask("title", "Toy Story", score="best"),
+        ask("title", "x" * 2_000_000),
+        json.dumps(many).encode(),
     ]
-    return "movie-embedding", good, bad
+    return "movie-embedding", good, refused(bad)
 
 
 def image_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
@@ -138,20 +143,20 @@ def image_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
     huge = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(huge, "png")
     bad = [
-        (b"{not json", 400, None),
-        (ask("image", "no base64!"), 400, None),
-        (ask("image", base64.b64encode(b"no image").decode()), 400, None),
-        (ask("image", base64.b64encode(image.getvalue()[:200]).decode()), 400, None),
-        (ask("image", base64.b64encode(huge.getvalue()).decode()), 400, None),
-        (ask("image", "A" * 40_000_000), 400, None),
-        (ask("image", text, k=0), 400, None),
-        (ask("picture", text), 400, None),
+        b"{not json",
+        ask("image", "no base64!"),
+        ask("image", base64.b64encode(b"no image").decode()),
+        ask("image", base64.b64encode(image.getvalue()[:200]).decode()),
+        ask("image", base64.b64encode(huge.getvalue()).decode()),
+        ask("image", "A" * 40_000_000),
+        ask("image", text, k=0),
+        ask("picture", text),
     ]
-    return "image-classifier", good, bad
+    return "image-classifier", good, refused(bad)
 
 
 class Result:
-    """What a round gave: seconds of each right answer, wrong answers in words, memory by time."""
+    """The result of a round: seconds of each valid request, wrong answers, memory in MiB."""
 
     def __init__(self, seconds: list[float], wrong: Counter, wall: float, memory: list[float]):
         self.seconds, self.wrong, self.wall, self.memory = seconds, wrong, wall, memory
@@ -232,7 +237,7 @@ class Server:
 def send_all(
     url: str, bodies: list[Body], n_good: int, n: int, n_clients: int
 ) -> tuple[list[float], Counter]:
-    """`n` requests by `n_clients` threads: seconds of the right ones, what was wrong in words."""
+    """`n` requests by `n_clients` threads: seconds of the valid ones, what was wrong in words."""
     good, bad = bodies[:n_good], bodies[n_good:]
     shares = [n // n_clients + (i < n % n_clients) for i in range(n_clients)]
     with ThreadPoolExecutor(n_clients + 1) as pool:
@@ -247,7 +252,8 @@ def send_all(
 def send_some(
     url: str, good: list[Body], bad: list[Body], n: int, seed: int
 ) -> tuple[list[float], Counter]:
-    draw, seconds, wrong = random.Random(seed), [], Counter()
+    draw, seconds = random.Random(seed), []
+    wrong: Counter[str] = Counter()
     session = requests.Session()
     for _ in range(n):
         is_bad = bool(bad) and draw.random() < SHARE_OF_BAD
@@ -263,10 +269,10 @@ def send_some(
 
 
 def what_is_wrong(answer: requests.Response, status: int, expected: str | None) -> str:
-    """In words; empty if the answer is as it must be."""
+    """What is wrong with an answer, in words; empty if it is right."""
     if answer.status_code != status:
         return f"status {answer.status_code} in place of {status}: {answer.text[:100]}"
-    if status == 200 and not is_same(answer.json()["predictions"], json.loads(expected)):
+    if expected is not None and not is_same(answer.json()["predictions"], json.loads(expected)):
         return f"another answer than the model's own: {answer.text[:100]}"
     leak = LEAK.search(answer.text)
     return f"{leak.group()} in {answer.text[:200]}" if leak else ""

@@ -20,13 +20,15 @@ from pyarrow import csv
 
 SMALLEST, LARGEST = 100_836, 32_000_204  # ratings of ml-latest-small and of ml-32m
 USERS_OF_SMALLEST, MOVIES_OF_SMALLEST, MOVIES_OF_LARGEST = 610, 9_742, 87_585
-FEWEST = 20  # ratings of a user
+MIN_RATINGS = 20  # ratings of a user
 USERS_AT_ONCE = 5_000
 TASTES, TASTES_OF_A_USER, SHARE_BY_TASTE, MORE_STARS = 300, 5, 0.5, 0.5
 FIRST_SECOND, LAST_SECOND = 789_652_009, 1_697_155_200  # 1995 to 2023
 GENRES = ("Action", "Comedy", "Drama", "Horror", "Romance", "Sci-Fi", "Thriller", "Documentary")
-SYLLABLES = ("al", "bor", "cin", "dra", "el", "fen", "gar", "hol", "ist", "jun", "kar", "lum")
-SYLLABLES += ("mor", "nel", "ost", "pra", "qui", "ros", "sil", "tar", "und", "ver", "win", "zen")
+SYLLABLES = (
+    *("al", "bor", "cin", "dra", "el", "fen", "gar", "hol", "ist", "jun", "kar", "lum"),
+    *("mor", "nel", "ost", "pra", "qui", "ros", "sil", "tar", "und", "ver", "win", "zen"),
+)
 
 
 def shape_of(n_ratings: int) -> tuple[int, int]:
@@ -59,7 +61,7 @@ def write(folder: Path, n_ratings: int, seed: int = 0) -> None:
     _write_movies(folder / "movies.csv", movie_id, rng)
 
     excess = rng.lognormal(0.0, 1.5, n_users)
-    per_user = FEWEST + excess * max(0.0, n_ratings / n_users - FEWEST) / excess.mean()
+    per_user = MIN_RATINGS + excess * max(0.0, n_ratings / n_users - MIN_RATINGS) / excess.mean()
     per_user = np.minimum(per_user.round().astype(np.int64), n_movies // 3)
     world = _World(n_movies, rng)
     level = rng.normal(3.5, 0.4, n_movies)  # stars
@@ -103,8 +105,8 @@ class _World:
         anything = np.searchsorted(self._edges, rng.random(n) * self._edges[-1])
         taste = tastes[np.arange(n), rng.integers(0, TASTES_OF_A_USER, n)]
         within = self._start[taste] + rng.random(n) * self._width[taste]
-        place = np.searchsorted(self._taste_edges, within).clip(max=self.n_movies - 1)
-        return np.where(rng.random(n) < SHARE_BY_TASTE, self._by_taste[place], anything)
+        position = np.searchsorted(self._taste_edges, within).clip(max=self.n_movies - 1)
+        return np.where(rng.random(n) < SHARE_BY_TASTE, self._by_taste[position], anything)
 
 
 def _distinct(
@@ -121,8 +123,8 @@ def _distinct(
         # The first that were drawn stay: of too many, the last go.
         order = np.lexsort((first, found // n_movies))
         owner = found[order] // n_movies
-        place = np.arange(len(owner)) - np.searchsorted(owner, owner)
-        kept = found[order][place < wanted[owner]]
+        position = np.arange(len(owner)) - np.searchsorted(owner, owner)
+        kept = found[order][position < wanted[owner]]
         owner = kept // n_movies
         missing = np.where(missing, wanted - np.bincount(owner, minlength=len(wanted)), 0)
         has_all = missing[owner] == 0

@@ -4,6 +4,8 @@ from embedlab.cli.arguments import add_device, add_like_rule, add_ratings, add_w
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean
 
+NOT_KEPT = "So many are not kept: fit_embedding works from the likes, which are.\n"
+
 
 def build_parser() -> Parser:
     parser = Parser(
@@ -25,7 +27,7 @@ def main(argv=None) -> None:
     from embedlab.cli.console import console
     from embedlab.datasets.movielens import locate_ratings
     from embedlab.device import choose_device
-    from embedlab.movies import plots as figures
+    from embedlab.movies import plots
     from embedlab.movies.data.cooccurrence import build_cooccurrence, save_cooccurrence
     from embedlab.movies.data.likes import find_likes, save_likes
     from embedlab.movies.data.ratings import read_ratings
@@ -56,26 +58,22 @@ def main(argv=None) -> None:
         )
         if counts.dense_seconds is not None:
             run.log_metrics({"time/dense_seconds": counts.dense_seconds})
-        run.log_figure(figures.plot_ratings(ratings, likes), "figures/ratings.png")
-        run.log_figure(figures.plot_popularity(likes), "figures/popularity.png")
-        run.log_figure(figures.plot_top_block(likes), "figures/top_block.png")
+        run.log_figure(plots.plot_ratings(ratings, likes), "figures/ratings.png")
+        run.log_figure(plots.plot_popularity(likes), "figures/popularity.png")
+        run.log_figure(plots.plot_top_block(likes), "figures/top_block.png")
         with run.artifact_folder("matrix") as folder:
             save_likes(likes, folder)
             if counts.matrix is not None:
                 save_cooccurrence(counts.matrix, folder)
     dropped = "".join(f", {n:,} dropped: {reason}" for reason, n in ratings.dropped.items() if n)
-    too_large = (
-        ""
-        if counts.matrix is not None
-        else "So many are not kept: fit_embedding works from the likes, which are.\n"
-    )
+    note = "" if counts.matrix is not None else NOT_KEPT
     for remark in likes.remarks:
         console.print(remark)
     console.print(
         f"{likes.name}: {counted(ratings.n_ratings, 'rating')}{dropped}, "
         f"{counted(ratings.n_users, 'user')}, {counted(ratings.n_movies, 'movie')}, "
         f"{counted(likes.matrix.nnz, 'like')}; {counted(counts.nonzeros, 'entry', 'entries')} "
-        f"of the matrix other than 0 ({counts.density:.1%})\n{too_large}"
+        f"of the matrix other than 0 ({counts.density:.1%})\n{note}"
         f"Fit it with  -e fit_embedding -P matrix=runs:/{run.id}/matrix"
     )
 

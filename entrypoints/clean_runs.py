@@ -31,10 +31,10 @@ def main(argv=None) -> None:
         stale, leftovers = find_stale(experiment, args.hours), find_leftovers(args.hours)
         run.log_metrics({"stale/runs": len(stale), "stale/files": len(leftovers)})
         if not args.dry_run:
-            for item in stale:
-                item.mark()
-            for item in leftovers:
-                item.remove()
+            for stale_run in stale:
+                stale_run.mark()
+            for leftover in leftovers:
+                leftover.remove()
         table = as_table(stale, leftovers)
         if len(table):
             run.log_table(table, "tables/stale.json")

@@ -4,6 +4,7 @@ recommendations change?"""
 from embedlab.cli.arguments import add_device, add_fit, add_likes, add_weighting
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean, number, one_of, whole_number, whole_numbers, words
+from embedlab.movies.options import FitOptions
 from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
 from embedlab.movies.sweep.ray_backend import LAUNCHERS, parse_launcher
 
@@ -42,16 +43,15 @@ def build_parser() -> Parser:
 def main(argv=None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
-    common = {name: getattr(args, name) for name in ("dim", "epochs", "objective", "init_scale")}
-    grid = fit_grid(args.optimizers, args.learning_rates, **common)
-    by_ray = parse_launcher(
+    exact = FitOptions("exact", None, args.dim, args.epochs, args.objective, args.init_scale)
+    grid = fit_grid(args.optimizers, args.learning_rates, exact)
+    ray = parse_launcher(
         args.launcher, args.ray_address, args.cpus_per_fit, args.gpus_per_fit, args.device
     )
 
     from embedlab.cli.console import console, work_progress
     from embedlab.device import choose_device
-    from embedlab.movies.sweep import plots
-    from embedlab.movies.sweep import results as sweep
+    from embedlab.movies.sweep import plots, results
     from embedlab.tracking.run import start_run
     from embedlab.tracking.store import how_to_open
     from embedlab.workflows.movie_runs import find_or_load_likes
@@ -61,7 +61,7 @@ def main(argv=None) -> None:
     rates = rates_as_text(args.optimizers, args.learning_rates)
     given = vars(args) | {"learning_rates": rates}
     with start_run("compare_optimizers", "compare_optimizers", given) as run:
-        device = by_ray.device if by_ray else choose_device(args.device)
+        device = ray.device if ray else choose_device(args.device)
         likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
         run.log_params({"device": device})
         titles = likes.movies["title"]
@@ -70,38 +70,23 @@ def main(argv=None) -> None:
 
         with work_progress("compare optimizers") as show:
             children = Sweep(run, likes, device, args.reuse, show, console.print)
-            fits = children.fit_all(grid, args.seeds, by_ray)
+            fits = children.fit_all(grid, args.seeds, ray)
 
-        exact = fits[0]
-        names, table = sweep.names_of(fits), sweep.fit_table(fits)
-        lists = sweep.top_lists(fits, queries, index, args.k)
-        overlap = sweep.pairwise(lists)
+        names, table = results.names_of(fits), results.fit_table(fits)
+        lists = results.top_lists(fits, queries, index, args.k)
+        overlap = results.pairwise(lists)
         children.log_overlaps(fits, overlap[0])
-        run.log_metrics({"reference/cost": exact.fit.cost, "fits": len(fits)})
+        run.log_metrics({"reference/cost": fits[0].fit.cost, "fits": len(fits)})
 
         run.log_table(table, "tables/fits.json")
-        run.log_table(sweep.pair_table(names, lists), "tables/overlap.json")
-        lists_by_name = sweep.recommendation_table(names, lists, titles, queries)
+        run.log_table(results.pair_table(names, lists), "tables/overlap.json")
+        lists_by_name = results.recommendation_table(names, lists, titles, queries)
         run.log_table(lists_by_name, "tables/recommendations.json")
         about = f"{likes.name}, dim {args.dim}"
-        for name in args.optimizers:
-            of_it = [item for item in fits if item.options.optimizer == name]
-            figure = plots.plot_cost_by_epoch(of_it, exact.fit.cost, f"{name}: {about}")
-            run.log_figure(figure, f"figures/cost_{name}.png")
-        best = sweep.best_of_each(fits)
-        shown = {
-            "best": plots.plot_best_curves(best, exact.fit.cost, f"Best of each: {about}"),
-            "gap": plots.plot_gap_heat_map(table, f"Final cost above the exact one: {about}"),
-            "overlap": plots.plot_overlap_heat_map(
-                names, overlap, f"Top {args.k} in common, mean over {len(queries)} titles"
-            ),
-            "overlap_by_gap": plots.plot_overlap_by_gap(
-                fits, overlap[0], f"Nearer to the exact cost, nearer to its top {args.k}?"
-            ),
-        }
-        for name, figure in shown.items():
+        figures = plots.comparison_figures(fits, overlap, about, f"top {args.k}")
+        for name, figure in figures.items():
             run.log_figure(figure, f"figures/{name}.png")
-        said = sweep.to_markdown(fits, lists, titles.iloc[queries].tolist(), likes.name)
+        said = results.to_markdown(fits, lists, titles.iloc[queries].tolist(), likes.name)
         run.log_text(said, "summary.md")
         run.set_tags({"mlflow.note.content": said})
         page = children.save_view(f"Optimizers: {about}", len(fits))

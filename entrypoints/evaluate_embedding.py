@@ -1,4 +1,4 @@
-"""Are the recommendations any good? Held-out likes, the embedding in its forms, and baselines."""
+"""Evaluate recommendations on held-out likes: the embedding in its forms, and tuned baselines."""
 
 from embedlab.cli.arguments import add_likes
 from embedlab.cli.parser import Parser, exit_with
@@ -33,7 +33,12 @@ def main(argv=None) -> None:
 
     from embedlab.cli.console import console, work_progress
     from embedlab.movies.evaluation.candidates import WEIGHTED_EMBEDDING, build_candidates
-    from embedlab.movies.evaluation.evaluate import result_table, to_markdown, tune_and_evaluate
+    from embedlab.movies.evaluation.evaluate import (
+        EvaluationOptions,
+        result_table,
+        to_markdown,
+        tune_and_evaluate,
+    )
     from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty
     from embedlab.tracking.run import start_run
     from embedlab.tracking.store import how_to_open
@@ -44,24 +49,15 @@ def main(argv=None) -> None:
         present, absent = build_candidates(args.dims, args.seed, likes.matrix.shape)
         for reason in absent:
             console.print(f"Left out: {reason}")
-        asked = {"k": args.k, "exclude": args.exclude}
+        options = EvaluationOptions(args.splits, args.seed, args.k, args.exclude, args.users)
         with work_progress("evaluate") as show:
-            entries = tune_and_evaluate(
-                likes.matrix,
-                present,
-                args.splits,
-                args.seed,
-                **asked,
-                most_users=args.users,
-                on_count=show,
-            )
+            entries = tune_and_evaluate(likes.matrix, present, options, show)
         table = result_table(entries, args.resamples, args.seed)
 
         run.log_table(table, "tables/contestants.json")
         title = f"{likes.name}: accuracy against novelty"
-        run.log_figure(
-            plot_accuracy_against_novelty(entries, table, title, args.k), "figures/trade.png"
-        )
+        figure = plot_accuracy_against_novelty(entries, table, title, args.k)
+        run.log_figure(figure, "figures/trade.png")
         ours = next(entry for entry in entries if entry.name == WEIGHTED_EMBEDDING)
         run.log_params({f"chosen_{name}": value for name, value in ours.settings.items()})
         run.log_params({"chosen_score": ours.score})
@@ -71,7 +67,7 @@ def main(argv=None) -> None:
             means = entry.test.means()
             slug = "_".join(entry.name.lower().replace(",", "").replace("-", "_").split())
             run.log_metrics({f"{slug}/test_{name}": value for name, value in means.items()})
-        words = to_markdown(table, likes.name, args.splits, absent=absent, **asked)
+        words = to_markdown(table, likes.name, options, absent)
         run.log_text(words, "summary.md")
         run.set_tags({"mlflow.note.content": words})
     console.print(words)

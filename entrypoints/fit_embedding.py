@@ -12,14 +12,8 @@ from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import auto_or, boolean, one_of, positive_number, whole_number
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
-from embedlab.movies.solvers.options import (
-    DEFAULT_LR,
-    OPTIMIZERS,
-    FitOptions,
-    add_gap_metric,
-    check_processes,
-)
-from embedlab.progress import combine_callbacks
+from embedlab.movies.options import DEFAULT_LR, OPTIMIZERS, FitOptions, check_processes
+from embedlab.progress import Step
 from embedlab.workflows.model_facts import COST, MOVIE_METRICS, NDCG
 
 
@@ -59,7 +53,8 @@ def main(argv=None) -> None:
     from embedlab.distributed.collectives import process_group
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
     from embedlab.movies.plots import plot_cost
-    from embedlab.movies.solvers.fit import fit_likes, fit_reference, fit_weighted
+    from embedlab.movies.solvers.fit import fit_likes, fit_weighted
+    from embedlab.movies.solvers.result import add_gap_metric
     from embedlab.tracking.registry.promotion import Score
     from embedlab.tracking.registry.versions import publish
     from embedlab.tracking.run import start_run
@@ -70,23 +65,31 @@ def main(argv=None) -> None:
     given = vars(args) | {"lr": options.lr}
     title = f"fit {options.label}"
     with start_run("fit_embedding", title, given) as run, process_group(vars(args)) as device:
-        if not is_main_process():  # it gets its share of the likes from the first
+        if not is_main_process():  # rank 0 scatters the likes
             fit_likes(None, options, args.seed, device, lambda step: None, args.processes)
             return
         likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
         run.log_params({"device": device})
 
-        reference, steps = None, []
+        reference = None
         if args.reference:
-            reference = fit_reference(likes.weighted.likes, options.dim, args.seed).cost
+            exact = FitOptions("exact", dim=options.dim)
+            found = fit_likes(likes.weighted.likes, exact, args.seed, device, lambda step: None)
+            reference = found.cost
             run.log_metrics({"reference/cost": reference})
+        steps: list[Step] = []
         with epoch_progress(title, options.epochs, "train/cost") as show:
-            on_step = add_gap_metric(combine_callbacks(steps.append, run.record, show), reference)
+
+            def on_step(step: Step) -> None:
+                steps.append(add_gap_metric(step, reference))
+                run.record(steps[-1])
+                show(step)
+
             try:
                 fit = fit_weighted(
                     likes.weighted, options, args.seed, device, on_step, args.processes
                 )
-            finally:  # the curve of a fit that was stopped, too
+            finally:  # a stopped fit has its curve, too
                 caption = f"{likes.name}: cost, dim {options.dim}"
                 figure = plot_cost({options.label: steps}, caption, reference)
                 run.log_figure(figure, "figures/cost.png")

@@ -3,7 +3,7 @@
 from embedlab.cli.arguments import add_dataset, add_ratings, add_resolution, add_weights
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import auto_or, one_of, positive_number, whole_number, words
-from embedlab.movies.solvers.options import OPTIMIZERS, FitOptions
+from embedlab.movies.options import OPTIMIZERS, FitOptions
 
 
 def build_parser() -> Parser:

@@ -1,10 +1,11 @@
-"""What several test files use: folders and stores that no test shares, and where real data lies."""
+"""Shared by test files: caches and stores of a test's own, free ports, and the real data sets."""
 
 import os
 import socket
+import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import AbstractContextManager, chdir, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
@@ -21,7 +22,8 @@ long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMB
 
 # The files that take longest: begun first, so that neither of two workers waits for the other.
 LONGEST = (
-    *("test_entry_points", "test_team_server", "test_same_seed", "test_distributed", "test_kill"),
+    *("test_entry_points", "test_team_server", "test_same_seed", "test_contract", "test_kill"),
+    "test_distributed",
     *("test_trainer", "test_real_images", "test_environments", "test_concurrent_registration"),
 )
 
@@ -29,7 +31,7 @@ LONGEST = (
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with two threads each would fight for cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["PATH"] = os.pathsep.join([str(Path(os.sys.executable).parent), os.environ["PATH"]])
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(name, None)
 
@@ -52,19 +54,32 @@ def free_port() -> int:
 
 @contextmanager
 def fresh_store(folder: Path) -> Iterator["mlflow.MlflowClient"]:
-    """MLflow on an empty store in `folder`, with artifacts there; afterwards all is as before, a
-    store around this one too."""
-    import mlflow  # here: it reads the environment above, and not every test needs it
-    from mlflow.tracking import fluent
+    """MLflow on an empty store in `folder`, with artifacts there, until the block ends."""
+    with chdir(folder), use_store(f"sqlite:///{folder}/mlflow.db") as client:
+        yield client
 
-    with patch.dict(os.environ), chdir(folder), patch.object(fluent, "_active_experiment_id", None):
+
+@contextmanager
+def use_store(uri: str) -> Iterator["mlflow.MlflowClient"]:
+    """MLflow on this store, as a new process finds it, until the block ends; stores may nest."""
+    import mlflow  # here: it reads the environment above, and not every test needs it
+
+    with patch.dict(os.environ), no_experiment_chosen():
         os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
         before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        mlflow.set_tracking_uri(uri)
         try:
             yield mlflow.MlflowClient()
         finally:
             mlflow.set_tracking_uri(before)
+
+
+def no_experiment_chosen() -> AbstractContextManager[object]:
+    """Undo `mlflow.set_experiment` until the block ends: MLflow has no public way to do that, so
+    this is the one place that names its variable."""
+    from mlflow.tracking import fluent
+
+    return patch.object(fluent, "_active_experiment_id", None)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from pathlib import Path
 import mlflow
 from conftest import PROJECT, fresh_store
 from mlflow.entities import Run
-from mlflow.projects._project_spec import load_project
+from mlflow.projects import load_project
 
 FILE = Path(__file__).with_name("contract.json")
 VARIABLE = re.compile(r"\bEMBEDLAB_[A-Z_]+\b")

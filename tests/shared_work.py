@@ -20,8 +20,8 @@ from squares import split_of, squares
 from embedlab.distributed.collectives import assert_same_across_ranks, process_group
 from embedlab.distributed.env import STARTED_BY_TORCHRUN, is_main_process, rank, world_size
 from embedlab.errors import OptionError
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes
-from embedlab.movies.solvers.options import FitOptions
 from embedlab.progress import Step
 from embedlab.vision import inference
 from embedlab.vision.features import extract_features

@@ -4,11 +4,15 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ft2font import FT2Font
@@ -77,3 +81,29 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e3e5e8", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def new_panel(width: float, height: float, **properties: object) -> tuple[Figure, Axes]:
+    """A figure of one tidy panel with these axes properties: title, labels, scales, limits."""
+    figure = new_figure(width, height)
+    axes = figure.subplots()
+    axes.set(**properties)
+    tidy(axes)
+    return figure, axes
+
+
+def heat_map(
+    size: tuple[float, float],
+    values: np.ndarray,
+    label: str,
+    norm: Normalize | None = None,
+    aspect: Literal["equal", "auto"] = "equal",
+) -> tuple[Figure, Axes, Colorbar]:
+    """A figure of `values`, (n_rows, n_columns), nan in grey, with a colour bar named `label`."""
+    figure = new_figure(*size)
+    axes = figure.subplots()
+    axes.set_facecolor("#d5d8dc")
+    axes.spines[:].set_visible(False)
+    image = axes.imshow(np.ma.masked_invalid(values), cmap="viridis", norm=norm, aspect=aspect)
+    bar = figure.colorbar(image, ax=axes, shrink=0.7 if aspect == "equal" else 1.0, label=label)
+    return figure, axes, bar

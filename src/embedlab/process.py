@@ -1,7 +1,4 @@
-"""Whose something is: which process of which host, and whether that process has ended.
-
-In: nothing, or what a process wrote down of itself. Out: names, and a yes only where it is sure.
-"""
+"""The identity of a process (host, number, start time), and whether a process has ended."""
 
 import os
 import platform
@@ -10,14 +7,14 @@ from functools import cache
 
 PID_NAMESPACE = "/proc/self/ns/pid"  # Linux; a container has one of its own
 HOSTS_OWN_NAMESPACE = 0xEFFFFFFC  # its number outside of containers
-CLOCK_SECONDS = 10  # by which the system's clock may be set meanwhile
+CLOCK_SECONDS = 10  # by which the system's clock may have been set since
 
 
 @cache
 def this_host() -> str:
-    """The host's name, and the container's number in one: process ids mean nothing elsewhere.
+    """The host's name, in a container with its PID namespace: process ids are unique in these.
 
-    Fit for a file's name.
+    A valid part of a file's name.
     """
     try:
         namespace = os.stat(PID_NAMESPACE).st_ino
@@ -28,17 +25,17 @@ def this_host() -> str:
 
 
 def started_at() -> float:
-    """When this process started, in seconds since 1970."""
+    """The start of this process, in seconds since 1970."""
     import psutil
 
     return psutil.Process().create_time()
 
 
 def has_ended(host: str, pid: int, was_there: float) -> bool:
-    """Whether process `pid` of `host` has ended; False where that cannot be seen, as of another
-    host's.
+    """Whether process `pid` of `host` has ended; False if that is unknown, as on another host.
 
-    was_there  a time at which it was running: one of the same number that started later is another.
+    was_there  a time (seconds since 1970) at which it was running: a process of the same number
+               that started later is another one.
     """
     if host != this_host():
         return False

@@ -26,16 +26,3 @@ class OnProgress(Protocol):
     """Called while work is under way: the work done and all of it, in any unit, and a detail."""
 
     def __call__(self, done: float, total: float, detail: str = "", /) -> None: ...
-
-
-OnCount = OnProgress  # its former name
-
-
-def combine_callbacks(*listeners: OnStep) -> OnStep:
-    """One listener that hands every step to several, in order."""
-
-    def on_step(step: Step) -> None:
-        for listener in listeners:
-            listener(step)
-
-    return on_step

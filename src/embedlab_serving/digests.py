@@ -1,8 +1,8 @@
-"""sha256 of all files that a served model is made of: part of its own copy of the code.
+"""Integrity of a served model: the sha256 of all of its files.
 
-They are written into the model's MLmodel when it is logged, and compared when it is loaded. That
-finds what is damaged, cut short, mixed up or edited; not what is forged, for whoever can write into
-the store can write new digests, too.
+The digests are written into the model's MLmodel when it is logged, and compared when it is loaded.
+This finds damaged, cut, mixed up and edited files, not forged ones: who can write into the store
+can write new digests too.
 """
 
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ def digests_of(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def check_model(folder: Path, signature: ModelSignature) -> None:
-    """Raises DataError where a file of the model in `folder` is not the one that was logged, or
-    where MLmodel, which holds the digests, has another signature than the model's code."""
+    """Raises DataError if a file of the model in `folder` is not the one that was logged, or if
+    MLmodel, which holds the digests, has another signature than the model's code."""
     model = Model.load(folder)
     digests = (model.metadata or {}).get(DIGESTS)
     if not isinstance(digests, dict) or not digests or model.signature != signature:

@@ -1,10 +1,10 @@
-"""Errors that a caller of a served model can put right; the text of each is what he reads."""
+"""Errors that a user can put right; the text of each is what the user reads."""
 
 
 class EmbedlabError(Exception):
-    """Anything that a user can put right: the text says how.
+    """An error that a user can put right: the text says how.
 
-    `stop_reason` is the tag of a run that ends with it.
+    stop_reason  the tag of a run that ends with it.
     """
 
     stop_reason = "error"
@@ -19,7 +19,10 @@ class DataError(EmbedlabError):
 
 
 class TitleError(EmbedlabError):
-    """A title names no movie, or several; `candidates` holds the titles that may be meant."""
+    """A title names no movie, or several.
+
+    candidates  titles that may be meant.
+    """
 
     def __init__(self, message: str, candidates: tuple[str, ...] = ()):
         super().__init__(message)

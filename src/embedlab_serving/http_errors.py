@@ -1,4 +1,4 @@
-"""How a served model refuses: part of every served model's own copy of the code."""
+"""Maps errors to HTTP 400 and 500, for a served model."""
 
 import logging
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from embedlab_serving.errors import EmbedlabError
 
 @contextmanager
 def map_errors() -> Iterator[None]:
-    """Raises MlflowException: INVALID_PARAMETER_VALUE (400) with one sentence for what the caller
-    can put right, INTERNAL_ERROR (500) without any inner detail for everything else."""
+    """Raises MlflowException inside: INVALID_PARAMETER_VALUE (400) with the sentence of an
+    EmbedlabError, INTERNAL_ERROR (500) without any inner detail for every other error."""
     try:
         yield
     except EmbedlabError as error:

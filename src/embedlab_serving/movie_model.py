@@ -1,7 +1,7 @@
 """The served movie embedding, as MLflow's models-from-code: this file is the model's code.
 
-MLflow runs it when the model is logged and when it is loaded, and finds `embedlab` in the model's
-own copy. It needs numpy, pandas and rapidfuzz; no torch, no scipy, no pickle.
+MLflow runs it when the model is logged and when it is loaded; its imports find the model's own copy
+of this package. It needs numpy, pandas and rapidfuzz; no torch, no scipy, no pickle.
 
 In: a table with the column `title`, a query a row; parameters `k`, `score`, `include_self`.
 A query is a movie's title as people type it, or several joined by `|`, which gives a blended list.
@@ -29,35 +29,29 @@ VECTORS_FILE, MOVIES_FILE = "vectors.npy", "movies.csv"
 MAX_QUERIES = 1_000
 MAX_RECOMMENDATIONS = 1_000
 
+ANSWER = {  # column -> type
+    "query": DataType.string,
+    "rank": DataType.long,
+    "movie_id": DataType.long,
+    "title": DataType.string,
+    "genres": DataType.string,
+    "score": DataType.double,
+}
+COLUMNS = list(ANSWER)
+DEFAULTS = {"k": 10, "score": "dot", "include_self": False}
+PARAM_TYPES = {"k": DataType.long, "score": DataType.string, "include_self": DataType.boolean}
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "title")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "query"),
-            ColSpec(DataType.long, "rank"),
-            ColSpec(DataType.long, "movie_id"),
-            ColSpec(DataType.string, "title"),
-            ColSpec(DataType.string, "genres"),
-            ColSpec(DataType.double, "score"),
-        ]
-    ),
-    params=ParamSchema(
-        [
-            ParamSpec("k", DataType.long, 10),
-            ParamSpec("score", DataType.string, "dot"),
-            ParamSpec("include_self", DataType.boolean, False),
-        ]
-    ),
+    outputs=Schema([ColSpec(kind, name) for name, kind in ANSWER.items()]),
+    params=ParamSchema([ParamSpec(n, kind, DEFAULTS[n]) for n, kind in PARAM_TYPES.items()]),
 )
-COLUMNS = SIGNATURE.outputs.input_names()
-DEFAULTS = {param.name: param.default for param in SIGNATURE.params}
 
 
 class MovieModel(PythonModel):
     """Titles in, recommendations out; safe for several threads once loaded."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Raises DataError where a file is not the one that was logged."""
+        """Raises DataError if a file is not the one that was logged."""
         folder = Path(context.artifacts[ARTIFACT])
         # Not this file's folder: MLflow takes the last model's code where a model has lost its own.
         check_model(folder.parents[1], SIGNATURE)

@@ -1,14 +1,14 @@
-"""The nearest movies of an embedding.
+"""Nearest neighbours of movies in an embedding.
 
-In: `embedding`, float32 (n_movies, dim), a row a movie; the rows of one or more query movies. Out:
-the k best other movies with their scores.
+In: `embedding`, float32 (n_movies, dim), a row for each movie; the rows of one or more query
+movies. Out: the k best other movies with their scores.
 
-Two scores, in the letters v_j for a movie and v_q for a query movie:
+Two scores, with v_j for a movie and v_q for a query movie:
 
-- ``dot``: ``v_j · mean_q(v_q)``. This is what the objective fits (``v_i · v_j ≈ X_ij``), so with
-  one query movie the score estimates how many users liked both, and popular movies come first.
-- ``cosine``: the cosine between ``v_j`` and ``mean_q(v_q / ‖v_q‖)``, in [-1, 1]. Popularity, which
-  sits in the lengths, drops out. A zero vector scores 0 with every movie.
+- ``dot``: ``v_j · mean_q(v_q)``. The objective fits it (``v_i · v_j ≈ X_ij``), so with one query
+  movie the score estimates how many users like both, and popular movies come first.
+- ``cosine``: the cosine of ``v_j`` and ``mean_q(v_q / ‖v_q‖)``, in [-1, 1]. It ignores the lengths,
+  and so popularity. A zero vector scores 0 with every movie.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ SIMILARITIES = ("dot", "cosine")
 
 
 class Recommendation(NamedTuple):
-    """`rank` counts from 1, `row` is the movie's in the embedding, a higher `score` is nearer."""
+    """`rank` counts from 1, `row` is a row of the embedding, a higher `score` is nearer."""
 
     rank: int
     row: int
@@ -30,7 +30,7 @@ class Recommendation(NamedTuple):
 
 
 def unservable_reason(embedding: np.ndarray) -> str | None:
-    """What keeps scores of `embedding`, (n_movies, dim) float32, from being finite, in words."""
+    """Why `embedding`, (n_movies, dim) float32, has scores that are not finite; None if none is."""
     finite = np.isfinite(embedding).all(axis=1)  # (n_movies,)
     if not finite.all():
         return (
@@ -53,11 +53,11 @@ def _norms(v: np.ndarray) -> np.ndarray:
 
 
 class Neighbours:
-    """Answers which movies are nearest to some movies of `embedding`, (n_movies, dim).
+    """Nearest neighbours in `embedding`, (n_movies, dim).
 
-    The embedding is kept as float32 and not to be changed afterwards; nothing is written after
-    construction, so threads may share it. Raises DataError where it is not a table of finite
-    numbers with at least one row and one column, or so large that scores overflow.
+    The embedding is kept as float32 and must not be changed; nothing else changes after
+    construction, so threads may share it. Raises DataError if it is not a table of finite numbers
+    with at least one row and one column, or so large that scores overflow.
     """
 
     def __init__(self, embedding: np.ndarray):
@@ -89,7 +89,22 @@ class Neighbours:
             raise OptionError(
                 f"A score must be one of {', '.join(SIMILARITIES)}, but found {score!r}."
             )
-        return self._scores(self._checked(rows), score)
+        v, query = self.embedding, np.asarray(rows)
+        is_list = query.ndim == 1 and query.size > 0 and query.dtype.kind in "iu"
+        bad = query[(query < 0) | (query >= len(v))] if is_list else [str(rows)[:60]]
+        if len(bad):
+            raise OptionError(
+                f"Query rows must be a list of whole numbers from 0 to {len(v) - 1}, but found "
+                f"{bad[0]}."
+            )
+        if score == "dot":
+            q = v[query].mean(axis=0, dtype=np.float64)  # (dim,)
+            return v @ q.astype(np.float32)
+        # q = mean of v_q / ‖v_q‖;  score_j = v_j · q / (‖v_j‖ ‖q‖)
+        q = (v[query] * self._inverse_norms[query, None]).mean(axis=0)  # (dim,)
+        q /= np.sqrt(q @ q) or 1.0
+        cosine = (v @ q.astype(np.float32)) * self._inverse_norms  # (n_movies,)
+        return np.clip(cosine, -1, 1).astype(np.float32)
 
     def top(
         self,
@@ -101,11 +116,11 @@ class Neighbours:
     ) -> list[Recommendation]:
         """The `k` best movies for the query movies `rows`, best first.
 
-        The query movies themselves are left out unless `include_self`, and so are the rows
-        `exclude`, such as other rows of the same movie; where fewer than `k` are left, all are
-        returned. Equal scores go by the lower row, at the k-th place too; the scores
-        of equal vectors may differ in the last bit, as the matrix product rounds them. Raises
-        OptionError for k < 1, an unknown score, no rows, or a row that is out of range.
+        The query movies are left out unless `include_self`, and so are the rows `exclude`, such as
+        other rows of the same movie; if fewer than `k` remain, all are returned. Equal scores are
+        ordered by row, at the k-th rank, too; the scores of equal vectors may differ in the last
+        bit, as the matrix product rounds them. Raises OptionError for k < 1, an unknown score, no
+        rows, or a row out of range.
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise OptionError(
@@ -116,8 +131,7 @@ class Neighbours:
         k = min(int(k), len(s) - len(left_out))
         if k < 1:
             return []
-        # -inf only hides these movies: the others are finite (see __init__), so k never reaches
-        # down to them.
+        # The other scores are finite (see __init__), so these never reach the k best.
         s[left_out] = -np.inf
         kth = np.partition(s, len(s) - k)[len(s) - k]
         # Of the movies that share the k-th score, flatnonzero gives the lowest rows first.
@@ -126,27 +140,3 @@ class Neighbours:
         chosen = np.sort(np.concatenate([above, level]))  # (k,)
         chosen = chosen[np.argsort(-s[chosen], kind="stable")]
         return [Recommendation(i, int(j), float(s[j])) for i, j in enumerate(chosen, start=1)]
-
-    def _checked(self, rows: Sequence[int]) -> np.ndarray:
-        n, found = len(self.embedding), np.asarray(rows)
-        allowed = f"Query rows must be a list of whole numbers from 0 to {n - 1}"
-        if found.ndim != 1 or not found.size or found.dtype.kind not in "iu":
-            raise OptionError(f"{allowed}, but found {str(rows)[:60]}.")
-        bad = found[(found < 0) | (found >= n)]
-        if bad.size:
-            raise OptionError(f"{allowed}, but found {bad[0]}.")
-        return found.astype(np.int64)
-
-    def _scores(self, rows: np.ndarray, score: str) -> np.ndarray:
-        v = self.embedding
-        if score == "dot":
-            q = v[rows].mean(axis=0, dtype=np.float64)  # (dim,)
-            scores = v @ q.astype(np.float32)  # (n_movies,)
-        else:
-            # q = mean of v_q / ‖v_q‖;  score_j = v_j · q / (‖v_j‖ ‖q‖)
-            q = (v[rows] * self._inverse_norms[rows, None]).mean(axis=0)  # (dim,)
-            length = np.sqrt(q @ q)
-            q = q / length if length > 0 else q
-            scores = (v @ q.astype(np.float32)) * self._inverse_norms  # (n_movies,)
-            scores = np.clip(scores, -1, 1).astype(np.float32)
-        return scores

@@ -1,34 +1,27 @@
-"""Movie titles, found the way people type them.
+"""Title index: finds the movie that a typed title names.
 
-In: the titles of a catalogue in row order, as MovieLens writes them: ``Shawshank Redemption, The
-(1994)``, ``Seven (a.k.a. Se7en) (1995)``, ``Babylon 5``. Out: the row of the movie that a query
-names, or a :class:`~embedlab.errors.TitleError` that lists what may have been meant.
+In: the titles of a catalogue in row order, in MovieLens' spelling: ``Shawshank Redemption, The
+(1994)``, ``Seven (a.k.a. Se7en) (1995)``, ``Babylon 5``. Out: the row of the movie, or a
+:class:`~embedlab_serving.errors.TitleError` that lists the titles that may be meant.
 
-A query goes through stages, strictest first, and the first stage that knows it answers:
+A query is looked up by exact keys, strictest first (LEVELS), and the first level that has it
+answers. Then come phrases that a name contains ("Shawshank"), and last the nearest name by
+rapidfuzz, for typos ("Forest Gump"). A year at the end narrows every step and is never ignored: the
+wrong year is an error.
 
-1. the title as it stands, whatever its case;
-2. the name with its article, then without, then the same for the alternate names in parentheses;
-3. the name with numbers in one spelling ("Rocky 3", "Godfather 2"), then without spaces
-   ("Spiderman"), then only what stands before a colon ("Birdman"), or the initials that the name
-   begins with ("E.T.");
-4. a phrase that one movie only contains ("Shawshank");
-5. a small typo ("Forest Gump").
-
-A year at the end narrows every stage, and is never ignored: the wrong year is an error.
-
-Only a typo guesses, so it has to be close (:func:`typos_allowed`), the runner-up has to be more
-than twice as far, numbers and single letters at the ends have to agree, and the misspelt word must
-be none that the catalogue knows, unless one letter is wrong and the other words of the query are
-together in that movie alone. All else is answered by an error with suggestions: to ask once more is
-cheaper than a wrong movie.
+Only a typo is a guess, so it must be close (`typos_allowed`), and the runner-up must be more than
+twice as far. Numbers and single letters at the ends have to agree, and the misspelt word must not
+occur in the catalogue, unless one letter is wrong and the other words of the query occur together
+in that movie alone. Everything else is an error with suggestions: asking again costs less than a
+wrong movie.
 
 Title format: https://files.grouplens.org/datasets/movielens/ml-latest-small-README.html
 """
 
 import re
 import unicodedata
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +35,8 @@ MAX_TITLES = 50  # titles in one query
 MAX_LISTED = 8  # titles in one error text
 MIN_PART = 3  # characters of a part of a title
 MIN_TYPO = 6  # characters of a title with a typo: below, every word is a neighbour of another
+MIN_LIKENESS = 72  # of a suggestion, by rapidfuzz's ratios: 100 is equal
+LIKENESS_MARGIN = 12  # of a suggestion behind the nearest
 
 # ---------------------------------------------------------------------------------------------
 # Text to key
@@ -53,10 +48,7 @@ _LETTERS = str.maketrans(
     | {"½": " 1/2", "¼": " 1/4", "¾": " 3/4", "²": " 2", "³": " 3"}
     | dict.fromkeys("’‘ʼ´`", "'")
 )
-_ASCII_PUNCTUATION = str.maketrans(
-    {c: " " for c in '!"#$%()*,-./:;<=>?@[\\]^_{|}~+'} | {"&": " and ", "'": None, "`": None}
-)
-_OTHER_PUNCTUATION = re.compile(r"[^\w\s]|_")
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
 _INITIALS = re.compile(r"\b([^\W\d_])\.(?=[^\W\d_]\b)")  # the first dots of "e.t." and "l.a."
 _LEADING_INITIALS = re.compile(r"(?:[^\W\d_]\.\s?){2,}")
 _YEAR_IN_PARENTHESES = re.compile(r"\s*\(\s*(\d{4})(?:\s*[-–]\s*(\d{4})?)?\s*\)\s*$")
@@ -69,48 +61,37 @@ _LAST_ARTICLE = re.compile(
     re.IGNORECASE,
 )
 _ARTICLE_BEFORE_COLON = re.compile(r"^([^:]*\S),\s*(the|an?)\s*(:.*)$", re.IGNORECASE)
-_ARTICLES = ("the ", "a ", "an ")
+_LEADING_ARTICLE = re.compile(r"^(?:the|an?) (?=.)")
 _SECTIONS = re.compile(r":|\s[-–]\s")
 
-# One spelling for what people write in several ways. A single i, v or x is a numeral only where
-# its place says so: see `canonical`.
-_ROMAN = {
-    **{"ii": 2, "iii": 3, "iv": 4, "vi": 6, "vii": 7, "viii": 8, "ix": 9, "xi": 11, "xii": 12},
-    **{"xiii": 13, "xiv": 14, "xv": 15, "xvi": 16, "xvii": 17, "xviii": 18, "xix": 19, "xx": 20},
+# One spelling for what people write in several ways. A single i, v or x is a numeral only in some
+# positions: see `numbered`.
+_ROMAN = "i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx"
+_ENGLISH = "one two three four five six seven eight nine ten eleven twelve thirteen"
+_NUMBERS = {
+    word: str(n) for words in (_ROMAN, _ENGLISH) for n, word in enumerate(words.split(), start=1)
 }
-_ENGLISH = {
-    **{"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8},
-    **{"nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13},
-}
-_SPELLING = {word: str(number) for word, number in (_ROMAN | _ENGLISH).items()} | {
-    "doctor": "dr",
-    "mister": "mr",
-    "versus": "v",
-    "vs": "v",
-    "n": "and",
-}
+_SINGLE_ROMAN = {word: _NUMBERS.pop(word) for word in "ivx"}
+_SPELLING = _NUMBERS | {"doctor": "dr", "mister": "mr", "versus": "v", "vs": "v", "n": "and"}
 _PARTS = frozenset(("part", "pt", "episode", "chapter", "volume", "vol"))
-_SINGLE_ROMAN = {"i": "1", "v": "5", "x": "10"}
 
 
+@lru_cache(maxsize=1024)  # a title's keys overlap
 def key(text: str) -> str:
     """The words of `text`: lower case, no accents, no punctuation, "&" as "and", single spaces."""
     text = text.casefold()
     if not text.isascii():
         decomposed = unicodedata.normalize("NFKD", text.translate(_LETTERS))
         text = "".join(c for c in decomposed if not unicodedata.combining(c))
-        text = _OTHER_PUNCTUATION.sub(lambda c: c[0] if c[0] in "&.'" else " ", text)
-    if "." in text:
-        text = _INITIALS.sub(r"\1", text)
-    return " ".join(text.translate(_ASCII_PUNCTUATION).split())
+    if not text.replace(" ", "").isalnum():
+        text = _INITIALS.sub(r"\1", text.replace("&", " and ").replace("'", "").replace("`", ""))
+        text = _PUNCTUATION.sub(" ", text)
+    return " ".join(text.split())
 
 
 def without_article(key: str) -> str:
     """`key` without a leading "the", "a" or "an", unless nothing would be left."""
-    for article in _ARTICLES:
-        if key.startswith(article):
-            return key[len(article) :]
-    return key
+    return _LEADING_ARTICLE.sub("", key)
 
 
 def article_first(name: str) -> tuple[str, str]:
@@ -137,11 +118,11 @@ def numbered(name: str) -> str:
     words: list[str] = []
     for section in _SECTIONS.split(name):
         tokens = key(section).split()
-        for place, token in enumerate(tokens):
+        for position, token in enumerate(tokens):
             after_part = bool(words) and words[-1] in _PARTS
             if after_part and token in _SINGLE_ROMAN:  # "Episode V", "Part I"
                 token = _SINGLE_ROMAN[token]
-            elif token == "v" and 0 < place == len(tokens) - 1:  # "Rocky V", "Star Trek V: ..."
+            elif token == "v" and 0 < position == len(tokens) - 1:  # "Rocky V", "Star Trek V: ..."
                 token = "5"
             else:
                 token = _SPELLING.get(token, token)
@@ -191,7 +172,8 @@ def parse_title(title: str) -> ParsedTitle:
     if found := _YEAR_IN_PARENTHESES.search(whole):
         years = int(found[1]), int(found[2] or found[1])
         whole = whole[: found.start()]
-    name, alternates = whole, []
+    name = whole
+    alternates: list[str] = []
     while name.endswith(")") and (found := _LAST_GROUP.search(name)) and found.start() > 0:
         alternates.insert(0, _ALSO_KNOWN_AS.sub("", found[1].strip()))
         name = name[: found.start()]
@@ -219,21 +201,29 @@ def repeated_titles(titles: Iterable[str]) -> list[str]:
 
 
 class _Query(NamedTuple):
-    """One reading of a query: the text, perhaps with a year taken from its end, and its keys."""
+    """One reading of a query: its text, perhaps with a year taken from the end, and its keys."""
 
     text: str
     year: int | None
-    whole: str
-    full: str
-    bare: str
-    canonical: str
+    keys: dict[str, str]  # by level
+
+    @property
+    def canonical(self) -> str:
+        return self.keys["number"]
+
+
+# All but the year; the name with its article; without; an alternate name; any name with numbers in
+# one spelling (`Rocky 3`); also without spaces (`Spiderman`); what precedes a colon (`Birdman`);
+# initials (`E.T.`).
+LEVELS = ("whole", "name", "bare", "also", "number", "joined", "head", "initials")
 
 
 def _reading(text: str, year: int | None) -> _Query:
     front, body = article_first(text)
-    full = key(front)
-    bare = without_article(full) if front == body else key(body)
-    return _Query(text, year, key(text), full, bare, canonical(body))
+    name, number = key(front), canonical(body)
+    bare = without_article(name) if front == body else key(body)
+    by_level = (key(text), name, bare, name, number, compact(number), number, compact(name))
+    return _Query(text, year, dict(zip(LEVELS, by_level, strict=True)))
 
 
 def _readings(text: str) -> list[_Query]:
@@ -246,34 +236,30 @@ def _readings(text: str) -> list[_Query]:
     return readings
 
 
-class _Phrases:
-    """Finds the movies with a phrase in one of their names, by one search in one long string."""
-
-    def __init__(self, names: Iterable[tuple[str, int]]):
-        self._starts, self._rows, lines, at = [], [], [], 0
-        for name, row in names:
-            self._starts.append(at)
-            self._rows.append(row)
-            lines.append(f" {name} \n")
-            at += len(lines[-1])
-        self._text = "".join(lines)
-
-    def rows(self, phrase: str) -> list[int]:
-        if not phrase:
-            return []
-        phrase, found, at = f" {phrase} ", {}, -1
-        while (at := self._text.find(phrase, at + 1)) >= 0:
-            found[self._rows[bisect_right(self._starts, at) - 1]] = None
-        return list(found)
+def _title_keys(parsed: ParsedTitle) -> Iterator[tuple[str, str]]:
+    """(level, key) for every key of a title, and ("article", key) for names as typos see them."""
+    yield "whole", key(parsed.whole)
+    for i, name in enumerate((parsed.name, *parsed.alternates)):
+        front, body = article_first(name)
+        keys = _reading(name, None).keys
+        own = ("also",) if i else ("name", "bare")
+        yield from ((level, keys[level]) for level in (*own, "number", "joined"))
+        yield "article", numbered(front)
+        if i == 0 and (colon := _SECTIONS.search(body)):
+            yield "head", canonical(body[: colon.start()])
+        if found := _LEADING_INITIALS.match(body):
+            yield "initials", compact(key(found[0]))
 
 
 class TitleIndex:
-    """Finds movies by title; see the module's docstring for the stages.
+    """Finds movies by title; see the module's docstring.
 
-    `titles`: one title a row, as in MovieLens. `popularity`: likes per movie in the same order; it
-    decides between two rows of the same name and year, and orders the titles that errors list
-    (without it, the order of the rows does both). Nothing changes after construction, so threads
-    may share an index. Raises DataError where there are no titles, or the two differ in length.
+    titles      a title per row, in MovieLens' spelling.
+    popularity  likes per row. It chooses among rows of the same name and year, and orders the
+                titles that errors list; by default the order of the rows does both.
+
+    Immutable, so threads may share an index. Raises DataError if there are no titles, a title is no
+    text, or the lengths differ.
     """
 
     def __init__(self, titles: Sequence[str], popularity: Sequence[int] | np.ndarray | None = None):
@@ -294,123 +280,80 @@ class TitleIndex:
                 f"{likes.shape}; give both in the same order."
             )
         order = np.argsort(-likes.astype(np.float64), kind="stable")  # ties: the lower row first
-        self._rank = np.empty(len(order), np.int64)
-        self._rank[order] = np.arange(len(order))
-        self._rank = self._rank.tolist()
+        self._order: list[int] = order.tolist()  # rows, most popular first
+        self._rank: list[int] = np.argsort(order).tolist()  # by row, 0 for the most popular
         self._example = self.titles[order[0]].strip()
-        self._build()
 
-    def _build(self) -> None:
-        as_is, whole, full, bare, also, also_bare = ({} for _ in range(6))
-        number, joined, head, initials, articled = ({} for _ in range(5))
         self._years: list[tuple[int, int] | None] = []
-        self._identity: list[_Identity] = []  # by row
-        plain_names: list[tuple[str, int]] = []
-        number_names: list[tuple[str, int]] = []
-
-        def add(level: dict[str, list[int]], name: str, row: int) -> None:
-            if name:
-                rows = level.setdefault(name, [])
-                if not rows or rows[-1] != row:
-                    rows.append(row)
-
+        self._identity: list[_Identity] = []
+        self._duplicates: dict[_Identity, list[int]] = {}
+        self._rows: dict[tuple[str, str], list[int]] = {}  # by (level, key)
+        self._names: dict[str, list[int]] = {}  # rows by name, as typos see it
+        self._phrases: list[str] = []  # by row: all names, between spaces and line ends
+        self._word_rows: dict[str, set[int]] = {}
         for row, title in enumerate(self.titles):
             parsed = parse_title(title)
             self._years.append(parsed.years)
             self._identity.append(_identity(title, parsed))
-            add(as_is, " ".join(title.casefold().split()), row)
-            add(whole, key(parsed.whole), row)
-            for name in (parsed.name, *parsed.alternates):
-                primary = name is parsed.name
-                front, body = article_first(name)
-                name_full = key(front)
-                name_bare = without_article(name_full) if front == body else key(body)
-                name_number = canonical(body)
-                add(full if primary else also, name_full, row)
-                add(bare if primary else also_bare, name_bare, row)
-                add(number, name_number, row)
-                add(joined, compact(name_number), row)
-                if primary and (colon := _SECTIONS.search(body)):
-                    add(head, canonical(body[: colon.start()]), row)
-                if found := _LEADING_INITIALS.match(body):
-                    add(initials, compact(key(found[0])), row)
-                if (with_article := numbered(front)) != name_number:
-                    add(articled, with_article, row)
-                plain_names.append((name_full, row))
-                number_names.append((name_number, row))
-
-        self._rows_of: dict[_Identity, list[int]] = {}
-        for row, identity in enumerate(self._identity):
-            self._rows_of.setdefault(identity, []).append(row)
-
-        # Strictest first: where to look, and by which key of the query.
-        self._as_is = as_is
-        self._levels: tuple[tuple[dict[str, list[int]], Callable[[_Query], str]], ...] = (
-            (whole, lambda q: q.whole),
-            (full, lambda q: q.full),
-            (bare, lambda q: q.bare),
-            (also, lambda q: q.full),
-            (also_bare, lambda q: q.bare),
-            (number, lambda q: q.canonical),
-            (joined, lambda q: compact(q.canonical)),
-            (head, lambda q: q.canonical),
-            (initials, lambda q: compact(q.full)),
-        )
-        self._phrases = _Phrases(plain_names)
-        self._number_phrases = _Phrases(number_names)
-        # For typos: every name once and its rows, then the same with articles in front, which are
-        # misspelt, too ("Teh Wizard of Oz"); and the rows that each word is in.
-        self._names: list[str] = [*number, *articled]
-        self._name_rows: list[list[int]] = [*number.values(), *articled.values()]
-        self._lengths = np.array([len(name) for name in self._names])
-        self._word_rows: dict[str, set[int]] = {}
-        for name, rows in number.items():
-            for word in name.split():
-                self._word_rows.setdefault(word, set()).update(rows)
-
-    # -- public ------------------------------------------------------------------------------
+            self._duplicates.setdefault(self._identity[row], []).append(row)
+            keys = dict.fromkeys(pair for pair in _title_keys(parsed) if pair[1])
+            names = [name for level, name in keys if level in ("number", "article")]
+            phrases = [name for level, name in keys if level in ("name", "also", "number")]
+            self._phrases.append("".join(f" {name} \n" for name in dict.fromkeys(phrases)))
+            for pair in (*keys, ("as is", " ".join(title.casefold().split()))):
+                self._rows.setdefault(pair, []).append(row)
+            for name in dict.fromkeys(names):
+                self._names.setdefault(name, []).append(row)
+            for word in {word for name in names for word in name.split()}:
+                self._word_rows.setdefault(word, set()).add(row)
 
     def find(self, query: str) -> int:
         """The row of the movie that `query` names.
 
-        Raises TitleError where it names none, or several that the exact name cannot tell apart;
-        `candidates` then holds the titles that may have been meant, most popular first where they
-        fit equally, nearest first where none fits.
+        Raises TitleError if it names none, or several; `candidates` then holds the titles that may
+        be meant, most popular first if they fit equally, nearest first if none fits.
         """
         text = self._checked(query)
-        if text.count("|"):
+        if "|" in text:
             raise TitleError(
                 f"One title was expected, but {_quoted(text)} has a '|', which separates titles; "
                 "ask for one title at a time."
             )
-        if rows := self._as_is.get(" ".join(text.casefold().split())):
+        if rows := self._rows.get(("as is", text.casefold())):
             return self._one_of(rows, text)
-        readings = [q for q in _readings(text) if q.whole]
+        readings = [q for q in _readings(text) if q.keys["whole"]]
         if not readings:
             raise TitleError(
                 f"A movie title was expected, but {_quoted(text)} holds no name; write one such as "
                 f'"{self._example}".'
             )
-        for reading in readings:
-            for level, key_of in self._levels:
-                if rows := self._of_year(level.get(key_of(reading), ()), reading.year):
+        for q in readings:
+            for level in q.keys.items():
+                if rows := self._of_year(self._rows.get(level, ()), q.year):
                     return self._one_of(rows, text)
-        for reading in readings:
-            self._refuse_wrong_year(reading)
-        for reading in readings:
-            if len(reading.full) >= MIN_PART and (rows := self._containing(reading)):
+        for q in readings:
+            rows = next(filter(None, map(self._rows.get, q.keys.items())), [])
+            if rows and q.year is not None:
+                candidates = self._titles_of(self._by_popularity(rows))
+                raise TitleError(
+                    f"No movie of {q.year} is called {_quoted(q.text)}, but there is "
+                    f"{_listed(candidates)}; correct the year or leave it out.",
+                    candidates,
+                )
+        for q in readings:
+            if len(q.keys["name"]) >= MIN_PART and (rows := self._containing(q)):
                 # "Colombian" is a part of one movie and nearly the whole of another.
-                near = self._near(reading, typos_allowed(reading.canonical))
-                return self._one_of({*rows, *(r for _, more, _ in near for r in more)}, text)
-        for reading in readings:
-            if rows := self._misspelt(reading):
+                near = self._near(q, typos_allowed(q.canonical))
+                return self._one_of({*rows, *(row for _, more, _ in near for row in more)}, text)
+        for q in readings:
+            if rows := self._misspelt(q):
                 return self._one_of(rows, text)
         raise self._unknown(readings[-1], text)
 
     def find_all(self, query: str) -> list[int]:
         """The rows of several titles separated by "|": "Apollo 13 | Toy Story".
 
-        In the order of the query, each row once; blank parts are skipped. Raises TitleError as
+        In the order of the query, without repetition; blank parts are skipped. Raises TitleError as
         `find` does, for the first title that is not found.
         """
         if not isinstance(query, str):
@@ -426,27 +369,19 @@ class TitleIndex:
     def duplicates_of(self, rows: Iterable[int]) -> list[int]:
         """The other rows of the same name and year as one of `rows`."""
         rows = set(rows)
-        return sorted({r for row in rows for r in self._rows_of[self._identity[row]]} - rows)
-
-    # -- stages ------------------------------------------------------------------------------
+        return sorted({r for row in rows for r in self._duplicates[self._identity[row]]} - rows)
 
     def _checked(self, query: object) -> str:
-        like = f'such as "{self._example}"'
+        """`query` with single spaces. Raises TitleError if it is no text, blank or too long."""
+        text = fault = ""
         if not isinstance(query, str):
-            raise TitleError(
-                f"A movie title must be text, but found {_short(repr(query))} "
-                f"({type(query).__name__}); write a title {like}."
-            )
-        text = " ".join(query.split())
-        if not text:
-            raise TitleError(
-                f"A movie title was expected, but the text is blank; write one {like}."
-            )
-        if len(text) > MAX_QUERY:
-            raise TitleError(
-                f"A movie title has at most {MAX_QUERY} characters, but found {len(text)}; write "
-                f"one {like}."
-            )
+            fault = f"must be text, but found {_short(repr(query))} ({type(query).__name__})"
+        elif not query.strip():
+            fault = "was expected, but the text is blank"
+        elif len(text := " ".join(query.split())) > MAX_QUERY:
+            fault = f"has at most {MAX_QUERY} characters, but found {len(text)}"
+        if fault:
+            raise TitleError(f'A movie title {fault}; write one such as "{self._example}".')
         return text
 
     def _of_year(self, rows: Iterable[int], year: int | None) -> list[int]:
@@ -456,10 +391,13 @@ class TitleIndex:
 
     def _by_popularity(self, rows: Iterable[int]) -> list[int]:
         """Most popular first, only the first of each name and year."""
-        first: dict[tuple, int] = {}
+        first: dict[_Identity, int] = {}
         for row in sorted(rows, key=self._rank.__getitem__):
             first.setdefault(self._identity[row], row)
         return list(first.values())
+
+    def _titles_of(self, rows: Iterable[int]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.titles[row].strip() for row in rows))
 
     def _one_of(self, rows: Iterable[int], text: str) -> int:
         movies = self._by_popularity(rows)
@@ -472,49 +410,38 @@ class TitleIndex:
             candidates,
         )
 
-    def _refuse_wrong_year(self, q: _Query) -> None:
-        if q.year is None:
-            return
-        for level, key_of in self._levels:
-            if rows := level.get(key_of(q)):
-                candidates = tuple(self.titles[row].strip() for row in self._by_popularity(rows))
-                raise TitleError(
-                    f"No movie of {q.year} is called {_quoted(q.text)}, but there is "
-                    f"{_listed(candidates)}; correct the year or leave it out.",
-                    candidates,
-                )
-
     def _containing(self, q: _Query) -> list[int]:
-        for phrases, phrase in (
-            (self._phrases, q.full),
-            (self._phrases, q.bare),
-            (self._number_phrases, q.canonical),
-        ):
-            if rows := self._of_year(phrases.rows(phrase), q.year):
-                return rows
+        """The rows with a name that contains the query, with or without its article."""
+        for phrase in dict.fromkeys((q.keys["name"], q.keys["bare"], q.canonical)):
+            words = f" {phrase} "
+            rows = [row for row, names in enumerate(self._phrases) if words in names]
+            if phrase and (found := self._of_year(rows, q.year)):
+                return found
         return []
 
-    def _near(self, q: _Query, most: int) -> list[tuple[int, list[int], str]]:
-        """(distance, rows, name) of the names at most so far from the query, nearest first."""
+    def _near(self, q: _Query, max_distance: int) -> list[tuple[int, list[int], str]]:
+        """(distance, rows, name) of the names within `max_distance` letters, nearest first."""
         found = process.extract(
-            q.canonical, self._names, scorer=OSA.distance, score_cutoff=most, limit=None
+            q.canonical,
+            self._names.keys(),
+            scorer=OSA.distance,
+            score_cutoff=max_distance,
+            limit=None,
         )
         return [
             (distance, rows, name)
-            for name, distance, i in found
+            for name, distance, _ in found
             if marks(name) == marks(q.canonical)
-            and (rows := self._of_year(self._name_rows[i], q.year))
+            and (rows := self._of_year(self._names[name], q.year))
         ]
 
     def _misspelt(self, q: _Query) -> list[int]:
         """The rows of the one name that is close, clearly ahead, and not a different title."""
-        if not (allowed := typos_allowed(q.canonical)):
-            return []
-        near = self._near(q, 2 * allowed)
+        allowed = typos_allowed(q.canonical)
+        near = self._near(q, 2 * allowed) if allowed else []
         if not near or near[0][0] > allowed:
             return []
         best, rows, name = near[0]
-        # The runner-up must be more than twice as far away.
         if any(distance <= 2 * best and set(other) != set(rows) for distance, other, _ in near[1:]):
             return []
         # "Bad Toys" is another title, not "Bad Boys" with a typo: "toys" is a word. "Forest Gump"
@@ -528,24 +455,23 @@ class TitleIndex:
         return rows
 
     def _unknown(self, q: _Query, text: str) -> TitleError:
-        if len(q.full) < MIN_PART:
+        """The error of a query that no movie fits, with the nearest titles by rapidfuzz."""
+        if len(q.keys["name"]) < MIN_PART:
             rows = self._by_popularity(self._containing(q))
         else:
-            # Alike as a whole, or but for the order of words, or in a part, which counts less.
+            # A short name is a part of nearly every long query, as "Up" is of "Cup of Tea".
+            names = [name for name in self._names if len(name) >= 0.6 * len(q.canonical)]
             ratio, sorted_ratio, part = (
-                process.cdist([q.canonical], self._names, scorer=scorer)[0]  # (n_names,)
+                process.cdist([q.canonical], names, scorer=scorer)[0]  # (n_names,)
                 for scorer in (fuzz.ratio, fuzz.token_sort_ratio, fuzz.partial_ratio)
             )
-            whole = np.maximum(ratio, sorted_ratio)
-            # A short name is a part of nearly every long query ("Up" of "Cup of Tea"): no news.
-            is_short = self._lengths < max(3, 0.6 * len(q.canonical))
-            whole[is_short] = part[is_short] = 0
-            # A part is enough to be listed, but comes after a whole that is as near.
-            listed, score = np.maximum(whole, 0.9 * part), np.maximum(whole, 0.8 * part)
-            near = np.flatnonzero(listed >= max(72, listed.max() - 12))
-            scored = [(score[i], row) for i in near for row in self._name_rows[i]]
-            rows = [r for _, r in sorted(scored, key=lambda s: (-round(s[0]), self._rank[s[1]]))]
-        candidates = tuple(dict.fromkeys(self.titles[row].strip() for row in rows))[:MAX_LISTED]
+            score = np.maximum(np.maximum(ratio, sorted_ratio), 0.8 * part).round()
+            near = np.flatnonzero(
+                score >= max(MIN_LIKENESS, score.max(initial=0) - LIKENESS_MARGIN)
+            )
+            scored = [(-score[i], self._rank[row]) for i in near for row in self._names[names[i]]]
+            rows = [self._order[rank] for _, rank in sorted(scored)]
+        candidates = self._titles_of(rows)[:MAX_LISTED]
         if not candidates:
             return TitleError(
                 f'No movie is called {_quoted(text)}; titles look like "{self._example}", with or '

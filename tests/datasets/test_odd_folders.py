@@ -20,6 +20,8 @@ from embedlab.plotting import add_fonts_for
 from embedlab.vision.evaluation import plots as figures
 from entrypoints import compare_transfer, extract_features, finetune
 
+pytestmark = pytest.mark.slow
+
 FAST = ["--weights", "none", "--resolution", "32", "--epochs", "1"]
 
 

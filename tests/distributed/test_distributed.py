@@ -26,7 +26,7 @@ import torch.distributed as dist
 from conftest import PROJECT, free_port, long
 
 from embedlab.distributed.sync_batchnorm import SyncBatchNorm
-from embedlab.movies.solvers.sharded import balanced_row_shards
+from embedlab.movies.solvers.objective import balanced_row_shards
 
 pytestmark = pytest.mark.slow
 

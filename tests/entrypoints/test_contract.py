@@ -3,6 +3,9 @@
 import json
 
 import contract
+import pytest
+
+pytestmark = pytest.mark.slow
 
 
 def test_what_users_type_and_see_is_what_the_contract_says():

@@ -1,8 +1,10 @@
-"""The entry points as processes, on the built-in sample: what a user sees, and what MLflow keeps.
+"""The entry points, on the built-in sample: what a user sees, and what MLflow keeps.
 
 One store for all of it, in a temporary folder, filled by one `mlflow run` of `main` from there.
 """
 
+import importlib
+import io
 import json
 import math
 import os
@@ -10,16 +12,22 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import mlflow
 import pandas as pd
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, use_store
 from git import InvalidGitRepositoryError, Repo
 from mlflow.entities import Run
 from PIL import Image
+
+from embedlab.cli.parser import exit_with
+
+pytestmark = pytest.mark.slow
 
 EPOCHS, DIM, TRAIN = 30, 12, 320
 FAMILY_FILMS = {"Lion King, The (1994)", "Toy Story 2 (1999)", "Aladdin (1992)"}
@@ -63,15 +71,26 @@ class Store:
         command = ["mlflow", "run", str(PROJECT), *options, *given]
         return self._end_of(command, self.folder, self.environment, experiment)
 
-    def python_m(self, entry_point: str, experiment: str, **parameters: object) -> Ended:
-        """`python -m entrypoints.x` from the project's folder."""
-        # MLflow would keep the artifacts of a new experiment in the current folder, the project.
-        location = str(self.folder / "mlruns" / experiment)
-        self.client.create_experiment(experiment, artifact_location=location)
-        flags = [(f"--{name.replace('_', '-')}", str(v)) for name, v in parameters.items()]
-        command = [sys.executable, "-m", f"entrypoints.{entry_point}", *sum(flags, ())]
-        where = {"MLFLOW_TRACKING_URI": self.uri, "MLFLOW_EXPERIMENT_NAME": experiment}
-        return self._end_of(command, PROJECT, self.environment | where, experiment)
+    def call(self, entry_point: str, experiment: str, **parameters: object) -> Ended:
+        """`exit_with(main)`, as `python -m entrypoints.x` calls it, in this process."""
+        module = importlib.import_module(f"entrypoints.{entry_point}")
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()]
+        where = {"EMBEDLAB_CACHE": str(self.folder / "cache"), "MLFLOW_EXPERIMENT_NAME": experiment}
+        stdout, stderr, code = io.StringIO(), io.StringIO(), 0
+        with (
+            use_store(self.uri),
+            chdir(self.folder),  # MLflow keeps the artifacts of a new experiment there
+            patch.dict(os.environ, where),
+            patch.object(sys, "argv", [entry_point, *flags]),
+            redirect_stdout(stdout),
+            redirect_stderr(stderr),
+        ):
+            try:
+                exit_with(module.main)
+            except SystemExit as ended:
+                code = ended.code
+        newest = self.runs(experiment)[-1]
+        return Ended(code, stdout.getvalue(), stderr.getvalue(), newest)
 
     def _end_of(self, command, folder, environment, experiment) -> Ended:
         ended = subprocess.run(
@@ -176,7 +195,6 @@ def assert_failed(ended: Ended, sentence: str, stop_reason: str) -> None:
 # -- main and its six steps ------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_main_is_a_run_with_its_steps_nested(everything):
     main, steps = everything.main.run, everything.store.runs("embedlab")[1:]
     assert [run.data.tags["entry_point"] for run in (main, *steps)] == [
@@ -198,14 +216,12 @@ def test_main_is_a_run_with_its_steps_nested(everything):
     assert everything.main.sentences == []
 
 
-@pytest.mark.slow
 def test_every_run_tells_the_code_it_ran(everything):
     for run in everything.store.runs("embedlab"):
         assert run.data.tags["git.commit"] in everything.commits
         assert run.data.tags["git.dirty"] in ("true", "false", "unknown")
 
 
-@pytest.mark.slow
 def test_main_registers_the_model_as_champion(everything):
     client = everything.store.client
     champion = client.get_model_version_by_alias("movie-embedding", "champion")
@@ -227,7 +243,6 @@ print(images.predict(pd.DataFrame({"image": [image]}), params={"k": 2}).shape)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "order", ["movie-embedding image-classifier", "image-classifier movie-embedding"]
 )
@@ -249,7 +264,6 @@ def test_one_process_without_the_project_loads_both_models(everything, order, tm
     assert ended.stdout.splitlines() == ["(2, 6)", "(1, 3)"], ended.stderr
 
 
-@pytest.mark.slow
 def test_main_prints_recommendations_and_how_to_see_the_runs(everything):
     printed = everything.main.stdout
     assert "Recommended for Toy Story (1995)" in printed
@@ -265,7 +279,6 @@ def test_main_prints_recommendations_and_how_to_see_the_runs(everything):
     assert address_line == f"Open   {address}"
 
 
-@pytest.mark.slow
 def test_main_keeps_its_parameters_as_given_and_as_resolved(everything):
     params = everything.main.run.data.params
     assert (params["ratings"], params["epochs"]) == ("sample", str(EPOCHS))
@@ -274,7 +287,6 @@ def test_main_keeps_its_parameters_as_given_and_as_resolved(everything):
     assert (params["lr"], params["resolved/lr"]) == ("auto", "1.0")
 
 
-@pytest.mark.slow
 def test_build_matrix_logs_counts_figures_and_the_matrix(everything):
     run = everything.build_matrix
     assert everything.store.artifacts(run) == {
@@ -296,7 +308,6 @@ def test_build_matrix_logs_counts_figures_and_the_matrix(everything):
     assert image.startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
 def test_fit_embedding_logs_every_epoch(everything):
     series = {
         metric: everything.store.series(everything.fit_embedding, metric)
@@ -317,7 +328,6 @@ def test_fit_embedding_logs_every_epoch(everything):
     assert series["train/gap"][EPOCHS] > 0  # nothing is below the exact cost
 
 
-@pytest.mark.slow
 def test_fit_embedding_logs_parameters_lineage_and_the_embedding(everything):
     run, matrix_run = everything.fit_embedding, everything.build_matrix
     params = run.data.params
@@ -339,7 +349,6 @@ def test_fit_embedding_logs_parameters_lineage_and_the_embedding(everything):
     assert len(run.outputs.model_outputs) == 1
 
 
-@pytest.mark.slow
 def test_recommend_logs_the_table_that_it_printed(everything):
     run = everything.recommend
     assert everything.store.artifacts(run) == {"recommendations.json", "recommendations.txt"}
@@ -353,9 +362,8 @@ def test_recommend_logs_the_table_that_it_printed(everything):
     assert titles_printed(text) == printed
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["extract_features", "finetune"])
-def test_a_image_run_logs_epochs_report_figures_and_model(everything, name):
+def test_an_image_run_logs_epochs_report_figures_and_model(everything, name):
     run, store = getattr(everything, name), everything.store
     epochs = list(range(1, 1 + int(run.data.params["resolved/epochs"])))
     for metric in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
@@ -375,7 +383,7 @@ def test_a_image_run_logs_epochs_report_figures_and_model(everything, name):
 
     artifacts = store.artifacts(run)
     own = {"embedding_map", "neighbours"} if name == "extract_features" else set()
-    shown = {"confusion", "curves", "predictions", "training_images"} | own
+    shown = {"confusion", "curves", "predictions", "training_pictures"} | own
     assert {path for path in artifacts if path.startswith("figures/")} == {
         f"figures/{figure}.png" for figure in shown
     }
@@ -393,7 +401,6 @@ def test_a_image_run_logs_epochs_report_figures_and_model(everything, name):
     assert len(run.outputs.model_outputs) == 1
 
 
-@pytest.mark.slow
 def test_the_table_of_predictions_has_the_images_in_it(everything):
     path = everything.store.artifact(everything.finetune, "tables/predictions.json")
     table = pd.DataFrame(**json.loads(path.read_text(encoding="utf-8")))
@@ -407,7 +414,6 @@ def test_the_table_of_predictions_has_the_images_in_it(everything):
     assert (wrong["class"] != wrong["predicted"]).all()
 
 
-@pytest.mark.slow
 def test_main_registers_the_classifier_and_compares_the_two(everything):
     client, printed = everything.store.client, everything.main.stdout
     champion = client.get_model_version_by_alias("image-classifier", "champion")
@@ -427,7 +433,6 @@ def test_main_registers_the_classifier_and_compares_the_two(everything):
     assert 0 <= run.data.metrics["difference/p_value"] <= 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "name"), [("movie-embedding", "fit_embedding"), ("image-classifier", "finetune")]
 )
@@ -457,7 +462,6 @@ def test_a_registered_version_says_all_about_itself(everything, model, name):
 # -- single entry points -----------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_titles_with_spaces_and_quotes_get_through_mlflow_run(store):
     ended = store.mlflow_run("recommend", "quotes", title="Schindler's List | the matrix", k=3)
     assert ended.code == 0, ended.stderr
@@ -467,7 +471,6 @@ def test_titles_with_spaces_and_quotes_get_through_mlflow_run(store):
     assert ended.run.info.status == "FINISHED"
 
 
-@pytest.mark.slow
 def test_mlflow_run_with_a_bad_value_shows_the_sentence_and_is_failed(store):
     ended = store.mlflow_run("fit_embedding", "bad-value", ratings="sample", epochs=-1)
     (said,) = ended.sentences
@@ -476,7 +479,6 @@ def test_mlflow_run_with_a_bad_value_shows_the_sentence_and_is_failed(store):
     assert ended.run.info.status == "FAILED"
 
 
-@pytest.mark.slow
 def test_the_same_seed_gives_the_same_costs_however_it_is_started(everything):
     store = everything.store
     same = {
@@ -486,7 +488,7 @@ def test_the_same_seed_gives_the_same_costs_however_it_is_started(everything):
         "seed": 3,
     }
     by_mlflow = store.mlflow_run("fit_embedding", "seed-mlflow", lr="1e-3", **same)
-    by_python = store.python_m("fit_embedding", "seed-python", lr="0.001", **same)
+    by_python = store.call("fit_embedding", "seed-python", lr="0.001", **same)
     assert (by_mlflow.code, by_python.code) == (0, 0), by_mlflow.stderr + by_python.stderr
     costs = store.series(by_mlflow.run, "train/cost")
     assert len(costs) == 7
@@ -500,9 +502,8 @@ def test_the_same_seed_gives_the_same_costs_however_it_is_started(everything):
     assert len(store.client.search_model_versions("name='movie-embedding'")) == 1
 
 
-@pytest.mark.slow
 def test_a_fit_that_diverges_says_where_and_keeps_what_was_finite(store):
-    ended = store.python_m(
+    ended = store.call(
         "fit_embedding", "diverged", ratings="sample", optimizer="sgd", lr=1, dim=10, epochs=20
     )
     costs = store.series(ended.run, "train/cost")
@@ -519,10 +520,9 @@ def test_a_fit_that_diverges_says_where_and_keeps_what_was_finite(store):
     assert ended.run.outputs.model_outputs == []
 
 
-@pytest.mark.slow
 def test_an_unknown_title_gets_suggestions(store):
     model = "models:/movie-embedding/1"
-    ended = store.python_m("recommend", "unknown-title", title="Terminater 7", model=model)
+    ended = store.call("recommend", "unknown-title", title="Terminater 7", model=model)
     sentence = (
         r'No movie is called "Terminater 7", but the nearest titles are .*'
         r"Terminator 2: Judgment Day \(1991\).*; write one in full\."
@@ -532,9 +532,8 @@ def test_an_unknown_title_gets_suggestions(store):
     assert store.artifacts(ended.run) == set()
 
 
-@pytest.mark.slow
 def test_a_missing_model_is_told_with_what_to_do(store):
-    ended = store.python_m("recommend", "missing-model", model="models:/no-such@champion")
+    ended = store.call("recommend", "missing-model", model="models:/no-such@champion")
     sentence = (
         rf"model: 'models:/no-such@champion' cannot be loaded from {store.uri} \(.*not found\): "
         r"fit and register one with `mlflow run \. -e fit_embedding -P register=true`, or give "
@@ -553,25 +552,21 @@ SMALL = {
 }
 
 
-@pytest.mark.slow
 def test_the_best_of_each_kind_is_compared_where_no_run_is_named(everything):
-    ended = everything.store.mlflow_run("compare_transfer", "embedlab")
+    ended = everything.store.call("compare_transfer", "embedlab")
     assert ended.code == 0, ended.stderr
-    run = everything.store.runs("embedlab")[-1]
-    compared = set(run.data.tags["compared_runs"].split(","))
+    compared = set(ended.run.data.tags["compared_runs"].split(","))
     assert compared == {
         everything.extract_features.info.run_id,
         everything.finetune.info.run_id,
     }
 
 
-@pytest.mark.slow
 def test_a_comparison_without_runs_says_what_to_make(store):
-    ended = store.python_m("compare_transfer", "nothing-to-compare")
+    ended = store.call("compare_transfer", "nothing-to-compare")
     assert_failed(ended, "runs: expected a finished run of each of extract_features .*", "error")
 
 
-@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_another_goes_on_with(store):
     """Stopped after the first epoch; the second run has all epochs, and the first one's data."""
     experiment = "stopped"
@@ -603,7 +598,7 @@ def test_ctrl_c_leaves_a_run_that_another_goes_on_with(store):
     assert f"-P resume={run.info.run_id}" in rest
     assert (run.info.status, run.data.tags["stop_reason"]) == ("KILLED", "ctrl-c")
 
-    ended = store.mlflow_run("finetune", "resumed", resume=run.info.run_id)
+    ended = store.call("finetune", "resumed", resume=run.info.run_id)
     assert ended.code == 0, ended.stderr
     assert list(store.series(ended.run, "val/accuracy")) == list(range(1, 13))
     assert ended.run.data.tags["resumed_from"] == run.info.run_id

@@ -37,6 +37,8 @@ from embedlab.vision.models.backbone import load_backbone
 from embedlab.vision.training.checkpoint import Checkpoints
 from entrypoints import build_matrix, fit_embedding
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def store(tmp_path_factory):

@@ -11,7 +11,7 @@ from string import Formatter
 import pytest
 import yaml
 from conftest import PROJECT
-from mlflow.projects._project_spec import load_project
+from mlflow.projects import load_project
 
 SPEC = load_project(str(PROJECT))
 ENTRY_POINTS = SPEC._entry_points

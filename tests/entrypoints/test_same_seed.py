@@ -22,12 +22,19 @@ from threadpoolctl import threadpool_limits
 
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes
-from embedlab.movies.solvers.options import FitOptions
 
 pytestmark = pytest.mark.slow
 
-IMAGES = {"dataset": "sample", "weights": "none", "resolution": 32, "train_limit": 300}
+IMAGES = {
+    "dataset": "sample",
+    "weights": "none",
+    "resolution": 32,
+    "train_limit": 150,
+    "val_limit": 60,
+    "test_limit": 60,
+}
 COMMANDS = [
     ("build_matrix", {"ratings": "sample"}),
     ("fit_embedding", {"ratings": "sample", "dim": 20, "epochs": 30}),

@@ -7,10 +7,10 @@ import torch
 from embedlab.movies.data.cooccurrence import build_cooccurrence, cooccurrence
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored
-from embedlab.movies.solvers.options import FitOptions
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
 

@@ -11,6 +11,7 @@ from conftest import PROJECT
 
 INSTALL = "python -m pip install -r requirements.lock"
 PYTEST = "python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder"
+LINTERS = ["ruff check .", "ruff format --check .", "mypy"]
 INSTALL_DEV = "python -m pip install -r requirements-dev.txt"
 # A test may itself run under `make test ARGS=...`, which hands these down.
 OF_MAKE = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "PORT", "STORE", "PYTHON"}
@@ -55,10 +56,22 @@ def test_run_makes_the_tables_and_is_one_mlflow_run_of_the_project(checkout):
     assert dry_run(checkout, "run", "ARGS=-P epochs=3")[1:] == [f"{command} -P epochs=3"]
 
 
-def test_test_is_the_linter_and_pytest(checkout):
-    linter = ["ruff check .", "ruff format --check ."]
+def test_test_runs_linters_types_and_all_tests(checkout):
     shown = dry_run(checkout, "test", "ARGS=tests/project/test_make.py")
-    assert shown == [*linter, f"{PYTEST} tests/project/test_make.py"]
+    assert shown == [*LINTERS, f"{PYTEST} tests/project/test_make.py"]
+
+
+def test_test_fast_leaves_out_what_is_slow_or_needs_real_data(checkout):
+    *linters, pytest = dry_run(checkout, "test-fast")
+    assert linters == LINTERS
+    assert pytest.rstrip() == f'{PYTEST} -m "not slow and not real"'
+
+
+def test_help_lists_every_target(checkout):
+    shown = dry_run(checkout, "help")
+    ran = subprocess.run(["make"], cwd=checkout, capture_output=True, text=True, check=True)
+    listed = {line.split()[1] for line in ran.stdout.splitlines() if line.startswith("make ")}
+    assert shown and listed == {"help", "run", "test", "test-fast", "lint", "ui", "bench", "lock"}
 
 
 def test_ui_makes_the_tables_before_it_starts_on_the_same_store(checkout):
@@ -142,10 +155,10 @@ def test_lock_is_made_by_uv_for_every_system(checkout):
 
 def test_tools_come_from_the_project_s_own_environment(checkout):
     """A `python` of its own, first on the PATH of every command."""
-    own_tools(checkout, "ruff", "python")
+    own_tools(checkout, "ruff", "mypy", "python")
     kept = {k: v for k, v in os.environ.items() if k not in OF_MAKE and "MLFLOW" not in k}
     subprocess.run(["make", "-s", "test"], cwd=checkout, env=kept, check=True)
-    own = ["own ruff check .", "own ruff format --check .", "own python  " + PYTEST[7:]]
+    own = [*(f"own {linter}" for linter in LINTERS), "own python  " + PYTEST[7:]]
     notes = (checkout / "notes").read_text(encoding="utf-8")
     assert [line.rstrip() for line in notes.splitlines()] == own
 

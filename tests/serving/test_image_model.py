@@ -55,6 +55,8 @@ from embedlab.workflows.models import log_image_model
 from embedlab_serving.decode import decode_image
 from embedlab_serving.digests import DIGESTS
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("ant", "bee", "cat")
 SIDE, RESOLUTION = 8, 32
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -584,7 +586,6 @@ def test_a_failure_inside_is_500_without_any_detail(post, monkeypatch, caplog):
     assert_hides(response, "secret of /home/someone", caplog.text)
 
 
-@pytest.mark.slow
 def test_a_real_server_without_the_project_and_without_pickle(served, model_folder, tmp_path):
     """Elsewhere, so that the model finds its own copy of `embedlab` and nothing else."""
     environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}

@@ -22,13 +22,13 @@ import pytest
 from conftest import PROJECT, fresh_store
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.projects._project_spec import load_project
-from mlflow.tracking import fluent
+from mlflow.projects import load_project
 
 from embedlab.cli.parser import exit_with
 from embedlab.errors import DivergedError, OptionError, TrackingError
 from embedlab.progress import Step
 from embedlab.tracking import run as runs
+from embedlab.tracking import tracked_run
 from embedlab.tracking.run import (
     EXPERIMENT,
     RANDOM_RUN_NAME,
@@ -40,6 +40,8 @@ from embedlab.tracking.signals import EXIT_TERMINATED
 from embedlab.tracking.store import check_store, explain_store_errors, initialise_store
 from embedlab.workflows.project import run_entry_point
 from entrypoints import build_matrix, recommend
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,6 @@ def client(store, monkeypatch) -> mlflow.MlflowClient:
     """The store as a new process finds it: no experiment chosen, no run made."""
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(fluent, "_active_experiment_id", None)
     return store
 
 
@@ -67,6 +68,7 @@ def make_run(client, monkeypatch):
         run = client.create_run(id_, run_name=name)
         for key, value in params.items():
             client.log_param(run.info.run_id, key, value)
+        mlflow.set_experiment(experiment_id=id_)
         monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
         return run
 
@@ -214,8 +216,8 @@ def test_parameters_are_spelt_as_in_mlproject_and_left_out_where_they_do_not_app
 
 
 def test_epochs_are_written_in_batches_and_all_are_there(client, monkeypatch):
-    monkeypatch.setattr(runs, "SECONDS_BETWEEN_WRITES", 1000)
-    monkeypatch.setattr(runs, "METRICS_AT_ONCE", 3)
+    monkeypatch.setattr(tracked_run, "SECONDS_BETWEEN_WRITES", 1000)
+    monkeypatch.setattr(tracked_run, "MAX_BATCH_METRICS", 3)
     batches, log_batch = [], mlflow.MlflowClient.log_batch
 
     def counting(self, run_id, metrics=(), **others):
@@ -238,7 +240,7 @@ def test_epochs_are_written_in_batches_and_all_are_there(client, monkeypatch):
 def test_epochs_are_seen_while_the_run_goes_on_every_two_seconds(client, monkeypatch):
     now = 0.0
     clock = SimpleNamespace(time=time.time, monotonic=lambda: now)
-    monkeypatch.setattr(runs, "time", clock)
+    monkeypatch.setattr(tracked_run, "time", clock)
     seen = []
     with start_run("fit_embedding", "fit", {}) as run:
         for epoch, now in enumerate((1.5, 2.5, 4.0, 5.0)):  # noqa: B007 (the clock reads it)
@@ -523,7 +525,6 @@ exit_with(main)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "reason"),
     [(signal.SIGTERM, 143, "sigterm"), (signal.SIGINT, 130, "ctrl-c")],
@@ -599,7 +600,6 @@ def test_a_store_that_cannot_be_told_changes_nothing_of_the_sentence(make_run, m
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("client")
 def test_mlflow_run_with_a_misspelt_parameter(tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"
@@ -694,7 +694,6 @@ def another_store(tmp_path):
     mlflow.set_tracking_uri(before)
 
 
-@pytest.mark.slow
 def test_a_first_start_that_is_killed_while_it_makes_the_store_leaves_none(another_store):
     killed = (
         "import os, signal\n"
@@ -738,7 +737,7 @@ def test_a_store_that_fails_while_the_last_epochs_are_written(client, monkeypatc
         start_run("fit_embedding", "fit", {}) as run,
     ):
         run.record(Step(0, {"train/cost": 2.0}))
-        monkeypatch.setattr(runs, "SECONDS_BETWEEN_WRITES", 0)  # as after a long epoch
+        monkeypatch.setattr(tracked_run, "SECONDS_BETWEEN_WRITES", 0)  # as after a long epoch
         monkeypatch.setattr(mlflow.MlflowClient, "log_batch", refuse)
     assert client.get_run(run.id).info.status == "FAILED"
     assert mlflow.active_run() is None

@@ -13,7 +13,6 @@ import psutil
 import pytest
 from conftest import PROJECT, fresh_store
 from mlflow.entities import Run
-from mlflow.tracking import fluent
 
 from embedlab.datasets.cache import cache_folder, find_leftovers, working_folder
 from embedlab.errors import TrackingError
@@ -22,6 +21,8 @@ from embedlab.tracking import stale
 from embedlab.tracking.run import start_child_run, start_run
 from embedlab.tracking.stale import find_stale, mark_dead_runs
 from entrypoints import clean_runs
+
+pytestmark = pytest.mark.slow
 
 HOUR = 3600
 NOBODY = 2**22 + 1  # above every process number of Linux
@@ -41,7 +42,6 @@ def client(store, monkeypatch, request) -> mlflow.MlflowClient:
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
-    monkeypatch.setattr(fluent, "_active_experiment_id", None)
     return store
 
 
@@ -101,6 +101,7 @@ def owner(run: Run) -> tuple[str, int, float]:
 @pytest.mark.parametrize("is_adopted", [False, True], ids=["new", "adopted"])
 def test_a_run_and_its_children_say_whose_they_are(client, experiment, monkeypatch, is_adopted):
     if is_adopted:
+        mlflow.set_experiment(experiment_id=experiment)
         monkeypatch.setenv("MLFLOW_RUN_ID", client.create_run(experiment).info.run_id)
     with start_run("fit_embedding", "fit", {}) as run, start_child_run("child", {}, {}) as child:
         for run_id in (run.id, child.id):
@@ -117,7 +118,6 @@ with start_run("fit_embedding", "long", {}) as run, start_child_run("child", {},
 """
 
 
-@pytest.mark.slow
 def test_the_next_start_marks_what_was_killed_and_nothing_that_lives(client):
     processes, ids = [], []
     try:

@@ -23,12 +23,13 @@ from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 
 from embedlab.cli.parser import EXIT_INTERRUPTED, exit_with
 from embedlab.errors import DataError, ServerAwayError, TrackingError
-from embedlab.tracking import run as runs
 from embedlab.tracking import store
 from embedlab.tracking.offline import retry as outage
 from embedlab.tracking.run import start_run
 from embedlab.tracking.store import first_line, how_to_open, initialise_store, without_password
 from entrypoints import recommend
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -315,12 +316,12 @@ def test_a_relative_address_is_right_where_the_run_is_there(relative, made_store
     relative.parent.mkdir()
     shutil.copy(made_store, relative)
     made = mlflow.MlflowClient().create_run("0", tags={"made": "here"})
+    mlflow.set_experiment(experiment_id="0")
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
     with start_run("recommend", "recommend", {}) as run:
         assert run.id == made.info.run_id
 
 
-@pytest.mark.slow
 def test_mlflow_run_with_a_relative_address_from_elsewhere(tmp_path):
     name = f"{tmp_path.name}.db"
     ran = subprocess.run(
@@ -379,8 +380,14 @@ def test_the_command_that_opens_the_runs_can_be_used_and_holds_no_password(monke
     assert "secret" not in shown
 
 
-def test_what_mlflow_says_of_an_address_is_masked(monkeypatch):
+def test_what_mlflow_says_of_an_address_is_masked():
     error = MlflowException("API request to http://me:secret@host/api failed with exception x")
     assert first_line(error) == "API request to http://me:***@host/api failed with exception x"
-    for raised in (error, ValueError("http://me:secret@host"), DataError("http://me:secret@host")):
-        assert "http://me:***@host" in runs._stop_reason(raised)[1]["error"]
+
+
+@pytest.mark.parametrize("kind", [MlflowException, ValueError, DataError])
+def test_the_tag_error_of_a_run_holds_no_password(made_store, database, kind):
+    shutil.copy(made_store, database)
+    with pytest.raises(Exception), start_run("recommend", "fails", {}) as run:  # noqa: B017
+        raise kind("at http://me:secret@host")
+    assert "http://me:***@host" in mlflow.get_run(run.id).data.tags["error"]

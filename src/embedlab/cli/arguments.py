@@ -1,23 +1,10 @@
 """Parameters that several entry points share, with the same name, type, default and help text."""
 
+from embedlab.cli import types
 from embedlab.cli.parser import Parser
-from embedlab.cli.types import (
-    auto_or,
-    boolean,
-    fraction,
-    model_name,
-    number,
-    one_of,
-    positive_number,
-    processes,
-    whole_number,
-    whole_numbers,
-    words,
-)
 from embedlab.datasets.images import check_dataset_argument
 from embedlab.datasets.movielens import check_ratings_argument
-from embedlab.movies.data.like_rule import USER_WEIGHTS, check_like_rule
-from embedlab.movies.solvers.options import OBJECTIVES
+from embedlab.movies.options import OBJECTIVES, USER_WEIGHTS, check_like_rule
 from embedlab.tracking.registry.promotion import PROMOTE
 from embedlab.vision import options as vision
 from embedlab.vision.training import recipes
@@ -52,17 +39,17 @@ def add_likes(parser: Parser) -> None:
 def add_weighting(parser: Parser) -> None:
     """The weights of likes in X; the defaults are the published X."""
     what = "what a user's likes count: 1, or 1/√n or 1/n of a user with n likes"
-    parser.add("user_weight", one_of(*USER_WEIGHTS), "none", what)
+    parser.add("user_weight", types.one_of(*USER_WEIGHTS), "none", what)
     what = "errors are measured in (likes of i · likes of j) to this power; 0.5: as by chance"
-    parser.add("item_power", number(0, 1), 0.0, what)
+    parser.add("item_power", types.number(0, 1), 0.0, what)
 
 
 def add_fit(parser: Parser) -> None:
     """The parameters of a fit, apart from optimizer and learning rate."""
-    parser.add("dim", whole_number(1, 100_000), 100, "length of a movie's vector")
-    parser.add("epochs", whole_number(1), 150, "updates of all vectors (exact: rounds at most)")
-    parser.add("objective", one_of(*OBJECTIVES), "factored", "dense is the published form")
-    parser.add("init_scale", positive_number, 1.0, "standard deviation of the random start")
+    parser.add("dim", types.whole_number(1, 100_000), 100, "length of a movie's vector")
+    parser.add("epochs", types.whole_number(1), 150, "updates of all vectors (exact: at most)")
+    parser.add("objective", types.one_of(*OBJECTIVES), "factored", "dense is the published form")
+    parser.add("init_scale", types.positive_number, 1.0, "standard deviation of the random start")
 
 
 # -- images --------------------------------------------------------------------------------------
@@ -80,66 +67,66 @@ def add_dataset(parser: Parser, default: str) -> None:
 def add_weights(parser: Parser, default: str) -> None:
     """The parameter `weights`: the network's initial weights."""
     what = "imagenet (torchvision's, downloaded once), none, or the path of a state dict"
-    parser.add("weights", words("imagenet, none or a path"), default, what)
+    parser.add("weights", types.words("imagenet, none or a path"), default, what)
 
 
 def add_resolution(parser: Parser, default: int) -> None:
     """The parameter `resolution`, one number."""
-    side = whole_number(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
+    side = types.whole_number(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
     parser.add("resolution", side, default, "pixels a side that the network sees")
 
 
 def add_images(parser: Parser) -> None:
     """The parameters of the images, their split, and the backbone."""
     add_dataset(parser, "cifar10")
-    parser.add("split_seed", whole_number(0), 0, "of the split into training and validation")
+    parser.add("split_seed", types.whole_number(0), 0, "of the split into training and validation")
     for part in ("train", "val", "test"):
         what = f"so many {part} images, stratified; 0 for all"
-        parser.add(f"{part}_limit", whole_number(0), 0, what)
-    parser.add("backbone", one_of(*vision.BACKBONES), "resnet18", "torchvision's network")
+        parser.add(f"{part}_limit", types.whole_number(0), 0, what)
+    parser.add("backbone", types.one_of(*vision.BACKBONES), "resnet18", "torchvision's network")
     add_weights(parser, "imagenet")
 
 
 def add_linear_probe(parser: Parser) -> None:
     """The parameters of the logistic regression on features."""
     rates = ", ".join(f"{name} {lr:g}" for name, lr in vision.LINEAR_PROBE_LR.items())
-    optimizers = one_of(*vision.LINEAR_PROBE_LR)
+    optimizers = types.one_of(*vision.LINEAR_PROBE_LR)
     parser.add("optimizer", optimizers, "adam", "of the logistic regression")
-    parser.add("lr", auto_or(positive_number), "auto", f"learning rate; auto: {rates}")
-    parser.add("weight_decay", number(0), 0.001, "L2 penalty of its weights")
-    parser.add("epochs", whole_number(1), 15, "passes over the features")
+    parser.add("lr", types.auto_or(types.positive_number), "auto", f"learning rate; auto: {rates}")
+    parser.add("weight_decay", types.number(0), 0.001, "L2 penalty of its weights")
+    parser.add("epochs", types.whole_number(1), 15, "passes over the features")
     what = "images an update, fewer of small data (lbfgs: all)"
-    parser.add("batch_size", whole_number(1), 256, what)
+    parser.add("batch_size", types.whole_number(1), 256, what)
 
 
 def add_recipe(parser: Parser) -> None:
     """The parameters of fine-tuning; `auto`, which is None, is the recipe's own value."""
-    parser.add("recipe", one_of(*recipes.RECIPES), "fast", "fast, or notebook: the published one")
-    resolutions = whole_numbers(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
+    parser.add("recipe", types.one_of(*recipes.RECIPES), "fast", "notebook is the published one")
+    resolutions = types.whole_numbers(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
     for name, type, what in (
-        ("optimizer", one_of(*recipes.OPTIMIZERS), "the optimizer"),
-        ("lr", positive_number, "its highest learning rate"),
-        ("momentum", fraction, "of sgd and rmsprop; first moment of adam and adamw"),
-        ("nesterov", boolean, "Nesterov's momentum, with sgd"),
-        ("weight_decay", number(0), "on layers' weights, not on biases and norms"),
-        ("schedule", one_of(*recipes.SCHEDULES), "of the learning rate"),
-        ("warmup", fraction, "share of all steps in which one_cycle rises"),
-        ("step_epochs", whole_number(1), "epochs after which schedule=step divides by ten"),
-        ("epochs", whole_number(1), "passes over the training images"),
-        ("batch_size", whole_number(2), "images an update"),
+        ("optimizer", types.one_of(*recipes.OPTIMIZERS), "the optimizer"),
+        ("lr", types.positive_number, "its highest learning rate"),
+        ("momentum", types.fraction, "of sgd and rmsprop; first moment of adam and adamw"),
+        ("nesterov", types.boolean, "Nesterov's momentum, with sgd"),
+        ("weight_decay", types.number(0), "on layers' weights, not on biases and norms"),
+        ("schedule", types.one_of(*recipes.SCHEDULES), "of the learning rate"),
+        ("warmup", types.fraction, "share of all steps in which one_cycle rises"),
+        ("step_epochs", types.whole_number(1), "epochs after which schedule=step divides by ten"),
+        ("epochs", types.whole_number(1), "passes over the training images"),
+        ("batch_size", types.whole_number(2), "images an update"),
         ("resolution", resolutions, "pixels a side, or several, rising, as 64,96,128"),
-        ("crop_pct", number(0.1, 1), "side of the middle crop of validation and test images"),
-        ("augment", one_of(*recipes.AUGMENTATIONS), "random changes of training images"),
-        ("label_smoothing", fraction, "share of the truth that is spread over all classes"),
-        ("ema", fraction, "decay of the weights' moving average, a step; 0 for none"),
-        ("flip_view", boolean, "scores are the mean over an image and its mirror image"),
-        ("freeze", one_of(*recipes.FREEZE), "what is not trained, with all that comes before it"),
+        ("crop_pct", types.number(0.1, 1), "side of the middle crop of validation and test images"),
+        ("augment", types.one_of(*recipes.AUGMENTATIONS), "random changes of training images"),
+        ("label_smoothing", types.fraction, "share of the truth that is spread over all classes"),
+        ("ema", types.fraction, "decay of the weights' moving average, a step; 0 for none"),
+        ("flip_view", types.boolean, "scores are the mean over an image and its mirror image"),
+        ("freeze", types.one_of(*recipes.FREEZE), "what is not trained, with all before it"),
     ):
         values = "; ".join(
             f"{recipe}: {value_as_text(getattr(options, name))}"
             for recipe, options in recipes.RECIPES.items()
         )
-        parser.add(name, auto_or(type), "auto", f"{what}; {values}")
+        parser.add(name, types.auto_or(type), "auto", f"{what}; {values}")
 
 
 def add_precision(parser: Parser) -> None:
@@ -147,7 +134,7 @@ def add_precision(parser: Parser) -> None:
     what = (
         "of the layers' products; auto: bfloat16 where the processor has it, float16 on older GPUs"
     )
-    parser.add("precision", one_of(*vision.PRECISIONS), "auto", what)
+    parser.add("precision", types.one_of(*vision.PRECISIONS), "auto", what)
 
 
 # -- both ----------------------------------------------------------------------------------------
@@ -155,17 +142,17 @@ def add_precision(parser: Parser) -> None:
 
 def add_registration(parser: Parser, name: str) -> None:
     """The parameters that say whether and how the model is registered."""
-    parser.add("register", boolean, False, "register the model at the end")
-    parser.add("model_name", model_name, name, "registered model to add it to")
-    parser.add("promote", one_of(*PROMOTE), "if_better", "when a version becomes champion")
+    parser.add("register", types.boolean, False, "register the model at the end")
+    parser.add("model_name", types.model_name, name, "registered model to add it to")
+    parser.add("promote", types.one_of(*PROMOTE), "if_better", "when a version becomes champion")
 
 
 def add_device(parser: Parser, what: str) -> None:
     """The parameter `device`: where the tensors are."""
-    parser.add("device", one_of("auto", "cpu", "cuda"), "auto", what)
+    parser.add("device", types.one_of("auto", "cpu", "cuda"), "auto", what)
 
 
 def add_processes(parser: Parser) -> None:
     """The parameter `processes`: how many work on one run."""
     what = "that share the work on this host, started by torchrun; 1 under a torchrun of your own"
-    parser.add("processes", processes, "1", what)
+    parser.add("processes", types.processes, "1", what)

@@ -8,14 +8,7 @@ from functools import partial
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from embedlab.distributed.env import is_main_process
@@ -43,19 +36,11 @@ def work_progress(
 
     on_estimate  called once, after the first few reports, with the seconds that all takes.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[detail]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
     n_reports, last_line = 0, time.monotonic()
     # The speed is that of all reports after the first, which includes a warm-up.
     with Progress(
-        *columns,
+        *Progress.get_default_columns(),
+        TextColumn("{task.fields[detail]}"),
         console=console,
         disable=not console.is_terminal,
         get_time=time.monotonic,

@@ -127,7 +127,8 @@ def exit_with(main: Callable[[Sequence[str] | None], None]) -> None:
             time.sleep(SECONDS_FOR_MAIN_PROCESS)  # torchrun ends this process with the main one
         print(f"embedlab: {error}", file=sys.stderr)
         if is_main_process():
-            with suppress(KeyboardInterrupt):
+            # An environment without MLflow cannot close the run; `mlflow run` itself then does.
+            with suppress(KeyboardInterrupt, ModuleNotFoundError):
                 _close_open_run(error)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The movie half's images: arrays in, matplotlib Figures out. Nothing here touches a display."""
+"""Figures of ratings, likes and fits: arrays in, matplotlib Figures out, without a display."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.data.ratings import Ratings
-from embedlab.plotting import BLUE, GREY, new_figure, tidy
+from embedlab.plotting import BLUE, GREY, heat_map, new_panel
 from embedlab.progress import Step
 from embedlab.wording import cost_as_text
 
@@ -16,35 +16,40 @@ _large_numbers = FuncFormatter(lambda value, _: cost_as_text(value))
 
 
 def plot_ratings(ratings: Ratings, likes: Likes) -> Figure:
-    """How often each number of stars was given, and how much of each counts as a like."""
+    """Histogram of the stars, and of those that count as likes."""
     values, given = np.unique(ratings.stars, return_counts=True)  # (n_values,)
     # A rating is a like where L has its (user, movie); L's rows are the users, in order.
     liked_mask = np.asarray(likes.matrix[ratings.user, ratings.movie]).ravel() > 0
     liked = np.array([np.count_nonzero(liked_mask & (ratings.stars == v)) for v in values])
-    figure = new_figure(7, 4)
-    axes = figure.subplots()
-    axes.bar(values, given, width=0.36, color="#c9d7e8", label="ratings")
-    axes.bar(values, liked, width=0.36, color=BLUE, label=f"likes ({likes.like_rule})")
-    axes.set(
+    figure, axes = new_panel(
+        *(7, 4),
         title=f"{likes.name}: {ratings.n_ratings:,} ratings, {likes.matrix.nnz:,} likes",
         xlabel="stars",
         ylabel="ratings",
         xticks=values,
     )
+    axes.bar(values, given, width=0.36, color="#c9d7e8", label="ratings")
+    axes.bar(values, liked, width=0.36, color=BLUE, label=f"likes ({likes.like_rule})")
     axes.yaxis.set_major_formatter(_large_numbers)
     axes.legend(frameon=False)
-    tidy(axes)
     return figure
 
 
 def plot_popularity(likes: Likes) -> Figure:
-    """Likes of each movie, most liked first, and the share of all likes that the first hold."""
+    """Likes of each movie, most liked first, and the number of movies with half of all likes."""
     counts = np.sort(likes.popularity)[::-1]  # (n_movies,)
     rank = np.arange(1, len(counts) + 1)
     shown = counts > 0
     half = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1
-    figure = new_figure(7, 4)
-    axes = figure.subplots()
+    n_unliked = np.count_nonzero(~shown)
+    figure, axes = new_panel(
+        *(7, 4),
+        title=f"{likes.name}: popularity, {n_unliked:,} of {len(counts):,} movies liked by nobody",
+        xlabel="movie, most liked first",
+        ylabel="users who like it",
+        xscale="log",
+        yscale="log",
+    )
     axes.plot(rank[shown], counts[shown], color=BLUE, linewidth=2)
     axes.fill_between(rank[:half], counts[:half], 0.8, color=BLUE, alpha=0.15, linewidth=0)
     axes.annotate(
@@ -55,65 +60,53 @@ def plot_popularity(likes: Likes) -> Figure:
         ha="right",
         color=BLUE,
     )
-    axes.set(
-        title=f"{likes.name}: popularity, {np.count_nonzero(~shown):,} of {len(counts):,} movies "
-        "liked by nobody",
-        xlabel="movie, most liked first",
-        ylabel="users who like it",
-        xscale="log",
-        yscale="log",
-        ylim=(0.8, None),
-    )
+    axes.set_ylim(0.8, None)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(_large_numbers)
-    tidy(axes)
     return figure
 
 
 def plot_top_block(likes: Likes, n_top: int = 40) -> Figure:
-    """Heat map of X among the `n_top` most liked movies; grey where the cost does not look."""
+    """Heat map of X among the `n_top` most liked movies; the diagonal, outside of the cost, is
+    grey."""
     top = np.argsort(-likes.popularity, kind="stable")[:n_top]
     of_top = likes.weighted.likes[:, top].astype(float)  # (n_users, n_top)
     block = (of_top.T @ of_top).toarray()  # (n_top, n_top)
     np.fill_diagonal(block, np.nan)
     names = [_short(likes.movies["title"].iloc[row]) for row in top]
-    figure = new_figure(11, 10)
-    axes = figure.subplots()
-    axes.set_facecolor("#d5d8dc")
-    image = axes.imshow(block, cmap="viridis")
+    users = "weighted users" if likes.is_weighted else "users"
+    figure, axes, _ = heat_map((11, 10), block, users)
     axes.set_xticks(range(len(top)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(top)), names, fontsize=7)
-    users = "weighted users" if likes.is_weighted else "users"
     axes.set_title(f"{likes.name}: {users} who like both, the {len(top)} most liked movies")
-    figure.colorbar(image, ax=axes, shrink=0.7, label=users)
     return figure
 
 
 def plot_cost(
     curves: Mapping[str, Sequence[Step]], title: str, reference_cost: float | None = None
 ) -> Figure:
-    """Cost before each epoch's update, a line for each label; the exact cost as a dashed one.
+    """Cost before each epoch's update, a line for each label; the exact cost is dashed.
 
-    The cost's axis is logarithmic where costs span more than a factor of ten.
+    The cost's axis is logarithmic if costs span more than a factor of ten.
     """
-    figure = new_figure(7, 4.5)
-    axes = figure.subplots()
+    figure, axes = new_panel(7, 4.5, title=title, xlabel="epoch", ylabel="cost")
+    shown = [] if reference_cost is None else [reference_cost]
     for label, steps in curves.items():
         epochs = [step.epoch for step in steps]
         costs = [step.metrics["train/cost"] for step in steps]
         label = f"{label}: {cost_as_text(costs[-1])}" if costs else f"{label}: no finite cost"
         axes.plot(epochs, costs, label=label, linewidth=2, marker="o" if len(steps) < 3 else None)
+        shown += costs
     if reference_cost is not None:
         label = f"exact solver: {cost_as_text(reference_cost)}"
         axes.axhline(reference_cost, color=GREY, linestyle="--", linewidth=1, label=label)
-    shown = [cost for line in axes.lines for cost in line.get_ydata() if cost > 0]
-    is_wide = bool(shown) and max(shown) > 10 * min(shown)
-    axes.set(title=title, xlabel="epoch", ylabel="cost", yscale="log" if is_wide else "linear")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if not is_wide:
+    shown = [cost for cost in shown if cost > 0]
+    if shown and max(shown) > 10 * min(shown):
+        axes.set_yscale("log")
+    else:
         axes.yaxis.set_major_formatter(_large_numbers)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
-    tidy(axes)
     return figure
 
 

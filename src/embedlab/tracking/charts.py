@@ -1,8 +1,9 @@
 """A prepared comparison of runs in the MLflow UI: a saved chart view, and its address.
 
-MLflow 3.17 keeps such views in tags of the experiment, in a format that it does not document (it
-can be read in its UI's sources, `savedViewEnvelope.ts` and `runs-charts.types.ts`). It is written
-here and nowhere else; where that fails, there is a warning and a run is none the worse.
+MLflow 3.17 stores such views in tags of the experiment, in a format that it does not document. The
+UI's sources define it (`savedViewEnvelope.ts`, `runs-charts.types.ts`, `ExperimentPageUIState.tsx`)
+and fill in no default, so the state has to be complete. Only this module writes it; if that fails,
+a warning is logged and the run goes on.
 """
 
 import json
@@ -23,7 +24,7 @@ RUNS_SHOWN = 10
 def line_chart(
     title: str, metrics: Sequence[str], log_scale: bool = False, n_runs: int = RUNS_SHOWN
 ) -> dict:
-    """Metrics by epoch, a line a run and metric, of the first `n_runs` runs."""
+    """A line chart of metrics by epoch: a line a run and metric, for the first `n_runs` runs."""
     return _chart(
         "LINE",
         title,
@@ -45,7 +46,7 @@ def line_chart(
 
 
 def bar_chart(title: str, metric: str, n_runs: int = RUNS_SHOWN) -> dict:
-    """One number a run."""
+    """A bar chart of one metric: a bar a run."""
     return _chart("BAR", title, runsCountToCompare=n_runs, metricKey=metric)
 
 
@@ -61,7 +62,7 @@ def parallel_chart(title: str, params: Sequence[str], metrics: Sequence[str]) ->
 
 
 def image_chart(title: str, key: str) -> dict:
-    """Images that were logged by epoch, with a slider."""
+    """The images that were logged under `key`, with a slider over the epochs."""
     return _chart("IMAGE", title, imageKeys=[key], runsCountToCompare=RUNS_SHOWN)
 
 
@@ -73,15 +74,16 @@ def save_view(
     columns: Sequence[str],
     order_by: str,
     search: str,
-    ascending: bool = False,
 ) -> str | None:
     """Save the view under `view_id` (of the experiment; an older one is replaced).
 
-    columns  of the table of runs: `params.x` or `metrics.y`.
-    order_by a metric, the highest first, or with `ascending` the lowest.
-    search   which runs: MLflow's search syntax.
-    Returns the page in the UI, `#/experiments/…`; None where the view could not be saved.
+    columns   of the table of runs: `params.x` or `metrics.y`.
+    order_by  a metric and ASC or DESC, as `final/cost ASC`.
+    search    which runs: MLflow's search syntax.
+
+    Returns the page in the UI, `#/experiments/…`; None if the view could not be saved.
     """
+    metric, _, direction = order_by.partition(" ")
     section = {
         "uuid": _SECTION,
         "name": name,
@@ -92,8 +94,8 @@ def save_view(
     }
     state = {
         "searchFilter": search,
-        "orderByKey": f"metrics.`{order_by}`",
-        "orderByAsc": ascending,
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": direction == "ASC",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],

@@ -1,9 +1,10 @@
-"""SIGTERM and Ctrl-C as exceptions, once, and not while a run begins or ends."""
+"""SIGTERM and Ctrl-C as exceptions: the first one raises, later ones and late ones do not."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -11,49 +12,47 @@ SECONDS_AFTER_A_SIGNAL = 5
 
 
 @contextmanager
-def raise_first_signal() -> Iterator[None]:
-    """Inside, the first of them unwinds the stack as KeyboardInterrupt, or as SystemExit for
-    SIGTERM; those that follow do not disturb what is closed on the way."""
+def _handle(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Inside, `handler` gets the signals, but for those that the process ignores, as a shell's
+    background job ignores Ctrl-C. Only the main thread may set handlers; others go without."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
+        yield
         return
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-
-    def stop(number, _frame):
-        _ignore()
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(EXIT_TERMINATED)
-
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as a shell's background job ignores Ctrl-C
-            signal.signal(number, stop)
+    for number, old in before.items():
+        if old is not signal.SIG_IGN:
+            signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def raise_first_signal() -> Iterator[None]:
+    """Inside, the first signal raises KeyboardInterrupt, or SystemExit for SIGTERM; later ones are
+    ignored, so that they do not disturb what is closed on the way."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        ignore_signals()
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(EXIT_TERMINATED)
+
+    with _handle(stop):
+        yield
 
 
 @contextmanager
 def defer_signals_to_main_process() -> Iterator[None]:
-    """Inside, this process of several goes on until the first has ended, which its connections
-    tell, at most for some seconds: the first has to see that nobody has died, to know why all are
-    stopped."""
-    if threading.current_thread() is not threading.main_thread():
+    """Inside, a signal ends this process of several after 5 s. The main process, which gets it too,
+    ends before that: it must see that all are alive, to record the signal as the reason."""
+    with _handle(lambda *_: signal.alarm(SECONDS_AFTER_A_SIGNAL)):
         yield
-        return
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: signal.alarm(SECONDS_AFTER_A_SIGNAL))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """They come when the block has ended."""
+    """Signals are delivered when the block has ended."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -61,14 +60,8 @@ def defer_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextmanager
-def ignore_signals() -> Iterator[None]:
-    """Inside, and on to the end of `signals_raised_once`: they come too late."""
-    _ignore()
-    yield
-
-
-def _ignore() -> None:
+def ignore_signals() -> None:
+    """Ignore signals until `raise_first_signal` ends."""
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)

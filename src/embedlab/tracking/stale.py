@@ -1,9 +1,9 @@
-"""Runs that say RUNNING although their process has ended: found, and marked KILLED.
+"""Stale runs: runs that are RUNNING although their process has ended are found and marked KILLED.
 
-A process that is killed at once, or whose machine goes down, leaves its run RUNNING for ever. So
-every run carries the host, number and start time of its process, by which the next start on that
-host knows. Of other hosts, and of runs that `mlflow run` made and no process took up, only their
-silence can be judged, which `clean_runs` does.
+A process that is killed by SIGKILL, or whose machine goes down, leaves its run RUNNING. So every
+run carries the host, number and start time of its process, and the next start on that host checks
+them. A run of another host, or one that `mlflow run` made and no process adopted, is stale after a
+time without new metrics, which `clean_runs` checks.
 """
 
 import logging
@@ -27,22 +27,25 @@ _log = logging.getLogger(__name__)
 
 
 def owner_tags() -> dict[str, str]:
-    """What tells of a run's process whether it is alive."""
+    """The tags by which `find_stale` finds this process: host, number, start in seconds of 1970."""
     return {"host": this_host(), "pid": str(os.getpid()), "process_started": str(started_at())}
 
 
 @dataclass(frozen=True)
 class StaleRun:
-    """A run whose process has ended, or seems to; `last_sign` of life in milliseconds of 1970."""
+    """A run whose process has ended, or seems to have.
+
+    last_sign  the time of its newest metric, or of its start, in milliseconds since 1970.
+    """
 
     run: Run
     last_sign: int
     reason: str
 
     def mark(self) -> None:
-        """KILLED at its last sign of life, with the tags `stop_reason` and `error`."""
+        """Terminate it as KILLED at its last sign, with the tags `stop_reason` and `error`."""
         client, run_id = mlflow.MlflowClient(), self.run.info.run_id
-        # It may have closed itself between being listed and its process having ended.
+        # It may have closed itself after it was listed and before its process ended.
         if client.get_run(run_id).info.status == "RUNNING":
             tags = {"stop_reason": STOP_REASON, "error": self.reason}
             client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
@@ -52,19 +55,19 @@ class StaleRun:
 def mark_dead_runs(experiment_id: str) -> None:
     """Mark this project's runs of one experiment and this host whose process has ended.
 
-    Two processes may do so at once. Never raises: what fails is left to the next start.
+    Safe in several processes at once. Never raises: what fails is left to the next start.
     """
     try:
         for stale in find_stale(experiment_id):
             stale.mark()
-    except Exception as error:  # MLflow's, the database's, or of what somebody wrote into a tag
+    except Exception as error:  # MLflow's, the database's, or ValueError for a foreign tag
         _log.warning("runs that died could not be marked: %s", first_line(error))
 
 
 def find_stale(experiment_id: str, hours: float = math.inf) -> list[StaleRun]:
-    """This project's runs of one experiment that are RUNNING without a process, oldest first.
+    """This project's stale runs of one experiment, oldest first.
 
-    hours  without a sign of life after which a run of another host, or of none, counts as well.
+    hours  after which a run of another host, or of no process, counts as stale without a metric.
     """
     found = mlflow.MlflowClient().search_runs(
         [experiment_id], "attributes.status = 'RUNNING'", order_by=["attributes.start_time ASC"]
@@ -85,7 +88,7 @@ def _last_sign(run: Run) -> int:
 
 
 def _is_ours(run: Run) -> bool:
-    """Also one that `mlflow run` made and no process took up: nobody wrote into it."""
+    """Whether it is of this project, or was made by `mlflow run` and adopted by no process."""
     tags = run.data.tags
     is_untouched = "mlflow.project.entryPoint" in tags and not run.data.metrics
     return is_untouched or "entry_point" in tags or "process_started" in tags
@@ -104,7 +107,7 @@ def _why_stale(tags: dict[str, str], quiet: float, hours: float) -> str | None:
 
 
 def experiment_named(name: str) -> str:
-    """Its id. Raises TrackingError where there is none, with those that there are."""
+    """The id of an experiment. Raises TrackingError if there is none of that name."""
     client = mlflow.MlflowClient()
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -116,7 +119,7 @@ def experiment_named(name: str) -> str:
 
 
 def as_table(stale: list[StaleRun], leftovers: list[Leftover]) -> pd.DataFrame:
-    """A row for each run and each file: what it is, which, and why it is stale."""
+    """A row for each run and each file: `what` it is, `which`, and the `reason` why it is stale."""
     runs = [
         (item.run.data.tags.get("entry_point", "run"), item.run.info.run_id, item.reason)
         for item in stale

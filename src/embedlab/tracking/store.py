@@ -1,16 +1,17 @@
-"""The tracking store: where runs are kept, and what is wrong with it, in a sentence.
+"""The tracking store: its initialisation under a lock, its address, and its errors in a sentence.
 
-The store is MLflow's own choice: MLFLOW_TRACKING_URI, or `mlflow.db` and `mlruns/` in the folder
-in which `mlflow run` was called.
+MLflow chooses the store: MLFLOW_TRACKING_URI, or `mlflow.db` and `mlruns/` in the folder in which
+`mlflow run` was called.
 """
 
 import errno
+import logging
 import os
 import re
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import mlflow
@@ -32,18 +33,26 @@ from embedlab.tracking.offline.retry import (
 
 UI_ADDRESS = "http://127.0.0.1:5000"
 LOCK_NUMBER = 1_162_692_676  # of PostgreSQL's advisory locks; any that nobody else takes
-# Of a disk that is full, or may not be written.
+# The disk is full, or may not be written.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 SECONDS_TO_THE_LINE = 5.0  # that says which lock is waited for
 SECONDS_BETWEEN_ATTEMPTS = 0.1
 GIVE_ANOTHER = "set MLFLOW_TRACKING_URI to another, such as sqlite:////absolute/path/mlflow.db."
-# After what is kept: of a server up to the last @ before a slash, of a database, where a password
-# may hold slashes, up to the last @ of all, and among the options of a database.
+# The first group is shown, the rest is the password: for a server up to the last @ before a slash,
+# for a database, whose password may hold slashes, up to the last @, and in its options.
 PASSWORD = re.compile(
     r"(https?://[^\s/:@]*:)[^\s/]*(?=@)"
     r"|((?:postgresql|mysql|mssql)[^\s:]*://[^\s/:@]*:)\S*(?=@)"
     r"|([?&](?:\w*password|odbc_connect)=)[^\s&]*"
 )
+# MLflow logs each table, thread and batch of its own work, and every request that it repeats.
+MLFLOW_LOG_LEVELS = {
+    "mlflow.tracking.fluent": logging.WARNING,
+    "alembic": logging.WARNING,
+    "mlflow.store.db": logging.CRITICAL,
+    "mlflow.system_metrics": logging.CRITICAL,
+    "urllib3.connectionpool": logging.CRITICAL,
+}
 CLASSIC = "workflowType=machine_learning"  # without it the UI opens on the traces of chat models
 
 
@@ -51,7 +60,7 @@ def check_store(experiment_id: str) -> None:
     """Raise TrackingError if artifacts of this experiment could not be stored.
 
     An experiment that `mlflow ui` or `mlflow server` made keeps its artifacts behind the server
-    (`mlflow-artifacts:`), out of reach for a run that writes to the database by itself.
+    (`mlflow-artifacts:`), out of reach for a run that writes to the database directly.
     """
     location = mlflow.get_experiment(experiment_id).artifact_location
     uri = mlflow.get_tracking_uri()
@@ -65,29 +74,26 @@ def check_store(experiment_id: str) -> None:
 
 
 def initialise_store() -> None:
-    """Create the store's tables and its Default experiment, with artifacts in local folders, where
+    """Create the store's tables and its Default experiment, with artifacts in local folders, if
     they are not there yet.
 
-    Raises TrackingError where the store cannot be opened, and where it is another program's
-    database, which is left as it is; ServerAwayError where another process holds it for too long.
+    Raises TrackingError if the store cannot be opened, or is another program's database, which is
+    left unchanged; ServerAwayError if another process holds it for too long.
     """
-    uri, tables = mlflow.get_tracking_uri(), set[str]()
+    for name, level in MLFLOW_LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+    uri = mlflow.get_tracking_uri()
+    database = _Database(uri) if uri.startswith(("sqlite:", "postgresql")) else None
     try:
-        with short_requests(), ExitStack() as alone:
-            if uri.startswith(("sqlite:", "postgresql")):
-                url = sqlalchemy.make_url(uri)
-                tables = retry_until_available(store_address(), lambda: _tables(url))
-                _check_owner(tables)
-                _check_has_run(url, tables)
-                alone.enter_context(_store_lock(url))
+        with short_requests(), database.lock() if database else nullcontext():
             MlflowClient().search_experiments(max_results=1)
     except EmbedlabError:
         raise
     except Exception as error:  # MLflow's, or the database's, its driver's, the file system's own
         reason = outage_reason(error) or f"{type(error).__name__}: {first_line(error)}"
-        if foreign := _foreign(tables):
+        if database and (foreign := database.foreign_tables()):
             reason += f"; its table '{foreign[0]}' is not of MLflow {mlflow.__version__}"
-        elif tables and uri.startswith("sqlite:") and _is_empty(url, tables):
+        elif database and database.is_half_made():
             raise TrackingError(
                 f"the store {store_address()} was left half made by a first `mlflow run` that was "
                 "killed, and never held a run: delete that file and start again."
@@ -97,98 +103,121 @@ def initialise_store() -> None:
         ) from error
 
 
-@contextmanager
-def _reading(url: sqlalchemy.URL, mode: str = "ro") -> Iterator[sqlalchemy.Connection]:
-    """A connection that only reads: a file is neither made nor changed."""
-    if url.get_backend_name() == "sqlite":
-        file = Path(url.database).absolute().as_uri()
-        url = url.set(database=file, query={"uri": "true", "mode": mode})
-    with sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).connect() as connection:
-        yield connection
+class _Database:
+    """The SQLite file or PostgreSQL database that is the store, without a server before it.
 
+    path    of the SQLite file; None for PostgreSQL.
+    tables  names, without those in which Alembic works; empty until `lock` has looked.
+    """
 
-def _tables(url: sqlalchemy.URL, mode: str = "ro") -> set[str]:
-    """Names of the database's tables, without those in which Alembic works."""
-    if url.get_backend_name() == "sqlite" and not os.path.exists(url.database):
-        return set()
-    try:
-        with _reading(url, mode) as connection:
-            names = sqlalchemy.inspect(connection).get_table_names()
-    except sqlalchemy.exc.OperationalError as error:
-        # SQLite first has to undo what a killed writer left half done, as for any other reader.
-        code = getattr(error.orig, "sqlite_errorcode", None)
-        if mode != "ro" or code != sqlite3.SQLITE_READONLY_ROLLBACK:
-            raise
-        return _tables(url, "rw")
-    return {name for name in names if not name.startswith(("alembic_", "_alembic_"))}
+    def __init__(self, uri: str):
+        self.url = sqlalchemy.make_url(uri)
+        is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.path = Path(self.url.database or "") if is_sqlite else None
+        self.tables: set[str] = set()
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Exclude every other process from this database: MLflow makes its tables without a lock,
+        and of several first processes most would die. A server has made them before it answers.
 
-def _foreign(tables: set[str]) -> list[str]:
-    """Those that are not of this version of MLflow, in their order."""
-    from mlflow.store.db.utils import Base  # this module loads them all, which takes a while
+        Raises TrackingError before that if the database is another program's, or another one than
+        `mlflow run` has used.
+        """
+        self.tables = retry_until_available(store_address(), self._read_tables)
+        self._check_owner()
+        self._check_has_run()
+        if self.path is None:
+            with self._reading() as connection:
+                retry_until_available(store_address(), lambda: _take_advisory_lock(connection))
+                yield  # the lock goes with the connection
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{self.path}.lock")
+        Path(lock.lock_file).touch()  # FileLock may wait for a file that cannot be made
+        with retry_until_available(store_address(), lambda: lock.acquire(_seconds_for_a_lock())):
+            if not self.path.exists():
+                self._make_sqlite(self.path)
+            yield
 
-    return sorted(tables - set(Base.metadata.tables))
+    @contextmanager
+    def _reading(self, mode: str = "ro") -> Iterator[sqlalchemy.Connection]:
+        """A connection that only reads: a file is neither made nor changed."""
+        url = self.url
+        if self.path is not None:
+            file = self.path.absolute().as_uri()
+            url = url.set(database=file, query={"uri": "true", "mode": mode})
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        with engine.connect() as connection:
+            yield connection
 
+    def _read_tables(self, mode: str = "ro") -> set[str]:
+        if self.path is not None and not self.path.exists():
+            return set()
+        try:
+            with self._reading(mode) as connection:
+                names = sqlalchemy.inspect(connection).get_table_names()
+        except sqlalchemy.exc.OperationalError as error:
+            # SQLite first has to undo what a killed writer left half done, as any reader makes it.
+            code = getattr(error.orig, "sqlite_errorcode", None)
+            if mode != "ro" or code != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+            return self._read_tables("rw")
+        return {name for name in names if not name.startswith(("alembic_", "_alembic_"))}
 
-def _check_owner(tables: set[str]) -> None:
-    """Raise TrackingError for another program's database: MLflow would add its tables to it."""
-    foreign = _foreign(tables)
-    if foreign and not tables >= set(FirstTables.metadata.tables):
+    def foreign_tables(self) -> list[str]:
+        """Those that are not of this version of MLflow, in order."""
+        from mlflow.store.db.utils import Base  # this module loads them all, which takes a while
+
+        return sorted(self.tables - set(Base.metadata.tables))
+
+    def _check_owner(self) -> None:
+        """Raise TrackingError for another program's database: MLflow would add its tables to it."""
+        foreign = self.foreign_tables()
+        if foreign and not self.tables >= set(FirstTables.metadata.tables):
+            raise TrackingError(
+                f"the database {store_address()} is not MLflow's but of another program: it has a "
+                f"table '{foreign[0]}'. It was left as it is: {GIVE_ANOTHER}"
+            )
+
+    def _check_has_run(self) -> None:
+        """Raise TrackingError if a relative path names another file here: `mlflow run` makes the
+        run in the caller's folder and starts the entry point in the project's."""
+        run_id = MLFLOW_RUN_ID.get()
+        if not run_id or self.path is None or self.path.is_absolute():
+            return
+        if "runs" in self.tables:
+            with self._reading() as connection:
+                query = sqlalchemy.text("SELECT 1 FROM runs WHERE run_uuid = :run_id")
+                if connection.scalar(query, {"run_id": run_id}):
+                    return
         raise TrackingError(
-            f"the database {store_address()} is not MLflow's but of another program: it has a "
-            f"table '{foreign[0]}'. It was left as it is: {GIVE_ANOTHER}"
+            f"MLFLOW_TRACKING_URI={store_address()} is relative to the folder in which `mlflow run`"
+            " was called and made the run, but the entry point looks for it in the project's "
+            f"folder: give an absolute path, such as sqlite:///$PWD/{self.path}."
         )
 
+    def is_half_made(self) -> bool:
+        """Whether no table of the file has a row, but for those of MLflow's migrations."""
+        if self.path is None or not self.tables:
+            return False
+        try:
+            with self._reading() as connection:
+                return not any(
+                    connection.scalar(sqlalchemy.select(sqlalchemy.exists().select_from(table)))
+                    for table in map(sqlalchemy.table, self.tables - {"workspaces"})
+                )
+        except sqlalchemy.exc.DBAPIError:  # locked, or damaged
+            return False
 
-def _check_has_run(url: sqlalchemy.URL, tables: set[str]) -> None:
-    """Raise TrackingError if a relative path names another file here: `mlflow run` makes the run in
-    the caller's folder and starts the entry point in the project's."""
-    run_id = MLFLOW_RUN_ID.get()
-    if not run_id or url.get_backend_name() != "sqlite" or os.path.isabs(url.database):
-        return
-    if "runs" in tables:
-        with _reading(url) as connection:
-            query = sqlalchemy.text("SELECT 1 FROM runs WHERE run_uuid = :run_id")
-            if connection.scalar(query, {"run_id": run_id}):
-                return
-    raise TrackingError(
-        f"MLFLOW_TRACKING_URI={store_address()} is relative to the folder in which `mlflow run` "
-        "was called and made the run, but the entry point looks for it in the project's folder: "
-        f"give an absolute path, such as sqlite:///$PWD/{url.database}."
-    )
-
-
-def _is_empty(url: sqlalchemy.URL, tables: set[str]) -> bool:
-    """Whether no table has a row, but for what MLflow's migrations put there."""
-    try:
-        with _reading(url) as connection:
-            return not any(
-                connection.scalar(sqlalchemy.select(sqlalchemy.exists().select_from(table)))
-                for table in map(sqlalchemy.table, tables - {"workspaces"})
-            )
-    except sqlalchemy.exc.DBAPIError:  # locked, or damaged
-        return False
-
-
-@contextmanager
-def _store_lock(url: sqlalchemy.URL) -> Iterator[None]:
-    """Let no other process in here with the same database: MLflow makes its tables without a lock,
-    and of several first processes most would die. A server has made them before it answers."""
-    if url.get_backend_name() == "postgresql":
-        with _reading(url) as connection:
-            retry_until_available(store_address(), lambda: _take_advisory_lock(connection))
-            yield  # the lock goes with the connection
-        return
-    database = Path(url.database)
-    database.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{database}.lock")
-    Path(lock.lock_file).touch()  # where it cannot be made, FileLock may wait for that
-    with retry_until_available(
-        store_address(), lambda: lock.acquire(timeout=_seconds_for_a_lock())
-    ):
-        if not database.exists():
-            _make_sqlite(url)
-        yield
+    def _make_sqlite(self, path: Path) -> None:
+        """Make all tables in another file and rename it: MLflow takes seconds to make them, and
+        could never open a database whose maker was killed by then."""
+        new = f"{path}.new"
+        for left_by_a_kill in (Path(new), Path(f"{new}-journal")):
+            left_by_a_kill.unlink(missing_ok=True)
+        MlflowClient(str(self.url.set(database=new))).search_experiments(max_results=1)
+        os.replace(new, path)
 
 
 def _take_advisory_lock(connection: sqlalchemy.Connection) -> None:
@@ -202,18 +231,8 @@ def _take_advisory_lock(connection: sqlalchemy.Connection) -> None:
 
 
 def _seconds_for_a_lock() -> float:
-    """Of one attempt, after which a line says what is waited for."""
+    """The time limit of one attempt, after which a line names the lock."""
     return min(SECONDS_TO_THE_LINE, seconds_to_wait())
-
-
-def _make_sqlite(url: sqlalchemy.URL) -> None:
-    """The file appears when all tables are in it: MLflow takes seconds to make them, and a database
-    whose maker was killed meanwhile could never be opened again."""
-    new = f"{url.database}.new"
-    for left_by_a_kill in (Path(new), Path(f"{new}-journal")):
-        left_by_a_kill.unlink(missing_ok=True)
-    MlflowClient(str(url.set(database=new))).search_experiments(max_results=1)
-    os.replace(new, url.database)
 
 
 @contextmanager
@@ -226,15 +245,15 @@ def explain_store_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
-        place = f" '{error.filename}'" if error.filename else ""
+        name = f" '{error.filename}'" if error.filename else ""
         raise TrackingError(
-            f"a file{place} of the run cannot be written ({error.strerror}): make room, or set "
+            f"a file{name} of the run cannot be written ({error.strerror}): make room, or set "
             f"MLFLOW_TRACKING_URI, now {store_address()}, to a store that can be written."
         ) from error
 
 
 def store_address() -> str:
-    """The tracking URI as it may be shown and stored: without the password in it, if any."""
+    """The tracking URI without a password, as it may be shown and stored."""
     return without_password(mlflow.get_tracking_uri())
 
 
@@ -244,39 +263,17 @@ def without_password(text: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line without passwords: SQLAlchemy may put another before it,
-    `(raised as a result of …)`, and MLflow ends the first with a colon where the reason comes
-    after it."""
+    """The message of an error in one line, without passwords: SQLAlchemy may put another line
+    before it, `(raised as a result of …)`, and MLflow may put the reason after a line with a colon
+    at its end."""
     lines = without_password(str(error)).strip().splitlines() or [type(error).__name__]
     if len(lines) > 1 and lines[0].startswith("(raised as a result"):
         del lines[0]
     return " ".join(lines) if lines[0].endswith(":") else lines[0]
 
 
-def fetch_artifacts(uri: str) -> Path:
-    """Local folder of artifacts given as `runs:/<run id>/<path>`, another URI, or a local path.
-
-    Raises TrackingError where there are none.
-    """
-    local = Path(uri).expanduser()
-    if local.exists():
-        return local
-    if "://" not in uri and not uri.startswith(("runs:/", "models:/", "mlflow-artifacts:/")):
-        raise TrackingError(
-            f"matrix: expected runs:/<run id>/matrix or a folder, but there is no '{uri}' in "
-            f"{Path.cwd()}: give an absolute path, or the line that build_matrix printed."
-        )
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"matrix: '{uri}' cannot be read from {store_address()} ({first_line(error)}): "
-            "give runs:/<run id>/matrix as build_matrix printed it, with the same tracking store."
-        ) from None
-
-
 def how_to_open(experiment_id: str, run_id: str, *pages: str) -> str:
-    """The command that opens the MLflow UI on this store, the address of the run in it, and those
+    """The command that opens the MLflow UI on this store, and the addresses of the run's page and
     of other pages, `#/…`."""
     uri, shown = mlflow.get_tracking_uri(), store_address()
     pages = (f"#/experiments/{experiment_id}/runs/{run_id}?{CLASSIC}", *pages)

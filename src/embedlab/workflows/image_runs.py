@@ -352,7 +352,7 @@ def comparison_view(experiment_id: str) -> list[str]:
             *(f"params.resolved/{name}" for name in ("optimizer", "lr", "epochs")),
             *("metrics.best/val_accuracy", "metrics.test/accuracy", "metrics.time/fit_seconds"),
         ],
-        order_by="best/val_accuracy",
+        order_by="best/val_accuracy DESC",
         search="tags.pictures_digest IS NOT NULL",  # of load_images; tags know no IN
     )
     return [page] if page else []

@@ -1,12 +1,12 @@
-"""Log a family's model so that MLflow can serve it: which files, example and packages it has."""
+"""Log a family's model so that MLflow can serve it: its files, example and packages."""
 
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from embedlab_serving.titles import MAX_QUERY
 if TYPE_CHECKING:
     from torch import nn
 
-# What each needs installed.
+# What each model needs installed.
 MOVIE_PACKAGES = ("mlflow", "numpy", "pandas", "rapidfuzz")
 IMAGE_PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")
 
@@ -31,7 +31,7 @@ def log_movie_model(
 
     vectors  (n_movies, dim) float32.
     movies   a row a vector: movie_id, title, genres, likes.
-    about    what a reader of the artifacts wants to know: data, optimizer, cost.
+    about    metadata for a reader of the artifacts: data, optimizer, cost.
     """
     popular = _title_for_an_example(movies)
     example = (pd.DataFrame({"title": [popular]}), {"k": 3})
@@ -44,7 +44,7 @@ def log_movie_model(
 
 
 def _title_for_an_example(movies: pd.DataFrame) -> str:
-    """The most popular one that a query can name, as one with a "|" would be two."""
+    """The most popular title that a query can name: one with a "|" would be two."""
     by_likes = movies.sort_values("likes", ascending=False, kind="stable")["title"]
     usable = by_likes[~by_likes.str.contains("|", regex=False) & (by_likes.str.len() <= MAX_QUERY)]
     return (usable if len(usable) else by_likes).iloc[0]
@@ -53,7 +53,7 @@ def _title_for_an_example(movies: pd.DataFrame) -> str:
 def save_embedding(
     folder: Path, vectors: np.ndarray, movies: pd.DataFrame, about: Mapping[str, object]
 ) -> None:
-    """Write what `log_movie_model` takes as files, without pickle."""
+    """Write vectors, movies and `about` of `log_movie_model` as files, without pickle."""
     np.save(folder / movie_model.VECTORS_FILE, vectors, allow_pickle=False)
     movies.to_csv(folder / movie_model.MOVIES_FILE, index=False, lineterminator="\n")
     (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -65,9 +65,9 @@ def log_image_model(
     """Log a classifier as artifacts `classifier/` and as the model `model`; returns its URI.
 
     network  a torchvision ResNet with its head.
-    about    backbone, classes, side, flip_view, preprocessing: what loading needs; and data,
-             how it was trained, accuracy: what a reader of the artifacts wants to know.
-    example  (3, side, side) uint8: an image for the model's example of a request.
+    about    backbone, classes, side, flip_view and preprocessing, which loading needs; and metadata
+             for a reader of the artifacts: data, training, accuracy.
+    example  (3, side, side) uint8: the image of the model's input example.
     """
     from PIL import Image
     from safetensors.torch import save_file
@@ -85,6 +85,5 @@ def log_image_model(
         text = json.dumps(about, indent=2) + "\n"
         (folder / image_model.ABOUT_FILE).write_text(text, encoding="utf-8")
         run.log_folder(folder, image_model.ARTIFACT)
-        params = {"k": min(3, len(about["classes"]))}
-        example_request = (request, params)
+        example_request = (request, {"k": min(3, len(cast("Sequence[str]", about["classes"])))})
         return log_model(run, image_model, folder, IMAGE_PACKAGES, example_request, about)

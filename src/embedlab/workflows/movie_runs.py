@@ -1,16 +1,22 @@
-"""What the entry points of the movie half do alike."""
+"""Runs of the movie entry points: load likes and log their lineage, describe a fit."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
 
 from embedlab.datasets.movielens import locate_ratings, name_of
+from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
-from embedlab.movies.solvers.options import FitResult
+from embedlab.movies.solvers.result import FitResult
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.run import TrackedRun, refuse_contradictions
-from embedlab.tracking.store import fetch_artifacts
-from embedlab.wording import cost_as_text
+from embedlab.tracking.store import first_line, store_address
+from embedlab.wording import cost_as_text, counted
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
 
 PARAMS = (
@@ -19,30 +25,53 @@ PARAMS = (
 )
 
 
+def fetch_matrix(uri: str) -> Path:
+    """Local folder of a matrix given as `runs:/<run id>/matrix`, another URI, or a local path.
+
+    Raises TrackingError if there is none.
+    """
+    local = Path(uri).expanduser()
+    if local.exists():
+        return local
+    if "://" not in uri and not uri.startswith(("runs:/", "models:/", "mlflow-artifacts:/")):
+        raise TrackingError(
+            f"matrix: expected runs:/<run id>/matrix or a folder, but there is no '{uri}' in "
+            f"{Path.cwd()}: give an absolute path, or the line that build_matrix printed."
+        )
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"matrix: '{uri}' cannot be read from {store_address()} ({first_line(error)}): "
+            "give runs:/<run id>/matrix as build_matrix printed it, with the same tracking store."
+        ) from None
+
+
 def find_or_load_likes(
     run: TrackedRun,
-    params: Mapping[str, object],
+    params: Mapping[str, Any],
     given: Mapping[str, object],
     say: Callable[[str], object],
 ) -> Likes:
     """The likes of build_matrix's artifacts, or of ratings; logs their lineage.
 
-    params  matrix, ratings, like_rule and, where the entry point has them, user_weight and
-            item_power. A matrix that is not empty brings the others with it.
-    given   the parameters that are not at their default. Raises OptionError where one of them
+    params  the parsed command line: matrix, ratings, like_rule and, if the entry point has them,
+            user_weight and item_power. A matrix that is not empty replaces the others.
+    given   the parameters that are not at their default. Raises OptionError if one of them
             contradicts the matrix.
-    say     gets a sentence for what a user of these likes should know.
+    say     receives a sentence per peculiarity of the data.
     """
     if source := params["matrix"]:
-        likes = load_likes(fetch_artifacts(source))
-        if "ratings" in given:
-            given = given | {"ratings": name_of(params["ratings"])}
-        refuse_contradictions(f"matrix={source}", likes.params, given)
+        likes = load_likes(fetch_matrix(source))
+        own = dict(given)
+        if "ratings" in own:
+            own["ratings"] = name_of(params["ratings"])
+        refuse_contradictions(f"matrix={source}", likes.params, own)
     else:
         files = locate_ratings(params["ratings"])
-        found = read_ratings(files.path, files.name)
+        ratings = read_ratings(files.path, files.name)
         weighting = {name: params[name] for name in ("user_weight", "item_power") if name in params}
-        source, likes = files.source, find_likes(found, params["like_rule"], **weighting)
+        source, likes = files.source, find_likes(ratings, params["like_rule"], **weighting)
     run.log_dataset(f"{likes.name} likes", likes.digest, source, "training")
     run.log_params(likes.params)
     for remark in likes.remarks:
@@ -53,9 +82,9 @@ def find_or_load_likes(
 def movie_card(
     run: TrackedRun, likes: Likes, fit: FitResult, reference_cost: float | None, score: Score
 ) -> Card:
-    """What the registry says of a fit; its gap to the exact cost where that is known.
+    """The model card of a fit, with its gap to the exact cost if that is known.
 
-    Versions with equal data digests are compared: by cost only where X weighs the likes alike.
+    Versions with equal data digests are compared; by cost, only if X weighs the likes alike.
     """
     n_users, n_movies = likes.matrix.shape
     metrics = {}
@@ -71,7 +100,8 @@ def movie_card(
         "large inner product. Titles in, the nearest movies out.",
         data=likes.name,
         data_digest=likes.cost_digest if score.metric == COST else likes.digest,
-        counts=f"{n_users:,} users, {n_movies:,} movies, {likes.matrix.nnz:,} likes",
+        counts=f"{counted(n_users, 'user')}, {counted(n_movies, 'movie')}, "
+        f"{counted(likes.matrix.nnz, 'like')}",
         licences={"Ratings": data_licence(likes.name)},
         trained=run.params(PARAMS),
         origin=run.origin,

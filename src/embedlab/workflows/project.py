@@ -14,12 +14,13 @@ from embedlab.tracking.run import PROJECT_ROOT
 
 
 def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
-    """Run `name` under the active run and return its run id.
+    """Run `name` under the active run, in the environment of this process; returns its run id.
 
-    In the environment of this process: the outer `mlflow run` has made it already.
-    Raises TrackingError if it fails; its own message is on the terminal by then. Where this process
-    is told to stop, the other one is, too.
+    Raises TrackingError if it fails; its own message is on the terminal by then. SIGTERM to this
+    process stops the other one too.
     """
+    parent = mlflow.active_run()
+    assert parent is not None, "run_entry_point needs an active run"
     python_folder = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != python_folder:
         os.environ["PATH"] = os.pathsep.join([python_folder, os.environ.get("PATH", "")])
@@ -28,12 +29,12 @@ def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
             str(PROJECT_ROOT),
             entry_point=name,
             parameters=dict(parameters),
-            experiment_id=mlflow.active_run().info.experiment_id,
+            experiment_id=parent.info.experiment_id,
             env_manager="local",
         )
     except ExecutionException:
         raise TrackingError(f"the step {name} failed; its own message stands above.") from None
-    except SystemExit:  # by SIGTERM; after a Ctrl-C MLflow does it
+    except SystemExit:  # by SIGTERM; after a Ctrl-C MLflow stops it
         steps = psutil.Process().children()
         for step in steps:
             step.terminate()

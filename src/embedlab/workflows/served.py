@@ -1,4 +1,4 @@
-"""Load a registered or logged movie embedding and ask it, as `mlflow models serve` would."""
+"""Load a registered or logged movie embedding and query it, as `mlflow models serve` would."""
 
 import sys
 import warnings
@@ -11,18 +11,20 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
+from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.model import MODEL_CODE_PATH
 
-from embedlab.errors import EmbedlabError, TitleError, TrackingError
+from embedlab.errors import TitleError, TrackingError
+from embedlab.tracking.registry.model import forget_model_code
 from embedlab.tracking.store import first_line, store_address
 from embedlab_serving.movie_model import COLUMNS, SIGNATURE
 
 GIVE_OURS = "give one that fit_embedding has logged, such as models:/movie-embedding@champion."
 
 
-def load_model(uri: str) -> mlflow.pyfunc.PyFuncModel:
-    """Raises TrackingError where `uri` names no model, another kind of model, or a damaged one,
-    with what to do next. Code of another kind of model is not run, a pickle not read."""
+def load_model(uri: str) -> PyFuncModel:
+    """Raises TrackingError if `uri` names no model, another kind of model, or a damaged one. Code
+    of another kind of model is not run, a pickle is not read."""
     try:
         with warnings.catch_warnings(), _without_own_modules():
             warnings.simplefilter("ignore")
@@ -42,17 +44,18 @@ def load_model(uri: str) -> mlflow.pyfunc.PyFuncModel:
 def _without_own_modules() -> Iterator[None]:
     """Inside, an import of `embedlab` is looked up anew: models of version 0.1 hold a copy of that
     package, and would find this process's instead."""
-
-    def take_out() -> dict[str, ModuleType]:
-        names = [name for name in sys.modules if name.partition(".")[0] == "embedlab"]
-        return {name: sys.modules.pop(name) for name in names}
-
-    own = take_out()
+    forget_model_code()
+    own = _pop_modules()
     try:
         yield
     finally:
-        take_out()
+        _pop_modules()
         sys.modules.update(own)
+
+
+def _pop_modules() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] == "embedlab"]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def _check_kind(uri: str, info: ModelInfo) -> None:
@@ -77,8 +80,11 @@ def _columns(signature: ModelSignature) -> str:
     return f"takes {names[0]} and gives {names[1]}"
 
 
-def query(model: mlflow.pyfunc.PyFuncModel, titles: list[str], params: dict) -> pd.DataFrame:
-    """The model's answer, through the same door as a served request."""
+def query(model: PyFuncModel, titles: list[str], params: dict) -> pd.DataFrame:
+    """The model's answer, a row a recommendation, by the same call as a served request.
+
+    Raises TitleError if the model refuses the request, TrackingError if it fails.
+    """
     try:
         answer = model.predict(pd.DataFrame({"title": titles}), params=params)
     except MlflowException as error:
@@ -93,5 +99,6 @@ def query(model: mlflow.pyfunc.PyFuncModel, titles: list[str], params: dict) -> 
 
 
 def _reason(error: Exception) -> str:
-    is_a_sentence = isinstance(error, MlflowException | EmbedlabError | OSError)
+    # EmbedlabError of this process, or of the model's own copy of the code, has a stop reason.
+    is_a_sentence = isinstance(error, MlflowException | OSError) or hasattr(error, "stop_reason")
     return first_line(error) if is_a_sentence else f"{type(error).__name__}: {first_line(error)}"

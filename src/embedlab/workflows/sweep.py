@@ -1,21 +1,17 @@
-"""The children of `compare_optimizers`: every fit is a run of its own, made once and found again.
+"""The child runs of `compare_optimizers`: every fit is a run of its own, and reused later.
 
-A child is found by its tag `fit_key`: a digest of all that its result depends on. So a comparison
-that was stopped goes on when it is started again, and a larger one takes over what is there.
+A child is found by its tag `fit_key`, a digest of everything that its result depends on. So a
+stopped comparison continues when it is started again, and a larger one reuses finished fits.
 """
 
 import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import chain
-from operator import itemgetter
-from pathlib import Path
-from types import MappingProxyType
 
 import mlflow
 import numpy as np
@@ -26,11 +22,12 @@ from mlflow.exceptions import MlflowException
 
 from embedlab.errors import DataError, DivergedError, EmbedlabError, RayError
 from embedlab.movies.data.likes import Likes
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
-from embedlab.movies.solvers.options import FitOptions, FitResult, add_gap_metric, divergence_epoch
-from embedlab.movies.sweep.ray_backend import RayOptions, fits_by_ray, ray_session
+from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch
+from embedlab.movies.sweep.ray_backend import Job, RayFit, RayOptions, fits_by_ray, ray_session
 from embedlab.movies.sweep.results import SweepFit, gap_as_text
-from embedlab.progress import OnStep, Step, combine_callbacks
+from embedlab.progress import OnProgress, Step
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
 from embedlab.tracking.run import PROJECT_ROOT, TrackedRun, start_child_run
 from embedlab.wording import cost_as_text
@@ -38,165 +35,144 @@ from embedlab.workflows.models import save_embedding
 from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
 
 KEY = "fit_key"
-NODE = "ray_node"  # where a task ran: its host, and the begin of the node's id
-LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates know no logarithmic axis
-FIT_ROOMS = ("movies/data", "movies/solvers")  # the code that a fit's result depends on
-# Of an epoch's time, against one of the first-order optimizers' (and all rounds of the exact one).
+NODE = "ray_node"  # a task's host and the first characters of its node's id
+LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates have no logarithmic axis
+# The code that a fit's result depends on.
+FIT_CODE = ("movies/options.py", "movies/data/*.py", "movies/solvers/*.py")
+# Time of an epoch relative to a first-order optimizer's (of the exact solver: of all rounds).
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
-Job = tuple[FitOptions, int]  # with its seed
-Made = tuple[str, FitResult, list[Step]]  # with its run id
-OnWork = Callable[[float, float, str], None]
+FinishedFit = tuple[str, FitResult, list[Step]]  # with its run id
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What all children share: the parent run, the data, and how to say what is going on.
+    """The comparison that all children belong to.
 
-    reuse  take over a child that is finished, with equal parameters, data and code.
-    say    gets a line a child.
+    reuse        take over finished children with equal parameters, data and code.
+    on_progress  receives the work done, in first-order epochs.
+    say          receives a line per child.
     """
 
     run: TrackedRun
     likes: Likes
     device: str
     reuse: bool
-    on_work: OnWork
-    say: Callable[[str], None]
+    on_progress: OnProgress
+    say: Callable[[str], object]
 
     @property
     def tag(self) -> str:
-        """Of the children; its value is how each came in: made or reused."""
+        """Tag of this comparison's children; its value is `made` or `reused`."""
         return f"sweep_{self.run.id[:8]}"
 
     def fit_all(
-        self, grid: Sequence[FitOptions], seeds: Sequence[int], by_ray: RayOptions | None = None
+        self, grid: Sequence[FitOptions], seeds: Sequence[int], ray: RayOptions | None = None
     ) -> list[SweepFit]:
-        """Every fit of the grid, the exact one (once) first; those that diverged are kept.
+        """Every fit of the grid, the exact one (once) first; fits that diverged are included.
 
-        by_ray  None to fit one after another in this process.
+        ray  None to fit one after another in this process. With Ray, too, only this process talks
+             to the store: it writes a child when its task has ended.
 
-        Raises TrackingError where the store fails, RayError where Ray or a task does; what is
-        finished by then is kept. Raises DataError where the exact cost is 0, of which no other
-        cost is a multiple.
+        Raises TrackingError if the store fails, RayError if Ray or a task fails; finished fits are
+        kept. Raises DataError if the exact cost is 0: no other cost is a multiple of it.
         """
-        jobs = [
-            (options, seed)
-            for options in grid
-            for seed in (seeds[:1] if options.optimizer == "exact" else seeds)
-        ]
-        return self._by_ray(jobs, by_ray) if by_ray else self._in_turn(jobs)
+        exact, *others = grid
+        first = (exact, seeds[0])
+        jobs = list(dict.fromkeys([first, *((o, seed) for o in others for seed in seeds)]))
+        finished = {job: self._find(*job) for job in jobs}
+        missing = [job for job in jobs if finished[job] is None] if ray else []
+        waiting: dict[Job, RayFit | EmbedlabError | None] = {}
+        fits: dict[Job, SweepFit] = {}
+        failed: dict[str, list[str]] = defaultdict(list)
+        exact_cost, total, done = None, sum(map(_work, jobs)), 0.0
+        with ray_session(ray, self.say) if ray and missing else nullcontext():
+            here = ((job, None) for job in jobs if job not in missing)
+            there = fits_by_ray(self.likes.weighted, missing, self.device, ray) if ray else ()
+            for ended, result in chain(here, there if missing else ()):
+                waiting[ended] = result
+                if exact_cost is None and first not in waiting:
+                    continue  # every gap is to the exact cost
+                for job in [job for job in jobs if job in waiting]:
+                    outcome = waiting.pop(job)
 
-    def _in_turn(self, jobs: Sequence[Job]) -> list[SweepFit]:
-        total, done, exact_cost = sum(map(_work, jobs)), 0.0, None
-        fits = []
-        for options, seed in jobs:
-            size = _work((options, seed))
+                    def progress(fraction: float, job: Job = job, done: float = done) -> None:
+                        self.on_progress(done + fraction * _work(job), total, job[0].label)
 
-            def on_epoch(step: Step, done=done, size=size, options=options) -> None:
-                part = done + size * step.epoch / options.epochs
-                self.on_work(part, total, options.label)
-
-            solve = partial(fit_weighted, self.likes.weighted, options, seed, self.device)
-            found = self._find(options, seed)
-            item = self._fit(options, seed, found, exact_cost, solve, on_epoch)
-            exact_cost = self._exact_cost(item) if exact_cost is None else exact_cost
-            fits.append(item)
-            done += size
-            self.on_work(done, total, options.label)
-        return fits
-
-    def _by_ray(self, jobs: Sequence[Job], by_ray: RayOptions) -> list[SweepFit]:
-        """This process alone talks to the store: it makes the child when its task has ended. One
-        that ends before the exact fit waits for it, since its gap is to the exact cost."""
-        found = {number: self._find(*job) for number, job in enumerate(jobs)}
-        missing = {number: jobs[number] for number in found if found[number] is None}
-        total, done, exact_cost = sum(map(_work, jobs)), 0.0, None
-        fits, waiting, failed = {}, {}, defaultdict(list)
-        with ray_session(by_ray, self.say) if missing else nullcontext():
-            ended = fits_by_ray(self.likes.weighted, missing, self.device, by_ray)
-            there = ((number, None) for number in found if number not in missing)
-            for last, outcome in chain(there, ended if missing else ()):
-                waiting[last] = outcome
-                done += _work(jobs[last])
-                self.on_work(done, total, jobs[last][0].label)
-                if exact_cost is None and last != 0:
-                    continue
-                for number, outcome in sorted(waiting.items(), key=itemgetter(0)):
-                    options, seed = jobs[number]
-                    solve = outcome and outcome.replay
-                    node = {NODE: outcome.node} if outcome and outcome.node else {}
                     try:
-                        item = self._fit(options, seed, found[number], exact_cost, solve, tags=node)
+                        fits[job] = self._fit(job, finished[job], outcome, exact_cost, progress)
                     except EmbedlabError as error:
-                        is_of_task = outcome is not None and error is outcome.error
-                        if number == 0 or not is_of_task:
+                        if error is not outcome or job == first:
                             raise
-                        failed[str(error)].append(f"{options.label}, seed {seed}")
-                        continue
-                    exact_cost = self._exact_cost(item) if exact_cost is None else exact_cost
-                    fits[number] = item
-                waiting.clear()
+                        failed[str(error)].append(f"{job[0].label}, seed {job[1]}")
+                    exact_cost = fits[first].fit.cost
+                    if exact_cost == 0:
+                        raise DataError(
+                            f"dim: expected one at which the exact solver leaves a cost to compare "
+                            f"with, but with dim={exact.dim} it fits these {self.likes.n_movies:,} "
+                            "movies exactly: use a smaller dim, or ratings of more movies."
+                        )
+                    progress(1.0)
+                    done += _work(job)
         if failed:
             reasons = (f"{reason} ({'; '.join(names)})" for reason, names in failed.items())
             raise RayError(
                 f"{len(jobs) - len(fits)} of {len(jobs)} fits failed: {'; '.join(reasons)}. The "
                 "others are kept: start again to run only these."
             )
-        return [fits[number] for number in found]
+        return [fits[job] for job in jobs]
 
-    def _exact_cost(self, exact: SweepFit) -> float:
-        if exact.fit.cost == 0:
-            raise DataError(
-                f"dim: expected one at which the exact solver leaves a cost to compare with, "
-                f"but with dim={exact.options.dim} it fits these {self.likes.n_movies:,} movies "
-                "exactly: use a smaller dim, or ratings of more movies."
-            )
-        return exact.fit.cost
-
-    def _find(self, options: FitOptions, seed: int) -> Made | None:
+    def _find(self, options: FitOptions, seed: int) -> FinishedFit | None:
         key = fit_key(options, seed, self.likes.cost_digest, self.device)
         return find_fit(self.run.experiment_id, key) if self.reuse else None
 
     def _fit(
         self,
-        options: FitOptions,
-        seed: int,
-        found: Made | None,
+        job: Job,
+        finished: FinishedFit | None,
+        outcome: RayFit | EmbedlabError | None,
         exact_cost: float | None,
-        solve: Callable[[OnStep], FitResult],
-        on_epoch: OnStep | None = None,
-        tags: Mapping[str, str] = MappingProxyType({}),
+        progress: Callable[[float], None],
     ) -> SweepFit:
-        """The child that was found, or else a new one, of what `solve` does."""
-        if found is None:
-            run_id, fit, steps = self._make(options, seed, exact_cost, solve, on_epoch, tags)
-        else:
-            run_id, fit, steps = found
-            mlflow.MlflowClient().set_tag(run_id, self.tag, "reused")
-        gap = _gap(fit, exact_cost)
-        how = "" if found is None else ", found finished"
-        self.say(f"{options.label}, seed {seed}: {_result_in_words(fit, gap)}{how}")
+        """The finished child, or a new one for the outcome of a task or, without, a fit here."""
+        options, seed = job
+        if finished:
+            mlflow.MlflowClient().set_tag(finished[0], self.tag, "reused")
+        run_id, fit, steps = finished or self._run_child(job, outcome, exact_cost, progress)
+        gap, note = _gap(fit, exact_cost), ", found finished" if finished else ""
+        self.say(f"{options.label}, seed {seed}: {_result_in_words(fit, gap)}{note}")
         return SweepFit(options, seed, fit, steps, gap, run_id)
 
-    def _make(
+    def _run_child(
         self,
-        options: FitOptions,
-        seed: int,
+        job: Job,
+        outcome: RayFit | EmbedlabError | None,
         exact_cost: float | None,
-        solve: Callable[[OnStep], FitResult],
-        on_epoch: OnStep | None,
-        tags: Mapping[str, str],
-    ) -> Made:
-        key = fit_key(options, seed, self.likes.cost_digest, self.device)
-        steps: list[Step] = []
+        progress: Callable[[float], None],
+    ) -> FinishedFit:
+        options, seed = job
         params = {**self.likes.params, **asdict(options), "seed": seed, "device": self.device}
         params |= {LOG_LR: f"{math.log10(options.lr):.3g}"} if options.lr else {}
-        tags = {"entry_point": "compare_optimizers", KEY: key, self.tag: "made", **tags}
+        key = fit_key(options, seed, self.likes.cost_digest, self.device)
+        tags = {"entry_point": "compare_optimizers", KEY: key, self.tag: "made"}
+        tags |= {NODE: outcome.node} if isinstance(outcome, RayFit) else {}
+        steps: list[Step] = []
         try:
             with start_child_run(options.label, params, tags) as child:
-                listeners = filter(None, (steps.append, child.record, on_epoch))
-                fit = solve(add_gap_metric(combine_callbacks(*listeners), exact_cost))
+
+                def on_step(step: Step) -> None:
+                    steps.append(add_gap_metric(step, exact_cost))
+                    child.record(steps[-1])
+                    progress(step.epoch / options.epochs)
+
+                if isinstance(outcome, EmbedlabError):
+                    raise outcome
+                if outcome:
+                    fit = outcome.fit
+                    for step in outcome.steps:
+                        on_step(step)
+                else:
+                    fit = fit_weighted(self.likes.weighted, options, seed, self.device, on_step)
                 child.log_metrics({"time/fit_seconds": fit.seconds}, fit.epochs)
                 fit.raise_if_diverged(options)
                 gap = _gap(fit, exact_cost)
@@ -208,18 +184,18 @@ class Sweep:
                 with child.artifact_folder(ARTIFACT) as folder:
                     save_embedding(folder, fit.embedding, movies, about)
         except DivergedError:
-            pass  # its run says so, and the comparison goes on
+            pass  # the child's tags say so, and the comparison continues
         return child.id, fit, steps
 
     def log_overlaps(self, fits: Sequence[SweepFit], overlap: np.ndarray) -> None:
-        """Give each child its overlap with the exact solver's lists, (n_fits,), as a metric."""
+        """Log each child's overlap with the exact solver's lists, (n_fits,), as a metric."""
         client = mlflow.MlflowClient()
         for item, value in zip(fits, overlap, strict=True):
             if np.isfinite(value):
                 client.log_metric(item.run_id, "final/overlap", value, step=item.fit.epochs)
 
     def save_view(self, name: str, n_fits: int) -> str | None:
-        """The page of charts that compares the children; None where it could not be saved."""
+        """Address of the charts that compare the children; None if they could not be saved."""
         return save_view(
             self.run.experiment_id,
             self.tag,
@@ -244,20 +220,19 @@ class Sweep:
                 "metrics.time/fit_seconds",
                 "tags.stop_reason",
             ],
-            order_by="final/cost",
+            order_by="final/cost ASC",
             search=f"tags.{self.tag} IS NOT NULL",
-            ascending=True,
         )
 
 
 def _work(job: Job) -> float:
-    """How long it takes, in first-order epochs."""
+    """Expected time of a fit, in first-order epochs."""
     options, _ = job
     return RELATIVE_WORK.get(options.optimizer, 1.0) * options.epochs
 
 
 def fit_key(options: FitOptions, seed: int, data_digest: str, device: str) -> str:
-    """A digest of all that a fit's result depends on: parameters, data, device, code."""
+    """sha256 (hex) of everything a fit's result depends on: parameters, data, device, code."""
     parts = {
         "options": asdict(options),
         "seed": seed,
@@ -271,15 +246,14 @@ def fit_key(options: FitOptions, seed: int, data_digest: str, device: str) -> st
 
 def _code_digest() -> str:
     sha = hashlib.sha256()
-    for room in FIT_ROOMS:
-        for path in sorted((PROJECT_ROOT / "src" / "embedlab" / room).glob("*.py")):
+    for pattern in FIT_CODE:
+        for path in sorted((PROJECT_ROOT / "src" / "embedlab").glob(pattern)):
             sha.update(path.read_bytes())
     return sha.hexdigest()
 
 
-def find_fit(experiment_id: str, key: str) -> Made | None:
-    """Run id, fit and steps of the newest finished child with that key; None if there is none
-    whose artifacts can be read."""
+def find_fit(experiment_id: str, key: str) -> FinishedFit | None:
+    """Run id, fit and steps of the newest finished child with `key` whose artifacts are intact."""
     client = mlflow.MlflowClient()
     for run in client.search_runs([experiment_id], f"tags.{KEY} = '{key}'"):
         reason = run.data.tags.get("stop_reason")
@@ -288,7 +262,7 @@ def find_fit(experiment_id: str, key: str) -> Made | None:
                 steps = _steps(client, run)
                 return run.info.run_id, _fit_of(run, steps, reason == "finished"), steps
             except (MlflowException, OSError, ValueError, LookupError):
-                continue  # half deleted or damaged: it is fitted anew
+                continue  # partly deleted or damaged
     return None
 
 
@@ -303,24 +277,22 @@ def _steps(client: mlflow.MlflowClient, run: Run) -> list[Step]:
 
 
 def _fit_of(run: Run, steps: list[Step], is_finished: bool) -> FitResult:
-    epochs, seconds = steps[-1].epoch, run.data.metrics["time/fit_seconds"]
-    cost = steps[-1].metrics["train/cost"]
-    if not is_finished:
-        nothing = np.empty((0, int(run.data.params["dim"])), np.float32)
-        # A cost that is not finite is not recorded: it came after the last epoch that is there.
-        epochs = min(epochs + 1, int(run.data.params["epochs"]))
-        diverged_at = divergence_epoch([step.metrics["train/cost"] for step in steps]) or epochs
-        return FitResult(
-            nothing, cost, epochs, seconds, diverged_at, run.data.tags.get("error", "")
-        )
-    path = mlflow.artifacts.download_artifacts(
-        run_id=run.info.run_id, artifact_path=f"{ARTIFACT}/{VECTORS_FILE}"
-    )
-    return FitResult(np.load(Path(path), allow_pickle=False), cost, epochs, seconds)
+    epochs, cost = steps[-1].epoch, steps[-1].metrics["train/cost"]
+    seconds = run.data.metrics["time/fit_seconds"]
+    if is_finished:
+        path = f"{ARTIFACT}/{VECTORS_FILE}"
+        file = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path)
+        return FitResult(np.load(file, allow_pickle=False), cost, epochs, seconds)
+    # A cost that is not finite is not recorded: it follows the last recorded epoch.
+    epochs = min(epochs + 1, int(run.data.params["epochs"]))
+    diverged_at = divergence_epoch([step.metrics["train/cost"] for step in steps]) or epochs
+    no_vectors = np.empty((0, int(run.data.params["dim"])), np.float32)
+    error = run.data.tags.get("error", "")
+    return FitResult(no_vectors, cost, epochs, seconds, diverged_at, error)
 
 
 def _gap(fit: FitResult, exact_cost: float | None) -> float:
-    """Of the cost over the exact one; the exact fit, which has none to compare with, is 0 above."""
+    """Cost over the exact cost, minus 1: nan if the fit diverged, 0 for the exact fit."""
     if fit.has_diverged:
         return float("nan")
     if exact_cost is None or fit.cost == exact_cost:

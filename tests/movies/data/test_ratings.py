@@ -352,7 +352,7 @@ def oracle(text: str, movie_ids: set[int]) -> tuple[list, dict] | None:
         return None
     latest: dict[tuple[int, int], tuple] = {}
     unknown = 0
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         if len(row) != len(header):
             return None
         field = dict(zip(header, row, strict=True))
@@ -366,10 +366,10 @@ def oracle(text: str, movie_ids: set[int]) -> tuple[list, dict] | None:
         if movie not in movie_ids:
             unknown += 1
         elif (user, movie) not in latest or latest[user, movie][0] <= time:
-            latest[user, movie] = (time, place, float(stars))
+            latest[user, movie] = (time, position, float(stars))
     if not latest:
         return None
-    kept = sorted((place, user, movie, s) for (user, movie), (_, place, s) in latest.items())
+    kept = sorted((position, user, movie, s) for (user, movie), (_, position, s) in latest.items())
     dropped = {"unknown_movie": unknown, "duplicate_rating": len(rows) - unknown - len(kept)}
     return [row[1:] for row in kept], dropped
 
@@ -405,14 +405,14 @@ def tables(draw) -> str:
     rows = [row if has_time else row[:3] for row in draw(st.lists(GOOD_ROW, max_size=12))]
     for _ in range(draw(st.integers(0, 2)) if rows else 0):
         row = draw(st.sampled_from(rows))
-        place = draw(st.integers(0, max(len(row) - 1, 0)))
+        position = draw(st.integers(0, max(len(row) - 1, 0)))
         change = draw(st.sampled_from(["set", "set", "set", "cut", "add"]))
         if change == "set" and row:
-            row[place] = draw(ODD)
+            row[position] = draw(ODD)
         elif change == "cut":
-            del row[place:]
+            del row[position:]
         else:
-            row.insert(place, draw(IDS))
+            row.insert(position, draw(IDS))
     header = ["userId", "movieId", "rating", "timestamp"][: 3 + has_time]
     end = draw(st.sampled_from(["\n", "\r\n", "\n\n"]))
     text = end.join(",".join(row) for row in [header, *rows])
@@ -425,14 +425,14 @@ def tables(draw) -> str:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(text=tables(), chunk=st.sampled_from([1, 2, 3, 1000]))
-@example(text=HEADER + "1,2,4,5\n1,2\n3,7,4,5,1,2\n", chunk=1)  # as many commas as there should be
-@example(text="userId,movieId,rating\n1,2,4,5\n1,7,4,5\n", chunk=1000)  # pandas makes an index
-@example(text="userId,movieId,rating\n9007199254740993,1,4\n1.0,1,4\n", chunk=1000)
-@example(text="userId,movieId,rating\n9223372036854775807.0,1,4\n", chunk=1)
-@example(text="userId,movieId,rating\n \n1,1,4\n", chunk=1)  # a line of spaces is a blank one
-def test_any_table_is_read_right_or_refused_in_one_sentence(tmp_path, monkeypatch, text, chunk):
-    monkeypatch.setattr(module, "_CHUNK", chunk)  # pandas has habits at the edges of its chunks
+@given(text=tables(), block=st.sampled_from([40, 60, 1000]))
+@example(text=HEADER + "1,2,4,5\n1,2\n3,7,4,5,1,2\n", block=1)  # as many commas as there should be
+@example(text="userId,movieId,rating\n1,2,4,5\n1,7,4,5\n", block=1000)  # pandas makes an index
+@example(text="userId,movieId,rating\n9007199254740993,1,4\n1.0,1,4\n", block=1000)
+@example(text="userId,movieId,rating\n9223372036854775807.0,1,4\n", block=1)
+@example(text="userId,movieId,rating\n \n1,1,4\n", block=1)  # a line of spaces is a blank one
+def test_any_table_is_read_right_or_refused_in_one_sentence(tmp_path, monkeypatch, text, block):
+    monkeypatch.setattr(module, "BLOCK_BYTES", block)  # few rows per block
     folder = write(tmp_path, text)
     expected = oracle(text, {1, 2, 7})
     if expected is None:
@@ -445,14 +445,30 @@ def test_any_table_is_read_right_or_refused_in_one_sentence(tmp_path, monkeypatc
         assert (triples(found), found.dropped) == expected
 
 
-def test_plain_files_take_the_fast_way(tmp_path, monkeypatch):
-    def refuse(path):
-        raise AssertionError("the careful way was taken")
+@pytest.mark.parametrize("block", [40, 1 << 20])  # bytes: a row, or all
+@pytest.mark.parametrize("text", [RATINGS, RATINGS.replace("\n", "\r\n"), "\ufeff" + RATINGS])
+def test_files_as_published_are_read_by_arrow(tmp_path, monkeypatch, text, block):
+    monkeypatch.setattr(module, "BLOCK_BYTES", block)
+    path = write(tmp_path, text) / "ratings.csv"
+    found = module.read_by_arrow(path)
+    for column, expected in zip(found, module.read_by_lines(path), strict=True):
+        assert column.dtype == expected.dtype
+        np.testing.assert_array_equal(column, expected)
 
-    monkeypatch.setattr(module, "_read_carefully", refuse)
-    monkeypatch.setattr(module, "_CHUNK", 2)
-    for text in (RATINGS, RATINGS.replace("\n", "\r\n"), "\ufeff" + RATINGS):
-        assert read_ratings(write(tmp_path, text)).n_ratings == 3
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        RATINGS.replace("\n", ",1\n").replace("timestamp,1", "timestamp,rating"),
+        RATINGS.replace("\n", ',"a"b\n'),
+        RATINGS.replace("5,1,", '"5"1,1,'),
+        RATINGS.replace("102", "nan"),
+        RATINGS.replace("3,1,5", "-3,1,5"),
+    ],
+    ids=["a column twice", "a column of text", "a quote in a field", "no number", "negative"],
+)
+def test_what_arrow_could_misread_is_left_to_the_csv_module(tmp_path, text):
+    assert module.read_by_arrow(write(tmp_path, text) / "ratings.csv") is None
 
 
 # --- the real set -------------------------------------------------------------------------------

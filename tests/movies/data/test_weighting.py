@@ -11,8 +11,8 @@ from embedlab.errors import OptionError
 from embedlab.movies.data.cooccurrence import build_cooccurrence
 from embedlab.movies.data.likes import find_likes, load_likes, save_likes
 from embedlab.movies.data.weighting import USER_WEIGHTS
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes, fit_weighted
-from embedlab.movies.solvers.options import FitOptions
 from entrypoints import build_matrix, compare_optimizers, evaluate_embedding, fit_embedding
 
 WEIGHTS = [("inverse_sqrt", 0.0), ("none", 0.5), ("inverse", 0.25)]
@@ -90,6 +90,7 @@ def test_vectors_of_weighted_likes_stand_for_the_unscaled_products(ratings):
 SMALL = ["--optimizer", "exact", "--dim", "5", "--register", "true"]
 
 
+@pytest.mark.slow
 def test_a_fit_takes_the_weighting_of_its_matrix(tmp_path):
     with fresh_store(tmp_path) as client:
         build_matrix.main(["--ratings", "sample", "--user-weight", "inverse"])
@@ -104,6 +105,7 @@ def test_a_fit_takes_the_weighting_of_its_matrix(tmp_path):
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_versions_of_other_weightings_are_compared_by_ndcg_and_not_by_cost(tmp_path, capsys):
     with fresh_store(tmp_path) as client:
         for more in (
@@ -123,26 +125,24 @@ def test_versions_of_other_weightings_are_compared_by_ndcg_and_not_by_cost(tmp_p
     assert str(by_cost) == "1"  # another X, so other costs: nothing is taken from it
 
 
-@pytest.mark.parametrize(
-    ("given", "own"),
-    [
+@pytest.mark.slow
+def test_a_parameter_that_contradicts_the_matrix_is_refused(tmp_path):
+    (tmp_path / "other").mkdir()
+    contradictions = [
         (["--user-weight", "inverse_sqrt"], "user_weight: expected inverse, .* got inverse_sqrt"),
         (["--item-power", "0.25"], "item_power: expected 0.0, .* got 0.25"),
         (["--like-rule", "threshold:4"], "like_rule: expected user_mean, .* got threshold:4"),
-        (["--ratings", "{folder}"], "ratings: expected sample, .* got other"),
-    ],
-)
-def test_a_parameter_that_contradicts_the_matrix_is_refused(tmp_path, given, own):
-    (tmp_path / "other").mkdir()
-    given = [word.format(folder=tmp_path / "other") for word in given]
+        (["--ratings", str(tmp_path / "other")], "ratings: expected sample, .* got other"),
+    ]
     with fresh_store(tmp_path) as client:
         build_matrix.main(["--ratings", "sample", "--user-weight", "inverse"])
         (matrix,) = client.search_runs(["1"])
         source = f"runs:/{matrix.info.run_id}/matrix"
-        for fit in (fit_embedding, compare_optimizers, evaluate_embedding):
-            if fit is evaluate_embedding and given[0] in ("--user-weight", "--item-power"):
-                continue  # it has no such parameter
-            with pytest.raises(OptionError, match=own):
-                fit.main(["--matrix", source, *given])
+        for given, sentence in contradictions:
+            for fit in (fit_embedding, compare_optimizers, evaluate_embedding):
+                if fit is evaluate_embedding and given[0] in ("--user-weight", "--item-power"):
+                    continue  # it has no such parameter
+                with pytest.raises(OptionError, match=sentence):
+                    fit.main(["--matrix", source, *given])
         agreeing = ["--ratings", "sample", "--user-weight", "inverse"]
         fit_embedding.main(["--matrix", source, *agreeing, "--optimizer", "exact", "--dim", "3"])

@@ -12,21 +12,22 @@ from oracles import co_likes_by_loop, cost_by_loop, random_likes, two_taste_bloc
 from embedlab.errors import DivergedError, OptionError
 from embedlab.movies.data.cooccurrence import cooccurrence
 from embedlab.movies.data.weighting import weight_likes
+from embedlab.movies.options import DEFAULT_LR, OPTIMIZERS, FitOptions
 from embedlab.movies.solvers import fit as solve_module
-from embedlab.movies.solvers import minres as exact_module
-from embedlab.movies.solvers.fit import fit_likes, fit_reference, fit_weighted
+from embedlab.movies.solvers import minres
+from embedlab.movies.solvers.fit import fit_likes, fit_weighted
 from embedlab.movies.solvers.gradient import fit_by_gradient, random_start
-from embedlab.movies.solvers.minres import fit_minres
-from embedlab.movies.solvers.objective import Dense, Factored
-from embedlab.movies.solvers.options import (
-    DEFAULT_LR,
-    OPTIMIZERS,
-    FitOptions,
-    add_gap_metric,
-    divergence_epoch,
+from embedlab.movies.solvers.minres import (
+    BlockKrylov,
+    Lanczos,
+    fit_minres,
+    newton_diagonal,
 )
+from embedlab.movies.solvers.objective import Dense, Factored
+from embedlab.movies.solvers.result import add_gap_metric, divergence_epoch
 from embedlab.progress import Step
 from embedlab_serving.neighbours import Neighbours
+from entrypoints import fit_embedding
 
 GRADIENT_OPTIMIZERS = tuple(DEFAULT_LR)
 # Small worlds need smaller steps than the 9,742 movies that the defaults are for.
@@ -54,7 +55,7 @@ def test_two_taste_blocks_come_out_as_two_blocks(optimizer):
 @pytest.mark.parametrize("optimizer", GRADIENT_OPTIMIZERS)
 def test_a_fit_ends_near_the_exact_cost_and_never_below_it(optimizer):
     likes = random_likes(np.random.default_rng(2), n_users=60, n_movies=20)
-    reference = fit_reference(likes, dim=4, seed=0)
+    reference = fit_minres(likes, 4, np.random.default_rng(0))
     result, _ = fit(likes, optimizer, epochs=2000)
     # Local minima of this problem are rare but real, and AdamW's weight decay pulls away from the
     # minimum, so 5 % above is allowed; below is not, beyond float32's rounding.
@@ -194,14 +195,13 @@ def test_no_exact_round_raises_the_cost_whatever_the_seed(n_movies):
     assert results[2].cost == pytest.approx(results[0].cost, rel=1e-6)
 
 
-@pytest.mark.parametrize("many_likes", [0, 10**9])
-def test_the_block_method_and_lanczos_agree_with_the_full_decomposition(monkeypatch, many_likes):
+@pytest.mark.parametrize("eigensolver", [BlockKrylov, Lanczos])
+def test_the_block_method_and_lanczos_agree_with_the_full_decomposition(eigensolver):
     likes = random_likes(np.random.default_rng(4), n_users=80, n_movies=120)
-    full = fit_minres(likes, 10, np.random.default_rng(0))
-    monkeypatch.setattr(exact_module, "FEW_MOVIES", 0)
-    monkeypatch.setattr(exact_module, "MANY_LIKES", many_likes)
     steps = []
-    found = fit_minres(likes, 10, np.random.default_rng(0), tolerance=1e-10, on_step=steps.append)
+    common = {"likes": likes, "dim": 10, "tolerance": 1e-10, "eigensolver": eigensolver}
+    full = fit_minres(likes, 10, np.random.default_rng(0))  # so few movies are decomposed fully
+    found = fit_minres(generator=np.random.default_rng(0), on_step=steps.append, **common)
     assert found.cost == pytest.approx(full.cost, rel=1e-7)
     np.testing.assert_allclose(
         found.embedding @ found.embedding.T, full.embedding @ full.embedding.T, atol=1e-2
@@ -217,9 +217,8 @@ def test_a_movie_with_a_dimension_of_its_own_is_found_at_once(monkeypatch):
     rng = np.random.default_rng(0)
     likes = sp.csr_matrix((rng.random((300, 60)) < np.r_[0.9, 0.8, np.full(58, 0.08)]).astype("i4"))
     rounds = {}
-    newton = exact_module._newton
-    for name, step in (("newton", newton), ("plain", lambda filled, found: found.n)):
-        monkeypatch.setattr(exact_module, "_newton", step)
+    for name, step in (("newton", newton_diagonal), ("plain", lambda filled, found: found.n)):
+        monkeypatch.setattr(minres, "newton_diagonal", step)
         steps = []
         fit_minres(likes, 6, rng, max_rounds=3000, tolerance=1e-9, on_step=steps.append)
         rounds[name] = [step.metrics["train/cost"] for step in steps]
@@ -259,26 +258,25 @@ def test_the_dense_form_holds_two_matrices_of_movies_by_movies():
 
 
 def test_gap_is_relative_to_the_reference():
-    seen = []
-    add_gap_metric(seen.append, 200.0)(Step(3, {"train/cost": 250.0}, 0.5))
-    assert seen == [Step(3, {"train/cost": 250.0, "train/gap": 0.25}, 0.5)]
+    step = add_gap_metric(Step(3, {"train/cost": 250.0}, 0.5), 200.0)
+    assert step == Step(3, {"train/cost": 250.0, "train/gap": 0.25}, 0.5)
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("arguments", "message"),
     [
-        ({"optimizer": "adm"}, "optimizer: expected one of adam, .*exact, got 'adm'"),
-        ({"objective": "sparse"}, "objective: expected one of factored, dense, got 'sparse'"),
-        ({"dim": 0}, "dim: expected more than 0, got 0"),
-        ({"epochs": -1}, "epochs: expected more than 0, got -1"),
-        ({"init_scale": 0.0}, "init_scale: expected more than 0"),
-        ({"lr": -0.1}, "lr: expected more than 0, got -0.1"),
-        ({"optimizer": "exact", "lr": 0.1}, "lr: expected 'auto' with optimizer=exact"),
+        (["--optimizer", "adm"], "optimizer: expected one of adam, .*exact; got 'adm'"),
+        (["--objective", "sparse"], "objective: expected one of factored, dense; got 'sparse'"),
+        (["--dim", "0"], "dim: expected a whole number from 1 to 100000, got '0'"),
+        (["--epochs", "-1"], "epochs: expected a whole number from 1 up, got '-1'"),
+        (["--init-scale", "0.0"], "init_scale: expected a number above 0, got '0.0'"),
+        (["--lr", "-0.1"], "lr: expected 'auto' or a number above 0, got '-0.1'"),
+        (["--optimizer", "exact", "--lr", "0.1"], "lr: expected 'auto' with optimizer=exact"),
     ],
 )
-def test_options_refuse_what_cannot_be(values, message):
+def test_options_out_of_range_are_refused_before_any_run(arguments, message):
     with pytest.raises(OptionError, match=message):
-        FitOptions(**values)
+        fit_embedding.main(arguments)
 
 
 @pytest.mark.parametrize(("optimizer", "objective"), [("adam", "factored"), ("sgd", "dense")])

@@ -188,24 +188,22 @@ def test_what_one_launcher_has_finished_the_other_does_not_run_again(both, capsy
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_in_the_middle_is_replaced(cluster, tmp_path, capfd):
+def test_a_process_that_is_killed_in_the_middle_is_replaced(cluster, tmp_path):
     with fresh_store(tmp_path) as client, killing(1) as killed:
         main([*ENDLESS, "--epochs", "3000", *by_ray(cluster)])
         found = children(client)
         assert n_children(client) == len(found) == 2
     assert len(killed) == 1
     assert {run.info.status for run in found.values()} == {"FINISHED"}
-    said = capfd.readouterr()
-    assert "raylet" not in said.out + said.err
 
 
 @pytest.mark.slow
 def test_a_fit_whose_process_always_dies_is_a_sentence_and_the_others_are_kept(cluster, tmp_path):
     with fresh_store(tmp_path) as client:
-        main([*ENDLESS[:-1], "1", "--epochs", "5"])  # the exact one is there then
+        main([*ENDLESS[:-1], "1", "--epochs", "3000"])  # the exact one is there then
         message = rf"1 of 3 fits failed: its process died {RETRIES + 1} times \(adam lr=0.1, seed 0"
         with killing(RETRIES + 1) as killed, pytest.raises(RayError, match=message):
-            main([*ENDLESS[:-1], "0.1,1", "--epochs", "5", *by_ray(cluster)])
+            main([*ENDLESS[:-1], "0.1,1", "--epochs", "3000", *by_ray(cluster)])
         found = children(client)
     assert len(killed) == RETRIES + 1
     assert found["adam lr=0.1"].info.status == "FAILED"

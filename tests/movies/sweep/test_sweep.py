@@ -12,22 +12,25 @@ import pytest
 from conftest import PROJECT, fresh_store
 
 from embedlab.errors import OptionError
-from embedlab.movies.evaluation.overlap import agreements, overlap_at_k, rank_biased_overlap
-from embedlab.movies.solvers.options import FitOptions, FitResult
+from embedlab.movies.evaluation.metrics import agreements, overlap_at_k, rank_biased_overlap
+from embedlab.movies.options import FitOptions
+from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep import plots as sweep_figures
 from embedlab.movies.sweep import results as sweep
 from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
 from embedlab.movies.sweep.results import SweepFit
 from embedlab.progress import Step
-from embedlab.workflows.sweep import FIT_ROOMS, fit_key
+from embedlab.workflows.sweep import FIT_CODE, fit_key
 from embedlab_serving.titles import TitleIndex
 from entrypoints.compare_optimizers import main
 
 # ------------------------------------------------------------------------------------- the grid
 
+EXACT = FitOptions("exact", dim=100)
 
-def test_the_default_grid_is_the_published_one_with_two_yardsticks():
-    grid = fit_grid(parse_optimizers("adam,rmsprop,sgd,lbfgs"), parse_rates("published"), dim=100)
+
+def test_the_default_grid_is_the_published_one_with_lbfgs_and_the_exact_solver():
+    grid = fit_grid(parse_optimizers("adam,rmsprop,sgd,lbfgs"), parse_rates("published"), EXACT)
     assert [(options.optimizer, options.lr) for options in grid] == [
         ("exact", None),
         *(("adam", lr) for lr in (1, 0.1, 0.01, 0.001, 0.0001)),
@@ -48,11 +51,11 @@ def test_the_default_grid_is_the_published_one_with_two_yardsticks():
     ],
 )
 def test_rates_for_all_or_for_each(text, adam, sgd):
-    grid = fit_grid(("adam", "sgd"), parse_rates(text))
+    grid = fit_grid(("adam", "sgd"), parse_rates(text), EXACT)
     assert tuple(o.lr for o in grid if o.optimizer == "adam") == adam
     assert tuple(o.lr for o in grid if o.optimizer == "sgd") == sgd
     written = rates_as_text(("adam", "sgd"), parse_rates(text))
-    assert fit_grid(("adam", "sgd"), parse_rates(written)) == grid
+    assert fit_grid(("adam", "sgd"), parse_rates(written), EXACT) == grid
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,7 @@ def test_bad_rates_are_refused_with_an_example(text):
 
 def test_rates_of_an_optimizer_that_is_not_compared_are_refused():
     with pytest.raises(OptionError, match="sgd has rates, but optimizers is adam: add sgd there"):
-        fit_grid(("adam",), parse_rates("sgd:1e-5"))
+        fit_grid(("adam",), parse_rates("sgd:1e-5"), EXACT)
 
 
 @pytest.mark.parametrize("text", ["", "exact", "adam,adm"])
@@ -265,7 +268,7 @@ def test_the_key_of_a_fit_changes_with_all_that_its_result_depends_on(monkeypatc
         (usual[0], 0, "digest", "cuda"),
     ]
     keys = [fit_key(*usual), *(fit_key(*other) for other in others)]
-    monkeypatch.setattr("embedlab.workflows.sweep._code_digest", lambda: "other code")
+    monkeypatch.setattr("embedlab.workflows.sweep.FIT_CODE", ["movies/options.py"])  # other code
     keys.append(fit_key(*usual))
     assert len(set(keys)) == len(others) + 2
     monkeypatch.undo()
@@ -282,8 +285,8 @@ def test_the_code_of_a_fit_is_all_that_the_solvers_import():
             module = getattr(node, "module", None) or ""
             if isinstance(node, ast.ImportFrom) and module.startswith("embedlab.movies."):
                 waiting |= {module} - found
-    rooms = {name.removeprefix("embedlab.").rpartition(".")[0].replace(".", "/") for name in found}
-    assert rooms == set(FIT_ROOMS)
+    code = {path for pattern in FIT_CODE for path in (root / "embedlab").glob(pattern)}
+    assert {root / f"{name.replace('.', '/')}.py" for name in found} <= code
 
 
 GRID = ["--ratings", "sample", "--dim", "5", "--epochs", "4", "--optimizers", "adam,sgd"]
@@ -318,6 +321,7 @@ def compared(tmp_path_factory):
         yield client, printed
 
 
+@pytest.mark.slow
 def test_every_fit_is_a_child_with_the_same_parameters_and_its_own_metrics(compared):
     client, _ = compared
     made = list(children(client).values())
@@ -351,6 +355,7 @@ def test_every_fit_is_a_child_with_the_same_parameters_and_its_own_metrics(compa
     assert [point.step for point in history] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_the_parent_holds_figures_tables_and_the_answer(compared, tmp_path):
     client, printed = compared
     parent = parents(client)[-1]
@@ -375,6 +380,7 @@ def test_the_parent_holds_figures_tables_and_the_answer(compared, tmp_path):
     assert parent.data.tags["mlflow.note.content"] in printed
 
 
+@pytest.mark.slow
 def test_the_printed_view_is_a_saved_one_that_finds_every_child(compared):
     client, printed = compared
     parent = parents(client)[-1]
@@ -387,6 +393,7 @@ def test_the_printed_view_is_a_saved_one_that_finds_every_child(compared):
     assert {run.info.run_id for run in found} == set(list(children(client))[:5])
 
 
+@pytest.mark.slow
 def test_a_larger_grid_takes_over_what_is_there(compared):
     client, printed = compared
     before = children(client)
@@ -420,6 +427,7 @@ def test_a_larger_grid_takes_over_what_is_there(compared):
     assert "".join(printed[n_printed:]).count("found finished") == 5
 
 
+@pytest.mark.slow
 def test_without_reuse_every_fit_is_made_anew(compared):
     client, _ = compared
     n_before = len(children(client))
@@ -427,6 +435,7 @@ def test_without_reuse_every_fit_is_made_anew(compared):
     assert len(children(client)) == n_before + 5
 
 
+@pytest.mark.slow
 def test_a_child_whose_vectors_are_gone_is_fitted_anew(tmp_path, capsys):
     with fresh_store(tmp_path) as client:
         main([*GRID, *RATES, *TITLES])
@@ -439,6 +448,7 @@ def test_a_child_whose_vectors_are_gone_is_fitted_anew(tmp_path, capsys):
     assert len(names) == 6
 
 
+@pytest.mark.slow
 def test_a_comparison_that_is_stopped_goes_on(tmp_path, monkeypatch):
     with fresh_store(tmp_path) as client:
         from embedlab.workflows import sweep as tracked
@@ -467,6 +477,7 @@ def test_a_comparison_that_is_stopped_goes_on(tmp_path, monkeypatch):
         assert parents(client)[0].info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_an_unknown_title_is_refused_before_any_fit(tmp_path):
     from embedlab.errors import TitleError
 
@@ -476,6 +487,7 @@ def test_an_unknown_title_is_refused_before_any_fit(tmp_path):
         assert children(client) == {}
 
 
+@pytest.mark.slow
 def test_several_seeds_and_one_exact_fit(tmp_path):
     with fresh_store(tmp_path) as client:
         main([*GRID, *TITLES, "--learning-rates", "adam:1/sgd:1e-5", "--seeds", "0,1"])

@@ -45,6 +45,8 @@ from embedlab.tracking.run import start_child_run, start_run
 from embedlab.tracking.store import initialise_store
 from embedlab.workflows.models import log_movie_model
 
+pytestmark = pytest.mark.slow
+
 WORDS_AWAY = "is away (connection refused). The run goes on; what it logs is kept in "
 
 
@@ -221,12 +223,12 @@ def test_what_waiting_can_mend_is_an_outage_and_what_it_cannot_is_none(server, s
 def impatient_sqlite() -> Iterator[None]:
     """SQLite waits 50 ms for another writer to end, in place of MLflow's 20 s."""
 
-    def shorten(connection: sqlite3.Connection, *_: object) -> None:
-        connection.execute("PRAGMA busy_timeout = 50")
+    def shorten(_, cursor: sqlite3.Cursor, *__: object) -> None:
+        cursor.execute("PRAGMA busy_timeout = 50")
 
-    sqlalchemy.event.listen(sqlalchemy.Pool, "checkout", shorten)
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", shorten)
     yield
-    sqlalchemy.event.remove(sqlalchemy.Pool, "checkout", shorten)
+    sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", shorten)
 
 
 def test_a_locked_database_is_an_outage_and_a_broken_one_is_none(made_store, tmp_path):

@@ -21,6 +21,8 @@ from embedlab.workflows.models import log_movie_model
 from embedlab.workflows.served import load_model
 from entrypoints.promote import main as promote
 
+pytestmark = pytest.mark.slow
+
 DOC = (PROJECT / "docs" / "registry.md").read_text(encoding="utf-8")
 NAME = "movie-embedding"
 MOVIES = pd.DataFrame({"movie_id": [1], "title": ["Alien (1979)"], "genres": [""], "likes": [1]})
@@ -190,7 +192,6 @@ def test_a_model_that_is_not_there_is_one_sentence(client):
 
 
 @long
-@pytest.mark.slow
 def test_the_commands_of_the_page_do_what_it_says(tmp_path):
     blocks = re.findall(r"```bash\n(.*?)```", DOC, flags=re.DOTALL)
     commands = "".join(blocks).replace("\\\n", " ").splitlines()

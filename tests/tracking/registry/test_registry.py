@@ -19,6 +19,8 @@ from embedlab.tracking.run import start_run
 from embedlab.workflows.model_facts import COST, VAL_ACCURACY
 from embedlab.workflows.models import log_movie_model
 
+pytestmark = pytest.mark.slow
+
 MOVIES = pd.DataFrame(
     {
         "movie_id": [1, 3114],

@@ -373,6 +373,7 @@ def test_resume_of_a_run_without_a_checkpoint_says_so():
         Checkpoints("nothing").load()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -1,10 +1,11 @@
-"""X = LᵀL: `X_ij` is the number of users who like both `i` and `j`, `X_ii` those who like `i`.
+"""Co-occurrence X = LᵀL: `X_ij` counts the users who like both `i` and `j`, `X_ii` those of `i`.
 
-Sparse integers by scipy, then dense floats on the device, each checked against the other. A sparse
-X that would be too large is made a block of rows at a time, measured and let go.
+A sparse integer matrix by scipy and a dense float32 tensor on the device, each checked against the
+other. An X too large to hold is computed in blocks of rows, measured and discarded.
 """
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,23 +21,23 @@ from embedlab.errors import DataError, EmbedlabError
 COUNTS_FILE = "counts.npz"
 MAX_NONZEROS = 2**28  # of a sparse X that is held for its own sake: 3 GiB
 ROWS_AT_ONCE = 512  # dense
-SPARSE_ROWS_AT_ONCE = 256  # among 88 thousand movies at most 0.3 GiB
+SPARSE_ROWS_AT_ONCE = 256  # of 88,000 movies: at most 0.3 GiB
 GROUPS = 16
 EXACT_IN_FLOAT32 = 2**24
 
 
 @dataclass(frozen=True)
 class CooccurrenceResult:
-    """X, and what it took.
+    """X and its measurements.
 
-    matrix          (n_movies, n_movies) CSR: int32, of weighted likes float64; None where it may
-                    have more than MAX_NONZEROS entries and no dense tensor needs it.
-    nonzeros        entries that are not 0, the diagonal included.
+    matrix          (n_movies, n_movies) CSR: int32, of weighted likes float64; None if it may have
+                    more than MAX_NONZEROS entries and no dense tensor needs it.
+    nonzeros        number of non-zeros, the diagonal included.
     off_diagonal_squares
                     ‖X‖²_off = Σ_{i≠j} X_ij², the cost of an embedding of zeros.
-    density         nonzeros as a share of all entries.
-    sparse_seconds  for all that.
-    dense_seconds   for the dense tensor and the check against it; None where it was not made.
+    density         nonzeros as a fraction of all entries.
+    sparse_seconds  for the above.
+    dense_seconds   for the dense tensor and its comparison; None without one.
     """
 
     matrix: sp.csr_matrix | None
@@ -50,25 +51,30 @@ class CooccurrenceResult:
 def build_cooccurrence(likes: sp.csr_matrix, device: str | None) -> CooccurrenceResult:
     """X from L, (n_users, n_movies) CSR; with a device, also as a dense tensor there, compared.
 
-    Raises DataError where the dense tensor does not fit, before anything is computed.
+    Raises DataError if the dense tensor does not fit, before anything is computed; EmbedlabError
+    if the device returns other values than it was given.
     """
     n_movies = likes.shape[1]
     if device is not None:
         check_dense_fits(n_movies, device)
     started = time.perf_counter()
-    is_held = device is not None or _max_nonzeros(likes) <= MAX_NONZEROS
-    if is_held:
+    matrix = None
+    if device is not None or _max_nonzeros(likes) <= MAX_NONZEROS:
         matrix = cooccurrence(likes)
         nonzeros, squares = matrix.nnz, _squares(matrix.data) - _squares(matrix.diagonal())
     else:
-        matrix, (nonzeros, squares) = None, _sums_of_blocks(likes)
+        nonzeros, squares = _sums_of_blocks(likes)
     sparse_done = time.perf_counter()
     dense_seconds = None
     if device is not None:
-        different = n_differences(matrix, to_dense(matrix, device))
-        if different:
+        dense = to_dense(matrix, device)
+        n_wrong = sum(
+            np.count_nonzero(block != dense[rows].cpu().numpy())
+            for rows, block in _dense_blocks(matrix)
+        )
+        if n_wrong:
             raise EmbedlabError(
-                f"the dense matrix on {device} differs from the sparse one in {different:,} "
+                f"the dense matrix on {device} differs from the sparse one in {n_wrong:,} "
                 "entries: this device computes wrongly; use device=cpu."
             )
         dense_seconds = time.perf_counter() - sparse_done
@@ -78,12 +84,12 @@ def build_cooccurrence(likes: sp.csr_matrix, device: str | None) -> Cooccurrence
 
 
 def off_diagonal_squares(likes: sp.csr_matrix) -> float:
-    """‖X‖²_off = Σ_{i≠j} X_ij² of X = LᵀL, which is never held whole; (n_users, n_movies) CSR."""
+    """‖X‖²_off = Σ_{i≠j} X_ij² of X = LᵀL, without holding X; likes (n_users, n_movies) CSR."""
     by_user = np.diff(likes.indptr).astype(np.float64)
     by_movie = np.bincount(likes.indices).astype(np.float64)
     if np.square(by_user).sum() <= np.square(by_movie).sum():
         return _sums_of_blocks(likes)[1]
-    # ‖LᵀL‖_F = ‖LLᵀ‖_F, and that product is less work.
+    # ‖LᵀL‖_F = ‖LLᵀ‖_F, and here that product is less work.
     rows = np.asarray(likes.multiply(likes).sum(axis=1)).ravel().astype(np.float64)
     columns = np.asarray(likes.multiply(likes).sum(axis=0)).ravel().astype(np.float64)
     squares = _sums_of_blocks(likes.T.tocsr())[1] + np.square(rows).sum()
@@ -95,13 +101,13 @@ def _squares(values: np.ndarray) -> float:
 
 
 def _max_nonzeros(likes: sp.csr_matrix) -> int:
-    """What X cannot have more of than: all pairs of movies, or those that somebody likes."""
+    """Upper bound on the number of non-zeros of X: all pairs of movies, or of each user's likes."""
     pairs = np.square(np.diff(likes.indptr).astype(np.float64)).sum()
     return int(min(pairs, float(likes.shape[1]) ** 2))
 
 
 def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
-    """X's entries that are not 0, and Σ_{i≠j} X_ij²; one half of X is made, as it is symmetric."""
+    """X's number of non-zeros and Σ_{i≠j} X_ij², from one half of X, as it is symmetric."""
     columns = likes.astype(np.float64).tocsc()
     rows = columns.T  # (n_movies, n_users) CSR, the same arrays
     diagonal = np.asarray(columns.power(2).sum(axis=0)).ravel()  # (n_movies,) X_ii
@@ -109,57 +115,59 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     nonzeros, squares = 0, 0.0
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for first, last in pairwise(edges):
-            right = columns[:, first:].tocsr()  # the movies of this group, and all that follow
+            right = columns[:, first:].tocsr()  # the movies of this group and of all later ones
 
             def sums(start: int, first=first, last=last, right=right) -> tuple[int, float]:
                 block = rows[start : min(start + SPARSE_ROWS_AT_ONCE, last)] @ right
                 squared = np.square(block.data)
-                within = block.indices < last - first  # both ways round; the rest stands twice
-                n = 2 * len(squared) - np.count_nonzero(within)
-                return n, 2 * squared.sum() - squared[within].sum()
+                within = block.indices < last - first  # has both halves; the rest counts twice
+                n = 2 * len(squared) - int(np.count_nonzero(within))
+                return n, float(2 * squared.sum() - squared[within].sum())
 
             for n, square in threads.map(sums, range(first, last, SPARSE_ROWS_AT_ONCE)):
-                nonzeros, squares = nonzeros + int(n), squares + float(square)
+                nonzeros, squares = nonzeros + n, squares + square
     return nonzeros, float(squares - np.square(diagonal).sum())
 
 
 def save_cooccurrence(counts: sp.csr_matrix, folder: Path) -> None:
-    """Write X as `counts.npz`, which `scipy.sparse.load_npz` reads."""
+    """Write X as `counts.npz` for `scipy.sparse.load_npz`."""
     sp.save_npz(folder / COUNTS_FILE, counts)
 
 
 def cooccurrence(likes: sp.csr_matrix) -> sp.csr_matrix:
-    """(n_users, n_movies) likes -> (n_movies, n_movies) CSR of their type, symmetric, sorted.
+    """(n_users, n_movies) likes -> X (n_movies, n_movies) CSR of their type, symmetric, sorted.
 
-    Every unordered pair stands in it twice, as (i, j) and as (j, i).
+    It contains every unordered pair twice, as (i, j) and as (j, i).
     """
-    transposed = likes.T.tocsr()  # (n_movies, n_users)
-    counts = (transposed @ likes).tocsr()  # (n_movies, n_movies)
-    counts.sort_indices()
-    return counts
+    return (likes.T.tocsr() @ likes).tocsr().sorted_indices()
 
 
 def to_dense(counts: sp.csr_matrix, device: str = "cpu") -> torch.Tensor:
-    """The same matrix as a dense float32 tensor on `device`, (n_movies, n_movies).
+    """X as a dense float32 tensor on `device`, (n_movies, n_movies).
 
-    Raises DataError if a count is too large for float32 to hold, or if the tensor does not fit.
+    Raises DataError if a count is too large for float32 or the tensor does not fit.
     """
     if counts.nnz and counts.max() > EXACT_IN_FLOAT32:
         raise DataError(
             f"a count of {counts.max():,} is more than float32 holds exactly "
             f"({EXACT_IN_FLOAT32:,}): use objective=factored, which needs no dense matrix."
         )
-    n_movies = counts.shape[0]
-    check_dense_fits(n_movies, device)
-    dense = torch.zeros((n_movies, n_movies), dtype=torch.float32, device=device)
-    for start in range(0, n_movies, ROWS_AT_ONCE):
-        rows = counts[start : start + ROWS_AT_ONCE].toarray().astype(np.float32)
-        dense[start : start + ROWS_AT_ONCE] = torch.from_numpy(rows)
+    check_dense_fits(counts.shape[0], device)
+    dense = torch.zeros(counts.shape, dtype=torch.float32, device=device)
+    for rows, block in _dense_blocks(counts):
+        dense[rows] = torch.from_numpy(block)
     return dense
 
 
+def _dense_blocks(counts: sp.csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
+    """Slices of rows, and these rows as float32, (up to ROWS_AT_ONCE, n_movies)."""
+    for start in range(0, counts.shape[0], ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        yield rows, counts[rows].toarray().astype(np.float32)
+
+
 def check_dense_fits(n_movies: int, device: str) -> None:
-    """Raises DataError where a dense X of so many movies does not fit on the device."""
+    """Raises DataError if a dense X of n_movies x n_movies does not fit the device's memory."""
     needed, free = n_movies**2 * 4, free_bytes(device)
     if needed > free:
         raise DataError(
@@ -167,16 +175,3 @@ def check_dense_fits(n_movies: int, device: str) -> None:
             f"{device} has {free / 2**30:,.1f} GiB free: use objective=factored, which needs none "
             "(in build_matrix, dense=false)."
         )
-
-
-def n_differences(counts: sp.csr_matrix, dense: torch.Tensor) -> int:
-    """How many entries of the dense tensor are not the sparse matrix's: 0 if they are equal.
-
-    Compares the whole matrix, a block of rows at a time, and brings it back from the device.
-    """
-    different = 0
-    for start in range(0, counts.shape[0], ROWS_AT_ONCE):
-        rows = counts[start : start + ROWS_AT_ONCE].toarray()
-        found = dense[start : start + ROWS_AT_ONCE].cpu().numpy()
-        different += int(np.count_nonzero(rows.astype(np.float32) != found))
-    return different

@@ -16,9 +16,9 @@ import scipy.sparse as sp
 
 from embedlab.datasets.archive import DAMAGED
 from embedlab.errors import DataError
-from embedlab.movies.data.like_rule import parse_like_rule
 from embedlab.movies.data.ratings import Ratings
 from embedlab.movies.data.weighting import Weighted, weight_likes
+from embedlab.movies.options import parse_like_rule
 from embedlab.wording import counted
 from embedlab_serving.titles import repeated_titles
 
@@ -28,24 +28,31 @@ SEAL = "sha256"  # in about.json
 
 @dataclass(frozen=True)
 class Likes:
-    """Who likes what.
+    """The likes of a data set.
 
     matrix     (n_users, n_movies) CSR of int32 ones, indices sorted: L.
-    movies     one row a column of L, in order of movie_id: movie_id, title, genres.
+    movies     a row for each column of L, in order of movie_id: movie_id, title, genres.
     name       of the data set.
-    like_rule  that made it.
-    digest     sha256 of L and the movie ids.
+    like_rule  the rule that defined a like.
     user_weight, item_power
-               how X weighs likes, as in `weighting`; published: not at all.
+               how X weighs likes, as in `weighting`; the published X does not.
     """
 
     matrix: sp.csr_matrix
     movies: pd.DataFrame
     name: str
     like_rule: str
-    digest: str
     user_weight: str = "none"
     item_power: float = 0.0
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (hex) of L and the movie ids."""
+        sha = hashlib.sha256(repr(self.matrix.shape).encode())
+        # Widths that do not depend on how scipy stores them.
+        for array in (self.matrix.indptr, self.matrix.indices, self.movies["movie_id"].to_numpy()):
+            sha.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+        return sha.hexdigest()
 
     @property
     def n_movies(self) -> int:
@@ -62,14 +69,14 @@ class Likes:
 
     @cached_property
     def weighted(self) -> Weighted:
-        """What a solver fits."""
+        """The likes that a solver fits."""
         if not self.is_weighted:
             return Weighted(self.matrix, np.ones(self.n_movies))
         return weight_likes(self.matrix, self.user_weight, self.item_power)
 
     @property
     def cost_digest(self) -> str:
-        """Equal ones make costs comparable: of the likes, and of how X weighs them."""
+        """sha256 (hex) of the likes and of how X weighs them: equal ones make costs comparable."""
         if not self.is_weighted:
             return self.digest
         text = f"{self.digest} {self.user_weight} {self.item_power!r}"
@@ -77,18 +84,18 @@ class Likes:
 
     @property
     def params(self) -> dict[str, object]:
-        """As runs log them."""
-        return {
-            "ratings": self.name,
-            "like_rule": self.like_rule,
-            "user_weight": self.user_weight,
-            "item_power": self.item_power,
-            "data_digest": self.cost_digest,
-        }
+        """The parameters that runs log."""
+        return {"ratings": self.name, **self.options, "data_digest": self.cost_digest}
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The options that select and weigh likes, by name."""
+        names = ("like_rule", "user_weight", "item_power")
+        return {name: getattr(self, name) for name in names}
 
     @cached_property
     def remarks(self) -> list[str]:
-        """What a user of these likes should know, in sentences."""
+        """Sentences about peculiarities of the data that a user should know."""
         if not (repeated := repeated_titles(self.movies["title"])):
             return []
         many = counted(len(repeated), "title stands", "titles stand")
@@ -98,14 +105,8 @@ class Likes:
         ]
 
     def about(self) -> dict[str, object]:
-        """What tells these likes from others, for files and models made from them."""
-        return {
-            "data": self.name,
-            "data_digest": self.digest,
-            "like_rule": self.like_rule,
-            "user_weight": self.user_weight,
-            "item_power": self.item_power,
-        }
+        """Identifies these likes in files and models made from them."""
+        return {"data": self.name, "data_digest": self.digest, **self.options}
 
 
 def find_likes(
@@ -119,31 +120,11 @@ def find_likes(
         by_user = pd.Series(ratings.stars.astype(np.float64)).groupby(ratings.user)
         bar = (by_user.mean() if rule == "user_mean" else by_user.median()).to_numpy()
     liked = ratings.stars >= bar[ratings.user]  # (n_ratings,) bool
-    matrix = sp.csr_matrix(
-        (
-            np.ones(np.count_nonzero(liked), dtype=np.int32),
-            (ratings.user[liked], ratings.movie[liked]),
-        ),
-        shape=(ratings.n_users, ratings.n_movies),
-    )
-    return _likes(matrix, ratings.movies, ratings.name, like_rule, user_weight, item_power)
-
-
-def _likes(
-    matrix: sp.csr_matrix,
-    movies: pd.DataFrame,
-    name: str,
-    like_rule: str,
-    user_weight: str,
-    item_power: float,
-) -> Likes:
-    matrix.sort_indices()
-    sha = hashlib.sha256(repr(matrix.shape).encode())
-    # Widths that do not depend on how scipy chose to store them.
-    for array in (matrix.indptr, matrix.indices, movies["movie_id"].to_numpy()):
-        sha.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
-    digest = sha.hexdigest()
-    return Likes(matrix, movies, name, like_rule, digest, user_weight, item_power)
+    entries = (ratings.user[liked], ratings.movie[liked])
+    ones = np.ones(len(entries[0]), dtype=np.int32)
+    shape = (ratings.n_users, ratings.n_movies)
+    matrix = sp.csr_matrix((ones, entries), shape).sorted_indices()
+    return Likes(matrix, ratings.movies, ratings.name, like_rule, user_weight, item_power)
 
 
 def save_likes(likes: Likes, folder: Path) -> None:
@@ -151,14 +132,13 @@ def save_likes(likes: Likes, folder: Path) -> None:
     sp.save_npz(folder / LIKES_FILE, likes.matrix)
     table = likes.movies.assign(likes=likes.popularity)
     table.to_csv(folder / MOVIES_FILE, index_label="index", lineterminator="\n")
-    about = {"name": likes.name, "like_rule": likes.like_rule, "digest": likes.digest}
-    about |= {"user_weight": likes.user_weight, "item_power": likes.item_power}
+    about: dict[str, object] = {"name": likes.name, "digest": likes.digest, **likes.options}
     about[SEAL] = _seal(folder, about)
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _seal(folder: Path, about: dict) -> str:
-    """sha256 of the two other files, and of all else that `about.json` says."""
+    """sha256 (hex) of the two other files and of the other entries of `about.json`."""
     sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in (LIKES_FILE, MOVIES_FILE):
         sha.update((folder / name).read_bytes())
@@ -166,10 +146,10 @@ def _seal(folder: Path, about: dict) -> str:
 
 
 def load_likes(folder: Path) -> Likes:
-    """Read what `save_likes` wrote. Raises DataError if a file is missing, damaged or altered."""
+    """Read the files of `save_likes`. Raises DataError if one is missing, damaged or altered."""
     try:
         about = dict(json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8")))
-        seal = about.pop(SEAL, None)  # there was none once
+        seal = about.pop(SEAL, None)  # files of earlier versions have none
         if seal is not None and seal != _seal(folder, about):
             raise _altered()
         matrix = sp.load_npz(folder / LIKES_FILE)
@@ -179,9 +159,9 @@ def load_likes(folder: Path) -> Likes:
             dtype={"movie_id": np.int64, "title": str, "genres": str},
             keep_default_na=False,
         )
-        weighting = (about.get("user_weight", "none"), about.get("item_power", 0.0))
-        likes = _likes(matrix.tocsr(), movies, about["name"], about["like_rule"], *weighting)
-        is_the_same = likes.digest == about["digest"] and len(movies) == likes.n_movies
+        digest = about.pop("digest")
+        likes = Likes(matrix.tocsr().sorted_indices(), movies, **about)
+        is_the_same = likes.digest == digest and len(movies) == likes.n_movies
     except FileNotFoundError as error:
         raise DataError(
             f"matrix: expected a folder that build_matrix wrote, but '{Path(error.filename).name}' "

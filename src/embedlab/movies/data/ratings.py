@@ -1,13 +1,12 @@
 """Ratings and movies from a folder in MovieLens layout, checked line by line.
 
-In: `ratings.csv` (userId, movieId, rating and, if it is there, timestamp) and `movies.csv`
-(movieId, title, genres); UTF-8 with or without a byte-order mark, any line ends, further columns
-ignored. Out: a `Ratings`, whose arrays count users and movies from 0. Layout as in the README of
-https://files.grouplens.org/datasets/movielens/ml-latest-small-README.html.
+In: `ratings.csv` (userId, movieId, rating and optionally timestamp) and `movies.csv` (movieId,
+title, genres); UTF-8 with or without a byte-order mark, any line ends, further columns ignored.
+Out: `Ratings`, whose arrays number users and movies from 0. Layout:
+https://files.grouplens.org/datasets/movielens/ml-latest-small-README.html
 
-The meaning of a file is what `_read_carefully` says, which names the line of the
-first fault. A plain file (numbers and commas only, as published) goes through pandas instead, many
-times as fast; wherever that could see a file differently it steps aside.
+Arrow reads `ratings.csv` where it holds nothing but these columns, unquoted, as published. Anything
+else, and whatever Arrow refuses, is read by the csv module, which names the first bad line.
 """
 
 import csv
@@ -19,32 +18,39 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
 
 from embedlab.errors import DataError
+from embedlab.wording import counted
 
 MIN_STARS, MAX_STARS = 0.5, 5.0
 RATINGS_FILE, MOVIES_FILE = "ratings.csv", "movies.csv"
+BLOCK_BYTES = 1 << 20  # that Arrow parses at once
+ROWS_AT_ONCE = 1 << 18
 
-_RATING_COLUMNS = ("userId", "movieId", "rating")
-_TIME_COLUMN = "timestamp"
+_RATING_TYPES = {
+    "userId": pa.int64(),
+    "movieId": pa.int64(),
+    "rating": pa.float64(),
+    "timestamp": pa.float64(),
+}
+_RATING_COLUMNS, _TIME_COLUMN = ("userId", "movieId", "rating"), "timestamp"
 _MOVIE_COLUMNS = ("movieId", "title", "genres")
 _MAX_ID = np.iinfo(np.int64).max
 _WHOLE = re.compile(r"([0-9]+)(?:\.0*)?")  # "31" and the "31.0" of a spreadsheet, not "31.5"
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_BLOCK = 1 << 20  # bytes
-_CHUNK = 1 << 18  # rows
 
 
 @dataclass(frozen=True, eq=False)
 class Ratings:
-    """Who gave which movie how many stars, one entry a rating, in the order of the file.
+    """Who gave which movie how many stars, in the order of the file.
 
-    `movies` has one row a movie in order of `movie_id`, unrated movies included. `dropped` counts
-    the rows of `ratings.csv` left out: `unknown_movie` (not in `movies.csv`) and
+    `movies` has a row for each movie in order of `movie_id`, unrated movies included. `dropped`
+    counts the rows of `ratings.csv` left out: `unknown_movie` (not in `movies.csv`) and
     `duplicate_rating` (the same user rated the same movie later). `digest` is the sha256 (hex) of
     the bytes of `ratings.csv` followed by those of `movies.csv`.
     """
@@ -72,28 +78,34 @@ class Ratings:
 
     @property
     def density(self) -> float:
-        """The share of the users × movies table that is filled, 0 to 1."""
+        """Number of ratings as a fraction of users × movies, 0 to 1."""
         return self.n_ratings / (self.n_users * self.n_movies)
+
+
+_Columns = tuple[np.ndarray, ...]
+"""Per row userId and movieId, (n_rows,) int64, rating, (n_rows,) float32, and timestamp, (n_rows,)
+float64, or (0,) without that column."""
 
 
 def read_ratings(folder: Path, name: str | None = None) -> Ratings:
     """Read `ratings.csv` and `movies.csv` in `folder`; `name` defaults to the folder's.
 
     Ids are whole numbers from 0 to 2^63 - 1, stars are numbers from 0.5 to 5. Of several ratings
-    of one movie by one user the latest counts: by timestamp, and by place in the file where there
-    is none or a tie. Ratings of movies that `movies.csv` does not list are left out.
+    of one movie by one user the latest counts: by timestamp, then by position in the file. Ratings
+    of movies that `movies.csv` does not list are left out.
 
-    Raises DataError (one sentence with file, line and value) where a file is missing, not UTF-8,
-    not a table with these columns, or holds a value out of range; and where no rating is left.
+    Raises DataError (one sentence with file, line and value) if a file is missing, not UTF-8, not a
+    table with these columns, or has a value out of range; and if no rating is left.
     """
     folder = Path(folder)
-    digest = hashlib.sha256()
+    sha = hashlib.sha256()
     try:
-        shape = _scan(folder / RATINGS_FILE, digest)
-        movies = _read_movies(folder / MOVIES_FILE, digest)
-        columns = _read_plain(folder / RATINGS_FILE, shape)
-        if columns is None:
-            columns = _read_carefully(folder / RATINGS_FILE)
+        for file in (RATINGS_FILE, MOVIES_FILE):
+            with open(folder / file, "rb") as data:
+                hashlib.file_digest(data, lambda: sha)
+        movies = _read_movies(folder / MOVIES_FILE)
+        path = folder / RATINGS_FILE
+        user_id, movie_id, stars, time = read_by_arrow(path) or read_by_lines(path)
     except FileNotFoundError as error:
         raise DataError(
             f"{error.filename} is missing; expected a folder with {RATINGS_FILE} and {MOVIES_FILE}."
@@ -104,7 +116,28 @@ def read_ratings(folder: Path, name: str | None = None) -> Ratings:
             f"check its permissions or copy it again."
         ) from error
 
-    user_ids, user, movie, stars, dropped = _encode(columns, movies["movie_id"].to_numpy())
+    movie = _positions(movies["movie_id"].to_numpy(), movie_id)
+    del movie_id
+    is_known = movie >= 0
+    n_known = np.count_nonzero(is_known)
+    if n_known == 0:
+        raise DataError(
+            f"{RATINGS_FILE}: none of its {len(stars)} ratings is of a movie in {MOVIES_FILE}; "
+            f"expected two files of the same release."
+        )
+    if n_known < len(stars):
+        user_id, movie, stars = user_id[is_known], movie[is_known], stars[is_known]
+        time = time[is_known] if len(time) else time
+    user_ids = np.sort(pd.unique(user_id))
+    user = _positions(user_ids, user_id)
+    del user_id
+    pair = user.astype(np.int64)
+    pair *= len(movies)
+    pair += movie
+    is_latest = _latest(pair, time)
+    n_latest = np.count_nonzero(is_latest)
+    if n_latest < n_known:
+        user, movie, stars = user[is_latest], movie[is_latest], stars[is_latest]
     return Ratings(
         name=name or folder.resolve().name,
         movies=movies,
@@ -112,233 +145,178 @@ def read_ratings(folder: Path, name: str | None = None) -> Ratings:
         user=user,
         movie=movie,
         stars=stars,
-        dropped=dropped,
-        digest=digest.hexdigest(),
-    )
-
-
-class _Columns(NamedTuple):
-    """The columns of ratings.csv, every row that is valid by itself."""
-
-    user_id: np.ndarray  # (n_rows,) int64
-    movie_id: np.ndarray  # (n_rows,) int64
-    stars: np.ndarray  # (n_rows,) float32
-    time: np.ndarray | None  # (n_rows,) float64, seconds; None without the column
-
-
-def _encode(
-    columns: _Columns, movie_ids: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, int]]:
-    """From ids to positions, without unknown movies and duplicates.
-
-    `movie_ids` (n_movies,) is ascending. Returns user_ids, user, movie, stars and dropped, as in
-    `Ratings`.
-    """
-    user_id, movie_id, stars, time = columns
-    n_rows = len(stars)
-    movie = _positions(movie_ids, movie_id)
-    known = movie >= 0
-    if not known.any():
-        raise DataError(
-            f"{RATINGS_FILE}: none of its {n_rows} ratings is of a movie in {MOVIES_FILE}; "
-            f"expected two files of the same release."
-        )
-    n_unknown = n_rows - int(np.count_nonzero(known))
-    if n_unknown:
-        user_id, movie, stars = user_id[known], movie[known], stars[known]
-        time = None if time is None else time[known]
-
-    user_ids = np.sort(pd.unique(user_id))
-    user = _positions(user_ids, user_id)
-    keep = _latest(user, movie, time, len(movie_ids))
-    n_duplicates = 0
-    if keep is not None:
-        n_duplicates = len(keep) - int(np.count_nonzero(keep))
-        user, movie, stars = user[keep], movie[keep], stars[keep]
-    return (
-        user_ids,
-        user,
-        movie,
-        stars,
-        {"unknown_movie": n_unknown, "duplicate_rating": n_duplicates},
+        dropped={
+            "unknown_movie": int(len(is_known) - n_known),
+            "duplicate_rating": int(n_known - n_latest),
+        },
+        digest=sha.hexdigest(),
     )
 
 
 def _positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where each of `wanted` stands in `ids` (ascending): (len(wanted),) int32, -1 if nowhere."""
-    positions = np.empty(len(wanted), np.int32)
-    for start in range(0, len(wanted), _CHUNK):  # in pieces: searchsorted gives int64
-        piece = wanted[start : start + _CHUNK]
-        place = np.searchsorted(ids, piece).clip(max=len(ids) - 1)
-        positions[start : start + _CHUNK] = np.where(ids[place] == piece, place, -1)
-    return positions
+    """Position in `ids` (ascending) of each of `wanted`: (len(wanted),) int32, -1 if absent."""
+    index, n_pieces = pd.Index(ids), 1 + len(wanted) // ROWS_AT_ONCE  # pandas gives int64
+    pieces = np.array_split(wanted, n_pieces)
+    return np.concatenate([index.get_indexer(piece).astype(np.int32) for piece in pieces])
 
 
-def _latest(
-    user: np.ndarray, movie: np.ndarray, time: np.ndarray | None, n_movies: int
-) -> np.ndarray | None:
-    """A mask (n_rows,) with one row for each (user, movie), the latest; None if all are single."""
-    pair = user.astype(np.int64)
-    pair *= n_movies
-    pair += movie
-    if np.all(pair[1:] > pair[:-1]):  # the published files are in this order already
+def _latest(pair: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Mask (n_rows,) of the latest row of each pair, an int64 (n_rows,) for user and movie."""
+    if np.all(pair[1:] > pair[:-1]):  # in order and unique, as published
+        return np.ones(len(pair), bool)
+    order = np.argsort(time, kind="stable") if len(time) else np.arange(len(pair))
+    is_latest = np.empty(len(pair), bool)
+    is_latest[order] = ~pd.Series(pair[order]).duplicated(keep="last")
+    return is_latest
+
+
+def _empty_columns() -> tuple[array, array, array, array]:
+    """Growing arrays of the types of `_Columns`."""
+    return array("q"), array("q"), array("f"), array("d")
+
+
+def read_by_arrow(path: Path) -> _Columns | None:
+    """The columns of a file in published form, or None if Arrow cannot read it or a value is bad.
+
+    Peak memory is that of the columns, 28 bytes a rating, and of a few blocks.
+    """
+    with open(path, "rb") as lines:
+        header = lines.readline().decode("utf-8-sig", errors="replace").strip().split(",")
+    if sorted({*header, _TIME_COLUMN}) != sorted(_RATING_TYPES) or len(set(header)) < len(header):
         return None
-    # Stable, and the last key leads: by pair, then by time, then by place in the file.
-    order = np.lexsort((pair,) if time is None else (time, pair))
-    pair = pair[order]
-    is_last = np.append(pair[1:] != pair[:-1], True)
-    if is_last.all():
-        return None
-    keep = np.zeros(len(pair), bool)
-    keep[order[is_last]] = True
-    return keep
-
-
-# --- movies.csv -------------------------------------------------------------------------------
-
-
-def _read_movies(path: Path, digest: "hashlib._Hash") -> pd.DataFrame:
-    """The table `Ratings.movies`; the bytes of the file are added to `digest`."""
-    data = path.read_bytes()
-    digest.update(data)
+    columns = _empty_columns()
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-
-    line_of: dict[int, int] = {}
-    titles, genres = [], []
-    for line, (id_text, title, genre) in _rows(
-        io.StringIO(text, newline=""), path.name, _MOVIE_COLUMNS
-    ):
-        movie_id = _id(path.name, line, "movieId", id_text)
-        if movie_id in line_of:
-            raise _fault(
-                path.name,
-                line,
-                "movieId",
-                id_text,
-                f"an id not used before (line {line_of[movie_id]})",
-            )
-        if not title.strip():
-            raise _fault(path.name, line, "title", title, "a title")
-        line_of[movie_id] = line
-        titles.append(title)
-        genres.append(genre)
-    if not titles:
-        raise DataError(f"{path.name} has a header but no movies; expected one movie a line.")
-
-    movie_id = np.fromiter(line_of, np.int64, len(line_of))
-    frame = pd.DataFrame({"movie_id": movie_id, "title": titles, "genres": genres})
-    return frame.sort_values("movie_id", ignore_index=True)
+        with arrow_csv.open_csv(
+            path,
+            read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES),
+            parse_options=arrow_csv.ParseOptions(quote_char=False),
+            convert_options=arrow_csv.ConvertOptions(column_types=_RATING_TYPES, null_values=[]),
+        ) as batches:
+            for batch in batches:
+                ids = [batch[name].to_numpy() for name in ("userId", "movieId")]
+                stars = batch["rating"].to_numpy()
+                time = batch[_TIME_COLUMN].to_numpy() if _TIME_COLUMN in header else np.empty(0)
+                in_range = (stars >= MIN_STARS) & (stars <= MAX_STARS)
+                if not (in_range.all() and np.isfinite(time).all() and np.min(ids, initial=0) >= 0):
+                    return None
+                values = (*ids, stars.astype(np.float32), time)
+                for column, of_batch in zip(columns, values, strict=True):
+                    column.frombytes(of_batch.tobytes())
+    except pa.ArrowInvalid:
+        return None
+    return tuple(map(np.asarray, columns)) if columns[0] else None
 
 
-# --- ratings.csv, the careful way: the definition ----------------------------------------------
+# --- Line by line: any file, or the first fault --------------------------------------------------
 
 
-def _read_carefully(path: Path) -> _Columns:
-    """Every row by the csv module; raises DataError at the first that is wrong."""
-    user_id, movie_id, stars, time = array("q"), array("q"), array("f"), array("d")
-    has_time = True
+def read_by_lines(path: Path) -> _Columns:
+    """Every row by the csv module. Raises DataError for the first bad one."""
+    user_id, movie_id, stars, time = columns = _empty_columns()
     try:
         with open(path, encoding="utf-8-sig", newline="") as lines:
-            for line, (user_text, movie_text, stars_text, time_text) in _rows(
-                lines, path.name, _RATING_COLUMNS, optional=_TIME_COLUMN
-            ):
-                user_id.append(_id(path.name, line, "userId", user_text))
-                movie_id.append(_id(path.name, line, "movieId", movie_text))
-                value = _number(stars_text)
-                if value is None or not MIN_STARS <= value <= MAX_STARS:
+            for where, row in _rows(lines, path.name, _RATING_COLUMNS):
+                user_id.append(_id(where, "userId", row))
+                movie_id.append(_id(where, "movieId", row))
+                value = _number(row["rating"])
+                if not MIN_STARS <= value <= MAX_STARS:
                     expected = f"a number from {MIN_STARS:g} to {MAX_STARS:g}"
-                    raise _fault(path.name, line, "rating", stars_text, expected)
+                    raise _fault(where, "rating", row, expected)
                 stars.append(value)
-                has_time = time_text is not None
-                if has_time:
-                    value = _number(time_text)
-                    if value is None:
-                        raise _fault(path.name, line, _TIME_COLUMN, time_text, "seconds since 1970")
-                    time.append(value)
+                if _TIME_COLUMN in row:
+                    time.append(_number(row[_TIME_COLUMN]))
+                    if math.isinf(time[-1]):
+                        raise _fault(where, _TIME_COLUMN, row, "seconds since 1970")
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
     if not stars:
         raise DataError(f"{path.name} has a header but no ratings; expected one rating a line.")
-    return _Columns(
-        np.frombuffer(user_id, np.int64),
-        np.frombuffer(movie_id, np.int64),
-        np.frombuffer(stars, np.float32),
-        np.frombuffer(time, np.float64) if has_time else None,
-    )
+    return tuple(map(np.asarray, columns))
+
+
+def _read_movies(path: Path) -> pd.DataFrame:
+    """The table `Ratings.movies`. Raises DataError for the first bad line."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
+    movies: dict[int, tuple[str, str, str]] = {}  # line, title, genres by id
+    for where, row in _rows(io.StringIO(text, newline=""), path.name, _MOVIE_COLUMNS):
+        movie_id = _id(where, "movieId", row)
+        if movie_id in movies:
+            first = movies[movie_id][0].rpartition(", ")[2]
+            raise _fault(where, "movieId", row, f"an id not used before ({first})")
+        if not row["title"].strip():
+            raise _fault(where, "title", row, "a title")
+        movies[movie_id] = (where, row["title"], row["genres"])
+    if not movies:
+        raise DataError(f"{path.name} has a header but no movies; expected one movie a line.")
+    _, titles, genres = zip(*movies.values(), strict=True)
+    frame = pd.DataFrame({"movie_id": np.array(list(movies)), "title": titles, "genres": genres})
+    return frame.sort_values("movie_id", ignore_index=True)
 
 
 def _rows(
-    lines: Iterable[str], file: str, required: tuple[str, ...], optional: str | None = None
-) -> Iterator[tuple[int, tuple[str | None, ...]]]:
-    """For each row after the header the line where it starts (from 1) and its wanted fields.
+    lines: Iterable[str], file: str, required: tuple[str, ...]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """`<file>, line <n>` (from 1; where the row starts) and the fields of each row by column.
 
-    The optional column, where asked for, comes last; its field is None if the file lacks it.
+    Raises DataError for a bad header, a row of another length, or bad quoting.
     """
     reader = csv.reader(lines, strict=True)
-    header: list[str] | None = None
-    line = 1
+    header: list[str] = []
     while True:
-        # A quoted field may hold line ends, so a row starts after the last line of the one before.
-        line = reader.line_num + 1
+        where = f"{file}, line {reader.line_num + 1}"
         try:
             row = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
             raise DataError(
-                f"{file}, line {line}: {error}; expected comma-separated fields, quoted where they "
-                f"hold a comma."
+                f"{where}: {error}; expected comma-separated fields, quoted where they hold a "
+                "comma."
             ) from error
         if not any(map(str.strip, row)) and len(row) <= 1:
             continue  # a blank line
-        if header is None:
+        if not header:
             header = [name.strip() for name in row]
-            wanted = required + ((optional,) if optional in header else ())
-            _check_header(file, line, header, wanted)
-            pick = [header.index(name) for name in wanted]
-            absent = (None,) if optional and optional not in header else ()
-            continue
-        if len(row) != len(header):
+            _check_header(where, header, required)
+        elif len(row) != len(header):
             raise DataError(
-                f"{file}, line {line}: {len(row)} field{'s' * (len(row) != 1)}, starting with "
-                f"{_shown(row[0])}; expected {len(header)}, as in the header (a field that holds a "
-                f"comma needs quotes)."
+                f"{where}: {counted(len(row), 'field')}, starting with {_shown(row[0])}; expected "
+                f"{len(header)}, as in the header (a field that holds a comma needs quotes)."
             )
-        yield line, (*(row[column] for column in pick), *absent)
-    if header is None:
+        else:
+            yield where, dict(zip(header, row, strict=True))
+    if not header:
         raise DataError(f"{file} is empty; expected a header with {', '.join(required)}.")
 
 
-def _check_header(file: str, line: int, header: list[str], wanted: tuple[str, ...]) -> None:
-    missing = [f"no {name}" for name in wanted if name not in header]
-    repeated = [f"{name} twice" for name in wanted if header.count(name) > 1]
-    if missing or repeated:
+def _check_header(where: str, header: list[str], required: tuple[str, ...]) -> None:
+    faults = [f"no {name}" for name in required if name not in header]
+    faults += [f"{name} twice" for name in (*required, _TIME_COLUMN) if header.count(name) > 1]
+    if faults:
         raise DataError(
-            f"{file}, line {line}: the header {_shown(','.join(header))} has "
-            f"{' and '.join(missing + repeated)}; expected each column once, comma-separated."
+            f"{where}: the header {_shown(','.join(header))} has {' and '.join(faults)}; expected "
+            "each column once, comma-separated."
         )
 
 
-def _id(file: str, line: int, column: str, text: str) -> int:
-    match = _WHOLE.fullmatch(text.strip())
+def _id(where: str, column: str, row: dict[str, str]) -> int:
+    match = _WHOLE.fullmatch(row[column].strip())
     # The length first: int() refuses very long texts by an error of its own.
     if match is None or len(match[1].lstrip("0")) > 19 or int(match[1]) > _MAX_ID:
-        raise _fault(file, line, column, text, f"a whole number from 0 to {_MAX_ID}")
+        raise _fault(where, column, row, f"a whole number from 0 to {_MAX_ID}")
     return int(match[1])
 
 
-def _number(text: str) -> float | None:
-    """The finite number that `text` writes, else None."""
-    text = text.strip()
-    value = float(text) if _NUMBER.fullmatch(text) else math.inf
-    return value if math.isfinite(value) else None
+def _number(text: str) -> float:
+    """The number that `text` writes; infinity if it writes none."""
+    return float(text) if _NUMBER.fullmatch(text.strip()) else math.inf
 
 
-def _fault(file: str, line: int, column: str, text: str, expected: str) -> DataError:
-    return DataError(f"{file}, line {line}: {column} is {_shown(text)}; expected {expected}.")
+def _fault(where: str, column: str, row: dict[str, str], expected: str) -> DataError:
+    return DataError(f"{where}: {column} is {_shown(row[column])}; expected {expected}.")
 
 
 def _shown(text: str) -> str:
@@ -346,95 +324,14 @@ def _shown(text: str) -> str:
 
 
 def _not_utf8(path: Path) -> DataError:
-    line, byte = _first_undecodable(path)
-    return DataError(
-        f"{path.name}, line {line}: the byte 0x{byte:02x} is not UTF-8; "
-        f"expected text in UTF-8, so save or convert the file as that."
-    )
-
-
-def _first_undecodable(path: Path) -> tuple[int, int]:
-    """The line (from 1) and the value of the first byte that is not UTF-8."""
+    """Names the first line with a byte that is not UTF-8."""
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                return number, line[error.start]
+                return DataError(
+                    f"{path.name}, line {number}: the byte 0x{line[error.start]:02x} is not UTF-8; "
+                    f"expected text in UTF-8, so save or convert the file as that."
+                )
     raise ValueError(f"{path} is UTF-8")
-
-
-# --- ratings.csv, the fast way: for plain files only -------------------------------------------
-
-
-class _Shape(NamedTuple):
-    """What one look at the bytes of ratings.csv tells."""
-
-    header: list[str]
-    is_plain: bool  # after the header nothing but digits, points, commas and line ends
-    n_commas: int  # after the header
-    n_lines: int  # after the header, blank ones included: no fewer than there are rows
-
-
-def _scan(path: Path, digest: "hashlib._Hash") -> _Shape:
-    """Add the file's bytes to `digest` and look at them, a block at a time."""
-    with open(path, "rb") as file:
-        first = file.readline()
-        digest.update(first)
-        header = first.decode("utf-8-sig", errors="replace").strip().split(",")
-        rest, n_commas, n_lines = b"", 0, 1
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            rest = rest or block.translate(None, b"0123456789.,\r\n")
-            n_commas += block.count(b",")
-            n_lines += block.count(b"\n") + block.count(b"\r")
-    return _Shape(header, not rest, n_commas, n_lines)
-
-
-def _read_plain(path: Path, shape: _Shape) -> _Columns | None:
-    """The columns by pandas, or None: the file is not plain, or something in it is wrong.
-
-    Fills arrays of the final types chunk by chunk, so the memory needed is theirs (28 bytes a
-    rating) and one chunk's.
-    """
-    has_time = _TIME_COLUMN in shape.header
-    expected = [*_RATING_COLUMNS, *([_TIME_COLUMN] if has_time else [])]
-    if not shape.is_plain or sorted(shape.header) != sorted(expected):
-        return None
-    types = {"userId": "int64", "movieId": "int64", "rating": "float64", "timestamp": "float64"}
-    columns = {
-        "userId": np.empty(shape.n_lines, np.int64),
-        "movieId": np.empty(shape.n_lines, np.int64),
-        "rating": np.empty(shape.n_lines, np.float32),
-        "timestamp": np.empty(shape.n_lines if has_time else 0, np.float64),
-    }
-    n = 0
-    try:
-        with (
-            np.errstate(invalid="ignore"),  # an id of 1e300 on its way to int64; refused below
-            pd.read_csv(path, dtype=types, chunksize=_CHUNK, encoding="utf-8") as chunks,
-        ):
-            for chunk in chunks:
-                ids = chunk[["userId", "movieId"]].to_numpy()
-                # Next to "31.0" pandas takes all ids through float64, exact up to 2^53 only.
-                if ids.min() < 0 or ids.max() >= 2**53:
-                    return None
-                if not chunk["rating"].between(MIN_STARS, MAX_STARS).all():
-                    return None
-                if has_time and not np.isfinite(chunk["timestamp"].to_numpy()).all():
-                    return None
-                for name in expected:
-                    columns[name][n : n + len(chunk)] = chunk[name].to_numpy()
-                n += len(chunk)
-    except (ValueError, OverflowError):  # ParserError and EmptyDataError are ValueErrors
-        return None
-    # No row is short, for it would have NaN; with this many commas none is long either. (If the
-    # first row is, pandas does not complain: it makes an index of the first column.)
-    if n == 0 or shape.n_commas != n * (len(expected) - 1):
-        return None
-    return _Columns(
-        columns["userId"][:n],
-        columns["movieId"][:n],
-        columns["rating"][:n],
-        columns["timestamp"][:n] if has_time else None,
-    )

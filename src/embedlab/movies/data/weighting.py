@@ -1,13 +1,13 @@
-"""Weighted co-likes that every solver takes as they are: X = L'ᵀL' of other likes L'.
+"""Weighted likes L', whose plain co-occurrence X = L'ᵀL' every solver can fit.
 
-A user with n likes is in n (n − 1) / 2 pairs, so in the plain X a few tireless users outvote the
-others. With a weight for each user, and errors measured against what two movies' likes would give
-by chance, the embedding minimises
+A user with n likes is in n (n − 1) / 2 pairs, so a few very active users dominate the plain X. With
+a weight w for each user, and errors relative to the counts that independent likes would give, the
+embedding minimises
 
     Σ_{i≠j} ((v_i·v_j − X_ij) / (x_i x_j)^β)²    X = Lᵀ diag(w) L,  x_i likes of movie i
 
-which is the plain cost of L' = diag(√w) L diag(x^−β), its vectors times x^β. β = 0 is the plain
-one; β = 1/2 divides by the standard deviation of independent counts (Pearson's residuals).
+which is the plain cost of L' = diag(√w) L diag(x^−β), with its vectors times x^β. β = 0 is the
+plain cost; β = 1/2 divides by the standard deviation of independent counts (Pearson residuals).
 """
 
 from dataclasses import dataclass
@@ -15,38 +15,34 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from embedlab.errors import OptionError
-from embedlab.movies.data.like_rule import USER_WEIGHTS
+from embedlab.movies.options import USER_WEIGHTS
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """Likes for a solver, and how its vectors become the embedding.
+    """Likes for a solver, and the scale that turns its vectors into the embedding.
 
-    likes  (n_users, n_movies) float64 CSR: L'.
-    scale  (n_movies,) float64: x^β; with β > 0 it is 0 for a movie that nobody likes.
+    likes  (n_users, n_movies) CSR: L'; float64 if weighted.
+    scale  (n_movies,) float64: x^β; with β > 0 it is 0 for a movie without likes.
     """
 
     likes: sp.csr_matrix
     scale: np.ndarray
 
     def embedding(self, vectors: np.ndarray) -> np.ndarray:
-        """What a solver made of `likes`, (n_movies, dim), as the embedding, float32."""
-        with np.errstate(over="ignore"):  # one that has diverged
+        """A solver's vectors for `likes`, (n_movies, dim) -> the embedding, float32."""
+        with np.errstate(over="ignore"):  # vectors of a fit that diverged
             return (vectors * self.scale[:, None]).astype(np.float32)
 
 
 def weight_likes(
     likes: sp.csr_matrix, user_weight: str = "none", item_power: float = 0.0
 ) -> Weighted:
-    """likes (n_users, n_movies) CSR of ones -> L' and x^β, with β = `item_power`.
+    """likes (n_users, n_movies) CSR of ones -> L' and x^β.
 
-    Raises OptionError for an unknown `user_weight`.
+    user_weight  one of USER_WEIGHTS.
+    item_power   β, from 0 to 1.
     """
-    if user_weight not in USER_WEIGHTS:
-        raise OptionError(
-            f"user_weight: expected one of {', '.join(USER_WEIGHTS)}, got '{user_weight}'"
-        )
     n = np.diff(likes.indptr)  # (n_users,)
     x = np.bincount(likes.indices, minlength=likes.shape[1])  # (n_movies,)
     root_w = _power(n, -USER_WEIGHTS[user_weight] / 2)
@@ -59,5 +55,5 @@ def weight_likes(
 
 
 def _power(counts: np.ndarray, exponent: float) -> np.ndarray:
-    """counts^exponent, and 0 where the count is."""
+    """counts^exponent, and 0 for a count of 0."""
     return np.where(counts > 0, np.maximum(counts, 1.0) ** exponent, 0.0)

@@ -1,7 +1,6 @@
-"""What an embedding is compared with: popularity, neighbours by co-likes, EASE, and the field's
-libraries where they are installed (requirements-extra.txt).
+"""Baselines: popularity, item neighbours, EASE, and those of `implicit` and `gensim`, if installed.
 
-Likes and settings in, `{name of a score: Scorer}` out: one fit may be asked in several ways.
+In: likes and settings. Out: `{name of a score: Scorer}`, as one fit may have several scores.
 """
 
 import warnings
@@ -14,7 +13,7 @@ import scipy.sparse as sp
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation.metrics import Scorer
 
-# A movie that all like gains so much of the best score: decides among equal counts, no more.
+# The most liked movie gains this fraction of the best score, which only orders equal counts.
 TIE_BREAK = 1e-3
 
 
@@ -24,19 +23,19 @@ def is_installed(library: str) -> bool:
 
 
 def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:
-    """The most liked, whatever is asked."""
+    """The most liked movies, for every query."""
     counts = np.bincount(likes.indices, minlength=likes.shape[1]).astype(np.float32)
     return {"likes": lambda query: np.tile(counts, (len(query), 1))}
 
 
 def co_likes_rows(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
-    """X itself, unfactored: how many users like both, equal counts by popularity."""
+    """X itself: the number of users who like both, equal counts in order of popularity."""
     weighted = weight_likes(likes, user_weight).likes
     return {"count": _by_popularity_if_equal(_co_likes(weighted), likes)}
 
 
 def item_knn(likes: sp.csr_matrix, user_weight: str, shrinkage: float) -> Mapping[str, Scorer]:
-    """X_ij / (√(x_i x_j) + shrinkage): the cosine of two movies' columns of L, damped where few
+    """X_ij / (√(x_i x_j) + shrinkage): the cosine of two movies' columns of L, damped if few
     users like either."""
     weighted = weight_likes(likes, user_weight).likes
     norms = np.sqrt(np.asarray(weighted.power(2).sum(axis=0)).ravel())  # (n_movies,)
@@ -50,7 +49,7 @@ def item_knn(likes: sp.csr_matrix, user_weight: str, shrinkage: float) -> Mappin
 
 
 def ease_bytes(n_users: int, n_movies: int) -> int:
-    """What `ease` needs at its peak."""
+    """Peak memory of `ease`, in bytes."""
     return 8 * (3 * n_users**2 + 2 * n_users * n_movies)
 
 
@@ -103,10 +102,10 @@ def implicit_als(
 
 
 def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> Mapping[str, Scorer]:
-    """The nearest 100 movies of each by the library `implicit`.
+    """The 100 nearest neighbours of every movie, by the library `implicit`.
 
     kind      BM25Recommender, CosineRecommender or TFIDFRecommender.
-    settings  of that class: `B` of BM25 is how much it holds against popular movies.
+    settings  of that class, such as BM25's `B`, the normalisation by popularity.
     """
     from implicit import nearest_neighbours
 
@@ -159,7 +158,7 @@ def item2vec(
 
 
 def cosine(vectors: np.ndarray) -> Scorer:
-    """Cosine of every two of some vectors (n_movies, dim); a zero vector scores 0."""
+    """Cosine of two of the vectors, (n_movies, dim); a zero vector scores 0."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
     return lambda query: unit[query] @ unit.T

@@ -1,6 +1,6 @@
-"""Who is compared: the embedding in its forms, and the baselines, each with what tunes it.
+"""Candidates of an evaluation: the embedding in its forms, and the baselines, each with its grid.
 
-A contestant's fit takes likes and settings and gives the ways to score with what was learnt.
+A candidate's fit takes likes and settings and returns scorers of what it learnt, by name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +12,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from embedlab.device import free_bytes
-from embedlab.movies.data.like_rule import USER_WEIGHTS
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation import baselines
 from embedlab.movies.evaluation.metrics import Scorer
+from embedlab.movies.options import USER_WEIGHTS
 from embedlab.movies.solvers.minres import fit_minres
 
 WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING, PUBLISHED_COSINE = (
@@ -26,12 +26,12 @@ WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING, PUBLISHED_COSINE = (
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NOT_INSTALLED = "not installed (pip install -r requirements-extra.txt)"
 ITEM_POWERS = (0.0, 0.25, 0.5)
-# A round of the exact solver that lowers the cost by less changes no recommendation that counts.
+# Of the exact solver: later rounds change the ranking of no settings.
 TUNING_TOLERANCE = 1e-3
 
 Settings = Mapping[str, object]
 FitFunction = Callable[..., Mapping[str, Scorer]]
-"""Likes and settings -> the ways to score with what was learnt, by name."""
+"""Likes and settings -> scorers, by name."""
 
 
 def score_name(alpha: float) -> str:
@@ -46,7 +46,7 @@ def embedding(
     item_power: float,
     tolerance: float = 1e-8,
 ) -> Mapping[str, Scorer]:
-    """The embedding of weighted likes by the exact solver, asked by v_q·v_j / ‖v_j‖^a."""
+    """The embedding of weighted likes by the exact solver, with the scores v_q·v_j / ‖v_j‖^a."""
     weighted = weight_likes(likes, user_weight, item_power)
     fit = fit_minres(weighted.likes, dim, np.random.default_rng(0), tolerance=tolerance)
     v = weighted.embedding(fit.embedding)  # (n_movies, dim)
@@ -61,11 +61,12 @@ def embedding(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to recommend, and among what validation chooses.
+    """A recommender and the choices that validation has.
 
     grid    settings to fit with.
-    scores  the ways to score that count; none named: all that the fit gives.
-    tuning_overrides   further settings that only the fits for validation have.
+    scores  names of the scores that count; empty for all of the fit.
+    tuning_overrides
+            additional settings of the fits for validation.
     """
 
     name: str
@@ -83,7 +84,7 @@ def _grid(**values: Sequence[object]) -> list[Settings]:
 def build_candidates(
     dims: Sequence[int], seed: int, shape: tuple[int, int]
 ) -> tuple[list[Candidate], list[str]]:
-    """Who takes part with likes of that shape; and who else would, with the reason why not."""
+    """The candidates for likes of `shape`, and those that are left out, with the reason."""
     weights = tuple(USER_WEIGHTS)
     tuning_overrides = {"tolerance": TUNING_TOLERANCE}
     published = _grid(dim=dims, user_weight=["none"], item_power=[0.0])
@@ -122,7 +123,7 @@ def build_candidates(
             Candidate("implicit ALS", partial(baselines.implicit_als, seed=seed), als),
         ]
     else:
-        absent.append(f"implicit's contestants, {NOT_INSTALLED}")
+        absent.append(f"implicit's baselines, {NOT_INSTALLED}")
     if baselines.is_installed("gensim"):
         grid = _grid(dim=(20, 50), epochs=(10,), ns_exponent=(0.0, 0.75))
         found.append(Candidate("item2vec", partial(baselines.item2vec, seed=seed), grid))

@@ -1,6 +1,6 @@
-"""Are the recommendations any good? Contestants, tuned on validation, compared on test.
+"""Tune candidates on validation likes, compare them on test likes.
 
-In: L. Out: for every contestant what validation chose and how it ranks the test likes, with
+In: L. Out: for every candidate what validation chose and how it ranks the test likes, with
 bootstrap intervals over users and paired ones of differences; as a table and in words.
 """
 
@@ -35,24 +35,41 @@ from embedlab.movies.evaluation.splits import (
     check_enough,
     hold_out,
 )
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
-from embedlab.movies.solvers.options import FitOptions
-from embedlab.progress import OnCount
+from embedlab.progress import OnProgress
 
-MAX_USERS = 20_000  # asked for one number; its error is a hundredth of a standard deviation then
+MAX_USERS = 20_000  # of `held_out_ndcg`: its standard error is 1/140 of a standard deviation
 INTERVALS = ("hit_rate", "ndcg", "mrr")
 COMPARED = {"hit_rate": "hit rate", "ndcg": "NDCG"}
 
 
 @dataclass(frozen=True)
+class EvaluationOptions:
+    """How to split, rank and score.
+
+    n_splits   number of random splits; results are means over them.
+    seed       of the splits.
+    k, exclude  as in `rank_held_out`.
+    max_users  maximum number of users with questions in a split; None for all.
+    """
+
+    n_splits: int = 1
+    seed: int = 0
+    k: int = 10
+    exclude: str = "query"
+    max_users: int | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """A contestant after the tune_and_evaluate.
+    """Result of a candidate.
 
     settings, score  that validation rates best, on average over the splits.
     val_hit_rate     that average.
-    chosen_in        the number of splits whose own validation chose the same.
-    test             how the choice of each split ranks its test likes, averaged over the splits.
-    by_score         the same, had another way to score been taken.
+    chosen_in        number of splits whose own validation chose the same.
+    test             ranking of the test likes by each split's choice, mean over the splits.
+    by_score         the same for every score of the chosen settings.
     """
 
     name: str
@@ -69,24 +86,6 @@ class Evaluation:
         return " ".join(f"{name}={value}" for name, value in self.settings.items())
 
 
-class _Rankings:
-    """How fits rank the held-out likes of one holdout; contestants that share a fit share it."""
-
-    def __init__(self, holdout: Holdout, k: int, exclude: str):
-        self._holdout, self._k, self._exclude = holdout, k, exclude
-        self._known: dict[tuple, Mapping[str, Ranking]] = {}
-
-    def of(self, fit: FitFunction, settings: Settings) -> Mapping[str, Ranking]:
-        """By the way to score."""
-        key = (fit, *settings.items())
-        if key not in self._known:
-            self._known[key] = {
-                score: rank_held_out(scorer, self._holdout, self._k, self._exclude)
-                for score, scorer in fit(self._holdout.likes, **settings).items()
-            }
-        return self._known[key]
-
-
 class _Trial(NamedTuple):
     settings: Settings
     score: str
@@ -94,10 +93,10 @@ class _Trial(NamedTuple):
 
 
 def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str, k: int = 10) -> float:
-    """NDCG@k, by dot product, of a fit of `likes` without those that are held out.
+    """NDCG@k, by dot product, of a fit of `likes` without the held-out ones.
 
-    The held-out likes are the same for equal likes, however they are weighted and fitted.
-    Raises DataError where too few are left to be asked for, DivergedError where the fit diverges.
+    The held-out likes depend on the likes alone, not on their weighting or the fit. Raises
+    DataError if no user has enough likes, DivergedError if the fit diverges.
     """
     holdout = hold_out(likes.matrix, np.random.default_rng(0), MAX_USERS)
     rest = replace(likes, matrix=holdout.likes)
@@ -111,47 +110,54 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str, k: 
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def tune_and_evaluate(
     likes: sp.csr_matrix,
-    contestants: Sequence[Candidate],
-    n_splits: int,
-    seed: int,
-    k: int = 10,
-    exclude: str = "query",
-    most_users: int | None = None,
-    on_count: OnCount = lambda done, total: None,
+    candidates: Sequence[Candidate],
+    options: EvaluationOptions,
+    on_progress: OnProgress | None = None,
 ) -> list[Evaluation]:
-    """Split the likes, let validation choose for each contestant, rank the test likes; repeat.
+    """Split the likes, tune each candidate on validation, rank the test likes; repeat.
 
-    likes       (n_users, n_movies) CSR of ones.
-    seed        of the splits. What is chosen in a split has not seen its test likes; what is tested
-                has learnt from all others.
-    k, exclude  as in `rank_held_out`.
-    most_users  who are asked, in each split, where there are more with enough likes.
+    likes  (n_users, n_movies) CSR of ones.
 
-    In the order of the contestants. Raises DataError where too few likes are left to be asked for.
+    Tuning never sees the test likes; the tested fit learns from all other likes. Returns a result
+    per candidate, in their order. Raises DataError if no user has enough likes.
     """
     check_enough(likes, MIN_LIKES + HELD_OUT)  # validation holds out of what test leaves
-    total, done = n_splits * sum(len(one.grid) for one in contestants), 0
-    trials: dict[str, list[list[_Trial]]] = {one.name: [] for one in contestants}
-    tests: dict[str, list[Mapping[str, Ranking]]] = {one.name: [] for one in contestants}
-    generator = np.random.default_rng(seed)
-    for _ in range(n_splits):
-        test = hold_out(likes, generator, most_users)
-        validation = hold_out(test.likes, generator, most_users)
-        in_test, in_validation = (_Rankings(part, k, exclude) for part in (test, validation))
-        for one in contestants:
+    total, done = options.n_splits * sum(len(one.grid) for one in candidates), 0
+    trials: dict[str, list[list[_Trial]]] = {one.name: [] for one in candidates}
+    tests: dict[str, list[Mapping[str, Ranking]]] = {one.name: [] for one in candidates}
+    generator = np.random.default_rng(options.seed)
+    for _ in range(options.n_splits):
+        test = hold_out(likes, generator, options.max_users)
+        validation = hold_out(test.likes, generator, options.max_users)
+        known: dict[tuple, Mapping[str, Ranking]] = {}  # candidates with the same fit share it
+
+        def rank(
+            part: Holdout, fit: FitFunction, settings: Settings, known=known
+        ) -> Mapping[str, Ranking]:
+            """The rankings of `part`, by score."""
+            key = (id(part), fit, *settings.items())
+            if key not in known:
+                known[key] = {
+                    score: rank_held_out(scorer, part, options.k, options.exclude)
+                    for score, scorer in fit(part.likes, **settings).items()
+                }
+            return known[key]
+
+        for one in candidates:
             found = []
             for settings in one.grid:
-                rankings = in_validation.of(one.fit, {**settings, **one.tuning_overrides})
+                rankings = rank(validation, one.fit, {**settings, **one.tuning_overrides})
                 found += [
                     _Trial(settings, score, ranking.means()["hit_rate"])
                     for score, ranking in rankings.items()
                     if score in one.scores or not one.scores
                 ]
                 done += 1
-                on_count(done, total)
+                if on_progress:
+                    on_progress(done, total)
             trials[one.name].append(found)
-            tests[one.name].append(in_test.of(one.fit, _best(found).settings))
-    return [_evaluation(one.name, trials[one.name], tests[one.name]) for one in contestants]
+            tests[one.name].append(rank(test, one.fit, _best(found).settings))
+    return [_evaluation(one.name, trials[one.name], tests[one.name]) for one in candidates]
 
 
 def _best(trials: Sequence[_Trial]) -> _Trial:
@@ -161,7 +167,7 @@ def _best(trials: Sequence[_Trial]) -> _Trial:
 def _evaluation(
     name: str, trials: Sequence[Sequence[_Trial]], tests: Sequence[Mapping[str, Ranking]]
 ) -> Evaluation:
-    """From the trials and the tests of every split."""
+    """Means over the splits, from each split's trials and tests."""
     choices = [_best(of_split)[:2] for of_split in trials]
     averages = [
         of_grid[0]._replace(val_hit_rate=float(np.mean([t.val_hit_rate for t in of_grid])))
@@ -180,12 +186,13 @@ def _evaluation(
 
 
 def result_table(entries: Sequence[Evaluation], n_resamples: int, seed: int) -> pd.DataFrame:
-    """A row an entry, best test hit rate first.
+    """A row per candidate, best test hit rate first.
 
-    Columns: `contestant`, `settings`, `score`, `val_hit_rate`, `chosen_in` as of `Entry`; the
-    test's `hit_rate`, `ndcg` and `mrr`, each with the 95 % interval `_low` to `_high` of
-    `n_resamples` bootstrap samples of the users; `coverage` and `popularity`; `hit_rate_behind` and
-    `ndcg_behind`, how far the entry is behind WEIGHTED, with the paired difference's interval.
+    Columns: `contestant` (its name), `settings`, `score`, `val_hit_rate` and `chosen_in` as in
+    `Evaluation`; the test's `hit_rate`, `ndcg` and `mrr`, each with the 95 % interval `_low` to
+    `_high` of `n_resamples` bootstrap samples of the users; `coverage` and `popularity`;
+    `hit_rate_behind` and `ndcg_behind`, by how much the candidate is behind WEIGHTED_EMBEDDING,
+    with the paired difference's interval.
     """
     n_users = len(entries[0].test.hit_rate)
     samples = resample_users(n_users, n_resamples, np.random.default_rng(seed))
@@ -216,13 +223,15 @@ def _with_interval(name: str, per_user: np.ndarray, samples: np.ndarray) -> dict
 
 
 def to_markdown(
-    table: pd.DataFrame, data: str, n_splits: int, k: int, exclude: str, absent: Sequence[str]
+    table: pd.DataFrame, data: str, options: EvaluationOptions, absent: Sequence[str]
 ) -> str:
-    """The result as Markdown: who is beaten by more than the interval of the difference, who not.
+    """The result as Markdown: which candidates the weighted embedding beats by more than the
+    interval of the difference.
 
-    table   of `result_table`.
-    absent  who else would have taken part, and why not.
+    table   from `result_table`.
+    absent  candidates that are left out, with the reason.
     """
+    k, n_splits = options.k, options.n_splits
     ours = table[table["contestant"] == WEIGHTED_EMBEDDING].iloc[0]
     others = table[table["contestant"] != WEIGHTED_EMBEDDING]
     unbeaten = others[others["hit_rate_behind_low"] <= 0]["contestant"]
@@ -248,7 +257,9 @@ def to_markdown(
             f"{row.popularity:.0f} users on average{_standing(row)}."
         )
     novel = table.sort_values("popularity").iloc[0]
-    excluded = {"query": "only the query movie is", "likes": "the user's known likes are"}[exclude]
+    excluded = {"query": "only the query movie is", "likes": "the user's known likes are"}[
+        options.exclude
+    ]
     lines += [
         "",
         f"Accuracy is bought with popularity: {novel.contestant} recommends movies "

@@ -1,7 +1,7 @@
-"""How well scores rank the held-out likes, how much of the catalogue they show, how popular it is.
+"""Ranking metrics of held-out likes, their bootstrap intervals, and the overlap of ranked lists.
 
-In: a `Holdout` and a `Scorer`. Out: a `Ranking`, numbers per user; and their bootstrap intervals.
-Every user counts alike: numbers are means over a user's questions first.
+In: a `Holdout` and a `Scorer`. Out: a `Ranking`: accuracy, coverage and popularity. Every user has
+the same weight: numbers are means over a user's questions first.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,20 +16,20 @@ from embedlab.movies.evaluation.splits import Holdout
 Scorer = Callable[[np.ndarray], np.ndarray]
 """Query movies (n,) -> the score of every movie for each, (n, n_movies), higher is better."""
 
-EXCLUDE = ("query", "likes")
 QUERIES_AT_ONCE = 512
 CONFIDENCE = 0.95
+PERSISTENCE = 0.9  # the first ten ranks have 86 % of the weight (Webber et al., eq. 21)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a scorer made of the questions: of the k best movies that it gives for each.
+    """Metrics of the k best movies of every question.
 
-    hit_rate    (n_users,) share of the held-out likes among them: each is a case of its own.
+    hit_rate    (n_users,) fraction of the held-out likes that are among them.
     ndcg        (n_users,) NDCG@k with both held-out likes equally relevant.
-    mrr         (n_users,) 1 / place of the first held-out like, 0 where none is among them.
+    mrr         (n_users,) 1 / rank of the first held-out like, 0 if none is among them.
     popularity  (n_users,) mean number of users who like a recommended movie.
-    coverage    share of the catalogue that is recommended to anybody.
+    coverage    fraction of the catalogue that is recommended at all.
     """
 
     hit_rate: np.ndarray
@@ -39,44 +39,43 @@ class Ranking:
     coverage: float
 
     def means(self) -> dict[str, float]:
-        """Each number's mean over users, by name."""
+        """Mean over users of every metric, by name."""
         return {name: float(np.mean(value)) for name, value in vars(self).items()}
 
 
 def rank_held_out(scorer: Scorer, holdout: Holdout, k: int = 10, exclude: str = "query") -> Ranking:
-    """Ask every question of `holdout`.
+    """Metrics of the recommendations for every question of `holdout`.
 
-    exclude  what is never recommended: `query`, the query movie alone, as `recommend` does it, or
-             `likes`, all of the user's likes that are known.
+    exclude  what is never recommended: `query`, the query movie alone, as in `recommend`, or
+             `likes`, all of the user's known likes.
 
-    Raises OptionError for a bad `exclude`, or for k above what is then left of the catalogue.
+    Raises OptionError for a k above the number of movies that remain.
     """
     best = recommend_for(scorer, holdout, k, exclude)  # (n_questions, k)
     n_movies = holdout.likes.shape[1]
     likes_of = np.bincount(holdout.likes.indices, minlength=n_movies)  # (n_movies,)
     is_hit = best[:, :, None] == holdout.targets[:, None, :]  # (n_questions, k, HELD_OUT)
-    at = is_hit.any(axis=2)  # (n_questions, k), places of the list that hold an answer
-    place = np.arange(1, k + 1)
-    # DCG = Σ 1 / log2(1 + place) over the answers in the list; the ideal list has them first.
-    gain = 1 / np.log2(1 + place)
+    at = is_hit.any(axis=2)  # (n_questions, k), ranks with a held-out like
+    rank = np.arange(1, k + 1)
+    # DCG = Σ 1 / log2(1 + rank) over the held-out likes in the list; the ideal list begins so
+    gain = 1 / np.log2(1 + rank)
     return Ranking(
         hit_rate=_by_user(is_hit.any(axis=1).mean(axis=1), holdout.user),
         ndcg=_by_user(at @ gain / gain[: is_hit.shape[2]].sum(), holdout.user),
-        mrr=_by_user((at / place).max(axis=1), holdout.user),
+        mrr=_by_user((at / rank).max(axis=1), holdout.user),
         popularity=_by_user(likes_of[best].mean(axis=1), holdout.user),
         coverage=len(np.unique(best)) / n_movies,
     )
 
 
 def recommend_for(scorer: Scorer, holdout: Holdout, k: int, exclude: str) -> np.ndarray:
-    """The `k` best movies for every question, best first: (n_questions, k). See `rank_held_out`."""
-    if exclude not in EXCLUDE:
-        raise OptionError(f"exclude: expected one of {', '.join(EXCLUDE)}, got '{exclude}'")
-    most = holdout.likes.shape[1] - (1 if exclude == "query" else _most_known(holdout))
-    if not 0 < k <= most:
-        raise OptionError(f"k: expected from 1 to {most}, the movies that are left, got {k}")
+    """The `k` best movies of every question, best first: (n_questions, k). See `rank_held_out`."""
+    n_known = np.diff(holdout.likes.indptr)[holdout.user]  # (n_questions,)
+    max_k = holdout.likes.shape[1] - (1 if exclude == "query" else int(n_known.max()))
+    if not 0 < k <= max_k:
+        raise OptionError(f"k: expected from 1 to {max_k}, the movies that are left, got {k}")
     best = np.empty((len(holdout.query), k), dtype=np.int64)
-    order = np.argsort(holdout.query, kind="stable")  # a query of several users is scored once
+    order = np.argsort(holdout.query, kind="stable")  # scores a query of several users once
     for start in range(0, len(order), QUERIES_AT_ONCE):
         rows = order[start : start + QUERIES_AT_ONCE]
         query, which = np.unique(holdout.query[rows], return_inverse=True)
@@ -92,39 +91,64 @@ def recommend_for(scorer: Scorer, holdout: Holdout, k: int, exclude: str) -> np.
     return best
 
 
-def _most_known(holdout: Holdout) -> int:
-    return int(np.diff(holdout.likes.indptr)[holdout.user].max())
-
-
 def _top(scores: np.ndarray, k: int) -> np.ndarray:
     """Columns of the k highest scores of each row, highest first: (n, k)."""
     return torch.topk(torch.from_numpy(scores), k, dim=1).indices.numpy()
 
 
 def _by_user(values: np.ndarray, user: np.ndarray) -> np.ndarray:
-    """Means over each user's questions, in the order of the users: (n_users,)."""
+    """Mean over each user's questions, in order of the users: (n_users,)."""
     _, which = np.unique(user, return_inverse=True)
     return np.bincount(which, values) / np.bincount(which)
 
 
 def average(rankings: Sequence[Ranking]) -> Ranking:
-    """Of the same users, over several splits."""
+    """Mean of the rankings of several splits with the same users."""
     return Ranking(
         *(np.mean(values, axis=0) for values in zip(*map(astuple, rankings), strict=True))
     )
 
 
 def resample_users(n_users: int, n: int, generator: np.random.Generator) -> np.ndarray:
-    """`n` bootstrap samples of users: how often each is drawn, as a share; (n, n_users)."""
+    """`n` bootstrap samples of users: the fraction that each is of a sample, (n, n_users)."""
     return generator.multinomial(n_users, np.full(n_users, 1 / n_users), size=n) / n_users
 
 
 def interval(per_user: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean of `per_user` (n_users,).
+    """Percentile bootstrap interval of the mean of `per_user`, (n_users,).
 
-    samples  of `resample_users`. One set for all candidates makes comparisons paired: the interval
-             of a difference is that of the users' differences.
+    samples  from `resample_users`. One set for all candidates makes comparisons paired: the
+             interval of a difference is that of the users' differences.
     """
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(samples @ per_user, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def overlap_at_k(first: Sequence[int], second: Sequence[int]) -> float:
+    """The fraction of the k movies of one list that are in the other; order is ignored."""
+    return len(set(first) & set(second)) / max(len(first), len(second), 1)
+
+
+def rank_biased_overlap(
+    first: Sequence[int], second: Sequence[int], p: float = PERSISTENCE
+) -> float:
+    """RBO, extrapolated from the k known ranks: 0 to 1; the first ranks weigh most.
+
+    With A_d the agreement (the overlap of the first d ranks over d):
+
+        RBO_ext = A_k p^k + (1 − p)/p Σ_{d=1..k} A_d p^d
+
+    Both lists have k movies, without repetition. Source: W. Webber, A. Moffat and J. Zobel, "A
+    similarity measure for indefinite rankings", ACM TOIS 28(4), 2010, equation 23.
+    """
+    a = np.array(agreements(first, second))
+    if not len(a):
+        return 0.0
+    weight = p ** np.arange(1, len(a) + 1)  # p^d
+    return float(a[-1] * weight[-1] + (1 - p) / p * (a @ weight))
+
+
+def agreements(first: Sequence[int], second: Sequence[int]) -> list[float]:
+    """A_d for d = 1 … k: the fraction of the first d ranks that both lists have."""
+    return [overlap_at_k(first[:d], second[:d]) for d in range(1, len(first) + 1)]

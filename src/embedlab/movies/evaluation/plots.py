@@ -1,9 +1,10 @@
-"""The image of an evaluation: accuracy against novelty. Entries in, a matplotlib Figure out."""
+"""Figure of an evaluation: accuracy against novelty."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -17,18 +18,19 @@ from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
 
 COLOURS = {WEIGHTED_EMBEDDING: BLUE, PUBLISHED_EMBEDDING: ORANGE, PUBLISHED_COSINE: ORANGE}
 PATHS = {WEIGHTED_EMBEDDING: BLUE, PUBLISHED_EMBEDDING: ORANGE}
-LINE_OF_TEXT = 0.052  # in heights of a panel
+LEADER = {"arrowstyle": "-", "color": "#a9afb7", "linewidth": 0.7, "relpos": (0, 0.5)}
+LINE_OF_TEXT = 0.052  # height of a label as a fraction of the panel
 
 
 def plot_accuracy_against_novelty(
     entries: Sequence[Evaluation], table: pd.DataFrame, title: str, k: int
 ) -> Figure:
-    """Hit rate with its interval against coverage and against popularity, a dot a contestant.
+    """Hit rate with its interval against coverage and against popularity, a dot per candidate.
 
-    The lines are the two embeddings on the way from dot to cosine, `dot / |v|^a`; small dots are
+    The lines are the scores `dot / |v|^a` of the two embeddings, from dot to cosine; small dots are
     the steps of a.
 
-    table  of `evaluation.result_table`.
+    table  from `result_table`.
     """
     figure = new_figure(14, 6.2)
     figure.suptitle(title)
@@ -42,7 +44,11 @@ def plot_accuracy_against_novelty(
             if entry.name in PATHS:
                 _path(axes, entry, column)
         for row in table.itertuples():
-            _dot(axes, row, getattr(row, column))
+            x, colour = getattr(row, column), _colour(row.contestant)
+            axes.vlines(
+                x, row.hit_rate_low, row.hit_rate_high, color=colour, linewidth=5, alpha=0.2
+            )
+            axes.plot(x, row.hit_rate, "o", color=colour, markersize=8, markeredgecolor="white")
         axes.set(xscale="log", xlabel=label)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if column == "coverage" else (1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -51,7 +57,7 @@ def plot_accuracy_against_novelty(
     panels[0].set_ylabel(f"hit rate@{k} on test, with 95 % interval")
     panels[0].xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda users, _: f"{users:g}"))
-    panels[1].invert_xaxis()  # to the right is the new, in both
+    panels[1].invert_xaxis()  # in both panels, novelty is on the right
     low, high = table["hit_rate_low"].min(), table["hit_rate_high"].max()
     margin = 0.08 * (high - low) or 0.05
     panels[0].set_ylim(low - margin, high + margin)
@@ -66,21 +72,15 @@ def _colour(name: str) -> str:
     return COLOURS.get(name, GREEN if name.startswith(("implicit", "item2vec")) else GREY)
 
 
-def _path(axes, entry: Evaluation, column: str) -> None:
+def _path(axes: Axes, entry: Evaluation, column: str) -> None:
     means = [ranking.means() for ranking in entry.by_score.values()]
     x, y = ([mean[name] for mean in means] for name in (column, "hit_rate"))
     label = f"{entry.name}: dot / |v|^a, from dot (a = 0) to cosine (a = 1)"
     axes.plot(x, y, "-o", color=PATHS[entry.name], linewidth=1.5, markersize=4, label=label)
 
 
-def _dot(axes, row, x: float) -> None:
-    colour = _colour(row.contestant)
-    axes.vlines(x, row.hit_rate_low, row.hit_rate_high, color=colour, linewidth=5, alpha=0.2)
-    axes.plot(x, row.hit_rate, "o", color=colour, markersize=8, markeredgecolor="white")
-
-
-def _labels(axes, table: pd.DataFrame, column: str) -> None:
-    """Every name in the right margin, at its dot's height or near it, and a thin line there."""
+def _labels(axes: Axes, table: pd.DataFrame, column: str) -> None:
+    """Every name in the right margin, near the height of its dot, with a thin line to it."""
     bottom, top = axes.get_ylim()
     shown = table.sort_values("hit_rate")
     heights = spread(((shown["hit_rate"] - bottom) / (top - bottom)).to_numpy(), LINE_OF_TEXT)
@@ -93,12 +93,7 @@ def _labels(axes, table: pd.DataFrame, column: str) -> None:
             va="center",
             color=_colour(row.contestant),
             weight="bold" if row.contestant == WEIGHTED_EMBEDDING else None,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": "#a9afb7",
-                "linewidth": 0.7,
-                "relpos": (0, 0.5),
-            },
+            arrowprops=LEADER,
         )
 
 

@@ -1,23 +1,24 @@
-"""Gradient descent on the embedding's cost, by torch's optimizers: one update of all vectors an
-epoch.
+"""Gradient descent on the embedding's cost by torch's optimizers: one update of V per epoch.
 
-In: an objective, options, a seeded generator. Out: the vectors, and one `Step` an epoch, in which
-epoch `e` holds the cost before update `e`: epoch 0 is the start, the last one the result.
+In: an objective, options, a seeded generator. Out: the vectors, and one `Step` per epoch. Epoch `e`
+has the cost before update `e`, so epoch 0 is the start and the last epoch is the result.
 """
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.objective import Objective
-from embedlab.movies.solvers.options import FitOptions, FitResult, divergence_epoch
+from embedlab.movies.solvers.result import FitResult, divergence_epoch
 from embedlab.progress import OnStep, Step
 from embedlab.wording import counted
 
-# One L-BFGS iteration an epoch, with a line search (Nocedal & Wright 2006, algorithms 7.4 and 3.5);
-# max_eval bounds its evaluations, the tolerances are off since the loop says when to stop.
+# One L-BFGS iteration per epoch, with a line search (Nocedal & Wright 2006, algorithms 7.4 and 3.5)
+# of at most max_eval evaluations. The tolerances are off: the loop decides when to stop.
 _LBFGS = partial(
     torch.optim.LBFGS,
     max_iter=1,
@@ -27,7 +28,7 @@ _LBFGS = partial(
     tolerance_change=0,
     line_search_fn="strong_wolfe",
 )
-_OPTIMIZERS = {
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
     "rmsprop": partial(torch.optim.RMSprop, foreach=True),
@@ -42,9 +43,9 @@ def fit_by_gradient(
     generator: torch.Generator,
     on_step: OnStep = lambda step: None,
 ) -> FitResult:
-    """Minimise `objective` from a N(0, init_scale²) start drawn on the CPU from `generator`.
+    """Minimise `objective` from a N(0, init_scale²) start that `generator` draws on the CPU.
 
-    Stops at the first cost that is not finite. `Fit.diverged_at` says whether it has diverged.
+    Stops at the first cost that is not finite; `FitResult.diverged_at` reports divergence.
     """
     v = random_start(objective.n_movies, options, generator).to(objective.device)
     v.requires_grad_()
@@ -67,7 +68,7 @@ def fit_by_gradient(
         costs.append(cost)
         if not math.isfinite(cost):
             break
-        # A line search evaluates several times: the first is the one at this epoch's vectors.
+        # A line search evaluates several times, first at this epoch's vectors.
         metrics = {"train/cost": cost, "train/gradient_norm": norms[0]}
         on_step(Step(epoch, metrics, elapsed if is_update else None))
         seconds += elapsed
@@ -75,7 +76,7 @@ def fit_by_gradient(
 
 
 def random_start(n_movies: int, options: FitOptions, generator: torch.Generator) -> torch.Tensor:
-    """(n_movies, dim) float32 on the CPU, so that one seed means one start on every device."""
+    """(n_movies, dim) float32, drawn on the CPU: a seed gives the same start on every device."""
     return options.init_scale * torch.randn((n_movies, options.dim), generator=generator)
 
 

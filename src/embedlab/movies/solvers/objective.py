@@ -1,18 +1,21 @@
 """The cost c(V) = Σ_{i≠j} (v_i·v_j − X_ij)² and its gradient, in two forms that agree.
 
-V is (n_movies, dim), one vector a movie. The sum is over ordered pairs: every unordered pair
-counts twice, as published. `Dense` is the published form, over a movies x movies tensor;
-`Factored` works from the likes L alone (X = LᵀL) in O(nnz(L)·dim + n_movies·dim²).
+V is (n_movies, dim), a row for each movie. The sum is over ordered pairs: every unordered pair
+counts twice, as published. `Dense` is the published form, with a movies x movies tensor;
+`Factored` uses the likes L alone (X = LᵀL) in O(nnz(L)·dim + n_movies·dim²).
 
-Both give the cost as a float64 sum and the gradient in V's own dtype.
+Both return the cost as a float64 sum and the gradient in V's own dtype.
 """
 
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
+from embedlab.distributed.collectives import all_reduce_sum, local_slice, scatter
+from embedlab.distributed.env import is_main_process, world_size
 from embedlab.movies.data.cooccurrence import ROWS_AT_ONCE, off_diagonal_squares, to_dense
 from embedlab.movies.solvers.operators import TorchLikesOperator
 
@@ -20,7 +23,7 @@ ROUNDING = 1e-14  # of a float64 sum, relative to its largest terms
 
 
 class Objective(Protocol):
-    """What a solver needs to know."""
+    """What a gradient solver needs."""
 
     n_movies: int
     device: torch.device
@@ -39,49 +42,77 @@ class Factored:
         ∇c(V) = 4 [ V G − Lᵀ(L V) − diag(n − x) V ]
 
     Near an exact fit the cost is a small difference of large sums, so all of its terms are
-    float64, and one that cannot be told from 0 is 0; the gradient's products have `dtype`.
+    float64, and a cost within rounding of 0 is 0; the gradient's products have `dtype`.
+
+    With `is_shared` the users are divided among the ranks. Lᵀ(LV) and ‖LV‖² are sums over ranks;
+    each rank adds the other terms of the gradient for its slice of the movies, and rank 0 those of
+    the cost. So one sum over the ranks is the whole result, and the same bits at every rank: their
+    vectors cannot drift apart, whatever hosts they run on.
     """
 
     def __init__(
         self,
-        likes: sp.csr_matrix,
+        likes: sp.csr_matrix | None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        is_shared: bool = False,
     ):
-        self.n_movies = likes.shape[1]
+        """likes  (n_users, n_movies) CSR: L. If shared, rank 0 scatters it, others pass None."""
         self.device = torch.device(device)
-        x = np.asarray(likes.astype(np.float64).power(2).sum(axis=0)).ravel()  # x_i = X_ii
-        self.off_diagonal_squares = off_diagonal_squares(likes)
+        self.is_shared = is_shared
+        self.is_main = not is_shared or is_main_process()
+        parts: list[tuple[np.ndarray, sp.csr_matrix]] = []
+        if likes is not None:
+            x = np.asarray(likes.astype(np.float64).power(2).sum(axis=0)).ravel()  # x_i = X_ii
+            self.off_diagonal_squares = off_diagonal_squares(likes)
+            parts = [(x, likes)]
+            if is_shared:
+                parts = [(x, likes[rows]) for rows in balanced_row_shards(likes, world_size())]
+        x, mine = scatter(parts or None) if is_shared else parts[0]
+        self.n_movies = mine.shape[1]
+        self.movies = local_slice(self.n_movies) if is_shared else slice(None)  # of this rank
         self.x = torch.from_numpy(x).to(self.device)  # (n_movies,)
-        self.likes = TorchLikesOperator(likes, dtype, self.device)
+        self.likes = TorchLikesOperator(mine, dtype, self.device)  # (users of this rank, n_movies)
 
     def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
         v64 = v.double()  # (n_movies, dim)
         n = v64.square().sum(dim=1)  # (n_movies,)
         g = v64.T @ v64  # (dim, dim)
-        lv = self.likes.forward(v64)  # (n_users, dim)
+        lv = self.likes.forward(v64)  # (users of this rank, dim)
         # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
         g_squares, lv_squares = g.square().sum(), lv.square().sum()
-        pulls = lv_squares - self.x @ n
-        cost = self.off_diagonal_squares + g_squares - n.square().sum() - 2 * pulls
-        # ∇c(V) = 4 [ V G − Lᵀ(L V) − diag(n − x) V ]
-        pulled = self.likes.backward(lv.to(v.dtype))  # (n_movies, dim)
-        gradient = torch.addmm(pulled, v, g.to(v.dtype), beta=-1)
-        gradient.addcmul_((n - self.x).to(v.dtype).unsqueeze(1), v, value=-1)
-        largest = (g_squares + lv_squares).item()
-        return clamp_roundoff(cost.item(), largest), gradient.mul_(4)
+        sums = torch.stack([-2 * lv_squares, lv_squares])  # the cost, its largest terms
+        if self.is_main:
+            rest = self.off_diagonal_squares + g_squares - n.square().sum() + 2 * (self.x @ n)
+            sums += torch.stack([rest, g_squares])
+        # ∇c(V) / 4 = −Lᵀ(L V) + V G − diag(n − x) V
+        gradient = self.likes.backward(lv.to(v.dtype)).neg_()  # (n_movies, dim)
+        of_rank, shift = v[self.movies], (n - self.x)[self.movies].to(v.dtype).unsqueeze(1)
+        gradient[self.movies].addmm_(of_rank, g.to(v.dtype)).addcmul_(shift, of_rank, value=-1)
+        if self.is_shared:
+            all_reduce_sum(sums)
+            all_reduce_sum(gradient)
+        cost, largest = sums.tolist()
+        return clamp_roundoff(cost, largest), gradient.mul_(4)
+
+
+def balanced_row_shards(likes: sp.csr_matrix, n_shards: int) -> list[slice]:
+    """Consecutive rows with about as many likes in each shard; some may be empty."""
+    ends = np.searchsorted(likes.indptr, likes.nnz * np.arange(n_shards + 1) / n_shards)
+    ends[0], ends[-1] = 0, likes.shape[0]
+    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def clamp_roundoff(cost: float, largest: float) -> float:
-    """A float64 cost, or 0 where it cannot be told from 0 beside the largest terms of its sum,
-    ‖G‖²_F + ‖LV‖²_F. An infinite one is no rounding."""
+    """A float64 cost, or 0 if it is within rounding of 0, relative to the largest terms of its sum,
+    ‖G‖²_F + ‖LV‖²_F. An infinite cost stays infinite."""
     return 0.0 if abs(cost) < ROUNDING * largest else cost
 
 
 class Dense:
     """c(V) as published: R = VVᵀ − X with a zero diagonal, c = ‖R‖²_F, ∇c = 4 R V.
 
-    Holds two movies x movies matrices, X and R. Raises DataError where X does not fit.
+    Holds two movies x movies matrices, X and R. Raises DataError if X does not fit the memory.
     """
 
     def __init__(self, counts: sp.csr_matrix, device: str | torch.device = "cpu"):
@@ -95,6 +126,6 @@ class Dense:
         r = torch.addmm(self.counts, v, v.T, beta=-1, out=self.residual)  # (n_movies, n_movies)
         r.fill_diagonal_(0)
         # c(V) = ‖R‖²_F, summed in float64 a block of rows at a time
-        cost = sum(rows.double().square().sum() for rows in r.split(ROWS_AT_ONCE)).item()
+        cost = sum(rows.double().square().sum().item() for rows in r.split(ROWS_AT_ONCE))
         # ∇c(V) = 4 R V
         return cost, (r @ v).mul_(4)

@@ -1,14 +1,15 @@
-"""Which optimizers, learning rates and seeds a comparison fits.
+"""The grid of a comparison: optimizers, learning rates and seeds.
 
-Light on purpose: entry points read the names before any heavy import.
+Imports nothing heavy: the parsers read these names before any heavy import.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from embedlab.errors import OptionError
-from embedlab.movies.solvers.options import DEFAULT_LR, FitOptions
+from embedlab.movies.options import DEFAULT_LR, FitOptions
 
-# The published grid; what is not in it gets its one default rate.
+# The published grid; other optimizers have their default rate.
 PUBLISHED_RATES = {
     "adam": (1.0, 0.1, 0.01, 0.001, 0.0001),
     "rmsprop": (1.0, 0.1, 0.01, 0.001, 0.0001),
@@ -32,10 +33,10 @@ def parse_optimizers(text: str) -> tuple[str, ...]:
 
 def parse_rates(text: str) -> Mapping[str, tuple[float, ...]]:
     """`published` -> {}; `1,0.1` -> {"": (1, 0.1)}, for every optimizer; `adam:1,0.1/sgd:1e-5` ->
-    {"adam": (1, 0.1), "sgd": (1e-5,)}, the others as published. Raises OptionError."""
+    {"adam": (1, 0.1), "sgd": (1e-5,)}, others as published. Raises OptionError otherwise."""
     if text.strip() == PUBLISHED:
         return {}
-    rates = {}
+    rates: dict[str, tuple[float, ...]] = {}
     for part in text.split("/"):
         name, colon, numbers = part.rpartition(":")
         name = name.strip()
@@ -65,12 +66,12 @@ def rates_of(optimizer: str, rates: Mapping[str, tuple[float, ...]]) -> tuple[fl
 
 
 def fit_grid(
-    optimizers: Sequence[str], rates: Mapping[str, tuple[float, ...]], **common: object
+    optimizers: Sequence[str], rates: Mapping[str, tuple[float, ...]], exact: FitOptions
 ) -> list[FitOptions]:
-    """The options of every fit of one seed: first the exact solver, the yardstick, then optimizer
-    by optimizer, the largest learning rate first.
+    """The options of every fit of one seed: first `exact`, the reference, then optimizer by
+    optimizer, the largest learning rate first, otherwise with the options of `exact`.
 
-    Raises OptionError where rates are given for an optimizer that is not compared.
+    Raises OptionError if an optimizer that is not compared has rates.
     """
     for name in rates:
         if name and name not in optimizers:
@@ -78,18 +79,12 @@ def fit_grid(
                 f"learning_rates: {name} has rates, but optimizers is {','.join(optimizers)}: "
                 f"add {name} there, or leave its rates out"
             )
-    return [
-        FitOptions("exact", None, **common),
-        *(
-            FitOptions(optimizer, lr, **common)
-            for optimizer in optimizers
-            for lr in rates_of(optimizer, rates)
-        ),
-    ]
+    grid = [(optimizer, lr) for optimizer in optimizers for lr in rates_of(optimizer, rates)]
+    return [exact, *(replace(exact, optimizer=optimizer, lr=lr) for optimizer, lr in grid)]
 
 
 def rates_as_text(optimizers: Sequence[str], rates: Mapping[str, tuple[float, ...]]) -> str:
-    """Every rate of the grid, as `parse_rates` reads it."""
+    """All rates of the grid, in the syntax of `parse_rates`."""
     return "/".join(
         f"{name}:{','.join(f'{lr:g}' for lr in rates_of(name, rates))}" for name in optimizers
     )

@@ -1,11 +1,10 @@
-"""Many fits at once, as tasks of Ray: on processes of this machine, or on a cluster.
+"""Concurrent fits as tasks of Ray: on processes of this machine, or on a cluster.
 
-In: weighted likes, and the options and seed of every fit. Out: what became of each, as it ends.
-The likes are put into Ray's object store once; a task gives back its fit and its epochs, and knows
-of no tracking store, so a node needs this project's requirements and nothing else: the code goes
-there with the tasks.
+In: weighted likes, and the options and seed of every fit. Out: the outcome of each, in order of
+completion. The likes are put into Ray's object store once. A task returns its fit and its epochs
+and knows no tracking store, so a node needs this project's requirements alone: Ray ships the code.
 
-Light on purpose: entry points read `RayOptions` before any heavy import.
+Imports nothing heavy: entry points read `RayOptions` before any heavy import.
 """
 
 import importlib.metadata
@@ -15,7 +14,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedlab.errors import EmbedlabError, OptionError, RayError
-from embedlab.movies.solvers.options import FitOptions, FitResult
-from embedlab.progress import OnStep, Step
+from embedlab.movies.options import FitOptions
+from embedlab.movies.solvers.result import FitResult
+from embedlab.progress import Step
 from embedlab.wording import counted
 
 if TYPE_CHECKING:
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
 LAUNCHERS = ("local", "ray")
 SOURCES = Path(__file__).resolve().parents[3]
 PACKAGES = [str(SOURCES / name) for name in ("embedlab", "embedlab_serving")]
-RETRIES = 3  # of a fit whose process or node was lost
+RETRIES = 3  # of a fit whose process or node is lost
 SECONDS_TO_CONNECT = 10.0
-# What a fit's result depends on, apart from this project's code.
 LIBRARIES = ("numpy", "scipy", "torch")
 ADDRESS = re.compile(r"(ray://)?(?P<host>[\w.-]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})")
 
-Jobs = Mapping[int, tuple[FitOptions, int]]  # number -> options and seed
+Job = tuple[FitOptions, int]
+"""The options and the seed of a fit."""
 
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where the tasks run and what each reserves. Raises OptionError where a value is no use.
+    """Where the tasks run and what each reserves. Raises OptionError for a value out of range.
 
-    address       "" for a Ray of our own on this machine, `auto` for the cluster that this machine
-                  is a node of, its head's `host:port`, or a Ray Client's `ray://host:port`.
+    address       "" for a local Ray on this machine, `auto` for the cluster that this machine is a
+                  node of, the head's `host:port`, or a Ray Client's `ray://host:port`.
     cpus_per_fit  cores of a node, and threads of the fit.
-    gpus_per_fit  0 to compute on the CPU; two fits share a GPU with 0.5.
+    gpus_per_fit  0 to compute on the CPU; with 0.5 two fits share a GPU.
     """
 
     address: str = ""
@@ -71,14 +71,14 @@ class RayOptions:
 
     @property
     def device(self) -> str:
-        """What a task computes on; this machine needs no GPU for it."""
+        """The device of a task; this machine itself needs no GPU."""
         return "cuda" if self.gpus_per_fit else "cpu"
 
 
 def parse_launcher(
     launcher: str, ray_address: str, cpus_per_fit: int, gpus_per_fit: float, device: str
 ) -> RayOptions | None:
-    """None for the local launcher. Raises OptionError, also where Ray is not installed."""
+    """None for the local launcher. Raises OptionError for contradictions, or if Ray is missing."""
     options = RayOptions(ray_address.strip(), cpus_per_fit, gpus_per_fit)
     if launcher == "local":
         if options != RayOptions():
@@ -103,48 +103,66 @@ def parse_launcher(
 
 @dataclass(frozen=True)
 class RayFit:
-    """What became of one fit: the fit, its epochs and its node, or the error that ended it."""
+    """A finished task: the fit, its epochs, and the host and id of its node."""
 
-    fit: FitResult | None
-    steps: Sequence[Step] = ()
-    node: str = ""
-    error: EmbedlabError | None = None
-
-    def replay(self, on_step: OnStep) -> FitResult:
-        """Hand over the epochs as a solver does, and the fit. Raises `error` if there is one."""
-        if self.error is not None:
-            raise self.error
-        for step in self.steps:
-            on_step(step)
-        return self.fit
+    fit: FitResult
+    steps: Sequence[Step]
+    node: str
 
 
 @contextmanager
-def ray_session(options: RayOptions, say: Callable[[str], None]) -> Iterator[None]:
-    """Inside, Ray is there for `fits_by_ray`; a Ray of our own ends with the block.
+def ray_session(options: RayOptions, say: Callable[[str], object]) -> Iterator[None]:
+    """Inside, Ray is connected for `fits_by_ray`; a local Ray is shut down with the block.
 
-    Raises RayError where it cannot be reached or started, OptionError where a Ray of our own could
-    never run a fit.
+    Raises RayError if it cannot be reached or started, OptionError if a local Ray could never run
+    a fit.
     """
-    _check_reachable(options.address)
-    ray = _import_ray(options.address)
+    if found := ADDRESS.fullmatch(options.address):
+        try:  # within seconds; Ray itself tries for minutes
+            address = found["host"].strip("[]"), int(found["port"])
+            socket.create_connection(address, SECONDS_TO_CONNECT).close()
+        except OSError as error:
+            raise _unreachable(options.address, error.strerror or error) from error
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report every cluster to its makers
+    if options.address:  # each attempt takes 40 s; a local Ray needs several while it starts
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+    import ray
+
     try:
-        _init(ray, options)
+        _init(options)
         say(_capacity(ray.nodes(), options))
         yield
     finally:
         ray.shutdown()
 
 
-def _check_reachable(address: str) -> None:
-    """Raises RayError within seconds; Ray itself tries for minutes."""
-    found = ADDRESS.fullmatch(address)
-    if found:
-        place = found["host"].strip("[]"), int(found["port"])
-        try:
-            socket.create_connection(place, SECONDS_TO_CONNECT).close()
-        except OSError as error:
-            raise _unreachable(address, error.strerror or error) from error
+def _init(options: RayOptions) -> None:
+    import ray
+
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    threads = dict.fromkeys(names, str(options.cpus_per_fit))
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=options.address or "local",
+            runtime_env={"py_modules": PACKAGES, "env_vars": threads},
+            logging_level=logging.CRITICAL,
+            log_to_driver=False,
+            **({} if options.address else {"include_dashboard": False}),
+        )
+    except SystemExit:  # raised by Ray's own SIGTERM handler
+        signal.signal(signal.SIGTERM, handler)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    except Exception as error:  # Ray raises many kinds, none of them its own
+        reason = _first_line(error)
+        if options.address:
+            raise _unreachable(options.address, reason) from error
+        raise RayError(
+            f"launcher: Ray cannot be started on this machine ({reason}): use launcher=local."
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _unreachable(address: str, reason: object) -> RayError:
@@ -155,94 +173,48 @@ def _unreachable(address: str, reason: object) -> RayError:
     )
 
 
-def _import_ray(address: str):
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report every cluster to its makers
-    if address:  # each attempt takes 40 s; a Ray of our own needs several while it starts
-        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
-    import ray
-
-    # What Ray prints of every lost process goes to the driver's standard output, whatever
-    # `log_to_driver` says; the outcome of the fit says it in a sentence.
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    return ray
-
-
-def _init(ray, options: RayOptions) -> None:
-    threads = dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(options.cpus_per_fit)
-    )
-    usual = {"include_dashboard": False} if not options.address else {}
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            address=options.address or "local",
-            runtime_env={"py_modules": PACKAGES, "env_vars": threads},
-            logging_level=logging.CRITICAL,
-            log_to_driver=False,
-            **usual,
-        )
-        signal.signal(signal.SIGTERM, before)  # Ray has set its own
-    except SystemExit:  # of that one
-        signal.signal(signal.SIGTERM, before)
-        signal.raise_signal(signal.SIGTERM)
-        raise
-    except Exception as error:  # of many kinds, and none of them Ray's own
-        reason = _first_line(error)
-        if options.address:
-            raise _unreachable(options.address, reason) from error
-        raise RayError(
-            f"launcher: Ray cannot be started on this machine ({reason}): use launcher=local."
-        ) from error
-
-
-def _capacity(nodes: list[dict], options: RayOptions) -> str:
-    """How many fits run at once, in words. Raises OptionError if that is none, for ever."""
+def _capacity(nodes: Sequence[dict], options: RayOptions) -> str:
+    """The number of concurrent fits, in words. Raises OptionError if a local Ray has no room."""
     reserved = {"CPU": options.cpus_per_fit, "GPU": options.gpus_per_fit}
     reserved = {name: amount for name, amount in reserved.items() if amount}
     alive = [node["Resources"] for node in nodes if node["Alive"]]
-    at_once = [
+    at_once = sum(
         min(int(node.get(name, 0) / amount) for name, amount in reserved.items()) for node in alive
-    ]
-    if any(at_once):
-        return f"Ray: {counted(sum(at_once), 'fit')} at once, on {counted(len(alive), 'node')}"
+    )
+    if at_once:
+        return f"Ray: {counted(at_once, 'fit')} at once, on {counted(len(alive), 'node')}"
     asked = " and ".join(f"{amount:g} {name}" for name, amount in reserved.items())
     if not options.address:
         has = " and ".join(f"{alive[0].get(name, 0):g} {name}" for name in reserved)
         raise OptionError(
             f"cpus_per_fit, gpus_per_fit: expected at most the {has} of this machine, got {asked}"
         )
-    nodes = counted(len(alive), "node")
-    return f"Ray: of {nodes}, none has {asked} for a fit; waiting for one that has"
+    n_nodes = counted(len(alive), "node")
+    return f"Ray: of {n_nodes}, none has {asked} for a fit; waiting for one that has"
 
 
 def fits_by_ray(
-    weighted: "Weighted", jobs: Jobs, device: str, options: RayOptions
-) -> Iterator[tuple[int, RayFit]]:
-    """The outcome of every job with its number, in the order in which they end.
+    weighted: "Weighted", jobs: Sequence[Job], device: str, options: RayOptions
+) -> Iterator[tuple[Job, RayFit | EmbedlabError]]:
+    """Every job with its fit, or the error that ended it, in order of completion.
 
-    A fit whose process or node is lost is tried again, RETRIES times; one that fails is not, for it
-    would fail again.
+    Ray retries a fit RETRIES times if its process or node is lost, but not one that raises.
     """
     import ray
 
     task = ray.remote(
         num_cpus=options.cpus_per_fit, num_gpus=options.gpus_per_fit, max_retries=RETRIES
     )(_fit)
-    likes, versions = ray.put(weighted), _versions()
-    numbers = {
-        task.remote(likes, *job, device, options.cpus_per_fit, versions).future(): number
-        for number, job in jobs.items()
-    }
-    for future in as_completed(numbers):
-        yield numbers.pop(future), _ray_fit(future.exception() or future.result())
+    likes, threads, versions = ray.put(weighted), options.cpus_per_fit, _versions()
+    jobs_of = {task.remote(likes, job, device, threads, versions).future(): job for job in jobs}
+    for future in as_completed(jobs_of):
+        error = future.exception()
+        yield jobs_of.pop(future), _as_error(error) if error else _own(future.result())
 
 
-def _ray_fit(result: object) -> RayFit:
-    if isinstance(result, BaseException):
-        return RayFit(None, error=_as_error(result))
-    # A copy: what Ray gives is its own memory, and gone when it ends.
-    fit = replace(result.fit, embedding=result.fit.embedding.copy())
-    return replace(result, fit=fit)
+def _own(result: RayFit) -> RayFit:
+    """`result` with its own memory: Ray's is freed when Ray shuts down."""
+    return replace(result, fit=replace(result.fit, embedding=result.fit.embedding.copy()))
 
 
 def _as_error(error: BaseException) -> EmbedlabError:
@@ -266,41 +238,26 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".:") if lines else type(error).__name__
 
 
-def _fit(
-    weighted: "Weighted",
-    options: FitOptions,
-    seed: int,
-    device: str,
-    n_threads: int,
-    versions: Mapping[str, str],
-) -> RayFit:
-    """The task: runs on a node."""
+def _fit(weighted: "Weighted", job: Job, device: str, n_threads: int, versions: str) -> RayFit:
+    """The task, which runs on a node."""
     if _versions() != versions:
         raise RayError(
-            f"the node {socket.gethostname()} has {_join_words(_versions())}, but this machine "
-            f"{_join_words(versions)}: install requirements.lock on every node"
+            f"the node {socket.gethostname()} has {_versions()}, but this machine {versions}: "
+            "install requirements.lock on every node"
         )
     import ray
     import torch
 
     from embedlab.movies.solvers.fit import fit_weighted
 
-    node = f"{socket.gethostname()} {ray.get_runtime_context().get_node_id()[:8]}"
+    options, seed = job
     torch.set_num_threads(n_threads)
     steps: list[Step] = []
     fit = fit_weighted(weighted, options, seed, device, steps.append)
-    return RayFit(fit, steps, node)
+    node_id = ray.get_runtime_context().get_node_id()
+    return RayFit(fit, steps, f"{socket.gethostname()} {node_id[:8]}")
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "none"
-    return found
-
-
-def _join_words(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
+def _versions() -> str:
+    """The libraries that a fit's result depends on, with their versions, in words."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)

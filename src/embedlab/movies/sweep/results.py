@@ -1,18 +1,20 @@
-"""Many fits of the same likes side by side: which is best, and do they recommend the same movies?
+"""Comparison of fits of the same likes: which is best, and do they recommend the same movies?
 
 In: a `SweepFit` for each optimizer, learning rate and seed, the exact solver's first. Out: tables,
 overlaps, and the answer in words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from embedlab.movies.evaluation.overlap import overlap_at_k, rank_biased_overlap
-from embedlab.movies.solvers.options import FitOptions, FitResult
+from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
+from embedlab.movies.options import FitOptions
+from embedlab.movies.solvers.result import FitResult
 from embedlab.progress import Step
 from embedlab.wording import cost_as_text, counted
 from embedlab_serving.neighbours import Neighbours
@@ -30,8 +32,8 @@ class SweepFit:
     """One fit of a comparison.
 
     steps   its epochs, with train/cost.
-    gap     final cost over the exact solver's, minus 1; nan where it diverged.
-    run_id  of the tracked run that holds it.
+    gap     final cost over the exact solver's, minus 1; nan if it diverged.
+    run_id  of its tracked run.
     """
 
     options: FitOptions
@@ -51,16 +53,16 @@ class SweepFit:
 
 
 def names_of(fits: Sequence[SweepFit]) -> list[str]:
-    """A name for each: `adam lr=0.1`, with the seed where there are several."""
-    several = len({fit.seed for fit in fits}) > 1
+    """The name of each fit: `adam lr=0.1`, with the seed if there are several."""
+    several = len({item.seed for item in fits}) > 1
     return [
-        fit.options.label + (f" seed={fit.seed}" if several and not fit.is_exact else "")
-        for fit in fits
+        item.options.label + (f" seed={item.seed}" if several and not item.is_exact else "")
+        for item in fits
     ]
 
 
 def fit_table(fits: Sequence[SweepFit]) -> pd.DataFrame:
-    """A row a fit, in the given order."""
+    """A row per fit, in the given order."""
     rows = [
         {
             "fit": name,
@@ -82,37 +84,41 @@ def fit_table(fits: Sequence[SweepFit]) -> pd.DataFrame:
 
 
 def best_of_each(fits: Sequence[SweepFit]) -> list[SweepFit]:
-    """The fit with the lowest cost of every optimizer, in order; none of one that only diverged."""
+    """The fit with the lowest cost of every optimizer, in order, without fits that diverged."""
     best: dict[str, SweepFit] = {}
-    for item in fits:
-        kept = best.get(item.options.optimizer)
-        if not item.has_diverged and (kept is None or item.fit.cost < kept.fit.cost):
-            best[item.options.optimizer] = item
-    return list(best.values())
+    for item in sorted(fits, key=lambda item: item.fit.cost):
+        if not item.has_diverged:
+            best.setdefault(item.options.optimizer, item)
+    order = dict.fromkeys(item.options.optimizer for item in fits)
+    return [best[optimizer] for optimizer in order if optimizer in best]
+
+
+TopLists = Sequence[np.ndarray | None]
+"""For each fit the nearest rows of every query, (n_queries, k); None if it diverged."""
 
 
 def top_lists(
     fits: Sequence[SweepFit], queries: Sequence[int], titles: TitleIndex, k: int
-) -> list[np.ndarray | None]:
-    """The nearest rows by inner product of every query, (n_queries, k) a fit, or as many as all
-    queries have; None where the fit diverged. No list holds the query, or a duplicate of it."""
+) -> TopLists:
+    """The k nearest rows of every query by inner product, or fewer if a query has fewer. No list
+    contains its query, or a duplicate of it."""
     duplicates = [titles.duplicates_of([query]) for query in queries]
     k = max(0, min(k, len(titles.titles) - 1 - max(map(len, duplicates))))
-    lists = []
-    for item in fits:
-        if item.has_diverged:
-            lists.append(None)
-            continue
-        neighbours = Neighbours(item.fit.embedding)
+
+    def lists_of(embedding: np.ndarray) -> np.ndarray:
+        neighbours = Neighbours(embedding)
         found = [
             [one.row for one in neighbours.top([query], k, exclude=others)] if k else []
             for query, others in zip(queries, duplicates, strict=True)
         ]
-        lists.append(np.array(found, int))
-    return lists
+        return np.array(found, int)
+
+    return [None if item.has_diverged else lists_of(item.fit.embedding) for item in fits]
 
 
-def pairwise(lists: Sequence[np.ndarray | None], measure=overlap_at_k) -> np.ndarray:
+def pairwise(
+    lists: TopLists, measure: Callable[[list[int], list[int]], float] = overlap_at_k
+) -> np.ndarray:
     """The measure of each pair of fits, mean over the queries: (n_fits, n_fits), nan for None."""
     n = len(lists)
     found = np.full((n, n), np.nan)
@@ -124,22 +130,21 @@ def pairwise(lists: Sequence[np.ndarray | None], measure=overlap_at_k) -> np.nda
     return found
 
 
-def pair_table(names: Sequence[str], lists: Sequence[np.ndarray | None]) -> pd.DataFrame:
-    """A row a pair of fits: overlap@k and rank-biased overlap, mean over the queries."""
+def pair_table(names: Sequence[str], lists: TopLists) -> pd.DataFrame:
+    """A row per pair of fits: overlap@k and rank-biased overlap, mean over the queries."""
     overlap, rbo = pairwise(lists), pairwise(lists, rank_biased_overlap)
-    upper = zip(*np.triu_indices(len(names), k=1), strict=True)
     rows = [
         {"first": names[i], "second": names[j], "overlap": overlap[i, j], "rbo": rbo[i, j]}
-        for i, j in upper
+        for i, j in combinations(range(len(names)), 2)
         if np.isfinite(overlap[i, j])
     ]
     return pd.DataFrame(rows, columns=["first", "second", "overlap", "rbo"])
 
 
 def recommendation_table(
-    names: Sequence[str], lists: Sequence[np.ndarray | None], titles: pd.Series, queries
+    names: Sequence[str], lists: TopLists, titles: pd.Series, queries: Sequence[int]
 ) -> pd.DataFrame:
-    """A row a fit, query and rank: what each fit recommends, by name."""
+    """A row per fit, query and rank: the recommended title."""
     rows = [
         {"fit": name, "query": titles.iloc[query], "rank": rank, "title": titles.iloc[row]}
         for name, found in zip(names, lists, strict=True)
@@ -150,10 +155,8 @@ def recommendation_table(
     return pd.DataFrame(rows, columns=["fit", "query", "rank", "title"])
 
 
-def to_markdown(
-    fits: Sequence[SweepFit], lists: Sequence[np.ndarray | None], titles: Sequence[str], data: str
-) -> str:
-    """The answer as Markdown: which optimizer, do the recommendations change, why."""
+def to_markdown(fits: Sequence[SweepFit], lists: TopLists, titles: Sequence[str], data: str) -> str:
+    """The answer as Markdown: which optimizer is best, do recommendations change, and why."""
     exact = next(item for item in fits if item.is_exact)
     names = dict(zip(map(id, fits), names_of(fits), strict=True))
     by_cost = sorted(
@@ -182,14 +185,15 @@ def to_markdown(
     return "\n".join(lines) + "\n"
 
 
-def _about_lists(fits, lists, titles: Sequence[str]) -> list[str]:
-    place = next(i for i, item in enumerate(fits) if item.is_exact)
-    if lists[place] is None or lists[place].shape[1] == 0:
+def _about_lists(fits: Sequence[SweepFit], lists: TopLists, titles: Sequence[str]) -> list[str]:
+    exact = next(i for i, item in enumerate(fits) if item.is_exact)
+    reference = lists[exact]  # (n_queries, k)
+    if reference is None or reference.shape[1] == 0:
         return ["There is no other movie to recommend."]
-    k = lists[place].shape[1]
-    overlap = pairwise(lists)[place]  # (n_fits,)
+    k = reference.shape[1]
+    overlap = pairwise(lists)[exact]  # (n_fits,)
     gaps = np.array([item.gap for item in fits])
-    others = np.isfinite(overlap) & (np.arange(len(fits)) != place)
+    others = np.isfinite(overlap) & (np.arange(len(fits)) != exact)
     near, far = others & (gaps <= CONVERGED_GAP), others & (gaps > FAR_GAP)
     said = [f"Top {k} for {'; '.join(titles)}, by inner product, against the exact solver's:", ""]
     for group, words in (
@@ -198,7 +202,7 @@ def _about_lists(fits, lists, titles: Sequence[str]) -> list[str]:
         (far, f"more than {FAR_GAP:.0%} above it"),
     ):
         if group.any():
-            values, n = overlap[group] * k, np.count_nonzero(group)
+            values, n = overlap[group] * k, int(np.count_nonzero(group))
             spread = f" (from {values.min():.1f} to {values.max():.1f})" if n > 1 else ""
             said.append(
                 f"- **{counted(n, 'fit')} {words}** {'share' if n > 1 else 'shares'} "
@@ -207,7 +211,7 @@ def _about_lists(fits, lists, titles: Sequence[str]) -> list[str]:
     said.append("")
     n_others = np.count_nonzero(others)
     if n_others >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap[others]) > 0:
-        # The fits share their start and their data, so there is no p-value for it.
+        # The fits share their start and their data, so there is no p-value.
         correlation = spearmanr(gaps[others], overlap[others]).statistic
         falls = correlation < CLEAR_CORRELATION
         said.append(
@@ -215,9 +219,9 @@ def _about_lists(fits, lists, titles: Sequence[str]) -> list[str]:
             f"(Spearman's rank correlation {correlation:+.2f} over {n_others} fits)."
         )
     said.append(
-        "Only the inner products v_i·v_j are in the cost: turning all vectors alike changes every "
-        "number in them and not one recommendation. What an optimizer and its rate decide is how "
-        "near those products have come to the counts in the epochs they had."
+        "The cost depends on the inner products v_i·v_j alone: a rotation of all vectors changes "
+        "every number in them and no recommendation. The optimizer and its rate decide how near "
+        "those products come to the counts in the given epochs."
     )
     stuck = np.flatnonzero(others & (gaps > STUCK_GAP))
     if len(stuck) > 1:
@@ -225,8 +229,10 @@ def _about_lists(fits, lists, titles: Sequence[str]) -> list[str]:
     return said
 
 
-def _about_stuck(fits, lists, stuck: np.ndarray, overlap: np.ndarray) -> str:
-    """What fits that hardly moved recommend by: those of one seed had the same start."""
+def _about_stuck(
+    fits: Sequence[SweepFit], lists: TopLists, stuck: np.ndarray, overlap: np.ndarray
+) -> str:
+    """Overlaps of the fits that hardly left their start; those of one seed have the same start."""
     among = pairwise([lists[i] for i in stuck])
     seeds = np.array([fits[i].seed for i in stuck])
     of_one_seed = (seeds[:, None] == seeds) & ~np.eye(len(stuck), dtype=bool)
@@ -238,13 +244,13 @@ def _about_stuck(fits, lists, stuck: np.ndarray, overlap: np.ndarray) -> str:
     values = (f"{v.mean():.0%} {words}" for words, v in shares.items() if v.size)
     return (
         f"The {len(stuck)} fits that end at more than {STUCK_GAP:,.0f} times the exact cost have "
-        f"hardly left their start, and it is by that that they recommend: their lists share "
+        f"hardly left their start, which decides what they recommend: their lists share "
         f"{', '.join(values)}."
     )
 
 
 def gap_as_text(gap: float) -> str:
-    """`0.03% above` or `21 times`, to be followed by what it is compared with."""
+    """`0.03% above` or `21 times`; the reference follows."""
     return f"{gap:.2%} above" if gap < FAR_GAP else f"{ratio_as_text(gap + 1)} times"
 
 

@@ -49,7 +49,7 @@ class BufferedClient(mlflow.MlflowClient):
         synchronous: bool | None = None,
     ) -> None:
         self._send_or_spool(
-            partial(super().log_batch, run_id, metrics, params, tags),
+            partial(super().log_batch, run_id, metrics=metrics, params=params, tags=tags),
             partial(self._spool.add, metrics, params, tags),
         )
 
@@ -74,7 +74,7 @@ class BufferedClient(mlflow.MlflowClient):
         self._next_try = 0.0
 
     def _send_or_spool(
-        self, send: Callable[[], None], spool: Callable[[], None], seconds: int = SHORT_SECONDS
+        self, send: Callable[[], object], spool: Callable[[], None], seconds: int = SHORT_SECONDS
     ) -> None:
         if self._spool and not self._is_back():
             spool()
@@ -103,7 +103,7 @@ class BufferedClient(mlflow.MlflowClient):
             log_line(f"MLflow at {store_address()} is back: {self._spool.send()} sent.")
 
     @staticmethod
-    def _outage_reason(send: Callable[[], None], seconds: int = SHORT_SECONDS) -> str | None:
+    def _outage_reason(send: Callable[[], object], seconds: int = SHORT_SECONDS) -> str | None:
         """Why the store is away; None if `send` succeeded."""
         try:
             with short_requests(seconds):

@@ -1,8 +1,9 @@
-"""A tracking store that is away for a while, told from one that refuses.
+"""Outages of the tracking store: their recognition, short requests, and retries with a time limit.
 
-A server that restarts, a network that is gone, a locked database: the same request may succeed a
-moment later. MLflow tries every request again for about four minutes, without a word. In the
-middle of a fit that is too long, at its end it is too short: here are both other ways.
+During an outage (a server restarts, the network fails, a database is locked) the same request may
+succeed later. MLflow retries every request for about four minutes, without a message: too long in
+the middle of a fit, which uses `short_requests`, and too short at its end, which uses
+`retry_until_available`.
 """
 
 import logging
@@ -33,12 +34,12 @@ T = TypeVar("T")
 
 
 def log_line(text: str) -> None:
-    """A line on the terminal, beside a progress bar too."""
+    """Print a line on stderr, which does not break a progress bar."""
     logging.getLogger(__name__).warning(text)
 
 
 def outage_reason(error: BaseException | None) -> str | None:
-    """Why the store is away, in a few words; None for an error that waiting does not mend."""
+    """Why the store is away, in a few words; None for an error that a retry does not mend."""
     while error is not None:
         text = str(error)
         match error:
@@ -65,9 +66,9 @@ def outage_reason(error: BaseException | None) -> str | None:
 
 @contextmanager
 def short_requests(seconds: int = SHORT_SECONDS, retries: int = 1) -> Iterator[None]:
-    """MLflow's requests fail after so many seconds without an answer, and so many retries.
+    """Inside, MLflow's requests fail after so many seconds without an answer, and so many retries.
 
-    One retry, without a pause, mends a connection that a restarted server has closed.
+    One retry, without a pause, replaces a connection that a restarted server has closed.
     """
     settings = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
@@ -75,22 +76,20 @@ def short_requests(seconds: int = SHORT_SECONDS, retries: int = 1) -> Iterator[N
         "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
         "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     }
-    before = {name: os.environ.pop(name, None) for name in settings}
-    os.environ.update(settings)
+    before = {name: os.environ[name] for name in settings if name in os.environ}
+    os.environ |= settings
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in settings:
+            del os.environ[name]
+        os.environ |= before
 
 
 def seconds_to_wait() -> float:
-    """How long a run waits for its store where it can do nothing else.
+    """The time limit of a run that waits for its store, in seconds.
 
-    Raises OptionError where EMBEDLAB_WAIT_FOR_SERVER is no such number.
+    Raises OptionError if EMBEDLAB_WAIT_FOR_SERVER is not a finite number from 0 up.
     """
     text = os.environ.get(WAIT_VARIABLE) or str(WAIT_SECONDS)
     try:
@@ -103,9 +102,9 @@ def seconds_to_wait() -> float:
 
 
 def retry_until_available(store: str, do: Callable[[], T]) -> T:
-    """What `do` returns, which is called again while `store` is away, with lines that say so.
+    """What `do` returns; it is called again while `store` is away, with a log line every 30 s.
 
-    Raises ServerAwayError after `seconds_to_wait`, and at once whatever is not an outage.
+    Raises ServerAwayError after `seconds_to_wait`; errors that are no outage are raised at once.
     """
     started, last_line, pause, waits = time.monotonic(), -math.inf, FIRST_PAUSE, seconds_to_wait()
     while True:

@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,7 +78,7 @@ class Spool:
                 target.mkdir(parents=True, exist_ok=True)
                 copy(str(path), str(target / path.name))
 
-    def _append(self, *records: dict[str, object]) -> None:
+    def _append(self, *records: Mapping[str, object]) -> None:
         with self._open() as folder, open(folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write("".join(json.dumps(record) + "\n" for record in records))
 

@@ -1,6 +1,6 @@
-"""The model card: what somebody who finds a version in the registry has to know, as Markdown.
+"""The model card: data, licences, training, results and limits of a model, as Markdown.
 
-MLflow shows it as the version's description. Text alone; what it says is the callers' to find out.
+MLflow shows it as the version's description.
 """
 
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ MAX_VALUE_LENGTH = 250  # MLflow's databases take 5,000 characters in all, and s
 
 @dataclass(frozen=True)
 class Card:
-    """What a version's tags and its description say.
+    """The facts in a version's tags and its description.
 
     what         the model, in a sentence.
-    data         name of the data set, whose sha256 is `data_digest`; `counts` says how large it is.
-    licences     of what went in -> the sentence about it.
+    data         name of the data set, whose sha256 is `data_digest`; `counts` is its size in words.
+    licences     data or weights -> their licence, in a sentence.
     trained      parameter -> value.
     origin       entry_point, git.commit and git.dirty of the run `run_id`.
     metrics      name -> number, beside the score that decides who is champion.
-    results      how good it is: words -> text, with an interval where there is one.
-    limits       what it cannot do and must not be used for.
-    command      to ask it, where `{model}` stands for its URI.
+    results      words -> text, with an interval if there is one.
+    limits       sentences on what it cannot do and must not be used for.
+    command      the shell command that queries it; `{model}` stands for its URI.
     """
 
     what: str
@@ -40,12 +40,12 @@ class Card:
 
     @property
     def tags(self) -> dict[str, str]:
-        """As a registered version carries them."""
+        """The tags of a registered version, beside those of its score."""
         numbers = {name: repr(float(value)) for name, value in self.metrics.items()}
         return {"data_digest": self.data_digest, **self.origin, **self.trained, **numbers}
 
     def markdown(self, model: str) -> str:
-        """The card of the model that is asked by the URI `model`."""
+        """The card as Markdown, for a model with the URI `model`."""
         commit = self.origin["git.commit"]
         if self.origin["git.dirty"] == "true":
             commit += ", with changes that were not committed"
@@ -73,11 +73,11 @@ class Card:
 
 
 def _list(facts: Mapping[str, str]) -> str:
-    """MLflow draws a table's columns without any space between them, so it is a list."""
+    """A Markdown list; MLflow renders tables without space between their columns."""
     return "\n".join(f"- {name}: {_short(value)}" for name, value in facts.items())
 
 
 def _short(text: str) -> str:
-    """On one line, and not so long that the card does not fit into MLflow's database."""
+    """The text on one line, cut so that the card fits into MLflow's database."""
     line = " ".join(text.split())
     return line if len(line) <= MAX_VALUE_LENGTH else f"{line[:MAX_VALUE_LENGTH]}…"

@@ -35,7 +35,7 @@ def log_model(
     example: tuple[pd.DataFrame, dict],
     about: Mapping[str, object],
 ) -> str:
-    """The URI of the logged model whose code is `module` and whose artifacts are `folder`.
+    """Log a model whose code is `module` and whose artifacts are `folder`; returns its URI.
 
     module    of `embedlab_serving`; it has ARTIFACT and SIGNATURE.
     packages  names of requirements.txt that the model needs installed.
@@ -64,8 +64,7 @@ def log_model(
 
 
 def _copy_of_serving(folder: Path) -> Path:
-    """The package's modules in a folder `embedlab_serving_<digest>`, which they import each other
-    from."""
+    """Copy the package as `embedlab_serving_<digest>`, with its imports rewritten to that name."""
     sources = {
         path.name: path.read_text(encoding="utf-8")
         for path in sorted((PROJECT_ROOT / "src" / SERVING).glob("*.py"))
@@ -80,28 +79,35 @@ def _copy_of_serving(folder: Path) -> Path:
 
 @contextmanager
 def _importable(package: Path) -> Iterator[None]:
-    """Inside, the package can be imported, as MLflow runs the model's code when it logs it. Later
-    imports of that name find the copy in a model's folder, since this one is temporary."""
+    """Inside, the package can be imported: MLflow runs the model's code when it logs the model."""
+    forget_model_code()
     sys.path.insert(0, str(package.parent))
     try:
         yield
     finally:
         sys.path.remove(str(package.parent))
-        for name in [name for name in sys.modules if name.partition(".")[0] == package.name]:
-            del sys.modules[name]
+        forget_model_code()
+
+
+def forget_model_code() -> None:
+    """Let the next model import its code from its own folder: the one that the modules in memory
+    came from may be gone. Models that are loaded keep theirs."""
+    for name in [name for name in sys.modules if name.startswith(f"{SERVING}_")]:
+        del sys.modules[name]
 
 
 def check_answers_its_example(model_uri: str) -> None:
-    """Load a logged model and ask it by its own input example.
+    """Load a logged model and query it by its own input example.
 
-    Raises TrackingError where either fails: nobody could use it then.
+    Raises TrackingError if either fails: the model is of no use then.
     """
+    forget_model_code()
     try:
         folder = mlflow.artifacts.download_artifacts(model_uri)
         model = Model.load(folder)
         example, params = model.load_input_example(folder), model.load_input_example_params(folder)
         mlflow.pyfunc.load_model(folder).predict(example, params)
-    except Exception as error:  # a model can raise anything, and so can what loads it
+    except Exception as error:  # a model and its loader can raise anything
         if outage_reason(error) is not None:
             raise
         raise TrackingError(

@@ -51,10 +51,9 @@ class Score:
     def compare(self, other: "Score") -> tuple[bool, str]:
         """Whether this score is better (an equal one is not), and the reason in words."""
         metric, breaker = self.metric, self.metric.tie_breaker
-        is_tie = breaker is not None and self.value == other.value
-        if is_tie and self.tie_breaker is not None and other.tie_breaker is not None:
-            own, others = Score(breaker, self.tie_breaker), Score(breaker, other.tie_breaker)
-            is_better, reason = own.compare(others)
+        ties = self.tie_breaker, other.tie_breaker
+        if breaker and self.value == other.value and ties[0] is not None and ties[1] is not None:
+            is_better, reason = Score(breaker, ties[0]).compare(Score(breaker, ties[1]))
             return is_better, f"its {metric.words} is equal, {self}, and {reason}"
         is_better = self.value < other.value if metric.is_cost else self.value > other.value
         relation = ("" if is_better else "not ") + ("below" if metric.is_cost else "above")

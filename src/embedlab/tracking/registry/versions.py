@@ -42,7 +42,7 @@ NEWEST_SHOWN = 10
 
 @dataclass(frozen=True)
 class Registration:
-    """A new version, whether it is champion or challenger, and why, in words."""
+    """A version, its alias `champion` or `challenger`, and the reason, in words."""
 
     name: str
     version: int
@@ -62,6 +62,33 @@ class Registration:
         """By alias as champion; by number as challenger, as the next one takes that alias."""
         is_champion = self.alias == CHAMPION
         return f"models:/{self.name}@{CHAMPION}" if is_champion else _uri(self.name, self.version)
+
+
+@dataclass(frozen=True)
+class Promotion(Registration):
+    """A version that was made champion by hand.
+
+    before  the number of the champion before it, if there was one.
+    """
+
+    before: int | None
+
+    def __str__(self) -> str:
+        if self.version == self.before:
+            return f"{self.name}: version {self.version} is champion already, nothing has changed"
+        before = f"version {self.before} was" if self.before else "there was none"
+        return f"{self.name}: version {self.version} is champion ({before}): {self.reason}"
+
+    @property
+    def undo(self) -> str:
+        """The command that makes the version before it champion again, if there was one."""
+        if self.before in (None, self.version):
+            return ""
+        return (
+            "Undo it with  mlflow run . -e promote --env-manager local --experiment-name embedlab "
+            f"-P model_name={shlex.quote(self.name)} -P version={self.before} "
+            f"-P reason='instead of version {self.version}'"
+        )
 
 
 def publish(
@@ -104,38 +131,6 @@ def register(
     return Registration(name, version, alias, reason)
 
 
-@dataclass(frozen=True)
-class Promotion:
-    """Which version is champion by hand, which was before, and why."""
-
-    name: str
-    version: int
-    before: int | None
-    reason: str
-
-    def __str__(self) -> str:
-        if self.version == self.before:
-            return f"{self.name}: version {self.version} is champion already, nothing has changed"
-        before = f"version {self.before} was" if self.before else "there was none"
-        return f"{self.name}: version {self.version} is champion ({before}): {self.reason}"
-
-    @property
-    def label(self) -> str:
-        """The value of the run's tag `registered_model`."""
-        return f"{self.name} {self.version} ({CHAMPION})"
-
-    @property
-    def undo(self) -> str:
-        """The command that makes the version before it champion again, if there was one."""
-        if self.before in (None, self.version):
-            return ""
-        return (
-            "Undo it with  mlflow run . -e promote --env-manager local --experiment-name embedlab "
-            f"-P model_name={shlex.quote(self.name)} -P version={self.before} "
-            f"-P reason='instead of version {self.version}'"
-        )
-
-
 def set_champion(name: str, wanted: str, reason: str) -> Promotion:
     """Make a version champion, whatever its score: a number, `challenger`, or `previous`, which is
     the one that the present champion replaced.
@@ -157,7 +152,7 @@ def set_champion(name: str, wanted: str, reason: str) -> Promotion:
             challenger = model.by_alias(CHALLENGER)
             if challenger and challenger.version == version:
                 model.set_alias(CHALLENGER, None)
-    return Promotion(name, version, before, reason)
+    return Promotion(name, version, CHAMPION, reason, before)
 
 
 class _RegisteredModel:
@@ -187,22 +182,20 @@ class _RegisteredModel:
                 f"{store_address()} has no {self.name!r}: register one by an entry point that "
                 "trains, with -P register=true."
             )
-        number: int | None = None
+        number: str | None = wanted
         if wanted in (CHALLENGER, PREVIOUS):
             alias = CHALLENGER if wanted == CHALLENGER else CHAMPION
-            found, problem = self.by_alias(alias), f"{self.name} has no {alias} now"
+            found, number = self.by_alias(alias), None
+            problem = f"{self.name} has no {alias} now"
             if found and wanted == CHALLENGER:
-                number = found.version
+                number = str(found.version)
             elif found:
                 problem = f"the champion of {self.name}, version {found.version}, replaced no other"
-                replaced = found.tags.get("replaces_version")
-                number = int(replaced) if replaced else None
-        else:
-            number = int(wanted)
-        if number in versions:
-            return number
+                number = found.tags.get("replaces_version")
         if number is not None:
-            what = "was deleted" if number < max(versions) else "does not exist"
+            if int(number) in versions:
+                return int(number)
+            what = "was deleted" if int(number) < max(versions) else "does not exist"
             problem = f"version {number} of {self.name} {what}"
         newest = ", ".join(map(str, list(reversed(versions))[:NEWEST_SHOWN]))
         raise TrackingError(f"version: {problem}: give a number; its newest versions: {newest}.")

@@ -1,0 +1,87 @@
+"""Options of the movie entry points: like rules, user weights, and how to fit.
+
+Imports neither torch, scipy nor pandas: the parsers read these names before any heavy import.
+"""
+
+import math
+from dataclasses import dataclass
+
+from embedlab.errors import OptionError
+
+LIKE_RULES = "user_mean, user_median or threshold:<stars>"
+# The exponent p of a user's weight n^−p (n: the user's likes), by name.
+USER_WEIGHTS = {"none": 0.0, "inverse_sqrt": 0.5, "inverse": 1.0}
+# The published grid's best learning rate for each optimizer; L-BFGS scales its own steps.
+DEFAULT_LR = {"adam": 1.0, "rmsprop": 0.1, "sgd": 2e-5, "adamw": 1.0, "lbfgs": 1.0}
+OPTIMIZERS = (*DEFAULT_LR, "exact")
+OBJECTIVES = ("factored", "dense")
+
+
+def parse_like_rule(text: str) -> tuple[str, float | None]:
+    """`user_mean` -> ("user_mean", None); `threshold:3.5` -> ("threshold", 3.5).
+
+    Raises OptionError for an unknown rule, or a threshold outside of 0.5 to 5 stars.
+    """
+    rule, colon, stars = text.partition(":")
+    if not colon and rule in ("user_mean", "user_median"):
+        return rule, None
+    if rule == "threshold" and colon:
+        try:
+            value = float(stars)
+        except ValueError:
+            value = math.nan
+        if 0.5 <= value <= 5:
+            return rule, value
+        raise OptionError(f"like_rule: expected threshold:<0.5 to 5 stars>, got '{text}'")
+    raise OptionError(f"like_rule: expected {LIKE_RULES}, got '{text}'")
+
+
+def check_like_rule(text: str) -> str:
+    """Argument type of a like rule: returns `text`. Raises OptionError as `parse_like_rule`."""
+    parse_like_rule(text)
+    return text
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit an embedding.
+
+    optimizer   one of OPTIMIZERS; `exact` solves by eigenpairs and has no learning rate.
+    lr          learning rate; None takes the optimizer's default.
+    dim         length of a movie's vector.
+    epochs      number of updates (`exact`: maximum number of rounds; it stops on convergence).
+    objective   one of OBJECTIVES; `exact` has its own.
+    init_scale  standard deviation of the start's N(0, s²) entries.
+
+    The argument types of the parser check each range. Raises OptionError for a learning rate with
+    `exact`.
+    """
+
+    optimizer: str = "adam"
+    lr: float | None = None
+    dim: int = 100
+    epochs: int = 150
+    objective: str = "factored"
+    init_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lr is None:
+            object.__setattr__(self, "lr", DEFAULT_LR.get(self.optimizer))
+        elif self.optimizer == "exact":
+            raise OptionError(f"lr: expected 'auto' with optimizer=exact, got {self.lr}")
+
+    @property
+    def label(self) -> str:
+        """Name of the fit's curve or run: `adam lr=0.1`, `exact`."""
+        return self.optimizer if self.lr is None else f"{self.optimizer} lr={self.lr:g}"
+
+
+def check_processes(options: FitOptions, processes: int) -> None:
+    """Raises OptionError if several processes cannot share this fit."""
+    is_exact = options.optimizer == "exact"
+    if processes > 1 and (is_exact or options.objective == "dense"):
+        found = "optimizer=exact" if is_exact else "objective=dense"
+        raise OptionError(
+            f"processes: expected 1 with {found}, got {processes}; several processes share "
+            "objective=factored, with a gradient-based optimizer such as adam"
+        )

@@ -1,0 +1,74 @@
+"""`FitResult`, which every solver returns, and what a sequence of costs says about divergence."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from embedlab.errors import DivergedError
+from embedlab.movies.options import FitOptions
+from embedlab.progress import Step
+
+# RMSprop and Adam with too high a rate rise up to a million times and recover; a fit that ends this
+# far above its random start has not.
+DIVERGED_RATIO = 1000.0
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted embedding.
+
+    embedding    (n_movies, dim) float32, a row for each movie.
+    cost         of the embedding, float64; the last finite one if the fit diverged.
+    epochs       number of updates.
+    seconds      wall time of all updates.
+    diverged_at  None, or the epoch from which on the costs had diverged (`divergence_epoch`), or
+                 the last epoch if only the embedding's rows are too long to be served.
+    divergence   the evidence, in words.
+    """
+
+    embedding: np.ndarray
+    cost: float
+    epochs: int
+    seconds: float
+    diverged_at: int | None = None
+    divergence: str = ""
+
+    @property
+    def has_diverged(self) -> bool:
+        return self.diverged_at is not None
+
+    def raise_if_diverged(self, options: FitOptions) -> None:
+        """Raises DivergedError with the epoch, the learning rate and what to try."""
+        if self.has_diverged:
+            lower = (options.lr or 1) / 10
+            raise DivergedError(
+                f"{options.label} diverged: {self.divergence}; try a smaller learning rate, such "
+                f"as lr={lower:g}, or a smaller init_scale than {options.init_scale:g}."
+            )
+
+
+def divergence_epoch(costs: Sequence[float]) -> int | None:
+    """The first epoch of a last run of costs that are not finite, or above DIVERGED_RATIO times the
+    first. None if the last cost is neither: a spike is no divergence.
+
+    costs  by epoch, from 0.
+    """
+    first_bad = len(costs)
+    for cost in reversed(costs):
+        if math.isfinite(cost) and cost <= DIVERGED_RATIO * costs[0]:
+            break
+        first_bad -= 1
+    return first_bad if first_bad < len(costs) else None
+
+
+def add_gap_metric(step: Step, reference_cost: float | None) -> Step:
+    """`step` with `train/gap`, its cost over the exact solver's minus 1.
+
+    Returns `step` itself without a reference cost, or with one of 0.
+    """
+    if not reference_cost:
+        return step
+    gap = step.metrics["train/cost"] / reference_cost - 1
+    return replace(step, metrics={**step.metrics, "train/gap": gap})

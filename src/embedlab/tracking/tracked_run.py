@@ -1,0 +1,199 @@
+"""`TrackedRun`: what an entry point may log into its run.
+
+While the tracking server is away a fit goes on; only what cannot be spooled waits for the server.
+"""
+
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import mlflow
+from mlflow.data import dataset_source_registry
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+
+from embedlab.progress import Step
+from embedlab.tracking.offline.client import BufferedClient
+from embedlab.tracking.offline.retry import short_requests
+from embedlab.tracking.offline.spool import MAX_BATCH_METRICS
+from embedlab.tracking.store import store_address
+from embedlab.wording import value_as_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+SECONDS_BETWEEN_WRITES = 2.0
+MODEL_UPLOAD_SECONDS = 120  # of a request that stores a model; MLflow's own value
+DIGEST_CHARACTERS = 36  # as many as MLflow stores of a data set's digest
+
+T = TypeVar("T")
+
+
+class TrackedRun:
+    """The run of an entry point. What it logs is never lost: see `offline.client`."""
+
+    def __init__(self, run: mlflow.entities.Run):
+        self.id: str = run.info.run_id
+        self.name: str = run.info.run_name or ""
+        self.experiment_id: str = run.info.experiment_id
+        self.origin: dict[str, str] = {}  # entry_point, git.commit and git.dirty
+        self._client = BufferedClient(self.id)
+        self._logged_params = dict(run.data.params)
+        self._unwritten: list[Metric] = []
+        self._last_write = time.monotonic()
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log resolved parameters beside those that `mlflow run` has logged already.
+
+        MLflow refuses a second value for a parameter, so one that is there in another spelling
+        ('1e-3' for 0.001, 'auto' for what it stood for) is logged as `resolved/<name>`.
+        """
+        fresh = {}
+        for name, value in params.items():
+            if value is None:  # does not apply, as a learning rate to the exact solver
+                continue
+            text = value_as_text(value)
+            is_respelled = self._logged_params.get(name, text) != text
+            key = f"resolved/{name}" if is_respelled else name
+            if key not in self._logged_params:
+                fresh[key] = text
+        entities = [Param(key, value) for key, value in fresh.items()]
+        self._client.log_batch(self.id, params=entities)
+        self._logged_params |= fresh
+
+    def log_resolved(self, params: Mapping[str, object]) -> None:
+        """Log what runs are compared by as `resolved/<name>`, however it was spelt, or left out."""
+        self.log_params({f"resolved/{name}": value for name, value in params.items()})
+
+    def params(self, names: Iterable[str]) -> dict[str, str]:
+        """The resolved values of these parameters, without those that do not apply."""
+        logged = self._logged_params
+        found = {name: logged.get(f"resolved/{name}", logged.get(name, "auto")) for name in names}
+        return {name: text for name, text in found.items() if text != "auto"}
+
+    def set_tags(self, tags: Mapping[str, object]) -> None:
+        entities = [RunTag(key, str(value)) for key, value in tags.items()]
+        self._client.log_batch(self.id, tags=entities)
+
+    def record(self, step: Step) -> None:
+        """Log a finished epoch: its metrics and `time/epoch_seconds`."""
+        metrics = dict(step.metrics)
+        if step.seconds is not None:
+            metrics["time/epoch_seconds"] = step.seconds
+        self.log_metrics(metrics, step.epoch)
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int = 0) -> None:
+        """Log metrics at a step; they are written together with others every two seconds."""
+        now = int(time.time() * 1000)
+        self._unwritten += [Metric(key, float(v), now, epoch) for key, v in metrics.items()]
+        is_due = time.monotonic() - self._last_write >= SECONDS_BETWEEN_WRITES
+        if is_due or len(self._unwritten) >= MAX_BATCH_METRICS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all metrics that were logged."""
+        while self._unwritten:
+            self._client.log_batch(self.id, metrics=self._unwritten[:MAX_BATCH_METRICS])
+            del self._unwritten[:MAX_BATCH_METRICS]
+        self._last_write = time.monotonic()
+
+    def wait_for_store(self) -> None:
+        """Wait before an action that cannot be spooled. Raises ServerAwayError after the limit."""
+        self._client.retry_until_available(lambda: None)
+
+    def retry_until_available(self, do: Callable[[], T]) -> T:
+        """What `do` returns; it is called again while the store is away.
+
+        Raises ServerAwayError after the limit, EMBEDLAB_WAIT_FOR_SERVER.
+        """
+        with short_requests(MODEL_UPLOAD_SECONDS):
+            return self._client.retry_until_available(do)
+
+    def end(self, status: str, tags: Mapping[str, str]) -> None:
+        """Terminate the run with MLflow's status, tags, and its peak memory in MiB."""
+        self._client.retry_now()
+        try:
+            self.set_tags(tags)  # first, so that a metric that MLflow refuses does not prevent it
+            self.log_metrics({"memory/peak_mib": _peak_memory_mib()})
+            self.flush()
+        finally:
+            self._client.end_run(status)
+
+    def log_figure(self, figure: "Figure", path: str) -> None:
+        self._client.log_figure(self.id, figure, path)
+
+    def log_table(self, table: "pd.DataFrame", path: str) -> None:
+        """Log a table that the MLflow UI shows as one; `path` ends in `.json`."""
+        self.wait_for_store()  # MLflow looks first whether there is one
+        self._client.log_table(self.id, table, path)
+
+    def log_text(self, text: str, path: str) -> None:
+        self._client.log_text(self.id, text, path)
+
+    def log_image(self, pixels: "np.ndarray", key: str, epoch: int) -> None:
+        """Log pixels (height, width, 3) uint8 of one epoch: the UI steps through the epochs."""
+        self._client.log_image(self.id, pixels, key=key, step=epoch)
+
+    def log_folder(self, folder: Path, path: str) -> None:
+        """Log every file of a local folder as artifacts under `path`."""
+        self._client.log_artifacts(self.id, str(folder), path)
+
+    @contextmanager
+    def artifact_folder(self, path: str) -> Iterator[Path]:
+        """Yield a temporary folder whose files become artifacts under `path`."""
+        with TemporaryDirectory() as temporary:
+            yield Path(temporary)
+            self.log_folder(Path(temporary), path)
+
+    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Log the lineage of a data set; `digest` is the sha256 of all of it.
+
+        A source `runs:/<id>/<path>` is also linked by the tag `source_run_id`: MLflow identifies a
+        data set by name and digest, and keeps only the first source in an experiment.
+        """
+        if RunsArtifactRepository.is_runs_uri(source):
+            run_id, _ = RunsArtifactRepository.parse_runs_uri(source)
+            self.set_tags({"source_run_id": run_id})
+            source = RunsArtifactRepository.get_underlying_uri(source)
+        if source.startswith("mlflow-artifacts:"):  # MLflow refuses it as the source of a data set
+            source = MlflowArtifactsRepository.resolve_uri(source, store_address())
+        with warnings.catch_warnings():
+            # MLflow registers its local source twice and warns that a path could be either.
+            warnings.filterwarnings("ignore", message="The specified dataset source can be")
+            resolved = dataset_source_registry.resolve_dataset_source(source)
+        # Its `profile` is abstract by mistake: MLflow documents this call.
+        dataset = MetaDataset(  # type: ignore[abstract]
+            resolved, name=name, digest=digest[:DIGEST_CHARACTERS]
+        )
+        mlflow.log_input(dataset, context=context)
+
+
+class NullRun(TrackedRun):
+    """The run in the worker processes other than the main one: logs nothing, as the main process
+    logs. Every method returns None."""
+
+    def __init__(self) -> None:
+        self.id = "of the main process"
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        return _do_nothing if callable(found) else found
+
+
+def _do_nothing(*_: object, **__: object) -> None:
+    pass
+
+
+def _peak_memory_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -20,11 +20,10 @@ from benchmarks.report import Report
 from embedlab.datasets.images import locate_images
 from embedlab.vision.data.images import read_images
 from embedlab.vision.data.splits import split_images
-from embedlab.vision.inference import choose_precision
-from embedlab.vision.models.backbone import classifier, load_backbone, new_head
-from embedlab.vision.options import make_options
-from embedlab.vision.training.trainer import finetune
-from embedlab_serving.preprocess import Preprocessing
+from embedlab.vision.inference import Classifier, choose_precision
+from embedlab.vision.models.backbone import attach_head, load_backbone, new_head
+from embedlab.vision.training.recipes import make_options
+from embedlab.vision.training.trainer import Trainer
 
 CLASSES = 10
 
@@ -68,22 +67,12 @@ def main() -> None:
     split = split_images(images, 0, 0, 2_000, 2_000)
     precision = choose_precision("auto", "cpu")
     backbone = load_backbone("resnet18", "none", 0)
-    preprocessing = Preprocessing(args.resolution, 1.0, backbone.mean, backbone.std)
     options = make_options("fast", epochs=args.epochs, resolution=(args.resolution,))
-    network = classifier(backbone, new_head(backbone, CLASSES, 0))
-    steps = []
-    finetune(
-        network,
-        images,
-        split,
-        preprocessing,
-        options,
-        0,
-        "cpu",
-        precision,
-        on_step=steps.append,
-    )
-    report.add("training", [len(split.train) / step.seconds for step in steps], "images/s")
+    network = attach_head(backbone, new_head(backbone, CLASSES, 0))
+    classifier = Classifier(network, backbone.preprocessing(args.resolution, 1.0), "cpu", precision)
+    trainer = Trainer(classifier, images, split, options, seed=0)
+    steps = [epoch.step for epoch in trainer.train()]
+    report.add("training", [len(split.train) / (step.seconds or 1) for step in steps], "images/s")
     waits = [100 * step.metrics["time/waiting_share"] for step in steps]
     report.add("of its time, waiting for images", waits, "%")
     report.add("peak memory", [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20], "GiB")

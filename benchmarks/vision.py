@@ -20,11 +20,12 @@ from torchvision import models, transforms
 from benchmarks.report import Report
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
-from embedlab.vision.inference import BATCH, choose_precision, precision_context, predict_logits
+from embedlab.vision.inference import BATCH_SIZE, Classifier, choose_precision
 from embedlab.vision.models.backbone import load_backbone
-from embedlab.vision.models.linear_probe import fit_linear_probe
-from embedlab.vision.options import LinearProbeOptions, make_options
-from embedlab.vision.training.trainer import finetune
+from embedlab.vision.models.linear_probe import LinearProbe
+from embedlab.vision.options import LinearProbeOptions
+from embedlab.vision.training.recipes import make_options
+from embedlab.vision.training.trainer import Trainer
 from embedlab_serving.preprocess import Preprocessing
 
 N_CLASSES, SIDE, EPOCHS = 10, 32, 15
@@ -65,12 +66,12 @@ def main() -> None:
     args, _ = parser.parse_known_args()
     n, resolution = args.images, args.resolution
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (n, 3, SIDE, SIDE), dtype=np.uint8)
+    pixels = rng.integers(0, 256, (n, 3, SIDE, SIDE), dtype=np.uint8)
     labels = np.arange(n) % N_CLASSES
     classes = tuple(map(str, range(N_CLASSES)))
-    images = ImageDataset("random", classes, images, labels, n, "random")
+    images = ImageDataset("random", classes, pixels, labels, n, "random")
     rows = np.arange(n)
-    n_val = BATCH // 10
+    n_val = BATCH_SIZE // 10
     split = Split(rows, rows[:n_val], rows[:n_val], "random")
     backbone = load_backbone("resnet18", "none")
     preprocessing = Preprocessing(resolution, 1.0, backbone.mean, backbone.std)
@@ -78,18 +79,20 @@ def main() -> None:
     precision = choose_precision("auto", device)
     options = make_options("fast", epochs=1, resolution=(resolution,), flip_view=False)
     network = backbone.network.to(memory_format=torch.channels_last).eval()
+    ours = Classifier(network, preprocessing, device, precision)
+    ours32 = Classifier(network, preprocessing, device, "float32")
 
     def batch_of(size):
         return torch.randn(size, 3, resolution, resolution).contiguous(
             memory_format=torch.channels_last
         )
 
-    def bare_forward(dtype=precision, layout=torch.channels_last):
-        batch = batch_of(BATCH).contiguous(memory_format=layout)
+    def bare_forward(classifier):
+        batch = batch_of(BATCH_SIZE)
 
         def run():
-            with torch.inference_mode(), precision_context(dtype, device):
-                for _ in range(n // BATCH):
+            with torch.inference_mode(), classifier.autocast():
+                for _ in range(n // BATCH_SIZE):
                     network(batch)
 
         return run
@@ -101,7 +104,7 @@ def main() -> None:
 
         def run():
             for _ in range(n // size):
-                with precision_context(precision, device):
+                with ours.autocast():
                     scores = net(batch)
                 F.cross_entropy(scores.float(), truth).backward()
                 net.zero_grad()
@@ -111,20 +114,21 @@ def main() -> None:
     def our_training():
         """Seconds of the images trained; the validation's are taken off by its own share."""
         net = models.resnet18(num_classes=N_CLASSES)
-        steps, validation = [], []
+        steps: list[float] = []
 
-        def on_work(done, total, shown):
-            (validation if shown == "validation" else steps).append(time.perf_counter())
+        def on_progress(done, total, detail="", /):
+            if detail != "validation":
+                steps.append(time.perf_counter())
 
+        trainer = Trainer(
+            Classifier(net, preprocessing, device, precision), images, split, options, seed=0
+        )
         started = time.perf_counter()
-        finetune(
-            net, images, split, preprocessing, options, 0, device, precision,
-            on_step=lambda step: None, on_work=on_work,
-        )  # fmt: skip
+        list(trainer.train(on_progress))
         return steps[-1] - started
 
     loader = DataLoader(
-        Notebook(images, labels, resolution, backbone.mean, backbone.std), 64, num_workers=2
+        Notebook(pixels, labels, resolution, backbone.mean, backbone.std), 64, num_workers=2
     )
 
     def notebook_forward():
@@ -143,31 +147,27 @@ def main() -> None:
     plain = models.resnet18().eval()
 
     def our_forward():
-        return predict_logits(network, images, rows, preprocessing, device, precision)
+        return ours.predict_logits(images, rows)
 
     def our_head():
         features = our_forward()
         data = features, labels
         small = features[:n_val], labels[:n_val]
-        fit_linear_probe(
-            data, small, N_CLASSES, LinearProbeOptions(epochs=EPOCHS), 0, device, lambda step: None
-        )
+        options = LinearProbeOptions(epochs=EPOCHS)
+        list(LinearProbe(data, small, N_CLASSES, options, seed=0, device=device).train())
 
-    bare, train_bare = bare_forward(), bare_training()
-    bare32 = bare_forward("float32")
+    bare, train_bare = bare_forward(ours), bare_training()
+    bare32 = bare_forward(ours32)
     measured: dict[str, list[float]] = {}
     size = options.batch_size
     for round_number in range(args.rounds + 1):  # the first warms up
         for name, seconds in (
-            ("forward, bare", seconds_of(bare) / (n // BATCH * BATCH)),
+            ("forward, bare", seconds_of(bare) / (n // BATCH_SIZE * BATCH_SIZE)),
             ("forward, ours", seconds_of(our_forward) / n),
-            ("forward, bare, float32", seconds_of(bare32) / (n // BATCH * BATCH)),
+            ("forward, bare, float32", seconds_of(bare32) / (n // BATCH_SIZE * BATCH_SIZE)),
             (
                 "forward, ours, float32",
-                seconds_of(
-                    lambda: predict_logits(network, images, rows, preprocessing, device, "float32")
-                )
-                / n,
+                seconds_of(lambda: ours32.predict_logits(images, rows)) / n,
             ),
             ("forward, notebook", seconds_of(notebook_forward) / n),
             ("training, bare", seconds_of(train_bare) / (n // size * size)),

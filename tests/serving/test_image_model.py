@@ -294,8 +294,6 @@ def test_without_k_five_classes_where_there_are_more_and_more_if_asked(model_fol
 
 
 def test_both_views_of_test_time_augmentation_count_the_same(served, model_folder, tmp_path):
-    served, model_folder, tmp_path
-):
     both, one = served.expected(IMAGE), expected(served.network, IMAGE, views=(1,))
     assert abs(both - one).max() > 100 * TOLERANCE  # the test can tell
     assert_is(served.ask(saved(IMAGE)).iloc[0], both)

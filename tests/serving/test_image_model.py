@@ -198,12 +198,13 @@ def changed(model_folder: Path, copy: Path, **about: object) -> PyFuncModel:
 
 def test_the_model_holds_code_and_arrays_and_no_pickle(model_folder):
     files = {str(path.relative_to(model_folder)) for path in model_folder.rglob("*.*")}
+    (code,) = (model_folder / "code").iterdir()
     assert files >= {
         "artifacts/classifier/weights.safetensors",
         "artifacts/classifier/about.json",
         "image_model.py",
-        "code/embedlab_serving/decode.py",
-        "code/embedlab_serving/preprocess.py",
+        f"code/{code.name}/decode.py",
+        f"code/{code.name}/preprocess.py",
     }
     suffixes = {Path(name).suffix for name in files}
     assert suffixes <= {".py", ".safetensors", ".json", ".yaml", ".txt"}
@@ -575,11 +576,12 @@ def test_a_text_that_is_too_long_is_refused_before_it_is_decoded(post, limit):
     )
 
 
-def test_a_failure_inside_is_500_without_any_detail(post, monkeypatch, caplog):
+def test_a_failure_inside_is_500_without_any_detail(served, post, monkeypatch, caplog):
     def broken(*_: object) -> None:
         raise RuntimeError("secret of /home/someone")
 
-    monkeypatch.setattr("embedlab_serving.preprocess.Preprocessing.__call__", broken)
+    preprocessing = served.model.unwrap_python_model().preprocessing
+    monkeypatch.setattr(type(preprocessing), "__call__", broken)
     response = post(ask(PNG_TEXT))
     assert_hides(response, "secret of /home/someone", caplog.text)
 

@@ -78,7 +78,7 @@ class Trainer:
         self._parallel: nn.Module = network  # what a training step runs
         if world_size() > 1:
             network = convert_sync_batchnorm(network, device)
-            self._parallel = DistributedDataParallel(network, broadcast_buffers=False)
+            self._parallel = DistributedDataParallel(network, forward_sync_buffers=False)
         elif device.startswith("cuda"):
             network.compile()
         self.network = network

@@ -465,10 +465,11 @@ class TitleIndex:
                 process.cdist([q.canonical], names, scorer=scorer)[0]  # (n_names,)
                 for scorer in (fuzz.ratio, fuzz.token_sort_ratio, fuzz.partial_ratio)
             )
-            score = np.maximum(np.maximum(ratio, sorted_ratio), 0.8 * part).round()
-            near = np.flatnonzero(
-                score >= max(MIN_LIKENESS, score.max(initial=0) - LIKENESS_MARGIN)
-            )
+            whole = np.maximum(ratio, sorted_ratio)
+            # A part is enough to be listed, but comes after a whole that is as near.
+            listed, score = np.maximum(whole, 0.9 * part), np.maximum(whole, 0.8 * part).round()
+            limit = max(MIN_LIKENESS, listed.max(initial=0) - LIKENESS_MARGIN)
+            near = np.flatnonzero(listed >= limit)
             scored = [(-score[i], self._rank[row]) for i in near for row in self._names[names[i]]]
             rows = [self._order[rank] for _, rank in sorted(scored)]
         candidates = self._titles_of(rows)[:MAX_LISTED]

@@ -37,6 +37,7 @@ from torchvision.models._api import register_model
 from embedlab.errors import EmbedlabError, TrackingError
 from embedlab.movies.data.likes import find_likes, load_likes, save_likes
 from embedlab.tracking import run as runs
+from embedlab.tracking.registry.model import forget_model_code
 from embedlab.tracking.run import start_run
 from embedlab.vision.models.backbone import load_backbone
 from embedlab.vision.training.checkpoint import Checkpoints
@@ -517,6 +518,7 @@ def test_all_that_is_loaded_is_loaded_without_a_pickle(movies, images, tmp_path,
     """Both models, a checkpoint, a file of weights, and what build_matrix hands on."""
     with pytest.raises(AssertionError, match="a pickle was read"):
         pickle.loads(pickle.dumps(1))
+    forget_model_code()  # of a model of another test, whose folder is gone
     for logged in (movies, images):
         logged.check(logged.load_and_ask())
     movies.check(query(load_model(movies.uri), [TOY_STORY], {"k": 3}))

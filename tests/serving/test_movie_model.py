@@ -410,7 +410,7 @@ def test_a_thousand_titles_fit_in_a_request(post):
     assert (response.status, len(json.loads(response.text)["predictions"])) == (200, 1000)
 
 
-NOT_TEXT = r"A movie title must be text, but found {}.*; write a title such as .*"
+NOT_TEXT = r"A movie title must be text, but found {}.*; write one such as .*"
 NO_TITLE = r"Model is missing inputs \['title'\]\."
 NOT_A_NUMBER = r"Can not safely convert `<class '{}'>` to `DataType.long` for value `{}`"
 REFUSED = {

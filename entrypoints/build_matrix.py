@@ -1,6 +1,6 @@
 """Ratings -> likes -> X = LᵀL, sparse and dense, as artifacts that `fit_embedding` takes."""
 
-from embedlab.cli.arguments import add_device, add_like_rule, add_ratings, add_weighting
+from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean
 
@@ -13,11 +13,11 @@ def build_parser() -> Parser:
         "Count, for every two movies, the users who like both. Logs the likes, the matrix, the "
         "movie index and three figures; fit_embedding takes them by matrix=runs:/<run id>/matrix.",
     )
-    add_ratings(parser, "ml-latest-small")
-    add_like_rule(parser)
-    add_weighting(parser)
+    arguments.add_ratings(parser, "ml-latest-small")
+    arguments.add_like_rule(parser)
+    arguments.add_weighting(parser)
     parser.add("dense", boolean, True, "also make the dense tensor and check it against the sparse")
-    add_device(parser, "where the dense tensor lives")
+    arguments.add_device(parser, "where the dense tensor lives")
     return parser
 
 

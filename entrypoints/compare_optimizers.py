@@ -1,7 +1,7 @@
 """A grid of optimizers, learning rates and seeds on the same matrix: which is best, and do the
 recommendations change?"""
 
-from embedlab.cli.arguments import add_device, add_fit, add_likes, add_weighting
+from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean, number, one_of, whole_number, whole_numbers, words
 from embedlab.movies.options import FitOptions
@@ -16,16 +16,16 @@ def build_parser() -> Parser:
         "child run, and by the exact solver as the yardstick; compare costs and recommendations. "
         "Children that are finished with equal parameters, data and code are not run again.",
     )
-    add_likes(parser)
-    add_weighting(parser)
+    arguments.add_likes(parser)
+    arguments.add_weighting(parser)
     parser.add(
         "optimizers", parse_optimizers, "adam,rmsprop,sgd,lbfgs", "to compare, joined by commas"
     )
     what = "published: the notebook's; 1,0.1: for all; adam:1,0.1/sgd:2e-5: for some, others so"
     parser.add("learning_rates", parse_rates, "published", what)
     parser.add("seeds", whole_numbers(0), "0", "of the random starts, joined by commas")
-    add_fit(parser)
-    add_device(parser, "where the fits run")
+    arguments.add_fit(parser)
+    arguments.add_device(parser, "where the fits run")
     what = "movies to recommend for, joined by |"
     parser.add("titles", words("titles"), "Apollo 13|Toy Story|Home Alone", what)
     parser.add("k", whole_number(1, 1000), 10, "length of the compared lists")

@@ -1,6 +1,6 @@
 """Evaluate recommendations on held-out likes: the embedding in its forms, and tuned baselines."""
 
-from embedlab.cli.arguments import add_likes
+from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import one_of, whole_number, whole_numbers
 
@@ -12,7 +12,7 @@ def build_parser() -> Parser:
         "the embedding, and compare it on test likes with tuned baselines; those of implicit and "
         "gensim take part where requirements-extra.txt is installed.",
     )
-    add_likes(parser)
+    arguments.add_likes(parser)
     what = "lengths of a movie's vector to choose from, joined by commas"
     parser.add("dims", whole_numbers(1, 100_000), "10,20,50,100", what)
     parser.add("k", whole_number(1, 1000), 10, "movies recommended for a query")

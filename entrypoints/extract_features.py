@@ -2,15 +2,7 @@
 
 from collections.abc import Sequence
 
-from embedlab.cli.arguments import (
-    add_device,
-    add_images,
-    add_linear_probe,
-    add_precision,
-    add_processes,
-    add_registration,
-    add_resolution,
-)
+from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean, number, one_of, whole_number
 from embedlab.distributed.launch import launch_workers
@@ -24,17 +16,17 @@ def build_parser() -> Parser:
         "computed once and cached, and a logistic regression on it (nn.Linear) is the classifier. "
         "Logs every epoch, the test report, maps of the embedding, and a model that can be served.",
     )
-    add_images(parser)
-    add_resolution(parser, 128)
+    arguments.add_images(parser)
+    arguments.add_resolution(parser, 128)
     parser.add("crop_pct", number(0.1, 1.0), 1.0, "side of the middle crop; 0.875 as published")
     parser.add("flip_view", boolean, False, "the mean over an image and its mirror image")
-    add_linear_probe(parser)
+    arguments.add_linear_probe(parser)
     parser.add("embedding_map", one_of(*MAPS), "pca", "how the embedding is drawn in the plane")
     parser.add("seed", whole_number(0), 0, "of the order of batches, and of weights=none")
-    add_device(parser, "where the network runs")
-    add_precision(parser)
-    add_processes(parser)
-    add_registration(parser, "image-classifier")
+    arguments.add_device(parser, "where the network runs")
+    arguments.add_precision(parser)
+    arguments.add_processes(parser)
+    arguments.add_registration(parser, "image-classifier")
     return parser
 
 

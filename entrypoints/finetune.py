@@ -2,14 +2,7 @@
 
 from collections.abc import Sequence
 
-from embedlab.cli.arguments import (
-    add_device,
-    add_images,
-    add_precision,
-    add_processes,
-    add_recipe,
-    add_registration,
-)
+from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import run_id_or_nothing, whole_number
 from embedlab.distributed.env import is_main_process
@@ -27,15 +20,15 @@ def build_parser() -> Parser:
         "Train a pretrained network on images. A recipe has a value for every ingredient, which "
         "'auto' takes. A run that was stopped goes on with resume=<run id> after its last epoch.",
     )
-    add_images(parser)
-    add_recipe(parser)
+    arguments.add_images(parser)
+    arguments.add_recipe(parser)
     parser.add("seed", whole_number(0), 0, "of the head, the order and the random changes")
-    add_device(parser, "where the network is trained")
-    add_precision(parser)
-    add_processes(parser)
+    arguments.add_device(parser, "where the network is trained")
+    arguments.add_precision(parser)
+    arguments.add_processes(parser)
     what = "id of a stopped run; all but device, processes and registration is its own"
     parser.add("resume", run_id_or_nothing, "", what)
-    add_registration(parser, "image-classifier")
+    arguments.add_registration(parser, "image-classifier")
     return parser
 
 

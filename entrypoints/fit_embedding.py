@@ -1,13 +1,6 @@
 """One optimizer, one learning rate, or the exact solver -> a movie embedding, logged and served."""
 
-from embedlab.cli.arguments import (
-    add_device,
-    add_fit,
-    add_likes,
-    add_processes,
-    add_registration,
-    add_weighting,
-)
+from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import auto_or, boolean, one_of, positive_number, whole_number
 from embedlab.distributed.env import is_main_process
@@ -24,16 +17,16 @@ def build_parser() -> Parser:
         "Fit a vector to every movie so that v_i·v_j is near the number of users who like both. "
         "Logs the cost of every epoch, the curve, the vectors and a model that can be served.",
     )
-    add_likes(parser)
-    add_weighting(parser)
+    arguments.add_likes(parser)
+    arguments.add_weighting(parser)
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver; exact works by eigenpairs")
     parser.add("lr", auto_or(positive_number), "auto", f"learning rate; auto: {rates}")
-    add_fit(parser)
+    arguments.add_fit(parser)
     parser.add("seed", whole_number(0), 0, "of the random start")
-    add_device(parser, "where the fit runs")
-    add_processes(parser)
+    arguments.add_device(parser, "where the fit runs")
+    arguments.add_processes(parser)
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
-    add_registration(parser, "movie-embedding")
+    arguments.add_registration(parser, "movie-embedding")
     what = "what versions are compared by: cost, or ndcg of held-out likes, which is another fit"
     parser.add("promote_by", one_of(*MOVIE_METRICS), "cost", what)
     return parser

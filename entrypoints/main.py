@@ -1,6 +1,6 @@
 """Everything, small, end to end: both families, registered models, recommendations."""
 
-from embedlab.cli.arguments import add_dataset, add_ratings, add_resolution, add_weights
+from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import auto_or, one_of, positive_number, whole_number, words
 from embedlab.movies.options import OPTIMIZERS, FitOptions
@@ -13,15 +13,15 @@ def build_parser() -> Parser:
         "extract_features, finetune, compare_transfer. The fits register their models. With the "
         "defaults nothing is downloaded.",
     )
-    add_ratings(parser, "sample")
+    arguments.add_ratings(parser, "sample")
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver")
     parser.add("lr", auto_or(positive_number), "auto", "learning rate; auto: the optimizer's own")
     parser.add("dim", whole_number(1, 100_000), 20, "length of a movie's vector")
     parser.add("epochs", whole_number(1), 150, "updates of all vectors")
     parser.add("title", words("a movie's title"), "Toy Story", "the movie to recommend for")
-    add_dataset(parser, "sample")
-    add_weights(parser, "none")
-    add_resolution(parser, 32)
+    arguments.add_dataset(parser, "sample")
+    arguments.add_weights(parser, "none")
+    arguments.add_resolution(parser, 32)
     parser.add("train_limit", whole_number(0), 0, "so many training images; 0 for all")
     parser.add("seed", whole_number(0), 0, "of all random starts")
     return parser
@@ -39,24 +39,13 @@ def main(argv=None) -> None:
     given = vars(args) | {"lr": options.lr}
     with start_run("main", f"main {args.ratings}", given) as run:
         matrix_run = run_entry_point("build_matrix", {"ratings": args.ratings})
-        fit_run = run_entry_point(
-            "fit_embedding",
-            {
-                "matrix": f"runs:/{matrix_run}/matrix",
-                "optimizer": args.optimizer,
-                "lr": "auto" if args.lr is None else args.lr,
-                "dim": args.dim,
-                "epochs": args.epochs,
-                "seed": args.seed,
-                "reference": "true",
-                "register": "true",
-            },
-        )
+        fit = {name: getattr(args, name) for name in ("optimizer", "dim", "epochs", "seed")}
+        fit |= {"lr": "auto" if args.lr is None else args.lr, "reference": "true"}
+        matrix = f"runs:/{matrix_run}/matrix"
+        fit_run = run_entry_point("fit_embedding", {**fit, "matrix": matrix, "register": "true"})
         run_entry_point("recommend", {"model": f"runs:/{fit_run}/model", "title": args.title})
-        images = {
-            name: getattr(args, name)
-            for name in ("dataset", "weights", "resolution", "train_limit", "seed")
-        }
+        shared = ("dataset", "weights", "resolution", "train_limit", "seed")
+        images = {name: getattr(args, name) for name in shared}
         features_run = run_entry_point("extract_features", images)
         # Digits must not be mirrored, and a small data set wants small batches.
         small = {"augment": "crop", "batch_size": 32, "epochs": 4, "register": "true"}

@@ -82,38 +82,34 @@ class Sweep:
         jobs = list(dict.fromkeys([first, *((o, seed) for o in others for seed in seeds)]))
         finished = {job: self._find(*job) for job in jobs}
         missing = [job for job in jobs if finished[job] is None] if ray else []
-        waiting: dict[Job, RayFit | EmbedlabError | None] = {}
+        ray = ray if missing else None
         fits: dict[Job, SweepFit] = {}
         failed: dict[str, list[str]] = defaultdict(list)
         exact_cost, total, done = None, sum(map(_work, jobs)), 0.0
-        with ray_session(ray, self.say) if ray and missing else nullcontext():
+        with ray_session(ray, self.say) if ray else nullcontext():
             here = ((job, None) for job in jobs if job not in missing)
             there = fits_by_ray(self.likes.weighted, missing, self.device, ray) if ray else ()
-            for ended, result in chain(here, there if missing else ()):
-                waiting[ended] = result
-                if exact_cost is None and first not in waiting:
-                    continue  # every gap is to the exact cost
-                for job in [job for job in jobs if job in waiting]:
-                    outcome = waiting.pop(job)
+            # The exact fit comes first, as every gap is to its cost.
+            for job, outcome in chain(there, here) if first in missing else chain(here, there):
 
-                    def progress(fraction: float, job: Job = job, done: float = done) -> None:
-                        self.on_progress(done + fraction * _work(job), total, job[0].label)
+                def progress(fraction: float, job: Job = job, done: float = done) -> None:
+                    self.on_progress(done + fraction * _work(job), total, job[0].label)
 
-                    try:
-                        fits[job] = self._fit(job, finished[job], outcome, exact_cost, progress)
-                    except EmbedlabError as error:
-                        if error is not outcome or job == first:
-                            raise
-                        failed[str(error)].append(f"{job[0].label}, seed {job[1]}")
-                    exact_cost = fits[first].fit.cost
-                    if exact_cost == 0:
-                        raise DataError(
-                            f"dim: expected one at which the exact solver leaves a cost to compare "
-                            f"with, but with dim={exact.dim} it fits these {self.likes.n_movies:,} "
-                            "movies exactly: use a smaller dim, or ratings of more movies."
-                        )
-                    progress(1.0)
-                    done += _work(job)
+                try:
+                    fits[job] = self._fit(job, finished[job], outcome, exact_cost, progress)
+                except EmbedlabError as error:
+                    if error is not outcome or job == first:
+                        raise
+                    failed[str(error)].append(f"{job[0].label}, seed {job[1]}")
+                exact_cost = fits[first].fit.cost
+                if exact_cost == 0:
+                    raise DataError(
+                        f"dim: expected one at which the exact solver leaves a cost to compare "
+                        f"with, but with dim={exact.dim} it fits these {self.likes.n_movies:,} "
+                        "movies exactly: use a smaller dim, or ratings of more movies."
+                    )
+                progress(1.0)
+                done += _work(job)
         if failed:
             reasons = (f"{reason} ({'; '.join(names)})" for reason, names in failed.items())
             raise RayError(

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,7 +197,7 @@ def _capacity(nodes: Sequence[dict], options: RayOptions) -> str:
 def fits_by_ray(
     weighted: "Weighted", jobs: Sequence[Job], device: str, options: RayOptions
 ) -> Iterator[tuple[Job, RayFit | EmbedlabError]]:
-    """Every job with its fit, or the error that ended it, in order of completion.
+    """Every job with its fit, or the error that ended it: the first one, then as they complete.
 
     Ray retries a fit RETRIES times if its process or node is lost, but not one that raises.
     """
@@ -207,7 +208,8 @@ def fits_by_ray(
     )(_fit)
     likes, threads, versions = ray.put(weighted), options.cpus_per_fit, _versions()
     jobs_of = {task.remote(likes, job, device, threads, versions).future(): job for job in jobs}
-    for future in as_completed(jobs_of):
+    first = next(iter(jobs_of))
+    for future in chain([first], as_completed(set(jobs_of) - {first})):
         error = future.exception()
         yield jobs_of.pop(future), _as_error(error) if error else _own(future.result())
 

@@ -3,7 +3,7 @@ recommendations change?"""
 
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
-from embedlab.cli.types import boolean, number, one_of, whole_number, whole_numbers, words
+from embedlab.cli.types import boolean, integer, integers, nonblank, number, one_of
 from embedlab.movies.options import FitOptions
 from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
 from embedlab.movies.sweep.ray_backend import LAUNCHERS, parse_launcher
@@ -23,18 +23,18 @@ def build_parser() -> Parser:
     )
     what = "published: the notebook's; 1,0.1: for all; adam:1,0.1/sgd:2e-5: for some, others so"
     parser.add("learning_rates", parse_rates, "published", what)
-    parser.add("seeds", whole_numbers(0), "0", "of the random starts, joined by commas")
+    parser.add("seeds", integers(0), "0", "of the random starts, joined by commas")
     arguments.add_fit(parser)
     arguments.add_device(parser, "where the fits run")
     what = "movies to recommend for, joined by |"
-    parser.add("titles", words("titles"), "Apollo 13|Toy Story|Home Alone", what)
-    parser.add("k", whole_number(1, 1000), 10, "length of the compared lists")
+    parser.add("titles", nonblank("titles"), "Apollo 13|Toy Story|Home Alone", what)
+    parser.add("k", integer(1, 1000), 10, "length of the compared lists")
     parser.add("reuse", boolean, True, "take over children that are finished already")
     what = "local: one fit after another, in this process; ray: many at once, as tasks of Ray"
     parser.add("launcher", one_of(*LAUNCHERS), "local", what)
     what = "with launcher=ray: auto, host:6379 or ray://host:10001; none: a Ray of its own, here"
     parser.add("ray_address", str, "", what)
-    parser.add("cpus_per_fit", whole_number(1), 1, "with launcher=ray: cores that a fit reserves")
+    parser.add("cpus_per_fit", integer(1), 1, "with launcher=ray: cores that a fit reserves")
     what = "with launcher=ray: GPUs that a fit reserves; 0.5: two fits share one"
     parser.add("gpus_per_fit", number(0), 0.0, what)
     return parser
@@ -86,11 +86,11 @@ def main(argv=None) -> None:
         figures = plots.comparison_figures(fits, overlap, about, f"top {args.k}")
         for name, figure in figures.items():
             run.log_figure(figure, f"figures/{name}.png")
-        said = results.to_markdown(fits, lists, titles.iloc[queries].tolist(), likes.name)
-        run.log_text(said, "summary.md")
-        run.set_tags({"mlflow.note.content": said})
+        summary = results.to_markdown(fits, lists, titles.iloc[queries].tolist(), likes.name)
+        run.log_text(summary, "summary.md")
+        run.set_tags({"mlflow.note.content": summary})
         page = children.save_view(f"Optimizers: {about}", len(fits))
-    console.print(said)
+    console.print(summary)
     console.print(how_to_open(run.experiment_id, run.id, *([page] if page else [])))
 
 

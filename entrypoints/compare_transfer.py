@@ -68,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "difference/p_value": comparison.pairs["p_value"].iloc[0],
             }
         )
-        words = comparison.to_markdown(name)
-        run.log_text(words, "summary.md")
-        run.set_tags({"mlflow.note.content": words})
-    console.print(words)
+        summary = comparison.to_markdown(name)
+        run.log_text(summary, "summary.md")
+        run.set_tags({"mlflow.note.content": summary})
+    console.print(summary)
     console.print(how_to_open(run.experiment_id, run.id))
 
 

@@ -2,7 +2,7 @@
 
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
-from embedlab.cli.types import one_of, whole_number, whole_numbers
+from embedlab.cli.types import integer, integers, one_of
 
 
 def build_parser() -> Parser:
@@ -14,16 +14,16 @@ def build_parser() -> Parser:
     )
     arguments.add_likes(parser)
     what = "lengths of a movie's vector to choose from, joined by commas"
-    parser.add("dims", whole_numbers(1, 100_000), "10,20,50,100", what)
-    parser.add("k", whole_number(1, 1000), 10, "movies recommended for a query")
+    parser.add("dims", integers(1, 100_000), "10,20,50,100", what)
+    parser.add("k", integer(1, 1000), 10, "movies recommended for a query")
     what = "what is never recommended: the query movie, or all known likes of the user"
     parser.add("exclude", one_of("query", "likes"), "query", what)
     what = "users asked in a split at the most, drawn by the seed; all are learnt from"
-    parser.add("users", whole_number(1), 20_000, what)
+    parser.add("users", integer(1), 20_000, what)
     what = "how often the likes are split anew; the time grows with it, the intervals shrink"
-    parser.add("splits", whole_number(1, 100), 1, what)
-    parser.add("resamples", whole_number(100), 2000, "bootstrap samples of the users")
-    parser.add("seed", whole_number(0), 0, "of the splits, the samples and the baselines")
+    parser.add("splits", integer(1, 100), 1, what)
+    parser.add("resamples", integer(100), 2000, "bootstrap samples of the users")
+    parser.add("seed", integer(0), 0, "of the splits, the samples and the baselines")
     return parser
 
 
@@ -67,10 +67,10 @@ def main(argv=None) -> None:
             means = entry.test.means()
             slug = "_".join(entry.name.lower().replace(",", "").replace("-", "_").split())
             run.log_metrics({f"{slug}/test_{name}": value for name, value in means.items()})
-        words = to_markdown(table, likes.name, options, absent)
-        run.log_text(words, "summary.md")
-        run.set_tags({"mlflow.note.content": words})
-    console.print(words)
+        summary = to_markdown(table, likes.name, options, absent)
+        run.log_text(summary, "summary.md")
+        run.set_tags({"mlflow.note.content": summary})
+    console.print(summary)
     source = f"matrix={args.matrix}" if args.matrix else f"ratings={args.ratings}"
     chosen = " ".join(f"-P {name}={value}" for name, value in ours.settings.items())
     console.print(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
-from embedlab.cli.types import boolean, number, one_of, whole_number
+from embedlab.cli.types import boolean, integer, number, one_of
 from embedlab.distributed.launch import launch_workers
 from embedlab.vision.options import MAPS, LinearProbeOptions
 
@@ -22,7 +22,7 @@ def build_parser() -> Parser:
     parser.add("flip_view", boolean, False, "the mean over an image and its mirror image")
     arguments.add_linear_probe(parser)
     parser.add("embedding_map", one_of(*MAPS), "pca", "how the embedding is drawn in the plane")
-    parser.add("seed", whole_number(0), 0, "of the order of batches, and of weights=none")
+    parser.add("seed", integer(0), 0, "of the order of batches, and of weights=none")
     arguments.add_device(parser, "where the network runs")
     arguments.add_precision(parser)
     arguments.add_processes(parser)

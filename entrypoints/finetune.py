@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
-from embedlab.cli.types import run_id_or_nothing, whole_number
+from embedlab.cli.types import integer, run_id_or_nothing
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
 from embedlab.vision.options import DATA
@@ -22,7 +22,7 @@ def build_parser() -> Parser:
     )
     arguments.add_images(parser)
     arguments.add_recipe(parser)
-    parser.add("seed", whole_number(0), 0, "of the head, the order and the random changes")
+    parser.add("seed", integer(0), 0, "of the head, the order and the random changes")
     arguments.add_device(parser, "where the network is trained")
     arguments.add_precision(parser)
     arguments.add_processes(parser)

@@ -2,7 +2,7 @@
 
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
-from embedlab.cli.types import auto_or, boolean, one_of, positive_number, whole_number
+from embedlab.cli.types import auto_or, boolean, integer, one_of, positive_number
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
 from embedlab.movies.options import DEFAULT_LR, OPTIMIZERS, FitOptions, check_processes
@@ -22,7 +22,7 @@ def build_parser() -> Parser:
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver; exact works by eigenpairs")
     parser.add("lr", auto_or(positive_number), "auto", f"learning rate; auto: {rates}")
     arguments.add_fit(parser)
-    parser.add("seed", whole_number(0), 0, "of the random start")
+    parser.add("seed", integer(0), 0, "of the random start")
     arguments.add_device(parser, "where the fit runs")
     arguments.add_processes(parser)
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")

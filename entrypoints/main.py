@@ -2,7 +2,7 @@
 
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
-from embedlab.cli.types import auto_or, one_of, positive_number, whole_number, words
+from embedlab.cli.types import auto_or, integer, nonblank, one_of, positive_number
 from embedlab.movies.options import OPTIMIZERS, FitOptions
 
 
@@ -16,14 +16,14 @@ def build_parser() -> Parser:
     arguments.add_ratings(parser, "sample")
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver")
     parser.add("lr", auto_or(positive_number), "auto", "learning rate; auto: the optimizer's own")
-    parser.add("dim", whole_number(1, 100_000), 20, "length of a movie's vector")
-    parser.add("epochs", whole_number(1), 150, "updates of all vectors")
-    parser.add("title", words("a movie's title"), "Toy Story", "the movie to recommend for")
+    parser.add("dim", integer(1, 100_000), 20, "length of a movie's vector")
+    parser.add("epochs", integer(1), 150, "updates of all vectors")
+    parser.add("title", nonblank("a movie's title"), "Toy Story", "the movie to recommend for")
     arguments.add_dataset(parser, "sample")
     arguments.add_weights(parser, "none")
     arguments.add_resolution(parser, 32)
-    parser.add("train_limit", whole_number(0), 0, "so many training images; 0 for all")
-    parser.add("seed", whole_number(0), 0, "of all random starts")
+    parser.add("train_limit", integer(0), 0, "so many training images; 0 for all")
+    parser.add("seed", integer(0), 0, "of all random starts")
     return parser
 
 

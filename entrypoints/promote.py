@@ -1,7 +1,7 @@
 """A registered version becomes champion because somebody says so: rollback, or a challenger."""
 
 from embedlab.cli.parser import Parser, exit_with
-from embedlab.cli.types import model_name, version, words
+from embedlab.cli.types import model_name, nonblank, version
 
 
 def build_parser() -> Parser:
@@ -17,7 +17,9 @@ def build_parser() -> Parser:
         None,
         "a number; challenger; or previous, the version that the present champion replaced",
     )
-    parser.add("reason", words("a reason, in words"), None, "why; it becomes a tag of the version")
+    parser.add(
+        "reason", nonblank("a reason, in words"), None, "why; it becomes a tag of the version"
+    )
     return parser
 
 
@@ -32,9 +34,9 @@ def main(argv=None) -> None:
     with start_run("promote", label, vars(args)) as run:
         promotion = set_champion(args.model_name, args.version, args.reason)
         run.set_tags({"registered_model": promotion.label})
-        said = "\n".join(filter(None, (str(promotion), promotion.undo)))
-        run.log_text(f"{said}\n", "promotion.txt")
-        console.print(said)
+        text = "\n".join(filter(None, (str(promotion), promotion.undo)))
+        run.log_text(f"{text}\n", "promotion.txt")
+        console.print(text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Titles in, the nearest movies by name out, from a registered embedding."""
 
 from embedlab.cli.parser import Parser, exit_with
-from embedlab.cli.types import boolean, one_of, whole_number, words
+from embedlab.cli.types import boolean, integer, nonblank, one_of
 
 
 def build_parser() -> Parser:
@@ -11,17 +11,17 @@ def build_parser() -> Parser:
     )
     parser.add(
         "title",
-        words("a movie's title"),
+        nonblank("a movie's title"),
         "Apollo 13",
         "a movie as people type it; several, joined by |, give one blended list",
     )
     parser.add(
         "model",
-        words("a model's URI"),
+        nonblank("a model's URI"),
         "models:/movie-embedding@champion",
         "the model to ask: models:/<name>@<alias>, models:/<name>/<version>, runs:/<id>/model",
     )
-    parser.add("k", whole_number(1, 1000), 10, "how many recommendations")
+    parser.add("k", integer(1, 1000), 10, "how many recommendations")
     parser.add("score", one_of("dot", "cosine"), "dot", "inner product, or without popularity")
     parser.add("include_self", boolean, False, "keep the asked movies in the list")
     return parser

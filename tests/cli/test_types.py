@@ -8,16 +8,16 @@ from embedlab.cli.types import (
     auto_or,
     boolean,
     fraction,
+    integer,
+    integers,
     model_name,
+    nonblank,
     number,
     one_of,
     positive_number,
     run_id_or_nothing,
     run_ids,
     version,
-    whole_number,
-    whole_numbers,
-    words,
 )
 
 
@@ -32,13 +32,13 @@ def test_false_in_all_its_spellings(text):
 
 
 def test_good_values_come_out_typed():
-    assert whole_number(1)("7") == 7
-    assert whole_number(0, 9)("9") == 9
+    assert integer(1)("7") == 7
+    assert integer(0, 9)("9") == 9
     assert positive_number("1e-3") == 0.001
     assert auto_or(positive_number)("0.5") == 0.5
     assert auto_or(positive_number)("Auto") is None
     assert one_of("a", "b")("b") == "b"
-    assert words("a title")("  Toy Story ") == "Toy Story"
+    assert nonblank("a title")("  Toy Story ") == "Toy Story"
     assert model_name(" movie-embedding ") == "movie-embedding"
     assert [version(text) for text in ("12", " previous ")] == ["12", "previous"]
 
@@ -71,7 +71,7 @@ def test_best_is_no_id_and_one_id_is_too_few():
 def test_auto_is_none_and_several_numbers_are_a_tuple():
     assert auto_or(positive_number)(" Auto ") is None
     assert auto_or(positive_number)("0.5") == 0.5
-    resolutions = whole_numbers(32, 1024)
+    resolutions = integers(32, 1024)
     assert resolutions("64, 96,128") == (64, 96, 128)
     for text in ("", "64,", "64,12", "2000"):
         with pytest.raises(ArgumentTypeError, match="expected a whole number from 32 to 1024"):

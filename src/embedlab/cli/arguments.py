@@ -46,8 +46,8 @@ def add_weighting(parser: Parser) -> None:
 
 def add_fit(parser: Parser) -> None:
     """The parameters of a fit, apart from optimizer and learning rate."""
-    parser.add("dim", types.whole_number(1, 100_000), 100, "length of a movie's vector")
-    parser.add("epochs", types.whole_number(1), 150, "updates of all vectors (exact: at most)")
+    parser.add("dim", types.integer(1, 100_000), 100, "length of a movie's vector")
+    parser.add("epochs", types.integer(1), 150, "updates of all vectors (exact: at most)")
     parser.add("objective", types.one_of(*OBJECTIVES), "factored", "dense is the published form")
     parser.add("init_scale", types.positive_number, 1.0, "standard deviation of the random start")
 
@@ -67,22 +67,22 @@ def add_dataset(parser: Parser, default: str) -> None:
 def add_weights(parser: Parser, default: str) -> None:
     """The parameter `weights`: the network's initial weights."""
     what = "imagenet (torchvision's, downloaded once), none, or the path of a state dict"
-    parser.add("weights", types.words("imagenet, none or a path"), default, what)
+    parser.add("weights", types.nonblank("imagenet, none or a path"), default, what)
 
 
 def add_resolution(parser: Parser, default: int) -> None:
     """The parameter `resolution`, one number."""
-    side = types.whole_number(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
+    side = types.integer(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
     parser.add("resolution", side, default, "pixels a side that the network sees")
 
 
 def add_images(parser: Parser) -> None:
     """The parameters of the images, their split, and the backbone."""
     add_dataset(parser, "cifar10")
-    parser.add("split_seed", types.whole_number(0), 0, "of the split into training and validation")
+    parser.add("split_seed", types.integer(0), 0, "of the split into training and validation")
     for part in ("train", "val", "test"):
         what = f"so many {part} images, stratified; 0 for all"
-        parser.add(f"{part}_limit", types.whole_number(0), 0, what)
+        parser.add(f"{part}_limit", types.integer(0), 0, what)
     parser.add("backbone", types.one_of(*vision.BACKBONES), "resnet18", "torchvision's network")
     add_weights(parser, "imagenet")
 
@@ -94,15 +94,15 @@ def add_linear_probe(parser: Parser) -> None:
     parser.add("optimizer", optimizers, "adam", "of the logistic regression")
     parser.add("lr", types.auto_or(types.positive_number), "auto", f"learning rate; auto: {rates}")
     parser.add("weight_decay", types.number(0), 0.001, "L2 penalty of its weights")
-    parser.add("epochs", types.whole_number(1), 15, "passes over the features")
+    parser.add("epochs", types.integer(1), 15, "passes over the features")
     what = "images an update, fewer of small data (lbfgs: all)"
-    parser.add("batch_size", types.whole_number(1), 256, what)
+    parser.add("batch_size", types.integer(1), 256, what)
 
 
 def add_recipe(parser: Parser) -> None:
     """The parameters of fine-tuning; `auto`, which is None, is the recipe's own value."""
     parser.add("recipe", types.one_of(*recipes.RECIPES), "fast", "notebook is the published one")
-    resolutions = types.whole_numbers(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
+    resolutions = types.integers(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
     for name, type, what in (
         ("optimizer", types.one_of(*recipes.OPTIMIZERS), "the optimizer"),
         ("lr", types.positive_number, "its highest learning rate"),
@@ -111,9 +111,9 @@ def add_recipe(parser: Parser) -> None:
         ("weight_decay", types.number(0), "on layers' weights, not on biases and norms"),
         ("schedule", types.one_of(*recipes.SCHEDULES), "of the learning rate"),
         ("warmup", types.fraction, "share of all steps in which one_cycle rises"),
-        ("step_epochs", types.whole_number(1), "epochs after which schedule=step divides by ten"),
-        ("epochs", types.whole_number(1), "passes over the training images"),
-        ("batch_size", types.whole_number(2), "images an update"),
+        ("step_epochs", types.integer(1), "epochs after which schedule=step divides by ten"),
+        ("epochs", types.integer(1), "passes over the training images"),
+        ("batch_size", types.integer(2), "images an update"),
         ("resolution", resolutions, "pixels a side, or several, rising, as 64,96,128"),
         ("crop_pct", types.number(0.1, 1), "side of the middle crop of validation and test images"),
         ("augment", types.one_of(*recipes.AUGMENTATIONS), "random changes of training images"),

@@ -52,7 +52,7 @@ def checked(
     return ArgumentType(parse)
 
 
-def whole_number(minimum: int, maximum: int = LARGEST) -> ArgumentType[int]:
+def integer(minimum: int, maximum: int = LARGEST) -> ArgumentType[int]:
     """Type of an integer from `minimum` to `maximum`."""
     end = f"to {maximum}" if maximum < LARGEST else "up"
     from_minimum = checked(int, lambda n: n >= minimum, f"a whole number from {minimum} {end}")
@@ -60,9 +60,9 @@ def whole_number(minimum: int, maximum: int = LARGEST) -> ArgumentType[int]:
     return checked(from_minimum, lambda n: n <= maximum, both)
 
 
-def whole_numbers(minimum: int, maximum: int = LARGEST) -> ArgumentType[tuple[int, ...]]:
+def integers(minimum: int, maximum: int = LARGEST) -> ArgumentType[tuple[int, ...]]:
     """Type of one whole number or several, joined by commas: `96`, `64,96,128`."""
-    parse = whole_number(minimum, maximum)
+    parse = integer(minimum, maximum)
     return ArgumentType(lambda text: tuple(parse(part.strip()) for part in text.split(",")))
 
 
@@ -93,7 +93,7 @@ run_id_or_nothing = checked(
 boolean = checked(lambda text: BOOLEANS[text.strip().lower()], lambda _: True, "true or false")
 
 
-def words(what: str) -> ArgumentType[str]:
+def nonblank(what: str) -> ArgumentType[str]:
     """Type of a text that may not be blank; `what` names it in the message."""
     return checked(str.strip, bool, what)
 
@@ -129,7 +129,7 @@ def auto_or(type: ArgumentType[Value]) -> ArgumentType[Value | None]:
 
 def processes(text: str) -> int:
     """Type of the number of processes; under torchrun its world size, which 1 stands for too."""
-    given = whole_number(1, MAX_PROCESSES)(text)
+    given = integer(1, MAX_PROCESSES)(text)
     if not is_distributed():
         return given
     if given not in (1, world_size()):

@@ -22,7 +22,7 @@ long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMB
 
 # The files that take longest: begun first, so that neither of two workers waits for the other.
 LONGEST = (
-    *("test_entry_points", "test_team_server", "test_same_seed", "test_contract", "test_kill"),
+    *("test_entry_points", "test_team_server", "test_same_seed", "test_kill"),
     "test_distributed",
     *("test_trainer", "test_real_images", "test_environments", "test_concurrent_registration"),
 )

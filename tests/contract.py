@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mlflow
@@ -29,28 +29,21 @@ OPTIONAL = re.compile(r"(implicit_\w+|item2vec)/")
 
 SMALL_FIT = {"ratings": "sample", "dim": 5, "epochs": 3}
 SMALL_IMAGES = {"dataset": "sample", "weights": "none", "resolution": 32, "train_limit": 100}
+SMALL_IMAGES |= {"val_limit": 60, "test_limit": 60}
+Runs = Sequence[tuple[str, Mapping[str, object]]]
 # Every entry point but `main`, which runs others; {name} is the run id of an earlier one.
-RUNS: tuple[tuple[str, Mapping[str, object]], ...] = (
+RUNS: Runs = (
     ("build_matrix", {"ratings": "sample"}),
     ("fit_embedding", {**SMALL_FIT, "reference": True, "register": True}),
     ("recommend", {"title": "Toy Story"}),
     ("compare_optimizers", {**SMALL_FIT, "titles": "Toy Story", "learning_rates": "1"}),
     ("evaluate_embedding", {"ratings": "sample", "dims": "5", "resamples": 100}),
     ("extract_features", {**SMALL_IMAGES, "epochs": 2}),
-    ("finetune", {**SMALL_IMAGES, "epochs": 1, "register": True}),
+    ("finetune", {**SMALL_IMAGES, "epochs": 2, "register": True}),
     ("compare_transfer", {"runs": "{extract_features},{finetune}"}),
     ("promote", {"version": 1, "reason": "to see it"}),
     ("clean_runs", {"dry_run": True}),
 )
-
-
-def contract() -> dict[str, object]:
-    """All of it; the runs are made in a store and a cache of their own."""
-    return {
-        "entry_points": entry_points(),
-        "environment": environment_variables(),
-        "runs": runs(),
-    }
 
 
 def entry_points() -> dict[str, object]:
@@ -80,26 +73,29 @@ def environment_variables() -> list[str]:
     return sorted({name for file in files for name in VARIABLE.findall(file.read_text("utf-8"))})
 
 
-def runs() -> dict[str, object]:
-    """What a run of each entry point holds, and of its children; last what is registered."""
-    with tempfile.TemporaryDirectory() as folder, fresh_store(Path(folder)) as client:
-        os.environ["EMBEDLAB_CACHE"] = f"{folder}/cache"
-        ids: dict[str, str] = {}
-        found: dict[str, object] = {}
-        for name, parameters in RUNS:
-            texts = {key: str(value).format(**ids) for key, value in parameters.items()}
-            flags = [f"--{key.replace('_', '-')}={text}" for key, text in texts.items()]
-            importlib.import_module(f"entrypoints.{name}").main(flags)
-            run, *children = _newest(client, name)
-            ids[name] = run.info.run_id
-            found[name] = _contents(client, run)
-            if children:
-                found[f"{name}, children"] = _contents(client, *children)
-        for model in client.search_registered_models():
-            versions = client.search_model_versions(f"name = '{model.name}'")
-            tags = sorted({_plain(tag) for version in versions for tag in version.tags})
-            found[f"registered {model.name}"] = {"aliases": sorted(model.aliases), "tags": tags}
-        return found
+def make_runs(runs: Runs = RUNS) -> None:
+    """Run these entry points in this process, in MLflow's current store."""
+    ids: dict[str, str] = {}
+    for name, parameters in runs:
+        texts = {key: str(value).format(**ids) for key, value in parameters.items()}
+        flags = [f"--{key.replace('_', '-')}={text}" for key, text in texts.items()]
+        importlib.import_module(f"entrypoints.{name}").main(flags)
+        ids[name] = _newest(mlflow.MlflowClient(), name)[0].info.run_id
+
+
+def read_runs(client: mlflow.MlflowClient) -> dict[str, object]:
+    """What the runs of RUNS and their children hold; last what is registered."""
+    found: dict[str, object] = {}
+    for name, _ in RUNS:
+        run, *children = _newest(client, name)
+        found[name] = _contents(client, run)
+        if children:
+            found[f"{name}, children"] = _contents(client, *children)
+    for model in client.search_registered_models():
+        versions = client.search_model_versions(f"name = '{model.name}'")
+        tags = sorted({_plain(tag) for version in versions for tag in version.tags})
+        found[f"registered {model.name}"] = {"aliases": sorted(model.aliases), "tags": tags}
+    return found
 
 
 def _newest(client: mlflow.MlflowClient, entry_point: str) -> list[Run]:
@@ -148,6 +144,10 @@ def _plain(name: str) -> str:
 
 
 if __name__ == "__main__":
-    text = json.dumps(contract(), indent=1, sort_keys=True)
+    with tempfile.TemporaryDirectory() as folder, fresh_store(Path(folder)) as store:
+        os.environ["EMBEDLAB_CACHE"] = f"{folder}/cache"
+        make_runs()
+        found = {"environment": environment_variables(), "entry_points": entry_points()}
+        text = json.dumps(found | {"runs": read_runs(store)}, indent=1, sort_keys=True)
     FILE.write_text(text + "\n", encoding="utf-8")
     print(f"{FILE.relative_to(PROJECT)}: {len(text.splitlines()):,} lines", file=sys.stderr)

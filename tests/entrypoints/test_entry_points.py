@@ -3,6 +3,7 @@
 One store for all of it, in a temporary folder, filled by one `mlflow run` of `main` from there.
 """
 
+import base64
 import importlib
 import io
 import json
@@ -231,37 +232,38 @@ def test_main_registers_the_model_as_champion(everything):
 
 
 BOTH_MODELS = """
-import base64, os, pandas as pd, mlflow.pyfunc
-movies, images = (
-    mlflow.pyfunc.load_model(f"models:/{name}@champion") for name in os.environ["ORDER"].split()
-)
-if os.environ["ORDER"].startswith("image"):
-    movies, images = images, movies
-image = base64.b64encode(open(os.environ["PICTURE"], "rb").read()).decode()
-print(movies.predict(pd.DataFrame({"title": ["Toy Story"]}), params={"k": 2}).shape)
-print(images.predict(pd.DataFrame({"image": [image]}), params={"k": 2}).shape)
+import multiprocessing, sys
+import pandas as pd, torch
+import mlflow.pyfunc
+
+def load(order):
+    models = {name: mlflow.pyfunc.load_model(f"models:/{name}@champion") for name in order}
+    requests = {
+        "movie-embedding": pd.DataFrame({"title": ["Toy Story"]}),
+        "image-classifier": pd.DataFrame({"image": [sys.argv[1]]}),
+    }
+    for name, model in models.items():
+        print(name, model.predict(requests[name], params={"k": 2}).shape, flush=True)
+
+for order in (["movie-embedding", "image-classifier"], ["image-classifier", "movie-embedding"]):
+    process = multiprocessing.get_context("fork").Process(target=load, args=(order,))
+    process.start()
+    process.join()
 """
 
 
-@pytest.mark.parametrize(
-    "order", ["movie-embedding image-classifier", "image-classifier movie-embedding"]
-)
-def test_one_process_without_the_project_loads_both_models(everything, order, tmp_path):
-    """Each brings a copy of `embedlab`, and Python knows only the one that came first."""
-    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
-    environment = everything.store.environment | {
-        "MLFLOW_TRACKING_URI": everything.store.uri,
-        "ORDER": order,
-        "PICTURE": str(tmp_path / "image.png"),
-    }
+def test_one_process_without_the_project_loads_both_models_in_any_order(everything, tmp_path):
+    """Each brings a copy of its code, and Python knows only the one that came first."""
+    Image.new("RGB", (8, 8)).save(buffer := io.BytesIO(), "png")
     ended = subprocess.run(
-        [sys.executable, "-c", BOTH_MODELS],
+        [sys.executable, "-c", BOTH_MODELS, base64.b64encode(buffer.getvalue()).decode()],
         cwd=tmp_path,
-        env=environment,
+        env=everything.store.environment | {"MLFLOW_TRACKING_URI": everything.store.uri},
         capture_output=True,
         text=True,
     )
-    assert ended.stdout.splitlines() == ["(2, 6)", "(1, 3)"], ended.stderr
+    movies, images = "movie-embedding (2, 6)", "image-classifier (1, 3)"
+    assert ended.stdout.splitlines() == [movies, images, images, movies], ended.stderr
 
 
 def test_main_prints_recommendations_and_how_to_see_the_runs(everything):
@@ -471,14 +473,6 @@ def test_titles_with_spaces_and_quotes_get_through_mlflow_run(store):
     assert ended.run.info.status == "FINISHED"
 
 
-def test_mlflow_run_with_a_bad_value_shows_the_sentence_and_is_failed(store):
-    ended = store.mlflow_run("fit_embedding", "bad-value", ratings="sample", epochs=-1)
-    (said,) = ended.sentences
-    assert ended.code == 1
-    assert said.startswith("embedlab: epochs: expected a whole number from 1 up, got '-1'")
-    assert ended.run.info.status == "FAILED"
-
-
 def test_the_same_seed_gives_the_same_costs_however_it_is_started(everything):
     store = everything.store
     same = {
@@ -573,7 +567,7 @@ def test_ctrl_c_leaves_a_run_that_another_goes_on_with(store):
     location = str(store.folder / "mlruns" / experiment)
     store.client.create_experiment(experiment, artifact_location=location)
     where = {"MLFLOW_TRACKING_URI": store.uri, "MLFLOW_EXPERIMENT_NAME": experiment}
-    given = SMALL | {"batch_size": 16, "epochs": 12}
+    given = SMALL | {"batch_size": 16, "epochs": 5}
     flags = [word for k, v in given.items() for word in (f"--{k.replace('_', '-')}", str(v))]
     process = subprocess.Popen(
         [sys.executable, "-m", "entrypoints.finetune", *flags],
@@ -600,7 +594,7 @@ def test_ctrl_c_leaves_a_run_that_another_goes_on_with(store):
 
     ended = store.call("finetune", "resumed", resume=run.info.run_id)
     assert ended.code == 0, ended.stderr
-    assert list(store.series(ended.run, "val/accuracy")) == list(range(1, 13))
+    assert list(store.series(ended.run, "val/accuracy")) == list(range(1, 6))
     assert ended.run.data.tags["resumed_from"] == run.info.run_id
     first = store.series(run, "val/accuracy")
     assert store.series(ended.run, "val/accuracy")[1] == first[1]

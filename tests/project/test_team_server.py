@@ -432,7 +432,9 @@ exit_with(main)
 """
 
 
-def test_a_fit_goes_on_while_database_and_server_are_stopped_and_started(team, client):
+def test_a_fit_goes_on_while_the_server_is_stopped_restored_and_upgraded(team, client):
+    """First the database is away; then the server, whose tables and files are lost and restored
+    from a back-up and which is upgraded before it starts again."""
     fitting = team.start(["-c", A_FIT], stdin=subprocess.PIPE, MLFLOW_EXPERIMENT_NAME="fit")
     epochs = []
 
@@ -447,9 +449,17 @@ def test_a_fit_goes_on_while_database_and_server_are_stopped_and_started(team, c
     train_until(team.unsent)
     team.start_postgresql()
     train_until(lambda: not team.unsent())
+
+    before = {run.info.run_id: run.to_dictionary() for run in of_experiment(client, "embedlab")}
+    team.execute("Back it up", 0)
+    client.delete_run(next(iter(before)))
+    shutil.rmtree(team.root / "srv/mlflow/artifacts")
     team.kill_server()
     train_until(team.unsent)
-    team.start_server()
+    team.execute("Back it up", 1)
+    team.execute("Upgrade it", 0)
+    team.start_server()  # it runs already, and that is waited for
+
     _, said = fitting.communicate(timeout=120)
     assert fitting.returncode == 0, said
     assert "Traceback" not in said
@@ -461,6 +471,10 @@ def test_a_fit_goes_on_while_database_and_server_are_stopped_and_started(team, c
     assert steps(client, run, "time/epoch_seconds") == epochs
     assert len(run.outputs.model_outputs) == 1
     assert team.unsent() == []
+    after = {run.info.run_id: run.to_dictionary() for run in of_experiment(client, "embedlab")}
+    assert after == before
+    for run_id in before:
+        assert mlflow.artifacts.list_artifacts(run_id=run_id) is not None
 
 
 @long
@@ -506,20 +520,6 @@ def test_a_training_whose_server_does_not_come_back_is_sent_and_resumed_later(te
 
 
 # -- the rest of the page ----------------------------------------------------------------------
-
-
-def test_a_back_up_brings_everything_back_and_an_upgrade_keeps_it(team, client):
-    before = {run.info.run_id: run.to_dictionary() for run in of_experiment(client, "embedlab")}
-    team.execute("Back it up", 0)
-    client.delete_run(next(iter(before)))
-    shutil.rmtree(team.root / "srv/mlflow/artifacts")
-    team.execute("Back it up", 1)
-    team.execute("Upgrade it", 0)
-    team.start_server()  # it runs already, and that is waited for
-    after = {run.info.run_id: run.to_dictionary() for run in of_experiment(client, "embedlab")}
-    assert after == before
-    for run_id in before:
-        assert mlflow.artifacts.list_artifacts(run_id=run_id) is not None
 
 
 def test_every_command_of_the_page_was_executed_in_its_order(team):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_WRITES = 2.0
 MODEL_UPLOAD_SECONDS = 120  # of a request that stores a model; MLflow's own value
+EPOCH_SECONDS = "time/epoch_seconds"
 DIGEST_CHARACTERS = 36  # as many as MLflow stores of a data set's digest
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ class TrackedRun:
         """Log a finished epoch: its metrics and `time/epoch_seconds`."""
         metrics = dict(step.metrics)
         if step.seconds is not None:
-            metrics["time/epoch_seconds"] = step.seconds
+            metrics[EPOCH_SECONDS] = step.seconds
         self.log_metrics(metrics, step.epoch)
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int = 0) -> None:

@@ -1,6 +1,8 @@
 """Finished image runs: find them in the store, and read back what they logged."""
 
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlflow
@@ -11,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from embedlab.errors import TrackingError
 from embedlab.progress import Step
 from embedlab.tracking.store import first_line, store_address
+from embedlab.tracking.tracked_run import EPOCH_SECONDS
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
 from embedlab.wording import counted
@@ -108,10 +111,6 @@ def _digest(run: Run) -> str:
 
 def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedRun:
     run_id, params, metrics = run.info.run_id, run.data.params, run.data.metrics
-    by_epoch: dict[int, dict[str, float]] = {}
-    for name in CURVES:
-        for point in client.get_metric_history(run_id, name):
-            by_epoch.setdefault(point.step, {})[name] = point.value
     compared = ComparedRun(
         run.info.run_name if is_unique else f"{run.info.run_name} ({run_id[:6]})",
         run.data.tags["entry_point"],
@@ -119,9 +118,19 @@ def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedRun
         metrics.get("time/fit_seconds"),
         _test_predictions(run_id),
     )
-    steps = [Step(epoch, values) for epoch, values in sorted(by_epoch.items())]
     dataset = params.get("resolved/dataset", params["dataset"])
+    steps = read_steps(client, run_id, CURVES)
     return FinishedRun(run_id, compared, steps, dataset, run.data.tags["pictures_digest"])
+
+
+def read_steps(client: mlflow.MlflowClient, run_id: str, metrics: Sequence[str]) -> list[Step]:
+    """The epochs of a run that have one of these metrics, as `TrackedRun.record` logged them."""
+    by_epoch: dict[int, dict[str, float]] = defaultdict(dict)
+    for name in metrics:
+        for point in client.get_metric_history(run_id, name):
+            by_epoch[point.step][name] = point.value
+    seconds = {p.step: p.value for p in client.get_metric_history(run_id, EPOCH_SECONDS)}
+    return [Step(epoch, by_epoch[epoch], seconds.get(epoch)) for epoch in sorted(by_epoch)]
 
 
 def _test_predictions(run_id: str) -> Predictions:

@@ -31,6 +31,7 @@ from embedlab.progress import OnProgress, Step
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
 from embedlab.tracking.run import PROJECT_ROOT, TrackedRun, start_child_run
 from embedlab.wording import cost_as_text
+from embedlab.workflows.finished_runs import read_steps
 from embedlab.workflows.models import save_embedding
 from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
 
@@ -255,21 +256,11 @@ def find_fit(experiment_id: str, key: str) -> FinishedFit | None:
         reason = run.data.tags.get("stop_reason")
         if reason in ("finished", DivergedError.stop_reason):
             try:
-                steps = _steps(client, run)
+                steps = read_steps(client, run.info.run_id, ["train/cost"])
                 return run.info.run_id, _fit_of(run, steps, reason == "finished"), steps
             except (MlflowException, OSError, ValueError, LookupError):
                 continue  # partly deleted or damaged
     return None
-
-
-def _steps(client: mlflow.MlflowClient, run: Run) -> list[Step]:
-    run_id = run.info.run_id
-    seconds = {m.step: m.value for m in client.get_metric_history(run_id, "time/epoch_seconds")}
-    costs = {m.step: m.value for m in client.get_metric_history(run_id, "train/cost")}
-    return [
-        Step(epoch, {"train/cost": cost}, seconds.get(epoch))
-        for epoch, cost in sorted(costs.items())
-    ]
 
 
 def _fit_of(run: Run, steps: list[Step], is_finished: bool) -> FitResult:

@@ -42,7 +42,9 @@ def run(entry_point: ModuleType, parameters: Mapping[str, object]) -> Metrics:
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()]
     with redirect_stdout(io.StringIO()):
         entry_point.main(flags)
-    metrics = mlflow.last_active_run().data.metrics
+    ended = mlflow.last_active_run()
+    assert ended is not None, "the entry point has just made one"
+    metrics = ended.data.metrics
     return {name: metrics[name] for name in (*METRICS, "data/train", "data/test")}
 
 

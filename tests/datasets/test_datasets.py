@@ -423,16 +423,6 @@ def test_a_release_is_fetched_unpacked_and_kept(server, cached, monkeypatch):
     assert server.asked == ["good"]
 
 
-def test_a_release_that_holds_other_files_is_refused(server, cached, monkeypatch):
-    files = {"ratings.csv": sha256(RATINGS), "movies.csv": "0" * 64}
-    release = Release(url=f"{server.url}/good", sha256=sha256(GOOD_ZIP), files=files)
-    monkeypatch.setattr(movielens, "RELEASES", {"ml-latest-small": release})
-    with pytest.raises(DataError) as error:
-        locate_ratings("ml-latest-small")
-    assert "does not hold" in one_sentence(error)
-    assert files_under(cached) == {"downloads/ml-latest-small.zip"}
-
-
 def test_a_release_that_cannot_be_fetched_never_becomes_the_sample(server, cached, monkeypatch):
     release = Release(url=f"{server.url}/404", sha256="0" * 64, files={"ratings.csv": "0" * 64})
     monkeypatch.setattr(movielens, "RELEASES", {"ml-latest-small": release})

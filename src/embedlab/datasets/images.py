@@ -12,7 +12,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedlab.datasets.cache import build_folder, cache_folder
+from embedlab.datasets.cache import absolute_path, build_folder, cache_folder
 from embedlab.datasets.download import fetch
 from embedlab.errors import DataError
 from embedlab.wording import printable
@@ -78,7 +78,7 @@ def locate_images(dataset: str) -> ImageSource:
         return ImageSource(SAMPLE, "digits sample", None, "built-in sample")
     if dataset == CIFAR10:
         return ImageSource(CIFAR10, "CIFAR-10", _cifar10(), CIFAR10_URL)
-    path = Path(os.path.abspath(os.path.expanduser(dataset.removeprefix(FOLDER))))
+    path = absolute_path(dataset.removeprefix(FOLDER))
     return ImageSource(FOLDER, path.name or str(path), path, str(path))
 
 
@@ -94,7 +94,7 @@ def _cifar10() -> Path:
         return all(check_integrity(folder / name, md5) for name, md5 in files)
 
     def fill(folder: Path) -> None:
-        archive = fetch(CIFAR10_URL, CIFAR10_SHA256, Path(CIFAR10_URL).name, option=None)
+        archive = fetch(CIFAR10_URL, CIFAR10_SHA256, Path(CIFAR10_URL).name)
         with tarfile.open(archive) as tar:
             for name, _ in files:
                 member = tar.getmember(f"{CIFAR10_FOLDER}/{name}")

@@ -547,7 +547,8 @@ def test_the_sample_has_the_groups_it_names():
     ratings = read_ratings(locate_ratings("sample").path)
     titles = ratings.movies["title"].tolist()
     assert len(set(titles)) == len(titles) == 82
-    group_of = {title: group for title, _, group in sample.sample_films() if group}
+    films_with_group = sample.sample_films().query("group != ''")
+    group_of = dict(zip(films_with_group["title"], films_with_group["group"], strict=True))
     films: dict[str, list[str]] = {}
     for title, group in group_of.items():
         films.setdefault(group, []).append(title)

@@ -19,8 +19,8 @@ from embedlab.errors import DataError
 # The largest release, ml-32m, unpacks to about 0.9 GB, at four bytes for one.
 MAX_BYTES = 8 << 30  # of one file, unpacked
 MAX_RATIO = 100  # unpacked bytes for one packed; a run of zeros reaches 1000
-# What zipfile raises while it reads a damaged archive, by what the damage makes of it: ValueError for
-# a name that cannot be decoded, RuntimeError for an encrypted file or a version it does not know.
+# What zipfile raises while it reads a damaged archive, by what the damage makes of it: ValueError
+# for a name that cannot be decoded, RuntimeError for an encrypted file or an unknown version.
 BAD_CONTENT = (ValueError, RuntimeError, OverflowError, EOFError, struct.error, zlib.error)
 DAMAGED = (zipfile.BadZipFile, *BAD_CONTENT)
 Entries = dict[str, zipfile.ZipInfo]  # by base name

@@ -96,14 +96,14 @@ def _list_files(root: Path) -> Listing:
                 reasons[path] = "an empty folder"
     left_out = tuple(LeftOut(_name(path, root), reasons[path]) for path in sorted(reasons))
     _check_classes(root, [list(files_of) for files_of in found], left_out)
-    files = tuple(
+    class_files = tuple(
         ClassFile(path, _name(path, root), label, part == 0, about.st_size, about.st_mtime_ns)
         for part, files_of in enumerate(found)
         for label, name in enumerate(found[0])
         for path, about in files_of[name]
     )
     notes = (_not_read(root, others),) if parts and others else ()
-    return Listing(tuple(map(printable, found[0])), files, bool(parts), left_out, notes)
+    return Listing(tuple(map(printable, found[0])), class_files, bool(parts), left_out, notes)
 
 
 def _subfolders(folder: str, reasons: dict[str, str]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The served movie embedding, as MLflow's models-from-code: this file is the model's code.
 
 MLflow runs it when the model is logged and when it is loaded; its imports find the model's own copy
-of this package. It needs numpy, pandas and rapidfuzz; no torch, no scipy, no pickle.
+of this package, `embedlab_serving_<digest>`. It needs numpy, pandas and rapidfuzz; no torch, no
+scipy, no pickle.
 
 In: a table with the column `title`, a query a row; parameters `k`, `score`, `include_self`.
 A query is a movie's title as people type it, or several joined by `|`, which gives a blended list.
@@ -53,10 +54,11 @@ class MovieModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Raises DataError if a file is not the one that was logged."""
         folder = Path(context.artifacts[ARTIFACT])
-        # Not this file's folder: MLflow takes the last model's code where a model has lost its own.
+        # Not this file's folder: MLflow uses the last model's code if a model has lost its own.
         check_model(folder.parents[1], SIGNATURE)
         vectors = np.load(folder / VECTORS_FILE, allow_pickle=False)  # (n_movies, dim) float32
-        movies = pd.read_csv(folder / MOVIES_FILE, keep_default_na=False)
+        text = {"title": str, "genres": str}  # also where all titles look like numbers
+        movies = pd.read_csv(folder / MOVIES_FILE, keep_default_na=False, dtype=text)
         self.movies = movies[["movie_id", "title", "genres"]]
         self.neighbours = Neighbours(vectors)
         self.titles = TitleIndex(movies["title"].tolist(), movies["likes"].to_numpy())

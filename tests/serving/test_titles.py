@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rapidfuzz.distance import OSA
 
-from embedlab.errors import DataError, TitleError
+from embedlab.errors import TitleError
 from embedlab.movies.data.ratings import read_ratings
 from embedlab_serving.titles import (
     MAX_QUERY,
@@ -198,26 +198,8 @@ def test_of_several_titles_the_unknown_one_is_named():
         INDEX.find_all("alien | Toy Story 7")
 
 
-def test_one_title_is_not_several():
-    with pytest.raises(TitleError, match="separates titles"):
-        INDEX.find("alien | aliens")
-
-
 def test_as_many_titles_as_are_allowed():
     assert len(INDEX.find_all("|".join(["alien", "aliens"] * (MAX_TITLES // 2)))) == 2
-
-
-@pytest.mark.parametrize(
-    ("titles", "popularity", "message"),
-    [
-        ([], None, "at least one title"),
-        (["Alien (1979)", None], None, "row 1 holds None"),
-        (["Alien (1979)"], [1, 2], r"shape is \(2,\)"),
-    ],
-)
-def test_what_is_no_catalogue_is_refused(titles, popularity, message):
-    with pytest.raises(DataError, match=message):
-        TitleIndex(titles, popularity)
 
 
 @pytest.mark.parametrize(

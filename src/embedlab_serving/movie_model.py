@@ -80,21 +80,20 @@ class MovieModel(PythonModel):
         options = DEFAULTS | {name: value for name, value in params.items() if value is not None}
         if options["k"] > MAX_RECOMMENDATIONS:
             raise OptionError(f"k: expected 1 to {MAX_RECOMMENDATIONS:,}, got {options['k']}")
-        tables = []
+        answers = []
         for row, query in enumerate(queries):
             try:
                 asked = self.titles.find_all(query)
             except TitleError as error:
                 where = f"title in row {row}: " if len(queries) > 1 else ""
                 raise TitleError(f"{where}{error}", error.candidates) from None
+            understood = " | ".join(self.titles.titles[row] for row in asked)
             duplicates = self.titles.duplicates_of(asked)
             found = self.neighbours.top(asked, **options, exclude=duplicates)
-            table = self.movies.iloc[[item.row for item in found]].reset_index(drop=True)
-            table["query"] = " | ".join(self.movies["title"].iloc[asked])
-            table["rank"] = [item.rank for item in found]
-            table["score"] = [item.score for item in found]
-            tables.append(table[COLUMNS])
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+            answers += [(understood, *item) for item in found]
+        table = pd.DataFrame(answers, columns=["query", "rank", "row", "score"])
+        movies = self.movies.iloc[table["row"].astype(int)].reset_index(drop=True)
+        return table.join(movies)[COLUMNS]
 
 
 mlflow.models.set_model(MovieModel())

@@ -31,20 +31,16 @@ class Recommendation(NamedTuple):
 
 def unservable_reason(embedding: np.ndarray) -> str | None:
     """Why `embedding`, (n_movies, dim) float32, has scores that are not finite; None if none is."""
-    finite = np.isfinite(embedding).all(axis=1)  # (n_movies,)
-    if not finite.all():
-        return (
-            f"An embedding must be finite, but {np.count_nonzero(~finite)} of {len(embedding)} "
-            f"rows are not, the first of them row {np.argmin(finite)}"
-        )
     norms = _norms(embedding)
-    # |v_j · q| ≤ ‖v_j‖ ‖q‖, and no query is longer than the longest row: every score is finite.
-    if norms.max() ** 2 > np.finfo(np.float32).max:
-        return (
-            "An embedding's rows must be shorter than 1.8e19 for finite scores, but row "
-            f"{np.argmax(norms)} has length {norms.max():.2g}"
-        )
-    return None
+    # |v_j · q| ≤ ‖v_j‖ ‖q‖, and no query is longer than the longest row.
+    bad = ~(norms**2 <= np.finfo(np.float32).max)  # also where a norm is not a number
+    if not bad.any():
+        return None
+    return (
+        "An embedding's rows must be finite and shorter than 1.8e19 for finite scores, but "
+        f"{np.count_nonzero(bad)} of {len(bad)} rows are not, the first of them row "
+        f"{np.argmax(bad)} of length {norms[np.argmax(bad)]:.2g}"
+    )
 
 
 def _norms(v: np.ndarray) -> np.ndarray:

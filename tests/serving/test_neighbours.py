@@ -141,9 +141,12 @@ def test_options_out_of_range_are_refused_with_what_is_allowed(options, message)
 @pytest.mark.parametrize(
     ("embedding", "message"),
     [
-        (np.array([[0.0, 1], [1, np.nan], [np.inf, 0]]), "2 of 3 rows are not, .* row 1"),
+        (
+            np.array([[0.0, 1], [1, np.nan], [np.inf, 0]]),
+            "2 of 3 rows are not, .* row 1 of length nan",
+        ),
         (np.array([[1e300]]), "1 of 1 rows are not"),  # more than float32 holds
-        (np.array([[1.0, 2], [3e38, 3e38]]), "shorter than .* row 1 has length 4.2e"),
+        (np.array([[1.0, 2], [3e38, 3e38]]), "shorter than .* row 1 of length 4.2e"),
     ],
 )
 def test_an_embedding_whose_scores_are_not_finite_is_refused(embedding, message):

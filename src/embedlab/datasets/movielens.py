@@ -126,8 +126,8 @@ def _release(name: str) -> Path:
 
 def _has_files(digests: Mapping[str, str], folder: Path) -> bool:
     """`digests`: sha256 by file name."""
-    files = {folder / name: digest for name, digest in digests.items()}
-    return all(file.is_file() and sha256_of(file) == digest for file, digest in files.items())
+    files = [(folder / name, digest) for name, digest in digests.items()]
+    return all(file.is_file() and sha256_of(file) == digest for file, digest in files)
 
 
 def _checked(folder: Path) -> Path:
@@ -154,7 +154,7 @@ def _unzipped(path: Path) -> Path:
         ) from error
 
     def is_whole(folder: Path) -> bool:
-        files = {folder / name: entry.file_size for name, entry in entries.items()}
-        return all(file.is_file() and file.stat().st_size == size for file, size in files.items())
+        files = [(folder / name, entry.file_size) for name, entry in entries.items()]
+        return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
     return build_folder(folder, partial(unpack, path, FILES), is_whole)

@@ -261,17 +261,30 @@ def test_several_rows_are_answered_one_after_the_other(served):
     pd.testing.assert_frame_equal(answer, expected, check_dtype=False)
 
 
-def test_another_row_of_the_movie_that_was_asked_for_is_not_recommended(tmp_path):
+def with_movies(model_folder: Path, copy: Path, movies: pd.DataFrame) -> PyFuncModel:
+    """The model with another table of movies."""
+    shutil.copytree(model_folder, copy)
+    movies.to_csv(copy / "artifacts/embedding/movies.csv", index=False)
+    write_digests(copy)
+    return mlflow.pyfunc.load_model(str(copy))
+
+
+def test_another_row_of_the_movie_that_was_asked_for_is_not_recommended(model_folder, tmp_path):
     """MovieLens 100K has 18 movies twice, each with likes of its own."""
     movies = MOVIES.assign(title=MOVIES["title"].replace("Hamlet (1948)", "Toy Story (1995)"))
-    with fresh_store(tmp_path):
-        with start_run("fit_embedding", "fit", {}) as run:
-            uri = log_movie_model(run, np.ones((len(movies), 2), np.float32), movies, {})
-        model = mlflow.pyfunc.load_model(uri)
-        for more, expected in (({}, 0), ({"include_self": True}, 1)):
-            answer = model.predict(pd.DataFrame({"title": ["toy story"]}), params={"k": 20, **more})
-            assert answer["title"].tolist().count("Toy Story (1995)") == expected
-            assert len(answer) == len(movies) - 2 + expected
+    model = with_movies(model_folder, tmp_path / "model", movies)
+    for more, expected in (({}, 0), ({"include_self": True}, 1)):
+        answer = model.predict(pd.DataFrame({"title": ["toy story"]}), params={"k": 20, **more})
+        assert answer["title"].tolist().count("Toy Story (1995)") == expected
+        assert len(answer) == len(movies) - 2 + expected
+
+
+def test_titles_that_look_like_numbers_are_titles(model_folder, tmp_path):
+    titles = [f"{year:04}" for year in range(len(MOVIES))]
+    model = with_movies(model_folder, tmp_path / "model", MOVIES.assign(title=titles))
+    answer = model.predict(pd.DataFrame({"title": ["0007"]}), params={"k": 20})
+    assert set(answer["query"]) == {"0007"}
+    assert sorted(answer["title"]) == [title for title in titles if title != "0007"]
 
 
 def test_titles_joined_by_a_bar_give_one_blended_list(served):

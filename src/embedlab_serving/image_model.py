@@ -104,23 +104,24 @@ class ImageModel(PythonModel):
 
     def _decode(self, row: int, text: str) -> np.ndarray:
         """(3, side, side) uint8, by the same steps as the training images."""
-        where = f"image in row {row}: expected"
         if not isinstance(text, str) or not text:
             found = type(text).__name__ if text else "nothing"
-            raise DataError(f"{where} the base64 text of a PNG or JPEG, got {found}")
-        if len(text) > MAX_CHARACTERS:
-            raise DataError(
-                f"{where} at most {MAX_CHARACTERS:,} characters of base64, got {len(text):,}: send "
-                "a smaller image"
+            fault = f"the base64 text of a PNG or JPEG, got {found}"
+        elif len(text) > MAX_CHARACTERS:
+            fault = (
+                f"at most {MAX_CHARACTERS:,} characters of base64, got {len(text):,}: "
+                "send a smaller image"
             )
-        if text.startswith("data:"):
-            text = text.partition(",")[2]
-        try:
-            return decode_image(base64.b64decode("".join(text.split()), validate=True), self.side)
-        except DataError as error:
-            raise DataError(f"{where} a PNG or JPEG, but it cannot be read ({error})") from None
-        except ValueError as error:  # also binascii's, for a text that was cut off
-            raise DataError(f"{where} base64 text, but it cannot be read ({error})") from None
+        else:
+            encoded = text.partition(",")[2] if text.startswith("data:") else text
+            try:
+                file = base64.b64decode("".join(encoded.split()), validate=True)
+                return decode_image(file, self.side)
+            except DataError as error:
+                fault = f"a PNG or JPEG, but it cannot be read ({error})"
+            except ValueError as error:  # also binascii's, for a text that was cut off
+                fault = f"base64 text, but it cannot be read ({error})"
+        raise DataError(f"image in row {row}: expected {fault}")
 
 
 mlflow.models.set_model(ImageModel())

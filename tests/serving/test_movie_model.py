@@ -134,7 +134,7 @@ def test_the_model_holds_code_and_arrays_and_no_pickle(model_folder):
     np.load(model_folder / "artifacts/embedding/vectors.npy", allow_pickle=False)
 
 
-def test_the_run_holds_the_embedding_for_who_wants_it_without_mlflow(served):
+def test_the_run_has_the_embedding_as_files_readable_without_mlflow(served):
     run_id = served.model.metadata.run_id
     folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/embedding"))
     np.testing.assert_array_equal(np.load(folder / "vectors.npy"), served.vectors)
@@ -243,7 +243,7 @@ def test_answers_are_those_of_the_neighbours(served, k, score, include_self):
     assert list(answer.columns) == COLUMNS
 
 
-def test_without_parameters_ten_by_inner_product_without_itself(served):
+def test_defaults_are_ten_movies_by_inner_product_without_the_query(served):
     answer = served.model.predict(pd.DataFrame({"title": ["toy story"]}))
     expected = served.expected(TOY_STORY, k=10, score="dot", include_self=False)
     pd.testing.assert_frame_equal(answer, expected, check_dtype=False)
@@ -475,7 +475,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("body", "sentence"), REFUSED.values(), ids=REFUSED)
-def test_what_a_caller_can_put_right_is_400_and_a_sentence(post, body, sentence):
+def test_a_bad_request_is_400_with_a_sentence(post, body, sentence):
     response = post(body)
     assert response.status == 400
     answer = json.loads(response.text)
@@ -500,7 +500,7 @@ def test_what_a_caller_can_put_right_is_400_and_a_sentence(post, body, sentence)
         ("<title/>", "text/xml", 415, "only supports the following content types"),
     ],
 )
-def test_what_is_no_request_is_refused_by_mlflow(post, body, content_type, status, part):
+def test_a_malformed_request_is_refused_by_mlflow(post, body, content_type, status, part):
     response = post(body, content_type)
     assert response.status == status
     assert part in response.text

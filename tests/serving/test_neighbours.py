@@ -82,7 +82,7 @@ def test_whole_numbers_tie_exactly(question, k, include_self):
     assert found == top_by_full_sort(scores, rows, k, include_self)
 
 
-def test_a_tie_at_the_last_place_goes_to_the_lower_row():
+def test_a_tie_at_the_last_rank_goes_to_the_lower_row():
     v = np.array([[1, 0], [2, 0], [2, 1], [3, 0], [2, 5]])
     assert [item.row for item in Neighbours(v).top([0], 2)] == [3, 1]
     assert [item.row for item in Neighbours(v).top([0], 3)] == [3, 1, 2]
@@ -111,7 +111,7 @@ def test_a_query_given_twice_counts_twice():
     assert scores.tolist() == pytest.approx([1 / 3, 2 / 3, 0])  # float32
 
 
-def test_asking_changes_nothing():
+def test_a_query_leaves_the_embedding_unchanged():
     v = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
     neighbours, before = Neighbours(v), v.copy()
     first = neighbours.top([4], 5)
@@ -119,7 +119,7 @@ def test_asking_changes_nothing():
     np.testing.assert_array_equal(v, before)
 
 
-def test_nothing_is_left_where_every_movie_is_a_query():
+def test_no_movie_is_recommended_if_every_movie_is_a_query():
     assert Neighbours(np.eye(3)).top([0, 1, 2]) == []
     assert len(Neighbours(np.eye(3)).top([0, 1, 2], include_self=True)) == 3
 

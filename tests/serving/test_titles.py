@@ -176,7 +176,7 @@ def test_a_common_word_is_no_suggestion():
     assert error.value.candidates == ("Wizard of Oz, The (1939)",)
 
 
-def test_nothing_near_says_how_titles_look():
+def test_without_a_near_title_the_error_shows_how_titles_look():
     with pytest.raises(TitleError, match=r'titles look like "Shawshank Redemption, The \(1994\)"'):
         INDEX.find("qqqq wwww zzzz")
     with pytest.raises(TitleError, match="titles look like"):
@@ -218,7 +218,7 @@ def test_as_many_titles_as_are_allowed():
         ("(1995)", "holds no name"),
     ],
 )
-def test_what_is_no_title_gets_one_sentence(typed, message):
+def test_a_query_without_a_title_is_refused_in_one_sentence(typed, message):
     with pytest.raises(TitleError, match=message) as error:
         INDEX.find_all(typed)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
@@ -278,7 +278,7 @@ def found_rows(index, typed):
         ("Empire Strikes Back", "Star Wars: Episode V - The Empire Strikes Back (1980)"),
     ],
 )
-def test_the_projects_examples(real, typed, title):
+def test_the_examples_of_the_readme_are_found(real, typed, title):
     titles, index = real
     assert titles[index.find(typed)] == title
 
@@ -417,14 +417,14 @@ def test_initials_at_the_begin_of_a_title_name_it(query):
     assert TITLES[INDEX.find(query)] == "E.T. the Extra-Terrestrial (1982)"
 
 
-def test_initials_that_begin_several_titles_are_answered_by_all_of_them():
+def test_initials_that_begin_several_titles_list_all_of_them():
     index = TitleIndex(["L.A. Confidential (1997)", "L.A. Story (1991)", "Haine, La (1995)"])
     with pytest.raises(TitleError) as refused:
         index.find("LA")
     assert set(refused.value.candidates) == {"L.A. Confidential (1997)", "L.A. Story (1991)"}
 
 
-def test_rows_of_one_name_and_year_are_duplicates_and_said():
+def test_rows_of_one_name_and_year_are_duplicates_and_listed():
     titles = [
         "Chasing Amy (1997)",
         "Emma (1996)",

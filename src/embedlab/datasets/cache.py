@@ -107,24 +107,23 @@ def find_leftovers(hours: float) -> list[Leftover]:
     That is: untouched for an hour and of a process of this host that has ended; or of another
     host, or of nobody known, and untouched for `hours`, at least one.
     """
-    found = (path for pattern in UNFINISHED for path in cache_folder().rglob(pattern))
     leftovers = []
-    for path in sorted(found):
+    for path in sorted(path for name in UNFINISHED for path in cache_folder().rglob(name)):
         try:
             touched = max(item.lstat().st_mtime for item in (path, *path.rglob("*")))
-        except OSError:  # finished, or removed, meanwhile
+        except OSError:  # finished, or removed, since
             continue
         quiet = (time.time() - touched) / 3600
         owner = OWNED.fullmatch(path.name)
+        pid, host = (int(owner[1]), owner[2]) if owner else (0, "")
         if quiet < LEFTOVER_HOURS:
             continue
-        if owner and has_ended(owner[2], int(owner[1]), touched):
-            leftovers.append(Leftover(path, f"its process {owner[1]} has ended"))
-        elif quiet >= hours and not (owner and owner[2] == this_host()):
-            host = f" by {owner[2]}" if owner else ""
-            leftovers.append(
-                Leftover(path, f"not touched{host} for {counted(round(quiet), 'hour')}")
-            )
+        if owner and has_ended(host, pid, touched):
+            leftovers.append(Leftover(path, f"its process {pid} has ended"))
+        elif quiet >= hours and host != this_host():
+            by_host = f" by {host}" if host else ""
+            reason = f"not touched{by_host} for {counted(round(quiet), 'hour')}"
+            leftovers.append(Leftover(path, reason))
     return leftovers
 
 

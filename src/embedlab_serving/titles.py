@@ -383,7 +383,8 @@ class TitleIndex:
 
     def _containing(self, q: _Reading) -> list[int]:
         """The rows with a name that contains the query, with or without its article."""
-        for phrase in filter(None, (q.keys["name"], q.keys["bare"], q.keys["number"])):
+        phrases = dict.fromkeys((q.keys["name"], q.keys["bare"], q.keys["number"]))
+        for phrase in filter(None, phrases):
             words = f" {phrase} "
             rows = [row for row, names in enumerate(self._phrases) if words in names]
             if found := self._of_year(rows, q.year):
@@ -426,7 +427,8 @@ class TitleIndex:
         else:
             typed = q.keys["number"]
             # A short name is a part of nearly every long query, as "Up" is of "Cup of Tea".
-            names = [name for name in self._names if len(name) >= 0.6 * len(typed)]
+            shortest = 0.6 * len(typed)
+            names = [name for name in self._names if len(name) >= shortest]
             ratio, sorted_ratio, part = (
                 process.cdist([typed], names, scorer=scorer)[0]  # (n_names,)
                 for scorer in (fuzz.ratio, fuzz.token_sort_ratio, fuzz.partial_ratio)

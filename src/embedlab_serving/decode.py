@@ -61,8 +61,6 @@ def _opened(file: Path | str | bytes) -> Image.Image:
     try:
         opened = io.BytesIO(file) if isinstance(file, bytes) else file
         image: Image.Image = Image.open(opened, formats=prepare_pillow())
-    except Image.DecompressionBombError:
-        raise DataError(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:
         raise DataError(_reason(error)) from None
     width, height = image.size
@@ -98,6 +96,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MAX_PIXELS:,} pixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error).strip()

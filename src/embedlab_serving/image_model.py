@@ -1,8 +1,8 @@
 """The served image classifier, as MLflow's models-from-code: this file is the model's code.
 
-MLflow runs it when the model is logged and when it is loaded, with the model's own copy of
-`embedlab_serving`. It needs torch, torchvision, Pillow and safetensors; no pickle. It computes on
-the CPU.
+MLflow runs it when the model is logged and when it is loaded; its imports find the model's own copy
+of this package, `embedlab_serving_<digest>`. It needs torch, torchvision, Pillow and safetensors;
+no pickle. It computes on the CPU.
 
 In: a table with the column `image`, an image a row: the base64 text of a PNG, a JPEG or another
 format that Pillow reads, of any size and mode, or a `data:` URL. Parameter `k`: the number of
@@ -20,16 +20,8 @@ import pandas as pd
 import torch
 from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel, PythonModelContext
-from mlflow.types.schema import (
-    Array,
-    ColSpec,
-    DataType,
-    Object,
-    ParamSchema,
-    ParamSpec,
-    Property,
-    Schema,
-)
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array, Object, Property
 from safetensors.torch import load_file
 from torchvision import models
 
@@ -45,16 +37,12 @@ MAX_IMAGES = 64
 MAX_CHARACTERS = 20_000_000  # of one image's base64: 15 MB
 DEFAULT_K = 5  # or the number of classes, if there are fewer
 
-_ANSWER = Object([Property("label", DataType.string), Property("probability", DataType.double)])
+_LABEL = {"label": DataType.string, "probability": DataType.double}  # name -> type
+_TOP = Array(Object([Property(name, kind) for name, kind in _LABEL.items()]))
+_COLUMNS = [ColSpec(kind, name) for name, kind in _LABEL.items()]
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "image")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "label"),
-            ColSpec(DataType.double, "probability"),
-            ColSpec(Array(_ANSWER), "top"),
-        ]
-    ),
+    outputs=Schema([*_COLUMNS, ColSpec(_TOP, "top")]),
     # No default: MLflow would fill it in, as if the caller had asked for it.
     params=ParamSchema([ParamSpec("k", DataType.long, None)]),
 )
@@ -83,12 +71,11 @@ class ImageModel(PythonModel):
     ) -> pd.DataFrame:
         """Raises MlflowException, as `map_errors` says."""
         with map_errors():
-            k = (params or {}).get("k")
-            if k is None:
-                k = min(DEFAULT_K, len(self.classes))
-            return self._classify(model_input["image"].tolist(), k)
+            return self._classify(model_input["image"].tolist(), (params or {}).get("k"))
 
-    def _classify(self, images: list[str], k: int) -> pd.DataFrame:
+    def _classify(self, images: list[str], k: int | None) -> pd.DataFrame:
+        if k is None:
+            k = min(DEFAULT_K, len(self.classes))
         if not 1 <= k <= len(self.classes):
             raise OptionError(f"k: expected 1 to {len(self.classes)}, got {k}")
         if len(images) > MAX_IMAGES:
@@ -106,34 +93,35 @@ class ImageModel(PythonModel):
                 logits = (logits + self.network(batch.flip(-1))) / 2
             probabilities = logits.double().softmax(1)
         best = probabilities.topk(k)  # values and indices, (n, k)
-        answers = [
-            [
+        answers = []
+        for values, labels in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            top = [
                 {"label": self.classes[label], "probability": value}
                 for value, label in zip(values, labels, strict=True)
             ]
-            for values, labels in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
-        return pd.DataFrame([{**top[0], "top": top} for top in answers], columns=COLUMNS)
+            answers.append({**top[0], "top": top})
+        return pd.DataFrame(answers, columns=COLUMNS)
 
     def _decode(self, row: int, text: str) -> np.ndarray:
         """(3, side, side) uint8, by the same steps as the training images."""
-        where = f"image in row {row}: expected"
         if not isinstance(text, str) or not text:
             found = type(text).__name__ if text else "nothing"
-            raise DataError(f"{where} the base64 text of a PNG or JPEG, got {found}")
-        if len(text) > MAX_CHARACTERS:
-            raise DataError(
-                f"{where} at most {MAX_CHARACTERS:,} characters of base64, got {len(text):,}: send "
-                "a smaller image"
+            fault = f"the base64 text of a PNG or JPEG, got {found}"
+        elif len(text) > MAX_CHARACTERS:
+            fault = (
+                f"at most {MAX_CHARACTERS:,} characters of base64, got {len(text):,}: "
+                "send a smaller image"
             )
-        if text.startswith("data:"):
-            text = text.partition(",")[2]
-        try:
-            return decode_image(base64.b64decode("".join(text.split()), validate=True), self.side)
-        except DataError as error:
-            raise DataError(f"{where} a PNG or JPEG, but it cannot be read ({error})") from None
-        except ValueError as error:  # also binascii's, for a text that was cut off
-            raise DataError(f"{where} base64 text, but it cannot be read ({error})") from None
+        else:
+            encoded = text.partition(",")[2] if text.startswith("data:") else text
+            try:
+                file = base64.b64decode("".join(encoded.split()), validate=True)
+                return decode_image(file, self.side)
+            except DataError as error:
+                fault = f"a PNG or JPEG, but it cannot be read ({error})"
+            except ValueError as error:  # also binascii's, for a text that was cut off
+                fault = f"base64 text, but it cannot be read ({error})"
+        raise DataError(f"image in row {row}: expected {fault}")
 
 
 mlflow.models.set_model(ImageModel())

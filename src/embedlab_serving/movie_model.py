@@ -1,7 +1,8 @@
 """The served movie embedding, as MLflow's models-from-code: this file is the model's code.
 
 MLflow runs it when the model is logged and when it is loaded; its imports find the model's own copy
-of this package. It needs numpy, pandas and rapidfuzz; no torch, no scipy, no pickle.
+of this package, `embedlab_serving_<digest>`. It needs numpy, pandas and rapidfuzz; no torch, no
+scipy, no pickle.
 
 In: a table with the column `title`, a query a row; parameters `k`, `score`, `include_self`.
 A query is a movie's title as people type it, or several joined by `|`, which gives a blended list.
@@ -53,10 +54,11 @@ class MovieModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Raises DataError if a file is not the one that was logged."""
         folder = Path(context.artifacts[ARTIFACT])
-        # Not this file's folder: MLflow takes the last model's code where a model has lost its own.
+        # Not this file's folder: MLflow uses the last model's code if a model has lost its own.
         check_model(folder.parents[1], SIGNATURE)
         vectors = np.load(folder / VECTORS_FILE, allow_pickle=False)  # (n_movies, dim) float32
-        movies = pd.read_csv(folder / MOVIES_FILE, keep_default_na=False)
+        text = {"title": str, "genres": str}  # also where all titles look like numbers
+        movies = pd.read_csv(folder / MOVIES_FILE, keep_default_na=False, dtype=text)
         self.movies = movies[["movie_id", "title", "genres"]]
         self.neighbours = Neighbours(vectors)
         self.titles = TitleIndex(movies["title"].tolist(), movies["likes"].to_numpy())
@@ -78,21 +80,20 @@ class MovieModel(PythonModel):
         options = DEFAULTS | {name: value for name, value in params.items() if value is not None}
         if options["k"] > MAX_RECOMMENDATIONS:
             raise OptionError(f"k: expected 1 to {MAX_RECOMMENDATIONS:,}, got {options['k']}")
-        tables = []
+        answers = []
         for row, query in enumerate(queries):
             try:
                 asked = self.titles.find_all(query)
             except TitleError as error:
                 where = f"title in row {row}: " if len(queries) > 1 else ""
                 raise TitleError(f"{where}{error}", error.candidates) from None
+            understood = " | ".join(self.titles.titles[row] for row in asked)
             duplicates = self.titles.duplicates_of(asked)
             found = self.neighbours.top(asked, **options, exclude=duplicates)
-            table = self.movies.iloc[[item.row for item in found]].reset_index(drop=True)
-            table["query"] = " | ".join(self.movies["title"].iloc[asked])
-            table["rank"] = [item.rank for item in found]
-            table["score"] = [item.score for item in found]
-            tables.append(table[COLUMNS])
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+            answers += [(understood, *item) for item in found]
+        table = pd.DataFrame(answers, columns=["query", "rank", "row", "score"])
+        movies = self.movies.iloc[table["row"].astype(int)].reset_index(drop=True)
+        return table.join(movies)[COLUMNS]
 
 
 mlflow.models.set_model(MovieModel())

@@ -31,20 +31,16 @@ class Recommendation(NamedTuple):
 
 def unservable_reason(embedding: np.ndarray) -> str | None:
     """Why `embedding`, (n_movies, dim) float32, has scores that are not finite; None if none is."""
-    finite = np.isfinite(embedding).all(axis=1)  # (n_movies,)
-    if not finite.all():
-        return (
-            f"An embedding must be finite, but {np.count_nonzero(~finite)} of {len(embedding)} "
-            f"rows are not, the first of them row {np.argmin(finite)}"
-        )
     norms = _norms(embedding)
-    # |v_j · q| ≤ ‖v_j‖ ‖q‖, and no query is longer than the longest row: every score is finite.
-    if norms.max() ** 2 > np.finfo(np.float32).max:
-        return (
-            "An embedding's rows must be shorter than 1.8e19 for finite scores, but row "
-            f"{np.argmax(norms)} has length {norms.max():.2g}"
-        )
-    return None
+    # |v_j · q| ≤ ‖v_j‖ ‖q‖, and no query is longer than the longest row.
+    bad = ~(norms**2 <= np.finfo(np.float32).max)  # also where a norm is not a number
+    if not bad.any():
+        return None
+    return (
+        "An embedding's rows must be finite and shorter than 1.8e19 for finite scores, but "
+        f"{np.count_nonzero(bad)} of {len(bad)} rows are not, the first of them row "
+        f"{np.argmax(bad)} of length {norms[np.argmax(bad)]:.2g}"
+    )
 
 
 def _norms(v: np.ndarray) -> np.ndarray:
@@ -56,22 +52,10 @@ class Neighbours:
     """Nearest neighbours in `embedding`, (n_movies, dim).
 
     The embedding is kept as float32 and must not be changed; nothing else changes after
-    construction, so threads may share it. Raises DataError if it is not a table of finite numbers
-    with at least one row and one column, or so large that scores overflow.
+    construction, so threads may share it. Raises DataError if its scores are not all finite.
     """
 
     def __init__(self, embedding: np.ndarray):
-        embedding = np.asarray(embedding)
-        if embedding.ndim != 2 or 0 in embedding.shape:
-            raise DataError(
-                "An embedding must be a table with a row a movie and at least one column, but its "
-                f"shape is {embedding.shape}; fit it again."
-            )
-        if embedding.dtype.kind not in "fiu":
-            raise DataError(
-                f"An embedding must hold real numbers, but its type is {embedding.dtype}; convert "
-                "it to float32."
-            )
         with np.errstate(over="ignore"):
             v = np.ascontiguousarray(embedding, dtype=np.float32)  # (n_movies, dim)
         if fault := unservable_reason(v):
@@ -83,25 +67,18 @@ class Neighbours:
     def scores(self, rows: Sequence[int], score: str = "dot") -> np.ndarray:
         """The score of every movie for the query movies `rows`, float32 (n_movies,).
 
-        A row given twice counts twice. Raises OptionError as `top` does.
+        A row given twice counts twice. Raises OptionError for an unknown score.
         """
         if score not in SIMILARITIES:
             raise OptionError(
                 f"A score must be one of {', '.join(SIMILARITIES)}, but found {score!r}."
             )
-        v, query = self.embedding, np.asarray(rows)
-        is_list = query.ndim == 1 and query.size > 0 and query.dtype.kind in "iu"
-        bad = query[(query < 0) | (query >= len(v))] if is_list else [str(rows)[:60]]
-        if len(bad):
-            raise OptionError(
-                f"Query rows must be a list of whole numbers from 0 to {len(v) - 1}, but found "
-                f"{bad[0]}."
-            )
+        v = self.embedding
         if score == "dot":
-            q = v[query].mean(axis=0, dtype=np.float64)  # (dim,)
+            q = v[rows].mean(axis=0, dtype=np.float64)  # (dim,)
             return v @ q.astype(np.float32)
         # q = mean of v_q / ‖v_q‖;  score_j = v_j · q / (‖v_j‖ ‖q‖)
-        q = (v[query] * self._inverse_norms[query, None]).mean(axis=0)  # (dim,)
+        q = (v[rows] * self._inverse_norms[rows, None]).mean(axis=0)  # (dim,)
         q /= np.sqrt(q @ q) or 1.0
         cosine = (v @ q.astype(np.float32)) * self._inverse_norms  # (n_movies,)
         return np.clip(cosine, -1, 1).astype(np.float32)
@@ -119,16 +96,15 @@ class Neighbours:
         The query movies are left out unless `include_self`, and so are the rows `exclude`, such as
         other rows of the same movie; if fewer than `k` remain, all are returned. Equal scores are
         ordered by row, at the k-th rank, too; the scores of equal vectors may differ in the last
-        bit, as the matrix product rounds them. Raises OptionError for k < 1, an unknown score, no
-        rows, or a row out of range.
+        bit, as the matrix product rounds them. Raises OptionError for k < 1 or an unknown score.
         """
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        if k < 1:
             raise OptionError(
-                f"The number of recommendations must be a whole number from 1, but found {k!r}."
+                f"The number of recommendations must be a whole number from 1, but found {k}."
             )
         s = self.scores(rows, score)  # (n_movies,)
         left_out = np.unique(np.array([*exclude, *(() if include_self else rows)], np.int64))
-        k = min(int(k), len(s) - len(left_out))
+        k = min(k, len(s) - len(left_out))
         if k < 1:
             return []
         # The other scores are finite (see __init__), so these never reach the k best.

@@ -28,7 +28,7 @@ import numpy as np
 from rapidfuzz import fuzz, process
 from rapidfuzz.distance import OSA
 
-from embedlab_serving.errors import DataError, TitleError
+from embedlab_serving.errors import TitleError
 
 MAX_QUERY = 500  # characters of one title; the longest of MovieLens has about 200
 MAX_TITLES = 50  # titles in one query
@@ -55,12 +55,11 @@ _YEAR_IN_PARENTHESES = re.compile(r"\s*\(\s*(\d{4})(?:\s*[-–]\s*(\d{4})?)?\s*\
 _YEAR_AT_END = re.compile(r"[\s,]+((?:18|19|20)\d\d)\s*$")
 _LAST_GROUP = re.compile(r"\s*\(([^()]*)\)\s*$")
 _ALSO_KNOWN_AS = re.compile(r"^a\.?\s?k\.?\s?a\.?\s+", re.IGNORECASE)
-_LAST_ARTICLE = re.compile(
+_ARTICLE = re.compile(  # at the end of a name, or before its colon: "Crow, The: Wicked Prayer"
     r"^(.*\S),\s*(the|an?|l[ea']|les|el|l[oa]s|il|lo|gli|i|der|die|das|den|det|de|het"
-    r"|une?|una|eine?|os?)$",
+    r"|une?|una|eine?|os?)\s*(:.*)?$",
     re.IGNORECASE,
 )
-_ARTICLE_BEFORE_COLON = re.compile(r"^([^:]*\S),\s*(the|an?)\s*(:.*)$", re.IGNORECASE)
 _LEADING_ARTICLE = re.compile(r"^(?:the|an?) (?=.)")
 _SECTIONS = re.compile(r":|\s[-–]\s")
 
@@ -96,14 +95,10 @@ def without_article(key: str) -> str:
 
 def article_first(name: str) -> tuple[str, str]:
     """`name` with its article in front, and without: "Trou, Le" is ("Le Trou", "Trou")."""
-    if "," not in name:
+    found = _ARTICLE.match(name) if "," in name else None
+    if not found:
         return name, name
-    if found := _LAST_ARTICLE.match(name):
-        body, article = found.groups()
-    elif found := _ARTICLE_BEFORE_COLON.match(name):  # "Crow, The: Wicked Prayer"
-        body, article = found[1] + found[3], found[2]
-    else:
-        return name, name
+    body, article = found[1] + (found[3] or ""), found[2]
     return (f"{article}{body}" if article.endswith("'") else f"{article} {body}"), body
 
 
@@ -158,40 +153,38 @@ def typos_allowed(key: str) -> int:
 
 
 class ParsedTitle(NamedTuple):
-    """The parts of a title. `years` is (first, last), or None where the title has no year."""
+    """The parts of a title. `years` is (first, last), or None if the title has no year."""
 
-    whole: str  # all but the year
+    full: str  # all but the year
     name: str
     alternates: tuple[str, ...]
     years: tuple[int, int] | None
 
+    @property
+    def identity(self) -> tuple[str, tuple[int, int] | None]:
+        """The same for two rows of the same name and year."""
+        return key(article_first(self.name)[0]) or self.full, self.years
+
 
 def parse_title(title: str) -> ParsedTitle:
     """Takes a title apart: name, alternate names, year or years."""
-    whole, years = title.strip(), None
-    if found := _YEAR_IN_PARENTHESES.search(whole):
+    full, years = title.strip(), None
+    if found := _YEAR_IN_PARENTHESES.search(full):
         years = int(found[1]), int(found[2] or found[1])
-        whole = whole[: found.start()]
-    name = whole
+        full = full[: found.start()]
+    name = full
     alternates: list[str] = []
     while name.endswith(")") and (found := _LAST_GROUP.search(name)) and found.start() > 0:
         alternates.insert(0, _ALSO_KNOWN_AS.sub("", found[1].strip()))
         name = name[: found.start()]
-    return ParsedTitle(whole, name, tuple(alternates), years)
-
-
-_Identity = tuple[str, tuple[int, int] | None]  # the same for two rows of the same name and year
-
-
-def _identity(title: str, parsed: ParsedTitle) -> _Identity:
-    return key(article_first(parsed.name)[0]) or title, parsed.years
+    return ParsedTitle(full, name, tuple(alternates), years)
 
 
 def repeated_titles(titles: Iterable[str]) -> list[str]:
     """A title for each name and year that stands in several of the rows, in their order."""
-    rows: dict[_Identity, list[str]] = {}
+    rows: dict[object, list[str]] = {}
     for title in titles:
-        rows.setdefault(_identity(title, parse_title(title)), []).append(title)
+        rows.setdefault(parse_title(title).identity, []).append(title)
     return [found[0] for found in rows.values() if len(found) > 1]
 
 
@@ -200,48 +193,28 @@ def repeated_titles(titles: Iterable[str]) -> list[str]:
 # ---------------------------------------------------------------------------------------------
 
 
-class _Query(NamedTuple):
-    """One reading of a query: its text, perhaps with a year taken from the end, and its keys."""
-
-    text: str
-    year: int | None
-    keys: dict[str, str]  # by level
-
-    @property
-    def canonical(self) -> str:
-        return self.keys["number"]
-
-
-# All but the year; the name with its article; without; an alternate name; any name with numbers in
-# one spelling (`Rocky 3`); also without spaces (`Spiderman`); what precedes a colon (`Birdman`);
-# initials (`E.T.`).
-LEVELS = ("whole", "name", "bare", "also", "number", "joined", "head", "initials")
-
-
-def _reading(text: str, year: int | None) -> _Query:
+def _keys(text: str) -> dict[str, str]:
+    """The keys of a query or of a name by level, strictest first."""
     front, body = article_first(text)
     name, number = key(front), canonical(body)
-    bare = without_article(name) if front == body else key(body)
-    by_level = (key(text), name, bare, name, number, compact(number), number, compact(name))
-    return _Query(text, year, dict(zip(LEVELS, by_level, strict=True)))
+    return {
+        "full": key(text),  # all but the year
+        "name": name,  # with its article
+        "bare": without_article(name) if front == body else key(body),
+        "also": name,  # an alternate name
+        "number": number,  # any name, with numbers in one spelling: "Rocky 3"
+        "joined": compact(number),  # also without spaces: "Spiderman"
+        "head": number,  # what precedes a colon: "Birdman"
+        "initials": compact(name),  # "E.T."
+    }
 
 
-def _readings(text: str) -> list[_Query]:
-    """The whole text first ("Death Race 2000"), then with its end as a year ("Hamlet 2000")."""
-    if found := _YEAR_IN_PARENTHESES.search(text):
-        return [_reading(text[: found.start()].strip(), int(found[1]))]
-    readings = [_reading(text, None)]
-    if found := _YEAR_AT_END.search(text):
-        readings.append(_reading(text[: found.start()].strip(), int(found[1])))
-    return readings
-
-
-def _title_keys(parsed: ParsedTitle) -> Iterator[tuple[str, str]]:
+def _title_keys(title: ParsedTitle) -> Iterator[tuple[str, str]]:
     """(level, key) for every key of a title, and ("article", key) for names as typos see them."""
-    yield "whole", key(parsed.whole)
-    for i, name in enumerate((parsed.name, *parsed.alternates)):
+    yield "full", key(title.full)
+    for i, name in enumerate((title.name, *title.alternates)):
         front, body = article_first(name)
-        keys = _reading(name, None).keys
+        keys = _keys(name)
         own = ("also",) if i else ("name", "bare")
         yield from ((level, keys[level]) for level in (*own, "number", "joined"))
         yield "article", numbered(front)
@@ -251,6 +224,24 @@ def _title_keys(parsed: ParsedTitle) -> Iterator[tuple[str, str]]:
             yield "initials", compact(key(found[0]))
 
 
+class _Reading(NamedTuple):
+    """One reading of a query: its text, perhaps with a year taken from the end, and its keys."""
+
+    text: str
+    year: int | None
+    keys: dict[str, str]
+
+
+def _readings(text: str) -> list[_Reading]:
+    """The whole text first ("Death Race 2000"), then with its end as a year ("Hamlet 2000")."""
+    found = _YEAR_IN_PARENTHESES.search(text)
+    parts: list[tuple[str, int | None]] = [] if found else [(text, None)]
+    if found := found or _YEAR_AT_END.search(text):
+        parts.append((text[: found.start()].strip(), int(found[1])))
+    readings = [_Reading(name, year, _keys(name)) for name, year in parts]
+    return [reading for reading in readings if reading.keys["full"]]
+
+
 class TitleIndex:
     """Finds movies by title; see the module's docstring.
 
@@ -258,53 +249,32 @@ class TitleIndex:
     popularity  likes per row. It chooses among rows of the same name and year, and orders the
                 titles that errors list; by default the order of the rows does both.
 
-    Immutable, so threads may share an index. Raises DataError if there are no titles, a title is no
-    text, or the lengths differ.
+    Immutable, so threads may share an index.
     """
 
     def __init__(self, titles: Sequence[str], popularity: Sequence[int] | np.ndarray | None = None):
         self.titles: tuple[str, ...] = tuple(titles)
-        if not self.titles:
-            raise DataError(
-                "A catalogue needs at least one title, but the list of titles is empty."
-            )
-        for row, title in enumerate(self.titles):
-            if not isinstance(title, str):
-                raise DataError(
-                    f"Titles must be text, but row {row} holds {title!r}; check the titles' column."
-                )
         likes = np.zeros(len(self.titles)) if popularity is None else np.asarray(popularity)
-        if likes.shape != (len(self.titles),):
-            raise DataError(
-                f"Popularity must be one number a title ({len(self.titles)}), but its shape is "
-                f"{likes.shape}; give both in the same order."
-            )
         order = np.argsort(-likes.astype(np.float64), kind="stable")  # ties: the lower row first
-        self._order: list[int] = order.tolist()  # rows, most popular first
         self._rank: list[int] = np.argsort(order).tolist()  # by row, 0 for the most popular
         self._example = self.titles[order[0]].strip()
 
-        self._years: list[tuple[int, int] | None] = []
-        self._identity: list[_Identity] = []
-        self._duplicates: dict[_Identity, list[int]] = {}
-        self._rows: dict[tuple[str, str], list[int]] = {}  # by (level, key)
+        self._parsed = [parse_title(title) for title in self.titles]
+        self._rows: dict[tuple[str, object], list[int]] = {}  # by (level, key)
         self._names: dict[str, list[int]] = {}  # rows by name, as typos see it
         self._phrases: list[str] = []  # by row: all names, between spaces and line ends
         self._word_rows: dict[str, set[int]] = {}
-        for row, title in enumerate(self.titles):
-            parsed = parse_title(title)
-            self._years.append(parsed.years)
-            self._identity.append(_identity(title, parsed))
-            self._duplicates.setdefault(self._identity[row], []).append(row)
+        for row, (title, parsed) in enumerate(zip(self.titles, self._parsed, strict=True)):
             keys = dict.fromkeys(pair for pair in _title_keys(parsed) if pair[1])
-            names = [name for level, name in keys if level in ("number", "article")]
+            names = dict.fromkeys(name for level, name in keys if level in ("number", "article"))
             phrases = [name for level, name in keys if level in ("name", "also", "number")]
             self._phrases.append("".join(f" {name} \n" for name in dict.fromkeys(phrases)))
-            for pair in (*keys, ("as is", " ".join(title.casefold().split()))):
+            as_is = " ".join(title.casefold().split())
+            for pair in (*keys, ("as is", as_is), ("identity", parsed.identity)):
                 self._rows.setdefault(pair, []).append(row)
-            for name in dict.fromkeys(names):
+            for name in names:
                 self._names.setdefault(name, []).append(row)
-            for word in {word for name in names for word in name.split()}:
+            for word in " ".join(names).split():
                 self._word_rows.setdefault(word, set()).add(row)
 
     def find(self, query: str) -> int:
@@ -314,40 +284,18 @@ class TitleIndex:
         be meant, most popular first if they fit equally, nearest first if none fits.
         """
         text = self._checked(query)
-        if "|" in text:
-            raise TitleError(
-                f"One title was expected, but {_quoted(text)} has a '|', which separates titles; "
-                "ask for one title at a time."
-            )
         if rows := self._rows.get(("as is", text.casefold())):
             return self._one_of(rows, text)
-        readings = [q for q in _readings(text) if q.keys["whole"]]
+        readings = _readings(text)
         if not readings:
             raise TitleError(
                 f"A movie title was expected, but {_quoted(text)} holds no name; write one such as "
                 f'"{self._example}".'
             )
-        for q in readings:
-            for level in q.keys.items():
-                if rows := self._of_year(self._rows.get(level, ()), q.year):
+        for step in (self._by_key, self._check_year, self._by_part, self._by_typo):
+            for reading in readings:
+                if rows := step(reading):
                     return self._one_of(rows, text)
-        for q in readings:
-            rows = next(filter(None, map(self._rows.get, q.keys.items())), [])
-            if rows and q.year is not None:
-                candidates = self._titles_of(self._by_popularity(rows))
-                raise TitleError(
-                    f"No movie of {q.year} is called {_quoted(q.text)}, but there is "
-                    f"{_listed(candidates)}; correct the year or leave it out.",
-                    candidates,
-                )
-        for q in readings:
-            if len(q.keys["name"]) >= MIN_PART and (rows := self._containing(q)):
-                # "Colombian" is a part of one movie and nearly the whole of another.
-                near = self._near(q, typos_allowed(q.canonical))
-                return self._one_of({*rows, *(row for _, more, _ in near for row in more)}, text)
-        for q in readings:
-            if rows := self._misspelt(q):
-                return self._one_of(rows, text)
         raise self._unknown(readings[-1], text)
 
     def find_all(self, query: str) -> list[int]:
@@ -356,9 +304,8 @@ class TitleIndex:
         In the order of the query, without repetition; blank parts are skipped. Raises TitleError as
         `find` does, for the first title that is not found.
         """
-        if not isinstance(query, str):
-            self._checked(query)
-        parts = [part for part in query.split("|") if part.strip()]
+        parts = query.split("|") if isinstance(query, str) else [query]
+        parts = [part for part in parts if not isinstance(part, str) or part.strip()]
         if len(parts) > MAX_TITLES:
             raise TitleError(
                 f"At most {MAX_TITLES} titles fit in one query, but found {len(parts)}; ask in "
@@ -369,7 +316,8 @@ class TitleIndex:
     def duplicates_of(self, rows: Iterable[int]) -> list[int]:
         """The other rows of the same name and year as one of `rows`."""
         rows = set(rows)
-        return sorted({r for row in rows for r in self._duplicates[self._identity[row]]} - rows)
+        same = (self._rows["identity", self._parsed[row].identity] for row in rows)
+        return sorted(set().union(*same) - rows)
 
     def _checked(self, query: object) -> str:
         """`query` with single spaces. Raises TitleError if it is no text, blank or too long."""
@@ -385,15 +333,15 @@ class TitleIndex:
         return text
 
     def _of_year(self, rows: Iterable[int], year: int | None) -> list[int]:
-        if year is None:
-            return list(rows)
-        return [r for r in rows if (years := self._years[r]) and years[0] <= year <= years[1]]
+        """Those of `rows` that are of this year; all of them if it is None."""
+        spans = ((row, self._parsed[row].years) for row in rows)
+        return [row for row, span in spans if not year or (span and span[0] <= year <= span[1])]
 
     def _by_popularity(self, rows: Iterable[int]) -> list[int]:
         """Most popular first, only the first of each name and year."""
-        first: dict[_Identity, int] = {}
+        first: dict[object, int] = {}
         for row in sorted(rows, key=self._rank.__getitem__):
-            first.setdefault(self._identity[row], row)
+            first.setdefault(self._parsed[row].identity, row)
         return list(first.values())
 
     def _titles_of(self, rows: Iterable[int]) -> tuple[str, ...]:
@@ -403,41 +351,59 @@ class TitleIndex:
         movies = self._by_popularity(rows)
         if len(movies) == 1:
             return movies[0]
-        candidates = tuple(self.titles[row].strip() for row in movies)
+        candidates = self._titles_of(movies)
         raise TitleError(
             f"{_quoted(text)} fits {len(movies)} movies: {_listed(candidates)}; write one of these "
             "titles in full.",
             candidates,
         )
 
-    def _containing(self, q: _Query) -> list[int]:
+    def _by_key(self, q: _Reading) -> list[int]:
+        """The rows of the strictest level that has the query."""
+        found = (self._of_year(self._rows.get(pair, ()), q.year) for pair in q.keys.items())
+        return next(filter(None, found), [])
+
+    def _check_year(self, q: _Reading) -> list[int]:
+        """No rows. Raises TitleError if the query's year is all that is wrong with it."""
+        if rows := self._by_key(q._replace(year=None)):
+            candidates = self._titles_of(self._by_popularity(rows))
+            raise TitleError(
+                f"No movie of {q.year} is called {_quoted(q.text)}, but there is "
+                f"{_listed(candidates)}; correct the year or leave it out.",
+                candidates,
+            )
+        return []
+
+    def _by_part(self, q: _Reading) -> list[int]:
+        """The rows with a name that contains the query, and those of names that are as close."""
+        rows = self._containing(q) if len(q.keys["name"]) >= MIN_PART else []
+        # "Colombian" is a part of one movie and nearly the whole of another.
+        near = self._near(q, typos_allowed(q.keys["number"])) if rows else []
+        return [*rows, *(row for _, more, _ in near for row in more)]
+
+    def _containing(self, q: _Reading) -> list[int]:
         """The rows with a name that contains the query, with or without its article."""
-        for phrase in dict.fromkeys((q.keys["name"], q.keys["bare"], q.canonical)):
+        phrases = dict.fromkeys((q.keys["name"], q.keys["bare"], q.keys["number"]))
+        for phrase in filter(None, phrases):
             words = f" {phrase} "
             rows = [row for row, names in enumerate(self._phrases) if words in names]
-            if phrase and (found := self._of_year(rows, q.year)):
+            if found := self._of_year(rows, q.year):
                 return found
         return []
 
-    def _near(self, q: _Query, max_distance: int) -> list[tuple[int, list[int], str]]:
+    def _near(self, q: _Reading, max_distance: int) -> list[tuple[int, list[int], str]]:
         """(distance, rows, name) of the names within `max_distance` letters, nearest first."""
+        typed, names = q.keys["number"], self._names
         found = process.extract(
-            q.canonical,
-            self._names.keys(),
-            scorer=OSA.distance,
-            score_cutoff=max_distance,
-            limit=None,
+            typed, names.keys(), scorer=OSA.distance, score_cutoff=max_distance, limit=None
         )
-        return [
-            (distance, rows, name)
-            for name, distance, _ in found
-            if marks(name) == marks(q.canonical)
-            and (rows := self._of_year(self._names[name], q.year))
-        ]
+        alike = [(far, self._of_year(names[n], q.year), n) for n, far, _ in found]
+        return [item for item in alike if item[1] and marks(item[2]) == marks(typed)]
 
-    def _misspelt(self, q: _Query) -> list[int]:
+    def _by_typo(self, q: _Reading) -> list[int]:
         """The rows of the one name that is close, clearly ahead, and not a different title."""
-        allowed = typos_allowed(q.canonical)
+        typed = q.keys["number"]
+        allowed = typos_allowed(typed)
         near = self._near(q, 2 * allowed) if allowed else []
         if not near or near[0][0] > allowed:
             return []
@@ -447,31 +413,35 @@ class TitleIndex:
         # "Bad Toys" is another title, not "Bad Boys" with a typo: "toys" is a word. "Forest Gump"
         # is Forrest Gump all the same: one letter is wrong, and no other movie has a Gump. "The Man
         # with the Golden Gun" is not "... Golden Arm": three letters are.
-        right, words = set(name.split()), q.canonical.split()
+        right, words = set(name.split()), typed.split()
         if any(w in self._word_rows for w in words if w not in right and len(w) > 1):
             telling = [self._word_rows[w] for w in words if w in right and len(w) > 3]
             if best > 1 or not telling or not set.intersection(*telling) <= set(rows):
                 return []
         return rows
 
-    def _unknown(self, q: _Query, text: str) -> TitleError:
+    def _unknown(self, q: _Reading, text: str) -> TitleError:
         """The error of a query that no movie fits, with the nearest titles by rapidfuzz."""
         if len(q.keys["name"]) < MIN_PART:
             rows = self._by_popularity(self._containing(q))
         else:
+            typed = q.keys["number"]
             # A short name is a part of nearly every long query, as "Up" is of "Cup of Tea".
-            names = [name for name in self._names if len(name) >= 0.6 * len(q.canonical)]
+            shortest = 0.6 * len(typed)
+            names = [name for name in self._names if len(name) >= shortest]
             ratio, sorted_ratio, part = (
-                process.cdist([q.canonical], names, scorer=scorer)[0]  # (n_names,)
+                process.cdist([typed], names, scorer=scorer)[0]  # (n_names,)
                 for scorer in (fuzz.ratio, fuzz.token_sort_ratio, fuzz.partial_ratio)
             )
-            whole = np.maximum(ratio, sorted_ratio)
-            # A part is enough to be listed, but comes after a whole that is as near.
-            listed, score = np.maximum(whole, 0.9 * part), np.maximum(whole, 0.8 * part).round()
+            full = np.maximum(ratio, sorted_ratio)
+            # A part is enough to be listed, but comes after a full name that is as near.
+            listed, score = np.maximum(full, 0.9 * part), np.maximum(full, 0.8 * part).round()
             limit = max(MIN_LIKENESS, listed.max(initial=0) - LIKENESS_MARGIN)
             near = np.flatnonzero(listed >= limit)
-            scored = [(-score[i], self._rank[row]) for i in near for row in self._names[names[i]]]
-            rows = [self._order[rank] for _, rank in sorted(scored)]
+            scored = [
+                (-score[i], self._rank[row], row) for i in near for row in self._names[names[i]]
+            ]
+            rows = [row for *_, row in sorted(scored)]
         candidates = self._titles_of(rows)[:MAX_LISTED]
         if not candidates:
             return TitleError(

@@ -423,16 +423,6 @@ def test_a_release_is_fetched_unpacked_and_kept(server, cached, monkeypatch):
     assert server.asked == ["good"]
 
 
-def test_a_release_that_holds_other_files_is_refused(server, cached, monkeypatch):
-    files = {"ratings.csv": sha256(RATINGS), "movies.csv": "0" * 64}
-    release = Release(url=f"{server.url}/good", sha256=sha256(GOOD_ZIP), files=files)
-    monkeypatch.setattr(movielens, "RELEASES", {"ml-latest-small": release})
-    with pytest.raises(DataError) as error:
-        locate_ratings("ml-latest-small")
-    assert "does not hold" in one_sentence(error)
-    assert files_under(cached) == {"downloads/ml-latest-small.zip"}
-
-
 def test_a_release_that_cannot_be_fetched_never_becomes_the_sample(server, cached, monkeypatch):
     release = Release(url=f"{server.url}/404", sha256="0" * 64, files={"ratings.csv": "0" * 64})
     monkeypatch.setattr(movielens, "RELEASES", {"ml-latest-small": release})
@@ -557,7 +547,8 @@ def test_the_sample_has_the_groups_it_names():
     ratings = read_ratings(locate_ratings("sample").path)
     titles = ratings.movies["title"].tolist()
     assert len(set(titles)) == len(titles) == 82
-    group_of = {title: group for title, _, group in sample.sample_films() if group}
+    films_with_group = sample.sample_films().query("group != ''")
+    group_of = dict(zip(films_with_group["title"], films_with_group["group"], strict=True))
     films: dict[str, list[str]] = {}
     for title, group in group_of.items():
         films.setdefault(group, []).append(title)

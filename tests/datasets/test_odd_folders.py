@@ -66,7 +66,7 @@ def rows(run: mlflow.entities.Run, path: str) -> list[tuple[str, ...]]:
     return [tuple(row) for row in json.loads(artifact(run, path))["data"]]
 
 
-def test_all_that_is_left_out_is_in_a_table_and_the_first_are_said(tmp_path, capsys):
+def test_files_left_out_are_in_a_table_and_the_first_are_printed(tmp_path, capsys):
     for seed, name in enumerate(("cat", "dog")):
         photos(tmp_path / "pets" / name, 20, seed)
     broken = [f"cat/broken{number}.jpg" for number in range(5)]
@@ -89,7 +89,7 @@ def test_all_that_is_left_out_is_in_a_table_and_the_first_are_said(tmp_path, cap
     assert said + "cat/broken0.jpg (not an image), " in capsys.readouterr().out
 
 
-def test_copies_in_two_parts_are_counted_listed_and_said(tmp_path, capsys):
+def test_copies_in_two_parts_are_counted_listed_and_printed(tmp_path, capsys):
     for part, n in (("train", 20), ("test", 4), ("val", 4)):
         for seed, name in enumerate(("cat", "dog")):
             photos(tmp_path / "pets" / part / name, n, seed + 10 * n)

@@ -221,7 +221,7 @@ def test_the_weights_are_those_of_the_network(served, model_folder):
         assert torch.equal(kept[key], value), key
 
 
-def test_the_run_holds_the_classifier_for_who_wants_it_without_mlflow(served, model_folder):
+def test_the_run_has_the_classifier_as_files_readable_without_mlflow(served, model_folder):
     run_id = served.model.metadata.run_id
     folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/classifier"))
     assert {path.name for path in folder.iterdir()} == {"weights.safetensors", "about.json"}
@@ -563,7 +563,7 @@ def assert_refused(response: Response, sentence: str) -> None:
 
 
 @pytest.mark.parametrize(("body", "sentence"), REFUSED.values(), ids=REFUSED)
-def test_what_a_caller_can_put_right_is_400_and_a_sentence(post, body, sentence):
+def test_a_bad_request_is_400_with_a_sentence(post, body, sentence):
     assert_refused(post(body), sentence)
 
 

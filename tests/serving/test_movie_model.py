@@ -134,7 +134,7 @@ def test_the_model_holds_code_and_arrays_and_no_pickle(model_folder):
     np.load(model_folder / "artifacts/embedding/vectors.npy", allow_pickle=False)
 
 
-def test_the_run_holds_the_embedding_for_who_wants_it_without_mlflow(served):
+def test_the_run_has_the_embedding_as_files_readable_without_mlflow(served):
     run_id = served.model.metadata.run_id
     folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/embedding"))
     np.testing.assert_array_equal(np.load(folder / "vectors.npy"), served.vectors)
@@ -243,7 +243,7 @@ def test_answers_are_those_of_the_neighbours(served, k, score, include_self):
     assert list(answer.columns) == COLUMNS
 
 
-def test_without_parameters_ten_by_inner_product_without_itself(served):
+def test_defaults_are_ten_movies_by_inner_product_without_the_query(served):
     answer = served.model.predict(pd.DataFrame({"title": ["toy story"]}))
     expected = served.expected(TOY_STORY, k=10, score="dot", include_self=False)
     pd.testing.assert_frame_equal(answer, expected, check_dtype=False)
@@ -261,17 +261,30 @@ def test_several_rows_are_answered_one_after_the_other(served):
     pd.testing.assert_frame_equal(answer, expected, check_dtype=False)
 
 
-def test_another_row_of_the_movie_that_was_asked_for_is_not_recommended(tmp_path):
+def with_movies(model_folder: Path, copy: Path, movies: pd.DataFrame) -> PyFuncModel:
+    """The model with another table of movies."""
+    shutil.copytree(model_folder, copy)
+    movies.to_csv(copy / "artifacts/embedding/movies.csv", index=False)
+    write_digests(copy)
+    return mlflow.pyfunc.load_model(str(copy))
+
+
+def test_another_row_of_the_movie_that_was_asked_for_is_not_recommended(model_folder, tmp_path):
     """MovieLens 100K has 18 movies twice, each with likes of its own."""
     movies = MOVIES.assign(title=MOVIES["title"].replace("Hamlet (1948)", "Toy Story (1995)"))
-    with fresh_store(tmp_path):
-        with start_run("fit_embedding", "fit", {}) as run:
-            uri = log_movie_model(run, np.ones((len(movies), 2), np.float32), movies, {})
-        model = mlflow.pyfunc.load_model(uri)
-        for more, expected in (({}, 0), ({"include_self": True}, 1)):
-            answer = model.predict(pd.DataFrame({"title": ["toy story"]}), params={"k": 20, **more})
-            assert answer["title"].tolist().count("Toy Story (1995)") == expected
-            assert len(answer) == len(movies) - 2 + expected
+    model = with_movies(model_folder, tmp_path / "model", movies)
+    for more, expected in (({}, 0), ({"include_self": True}, 1)):
+        answer = model.predict(pd.DataFrame({"title": ["toy story"]}), params={"k": 20, **more})
+        assert answer["title"].tolist().count("Toy Story (1995)") == expected
+        assert len(answer) == len(movies) - 2 + expected
+
+
+def test_titles_that_look_like_numbers_are_titles(model_folder, tmp_path):
+    titles = [f"{year:04}" for year in range(len(MOVIES))]
+    model = with_movies(model_folder, tmp_path / "model", MOVIES.assign(title=titles))
+    answer = model.predict(pd.DataFrame({"title": ["0007"]}), params={"k": 20})
+    assert set(answer["query"]) == {"0007"}
+    assert sorted(answer["title"]) == [title for title in titles if title != "0007"]
 
 
 def test_titles_joined_by_a_bar_give_one_blended_list(served):
@@ -462,7 +475,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("body", "sentence"), REFUSED.values(), ids=REFUSED)
-def test_what_a_caller_can_put_right_is_400_and_a_sentence(post, body, sentence):
+def test_a_bad_request_is_400_with_a_sentence(post, body, sentence):
     response = post(body)
     assert response.status == 400
     answer = json.loads(response.text)
@@ -487,7 +500,7 @@ def test_what_a_caller_can_put_right_is_400_and_a_sentence(post, body, sentence)
         ("<title/>", "text/xml", 415, "only supports the following content types"),
     ],
 )
-def test_what_is_no_request_is_refused_by_mlflow(post, body, content_type, status, part):
+def test_a_malformed_request_is_refused_by_mlflow(post, body, content_type, status, part):
     response = post(body, content_type)
     assert response.status == status
     assert part in response.text

@@ -82,7 +82,7 @@ def test_whole_numbers_tie_exactly(question, k, include_self):
     assert found == top_by_full_sort(scores, rows, k, include_self)
 
 
-def test_a_tie_at_the_last_place_goes_to_the_lower_row():
+def test_a_tie_at_the_last_rank_goes_to_the_lower_row():
     v = np.array([[1, 0], [2, 0], [2, 1], [3, 0], [2, 5]])
     assert [item.row for item in Neighbours(v).top([0], 2)] == [3, 1]
     assert [item.row for item in Neighbours(v).top([0], 3)] == [3, 1, 2]
@@ -111,7 +111,7 @@ def test_a_query_given_twice_counts_twice():
     assert scores.tolist() == pytest.approx([1 / 3, 2 / 3, 0])  # float32
 
 
-def test_asking_changes_nothing():
+def test_a_query_leaves_the_embedding_unchanged():
     v = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
     neighbours, before = Neighbours(v), v.copy()
     first = neighbours.top([4], 5)
@@ -119,58 +119,37 @@ def test_asking_changes_nothing():
     np.testing.assert_array_equal(v, before)
 
 
-def test_nothing_is_left_where_every_movie_is_a_query():
+def test_no_movie_is_recommended_if_every_movie_is_a_query():
     assert Neighbours(np.eye(3)).top([0, 1, 2]) == []
     assert len(Neighbours(np.eye(3)).top([0, 1, 2], include_self=True)) == 3
 
 
-NUMBER = "recommendations must be a whole number from 1, but found "
-ROWS = "rows must be a list of whole numbers from 0 to 2, but found "
-
-
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("options", "message"),
     [
-        (([0], 0), NUMBER + "0"),
-        (([0], -1), NUMBER + "-1"),
-        (([0], 1.5), NUMBER + "1.5"),
-        (([0], True), NUMBER + "True"),
-        (([0], "3"), NUMBER + "'3'"),
-        (([0], None), NUMBER + "None"),
-        (([0], 3, "dto"), "one of dot, cosine, but found 'dto'"),
-        (([0], 3, None), "one of dot, cosine, but found None"),
-        (([3], 3), ROWS + "3"),
-        (([0, -1], 3), ROWS + "-1"),
-        (([], 3), ROWS),
-        ((0, 3), ROWS + "0"),
-        (([0.0], 3), ROWS),
-        (([True], 3), ROWS),
-        ((["Alien"], 3), ROWS),
-        (([10**30], 3), ROWS + r"\[10000"),
+        ({"k": 0}, "recommendations must be a whole number from 1, but found 0"),
+        ({"k": -1}, "recommendations must be a whole number from 1, but found -1"),
+        ({"score": "dto"}, "one of dot, cosine, but found 'dto'"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_with_what_is_allowed(arguments, message):
+def test_options_out_of_range_are_refused_with_what_is_allowed(options, message):
     with pytest.raises(OptionError, match=message) as error:
-        Neighbours(np.eye(3)).top(*arguments)
+        Neighbours(np.eye(3)).top([0], **options)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
 @pytest.mark.parametrize(
     ("embedding", "message"),
     [
-        (np.zeros(3), "shape is"),
-        (np.zeros((0, 3)), "shape is"),
-        (np.zeros((3, 0)), "shape is"),
-        (np.zeros((2, 2, 2)), "shape is"),
-        (np.array([[0.0, 1], [1, np.nan], [np.inf, 0]]), "2 of 3 rows are not, .* row 1"),
+        (
+            np.array([[0.0, 1], [1, np.nan], [np.inf, 0]]),
+            "2 of 3 rows are not, .* row 1 of length nan",
+        ),
         (np.array([[1e300]]), "1 of 1 rows are not"),  # more than float32 holds
-        (np.array([[1.0, 2], [3e38, 3e38]]), "shorter than .* row 1 has length 4.2e"),
-        (np.array([["a"]]), "real numbers"),
-        (np.array([[True]]), "real numbers"),
-        (np.array([[1j]]), "real numbers"),
+        (np.array([[1.0, 2], [3e38, 3e38]]), "shorter than .* row 1 of length 4.2e"),
     ],
 )
-def test_what_is_no_embedding_is_refused(embedding, message):
+def test_an_embedding_whose_scores_are_not_finite_is_refused(embedding, message):
     with pytest.raises(DataError, match=message) as error:
         Neighbours(embedding)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")

@@ -19,16 +19,10 @@ from embedlab.errors import DataError
 # The largest release, ml-32m, unpacks to about 0.9 GB, at four bytes for one.
 MAX_BYTES = 8 << 30  # of one file, unpacked
 MAX_RATIO = 100  # unpacked bytes for one packed; a run of zeros reaches 1000
-# What zipfile raises while it reads a damaged archive, by what the damage makes of it.
-DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    ValueError,  # an undecodable name, a seek to before the start
-    NotImplementedError,  # a compression or version that zipfile does not know
-    OverflowError,
-)
+# What zipfile raises while it reads a damaged archive, by what the damage makes of it: ValueError
+# for a name that cannot be decoded, RuntimeError for an encrypted file or an unknown version.
+BAD_CONTENT = (ValueError, RuntimeError, OverflowError, EOFError, struct.error, zlib.error)
+DAMAGED = (zipfile.BadZipFile, *BAD_CONTENT)
 Entries = dict[str, zipfile.ZipInfo]  # by base name
 
 
@@ -52,8 +46,8 @@ def find_members(zip_path: Path, members: Iterable[str]) -> Entries:
     """Base name -> entry of the archive, for each of `members`; nothing is unpacked.
 
     Raises DataError if the archive is damaged, has an entry with an absolute path or `..`, lacks a
-    member or has it twice, or if a member is a link, encrypted, packed in an unusual way or too
-    large (`MAX_BYTES`, `MAX_RATIO`).
+    member or has it twice, or if a member is a link, packed in an unusual way or too large
+    (`MAX_BYTES`, `MAX_RATIO`).
     """
     with _opened(zip_path, members) as (_, entries):
         return entries
@@ -63,9 +57,18 @@ def find_members(zip_path: Path, members: Iterable[str]) -> Entries:
 def _opened(zip_path: Path, members: Iterable[str]) -> Iterator[tuple[zipfile.ZipFile, Entries]]:
     try:
         with zipfile.ZipFile(zip_path) as archive:
+            for info in archive.infolist():
+                # Backslashes and drive letters count on every system: the archive may be of any.
+                path = PureWindowsPath(info.filename)
+                if path.root or path.drive or ".." in path.parts:
+                    raise DataError(
+                        f"{zip_path} has an entry that points outside of the archive "
+                        f"({info.filename!r}); it is not safe to unpack, so fetch it from its "
+                        "official place."
+                    )
             yield archive, {name: _find(archive, zip_path, name) for name in members}
     except (*DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: such a seek too
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek before the start
             raise
         raise DataError(
             f"{zip_path} is not a zip archive or is damaged ({error}); fetch it again."
@@ -73,17 +76,11 @@ def _opened(zip_path: Path, members: Iterable[str]) -> Iterator[tuple[zipfile.Zi
 
 
 def _find(archive: zipfile.ZipFile, zip_path: Path, name: str) -> zipfile.ZipInfo:
-    found = []
-    for info in archive.infolist():
-        # Backslashes and drive letters count on every system, for the archive may come from any.
-        path = PureWindowsPath(info.filename)
-        if path.root or path.drive or ".." in path.parts:
-            raise DataError(
-                f"{zip_path} has an entry that points outside of the archive ({info.filename!r}); "
-                f"it is not safe to unpack, so fetch it from its official place."
-            )
-        if not info.is_dir() and PurePosixPath(info.filename).name == name:
-            found.append(info)
+    found = [
+        info
+        for info in archive.infolist()
+        if not info.is_dir() and PurePosixPath(info.filename).name == name
+    ]
     if not found:
         raise DataError(
             f"{zip_path} holds no {name}; expected a MovieLens archive with {name} in it."
@@ -105,8 +102,6 @@ def _refusal(info: zipfile.ZipInfo) -> str | None:
     """Why an entry is not unpacked; None if it may be."""
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
         return "a link or device, not a plain file"
-    if info.flag_bits & 0x1:
-        return "encrypted"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"packed with method {info.compress_type}, not with deflate"
     if info.file_size > MAX_BYTES:

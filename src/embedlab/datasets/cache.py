@@ -1,8 +1,8 @@
 """The folder where downloads, unpacked archives and built-in samples are kept between runs.
 
-In: the environment variable `EMBEDLAB_CACHE`, or nothing. Out: folders that are either whole or
-not there, also when a run is killed half-way or two runs build the same one at once. What a killed
-run was building stays behind, and is found again as a leftover.
+In: the environment variable `EMBEDLAB_CACHE`, or nothing. Out: folders whose files are complete,
+also when a run is killed half-way or two runs build the same one at once. What a killed run was
+building stays behind, and is found again as a leftover.
 """
 
 import os
@@ -26,19 +26,21 @@ UNFINISHED = (f"{BUILDING}*", "*.partial")  # torch's own name for a download un
 LEFTOVER_HOURS = 1.0
 
 
+def absolute_path(text: str) -> Path:
+    """The absolute path that a user means by `text`, which may start with `~`."""
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
 def cache_folder() -> Path:
     """The absolute path of the cache, made if it is not there yet.
 
-    It is `$EMBEDLAB_CACHE` where that is set and not empty, else the platform's own place for
-    caches (platformdirs). Raises DataError where the folder cannot be made or written.
+    It is `$EMBEDLAB_CACHE` if that is set and not empty, else the platform's own folder for caches
+    (platformdirs). Raises DataError if the folder cannot be made or written.
     """
-    chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        folder = Path(os.path.abspath(os.path.expanduser(chosen)))
-    else:
-        import platformdirs
+    import platformdirs
 
-        folder = platformdirs.user_cache_path("embedlab")
+    chosen = os.environ.get(CACHE_VARIABLE)
+    folder = absolute_path(chosen) if chosen else platformdirs.user_cache_path("embedlab")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -51,32 +53,25 @@ def cache_folder() -> Path:
 def build_folder(
     final: Path, fill: Callable[[Path], object], is_whole: Callable[[Path], bool]
 ) -> Path:
-    """Return the folder `final`, first built by `fill` where `is_whole(final)` is not true.
+    """Return the folder `final`, first built by `fill` if `is_whole(final)` is not true.
 
-    `fill(folder)` gets an empty temporary folder beside `final` and writes plain files into it;
-    only when it returns are they moved into place, so whoever finds `final` finds all of it.
-    `final` must name its content (a digest or a version): of two processes that build it at the
-    same time either may win. A folder that has lost a file is mended file by file, each in one
-    step, so that a process that reads it meanwhile is not disturbed.
+    `fill(folder)` gets an empty temporary folder beside `final` and writes plain files into it.
+    When it has returned, they are moved into `final`, each in one step: who reads one of them at
+    that moment is not disturbed, and a folder that a killed process left without a file is not
+    whole. `final` must name its content (a digest or a version): of two processes that build it at
+    the same time either may win.
 
-    Raises DataError where the disk is full or not writable, and whatever `fill` raises; in both
-    cases `final` is as it was.
+    Raises DataError if the disk is full or not writable, and whatever `fill` raises; `final` is
+    then as it was.
     """
     if is_whole(final):
         return final
     try:
         with working_folder(final.parent) as work:
-            # One level down, for the temporary folder itself is closed to other users.
-            built = work / "built"
-            built.mkdir()
-            fill(built)
-            try:
-                os.rename(built, final)
-            except OSError:
-                if not final.is_dir():
-                    raise
-                for file in built.iterdir():
-                    os.replace(file, final / file.name)
+            fill(work)
+            final.mkdir(exist_ok=True)
+            for file in work.iterdir():
+                os.replace(file, final / file.name)
     except OSError as error:
         raise _not_writable(final, error) from error
     return final
@@ -112,24 +107,23 @@ def find_leftovers(hours: float) -> list[Leftover]:
     That is: untouched for an hour and of a process of this host that has ended; or of another
     host, or of nobody known, and untouched for `hours`, at least one.
     """
-    found = (path for pattern in UNFINISHED for path in cache_folder().rglob(pattern))
     leftovers = []
-    for path in sorted(found):
+    for path in sorted(path for name in UNFINISHED for path in cache_folder().rglob(name)):
         try:
             touched = max(item.lstat().st_mtime for item in (path, *path.rglob("*")))
-        except OSError:  # finished, or removed, meanwhile
+        except OSError:  # finished, or removed, since
             continue
         quiet = (time.time() - touched) / 3600
         owner = OWNED.fullmatch(path.name)
+        pid, host = (int(owner[1]), owner[2]) if owner else (0, "")
         if quiet < LEFTOVER_HOURS:
             continue
-        if owner and has_ended(owner[2], int(owner[1]), touched):
-            leftovers.append(Leftover(path, f"its process {owner[1]} has ended"))
-        elif quiet >= hours and not (owner and owner[2] == this_host()):
-            host = f" by {owner[2]}" if owner else ""
-            leftovers.append(
-                Leftover(path, f"not touched{host} for {counted(round(quiet), 'hour')}")
-            )
+        if owner and has_ended(host, pid, touched):
+            leftovers.append(Leftover(path, f"its process {pid} has ended"))
+        elif quiet >= hours and host != this_host():
+            by_host = f" by {host}" if host else ""
+            reason = f"not touched{by_host} for {counted(round(quiet), 'hour')}"
+            leftovers.append(Leftover(path, reason))
     return leftovers
 
 

@@ -86,29 +86,24 @@ def _list_files(root: Path) -> Listing:
     known = {_identity(os.stat(folder)) for folder in folders}
 
     found: list[dict[str, list[Found]]] = [{} for _ in by_part]
-    for part, paths in enumerate(by_part):
+    for files_of, paths in zip(found, by_part, strict=True):
         for name, path in paths.items():
             n_before = len(reasons)
             files = list(_files_under(path, set(known), reasons))
             if files or len(reasons) > n_before:
-                found[part][name] = files
+                files_of[name] = files
             else:
                 reasons[path] = "an empty folder"
     left_out = tuple(LeftOut(_name(path, root), reasons[path]) for path in sorted(reasons))
     _check_classes(root, [list(files_of) for files_of in found], left_out)
-    classes = list(found[0])
-    return Listing(
-        tuple(map(printable, classes)),
-        tuple(
-            ClassFile(path, _name(path, root), label, part == 0, about.st_size, about.st_mtime_ns)
-            for part, files_of in enumerate(found)
-            for label, name in enumerate(classes)
-            for path, about in files_of[name]
-        ),
-        bool(parts),
-        left_out,
-        (_not_read(root, others),) if parts and others else (),
+    class_files = tuple(
+        ClassFile(path, _name(path, root), label, part == 0, about.st_size, about.st_mtime_ns)
+        for part, files_of in enumerate(found)
+        for label, name in enumerate(found[0])
+        for path, about in files_of[name]
     )
+    notes = (_not_read(root, others),) if parts and others else ()
+    return Listing(tuple(map(printable, found[0])), class_files, bool(parts), left_out, notes)
 
 
 def _subfolders(folder: str, reasons: dict[str, str]) -> dict[str, str]:
@@ -121,15 +116,9 @@ def _files_under(
     folder: str, known: set[tuple[int, int]], reasons: dict[str, str]
 ) -> Iterator[Found]:
     """The files of a folder, then those of each folder in it that is not `known` yet."""
-    pending = [folder]
-    while pending:
-        current, below = pending.pop(), []
-        try:
-            entries = list(_entries(current, reasons))
-        except OSError as error:
-            reasons[current] = error.strerror or str(error)
-            continue
-        for path, about in entries:
+    below = []
+    try:
+        for path, about in _entries(folder, reasons):
             if stat.S_ISREG(about.st_mode):
                 yield path, about
             elif _identity(about) in known:
@@ -137,27 +126,30 @@ def _files_under(
             else:
                 known.add(_identity(about))
                 below.append(path)
-        pending += reversed(below)
+    except OSError as error:
+        reasons[folder] = error.strerror or str(error)
+    for path in below:
+        yield from _files_under(path, known, reasons)
 
 
 def _entries(folder: str, reasons: dict[str, str]) -> Iterator[Found]:
     """Regular files and folders, by name, without hidden ones."""
     for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
         if name.startswith("."):
             continue
-        path = os.path.join(folder, name)
         try:
             about = os.stat(path)
         except OSError as error:
             link = "a link that leads nowhere: " if os.path.islink(path) else ""
             reasons[path] = f"{link}{error.strerror}"
+            continue
+        if name in SYSTEM_FOLDERS:
+            reasons[path] = "the system's metadata and previews"
+        elif stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode):
+            yield path, about
         else:
-            if name in SYSTEM_FOLDERS:
-                reasons[path] = "the system's metadata and previews"
-            elif stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode):
-                yield path, about
-            else:
-                reasons[path] = "a FIFO, socket or device; expected a regular file"
+            reasons[path] = "a FIFO, socket or device; expected a regular file"
 
 
 def _identity(about: os.stat_result) -> tuple[int, int]:

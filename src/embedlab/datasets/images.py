@@ -12,7 +12,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedlab.datasets.cache import build_folder, cache_folder
+from embedlab.datasets.cache import absolute_path, build_folder, cache_folder
 from embedlab.datasets.download import fetch
 from embedlab.errors import DataError
 from embedlab.wording import printable
@@ -46,21 +46,17 @@ def check_dataset_argument(text: str) -> str:
     Made to be an argparse `type`, so that a typo is answered before heavy imports.
     Raises DataError.
     """
-    if text in (SAMPLE, CIFAR10):
-        return text
     path = text.removeprefix(FOLDER)
     if printable(path) != path:
         raise DataError(
             f"dataset: expected a path in UTF-8 without control characters, which MLflow can "
             f"record, got {printable(path)}; rename the folder, or make a link to it (ln -s)."
         )
-    found, is_folder = f"got {text!r}", bool(path) and os.path.isdir(os.path.expanduser(path))
-    if text.startswith(FOLDER):
-        if is_folder:
-            return text
-        found = f"there is no folder {path!r}"
-    elif is_folder:
-        found += f" (did you mean 'folder:{text}'?)"
+    is_folder = bool(path) and absolute_path(path).is_dir()
+    if text in (SAMPLE, CIFAR10) or (text.startswith(FOLDER) and is_folder):
+        return text
+    hint = f" (did you mean 'folder:{text}'?)" if is_folder else ""
+    found = f"there is no folder {path!r}" if text.startswith(FOLDER) else f"got {text!r}{hint}"
     raise DataError(
         f"dataset: expected sample, cifar10 or folder:<path of a folder of images>, {found}; "
         f"relative paths are looked up in the project's folder {os.getcwd()}, where `mlflow run` "
@@ -71,14 +67,14 @@ def check_dataset_argument(text: str) -> str:
 def locate_images(dataset: str) -> ImageSource:
     """What `dataset` means; CIFAR-10 is downloaded and unpacked first if need be.
 
-    Raises DataError where a folder does not exist, DownloadError where CIFAR-10 cannot be fetched.
+    Raises DataError if a folder does not exist, DownloadError if CIFAR-10 cannot be fetched.
     """
     check_dataset_argument(dataset)
     if dataset == SAMPLE:
         return ImageSource(SAMPLE, "digits sample", None, "built-in sample")
     if dataset == CIFAR10:
         return ImageSource(CIFAR10, "CIFAR-10", _cifar10(), CIFAR10_URL)
-    path = Path(os.path.abspath(os.path.expanduser(dataset.removeprefix(FOLDER))))
+    path = absolute_path(dataset.removeprefix(FOLDER))
     return ImageSource(FOLDER, path.name or str(path), path, str(path))
 
 
@@ -87,20 +83,19 @@ def _cifar10() -> Path:
     from torchvision.datasets import CIFAR10 as Torchvision
     from torchvision.datasets.utils import check_integrity
 
-    files = [*Torchvision.train_list, *Torchvision.test_list]
-    files.append([Torchvision.meta["filename"], Torchvision.meta["md5"]])
+    md5 = dict([*Torchvision.train_list, *Torchvision.test_list])
+    md5[Torchvision.meta["filename"]] = Torchvision.meta["md5"]
 
     def is_whole(folder: Path) -> bool:
-        return all(check_integrity(folder / name, md5) for name, md5 in files)
+        return all(check_integrity(folder / name, md5[name]) for name in md5)
 
     def fill(folder: Path) -> None:
-        archive = fetch(CIFAR10_URL, CIFAR10_SHA256, Path(CIFAR10_URL).name, option=None)
+        archive = fetch(CIFAR10_URL, CIFAR10_SHA256, Path(CIFAR10_URL).name)
         with tarfile.open(archive) as tar:
-            for name, _ in files:
+            for name in md5:
                 member = tar.getmember(f"{CIFAR10_FOLDER}/{name}")
-                member.name = name  # flat, wherever the archive wanted it
-                tar.extract(member, folder, filter="data")
+                # Flat, wherever the archive has it.
+                tar.extract(member.replace(name=name), folder, filter="data")
 
     root = cache_folder() / f"cifar10-{CIFAR10_SHA256[:16]}"
-    build_folder(root / CIFAR10_FOLDER, fill, is_whole)
-    return root
+    return build_folder(root / CIFAR10_FOLDER, fill, is_whole).parent

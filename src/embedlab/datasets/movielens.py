@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 from embedlab.datasets.archive import find_members, unpack
-from embedlab.datasets.cache import build_folder, cache_folder
+from embedlab.datasets.cache import absolute_path, build_folder, cache_folder
 from embedlab.datasets.download import fetch
 from embedlab.errors import DataError
 from embedlab_serving.hashing import sha256_of
@@ -35,18 +34,16 @@ class Release:
 
 
 # The archive's checksum is the one in TensorFlow Datasets' url_checksums/movielens.txt.
-RELEASES = MappingProxyType(
-    {
-        "ml-latest-small": Release(
-            url="https://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
-            sha256="696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
-            files={
-                "ratings.csv": "aa289ca83157595d0df6aea1be6a4ded676ddc4385472e8313a8ed9805352646",
-                "movies.csv": "5a5f32dd9bb3797b8e728a1b98958789d2b13f294a69fdfbc5727f8a9611aa07",
-            },
-        )
-    }
-)
+RELEASES = {
+    "ml-latest-small": Release(
+        url="https://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
+        sha256="696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
+        files={
+            "ratings.csv": "aa289ca83157595d0df6aea1be6a4ded676ddc4385472e8313a8ed9805352646",
+            "movies.csv": "5a5f32dd9bb3797b8e728a1b98958789d2b13f294a69fdfbc5727f8a9611aa07",
+        },
+    )
+}
 SAMPLE = "sample"
 NAMES = (SAMPLE, *RELEASES)
 
@@ -83,7 +80,7 @@ def name_of(ratings: str) -> str:
     """The name of the data set that `ratings` means, as `RatingsFolder` has it."""
     if ratings in NAMES:
         return ratings
-    path = Path(os.path.abspath(os.path.expanduser(ratings)))
+    path = absolute_path(ratings)
     return path.name or str(path) if path.is_dir() else path.stem
 
 
@@ -91,75 +88,64 @@ def locate_ratings(ratings: str) -> RatingsFolder:
     """Return the folder that `ratings` means; download, unpack or write it first if need be.
 
     A name in `NAMES` comes before a file of that name (write `./sample` for the file). A path may
-    start with `~`. What was asked for is what comes: nothing falls back on the sample.
+    start with `~`. The sample never replaces what was asked for.
 
-    Raises DataError where the path does not exist or lacks a file, DownloadError where the release
-    cannot be fetched.
+    Raises DataError if the path does not exist or lacks a file, DownloadError if the release cannot
+    be fetched.
     """
-    check_ratings_argument(ratings)
+    name = name_of(check_ratings_argument(ratings))
     if ratings == SAMPLE:
-        return _sample()
+        return RatingsFolder(name, _sample(), "built-in sample")
     if ratings in RELEASES:
-        return _release(ratings, RELEASES[ratings])
-    path = Path(os.path.abspath(os.path.expanduser(ratings)))
-    if path.is_dir():
-        return _folder(path)
-    if path.suffix.lower() == ".csv":
-        raise DataError(
-            f"{path} is one file; pass the folder that holds {' and '.join(FILES)}, or its zip."
-        )
-    return _zip(path)
+        return RatingsFolder(name, _release(name), RELEASES[name].url)
+    path = absolute_path(ratings)
+    return RatingsFolder(name, _checked(path) if path.is_dir() else _unzipped(path), str(path))
 
 
-def _sample() -> RatingsFolder:
+def _sample() -> Path:
     from embedlab.datasets.sample import SAMPLE_VERSION, sample_files
 
-    files = sample_files()
-
     def fill(folder: Path) -> None:
-        for name, data in files.items():
+        for name, data in sample_files().items():
             (folder / name).write_bytes(data)
 
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in sample_files().items()}
     folder = cache_folder() / f"sample-v{SAMPLE_VERSION}"
-    build_folder(folder, fill, partial(_has_files, digests))
-    return RatingsFolder(SAMPLE, folder, "built-in sample")
+    return build_folder(folder, fill, partial(_has_files, digests))
 
 
-def _release(name: str, release: Release) -> RatingsFolder:
-    is_whole = partial(_has_files, release.files)
+def _release(name: str) -> Path:
+    release = RELEASES[name]
 
     def fill(folder: Path) -> None:
-        archive = fetch(release.url, release.sha256, f"{name}.zip", option="ratings")
-        unpack(archive, release.files, folder)
-        if not is_whole(folder):
-            raise DataError(
-                f"{archive} does not hold the {' and '.join(release.files)} expected of {name}; "
-                f"delete it and run again."
-            )
+        unpack(fetch(release.url, release.sha256, f"{name}.zip", "ratings"), FILES, folder)
 
     folder = cache_folder() / f"{name}-{release.sha256[:16]}"
-    return RatingsFolder(name, build_folder(folder, fill, is_whole), release.url)
+    return build_folder(folder, fill, partial(_has_files, release.files))
 
 
 def _has_files(digests: Mapping[str, str], folder: Path) -> bool:
     """`digests`: sha256 by file name."""
-    files = {folder / name: digest for name, digest in digests.items()}
-    return all(file.is_file() and sha256_of(file) == digest for file, digest in files.items())
+    files = [(folder / name, digest) for name, digest in digests.items()]
+    return all(file.is_file() and sha256_of(file) == digest for file, digest in files)
 
 
-def _folder(path: Path) -> RatingsFolder:
-    missing = [name for name in FILES if not (path / name).is_file()]
+def _checked(folder: Path) -> Path:
+    missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        inner = [f for f in sorted(path.glob("*/")) if all((f / name).is_file() for name in FILES)]
+        inner = [f for f in sorted(folder.glob("*/")) if all((f / n).is_file() for n in FILES)]
         remedy = f"did you mean {inner[0]}?" if inner else f"it needs {' and '.join(FILES)}."
-        raise DataError(f"The folder {path} has no {' and no '.join(missing)}; {remedy}")
-    return RatingsFolder(name_of(str(path)), path, str(path))
+        raise DataError(f"The folder {folder} has no {' and no '.join(missing)}; {remedy}")
+    return folder
 
 
-def _zip(path: Path) -> RatingsFolder:
+def _unzipped(path: Path) -> Path:
+    if path.suffix.lower() == ".csv":
+        raise DataError(
+            f"{path} is one file; pass the folder that holds {' and '.join(FILES)}, or its zip."
+        )
     try:
-        sizes = {name: entry.file_size for name, entry in find_members(path, FILES).items()}
+        entries = find_members(path, FILES)
         # Keyed by content: the same zip is unpacked once, wherever it lies.
         folder = cache_folder() / "unpacked" / sha256_of(path)[:32]
     except OSError as error:
@@ -168,8 +154,7 @@ def _zip(path: Path) -> RatingsFolder:
         ) from error
 
     def is_whole(folder: Path) -> bool:
-        files = {folder / name: size for name, size in sizes.items()}
-        return all(file.is_file() and file.stat().st_size == size for file, size in files.items())
+        files = [(folder / name, entry.file_size) for name, entry in entries.items()]
+        return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
-    build_folder(folder, partial(unpack, path, FILES), is_whole)
-    return RatingsFolder(name_of(str(path)), folder, str(path))
+    return build_folder(folder, partial(unpack, path, FILES), is_whole)

@@ -9,12 +9,11 @@ generator; no line comes from MovieLens. A result on this sample shows that the 
 taste groups that were put in, and says nothing about films.
 """
 
-import csv
-import io
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 SAMPLE_VERSION = 1  # goes up with every change of the bytes; it is part of the cache's key
 
@@ -26,36 +25,37 @@ _N_GROUPS = 5  # of taste
 
 
 @cache
-def sample_films() -> list[tuple[str, str, str]]:
-    """(title, genres, taste group) of each film, in the order of movie ids.
+def sample_films() -> pd.DataFrame:
+    """Title, genres and taste group of each film, in the order of movie ids.
 
     The groups take turns, so an id says nothing about a group; the best known film of a group comes
     first, which is its popularity there. The last two have no group, "": nobody rated them. The
     real sets have such films too, and the code must keep them.
     """
-    with open(_FILMS, newline="", encoding="utf-8") as file:
-        return [(row["title"], row["genres"], row["group"]) for row in csv.DictReader(file)]
+    return pd.read_csv(_FILMS, keep_default_na=False)
 
 
 @cache
 def sample_files() -> dict[str, bytes]:
     """File name -> content: UTF-8, CRLF line ends and quotes as in the MovieLens releases."""
-    movies = [(row + 1, title, genres) for row, (title, genres, _) in enumerate(sample_films())]
+    movies = sample_films()[["title", "genres"]]
+    movies.insert(0, "movieId", range(1, len(movies) + 1))
+    tables = {"ratings.csv": _ratings(), "movies.csv": movies}
     return {
-        "ratings.csv": _csv(("userId", "movieId", "rating", "timestamp"), _ratings()),
-        "movies.csv": _csv(("movieId", "title", "genres"), movies),
+        name: table.to_csv(index=False, lineterminator="\r\n").encode()
+        for name, table in tables.items()
     }
 
 
-def _ratings() -> list[tuple[int, int, float, int]]:
-    """Rows of (userId, movieId, rating, timestamp), by user and movie.
+def _ratings() -> pd.DataFrame:
+    """A row for each rating, by user and movie.
 
     User `u` belongs to group `u % 5`, has seen 10 to 14 of its 16 films and 10 to 26 others, gives
     the former 4 to 5 stars and the latter 1 to 3; one rating in twelve is the other way round.
     Only integers are drawn, so no floating-point unit can change the outcome.
     """
     rng = np.random.default_rng(_SEED)
-    films = np.arange(sum(group != "" for _, _, group in sample_films()))
+    films = np.arange((sample_films()["group"] != "").sum())
     group = films % _N_GROUPS
     rank = films // _N_GROUPS  # in popularity, inside the group
     tickets = 60 // (rank + 3)  # the long tail: 20 tickets for the best known, 3 for the last
@@ -70,16 +70,10 @@ def _ratings() -> list[tuple[int, int, float, int]]:
             half_stars = rng.integers(8, 11) if likes else rng.integers(2, 7)
             time = 946_684_800 + 86_400 * user + int(rng.integers(86_400))  # from 1 January 2000
             rows.append((user + 1, film + 1, int(half_stars) / 2, time))
-    return rows
+    return pd.DataFrame(rows, columns=["userId", "movieId", "rating", "timestamp"])
 
 
 def _draw(rng: np.random.Generator, films: np.ndarray, tickets: np.ndarray, n: int) -> list[int]:
     """`n` different films, each as likely to come early as it has tickets in the shuffled box."""
     box = rng.permutation(np.repeat(films, tickets[films]))
     return list(dict.fromkeys(box.tolist()))[:n]
-
-
-def _csv(header: tuple[str, ...], rows: list[tuple]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerows([header, *rows])
-    return text.getvalue().encode("utf-8")

@@ -232,7 +232,7 @@ def test_a_model_that_is_not_there_is_one_sentence(registry):
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"), [(np.nan, "must be finite"), (1e30, "must be shorter than 1.8e19")]
+    ("value", "reason"), [(np.nan, "length nan"), (1e30, "must be finite and shorter than 1.8e19")]
 )
 def test_a_model_that_does_not_answer_its_own_example_is_never_registered(logged, value, reason):
     with start_run("fit_embedding", "fit", {}) as run:

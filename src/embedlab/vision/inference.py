@@ -1,7 +1,6 @@
 """A network's outputs for images of a data set, in batches and without gradients."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -9,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from embedlab.distributed.collectives import gather
-from embedlab.distributed.env import rank, world_size
+from embedlab.distributed.collectives import gather, local_slice
+from embedlab.distributed.env import world_size
 from embedlab.errors import OptionError
 from embedlab.progress import OnProgress
 from embedlab.vision.data.images import ImageDataset
@@ -46,13 +45,14 @@ class Classifier:
     ) -> np.ndarray | None:
         """(n, outputs) float32: the network's output for each row, in eval mode.
 
-        The ranks take batches in turn; the logits are at rank 0, and None at the others. The
-        network's modes and BatchNorm statistics are left unchanged.
+        Each rank computes some of the batches; the logits are at rank 0, and None at the others.
+        The network stays in eval mode.
         """
         parts = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
         outputs, n_done = [], 0
-        with evaluating(self.network), torch.inference_mode(), self.autocast():
-            for pixels in iter_batches(images, parts[rank() :: world_size()], self.device):
+        self.network.eval()
+        with torch.inference_mode(), self.autocast():
+            for pixels in iter_batches(images, parts[local_slice(len(parts))], self.device):
                 batch = self.preprocessing(pixels)  # (b, 3, r, r)
                 output = self.network(batch)  # (b, outputs)
                 if self.tta_flip:
@@ -64,8 +64,7 @@ class Classifier:
         by_rank = gather(outputs)
         if by_rank is None:
             return None
-        turns = [output for turn in zip_longest(*by_rank) for output in turn if output is not None]
-        return np.concatenate(turns)
+        return np.concatenate([output for part in by_rank for output in part])
 
     def predict(
         self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress | None = None
@@ -103,15 +102,3 @@ def iter_batches(
         if following is not None:
             images.read_ahead(following)
         yield torch.from_numpy(images.take(part)).to(device, non_blocking=True)
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module gets its own mode back."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -4,6 +4,7 @@ Standard library only: the parsers import this before anything heavy.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 # torchvision's classifiers of the ResNet family; their last layer is called `fc` in all of them.
 BACKBONES = (
@@ -49,6 +50,8 @@ class LinearProbeOptions:
     weight_decay: float = 0.001
     epochs: int = 15
     batch_size: int = 256
+    momentum: ClassVar[float] = 0.9  # of sgd; the first moment of adam and adamw
+    nesterov: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lr", self.lr or LINEAR_PROBE_LR[self.optimizer])

@@ -8,7 +8,6 @@ import hashlib
 import os
 import pickle
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -83,20 +82,13 @@ def attach_head(backbone: Backbone, head: nn.Linear) -> nn.Module:
 
 
 def freeze(network: nn.Module, what: str) -> list[nn.Module]:
-    """Disable the gradients of the parts that stay; returns them, for `train_mode`."""
+    """Disable the gradients of the parts that stay; returns them."""
     kinds = list(FREEZE)
     parts = [part for kind in kinds[: kinds.index(what) + 1] for part in FREEZE[kind]]
     frozen = [network.get_submodule(part) for part in parts]
     for module in frozen:
         module.requires_grad_(False)
     return frozen
-
-
-def train_mode(network: nn.Module, frozen: Iterable[nn.Module]) -> None:
-    """Training mode, except for frozen modules, whose BatchNorm statistics stay."""
-    network.train()
-    for module in frozen:
-        module.eval()
 
 
 def _download(published: models.WeightsEnum) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from embedlab.vision.evaluation.metrics import (
     ValidationScore,
 )
 from embedlab.vision.inference import Classifier, iter_batches
-from embedlab.vision.models.backbone import freeze, train_mode
+from embedlab.vision.models.backbone import freeze
 from embedlab.vision.training.optim import build_average, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.work import epoch_work, validation_cost
@@ -86,6 +87,13 @@ class Trainer:
         self._schedule = build_schedule(self._optimizer, options, self.steps_per_epoch)
         self._average = build_average(network, options.ema) if options.ema else None
         self._scaler = torch.amp.GradScaler(device, enabled=classifier.precision == "float16")
+        self._stateful: dict[str, Any] = {  # torch has no common type for what has a state_dict
+            "network": network,
+            "optimizer": self._optimizer,
+            "schedule": self._schedule,
+            "scaler": self._scaler,
+            **({"average": self._average} if self._average else {}),
+        }
         self._generator = torch.Generator().manual_seed(seed)
         self.history: list[Step] = []
         self.seconds = 0.0
@@ -95,11 +103,7 @@ class Trainer:
         """A checkpoint: tensors, numbers and texts."""
         best = {**self.best.score._asdict(), "epoch": self.best.epoch, "network": self.best.weights}
         return {
-            "network": self.network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
-            "average": self._average.state_dict() if self._average else None,
-            "scaler": self._scaler.state_dict(),
+            **{name: part.state_dict() for name, part in self._stateful.items()},
             "rng": self._generator.get_state(),
             "epoch": len(self.history),
             "seconds": self.seconds,
@@ -110,12 +114,8 @@ class Trainer:
     def load_state(self, state: dict) -> None:
         """Resume from a checkpoint. Raises DataError if it is of another network or recipe."""
         try:
-            self.network.load_state_dict(state["network"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._schedule.load_state_dict(state["schedule"])
-            if self._average is not None:
-                self._average.load_state_dict(state["average"])
-            self._scaler.load_state_dict(state["scaler"])
+            for name, part in self._stateful.items():
+                part.load_state_dict(state[name])
             self._generator.set_state(state["rng"])
             self.history = [Step(**record) for record in state["history"]]
             self.seconds, best = state["seconds"], state["best"]
@@ -181,7 +181,9 @@ class Trainer:
         self, epoch: int, resolution: int, show: Callable[[float, str], None]
     ) -> dict[str, float]:
         options, started = self.options, time.perf_counter()
-        train_mode(self.network, self._frozen)
+        self.network.train()
+        for module in self._frozen:
+            module.eval()  # BatchNorm's statistics of frozen parts stay
         batches = self._batches(resolution)
         lr = self._schedule.get_last_lr()[0]
         checked: list[torch.Tensor] = []  # (steps, 2): loss and number of right predictions

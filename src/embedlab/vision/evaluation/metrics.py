@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 N_BINS = 15  # of the calibration error, as in the paper
 MAX_CLASSES_AS_METRICS = 50  # the table has all of them
+PER_CLASS = ("class", "pictures", "precision", "recall", "f1")
 
 
 class ValidationScore(NamedTuple):
@@ -102,7 +103,7 @@ class Epoch(NamedTuple):
 class Report:
     """loss and calibration_error are means; accuracy is a fraction with its 95 % interval.
 
-    per_class  a row a class: class, images, precision, recall, f1.
+    per_class  a row a class: PER_CLASS; `pictures` is its number of images.
     confusion  (classes, classes) counts: true class by row, predicted by column.
     """
 
@@ -143,27 +144,19 @@ def predictions_of(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> 
 
 def evaluate(predictions: Predictions, classes: tuple[str, ...]) -> Report:
     """The interval is Wilson's for a proportion; the calibration error that of `calibration`."""
-    labels = np.arange(len(classes))
-    truth, predicted = predictions.labels, predictions.predicted
+    labels, accuracy_and_loss = np.arange(len(classes)), predictions.score
+    of_all = predictions.labels, predictions.predicted
     precision, recall, f1, support = precision_recall_fscore_support(
-        truth, predicted, labels=labels, zero_division=0.0
+        *of_all, labels=labels, zero_division=0.0
     )
-    n_right = int(predictions.is_right.sum())
+    per_class = zip(classes, support, precision, recall, f1, strict=True)
     return Report(
-        loss=predictions.score.loss,
-        accuracy=predictions.score.accuracy,
-        interval=wilson_interval(n_right, len(truth)),
+        loss=accuracy_and_loss.loss,
+        accuracy=accuracy_and_loss.accuracy,
+        interval=wilson_interval(int(predictions.is_right.sum()), len(predictions.labels)),
         calibration_error=calibration_error(predictions),
-        per_class=pd.DataFrame(
-            {
-                "class": classes,
-                "pictures": support,
-                "precision": precision,
-                "recall": recall,
-                "f1": f1,
-            }
-        ),
-        confusion=confusion_matrix(truth, predicted, labels=labels),
+        per_class=pd.DataFrame(per_class, columns=PER_CLASS),
+        confusion=confusion_matrix(*of_all, labels=labels),
     )
 
 
@@ -191,17 +184,20 @@ def top_predictions(predictions: Predictions, classes: tuple[str, ...], k: int =
     A row an image: class, kind (right or wrong), rank from 1, predicted, confidence, row.
     A class with fewer than k has fewer rows; of equal confidence the earlier image is first.
     """
-    confidence, predicted = predictions.confidence, predictions.predicted
-    rows = []
-    for label, name in enumerate(classes):
-        for kind, is_of_kind in (("right", predictions.is_right), ("wrong", ~predictions.is_right)):
-            found = np.flatnonzero((predictions.labels == label) & is_of_kind)
-            order = found[np.argsort(-confidence[found], kind="stable")[:k]]
-            for rank, i in enumerate(order, start=1):
-                other, row = classes[predicted[i]], int(predictions.rows[i])
-                rows.append((name, kind, rank, other, float(confidence[i]), row))
-    columns = ["class", "kind", "rank", "predicted", "confidence", "row"]
-    return pd.DataFrame(rows, columns=columns)
+    names = np.array(classes, dtype=object)
+    table = pd.DataFrame(
+        {
+            "label": predictions.labels,
+            "class": names[predictions.labels],
+            "kind": np.where(predictions.is_right, "right", "wrong"),
+            "predicted": names[predictions.predicted],
+            "confidence": predictions.confidence,
+            "row": predictions.rows,
+        }
+    ).sort_values("confidence", ascending=False, kind="stable")
+    table.insert(3, "rank", 1 + table.groupby(["label", "kind"]).cumcount())
+    table = table[table["rank"] <= k].sort_values(["label", "kind", "rank"], ignore_index=True)
+    return table.drop(columns="label")
 
 
 class PairedTest(NamedTuple):

@@ -1,6 +1,7 @@
 """Figures of image classifiers: arrays in, matplotlib Figures out, without a display."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib
 import numpy as np
@@ -16,12 +17,14 @@ from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, Report
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)  # of runs, in turn
+OF_KIND = {"right": GREEN, "wrong": RED}
 PALE = "#d5d8dc"
 CLASSES_ON_A_PAGE = 25
 LEGEND_CLASSES = 30
 COLUMNS = 12  # of a grid of images
-GAP = 0.6  # between right and wrong, in widths of an image
+GAP = 0.6  # between two groups of images in a row, in widths of an image
 TILE = 1.28  # height of an image and its caption, in widths of an image
+TALL_TILE = 1.45  # of a caption of two lines
 
 
 def plot_curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
@@ -30,17 +33,13 @@ def plot_curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
     figure.suptitle(title)
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        for i, (label, steps) in enumerate(runs.items()):
+        for (label, steps), colour in zip(runs.items(), cycle(COLOURS), strict=False):
             for split, style in (("train", "--"), ("val", "-")):
-                shown = [step for step in steps if f"{split}/{name}" in step.metrics]
-                axes.plot(
-                    [step.epoch for step in shown],
-                    [step.metrics[f"{split}/{name}"] for step in shown],
-                    style + ("o" if len(shown) < 4 else ""),
-                    color=COLOURS[i % len(COLOURS)],
-                    linewidth=2,
-                    label=f"{label} {split}".strip(),
-                )
+                metric = f"{split}/{name}"
+                values = {s.epoch: s.metrics[metric] for s in steps if metric in s.metrics}
+                style += "o" if len(values) < 4 else ""
+                of_run = {"color": colour, "label": f"{label} {split}".strip(), "linewidth": 2}
+                axes.plot(list(values), list(values.values()), style, **of_run)
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes)
@@ -75,24 +74,21 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
     top  as `metrics.top_predictions` returns it. One figure for every 25 classes.
     """
     k = int(top["rank"].max()) if len(top) else 0
+    left = {"right": 0.0, "wrong": k + GAP}
+    headings = [(x + k / 2, f"most confident, {kind}", OF_KIND[kind]) for kind, x in left.items()]
     pages = range(0, len(images.classes), CLASSES_ON_A_PAGE)
     figures = []
     for start in pages:
         classes = images.classes[start : start + CLASSES_ON_A_PAGE]
         part = "" if len(pages) == 1 else f" ({start + 1} to {start + len(classes)})"
-        width, height = 2 * k + GAP, TILE * len(classes)
-        figure, axes = _tiles(width, height, f"{title}{part}", left=1.6, top=0.45)
-        for x, text, colour in ((k / 2, "right", GREEN), (k * 1.5 + GAP, "wrong", RED)):
-            label = f"most confident, {text}"
-            axes.text(x, -0.12, label, ha="center", va="bottom", color=colour, weight="bold")
+        size = 2 * k + GAP, TILE * len(classes)
+        figure, axes = _tiles(*size, f"{title}{part}", headings, margin=1.6)
         for i, name in enumerate(classes):
-            y = TILE * i
-            axes.text(-0.15, y + 0.5, name, ha="right", va="center", size=11)
+            axes.text(-0.15, TILE * i + 0.5, name, ha="right", va="center", size=11)
             for item in top[top["class"] == name].itertuples():
-                is_right = item.kind == "right"
-                x = item.rank - 1 + (0 if is_right else k + GAP)
+                at = left[item.kind] + item.rank - 1, TILE * i
                 caption = f"{item.predicted} {item.confidence:.0%}"
-                _tile(axes, images.pixels[item.row], x, y, caption, GREEN if is_right else RED)
+                _tile(axes, images.pixels[item.row], *at, caption, OF_KIND[item.kind])
         figures.append(figure)
     return figures
 
@@ -128,14 +124,14 @@ def plot_embedding_map(
     """points (n, 2): a dot an image, a colour a class. The frame omits far outliers."""
     figure = new_figure(9.5, 7.5, PlainTextFigure)
     axes = figure.subplots()
-    colour_map = matplotlib.colormaps["tab10" if len(classes) <= 10 else "turbo"]
-    shades = np.arange(len(classes))  # whole numbers are tab10's colours, turbo has 0 to 1
-    colours = colour_map(shades if len(classes) <= 10 else shades / len(classes))  # (classes, 4)
+    n = len(classes)
+    few = n <= 10  # as many colours as tab10 has
+    colour_map = matplotlib.colormaps["tab10" if few else "turbo"]
+    colours = colour_map(np.arange(n) if few else np.arange(n) / n)  # (classes, 4)
     order = np.random.default_rng(0).permutation(len(points))  # no class lies on top of the others
     x, y = points[order].T
     axes.scatter(x, y, s=10, c=colours[labels[order]], alpha=0.6, linewidths=0)
-    shown = range(min(len(classes), LEGEND_CLASSES))
-    dots = [axes.scatter([], [], s=40, color=colours[label]) for label in shown]
+    dots = [axes.scatter([], [], s=40, color=colour) for colour in colours[:LEGEND_CLASSES]]
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
     margin = 0.08 * (high - low)
     (left, bottom), (right, upper) = low - margin, high + margin
@@ -154,16 +150,14 @@ def plot_neighbours(
     queries (q,) and neighbours (q, k): rows of `images.pixels`.
     """
     k = neighbours.shape[1]
-    figure, axes = _tiles(k + 1 + GAP, TILE * len(queries), title, top=0.4)
-    for x, text in ((0.5, "picture"), (k / 2 + 1 + GAP, "nearest in the embedding")):
-        axes.text(x, -0.1, text, ha="center", va="bottom", color=GREY, weight="bold")
+    headings = [(0.5, "picture", GREY), (k / 2 + 1 + GAP, "nearest in the embedding", GREY)]
+    figure, axes = _tiles(k + 1 + GAP, TILE * len(queries), title, headings)
+    names = np.array(images.classes, dtype=object)[images.labels]
     for i, (query, nearest) in enumerate(zip(queries, neighbours, strict=True)):
-        name = images.classes[images.labels[query]]
-        _tile(axes, images.pixels[query], 0, TILE * i, name, "black")
-        for j, row in enumerate(nearest):
-            other = images.classes[images.labels[row]]
-            colour = GREEN if other == name else RED
-            _tile(axes, images.pixels[row], j + 1 + GAP, TILE * i, other, colour)
+        _tile(axes, images.pixels[query], 0, TILE * i, names[query], "black")
+        for x, row in enumerate(nearest, start=1):
+            colour = GREEN if names[row] == names[query] else RED
+            _tile(axes, images.pixels[row], x + GAP, TILE * i, names[row], colour)
     return figure
 
 
@@ -179,19 +173,15 @@ def plot_disagreements(
     only_first   the second model's predictions of images that only the first gets right.
     only_second  the first model's predictions of images that only the second gets right.
     """
-    height, y = 1.45, 0.0
-    parts = list(zip(names, (only_first, only_second), strict=True))
-    n_rows = [max(1, -(-len(wrong.rows) // COLUMNS)) for _, wrong in parts]
-    figure, axes = _tiles(COLUMNS, height * sum(n_rows) + 0.9, title)
-    for (name, wrong), rows in zip(parts, n_rows, strict=True):
-        axes.text(0.03, y + 0.35, f"only {name} is right", color=GREEN, weight="bold")
-        y += 0.45
+    parts = only_first, only_second
+    n_rows = [max(1, -(-len(wrong.rows) // COLUMNS)) for wrong in parts]
+    figure, axes = _tiles(COLUMNS, TALL_TILE * sum(n_rows) + 0.9, title)
+    for name, wrong, top in zip(names, parts, (0, TALL_TILE * n_rows[0] + 0.45), strict=True):
+        axes.text(0.03, top + 0.35, f"only {name} is right", color=GREEN, weight="bold")
         for i, row in enumerate(wrong.rows):
             truth, answer = (images.classes[k[i]] for k in (wrong.labels, wrong.predicted))
-            caption = f"{truth}\nnot {answer}"
-            at = i % COLUMNS, y + height * (i // COLUMNS)
-            _tile(axes, images.pixels[row], *at, caption, GREY)
-        y += height * rows
+            at = i % COLUMNS, top + 0.45 + TALL_TILE * (i // COLUMNS)
+            _tile(axes, images.pixels[row], *at, f"{truth}\nnot {answer}", GREY)
     return figure
 
 
@@ -241,14 +231,26 @@ def _rows(
 
 
 def _tiles(
-    width: float, height: float, title: str, left: float = 0.1, top: float = 0.1
+    width: float,
+    height: float,
+    title: str,
+    headings: Sequence[tuple[float, str, str]] = (),
+    margin: float = 0.1,
 ) -> tuple[Figure, Axes]:
-    """A figure and its axes in units of an image's width, the origin at the upper left."""
-    figure = PlainTextFigure(figsize=(0.95 * (width + left), 0.95 * (height + top) + 0.4), dpi=120)
-    axes = figure.add_axes((0, 0, 1, 1 - 0.4 / figure.get_figheight()))
-    axes.set(xlim=(-left, width + 0.05), ylim=(height, -top))
+    """A figure and its axes in units of an image's width, the origin at the upper left.
+
+    headings  x of the middle, text and colour of each, above the images.
+    margin    for names at the left.
+    """
+    top = 0.45 if headings else 0.1
+    size = 0.95 * (width + margin), 0.95 * (height + top) + 0.4  # inches
+    figure = PlainTextFigure(figsize=size, dpi=120)
+    axes = figure.add_axes((0, 0, 1, 1 - 0.4 / size[1]))
+    axes.set(xlim=(-margin, width + 0.05), ylim=(height, -top))
     axes.axis("off")
-    figure.suptitle(title, y=1 - 0.1 / figure.get_figheight(), va="top")
+    figure.suptitle(title, y=1 - 0.1 / size[1], va="top")
+    for x, text, colour in headings:
+        axes.text(x, -0.12, text, ha="center", va="bottom", color=colour, weight="bold")
     return figure, axes
 
 

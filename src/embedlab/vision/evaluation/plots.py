@@ -1,7 +1,9 @@
 """Figures of image classifiers: arrays in, matplotlib Figures out, without a display."""
 
-from collections.abc import Mapping, Sequence
-from itertools import cycle
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle, repeat
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -17,14 +19,23 @@ from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, Report
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)  # of runs, in turn
-OF_KIND = {"right": GREEN, "wrong": RED}
 PALE = "#d5d8dc"
 CLASSES_ON_A_PAGE = 25
 LEGEND_CLASSES = 30
 COLUMNS = 12  # of a grid of images
-GAP = 0.6  # between two groups of images in a row, in widths of an image
 TILE = 1.28  # height of an image and its caption, in widths of an image
-TALL_TILE = 1.45  # of a caption of two lines
+
+
+class Tile(NamedTuple):
+    """An image (3, side, side) uint8, and the caption under it."""
+
+    image: np.ndarray
+    caption: str
+    colour: str = GREY
+
+
+Row = tuple[str, Sequence[Tile | None]]  # a name at the left, and images; None is a gap
+Heading = tuple[float, str]  # x of its middle, in images, and its text
 
 
 def plot_curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
@@ -74,35 +85,29 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
     top  as `metrics.top_predictions` returns it. One figure for every 25 classes.
     """
     k = int(top["rank"].max()) if len(top) else 0
-    left = {"right": 0.0, "wrong": k + GAP}
-    headings = [(x + k / 2, f"most confident, {kind}", OF_KIND[kind]) for kind, x in left.items()]
+    headings = [(k / 2, "most confident, right"), (1.5 * k + 1, "most confident, wrong")]
     pages = range(0, len(images.classes), CLASSES_ON_A_PAGE)
     figures = []
     for start in pages:
         classes = images.classes[start : start + CLASSES_ON_A_PAGE]
         part = "" if len(pages) == 1 else f" ({start + 1} to {start + len(classes)})"
-        size = 2 * k + GAP, TILE * len(classes)
-        figure, axes = _tiles(*size, f"{title}{part}", headings, margin=1.6)
-        for i, name in enumerate(classes):
-            axes.text(-0.15, TILE * i + 0.5, name, ha="right", va="center", size=11)
+        rows: list[Row] = []
+        for name in classes:
+            tiles: list[Tile | None] = [None] * (2 * k + 1)
             for item in top[top["class"] == name].itertuples():
-                at = left[item.kind] + item.rank - 1, TILE * i
+                first, colour = (0, GREEN) if item.kind == "right" else (k + 1, RED)
                 caption = f"{item.predicted} {item.confidence:.0%}"
-                _tile(axes, images.pixels[item.row], *at, caption, OF_KIND[item.kind])
-        figures.append(figure)
+                tiles[first + item.rank - 1] = Tile(images.pixels[item.row], caption, colour)
+            rows.append((name, tiles))
+        figures.append(_tile_rows(rows, f"{title}{part}", headings))
     return figures
 
 
 def plot_image_grid(
-    images: np.ndarray, captions: Sequence[str], title: str, colours: Sequence[str] | None = None
+    images: np.ndarray, captions: Sequence[str], title: str, colours: Iterable[str] = repeat(GREY)
 ) -> Figure:
     """Images (n, 3, side, side) uint8 in rows of up to 12, a caption under each."""
-    columns = min(COLUMNS, len(images))
-    figure, axes = _tiles(columns, TILE * -(-len(images) // columns), title)
-    colours = colours or [GREY] * len(images)
-    for i, (image, caption, colour) in enumerate(zip(images, captions, colours, strict=True)):
-        _tile(axes, image, i % columns, TILE * (i // columns), caption, colour)
-    return figure
+    return _tile_rows(_wrap("", list(map(Tile, images, captions, colours))), title)
 
 
 def plot_predictions(
@@ -149,16 +154,14 @@ def plot_neighbours(
 
     queries (q,) and neighbours (q, k): rows of `images.pixels`.
     """
-    k = neighbours.shape[1]
-    headings = [(0.5, "picture", GREY), (k / 2 + 1 + GAP, "nearest in the embedding", GREY)]
-    figure, axes = _tiles(k + 1 + GAP, TILE * len(queries), title, headings)
     names = np.array(images.classes, dtype=object)[images.labels]
-    for i, (query, nearest) in enumerate(zip(queries, neighbours, strict=True)):
-        _tile(axes, images.pixels[query], 0, TILE * i, names[query], "black")
-        for x, row in enumerate(nearest, start=1):
-            colour = GREEN if names[row] == names[query] else RED
-            _tile(axes, images.pixels[row], x + GAP, TILE * i, names[row], colour)
-    return figure
+    rows = []
+    for query, nearest in zip(queries, neighbours, strict=True):
+        colours = [GREEN if name == names[query] else RED for name in names[nearest]]
+        tiles = map(Tile, images.pixels[nearest], names[nearest], colours)
+        rows.append(("", [Tile(images.pixels[query], names[query], "black"), None, *tiles]))
+    headings = [(0.5, "picture"), (neighbours.shape[1] / 2 + 2, "nearest in the embedding")]
+    return _tile_rows(rows, title, headings)
 
 
 def plot_disagreements(
@@ -173,16 +176,12 @@ def plot_disagreements(
     only_first   the second model's predictions of images that only the first gets right.
     only_second  the first model's predictions of images that only the second gets right.
     """
-    parts = only_first, only_second
-    n_rows = [max(1, -(-len(wrong.rows) // COLUMNS)) for wrong in parts]
-    figure, axes = _tiles(COLUMNS, TALL_TILE * sum(n_rows) + 0.9, title)
-    for name, wrong, top in zip(names, parts, (0, TALL_TILE * n_rows[0] + 0.45), strict=True):
-        axes.text(0.03, top + 0.35, f"only {name} is right", color=GREEN, weight="bold")
-        for i, row in enumerate(wrong.rows):
-            truth, answer = (images.classes[k[i]] for k in (wrong.labels, wrong.predicted))
-            at = i % COLUMNS, top + 0.45 + TALL_TILE * (i // COLUMNS)
-            _tile(axes, images.pixels[row], *at, f"{truth}\nnot {answer}", GREY)
-    return figure
+    rows: list[Row] = []
+    for name, wrong in zip(names, (only_first, only_second), strict=True):
+        each = zip(wrong.labels, wrong.predicted, strict=True)
+        captions = [f"{images.classes[k]}\nnot {images.classes[other]}" for k, other in each]
+        rows += _wrap(f"only {name} is right", list(map(Tile, images.pixels[wrong.rows], captions)))
+    return _tile_rows(rows, title)
 
 
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
@@ -230,33 +229,34 @@ def _rows(
     return figure, axes, y
 
 
-def _tiles(
-    width: float,
-    height: float,
-    title: str,
-    headings: Sequence[tuple[float, str, str]] = (),
-    margin: float = 0.1,
-) -> tuple[Figure, Axes]:
-    """A figure and its axes in units of an image's width, the origin at the upper left.
+def _wrap(name: str, tiles: Sequence[Tile]) -> list[Row]:
+    """Rows of up to 12 images, the first with that name; without images an empty row."""
+    starts = range(0, max(1, len(tiles)), COLUMNS)
+    return [(name if i == 0 else "", tiles[i : i + COLUMNS]) for i in starts]
 
-    headings  x of the middle, text and colour of each, above the images.
-    margin    for names at the left.
-    """
-    top = 0.45 if headings else 0.1
-    size = 0.95 * (width + margin), 0.95 * (height + top) + 0.4  # inches
+
+def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()) -> Figure:
+    """A figure in units of an image's width."""
+    n_columns = max(1, *(len(tiles) for _, tiles in rows))
+    left, top = 1.6 if any(name for name, _ in rows) else 0.1, 0.45 if headings else 0.1
+    size = 0.95 * (n_columns + left), 0.95 * (TILE * len(rows) + top) + 0.4  # inches
     figure = PlainTextFigure(figsize=size, dpi=120)
-    axes = figure.add_axes((0, 0, 1, 1 - 0.4 / size[1]))
-    axes.set(xlim=(-margin, width + 0.05), ylim=(height, -top))
-    axes.axis("off")
     figure.suptitle(title, y=1 - 0.1 / size[1], va="top")
-    for x, text, colour in headings:
-        axes.text(x, -0.12, text, ha="center", va="bottom", color=colour, weight="bold")
-    return figure, axes
-
-
-def _tile(axes: Axes, image: np.ndarray, x: float, y: float, caption: str, colour: str) -> None:
-    """One image of width 0.94 at (x, y), its caption below it."""
-    box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
-    axes.imshow(image.transpose(1, 2, 0), extent=box, interpolation="bicubic", aspect="auto")
-    lines = [line if len(line) <= 16 else f"{line[:9]}…{line[-6:]}" for line in caption.split("\n")]
-    axes.text(x + 0.5, y + 1.0, "\n".join(lines), ha="center", va="top", size=7, color=colour)
+    axes = figure.add_axes((0, 0, 1, 1 - 0.4 / size[1]))
+    axes.set(xlim=(-left, n_columns + 0.05), ylim=(TILE * len(rows), -top))
+    axes.axis("off")
+    for x, text in headings:
+        axes.text(x, -0.12, text, ha="center", va="bottom", color=GREY, weight="bold")
+    for i, (name, tiles) in enumerate(rows):
+        y = TILE * i
+        axes.text(-0.15, y + 0.5, textwrap.fill(name, 18), ha="right", va="center", size=11)
+        for x, tile in enumerate(tiles):
+            if tile is None:
+                continue
+            box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
+            pixels = tile.image.transpose(1, 2, 0)
+            axes.imshow(pixels, extent=box, interpolation="bicubic", aspect="auto")
+            lines = tile.caption.split("\n")
+            text = "\n".join(t if len(t) <= 16 else f"{t[:9]}…{t[-6:]}" for t in lines)
+            axes.text(x + 0.5, y + 1, text, ha="center", va="top", size=7, color=tile.colour)
+    return figure

@@ -6,7 +6,7 @@ In: a batch of uint8 squares as stored, and a `torch.Generator`. Out: a batch of
 import torch
 from torchvision.transforms import v2
 
-from embedlab.vision.seeds import seeded_by
+from embedlab.vision.seeds import seeded
 
 
 class Augmentation:
@@ -37,7 +37,7 @@ class Augmentation:
             return images
         if self._transform is None:
             return self._shift(images, generator)
-        with seeded_by(generator):
+        with seeded(int(torch.randint(2**62, (), generator=generator))):
             return torch.stack([self._transform(image) for image in images])
 
     def _shift(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -6,7 +6,6 @@ needs. On the CPU, resuming from it is bit-identical to an uninterrupted trainin
 number of threads).
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -119,8 +118,7 @@ class Trainer:
             self._generator.set_state(state["rng"])
             self.history = [Step(**record) for record in state["history"]]
             self.seconds, best = state["seconds"], state["best"]
-            # A checkpoint of an earlier version has no loss: any epoch of equal accuracy beats it.
-            score = ValidationScore(best["accuracy"], best.get("loss", math.inf))
+            score = ValidationScore(best["accuracy"], best["loss"])
             self.best = BestEpoch(best["epoch"], score, best["network"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise DataError(
@@ -157,8 +155,8 @@ class Trainer:
             if on_progress is not None:
                 on_progress(work_before + n_images * resolution**2, all_work, shown)
 
-        def show_validation(done: float, total: float, detail: str = "", /) -> None:
-            show(n_train + done * validation_cost(options), "validation")
+        def show_validation(n_images: float, *_: object) -> None:
+            show(n_train + n_images * validation_cost(options), "validation")
 
         metrics = self._train_epoch(epoch, resolution, show)
         eval_model = self.network if self._average is None else self._average.module
@@ -197,7 +195,7 @@ class Trainer:
                 logits = self._parallel(images)  # (b, classes)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
             loss = loss * (len(labels) / self.batch_size)  # the sum over the ranks is the batch's
-            self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad()
             # DistributedDataParallel averages gradients over the ranks.
             self._scaler.scale(loss * world_size()).backward()
             self._scaler.step(self._optimizer)

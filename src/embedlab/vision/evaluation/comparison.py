@@ -70,9 +70,8 @@ class Comparison:
         lines.append("")
         for pair in self.pairs.itertuples():
             verdict = "significant" if pair.p_value < SIGNIFICANT else "not significant"
-            gains = (self.recall[pair.first] - self.recall[pair.second]).sort_values(
-                ascending=False
-            )
+            gains = self.recall[pair.first] - self.recall[pair.second]
+            gains = gains.sort_values(ascending=False)
             lines.append(
                 f"- Against **{pair.second}**: {100 * pair.difference:+.2f} points, {verdict} "
                 f"(McNemar's exact test, p = {pair.p_value:.2g}): "

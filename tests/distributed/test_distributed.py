@@ -23,10 +23,11 @@ import scipy.sparse as sp
 import shared_work
 import torch
 import torch.distributed as dist
-from conftest import PROJECT, free_port, long
+from conftest import PROJECT, free_port, long, use_store
 
 from embedlab.distributed.sync_batchnorm import SyncBatchNorm
 from embedlab.movies.solvers.objective import balanced_row_shards
+from entrypoints import finetune
 
 pytestmark = pytest.mark.slow
 
@@ -272,7 +273,8 @@ def test_a_run_whose_process_dies_says_so_and_goes_on(
         assert f"embedlab: {stopped.data.tags['error']}" in said
         assert f"-P resume={stopped.info.run_id}" in said
 
-    run("finetune", tmp_path, **TUNE, resume=stopped.info.run_id)  # by one process
+    with use_store(os.environ["MLFLOW_TRACKING_URI"]):
+        finetune.main(words(TUNE | {"resume": stopped.info.run_id}))  # by one process
     resumed = runs_of(world)[-1]
     assert resumed.info.status == "FINISHED"
     losses = world.get_metric_history(resumed.info.run_id, "train/loss")

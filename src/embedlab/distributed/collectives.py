@@ -134,10 +134,8 @@ def _lost_ranks(others: Mapping[int, Identity], error: BaseException) -> str:
     while not (lost := ended_ranks(others)) and time.monotonic() < until:
         time.sleep(0.05)
     # gloo has no exception of its own, but names its source file.
-    is_network = isinstance(error, dist.DistError) or "gloo" in str(error)
-    if not lost and is_network:
-        reason = str(error).strip().splitlines()[0]
-        return f"another process cannot be reached ({reason})"
+    if not lost and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        return f"another process cannot be reached ({str(error).strip().splitlines()[0]})"
     return lost
 
 

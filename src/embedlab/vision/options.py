@@ -8,16 +8,9 @@ from typing import ClassVar
 
 # torchvision's classifiers of the ResNet family; their last layer is called `fc` in all of them.
 BACKBONES = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    *("wide_resnet50_2", "wide_resnet101_2"),
 )
 # The parameters that choose the images and their split.
 DATA = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")

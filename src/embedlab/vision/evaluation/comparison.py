@@ -51,14 +51,11 @@ class Comparison:
     def to_markdown(self, data: str) -> str:
         """The result in words, with which differences are significant."""
         best, n_test = self.runs[0], len(self.runs[0].test.labels)
-        close = [
-            f"{pair.second} is not significant (p = {pair.p_value:.2g})"
-            for pair in self.pairs.itertuples()
-            if pair.p_value >= SIGNIFICANT
-        ]
+        close = self.pairs[self.pairs["p_value"] >= SIGNIFICANT].itertuples()
+        leads = [f"{pair.second} is not significant (p = {pair.p_value:.2g})" for pair in close]
         heading = f"### {best.name} is the best of {len(self.runs)} on {data}"
-        if close:
-            heading = f"### {best.name} leads on {data}; its lead over {', over '.join(close)}"
+        if leads:
+            heading = f"### {best.name} leads on {data}; its lead over {', over '.join(leads)}"
         lines = [heading, ""]
         for row in self.table.itertuples():
             minutes = "" if pd.isna(row.minutes) else f", {row.minutes:,.1f} min of computing"

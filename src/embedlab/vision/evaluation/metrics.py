@@ -84,8 +84,7 @@ class Predictions:
 
     def take(self, positions: np.ndarray) -> "Predictions":
         """The predictions at these positions, 0 to n − 1."""
-        rows = self.rows[positions]
-        return Predictions(self.probabilities[positions], self.labels[positions], rows)
+        return Predictions(**{name: array[positions] for name, array in vars(self).items()})
 
 
 class Epoch(NamedTuple):
@@ -118,23 +117,20 @@ class Report:
         low, high = self.interval
         return f"test accuracy {self.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})"
 
-    def as_metrics(self, split: str = "test") -> dict[str, float]:
-        metrics = {
-            f"{split}/loss": self.loss,
-            f"{split}/accuracy": self.accuracy,
-            f"{split}/accuracy_low": self.interval[0],
-            f"{split}/accuracy_high": self.interval[1],
-            f"{split}/calibration_error": self.calibration_error,
-        }
+    def as_metrics(self) -> dict[str, float]:
+        """The metrics of the test images, and of each of the first classes, by name."""
+        low, high = self.interval
+        metrics = {"loss": self.loss, "accuracy": self.accuracy}
+        metrics |= {"accuracy_low": low, "accuracy_high": high}
+        metrics["calibration_error"] = self.calibration_error
         rows = self.per_class.to_dict("records")[:MAX_CLASSES_AS_METRICS]
         for label, row in enumerate(rows):
             # MLflow takes letters, digits and _ - . / and spaces in a metric's name.
             safe = "".join(c if c.isalnum() or c in "_-. " else "_" for c in row["class"])
-            if f"{split}/f1/{safe}" in metrics:  # of a class that differs in other characters
+            if f"f1/{safe}" in metrics:  # of a class that differs in other characters
                 safe = f"{safe}_{label}"
-            for name in ("precision", "recall", "f1"):
-                metrics[f"{split}/{name}/{safe}"] = row[name]
-        return metrics
+            metrics |= {f"{name}/{safe}": row[name] for name in ("precision", "recall", "f1")}
+        return {f"test/{name}": value for name, value in metrics.items()}
 
 
 def predictions_of(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Predictions:
@@ -144,19 +140,16 @@ def predictions_of(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> 
 
 def evaluate(predictions: Predictions, classes: tuple[str, ...]) -> Report:
     """The interval is Wilson's for a proportion; the calibration error that of `calibration`."""
-    labels, accuracy_and_loss = np.arange(len(classes)), predictions.score
-    of_all = predictions.labels, predictions.predicted
-    precision, recall, f1, support = precision_recall_fscore_support(
-        *of_all, labels=labels, zero_division=0.0
-    )
-    per_class = zip(classes, support, precision, recall, f1, strict=True)
+    each = predictions.labels, predictions.predicted
+    labels = np.arange(len(classes))
+    *scores, support = precision_recall_fscore_support(*each, labels=labels, zero_division=0.0)
     return Report(
-        loss=accuracy_and_loss.loss,
-        accuracy=accuracy_and_loss.accuracy,
+        loss=predictions.score.loss,
+        accuracy=predictions.score.accuracy,
         interval=wilson_interval(int(predictions.is_right.sum()), len(predictions.labels)),
         calibration_error=calibration_error(predictions),
-        per_class=pd.DataFrame(per_class, columns=PER_CLASS),
-        confusion=confusion_matrix(*of_all, labels=labels),
+        per_class=pd.DataFrame(zip(classes, support, *scores, strict=True), columns=PER_CLASS),
+        confusion=confusion_matrix(*each, labels=labels),
     )
 
 

@@ -38,9 +38,7 @@ def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     search = NearestNeighbors(n_neighbors=k + 1, metric="cosine").fit(standardised)
     found = search.kneighbors(standardised[queries], return_distance=False)  # (q, k + 1)
     # A twin of the query may come before it.
-    return np.array(
-        [[row for row in line if row != q][:k] for q, line in zip(queries, found, strict=True)]
-    )
+    return np.array([row[row != query][:k] for query, row in zip(queries, found, strict=True)])
 
 
 def one_query_a_class(labels: np.ndarray, most: int = 8) -> np.ndarray:

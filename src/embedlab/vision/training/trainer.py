@@ -25,13 +25,7 @@ from embedlab.progress import OnProgress, Step
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
-from embedlab.vision.evaluation.metrics import (
-    NO_SCORE,
-    BestEpoch,
-    Epoch,
-    Predictions,
-    ValidationScore,
-)
+from embedlab.vision.evaluation.metrics import NO_SCORE, BestEpoch, Epoch, ValidationScore
 from embedlab.vision.inference import Classifier, iter_batches
 from embedlab.vision.models.backbone import freeze
 from embedlab.vision.training.optim import build_average, build_optimizer, build_schedule
@@ -139,21 +133,20 @@ class Trainer:
         Raises DivergedError if a loss is not finite, with the step and the learning rate.
         """
         for epoch in range(len(self.history) + 1, self.options.epochs + 1):
-            predictions = self._run_epoch(epoch, on_progress)
-            yield Epoch(self.history[-1], predictions)
+            yield self._run_epoch(epoch, on_progress)
         self.network.load_state_dict(self.best.weights)
         self.network.eval()
 
-    def _run_epoch(self, epoch: int, on_progress: OnProgress | None) -> Predictions | None:
+    def _run_epoch(self, epoch: int, on_progress: OnProgress | None) -> Epoch:
         options, started = self.options, time.perf_counter()
         resolution = options.resolution_at(epoch)
         n_train = self.steps_per_epoch * self.batch_size
         work = epoch_work(options, n_train, len(self.split.val))
         work_before, all_work = sum(work[: epoch - 1]), sum(work)
 
-        def show(n_images: float, shown: str) -> None:
+        def show(n_images: float, detail: str) -> None:
             if on_progress is not None:
-                on_progress(work_before + n_images * resolution**2, all_work, shown)
+                on_progress(work_before + n_images * resolution**2, all_work, detail)
 
         def show_validation(n_images: float, *_: object) -> None:
             show(n_train + n_images * validation_cost(options), "validation")
@@ -173,7 +166,7 @@ class Trainer:
             self.best = BestEpoch(epoch, score, {k: v.cpu().clone() for k, v in weights})
         self.seconds += seconds
         self.history.append(Step(epoch, metrics, seconds))
-        return predictions
+        return Epoch(self.history[-1], predictions)
 
     def _train_epoch(
         self, epoch: int, resolution: int, show: Callable[[float, str], None]
@@ -186,11 +179,11 @@ class Trainer:
         lr = self._schedule.get_last_lr()[0]
         checked: list[torch.Tensor] = []  # (steps, 2): loss and number of right predictions
         unchecked: list[torch.Tensor] = []
-        shown, waited = f"epoch {epoch}", 0.0
+        detail, waited = f"epoch {epoch}", 0.0
         for step in range(1, self.steps_per_epoch + 1):
-            asked = time.perf_counter()
+            wait_started = time.perf_counter()
             images, labels = next(batches)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - wait_started
             with self.classifier.autocast():
                 logits = self._parallel(images)  # (b, classes)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
@@ -209,9 +202,9 @@ class Trainer:
                 checked.append(all_reduce_sum(torch.stack(unchecked)))
                 first = (epoch - 1) * self.steps_per_epoch + step - len(unchecked)
                 self._raise_if_not_finite(checked[-1][:, 0], first, epoch)
-                shown = f"epoch {epoch}, train/loss {checked[-1][-1, 0].item():.3f}"
+                detail = f"epoch {epoch}, train/loss {checked[-1][-1, 0].item():.3f}"
                 unchecked = []
-            show(step * self.batch_size, shown)
+            show(step * self.batch_size, detail)
         loss_sum, n_right = torch.cat(checked).double().sum(0).tolist()
         return {
             "train/loss": loss_sum / self.steps_per_epoch,

@@ -673,7 +673,7 @@ def test_a_difference_that_is_not_significant_is_called_that():
 
 def test_disagreements_show_the_wrong_answers_most_confident_first():
     bad, good = (run.test for run in compared_runs())
-    shown = only_right(good, bad, most=5)
+    shown = only_right(good, bad, max_shown=5)
     assert len(shown.rows) == 5
     assert not shown.is_right.any()
     assert len(only_right(bad, good).rows) == 0

@@ -54,7 +54,7 @@ def extract_features(
     extractor  of the backbone without its last layer.
     on_progress  called with the number of images done, and of all.
 
-    The ranks compute together; rank 0, which looks into the cache, has the features, the others
+    The ranks compute together. Rank 0 looks into the cache and has the features, the others have
     None.
     """
     key = features_key(digest, extractor, images, split)
@@ -77,7 +77,7 @@ def extract_features(
 
 
 def features_key(digest: str, extractor: Classifier, images: ImageDataset, split: Split) -> str:
-    """sha256 of all that features depend on, but for the device, which changes rounding only."""
+    """sha256 of all that features depend on, except the device, which changes rounding only."""
     rows = {part: hashlib.sha256(r.tobytes()).hexdigest() for part, r in split.parts.items()}
     depends_on = {
         "version": CACHE_VERSION,

@@ -1,4 +1,4 @@
-"""A network's outputs for images of a data set, in batches and without gradients."""
+"""Inference: a network's outputs for images of a data set, in batches and without gradients."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def iter_batches(
 ) -> Iterator[torch.Tensor]:
     """The pixels of one part after the other, (n, 3, side, side) uint8 on the device.
 
-    The disk reads the next part while one is used.
+    The system reads the next part from the disk while the caller uses one.
     """
     for part, following in zip_longest(parts, parts[1:]):
         if following is not None:

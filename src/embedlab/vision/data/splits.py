@@ -65,8 +65,8 @@ def split_images(
             f"training, validation and test; the smallest class is {images.classes[smallest]!r}: "
             "add images (about 20 a class at least)."
         ) from None
-    for part, of_part in (("training", train), ("validation", val), ("test", test)):
-        if missing := set(range(n_classes)) - set(images.labels[of_part].tolist()):
+    for part, part_rows in (("training", train), ("validation", val), ("test", test)):
+        if missing := set(range(n_classes)) - set(images.labels[part_rows].tolist()):
             raise DataError(
                 f"dataset: {images.name} has no {part} image of "
                 f"{', '.join(images.classes[label] for label in sorted(missing)[:5])}: "
@@ -113,5 +113,6 @@ def _limited(rows: np.ndarray, labels: np.ndarray, limit: int, seed: int) -> np.
         return rows
     rows = np.random.default_rng(seed).permutation(rows)
     by_class = pd.Series(rows).groupby(labels[rows])
-    share = by_class.cumcount() / by_class.transform("size")  # of its class, before an image
+    # The fraction of its class that comes before an image.
+    share = by_class.cumcount() / by_class.transform("size")
     return np.sort(rows[np.argsort(share, kind="stable")[:limit]])

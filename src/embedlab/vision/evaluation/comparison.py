@@ -1,4 +1,4 @@
-"""Compare finished classifiers on the same test images: what differs, and by how much.
+"""Comparison of finished classifiers on the same test images.
 
 In: a `ComparedRun` for each. Out: a `Comparison`: tables, and a summary in Markdown.
 """
@@ -49,7 +49,7 @@ class Comparison:
     pairs: pd.DataFrame
 
     def to_markdown(self, data: str) -> str:
-        """The result in words, with which differences are significant."""
+        """The result in words. It says which differences are significant."""
         best, n_test = self.runs[0], len(self.runs[0].test.labels)
         close = self.pairs[self.pairs["p_value"] >= SIGNIFICANT].itertuples()
         leads = [f"{pair.second} is not significant (p = {pair.p_value:.2g})" for pair in close]
@@ -100,8 +100,8 @@ def compare_runs(runs: list[ComparedRun], classes: tuple[str, ...]) -> Compariso
     return Comparison(runs, *tables)
 
 
-def only_right(right: Predictions, wrong: Predictions, most: int = MAX_SHOWN) -> Predictions:
+def only_right(right: Predictions, wrong: Predictions, max_shown: int = MAX_SHOWN) -> Predictions:
     """The predictions `wrong` of images that only `right` gets right, most confident first."""
     positions = np.flatnonzero(right.is_right & ~wrong.is_right)
-    order = np.argsort(-wrong.confidence[positions], kind="stable")[:most]
+    order = np.argsort(-wrong.confidence[positions], kind="stable")[:max_shown]
     return wrong.take(positions[order])

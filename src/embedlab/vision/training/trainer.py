@@ -40,9 +40,9 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # (b, 3, r, r) float32, labels (b,) i
 class Trainer:
     """A training of `classifier.network`, which is changed, to be run epoch by epoch.
 
-    history  a step for every epoch so far, those before a resume included.
+    history  a step for every epoch so far, including those before a resume.
     best     the epoch with the best validation accuracy of those at the last resolution.
-    seconds  wall time of all epochs, those before a resume included.
+    seconds  wall time of all epochs, including those before a resume.
 
     The ranks of a process group train together, equal to one process up to rounding: each has a
     share of every batch.
@@ -93,7 +93,7 @@ class Trainer:
         self.best = BestEpoch(0, NO_SCORE, {})
 
     def state(self) -> dict:
-        """A checkpoint: tensors, numbers and texts."""
+        """A checkpoint of tensors, numbers and texts."""
         best = {**self.best.score._asdict(), "epoch": self.best.epoch, "network": self.best.weights}
         return {
             **{name: part.state_dict() for name, part in self._stateful.items()},
@@ -214,9 +214,10 @@ class Trainer:
         }
 
     def _batches(self, resolution: int) -> Iterator[Batch]:
-        """One epoch in random order; the last incomplete batch is dropped.
+        """One epoch in random order, this rank's share of each batch.
 
-        Of each batch this rank's share; what is random is drawn for all of it.
+        The last incomplete batch is dropped. Random changes are drawn for the whole batch, so that
+        they do not depend on the number of ranks.
         """
         rows, size, device = self.split.train, self.batch_size, self.classifier.device
         share = local_slice(size)

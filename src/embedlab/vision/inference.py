@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from embedlab.distributed.collectives import gather, local_slice
-from embedlab.distributed.env import world_size
 from embedlab.errors import OptionError
 from embedlab.progress import OnProgress
 from embedlab.vision.data.images import ImageDataset
@@ -49,18 +48,19 @@ class Classifier:
         The network stays in eval mode.
         """
         parts = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
-        outputs, n_done = [], 0
+        parts = parts[local_slice(len(parts))]
+        outputs, n_done, n_own = [], 0, sum(map(len, parts))
         self.network.eval()
         with torch.inference_mode(), self.autocast():
-            for pixels in iter_batches(images, parts[local_slice(len(parts))], self.device):
+            for pixels in iter_batches(images, parts, self.device):
                 batch = self.preprocessing(pixels)  # (b, 3, r, r)
                 output = self.network(batch)  # (b, outputs)
                 if self.tta_flip:
                     output = (output + self.network(batch.flip(-1))) / 2
                 outputs.append(output.float().cpu().numpy())
-                n_done += len(pixels) * world_size()  # the other ranks are about as far
-                if on_progress is not None:
-                    on_progress(min(n_done, len(rows)), len(rows))
+                n_done += len(pixels)
+                if on_progress is not None:  # the other ranks are about as far
+                    on_progress(n_done * len(rows) / n_own, len(rows))
         by_rank = gather(outputs)
         if by_rank is None:
             return None

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from unittest.mock import PropertyMock, patch
 
 import numpy as np
@@ -395,6 +396,12 @@ def test_resume_of_a_run_without_a_checkpoint_says_so():
         Checkpoints("nothing").load()
 
 
+@pytest.fixture(scope="module")
+def store_folder(tmp_path_factory) -> Path:
+    """One folder for the store of several runs: the tables of a new one take seconds to make."""
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "sentence"),
@@ -405,14 +412,16 @@ def test_resume_of_a_run_without_a_checkpoint_says_so():
         (["--lr", "0.5", "--epochs", "2"], "lr: expected 0.01, .* got 0.5"),  # of the recipe
     ],
 )
-def test_a_parameter_that_contradicts_the_resumed_run_is_refused(tmp_path, given, sentence):
+def test_a_parameter_that_contradicts_the_resumed_run_is_refused(
+    tmp_path, store_folder, given, sentence
+):
     settings = vars(finetune_entry.build_parser().parse_args([]))
     settings = {name: settings[name] for name in finetune_entry.SETTINGS}
     settings |= {"dataset": "sample", "weights": "none", "epochs": 2, "precision": "float32"}
     run_id = "0123456789abcdef" * 2
     Checkpoints(run_id).save({"settings": settings})
     given = [word.format(folder=tmp_path) for word in given]
-    with fresh_store(tmp_path), pytest.raises(OptionError, match=sentence):
+    with fresh_store(store_folder), pytest.raises(OptionError, match=sentence):
         finetune_entry.main(["--resume", run_id, *given])
 
 

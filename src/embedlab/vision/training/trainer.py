@@ -232,10 +232,9 @@ class Trainer:
 
     def _raise_if_not_finite(self, losses: torch.Tensor, first_step: int, epoch: int) -> None:
         is_finite = losses.isfinite().cpu().numpy()
-        if is_finite.all():
-            return
-        raise DivergedError(
-            f"the loss is not finite at step {first_step + int(np.argmin(is_finite))} (epoch "
-            f"{epoch}), where the learning rate was about {self._schedule.get_last_lr()[0]:g}; "
-            f"try a smaller one, such as lr={self.options.lr / 10:g}."
-        )
+        if not is_finite.all():
+            step, lr = first_step + int(np.argmin(is_finite)), self._schedule.get_last_lr()[0]
+            raise DivergedError(
+                f"the loss is not finite at step {step} (epoch {epoch}), where the learning rate "
+                f"was about {lr:g}; try a smaller one, such as lr={self.options.lr / 10:g}."
+            )

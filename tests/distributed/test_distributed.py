@@ -1,7 +1,7 @@
-"""Several processes give what one gives, and one run; where one dies the run says so and goes on.
+"""Several processes compute what one computes, in one run that survives the loss of a process.
 
-Gloo on this machine, by four processes and by two. Where EMBEDLAB_LONG_TESTS is set also the others
-of both, `mlflow run`, and two network namespaces (Linux, as root, with iproute2).
+They use gloo on this machine. With EMBEDLAB_LONG_TESTS the tests also use two processes for what
+four do, `mlflow run`, and two network namespaces (Linux, as root, with iproute2).
 """
 
 import os
@@ -23,10 +23,11 @@ import scipy.sparse as sp
 import shared_work
 import torch
 import torch.distributed as dist
-from conftest import PROJECT, free_port, long
+from conftest import PROJECT, free_port, long, use_store
 
 from embedlab.distributed.sync_batchnorm import SyncBatchNorm
 from embedlab.movies.solvers.objective import balanced_row_shards
+from entrypoints import finetune
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +53,7 @@ TUNE |= {"freeze": "all-but-head"}
 
 @pytest.fixture(scope="module")
 def by_one(tmp_path_factory):
-    """What one process finds out."""
+    """The results of one process."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with patch.dict(os.environ, EMBEDLAB_CACHE=str(tmp_path_factory.mktemp("one"))):
@@ -63,7 +64,7 @@ def by_one(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=[4, pytest.param(2, marks=long)])
 def by_several(request, tmp_path_factory):
-    """What several find out together, as the first tells it, and as the others do."""
+    """The results of several processes together, of the first and of the others."""
     folder, n = tmp_path_factory.mktemp("several"), request.param
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(str(PROJECT / name) for name in ("src", "tests")),
@@ -79,7 +80,7 @@ def by_several(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("optimizer", shared_work.FITS)
-def test_the_cost_of_every_epoch_is_that_of_one_process(by_one, by_several, optimizer):
+def test_the_cost_of_every_epoch_equals_that_of_one_process(by_one, by_several, optimizer):
     costs, products = by_one["fits"][optimizer]
     found, found_products = by_several["fits"][optimizer]
     assert len(costs) == shared_work.EPOCHS + 1
@@ -88,13 +89,13 @@ def test_the_cost_of_every_epoch_is_that_of_one_process(by_one, by_several, opti
     assert found_products == pytest.approx(products, abs=100 * COST[optimizer] * most)
 
 
-def test_features_are_those_of_one_process_to_the_bit(by_one, by_several):
+def test_features_equal_those_of_one_process_bit_for_bit(by_one, by_several):
     for part, expected in by_one["features"].items():
         assert len(expected) > shared_work.BATCH
         assert np.array_equal(by_several["features"][part], expected)
 
 
-def test_a_training_is_that_of_one_process(by_one, by_several):
+def test_a_training_equals_that_of_one_process(by_one, by_several):
     steps, weights, probabilities = by_one["tuned"]
     found, found_weights, found_probabilities = by_several["tuned"]
     assert len(found) == len(steps) == shared_work.LAST_STAGE.epochs
@@ -109,7 +110,7 @@ def assert_same_weights(found: dict[str, np.ndarray], weights: dict[str, np.ndar
         assert np.abs(found[name] - expected).max() <= WEIGHTS * np.abs(expected).max(), name
 
 
-def test_an_update_of_all_layers_is_that_of_one_process(by_one, by_several):
+def test_an_update_of_all_layers_equals_that_of_one_process(by_one, by_several):
     for name, taken in by_one["one step"].items():
         off = np.linalg.norm(by_several["one step"][name] - taken)
         assert off <= ONE_STEP * np.linalg.norm(taken), name
@@ -126,7 +127,7 @@ def test_all_processes_have_the_same_bits(by_several):
             assert np.array_equal(weights[name], expected), name
 
 
-def test_one_process_goes_on_from_what_several_saved(by_one, by_several):
+def test_one_process_resumes_the_checkpoint_of_several(by_one, by_several):
     trainer = shared_work.trainer_of(shared_work.LAST_STAGE)
     trainer.load_state(by_several["state"])
     steps, weights, _ = shared_work.tune(trainer)
@@ -200,18 +201,18 @@ def words(parameters: dict[str, object]) -> list[str]:
 
 
 def start(name: str, folder: Path, **parameters: object) -> subprocess.Popen:
-    """What it prints is in `said.txt`."""
+    """Its output goes to `output.txt`."""
     command = [sys.executable, "-m", f"entrypoints.{name}", *words(parameters)]
-    with open(folder / "said.txt", "wb") as said:
-        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+    with open(folder / "output.txt", "wb") as output:
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 
 
 def run(name: str, folder: Path, **parameters: object) -> str:
-    """To its end; what it said."""
+    """Wait for its end; returns its output."""
     code = start(name, folder, **parameters).wait(300)
-    said = (folder / "said.txt").read_text(encoding="utf-8")
-    assert code == 0, said
-    return said
+    output = (folder / "output.txt").read_text(encoding="utf-8")
+    assert code == 0, output
+    return output
 
 
 def runs_of(client: mlflow.MlflowClient) -> list[mlflow.entities.Run]:
@@ -225,9 +226,9 @@ def costs_of(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> list[floa
 
 
 @long
-def test_two_processes_are_one_run_and_speak_with_one_voice(world, tmp_path):
-    said = run("fit_embedding", tmp_path, **FIT, processes=2)
-    assert said.count("after 20 epochs") == said.count("Ask it with") == 1
+def test_two_processes_are_one_run_and_rank_0_alone_prints(world, tmp_path):
+    output = run("fit_embedding", tmp_path, **FIT, processes=2)
+    assert output.count("after 20 epochs") == output.count("Ask it with") == 1
     (found,) = runs_of(world)
     assert (found.info.status, found.data.params["processes"]) == ("FINISHED", "2")
     assert len(costs_of(world, found)) == FIT["epochs"] + 1
@@ -235,8 +236,8 @@ def test_two_processes_are_one_run_and_speak_with_one_voice(world, tmp_path):
 
 def wait_for(text: str, folder: Path, process: subprocess.Popen) -> None:
     until = time.monotonic() + 120
-    while text not in (said := (folder / "said.txt").read_text(encoding="utf-8")):
-        assert process.poll() is None and time.monotonic() < until, said
+    while text not in (output := (folder / "output.txt").read_text(encoding="utf-8")):
+        assert process.poll() is None and time.monotonic() < until, output
         time.sleep(0.1)
 
 
@@ -254,7 +255,7 @@ def rank(launcher: subprocess.Popen, number: int) -> psutil.Process:
         pytest.param(None, signal.SIGINT, 130, "KILLED", "ctrl-c", marks=long),
     ],
 )
-def test_a_run_whose_process_dies_says_so_and_goes_on(
+def test_a_run_whose_process_dies_records_it_and_can_be_resumed(
     world, tmp_path, victim, how, code, status, reason
 ):
     launcher = start("finetune", tmp_path, **TUNE, processes=2)
@@ -265,14 +266,15 @@ def test_a_run_whose_process_dies_says_so_and_goes_on(
     assert not any(process.is_running() for process in ranks)
     (stopped,) = runs_of(world)
     assert (stopped.info.status, stopped.data.tags["stop_reason"]) == (status, reason)
-    said = (tmp_path / "said.txt").read_text(encoding="utf-8")
-    assert "Traceback" not in said
+    output = (tmp_path / "output.txt").read_text(encoding="utf-8")
+    assert "Traceback" not in output
     if victim == 1:
         assert f"number 1 ({ranks[1].pid} on " in stopped.data.tags["error"]
-        assert f"embedlab: {stopped.data.tags['error']}" in said
-        assert f"-P resume={stopped.info.run_id}" in said
+        assert f"embedlab: {stopped.data.tags['error']}" in output
+        assert f"-P resume={stopped.info.run_id}" in output
 
-    run("finetune", tmp_path, **TUNE, resume=stopped.info.run_id)  # by one process
+    with use_store(os.environ["MLFLOW_TRACKING_URI"]):
+        finetune.main(words(TUNE | {"resume": stopped.info.run_id}))  # by one process
     resumed = runs_of(world)[-1]
     assert resumed.info.status == "FINISHED"
     losses = world.get_metric_history(resumed.info.run_id, "train/loss")

@@ -52,13 +52,15 @@ def test_frozen_features_of_imagenet_tell_the_classes_apart(images, backbone):
     assert test.is_right.mean() > 0.5
 
 
-def test_fine_tuning_learns_in_three_epochs(images, backbone):
-    split = split_images(images, 0)
+def test_fine_tuning_learns_in_two_epochs(images, backbone):
+    split = split_images(images, 0, train_limit=700, val_limit=50)
     preprocessing = backbone.preprocessing(RESOLUTION, 1.0)
-    options = make_options("fast", epochs=3, resolution=(RESOLUTION,), batch_size=32)
+    changes = {"epochs": 2, "batch_size": 32, "freeze": "stage2"}
+    options = make_options("fast", resolution=(RESOLUTION,), **changes)
     network = attach_head(backbone, new_head(backbone, 10, 0))
     model = Classifier(network, preprocessing, "cpu", PRECISION, options.flip_view)
-    assert len(list(Trainer(model, images, split, options, seed=0).train())) == 3
+    assert len(list(Trainer(model, images, split, options, seed=0).train())) == 2
     test = model.predict(images, split.test)
-    # 0.45 to 0.55 by the number of threads, of which rounding depends; by chance it is 0.1.
+    # 0.45 when this was written; rounding, which depends on the number of threads, moves it by 0.05
+    # and chance is 0.1.
     assert test.is_right.mean() > 0.35

@@ -71,7 +71,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def broadcast(make: Callable[[], T]) -> T:
-    """What `make` returns at rank 0, which alone calls it, at every rank."""
+    """Rank 0 alone calls `make`; every rank gets what it returns."""
     if world_size() == 1:
         return make()
     made: list = [make() if is_main_process() else None]
@@ -87,7 +87,7 @@ def scatter(parts: list[T] | None) -> T:
 
 
 def gather(part: T) -> list[T] | None:
-    """The parts of all, by rank, at rank 0; None at the others."""
+    """The parts of all ranks, in their order, at rank 0; None at the others."""
     if world_size() == 1:
         return [part]
     parts: list | None = [None] * world_size() if is_main_process() else None
@@ -129,15 +129,13 @@ def _all_gather_object(value: T) -> list[T]:
 
 
 def _lost_ranks(others: Mapping[int, Identity], error: BaseException) -> str:
-    """Which of the other ranks `error` is due to; "" if to none."""
+    """The loss of another rank that caused `error`, in words; "" if it has another cause."""
     until = time.monotonic() + (0 if isinstance(error, SystemExit) else SECONDS_TO_DIE)
     while not (lost := ended_ranks(others)) and time.monotonic() < until:
         time.sleep(0.05)
     # gloo has no exception of its own, but names its source file.
-    is_network = isinstance(error, dist.DistError) or "gloo" in str(error)
-    if not lost and is_network:
-        reason = str(error).strip().splitlines()[0]
-        return f"another process cannot be reached ({reason})"
+    if not lost and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        return f"another process cannot be reached ({str(error).strip().splitlines()[0]})"
     return lost
 
 

@@ -23,19 +23,20 @@ def launch_workers(entry_point: str, processes: int, argv: Sequence[str] | None)
 
     The workers are the same entry point with the same arguments. If one fails, torchrun stops the
     others and this process exits with code 1; the main process has printed what went wrong. Signals
-    are passed on. On the CPU the workers share the cores, unless OMP_NUM_THREADS is set.
+    are passed on. On the CPU the workers share torch's threads, unless OMP_NUM_THREADS is set.
 
     Raises MainProcessKilledError if a signal killed the main process, which then left its run open.
     """
     if processes == 1 or is_distributed():
         return False
 
+    import torch
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     logging.disable(logging.ERROR)  # torchrun's report of a failure, which rank 0 has explained
-    os.environ.setdefault(THREADS, str(max(1, _cores() // processes)))
+    os.environ.setdefault(THREADS, str(max(1, torch.get_num_threads() // processes)))
     words = sys.argv[1:] if argv is None else argv
     with TemporaryDirectory(prefix="torchrun-") as log_folder:
         options = ["--standalone", "--nproc-per-node", str(processes), "--log-dir", log_folder]
@@ -52,10 +53,3 @@ def launch_workers(entry_point: str, processes: int, argv: Sequence[str] | None)
                 ) from None
             sys.exit(1)
     return True
-
-
-def _cores() -> int:
-    """The number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

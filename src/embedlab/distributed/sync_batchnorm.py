@@ -10,7 +10,7 @@ from torch import nn
 
 
 def convert_sync_batchnorm(network: nn.Module, device: str) -> nn.Module:
-    """The network with synchronised BatchNorm; names and values of its state stay."""
+    """The network with synchronised BatchNorm; the names and values of its state do not change."""
     if device.startswith("cuda"):
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in network.modules():
@@ -55,9 +55,7 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
+        return _AllReduceSum.apply(gradient)
 
 
 def _per_channel(values: torch.Tensor) -> torch.Tensor:

@@ -52,9 +52,9 @@ def extract_features(
 
     digest     of the backbone's weights.
     extractor  of the backbone without its last layer.
-    on_progress   called with the number of images done, and of all.
+    on_progress  called with the number of images done, and of all.
 
-    The ranks compute together; rank 0, which looks into the cache, has the features, the others
+    The ranks compute together. Rank 0 looks into the cache and has the features, the others have
     None.
     """
     key = features_key(digest, extractor, images, split)
@@ -65,9 +65,8 @@ def extract_features(
         return cached
     started = time.perf_counter()
     extractor.network.to(extractor.device)
-    features = extractor.predict_logits(
-        images, np.concatenate([*split.parts.values()]), on_progress
-    )
+    rows = np.concatenate([*split.parts.values()])
+    features = extractor.predict_logits(images, rows, on_progress)
     if features is None:
         return None
     ends = np.cumsum([len(rows) for rows in split.parts.values()])
@@ -78,9 +77,9 @@ def extract_features(
 
 
 def features_key(digest: str, extractor: Classifier, images: ImageDataset, split: Split) -> str:
-    """sha256 of all that features depend on, but for the device, which changes rounding only."""
+    """sha256 of all that features depend on, except the device, which changes rounding only."""
     rows = {part: hashlib.sha256(r.tobytes()).hexdigest() for part, r in split.parts.items()}
-    about = {
+    depends_on = {
         "version": CACHE_VERSION,
         "weights": digest,
         "data": images.digest,
@@ -89,7 +88,7 @@ def features_key(digest: str, extractor: Classifier, images: ImageDataset, split
         "precision": extractor.precision,
         "tta_flip": extractor.tta_flip,
     }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
 
 
 def _write(file: Path, parts: Mapping[str, np.ndarray], seconds: float) -> None:
@@ -98,11 +97,9 @@ def _write(file: Path, parts: Mapping[str, np.ndarray], seconds: float) -> None:
 
 def _read(file: Path, key: str) -> Features | None:
     try:
-        with (
-            open(file, "rb") as opened,
-            np.load(opened, allow_pickle=False) as saved,
-        ):  # zip checksums find any damage
-            parts = {name: saved[name] for name in saved.files}
+        # Reading all arrays compares the checksums of the zip, which find any damage.
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as saved:
+            parts = dict(saved)
     except (OSError, EOFError, ValueError, BadZipFile):
         return None
     return Features(parts, key, True, float(parts.pop(SECONDS)))

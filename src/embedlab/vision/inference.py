@@ -1,7 +1,6 @@
-"""A network's outputs for images of a data set, in batches and without gradients."""
+"""Inference: a network's outputs for images of a data set, in batches and without gradients."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -9,8 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from embedlab.distributed.collectives import gather
-from embedlab.distributed.env import rank, world_size
+from embedlab.distributed.collectives import gather, local_slice
 from embedlab.errors import OptionError
 from embedlab.progress import OnProgress
 from embedlab.vision.data.images import ImageDataset
@@ -46,26 +44,27 @@ class Classifier:
     ) -> np.ndarray | None:
         """(n, outputs) float32: the network's output for each row, in eval mode.
 
-        The ranks take batches in turn; the logits are at rank 0, and None at the others. The
-        network's modes and BatchNorm statistics are left unchanged.
+        Each rank computes some of the batches; the logits are at rank 0, and None at the others.
+        The network stays in eval mode.
         """
         parts = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
-        outputs, n_done = [], 0
-        with evaluating(self.network), torch.inference_mode(), self.autocast():
-            for pixels in iter_batches(images, parts[rank() :: world_size()], self.device):
+        parts = parts[local_slice(len(parts))]
+        outputs, n_done, n_own = [], 0, sum(map(len, parts))
+        self.network.eval()
+        with torch.inference_mode(), self.autocast():
+            for pixels in iter_batches(images, parts, self.device):
                 batch = self.preprocessing(pixels)  # (b, 3, r, r)
                 output = self.network(batch)  # (b, outputs)
                 if self.tta_flip:
                     output = (output + self.network(batch.flip(-1))) / 2
                 outputs.append(output.float().cpu().numpy())
-                n_done += len(pixels) * world_size()  # the other ranks are about as far
-                if on_progress is not None:
-                    on_progress(min(n_done, len(rows)), len(rows))
+                n_done += len(pixels)
+                if on_progress is not None:  # the other ranks are about as far
+                    on_progress(n_done * len(rows) / n_own, len(rows))
         by_rank = gather(outputs)
         if by_rank is None:
             return None
-        turns = [output for turn in zip_longest(*by_rank) for output in turn if output is not None]
-        return np.concatenate(turns)
+        return np.concatenate([output for part in by_rank for output in part])
 
     def predict(
         self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress | None = None
@@ -97,21 +96,9 @@ def iter_batches(
 ) -> Iterator[torch.Tensor]:
     """The pixels of one part after the other, (n, 3, side, side) uint8 on the device.
 
-    The disk reads the next part while one is used.
+    The system reads the next part from the disk while the caller uses one.
     """
     for part, following in zip_longest(parts, parts[1:]):
         if following is not None:
             images.read_ahead(following)
         yield torch.from_numpy(images.take(part)).to(device, non_blocking=True)
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module gets its own mode back."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -4,19 +4,13 @@ Standard library only: the parsers import this before anything heavy.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 # torchvision's classifiers of the ResNet family; their last layer is called `fc` in all of them.
 BACKBONES = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    *("wide_resnet50_2", "wide_resnet101_2"),
 )
 # The parameters that choose the images and their split.
 DATA = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
@@ -49,6 +43,8 @@ class LinearProbeOptions:
     weight_decay: float = 0.001
     epochs: int = 15
     batch_size: int = 256
+    momentum: ClassVar[float] = 0.9  # of sgd; the first moment of adam and adamw
+    nesterov: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lr", self.lr or LINEAR_PROBE_LR[self.optimizer])

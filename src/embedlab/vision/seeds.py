@@ -15,10 +15,3 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
-
-
-@contextmanager
-def seeded_by(generator: torch.Generator) -> Iterator[None]:
-    """Inside, torch's global CPU generator starts from a seed that `generator` draws."""
-    with seeded(int(torch.randint(2**62, (), generator=generator))):
-        yield

@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from unittest.mock import PropertyMock, patch
 
 import numpy as np
@@ -294,60 +297,80 @@ from embedlab.vision.training.checkpoint import Checkpoints
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-where = sys.argv[1]
-trainer, checkpoints = test_trainer.trainer_of(), Checkpoints(where)
-take, replace = ImageDataset.take, os.replace
-counts = {"taken": 0, "replaced": 0}
+def train_and_die(moment):
+    trainer, checkpoints = test_trainer.trainer_of(), Checkpoints(moment)
+    take, replace = ImageDataset.take, os.replace
+    counts = {"taken": 0, "replaced": 0}
 
-def counted_take(images, rows):
-    counts["taken"] += 1
-    if where == "inside" and counts["taken"] == 5:  # 2 batches and 1 of validation an epoch
-        die()
-    return take(images, rows)
+    def counted_take(images, rows):
+        counts["taken"] += 1
+        if moment == "inside" and counts["taken"] == 5:  # 2 batches and 1 of validation an epoch
+            die()
+        return take(images, rows)
 
-def counted_replace(*arguments):
-    counts["replaced"] += 1
-    if where == "writing" and counts["replaced"] == 3:  # of the start, and of two epochs
-        die()
-    replace(*arguments)
+    def counted_replace(*arguments):
+        counts["replaced"] += 1
+        if moment == "writing" and counts["replaced"] == 3:  # of the start, and of two epochs
+            die()
+        replace(*arguments)
 
-ImageDataset.take, os.replace = counted_take, counted_replace
-checkpoints.save(trainer.state())
-for epoch in trainer.train():
+    ImageDataset.take, os.replace = counted_take, counted_replace
     checkpoints.save(trainer.state())
-    if where == "between":
-        die()
+    for epoch in trainer.train():
+        checkpoints.save(trainer.state())
+        if moment == "between":
+            die()
+
+for moment in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        train_and_die(moment)
+        os._exit(0)  # it has survived
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
+MOMENTS = ("inside", "between", "writing")
+
+
+@pytest.fixture(scope="module")
+def checkpoints_of_killed(tmp_path_factory) -> dict[str, dict]:
+    """The last checkpoint of a training by one thread that SIGKILL ended, by the moment."""
+    with patch.dict(os.environ, EMBEDLAB_CACHE=str(tmp_path_factory.mktemp("killed"))):
+        command = [sys.executable, "-c", KILLED, *MOMENTS]
+        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+        assert ended.stdout.split() == [str(-signal.SIGKILL)] * len(MOMENTS), ended.stderr
+        return {moment: Checkpoints(moment).load() for moment in MOMENTS}
 
 
 @pytest.fixture(scope="module")
 def uninterrupted() -> dict[str, bytes]:
-    """The weights of a training by one thread, as that of KILLED."""
+    """The weights of the same training, not interrupted."""
+    with one_thread():
+        return weights(train()[0].network)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in another order, as by several threads, are other sums."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    trainer, _ = train()
-    torch.set_num_threads(n_threads)
-    return weights(trainer.network)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["inside", "between", "writing"])
-def test_a_training_killed_by_sigkill_resumes_to_the_same_weights(where, uninterrupted):
-    n_threads = torch.get_num_threads()
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, where], cwd=PROJECT, capture_output=True, text=True
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    state = Checkpoints(where).load()
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_training_killed_by_sigkill_resumes_to_the_same_weights(
+    moment, checkpoints_of_killed, uninterrupted
+):
+    state = checkpoints_of_killed[moment]
     assert state["epoch"] == 1
-    try:
-        torch.set_num_threads(1)  # sums in another order are other sums
+    with one_thread():
         resumed = trainer_of()
         resumed.load_state(state)
         for _ in resumed.train():
             pass
-    finally:
-        torch.set_num_threads(n_threads)
     assert weights(resumed.network) == uninterrupted
 
 
@@ -373,6 +396,12 @@ def test_resume_of_a_run_without_a_checkpoint_says_so():
         Checkpoints("nothing").load()
 
 
+@pytest.fixture(scope="module")
+def store_folder(tmp_path_factory) -> Path:
+    """One folder for the store of several runs: the tables of a new one take seconds to make."""
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "sentence"),
@@ -383,14 +412,16 @@ def test_resume_of_a_run_without_a_checkpoint_says_so():
         (["--lr", "0.5", "--epochs", "2"], "lr: expected 0.01, .* got 0.5"),  # of the recipe
     ],
 )
-def test_a_parameter_that_contradicts_the_resumed_run_is_refused(tmp_path, given, sentence):
+def test_a_parameter_that_contradicts_the_resumed_run_is_refused(
+    tmp_path, store_folder, given, sentence
+):
     settings = vars(finetune_entry.build_parser().parse_args([]))
     settings = {name: settings[name] for name in finetune_entry.SETTINGS}
     settings |= {"dataset": "sample", "weights": "none", "epochs": 2, "precision": "float32"}
     run_id = "0123456789abcdef" * 2
     Checkpoints(run_id).save({"settings": settings})
     given = [word.format(folder=tmp_path) for word in given]
-    with fresh_store(tmp_path), pytest.raises(OptionError, match=sentence):
+    with fresh_store(store_folder), pytest.raises(OptionError, match=sentence):
         finetune_entry.main(["--resume", run_id, *given])
 
 

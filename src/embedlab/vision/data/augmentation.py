@@ -6,7 +6,7 @@ In: a batch of uint8 squares as stored, and a `torch.Generator`. Out: a batch of
 import torch
 from torchvision.transforms import v2
 
-from embedlab.vision.seeds import seeded_by
+from embedlab.vision.seeds import seeded
 
 
 class Augmentation:
@@ -15,11 +15,11 @@ class Augmentation:
     crop       shift by up to an eighth of the side, with a reflected border.
     crop_flip  crop, and a horizontal flip of half of the images.
     zoom_flip  RandomResizedCrop of half to all of the area, and a flip.
-    notebook   as published: RandomResizedCrop, flip, ColorJitter(hue=.05, saturation=.05). Colours
-               change before the crop, at the stored size: equal up to rounding, in 1/49 of the
-               time.
+    notebook   as published: RandomResizedCrop, flip, ColorJitter(hue=.05, saturation=.05). The
+               colours change before the crop, at the stored size: the result is equal up to
+               rounding and takes 1/49 of the time.
 
-    Shift and flip are one gather for the whole batch; the others are torchvision's, image by image.
+    Shift and flip are one gather for the whole batch. torchvision does the others, image by image.
     """
 
     def __init__(self, name: str, side: int, resolution: int):
@@ -37,12 +37,12 @@ class Augmentation:
             return images
         if self._transform is None:
             return self._shift(images, generator)
-        with seeded_by(generator):
+        with seeded(int(torch.randint(2**62, (), generator=generator))):
             return torch.stack([self._transform(image) for image in images])
 
     def _shift(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        n, most, last = len(images), max(1, self._side // 8), self._side - 1
-        shifts = torch.randint(-most, most + 1, (2, n, 1), generator=generator)
+        n, max_shift, last = len(images), max(1, self._side // 8), self._side - 1
+        shifts = torch.randint(-max_shift, max_shift + 1, (2, n, 1), generator=generator)
         flips = torch.rand((n, 1), generator=generator) < 0.5
         # The pixel that each row and each column is taken from; reflected: -1 is 1, side is side-2.
         rows, columns = last - (last - (torch.arange(self._side) + shifts).abs()).abs()  # (n, side)

@@ -11,7 +11,6 @@ import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from multiprocessing import TimeoutError as NotYet
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -31,7 +30,7 @@ MAX_BYTES_IN_MEMORY = 1 << 30  # bytes; a larger cache is mapped instead of read
 DECODING_BATCH = 256
 DECODING_THREADS = (os.cpu_count() or 1) + 4  # some wait for the disk while others decode
 CACHE_VERSION = 2  # goes up with every change of the decoding
-IMAGES, LABELS, FINGERPRINTS, ABOUT = "images.u8", "labels.npy", "fingerprints.npy", "about.json"
+IMAGES, FINGERPRINTS, ABOUT = "images.u8", "fingerprints.npy", "about.json"
 
 T = TypeVar("T")
 
@@ -104,7 +103,7 @@ def _read_digits(name: str) -> ImageDataset:
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8)
     images = np.repeat(grey[:, None], 3, axis=1)  # (n, 3, 8, 8)
     classes = tuple(map(str, digits.target_names))
-    return _in_memory(name, classes, images, digits.target, None)
+    return from_arrays(name, classes, images, digits.target, None)
 
 
 def _read_cifar10(name: str, path: Path) -> ImageDataset:
@@ -113,17 +112,17 @@ def _read_cifar10(name: str, path: Path) -> ImageDataset:
     parts = [Torchvision(path, train=is_train) for is_train in (True, False)]
     images = np.concatenate([part.data for part in parts]).transpose(0, 3, 1, 2)
     labels = np.concatenate([part.targets for part in parts])
-    return _in_memory(name, tuple(parts[0].classes), images, labels, len(parts[0]))
+    return from_arrays(name, tuple(parts[0].classes), images, labels, len(parts[0]))
 
 
-def _in_memory(
+def from_arrays(
     name: str, classes: tuple[str, ...], images: np.ndarray, labels: np.ndarray, n_train: int | None
 ) -> ImageDataset:
-    images = np.ascontiguousarray(images)
-    labels = labels.astype(np.int64)
-    digest = digest_of(classes, labels, images)
+    images, labels = np.ascontiguousarray(images), labels.astype(np.int64)
+    digest = hashlib.sha256(json.dumps([*classes, *images.shape]).encode() + labels.tobytes())
+    digest.update(images.data)
     fingerprints = np.array([_fingerprint(image.tobytes()) for image in images], dtype=np.uint64)
-    return ImageDataset(name, classes, images, labels, n_train, digest, fingerprints)
+    return ImageDataset(name, classes, images, labels, n_train, digest.hexdigest(), fingerprints)
 
 
 def _fingerprint(pixels: bytes) -> int:
@@ -131,36 +130,41 @@ def _fingerprint(pixels: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "little")
 
 
-def digest_of(classes: tuple[str, ...], labels: np.ndarray, images: np.ndarray) -> str:
-    digest = hashlib.sha256(json.dumps([*classes, *images.shape]).encode())
-    digest.update(labels.tobytes())
-    for start in range(0, len(images), 4096):  # a mapped array passes through in pieces
-        digest.update(images[start : start + 4096].tobytes())
-    return digest.hexdigest()
-
-
 def _read_folder(name: str, root: Path, on_progress: OnProgress | None) -> ImageDataset:
     listing = list_files(root)
     folder = cache_folder() / "pictures" / _listing_digest(root, listing)
-    build_folder(folder, lambda build: _decode_all(root, listing, build, on_progress), _is_whole)
-
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    pixels, mapped = _load_pixels(folder / IMAGES, about["shape"])
+    if (cached := _load(folder)) is None:
+        build_folder(folder, lambda f: _decode_all(root, listing, f, on_progress), lambda _: False)
+        cached = _load(folder)
+        assert cached is not None
+    pixels, mapped, fingerprints, about = cached
     reasons = dict(about["unreadable"])  # by position of the file
     unreadable = [LeftOut(listing.files[i].name, reason) for i, reason in reasons.items()]
+    files = [file for i, file in enumerate(listing.files) if i not in reasons]
     return ImageDataset(
         name,
         listing.classes,
         pixels,
-        np.load(folder / LABELS, allow_pickle=False),
-        about["n_train"] if listing.has_split else None,
+        np.array([file.label for file in files], dtype=np.int64),
+        sum(file.is_train for file in files) if listing.has_split else None,
         about["digest"],
-        np.load(folder / FINGERPRINTS, allow_pickle=False),
-        tuple(file.name for i, file in enumerate(listing.files) if i not in reasons),
+        fingerprints,
+        tuple(file.name for file in files),
         tuple(sorted([*listing.left_out, *unreadable])),
         listing.notes,
         mapped,
     )
+
+
+def _load(folder: Path) -> tuple[np.ndarray, mmap.mmap | None, np.ndarray, dict] | None:
+    """Pixels, their memory map, fingerprints and facts; None if a file is missing or damaged."""
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        pixels, mapped = _load_pixels(folder / IMAGES, about["shape"])
+        fingerprints = np.load(folder / FINGERPRINTS, allow_pickle=False)
+        return pixels, mapped, fingerprints.reshape(len(pixels)), about
+    except (OSError, EOFError, ValueError, KeyError, TypeError):  # also of another number of images
+        return None
 
 
 def _load_pixels(file: Path, shape: list[int]) -> tuple[np.ndarray, mmap.mmap | None]:
@@ -181,65 +185,63 @@ def _listing_digest(root: Path, listing: Listing) -> str:
     return digest.hexdigest()[:32]
 
 
-def _is_whole(folder: Path) -> bool:
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        n_bytes = int(np.prod(about["shape"], dtype=np.int64))
-        labels = np.load(folder / LABELS, allow_pickle=False)
-        fingerprints = np.load(folder / FINGERPRINTS, allow_pickle=False)
-        is_whole = (folder / IMAGES).stat().st_size == n_bytes
-        return is_whole and len(labels) == len(fingerprints) == about["shape"][0]
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return False
-
-
 def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgress | None) -> None:
     """Write the files of the cache, in bounded memory."""
     files = listing.files
     unreadable: list[tuple[int, str]] = []
-    kept: list[ClassFile] = []
+    labels: list[int] = []
     fingerprints: list[int] = []
     digest = hashlib.sha256()
     # Its threads are daemons: one that blocks in a file system does not keep the process alive.
     with ThreadPool(DECODING_THREADS) as pool, open(folder / IMAGES, "wb") as out:
-        sides = _imap(pool, partial(_or_reason, shorter_side), files)
+        sides = _imap(pool, shorter_side, files)
         side = min(MAX_SIDE, max((side for side in sides if isinstance(side, int)), default=0))
-        decode = partial(_or_reason, lambda path: decode_image(path, side))
         for start in range(0, len(files), DECODING_BATCH):
             batch = files[start : start + DECODING_BATCH]
-            for i, image in enumerate(_imap(pool, decode, batch), start):
+            decoded = _imap(pool, lambda path: decode_image(path, side), batch)
+            for i, image in enumerate(decoded, start):
                 if isinstance(image, str):
                     unreadable.append((i, image))
                     continue
                 pixels = image.tobytes()
                 out.write(pixels)
                 digest.update(pixels)
-                kept.append(files[i])
+                labels.append(files[i].label)
                 fingerprints.append(_fingerprint(pixels))
             if on_progress is not None:
-                on_progress(min(start + DECODING_BATCH, len(files)), len(files))
+                on_progress(start + len(batch), len(files))
 
-    labels = np.array([file.label for file in kept], dtype=np.int64)
-    left_out = [*(LeftOut(files[i].name, reason) for i, reason in unreadable), *listing.left_out]
-    _check_every_class_has_images(root, listing.classes, labels, left_out)
-    np.save(folder / LABELS, labels, allow_pickle=False)
+    missing = [listing.classes[k] for k in sorted({*range(len(listing.classes))} - {*labels})]
+    if missing:
+        left_out = [*(LeftOut(files[i].name, why) for i, why in unreadable), *listing.left_out]
+        reasons = [str(item) for item in left_out if {*missing} & {*item.name.split(os.sep)}]
+        raise DataError(
+            f"dataset: {root} has no readable image of {', '.join(missing[:5])} "
+            f"({'; '.join(reasons[:3])}): put images there, or remove the folder."
+        )
     np.save(folder / FINGERPRINTS, np.array(fingerprints, dtype=np.uint64), allow_pickle=False)
-    digest.update(labels.tobytes() + json.dumps([*listing.classes, side]).encode())
-    about = {
-        "shape": [len(kept), 3, side, side],
-        "n_train": sum(file.is_train for file in kept),
-        "digest": digest.hexdigest(),
-        "unreadable": unreadable,
-    }
+    digest.update(np.array(labels, dtype=np.int64).tobytes())
+    digest.update(json.dumps([*listing.classes, side]).encode())
+    shape = len(labels), 3, side, side
+    about = {"shape": shape, "digest": digest.hexdigest(), "unreadable": unreadable}
     (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def _imap(
-    pool: ThreadPool, do: Callable[[ClassFile], T], files: Sequence[ClassFile]
-) -> Iterator[T]:
-    """`do` of each file, in order. Wakes up every second: Python handles a signal that came just
-    before a wait only after it."""
-    results = pool.imap(do, files)
+    pool: ThreadPool, read: Callable[[str], T], files: Sequence[ClassFile]
+) -> Iterator[T | str]:
+    """What `read` returns for each file, in order, or why it cannot be read.
+
+    It wakes up every second: Python handles a signal that came just before a wait only after it.
+    """
+
+    def read_or_reason(file: ClassFile) -> T | str:
+        try:
+            return read(file.path)
+        except DataError as error:
+            return str(error)
+
+    results = pool.imap(read_or_reason, files)
     while True:
         try:
             yield results.next(timeout=1)
@@ -247,23 +249,3 @@ def _imap(
             continue
         except StopIteration:
             return
-
-
-def _or_reason(read: Callable[[str], T], file: ClassFile) -> T | str:
-    """What `read` returns for the file, or why it cannot be read."""
-    try:
-        return read(file.path)
-    except DataError as error:
-        return str(error)
-
-
-def _check_every_class_has_images(
-    root: Path, classes: tuple[str, ...], labels: np.ndarray, left_out: list[LeftOut]
-) -> None:
-    missing = [name for label, name in enumerate(classes) if label not in labels]
-    if missing:
-        reasons = [str(item) for item in left_out if {*missing} & {*item.name.split(os.sep)}]
-        raise DataError(
-            f"dataset: {root} has no readable image of {', '.join(missing[:5])} "
-            f"({'; '.join(reasons[:3])}): put images there, or remove the folder."
-        )

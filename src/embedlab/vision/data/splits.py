@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from embedlab.errors import DataError, OptionError
@@ -64,18 +65,22 @@ def split_images(
             f"training, validation and test; the smallest class is {images.classes[smallest]!r}: "
             "add images (about 20 a class at least)."
         ) from None
-    for part, rows_of_part in (("training", train), ("validation", val), ("test", test)):
-        missing = np.setdiff1d(np.arange(n_classes), images.labels[rows_of_part])
-        if len(missing):
+    for part, part_rows in (("training", train), ("validation", val), ("test", test)):
+        if missing := set(range(n_classes)) - set(images.labels[part_rows].tolist()):
             raise DataError(
                 f"dataset: {images.name} has no {part} image of "
-                f"{', '.join(images.classes[label] for label in missing[:5])}: "
+                f"{', '.join(images.classes[label] for label in sorted(missing)[:5])}: "
                 "add images (about 20 a class at least)."
             )
     limits = {"train_limit": train_limit, "val_limit": val_limit, "test_limit": test_limit}
+    for name, limit in limits.items():
+        if 0 < limit < n_classes:
+            raise OptionError(
+                f"{name}: expected 0 for all, or at least {n_classes}, one a class, got {limit}"
+            )
     train, val, test = (
-        _limited(part, images.labels, limit, seed, name, n_classes)
-        for part, (name, limit) in zip((train, val, test), limits.items(), strict=True)
+        _limited(part, images.labels, limit, seed)
+        for part, limit in zip((train, val, test), limits.values(), strict=True)
     )
     digest = hashlib.sha256(images.digest.encode() + val.tobytes() + b"|" + test.tobytes())
     return Split(train, val, test, digest.hexdigest())
@@ -103,18 +108,11 @@ def _share(
     return np.sort(rest), np.sort(part)
 
 
-def _limited(
-    rows: np.ndarray, labels: np.ndarray, limit: int, seed: int, name: str, n_classes: int
-) -> np.ndarray:
+def _limited(rows: np.ndarray, labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
     if limit == 0 or limit >= len(rows):
         return rows
-    if limit < n_classes:
-        raise OptionError(
-            f"{name}: expected 0 for all, or at least {n_classes}, one a class, got {limit}"
-        )
     rows = np.random.default_rng(seed).permutation(rows)
-    share = np.empty(len(rows))  # fraction of its class that comes before an image
-    for label in range(n_classes):
-        own = np.flatnonzero(labels[rows] == label)
-        share[own] = np.arange(len(own)) / len(own)
+    by_class = pd.Series(rows).groupby(labels[rows])
+    # The fraction of its class that comes before an image.
+    share = by_class.cumcount() / by_class.transform("size")
     return np.sort(rows[np.argsort(share, kind="stable")[:limit]])

@@ -1,4 +1,4 @@
-"""Compare finished classifiers on the same test images: what differs, and by how much.
+"""Comparison of finished classifiers on the same test images.
 
 In: a `ComparedRun` for each. Out: a `Comparison`: tables, and a summary in Markdown.
 """
@@ -13,6 +13,11 @@ from embedlab.wording import counted
 
 SIGNIFICANT = 0.05
 MAX_SHOWN = 24  # images of a disagreement
+RUNS = (
+    *("run", "kind", "val_accuracy", "accuracy", "low", "high"),
+    *("loss", "calibration_error", "minutes"),
+)
+PAIRS = ("first", "second", "difference", "only_first_right", "only_second_right", "p_value")
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,9 @@ class ComparedRun:
 class Comparison:
     """Runs in order of their test accuracy, the best first.
 
-    table   a row a run: run, kind, accuracies, interval, loss, calibration error, minutes.
+    table   a row a run: RUNS; low and high are the interval of the accuracy.
     recall  class by run: the fraction of the class's test images that the run gets right.
-    pairs   the best run against each other one: McNemar's exact test on the same images.
+    pairs   a row for each other run: PAIRS, by McNemar's exact test of the best run against it.
     """
 
     runs: list[ComparedRun]
@@ -44,16 +49,13 @@ class Comparison:
     pairs: pd.DataFrame
 
     def to_markdown(self, data: str) -> str:
-        """The result in words, with which differences are significant."""
+        """The result in words. It says which differences are significant."""
         best, n_test = self.runs[0], len(self.runs[0].test.labels)
-        close = [
-            f"{pair.second} is not significant (p = {pair.p_value:.2g})"
-            for pair in self.pairs.itertuples()
-            if pair.p_value >= SIGNIFICANT
-        ]
+        close = self.pairs[self.pairs["p_value"] >= SIGNIFICANT].itertuples()
+        leads = [f"{pair.second} is not significant (p = {pair.p_value:.2g})" for pair in close]
         heading = f"### {best.name} is the best of {len(self.runs)} on {data}"
-        if close:
-            heading = f"### {best.name} leads on {data}; its lead over {', over '.join(close)}"
+        if leads:
+            heading = f"### {best.name} leads on {data}; its lead over {', over '.join(leads)}"
         lines = [heading, ""]
         for row in self.table.itertuples():
             minutes = "" if pd.isna(row.minutes) else f", {row.minutes:,.1f} min of computing"
@@ -65,9 +67,8 @@ class Comparison:
         lines.append("")
         for pair in self.pairs.itertuples():
             verdict = "significant" if pair.p_value < SIGNIFICANT else "not significant"
-            gains = (self.recall[pair.first] - self.recall[pair.second]).sort_values(
-                ascending=False
-            )
+            gains = self.recall[pair.first] - self.recall[pair.second]
+            gains = gains.sort_values(ascending=False)
             lines.append(
                 f"- Against **{pair.second}**: {100 * pair.difference:+.2f} points, {verdict} "
                 f"(McNemar's exact test, p = {pair.p_value:.2g}): "
@@ -83,40 +84,24 @@ class Comparison:
 def compare_runs(runs: list[ComparedRun], classes: tuple[str, ...]) -> Comparison:
     """Evaluate runs on the same test images, and compare the best with each of the others."""
     runs = sorted(runs, key=lambda run: -run.test.score.accuracy)
-    rows, recall, pairs = [], {}, []
+    best, rows, recall, pairs = runs[0], [], {}, []
     for run in runs:
         report = evaluate(run.test, classes)
         recall[run.name] = report.per_class["recall"].to_numpy()
+        accuracies = run.val_accuracy, report.accuracy, *report.interval
+        minutes = None if run.seconds is None else run.seconds / 60
         rows.append(
-            {
-                "run": run.name,
-                "kind": run.kind,
-                "val_accuracy": run.val_accuracy,
-                "accuracy": report.accuracy,
-                "low": report.interval[0],
-                "high": report.interval[1],
-                "loss": report.loss,
-                "calibration_error": report.calibration_error,
-                "minutes": None if run.seconds is None else run.seconds / 60,
-            }
+            (run.name, run.kind, *accuracies, report.loss, report.calibration_error, minutes)
         )
-        test = mcnemar(runs[0].test, run.test)
-        pairs.append(
-            {
-                "first": runs[0].name,
-                "second": run.name,
-                "difference": runs[0].test.score.accuracy - report.accuracy,
-                "only_first_right": test.only_first,
-                "only_second_right": test.only_second,
-                "p_value": test.p_value,
-            }
-        )
+        difference = best.test.score.accuracy - report.accuracy
+        pairs.append((best.name, run.name, difference, *mcnemar(best.test, run.test)))
     by_class = pd.DataFrame(recall, index=pd.Index(classes, name="class"))
-    return Comparison(runs, pd.DataFrame(rows), by_class, pd.DataFrame(pairs[1:]))
+    tables = pd.DataFrame(rows, columns=RUNS), by_class, pd.DataFrame(pairs[1:], columns=PAIRS)
+    return Comparison(runs, *tables)
 
 
-def only_right(right: Predictions, wrong: Predictions, most: int = MAX_SHOWN) -> Predictions:
+def only_right(right: Predictions, wrong: Predictions, max_shown: int = MAX_SHOWN) -> Predictions:
     """The predictions `wrong` of images that only `right` gets right, most confident first."""
     positions = np.flatnonzero(right.is_right & ~wrong.is_right)
-    order = np.argsort(-wrong.confidence[positions], kind="stable")[:most]
+    order = np.argsort(-wrong.confidence[positions], kind="stable")[:max_shown]
     return wrong.take(positions[order])

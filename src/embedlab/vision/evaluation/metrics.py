@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 N_BINS = 15  # of the calibration error, as in the paper
 MAX_CLASSES_AS_METRICS = 50  # the table has all of them
+PER_CLASS = ("class", "pictures", "precision", "recall", "f1")
 
 
 class ValidationScore(NamedTuple):
@@ -83,8 +84,7 @@ class Predictions:
 
     def take(self, positions: np.ndarray) -> "Predictions":
         """The predictions at these positions, 0 to n − 1."""
-        rows = self.rows[positions]
-        return Predictions(self.probabilities[positions], self.labels[positions], rows)
+        return Predictions(**{name: array[positions] for name, array in vars(self).items()})
 
 
 class Epoch(NamedTuple):
@@ -102,7 +102,7 @@ class Epoch(NamedTuple):
 class Report:
     """loss and calibration_error are means; accuracy is a fraction with its 95 % interval.
 
-    per_class  a row a class: class, images, precision, recall, f1.
+    per_class  a row a class: PER_CLASS; `pictures` is its number of images.
     confusion  (classes, classes) counts: true class by row, predicted by column.
     """
 
@@ -117,23 +117,20 @@ class Report:
         low, high = self.interval
         return f"test accuracy {self.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})"
 
-    def as_metrics(self, split: str = "test") -> dict[str, float]:
-        metrics = {
-            f"{split}/loss": self.loss,
-            f"{split}/accuracy": self.accuracy,
-            f"{split}/accuracy_low": self.interval[0],
-            f"{split}/accuracy_high": self.interval[1],
-            f"{split}/calibration_error": self.calibration_error,
-        }
+    def as_metrics(self) -> dict[str, float]:
+        """The metrics of the test images, and of each of the first classes, by name."""
+        low, high = self.interval
+        metrics = {"loss": self.loss, "accuracy": self.accuracy}
+        metrics |= {"accuracy_low": low, "accuracy_high": high}
+        metrics["calibration_error"] = self.calibration_error
         rows = self.per_class.to_dict("records")[:MAX_CLASSES_AS_METRICS]
         for label, row in enumerate(rows):
             # MLflow takes letters, digits and _ - . / and spaces in a metric's name.
             safe = "".join(c if c.isalnum() or c in "_-. " else "_" for c in row["class"])
-            if f"{split}/f1/{safe}" in metrics:  # of a class that differs in other characters
+            if f"f1/{safe}" in metrics:  # of a class that differs in other characters
                 safe = f"{safe}_{label}"
-            for name in ("precision", "recall", "f1"):
-                metrics[f"{split}/{name}/{safe}"] = row[name]
-        return metrics
+            metrics |= {f"{name}/{safe}": row[name] for name in ("precision", "recall", "f1")}
+        return {f"test/{name}": value for name, value in metrics.items()}
 
 
 def predictions_of(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Predictions:
@@ -143,27 +140,16 @@ def predictions_of(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> 
 
 def evaluate(predictions: Predictions, classes: tuple[str, ...]) -> Report:
     """The interval is Wilson's for a proportion; the calibration error that of `calibration`."""
+    each = predictions.labels, predictions.predicted
     labels = np.arange(len(classes))
-    truth, predicted = predictions.labels, predictions.predicted
-    precision, recall, f1, support = precision_recall_fscore_support(
-        truth, predicted, labels=labels, zero_division=0.0
-    )
-    n_right = int(predictions.is_right.sum())
+    *scores, support = precision_recall_fscore_support(*each, labels=labels, zero_division=0.0)
     return Report(
         loss=predictions.score.loss,
         accuracy=predictions.score.accuracy,
-        interval=wilson_interval(n_right, len(truth)),
+        interval=wilson_interval(int(predictions.is_right.sum()), len(predictions.labels)),
         calibration_error=calibration_error(predictions),
-        per_class=pd.DataFrame(
-            {
-                "class": classes,
-                "pictures": support,
-                "precision": precision,
-                "recall": recall,
-                "f1": f1,
-            }
-        ),
-        confusion=confusion_matrix(truth, predicted, labels=labels),
+        per_class=pd.DataFrame(zip(classes, support, *scores, strict=True), columns=PER_CLASS),
+        confusion=confusion_matrix(*each, labels=labels),
     )
 
 
@@ -191,17 +177,20 @@ def top_predictions(predictions: Predictions, classes: tuple[str, ...], k: int =
     A row an image: class, kind (right or wrong), rank from 1, predicted, confidence, row.
     A class with fewer than k has fewer rows; of equal confidence the earlier image is first.
     """
-    confidence, predicted = predictions.confidence, predictions.predicted
-    rows = []
-    for label, name in enumerate(classes):
-        for kind, is_of_kind in (("right", predictions.is_right), ("wrong", ~predictions.is_right)):
-            found = np.flatnonzero((predictions.labels == label) & is_of_kind)
-            order = found[np.argsort(-confidence[found], kind="stable")[:k]]
-            for rank, i in enumerate(order, start=1):
-                other, row = classes[predicted[i]], int(predictions.rows[i])
-                rows.append((name, kind, rank, other, float(confidence[i]), row))
-    columns = ["class", "kind", "rank", "predicted", "confidence", "row"]
-    return pd.DataFrame(rows, columns=columns)
+    names = np.array(classes, dtype=object)
+    table = pd.DataFrame(
+        {
+            "label": predictions.labels,
+            "class": names[predictions.labels],
+            "kind": np.where(predictions.is_right, "right", "wrong"),
+            "predicted": names[predictions.predicted],
+            "confidence": predictions.confidence,
+            "row": predictions.rows,
+        }
+    ).sort_values("confidence", ascending=False, kind="stable")
+    table.insert(3, "rank", 1 + table.groupby(["label", "kind"]).cumcount())
+    table = table[table["rank"] <= k].sort_values(["label", "kind", "rank"], ignore_index=True)
+    return table.drop(columns="label")
 
 
 class PairedTest(NamedTuple):

@@ -1,6 +1,9 @@
 """Figures of image classifiers: arrays in, matplotlib Figures out, without a display."""
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle, repeat
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -20,8 +23,19 @@ PALE = "#d5d8dc"
 CLASSES_ON_A_PAGE = 25
 LEGEND_CLASSES = 30
 COLUMNS = 12  # of a grid of images
-GAP = 0.6  # between right and wrong, in widths of an image
 TILE = 1.28  # height of an image and its caption, in widths of an image
+
+
+class Tile(NamedTuple):
+    """An image (3, side, side) uint8, and the caption under it."""
+
+    image: np.ndarray
+    caption: str
+    colour: str = GREY
+
+
+Row = tuple[str, Sequence[Tile | None]]  # a name at the left, and images; None is a gap
+Heading = tuple[float, str]  # x of its middle, in images, and its text
 
 
 def plot_curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
@@ -30,17 +44,13 @@ def plot_curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
     figure.suptitle(title)
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        for i, (label, steps) in enumerate(runs.items()):
+        for (label, steps), colour in zip(runs.items(), cycle(COLOURS), strict=False):
             for split, style in (("train", "--"), ("val", "-")):
-                shown = [step for step in steps if f"{split}/{name}" in step.metrics]
-                axes.plot(
-                    [step.epoch for step in shown],
-                    [step.metrics[f"{split}/{name}"] for step in shown],
-                    style + ("o" if len(shown) < 4 else ""),
-                    color=COLOURS[i % len(COLOURS)],
-                    linewidth=2,
-                    label=f"{label} {split}".strip(),
-                )
+                metric = f"{split}/{name}"
+                values = {s.epoch: s.metrics[metric] for s in steps if metric in s.metrics}
+                style += "o" if len(values) < 4 else ""
+                of_run = {"color": colour, "label": f"{label} {split}".strip(), "linewidth": 2}
+                axes.plot(list(values), list(values.values()), style, **of_run)
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes)
@@ -75,38 +85,29 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
     top  as `metrics.top_predictions` returns it. One figure for every 25 classes.
     """
     k = int(top["rank"].max()) if len(top) else 0
+    headings = [(k / 2, "most confident, right"), (1.5 * k + 1, "most confident, wrong")]
     pages = range(0, len(images.classes), CLASSES_ON_A_PAGE)
     figures = []
     for start in pages:
         classes = images.classes[start : start + CLASSES_ON_A_PAGE]
         part = "" if len(pages) == 1 else f" ({start + 1} to {start + len(classes)})"
-        width, height = 2 * k + GAP, TILE * len(classes)
-        figure, axes = _tiles(width, height, f"{title}{part}", left=1.6, top=0.45)
-        for x, text, colour in ((k / 2, "right", GREEN), (k * 1.5 + GAP, "wrong", RED)):
-            label = f"most confident, {text}"
-            axes.text(x, -0.12, label, ha="center", va="bottom", color=colour, weight="bold")
-        for i, name in enumerate(classes):
-            y = TILE * i
-            axes.text(-0.15, y + 0.5, name, ha="right", va="center", size=11)
+        rows: list[Row] = []
+        for name in classes:
+            tiles: list[Tile | None] = [None] * (2 * k + 1)
             for item in top[top["class"] == name].itertuples():
-                is_right = item.kind == "right"
-                x = item.rank - 1 + (0 if is_right else k + GAP)
+                first, colour = (0, GREEN) if item.kind == "right" else (k + 1, RED)
                 caption = f"{item.predicted} {item.confidence:.0%}"
-                _tile(axes, images.pixels[item.row], x, y, caption, GREEN if is_right else RED)
-        figures.append(figure)
+                tiles[first + item.rank - 1] = Tile(images.pixels[item.row], caption, colour)
+            rows.append((name, tiles))
+        figures.append(_tile_rows(rows, f"{title}{part}", headings))
     return figures
 
 
 def plot_image_grid(
-    images: np.ndarray, captions: Sequence[str], title: str, colours: Sequence[str] | None = None
+    images: np.ndarray, captions: Sequence[str], title: str, colours: Iterable[str] = repeat(GREY)
 ) -> Figure:
     """Images (n, 3, side, side) uint8 in rows of up to 12, a caption under each."""
-    columns = min(COLUMNS, len(images))
-    figure, axes = _tiles(columns, TILE * -(-len(images) // columns), title)
-    colours = colours or [GREY] * len(images)
-    for i, (image, caption, colour) in enumerate(zip(images, captions, colours, strict=True)):
-        _tile(axes, image, i % columns, TILE * (i // columns), caption, colour)
-    return figure
+    return _tile_rows(_wrap("", list(map(Tile, images, captions, colours))), title)
 
 
 def plot_predictions(
@@ -128,14 +129,14 @@ def plot_embedding_map(
     """points (n, 2): a dot an image, a colour a class. The frame omits far outliers."""
     figure = new_figure(9.5, 7.5, PlainTextFigure)
     axes = figure.subplots()
-    colour_map = matplotlib.colormaps["tab10" if len(classes) <= 10 else "turbo"]
-    shades = np.arange(len(classes))  # whole numbers are tab10's colours, turbo has 0 to 1
-    colours = colour_map(shades if len(classes) <= 10 else shades / len(classes))  # (classes, 4)
+    n = len(classes)
+    few = n <= 10  # as many colours as tab10 has
+    colour_map = matplotlib.colormaps["tab10" if few else "turbo"]
+    colours = colour_map(np.arange(n) if few else np.arange(n) / n)  # (classes, 4)
     order = np.random.default_rng(0).permutation(len(points))  # no class lies on top of the others
     x, y = points[order].T
     axes.scatter(x, y, s=10, c=colours[labels[order]], alpha=0.6, linewidths=0)
-    shown = range(min(len(classes), LEGEND_CLASSES))
-    dots = [axes.scatter([], [], s=40, color=colours[label]) for label in shown]
+    dots = [axes.scatter([], [], s=40, color=colour) for colour in colours[:LEGEND_CLASSES]]
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
     margin = 0.08 * (high - low)
     (left, bottom), (right, upper) = low - margin, high + margin
@@ -153,18 +154,14 @@ def plot_neighbours(
 
     queries (q,) and neighbours (q, k): rows of `images.pixels`.
     """
-    k = neighbours.shape[1]
-    figure, axes = _tiles(k + 1 + GAP, TILE * len(queries), title, top=0.4)
-    for x, text in ((0.5, "picture"), (k / 2 + 1 + GAP, "nearest in the embedding")):
-        axes.text(x, -0.1, text, ha="center", va="bottom", color=GREY, weight="bold")
-    for i, (query, nearest) in enumerate(zip(queries, neighbours, strict=True)):
-        name = images.classes[images.labels[query]]
-        _tile(axes, images.pixels[query], 0, TILE * i, name, "black")
-        for j, row in enumerate(nearest):
-            other = images.classes[images.labels[row]]
-            colour = GREEN if other == name else RED
-            _tile(axes, images.pixels[row], j + 1 + GAP, TILE * i, other, colour)
-    return figure
+    names = np.array(images.classes, dtype=object)[images.labels]
+    rows = []
+    for query, nearest in zip(queries, neighbours, strict=True):
+        colours = [GREEN if name == names[query] else RED for name in names[nearest]]
+        tiles = map(Tile, images.pixels[nearest], names[nearest], colours)
+        rows.append(("", [Tile(images.pixels[query], names[query], "black"), None, *tiles]))
+    headings = [(0.5, "picture"), (neighbours.shape[1] / 2 + 2, "nearest in the embedding")]
+    return _tile_rows(rows, title, headings)
 
 
 def plot_disagreements(
@@ -179,20 +176,12 @@ def plot_disagreements(
     only_first   the second model's predictions of images that only the first gets right.
     only_second  the first model's predictions of images that only the second gets right.
     """
-    height, y = 1.45, 0.0
-    parts = list(zip(names, (only_first, only_second), strict=True))
-    n_rows = [max(1, -(-len(wrong.rows) // COLUMNS)) for _, wrong in parts]
-    figure, axes = _tiles(COLUMNS, height * sum(n_rows) + 0.9, title)
-    for (name, wrong), rows in zip(parts, n_rows, strict=True):
-        axes.text(0.03, y + 0.35, f"only {name} is right", color=GREEN, weight="bold")
-        y += 0.45
-        for i, row in enumerate(wrong.rows):
-            truth, answer = (images.classes[k[i]] for k in (wrong.labels, wrong.predicted))
-            caption = f"{truth}\nnot {answer}"
-            at = i % COLUMNS, y + height * (i // COLUMNS)
-            _tile(axes, images.pixels[row], *at, caption, GREY)
-        y += height * rows
-    return figure
+    rows: list[Row] = []
+    for name, wrong in zip(names, (only_first, only_second), strict=True):
+        each = zip(wrong.labels, wrong.predicted, strict=True)
+        captions = [f"{images.classes[k]}\nnot {images.classes[other]}" for k, other in each]
+        rows += _wrap(f"only {name} is right", list(map(Tile, images.pixels[wrong.rows], captions)))
+    return _tile_rows(rows, title)
 
 
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
@@ -240,21 +229,34 @@ def _rows(
     return figure, axes, y
 
 
-def _tiles(
-    width: float, height: float, title: str, left: float = 0.1, top: float = 0.1
-) -> tuple[Figure, Axes]:
-    """A figure and its axes in units of an image's width, the origin at the upper left."""
-    figure = PlainTextFigure(figsize=(0.95 * (width + left), 0.95 * (height + top) + 0.4), dpi=120)
-    axes = figure.add_axes((0, 0, 1, 1 - 0.4 / figure.get_figheight()))
-    axes.set(xlim=(-left, width + 0.05), ylim=(height, -top))
+def _wrap(name: str, tiles: Sequence[Tile]) -> list[Row]:
+    """Rows of up to 12 images, the first with that name; without images an empty row."""
+    starts = range(0, max(1, len(tiles)), COLUMNS)
+    return [(name if i == 0 else "", tiles[i : i + COLUMNS]) for i in starts]
+
+
+def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()) -> Figure:
+    """A figure in units of an image's width."""
+    n_columns = max(1, *(len(tiles) for _, tiles in rows))
+    left, top = 1.6 if any(name for name, _ in rows) else 0.1, 0.45 if headings else 0.1
+    size = 0.95 * (n_columns + left), 0.95 * (TILE * len(rows) + top) + 0.4  # inches
+    figure = PlainTextFigure(figsize=size, dpi=120)
+    figure.suptitle(title, y=1 - 0.1 / size[1], va="top")
+    axes = figure.add_axes((0, 0, 1, 1 - 0.4 / size[1]))
+    axes.set(xlim=(-left, n_columns + 0.05), ylim=(TILE * len(rows), -top))
     axes.axis("off")
-    figure.suptitle(title, y=1 - 0.1 / figure.get_figheight(), va="top")
-    return figure, axes
-
-
-def _tile(axes: Axes, image: np.ndarray, x: float, y: float, caption: str, colour: str) -> None:
-    """One image of width 0.94 at (x, y), its caption below it."""
-    box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
-    axes.imshow(image.transpose(1, 2, 0), extent=box, interpolation="bicubic", aspect="auto")
-    lines = [line if len(line) <= 16 else f"{line[:9]}…{line[-6:]}" for line in caption.split("\n")]
-    axes.text(x + 0.5, y + 1.0, "\n".join(lines), ha="center", va="top", size=7, color=colour)
+    for x, text in headings:
+        axes.text(x, -0.12, text, ha="center", va="bottom", color=GREY, weight="bold")
+    for i, (name, tiles) in enumerate(rows):
+        y = TILE * i
+        axes.text(-0.15, y + 0.5, textwrap.fill(name, 18), ha="right", va="center", size=11)
+        for x, tile in enumerate(tiles):
+            if tile is None:
+                continue
+            box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
+            pixels = tile.image.transpose(1, 2, 0)
+            axes.imshow(pixels, extent=box, interpolation="bicubic", aspect="auto")
+            lines = tile.caption.split("\n")
+            text = "\n".join(t if len(t) <= 16 else f"{t[:9]}…{t[-6:]}" for t in lines)
+            axes.text(x + 0.5, y + 1, text, ha="center", va="top", size=7, color=tile.colour)
+    return figure

@@ -1,4 +1,4 @@
-"""Look at an embedding: in the plane, and by what lies next to what.
+"""Projection of an embedding to the plane, and the nearest neighbours of an image.
 
 In: features (n, d). Out: points in the plane, or rows of the nearest images.
 """
@@ -16,7 +16,7 @@ def project(features: np.ndarray, how: str, seed: int) -> tuple[np.ndarray, np.n
     """Points (m, 2) of the standardised features, and which rows they are, (m,).
 
     how  `pca` (the two directions of most variance) or `tsne` (neighbourhoods).
-    All rows, or a random choice where there are more than can be drawn.
+    If there are more rows than can be drawn, they are a random choice.
     """
     rows = np.arange(len(features))
     if len(rows) > MAX_POINTS[how]:
@@ -38,12 +38,10 @@ def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     search = NearestNeighbors(n_neighbors=k + 1, metric="cosine").fit(standardised)
     found = search.kneighbors(standardised[queries], return_distance=False)  # (q, k + 1)
     # A twin of the query may come before it.
-    return np.array(
-        [[row for row in line if row != q][:k] for q, line in zip(queries, found, strict=True)]
-    )
+    return np.array([row[row != query][:k] for query, row in zip(queries, found, strict=True)])
 
 
-def one_query_a_class(labels: np.ndarray, most: int = 8) -> np.ndarray:
-    """The first row of each class, of as many classes as asked for."""
+def one_query_a_class(labels: np.ndarray, max_classes: int = 8) -> np.ndarray:
+    """The first row of each of the first classes."""
     _, first = np.unique(labels, return_index=True)
-    return first[:most]
+    return first[:max_classes]

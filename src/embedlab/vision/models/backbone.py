@@ -8,7 +8,7 @@ import hashlib
 import os
 import pickle
 import sys
-from collections.abc import Iterable
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -26,7 +26,8 @@ from embedlab_serving.hashing import sha256_of
 from embedlab_serving.preprocess import Preprocessing
 
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
-HEAD = ("fc.weight", "fc.bias")
+NO_STATE_DICT = (AttributeError, KeyError, TypeError, ValueError)
+MAX_REASON = 400  # characters
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ def load_backbone(name: str, weights: str, seed: int = 0) -> Backbone:
     published = models.get_model_weights(name).DEFAULT
     with seeded(seed):
         network = models.get_model(name)
+    n_features = network.fc.in_features
+    network.fc = nn.Identity()
     if weights == IMAGENET:
         _load(network, _download(published), f"{name}'s own weights")
     elif weights != NO_WEIGHTS:
         _load(network, _read(weights), weights)
-    n_features = network.fc.in_features
-    network.fc = nn.Identity()
     preset = published.transforms()
     digest = _digest(name, network)
     return Backbone(network, n_features, digest, tuple(preset.mean), tuple(preset.std))
@@ -83,20 +84,13 @@ def attach_head(backbone: Backbone, head: nn.Linear) -> nn.Module:
 
 
 def freeze(network: nn.Module, what: str) -> list[nn.Module]:
-    """Disable the gradients of the parts that stay; returns them, for `train_mode`."""
+    """Disable the gradients of the parts that stay; returns them."""
     kinds = list(FREEZE)
     parts = [part for kind in kinds[: kinds.index(what) + 1] for part in FREEZE[kind]]
     frozen = [network.get_submodule(part) for part in parts]
     for module in frozen:
         module.requires_grad_(False)
     return frozen
-
-
-def train_mode(network: nn.Module, frozen: Iterable[nn.Module]) -> None:
-    """Training mode, except for frozen modules, whose BatchNorm statistics stay."""
-    network.train()
-    for module in frozen:
-        module.eval()
 
 
 def _download(published: models.WeightsEnum) -> dict[str, torch.Tensor]:
@@ -127,43 +121,27 @@ def _read(path: str) -> dict[str, torch.Tensor]:
         )
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        loaded = loaded.get("state_dict", loaded)
+        if not all(map(torch.is_tensor, loaded.values())):
+            raise ValueError
+        return loaded
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, *NO_STATE_DICT):
         raise DataError(
             f"weights: {path} is not a state dict that torch loads with weights_only=True; save "
             "one with torch.save(network.state_dict(), path)."
         ) from None
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(map(torch.is_tensor, loaded.values())):
-        raise DataError(f"weights: {path} holds no state dict (a dict of names and tensors).")
-    return loaded
 
 
 def _load(network: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    own = network.state_dict()
-    weights = {key: value for key, value in weights.items() if key not in HEAD}
-    # Older files have no counters of batches; torch starts them at 0.
-    needed = {key for key in own if key not in HEAD and not key.endswith("num_batches_tracked")}
-    wrong = {
-        "missing": [key for key in own if key in needed and key not in weights],
-        "unknown": [key for key in weights if key not in own],
-        "of another shape": [
-            f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
-            for key, value in weights.items()
-            if key in own and value.shape != own[key].shape
-        ],
-    }
-    faults = [
-        f"{len(keys)} {what} ({', '.join(keys[:4])}{', …' if len(keys) > 4 else ''})"
-        for what, keys in wrong.items()
-        if keys
-    ]
-    if faults:
+    """Load all but the last layer. Without a version, torch starts counters of batches at 0."""
+    try:
+        network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")})
+    except RuntimeError as error:
+        reason = textwrap.shorten(str(error).partition(":")[2], MAX_REASON, placeholder=" …")
         raise DataError(
-            f"weights: {source} does not fit the backbone: keys: {'; '.join(faults)}; choose the "
-            "backbone that the file was made for, in torchvision's layout."
-        )
-    network.load_state_dict(weights, strict=False)
+            f"weights: {source} does not fit the backbone: {reason}; choose the backbone that the "
+            "file was made for, in torchvision's layout."
+        ) from None
 
 
 def _digest(name: str, network: nn.Module) -> str:

@@ -5,7 +5,8 @@ best validation accuracy, folded into a layer that takes the features without st
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,8 +17,7 @@ from embedlab.errors import DivergedError
 from embedlab.progress import Step
 from embedlab.vision.evaluation.metrics import NO_SCORE, BestEpoch, Epoch, predictions_of
 from embedlab.vision.options import LinearProbeOptions
-
-LBFGS_EVALUATIONS = 20  # in one epoch
+from embedlab.vision.training.optim import build_optimizer
 
 Data = tuple[np.ndarray, np.ndarray]  # features (n, d) float32, labels (n,) int64
 
@@ -47,7 +47,7 @@ class LinearProbe:
         self._layer = nn.Linear(x.shape[1], n_classes, device=device)
         nn.init.zeros_(self._layer.weight)  # convex: any start will do, this one favours no class
         nn.init.zeros_(self._layer.bias)
-        self._optimizer = _build_optimizer(self._layer, options)
+        self._optimizer = build_optimizer(self._layer, options)
         self.best = BestEpoch(0, NO_SCORE, {})
         self.seconds = 0.0
 
@@ -61,10 +61,7 @@ class LinearProbe:
         y_val, rows = self._y_val.cpu().numpy(), np.arange(len(self._y_val))
         for epoch in range(1, self.options.epochs + 1):
             started = time.perf_counter()
-            if self.options.optimizer == "lbfgs":
-                self._lbfgs_epoch()
-            else:
-                self._minibatch_epoch()
+            self._train_epoch()
             with torch.no_grad():
                 logits = self._layer(self._x)  # (n, classes)
                 loss = F.cross_entropy(logits, self._y).item()
@@ -98,43 +95,25 @@ class LinearProbe:
             folded.bias.copy_(bias - (weight / self._std) @ self._mean)
         return folded
 
-    def _minibatch_epoch(self) -> None:
-        x, y, size = self._x, self._y, self.options.batch_size_for(len(self._x))
-        order = torch.randperm(len(x), generator=self._generator).to(x.device)
-        for rows in order.split(size):
-            loss = F.cross_entropy(self._layer(x[rows]), y[rows])
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._optimizer.step()
+    def _train_epoch(self) -> None:
+        n, decay = len(self._x), 0.0
+        order = torch.randperm(n, generator=self._generator).to(self._x.device)
+        batches: Sequence[torch.Tensor | slice] = order.split(self.options.batch_size_for(n))
+        if self.options.optimizer == "lbfgs":
+            batches, decay = [slice(None)], self.options.weight_decay
+        for rows in batches:
+            self._optimizer.step(partial(self._loss_and_gradient, rows, decay))
 
-    def _lbfgs_epoch(self) -> None:
-        def loss_and_gradient() -> float:
-            self._optimizer.zero_grad()
-            # As in torch's other optimizers: the gradient of (λ/2) ‖W‖² is λ W.
-            penalty = self.options.weight_decay / 2 * self._layer.weight.square().sum()
-            loss = F.cross_entropy(self._layer(self._x), self._y) + penalty
-            loss.backward()
-            return loss.item()
-
-        self._optimizer.step(loss_and_gradient)
+    def _loss_and_gradient(self, rows: torch.Tensor | slice, decay: float) -> float:
+        self._optimizer.zero_grad()
+        loss = F.cross_entropy(self._layer(self._x[rows]), self._y[rows])
+        if decay:  # as in torch's other optimizers: the gradient of (λ/2) ‖W‖² is λ W
+            loss = loss + decay / 2 * self._layer.weight.square().sum()
+        loss.backward()
+        return loss.item()
 
 
 def probe_logits(layer: nn.Linear, features: np.ndarray) -> np.ndarray:
     """(n, classes) float32."""
     with torch.inference_mode():
         return layer(torch.from_numpy(features)).numpy()
-
-
-def _build_optimizer(layer: nn.Linear, options: LinearProbeOptions) -> torch.optim.Optimizer:
-    parameters = [
-        {"params": [layer.weight], "weight_decay": options.weight_decay},
-        {"params": [layer.bias], "weight_decay": 0.0},
-    ]
-    if options.optimizer == "lbfgs":
-        return torch.optim.LBFGS(
-            layer.parameters(), options.lr, LBFGS_EVALUATIONS, line_search_fn="strong_wolfe"
-        )
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=options.lr, momentum=0.9)
-    adam = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
-    return adam(parameters, lr=options.lr)

@@ -1,8 +1,8 @@
 """Checkpoints: a training's state on disk, replaced atomically after every epoch.
 
-In: a dict of tensors, numbers and texts. Out: the same, loaded with `weights_only=True`. The file
-is written under another name and then renamed, so a process that is killed while it writes leaves
-the previous checkpoint.
+In: a dict of tensors, numbers and texts. Out: an equal dict, loaded with `weights_only=True`. The
+file is written under another name and then renamed, so a process that is killed while it writes
+leaves the previous checkpoint.
 """
 
 import os
@@ -11,7 +11,6 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
@@ -19,7 +18,7 @@ from embedlab.datasets.cache import cache_folder, working_folder
 from embedlab.errors import DataError, DivergedError, LostProcessError
 
 FILE = "last.pt"
-DAMAGED = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, ValueError)
+DAMAGED = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, ValueError, RuntimeError)
 
 
 class Checkpoints:
@@ -27,10 +26,7 @@ class Checkpoints:
 
     def __init__(self, training: str):
         self.folder = cache_folder() / "checkpoints" / training
-
-    @property
-    def file(self) -> Path:
-        return self.folder / FILE
+        self.file = self.folder / FILE
 
     def save(self, state: dict) -> None:
         """Raises DataError if the disk is full or not writable."""
@@ -60,7 +56,7 @@ class Checkpoints:
                 if archive.testzip() is not None:
                     raise zipfile.BadZipFile
             return torch.load(self.file, map_location="cpu", weights_only=True)
-        except (*DAMAGED, RuntimeError, OSError) as error:
+        except (*DAMAGED, OSError) as error:
             raise DataError(
                 f"resume: {self.file} is damaged ({type(error).__name__}); start anew without "
                 "resume."

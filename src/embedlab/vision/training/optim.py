@@ -1,23 +1,34 @@
-"""Optimizer, learning-rate schedule and moving average of the weights, from `FinetuneOptions`."""
+"""Optimizer, learning-rate schedule and moving average of the weights, from options."""
 
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.recipes import FinetuneOptions
+
+LBFGS_EVALUATIONS = 20  # in one step
 
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
-def build_optimizer(network: nn.Module, options: FinetuneOptions) -> torch.optim.Optimizer:
-    """Weight decay applies to the weights of layers only: biases and norms are vectors."""
+def build_optimizer(
+    network: nn.Module, options: FinetuneOptions | LinearProbeOptions
+) -> torch.optim.Optimizer:
+    """Weight decay applies to the weights of layers only: biases and norms are vectors.
+
+    torch's L-BFGS has no weight decay: its caller adds the penalty to the loss.
+    """
     trained = [p for p in network.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     lr, momentum = options.lr, options.momentum
+    if options.optimizer == "lbfgs":
+        search = "strong_wolfe"
+        return torch.optim.LBFGS(trained, lr, LBFGS_EVALUATIONS, line_search_fn=search)
     if options.optimizer == "sgd":
         nesterov = options.nesterov and momentum > 0
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)

@@ -25,7 +25,7 @@ FREEZE = {
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """Hyperparameters of fine-tuning. The parser checks the range of each value.
+    """Hyperparameters of fine-tuning, by default those of the recipe `fast`.
 
     lr               the schedule's highest learning rate.
     momentum         of sgd (Nesterov's, with `nesterov`) and rmsprop; adam's first moment.
@@ -39,26 +39,27 @@ class FinetuneOptions:
     flip_view        test-time augmentation: mean logits of an image and its mirror image.
     freeze           what is not trained, BatchNorm statistics included.
 
-    Raises OptionError if there are more resolutions than epochs.
+    The parser checks the range of each value. Raises OptionError if there are more resolutions than
+    epochs.
     """
 
-    recipe: str
-    optimizer: str
-    lr: float
-    momentum: float
-    nesterov: bool
-    weight_decay: float
-    schedule: str
-    warmup: float
-    step_epochs: int
-    epochs: int
-    batch_size: int
-    resolution: tuple[int, ...]
-    crop_pct: float
-    augment: str
-    label_smoothing: float
-    ema: float
-    flip_view: bool
+    recipe: str = "fast"
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: str = "one_cycle"
+    warmup: float = 0.25
+    step_epochs: int = 7
+    epochs: int = 8
+    batch_size: int = 128
+    resolution: tuple[int, ...] = (64, 64, 96, 96, 96, 128, 128, 128)
+    crop_pct: float = 1.0
+    augment: str = "crop_flip"
+    label_smoothing: float = 0.1
+    ema: float = 0.995
+    flip_view: bool = True
     freeze: str = "none"
 
     def __post_init__(self) -> None:
@@ -77,16 +78,15 @@ class FinetuneOptions:
         return self.resolution[(epoch - 1) * len(self.resolution) // self.epochs]
 
 
+FAST = FinetuneOptions()
+# As published: SGD with momentum 0.9, whose rate is divided by ten after every 7 epochs.
 NOTEBOOK = FinetuneOptions(
     recipe="notebook",
-    optimizer="sgd",
     lr=0.001,
-    momentum=0.9,
     nesterov=False,
     weight_decay=0.0,
     schedule="step",
     warmup=0.0,
-    step_epochs=7,
     epochs=15,
     batch_size=64,
     resolution=(224,),
@@ -95,25 +95,6 @@ NOTEBOOK = FinetuneOptions(
     label_smoothing=0.0,
     ema=0.0,
     flip_view=False,
-)
-FAST = FinetuneOptions(
-    recipe="fast",
-    optimizer="sgd",
-    lr=0.01,
-    momentum=0.9,
-    nesterov=True,
-    weight_decay=5e-4,
-    schedule="one_cycle",
-    warmup=0.25,
-    step_epochs=7,
-    epochs=8,
-    batch_size=128,
-    resolution=(64, 64, 96, 96, 96, 128, 128, 128),
-    crop_pct=1.0,
-    augment="crop_flip",
-    label_smoothing=0.1,
-    ema=0.995,
-    flip_view=True,
 )
 RECIPES = MappingProxyType({recipe.recipe: recipe for recipe in (FAST, NOTEBOOK)})
 RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")

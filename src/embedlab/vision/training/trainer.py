@@ -6,10 +6,10 @@ needs. On the CPU, resuming from it is bit-identical to an uninterrupted trainin
 number of threads).
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,15 +25,9 @@ from embedlab.progress import OnProgress, Step
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
-from embedlab.vision.evaluation.metrics import (
-    NO_SCORE,
-    BestEpoch,
-    Epoch,
-    Predictions,
-    ValidationScore,
-)
+from embedlab.vision.evaluation.metrics import NO_SCORE, BestEpoch, Epoch, ValidationScore
 from embedlab.vision.inference import Classifier, iter_batches
-from embedlab.vision.models.backbone import freeze, train_mode
+from embedlab.vision.models.backbone import freeze
 from embedlab.vision.training.optim import build_average, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.work import epoch_work, validation_cost
@@ -46,9 +40,9 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # (b, 3, r, r) float32, labels (b,) i
 class Trainer:
     """A training of `classifier.network`, which is changed, to be run epoch by epoch.
 
-    history  a step for every epoch so far, those before a resume included.
+    history  a step for every epoch so far, including those before a resume.
     best     the epoch with the best validation accuracy of those at the last resolution.
-    seconds  wall time of all epochs, those before a resume included.
+    seconds  wall time of all epochs, including those before a resume.
 
     The ranks of a process group train together, equal to one process up to rounding: each has a
     share of every batch.
@@ -86,20 +80,23 @@ class Trainer:
         self._schedule = build_schedule(self._optimizer, options, self.steps_per_epoch)
         self._average = build_average(network, options.ema) if options.ema else None
         self._scaler = torch.amp.GradScaler(device, enabled=classifier.precision == "float16")
+        self._stateful: dict[str, Any] = {  # torch has no common type for what has a state_dict
+            "network": network,
+            "optimizer": self._optimizer,
+            "schedule": self._schedule,
+            "scaler": self._scaler,
+            **({"average": self._average} if self._average else {}),
+        }
         self._generator = torch.Generator().manual_seed(seed)
         self.history: list[Step] = []
         self.seconds = 0.0
         self.best = BestEpoch(0, NO_SCORE, {})
 
     def state(self) -> dict:
-        """A checkpoint: tensors, numbers and texts."""
+        """A checkpoint of tensors, numbers and texts."""
         best = {**self.best.score._asdict(), "epoch": self.best.epoch, "network": self.best.weights}
         return {
-            "network": self.network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
-            "average": self._average.state_dict() if self._average else None,
-            "scaler": self._scaler.state_dict(),
+            **{name: part.state_dict() for name, part in self._stateful.items()},
             "rng": self._generator.get_state(),
             "epoch": len(self.history),
             "seconds": self.seconds,
@@ -110,17 +107,12 @@ class Trainer:
     def load_state(self, state: dict) -> None:
         """Resume from a checkpoint. Raises DataError if it is of another network or recipe."""
         try:
-            self.network.load_state_dict(state["network"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._schedule.load_state_dict(state["schedule"])
-            if self._average is not None:
-                self._average.load_state_dict(state["average"])
-            self._scaler.load_state_dict(state["scaler"])
+            for name, part in self._stateful.items():
+                part.load_state_dict(state[name])
             self._generator.set_state(state["rng"])
             self.history = [Step(**record) for record in state["history"]]
             self.seconds, best = state["seconds"], state["best"]
-            # A checkpoint of an earlier version has no loss: any epoch of equal accuracy beats it.
-            score = ValidationScore(best["accuracy"], best.get("loss", math.inf))
+            score = ValidationScore(best["accuracy"], best["loss"])
             self.best = BestEpoch(best["epoch"], score, best["network"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise DataError(
@@ -141,24 +133,23 @@ class Trainer:
         Raises DivergedError if a loss is not finite, with the step and the learning rate.
         """
         for epoch in range(len(self.history) + 1, self.options.epochs + 1):
-            predictions = self._run_epoch(epoch, on_progress)
-            yield Epoch(self.history[-1], predictions)
+            yield self._run_epoch(epoch, on_progress)
         self.network.load_state_dict(self.best.weights)
         self.network.eval()
 
-    def _run_epoch(self, epoch: int, on_progress: OnProgress | None) -> Predictions | None:
+    def _run_epoch(self, epoch: int, on_progress: OnProgress | None) -> Epoch:
         options, started = self.options, time.perf_counter()
         resolution = options.resolution_at(epoch)
         n_train = self.steps_per_epoch * self.batch_size
         work = epoch_work(options, n_train, len(self.split.val))
         work_before, all_work = sum(work[: epoch - 1]), sum(work)
 
-        def show(n_images: float, shown: str) -> None:
+        def show(n_images: float, detail: str) -> None:
             if on_progress is not None:
-                on_progress(work_before + n_images * resolution**2, all_work, shown)
+                on_progress(work_before + n_images * resolution**2, all_work, detail)
 
-        def show_validation(done: float, total: float, detail: str = "", /) -> None:
-            show(n_train + done * validation_cost(options), "validation")
+        def show_validation(n_images: float, *_: object) -> None:
+            show(n_train + n_images * validation_cost(options), "validation")
 
         metrics = self._train_epoch(epoch, resolution, show)
         eval_model = self.network if self._average is None else self._average.module
@@ -175,27 +166,29 @@ class Trainer:
             self.best = BestEpoch(epoch, score, {k: v.cpu().clone() for k, v in weights})
         self.seconds += seconds
         self.history.append(Step(epoch, metrics, seconds))
-        return predictions
+        return Epoch(self.history[-1], predictions)
 
     def _train_epoch(
         self, epoch: int, resolution: int, show: Callable[[float, str], None]
     ) -> dict[str, float]:
         options, started = self.options, time.perf_counter()
-        train_mode(self.network, self._frozen)
+        self.network.train()
+        for module in self._frozen:
+            module.eval()  # BatchNorm's statistics of frozen parts stay
         batches = self._batches(resolution)
         lr = self._schedule.get_last_lr()[0]
         checked: list[torch.Tensor] = []  # (steps, 2): loss and number of right predictions
         unchecked: list[torch.Tensor] = []
-        shown, waited = f"epoch {epoch}", 0.0
+        detail, waited = f"epoch {epoch}", 0.0
         for step in range(1, self.steps_per_epoch + 1):
-            asked = time.perf_counter()
+            wait_started = time.perf_counter()
             images, labels = next(batches)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - wait_started
             with self.classifier.autocast():
                 logits = self._parallel(images)  # (b, classes)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
             loss = loss * (len(labels) / self.batch_size)  # the sum over the ranks is the batch's
-            self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad()
             # DistributedDataParallel averages gradients over the ranks.
             self._scaler.scale(loss * world_size()).backward()
             self._scaler.step(self._optimizer)
@@ -209,9 +202,9 @@ class Trainer:
                 checked.append(all_reduce_sum(torch.stack(unchecked)))
                 first = (epoch - 1) * self.steps_per_epoch + step - len(unchecked)
                 self._raise_if_not_finite(checked[-1][:, 0], first, epoch)
-                shown = f"epoch {epoch}, train/loss {checked[-1][-1, 0].item():.3f}"
+                detail = f"epoch {epoch}, train/loss {checked[-1][-1, 0].item():.3f}"
                 unchecked = []
-            show(step * self.batch_size, shown)
+            show(step * self.batch_size, detail)
         loss_sum, n_right = torch.cat(checked).double().sum(0).tolist()
         return {
             "train/loss": loss_sum / self.steps_per_epoch,
@@ -221,9 +214,10 @@ class Trainer:
         }
 
     def _batches(self, resolution: int) -> Iterator[Batch]:
-        """One epoch in random order; the last incomplete batch is dropped.
+        """One epoch in random order, this rank's share of each batch.
 
-        Of each batch this rank's share; what is random is drawn for all of it.
+        The last incomplete batch is dropped. Random changes are drawn for the whole batch, so that
+        they do not depend on the number of ranks.
         """
         rows, size, device = self.split.train, self.batch_size, self.classifier.device
         share = local_slice(size)
@@ -238,10 +232,9 @@ class Trainer:
 
     def _raise_if_not_finite(self, losses: torch.Tensor, first_step: int, epoch: int) -> None:
         is_finite = losses.isfinite().cpu().numpy()
-        if is_finite.all():
-            return
-        raise DivergedError(
-            f"the loss is not finite at step {first_step + int(np.argmin(is_finite))} (epoch "
-            f"{epoch}), where the learning rate was about {self._schedule.get_last_lr()[0]:g}; "
-            f"try a smaller one, such as lr={self.options.lr / 10:g}."
-        )
+        if not is_finite.all():
+            step, lr = first_step + int(np.argmin(is_finite)), self._schedule.get_last_lr()[0]
+            raise DivergedError(
+                f"the loss is not finite at step {step} (epoch {epoch}), where the learning rate "
+                f"was about {lr:g}; try a smaller one, such as lr={self.options.lr / 10:g}."
+            )

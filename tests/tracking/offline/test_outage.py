@@ -525,7 +525,7 @@ def test_waiting_says_so_now_and_then_and_ends(monkeypatch, caplog):
     assert caplog.messages == [
         f"Waiting for MLflow at http://a: connection refused; {s} of at most 75 s "
         "(EMBEDLAB_WAIT_FOR_SERVER)."
-        for s in (0, 35, 65)
+        for s in (0, 33, 63)
     ]
 
 

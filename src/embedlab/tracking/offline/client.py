@@ -38,7 +38,7 @@ class BufferedClient(mlflow.MlflowClient):
         super().__init__()
         self._run_id, self._spool = run_id, Spool(run_id)
         self._was_away = self._is_told = False
-        self._next_try = self._pause = 0.0
+        self._next_try, self._pause = 0.0, FIRST_PAUSE
 
     def log_batch(
         self,
@@ -76,25 +76,25 @@ class BufferedClient(mlflow.MlflowClient):
     def _send_or_spool(
         self, send: Callable[[], object], spool: Callable[[], None], seconds: int = SHORT_SECONDS
     ) -> None:
-        if self._spool and not self._is_back():
-            spool()
-        elif reason := self._outage_reason(send, seconds):
-            spool()
-            self._was_away, self._pause = True, FIRST_PAUSE
-            self._next_try = time.monotonic() + self._pause
-            log_line(
-                f"MLflow at {store_address()} is away ({reason}). The run goes on; what it logs is "
-                f"kept in {self._spool.folder} until MLflow is back."
-            )
+        def send_everything() -> None:
+            if self._spool:
+                self._send_spool()
+            send()
 
-    def _is_back(self) -> bool:
-        """Whether the spool has been sent; asks only when the next attempt is due."""
-        if time.monotonic() < self._next_try:
-            return False
-        is_back = self._outage_reason(self._send_spool) is None
-        self._pause = min(2 * self._pause, MAX_PAUSE)
-        self._next_try = time.monotonic() + self._pause
-        return is_back
+        if time.monotonic() >= self._next_try:
+            reason = self._outage_reason(send_everything, seconds)
+            if reason is None:
+                self._next_try, self._pause = 0.0, FIRST_PAUSE
+                return
+            if not self._spool:
+                self._was_away = True
+                log_line(
+                    f"MLflow at {store_address()} is away ({reason}). The run goes on; what it "
+                    f"logs is kept in {self._spool.folder} until MLflow is back."
+                )
+            self._next_try = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, MAX_PAUSE)
+        spool()
 
     def _send_spool(self) -> None:
         with short_requests(PROBE_SECONDS, retries=0):

@@ -27,7 +27,7 @@ from embedlab.errors import OptionError, ServerAwayError
 WAIT_VARIABLE = "EMBEDLAB_WAIT_FOR_SERVER"
 WAIT_SECONDS = 600
 SHORT_SECONDS = 10  # of a request that somebody waits for in a fit
-FIRST_PAUSE, MAX_PAUSE = 1.0, 10.0  # between two attempts of a run that only waits
+FIRST_PAUSE, MAX_PAUSE = 0.1, 10.0  # between two attempts of a run that only waits
 SECONDS_BETWEEN_LINES = 30.0
 
 T = TypeVar("T")
@@ -101,12 +101,14 @@ def seconds_to_wait() -> float:
     return seconds
 
 
-def retry_until_available(store: str, do: Callable[[], T]) -> T:
-    """What `do` returns; it is called again while `store` is away, with a log line every 30 s.
+def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0) -> T:
+    """What `do` returns; it is called again while `store` is away, with a log line every 30 s, the
+    first one after `silence` seconds.
 
     Raises ServerAwayError after `seconds_to_wait`; errors that are no outage are raised at once.
     """
-    started, last_line, pause, waits = time.monotonic(), -math.inf, FIRST_PAUSE, seconds_to_wait()
+    started, pause, waits = time.monotonic(), FIRST_PAUSE, seconds_to_wait()
+    next_line = started + silence
     while True:
         try:
             return do()
@@ -119,8 +121,8 @@ def retry_until_available(store: str, do: Callable[[], T]) -> T:
                 raise ServerAwayError(
                     f"MLflow at {store} was away for {waits:g} s ({reason})"
                 ) from error
-        if now - last_line >= SECONDS_BETWEEN_LINES:
-            last_line = now
+        if now >= next_line:
+            next_line = now + SECONDS_BETWEEN_LINES
             log_line(
                 f"Waiting for MLflow at {store}: {reason}; "
                 f"{now - started:.0f} of at most {waits:g} s ({WAIT_VARIABLE})."

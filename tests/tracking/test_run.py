@@ -19,15 +19,16 @@ import git
 import mlflow
 import psutil
 import pytest
-from conftest import PROJECT, fresh_store
+from conftest import PROJECT, empty_store, fresh_store
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.projects import load_project
 
 from embedlab.cli.parser import exit_with
 from embedlab.errors import DivergedError, OptionError, TrackingError
 from embedlab.progress import Step
 from embedlab.tracking import run as runs
+from embedlab.tracking import store as store_module
 from embedlab.tracking import tracked_run
 from embedlab.tracking.run import (
     EXPERIMENT,
@@ -229,8 +230,8 @@ def test_epochs_are_written_in_batches_and_all_are_there(client, monkeypatch):
         for epoch in range(5):
             run.record(Step(epoch, {"train/cost": 10.0 - epoch}, seconds=epoch / 2))
         run.record(Step(5, {"train/cost": 5.0}))
-    # Two epochs are four metrics, one too many; at the end there is memory/peak_mib.
-    assert [size for size in batches if size] == [3, 1, 3, 1, 3, 1]
+    # An epoch has two metrics, the last one has one; at the end there is memory/peak_mib.
+    assert [size for size in batches if size] == [4, 4, 3, 1]
     assert series(client, run.id, "train/cost") == [(epoch, 10.0 - epoch) for epoch in range(6)]
     assert series(client, run.id, "time/epoch_seconds") == [
         (epoch, epoch / 2) for epoch in range(5)
@@ -600,22 +601,20 @@ def test_a_store_that_cannot_be_told_changes_nothing_of_the_sentence(make_run, m
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.usefixtures("client")
-def test_mlflow_run_with_a_misspelt_parameter(tmp_path):
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    ran = subprocess.run(
-        ["mlflow", "run", PROJECT, "-e", "recommend", "--env-manager", "local", "-P", "titel=x"],
-        cwd=tmp_path,
-        env=os.environ | {"MLFLOW_TRACKING_URI": store},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ran.returncode == 1
+def test_mlflow_run_with_a_misspelt_parameter(client, capfd):
+    with pytest.raises(ExecutionException):
+        mlflow.projects.run(
+            str(PROJECT),
+            "recommend",
+            parameters={"titel": "x"},
+            experiment_name="misspelt",
+            env_manager="local",
+        )
     sentence = "there is no parameter titel: did you mean title?"
-    assert f"embedlab: {sentence}" in ran.stderr
-    assert "Traceback" not in ran.stderr
-    (run,) = mlflow.MlflowClient(store).search_runs(["0"])
+    printed = capfd.readouterr().err
+    assert f"embedlab: {sentence}" in printed
+    assert "Traceback" not in printed
+    (run,) = client.search_runs([client.get_experiment_by_name("misspelt").experiment_id])
     assert (run.info.status, run.data.tags["stop_reason"]) == ("FAILED", "error")
     assert run.data.tags["error"].startswith(sentence)
 
@@ -694,21 +693,20 @@ def another_store(tmp_path):
     mlflow.set_tracking_uri(before)
 
 
-def test_a_first_start_that_is_killed_while_it_makes_the_store_leaves_none(another_store):
-    killed = (
-        "import os, signal\n"
-        "from embedlab.tracking import store\n"
-        "store.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "store.initialise_store()"
-    )
-    environment = {
-        "PYTHONPATH": str(PROJECT / "src"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{another_store}",
-    }
-    ended = subprocess.run([sys.executable, "-c", killed], env=os.environ | environment)
-    assert ended.returncode == -signal.SIGKILL
-    assert not another_store.exists()
+def test_a_first_start_makes_the_store_beside_its_place_and_removes_what_a_kill_left(
+    another_store, monkeypatch
+):
+    for left_by_a_kill in (".new", ".new-journal"):
+        another_store.with_name(f"mlflow.db{left_by_a_kill}").write_text("half")
+    replace, was_there = os.replace, []
+
+    def appear(new, path):  # a kill until now leaves no store
+        was_there.append(another_store.exists())
+        replace(new, path)
+
+    monkeypatch.setattr(store_module.os, "replace", appear)
     initialise_store()
+    assert was_there == [False]
     assert [item.name for item in mlflow.search_experiments()] == ["Default"]
     left = {path.name for path in another_store.parent.iterdir()}
     assert left <= {"mlflow.db", "mlflow.db.lock"}
@@ -716,12 +714,11 @@ def test_a_first_start_that_is_killed_while_it_makes_the_store_leaves_none(anoth
 
 def test_a_store_that_mlflow_was_killed_in_the_middle_of_making_is_named(another_store):
     """As a first `mlflow run` leaves it: tables of an older version, no experiment yet."""
-    initialise_store()
+    empty_store(another_store)
     with closing(sqlite3.connect(another_store)) as connection, connection:
         connection.execute("DELETE FROM experiments")
         connection.execute("UPDATE alembic_version SET version_num = 'older'")
-    uri = f"sqlite:///{another_store.parent}/./mlflow.db"  # MLflow knows the other as opened
-    mlflow.set_tracking_uri(uri)
+    uri = mlflow.get_tracking_uri()
     sentence = f"the store {uri} was left half made by a first `mlflow run` that was killed.*delete"
     with pytest.raises(TrackingError, match=sentence):
         initialise_store()

@@ -4,9 +4,9 @@ A small server in this process answers as MLflow's does, or refuses, fails, or s
 """
 
 import json
+import logging
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import threading
@@ -42,7 +42,6 @@ from embedlab.tracking.offline.retry import (
 )
 from embedlab.tracking.offline.spool import Spool, flush_spool
 from embedlab.tracking.run import start_child_run, start_run
-from embedlab.tracking.store import initialise_store
 from embedlab.workflows.models import log_movie_model
 
 pytestmark = pytest.mark.slow
@@ -145,17 +144,9 @@ class FakeServer:
         return Handler
 
 
-@pytest.fixture(scope="module")
-def made_store(tmp_path_factory) -> Path:
-    """An empty database, which MLflow takes seconds to make."""
-    folder = tmp_path_factory.mktemp("made")
-    with fresh_store(folder):
-        initialise_store()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def server():
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.CRITICAL)  # as a run does
     fake = FakeServer()
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(fake.uri)
@@ -231,8 +222,7 @@ def impatient_sqlite() -> Iterator[None]:
     sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", shorten)
 
 
-def test_a_locked_database_is_an_outage_and_a_broken_one_is_none(made_store, tmp_path):
-    shutil.copy(made_store, tmp_path / "mlflow.db")
+def test_a_locked_database_is_an_outage_and_a_broken_one_is_none(tmp_path):
     with fresh_store(tmp_path) as client, impatient_sqlite():
         run_id = client.create_run("0").info.run_id
         other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
@@ -554,7 +544,7 @@ def test_without_a_value_it_is_ten_minutes(monkeypatch):
 
 
 @pytest.fixture
-def store(made_store, tmp_path, impatient, monkeypatch):
+def store(tmp_path, impatient, monkeypatch):
     """A database that is away while `store.is_away`, and its client."""
     state = SimpleNamespace(is_away=False)
 
@@ -564,7 +554,6 @@ def store(made_store, tmp_path, impatient, monkeypatch):
 
         return call
 
-    shutil.copy(made_store, tmp_path / "mlflow.db")
     with fresh_store(tmp_path) as state.client:
         for name in ("log_batch", "log_artifact", "get_run", "set_terminated", "create_run"):
             method = getattr(mlflow.MlflowClient, name)

@@ -300,7 +300,7 @@ def test_a_write_that_goes_on_to_fail_is_one_sentence(memory, monkeypatch, code,
 
 # -- with MLflow and real processes ------------------------------------------------------------
 
-PROCESSES, ROUNDS = 6, 3
+PROCESSES, ROUNDS = 4, 2
 # All processes register under m0 at the same moment, then under m1, and so on.
 REGISTER_AT_ONCE = f"""
 import multiprocessing, os, sys
@@ -328,7 +328,7 @@ sys.exit(sum(process.exitcode != 0 for process in processes))
 
 
 @pytest.mark.slow
-def test_six_processes_that_register_at_the_same_moment(tmp_path):
+def test_processes_that_register_at_the_same_moment(tmp_path):
     with fresh_store(tmp_path) as client:
         assert list(client.search_registered_models()) == []  # makes the tables
         ended = subprocess.run(

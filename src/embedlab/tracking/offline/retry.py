@@ -73,7 +73,6 @@ def short_requests(seconds: int = SHORT_SECONDS, retries: int = 1) -> Iterator[N
     settings = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
-        "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
         "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     }
     before = {name: os.environ[name] for name in settings if name in os.environ}

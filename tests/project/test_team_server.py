@@ -30,7 +30,7 @@ import mlflow
 import pytest
 import sqlalchemy
 import yaml
-from conftest import PROJECT, free_port, long
+from conftest import PROJECT, free_port, long, use_store
 
 from embedlab.errors import ServerAwayError, TrackingError
 from embedlab.tracking import store
@@ -159,17 +159,14 @@ class Team:
     @contextmanager
     def in_this_process(self):
         """MLflow on the server, as a new process of a user finds it."""
-        of_mlflow = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI")
         cache = {"EMBEDLAB_CACHE": self.environment["EMBEDLAB_CACHE"]}
-        before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-        with patch.dict(os.environ, cache), chdir(self.root / "here"):
-            for name in of_mlflow:
-                os.environ.pop(name, None)
-            mlflow.set_tracking_uri(self.uri)
-            try:
-                yield mlflow.MlflowClient()
-            finally:
-                mlflow.set_tracking_uri(before)
+        with (
+            patch.dict(os.environ, cache),
+            chdir(self.root / "here"),
+            use_store(self.uri) as client,
+        ):
+            os.environ.pop("MLFLOW_RUN_ID", None)
+            yield client
 
     def unsent(self) -> list[Path]:
         return sorted((self.root / "cache" / "unsent").glob("*"))
@@ -415,9 +412,11 @@ import numpy as np
 import pandas as pd
 from embedlab.cli.parser import exit_with
 from embedlab.progress import Step
+from embedlab.tracking.offline import client
 from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_movie_model
 
+client.FIRST_PAUSE = 0.5
 MOVIES = {"movie_id": [1], "title": ["A (1999)"], "genres": ["Drama"], "likes": [1]}
 
 def main(argv):

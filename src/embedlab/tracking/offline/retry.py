@@ -52,12 +52,10 @@ def outage_reason(error: BaseException | None) -> str | None:
                 if "timed out" in text:
                     return "no answer in time"
                 return "connection refused" if "refused" in text else "it could not be reached"
-            case MlflowException() if error.error_code == ErrorCode.Name(TEMPORARILY_UNAVAILABLE):
-                if "database is locked" in text:
-                    return "its database is locked"
-                return None if "sqlite3" in text else "its database could not be reached"
-            case sqlite3.OperationalError() if "database is locked" in text:
+            case MlflowException() | sqlite3.OperationalError() if "database is locked" in text:
                 return "its database is locked"
+            case MlflowException() if error.error_code == ErrorCode.Name(TEMPORARILY_UNAVAILABLE):
+                return None if "sqlite3" in text else "its database could not be reached"
             case Timeout():
                 return f"another process holds its lock {error.lock_file} and has to end first"
         error = error.__cause__ or error.__context__

@@ -218,9 +218,8 @@ class _RegisteredModel:
                 and "registered_as" not in version.tags
                 and version.creation_timestamp > since
             ]
-            numbers = [version.version for version in undecided]
-            if numbers != waiting:
-                waiting, end = numbers, time.monotonic() + seconds
+            if undecided != waiting:
+                waiting, end = undecided, time.monotonic() + seconds
             if not undecided or time.monotonic() >= end:
                 return undecided
             time.sleep(POLL_SECONDS)

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from multiprocessing.connection import Connection
 from types import SimpleNamespace
 
 import git
@@ -508,44 +510,39 @@ def test_a_run_in_another_thread_than_the_main_one(client):
     assert kept[0].info.status == "FINISHED"
 
 
-A_LONG_FIT = """
-import signal, time
-from embedlab.cli.parser import exit_with
-from embedlab.progress import Step
-from embedlab.tracking.run import start_run
+def fit_for_long(begun: Connection) -> None:
+    """In a process of its own, as an entry point; sends its run's id."""
 
-def main(argv):
-    with start_run("fit_embedding", "long", {}) as run:
-        for epoch in range(3):
-            run.record(Step(epoch, {"train/cost": 3.0 - epoch}))
-        print(run.id, flush=True)
-        time.sleep(100)
+    def main(_):
+        with start_run("fit_embedding", "long", {}) as run:
+            for epoch in range(3):
+                run.record(Step(epoch, {"train/cost": 3.0 - epoch}))
+            begun.send(run.id)
+            time.sleep(100)
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-exit_with(main)
-"""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")  # another spelling, so a connection of its own
+    exit_with(main)
 
 
 @pytest.mark.parametrize(
     ("number", "code", "reason"),
     [(signal.SIGTERM, 143, "sigterm"), (signal.SIGINT, 130, "ctrl-c")],
 )
-def test_a_process_that_is_told_to_stop_closes_its_run(client, number, code, reason):
-    process = subprocess.Popen(
-        [sys.executable, "-c", A_LONG_FIT],
-        env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def test_a_process_that_is_told_to_stop_closes_its_run(client, capfd, number, code, reason):
+    fork = multiprocessing.get_context("fork")
+    receiver, begun = fork.Pipe(duplex=False)
+    process = fork.Process(target=fit_for_long, args=(begun,))
+    process.start()
     try:
-        run_id = process.stdout.readline().strip()
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
+        assert receiver.poll(60)
+        run_id = receiver.recv()
+        os.kill(process.pid, number)
+        process.join(60)
     finally:
         process.kill()
-    assert process.returncode == code, stderr
-    assert "Traceback" not in stderr
+    assert process.exitcode == code
+    assert "Traceback" not in capfd.readouterr().err
     kept = client.get_run(run_id)
     assert (kept.info.status, kept.data.tags["stop_reason"]) == ("KILLED", reason)
     assert series(client, run_id, "train/cost") == [(0, 3.0), (1, 2.0), (2, 1.0)]

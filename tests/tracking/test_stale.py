@@ -1,17 +1,18 @@
 """Runs and files whose process has died: who finds them, and what is left alone."""
 
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import mlflow
 import psutil
 import pytest
-from conftest import PROJECT, fresh_store
+from conftest import fresh_store
 from mlflow.entities import Run
 
 from embedlab.datasets.cache import cache_folder, find_leftovers, working_folder
@@ -108,35 +109,27 @@ def test_a_run_and_its_children_say_whose_they_are(client, experiment, monkeypat
             assert owner(client.get_run(run_id)) == (this_host(), os.getpid(), started_at())
 
 
-A_LONG_FIT = """
-import time
-from embedlab.tracking.run import start_child_run, start_run
-
-with start_run("fit_embedding", "long", {}) as run, start_child_run("child", {}, {}) as child:
-    print(run.id, child.id, flush=True)
-    time.sleep(100)
-"""
+def fit_for_long(begun: Connection) -> None:
+    """In a process of its own; sends the ids of its run and of a child run."""
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")  # another spelling, so a connection of its own
+    with start_run("fit_embedding", "long", {}) as run, start_child_run("child", {}, {}) as child:
+        begun.send((run.id, child.id))
+        time.sleep(100)
 
 
 def test_the_next_start_marks_what_was_killed_and_nothing_that_lives(client):
+    fork = multiprocessing.get_context("fork")
     processes, ids = [], []
     try:
         for _ in range(2):
-            process = subprocess.Popen(
-                [sys.executable, "-c", A_LONG_FIT],
-                env=os.environ
-                | {
-                    "PYTHONPATH": str(PROJECT / "src"),
-                    "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
-                },
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            processes.append(process)
-            ids.append(process.stdout.readline().split())
+            receiver, begun = fork.Pipe(duplex=False)
+            processes.append(fork.Process(target=fit_for_long, args=(begun,)))
+            processes[-1].start()
+            assert receiver.poll(60)
+            ids.append(receiver.recv())
         killed, alive = processes
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        killed.kill()
+        killed.join()
         before = time.time() * 1000
         with start_run("fit_embedding", "next", {}) as run:
             assert [how(client, i) for i in ids[0]] == [("KILLED", "died")] * 2
@@ -146,14 +139,13 @@ def test_the_next_start_marks_what_was_killed_and_nothing_that_lives(client):
             sentence = f"its process {killed.pid} on {this_host()} has ended without a word"
             assert kept.data.tags["error"] == sentence
             assert kept.info.start_time <= kept.info.end_time <= before  # its last sign of life
-        alive.send_signal(signal.SIGTERM)
-        alive.wait(60)
+        alive.terminate()
+        alive.join(60)
         assert [how(client, i) for i in ids[1]] == [("KILLED", "sigterm")] * 2
         assert how(client, run.id) == ("FINISHED", "finished")
     finally:
         for process in processes:
             process.kill()
-            process.communicate()
 
 
 def test_a_start_leaves_other_hosts_experiments_and_projects_alone(client, experiment):

@@ -10,6 +10,7 @@ outage, first runs on PostgreSQL without a server) runs only where EMBEDLAB_LONG
 """
 
 import importlib
+import multiprocessing
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from contextlib import chdir, contextmanager
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from tempfile import mkdtemp
 from unittest.mock import patch
@@ -32,8 +34,11 @@ import sqlalchemy
 import yaml
 from conftest import PROJECT, free_port, long, use_store
 
+from embedlab.cli.parser import exit_with
 from embedlab.errors import ServerAwayError, TrackingError
+from embedlab.progress import Step
 from embedlab.tracking import store
+from embedlab.tracking.run import start_run
 from embedlab.tracking.store import initialise_store
 from entrypoints import build_matrix
 
@@ -273,37 +278,34 @@ def test_main_runs_against_the_server(team, client):
 
 # -- many at once ------------------------------------------------------------------------------
 
-EIGHT = """
-import multiprocessing, sys, time
-import mlflow
-from embedlab.cli.parser import exit_with
-from embedlab.progress import Step
-from embedlab.tracking.run import start_run
 
-def work(number, barrier):
-    barrier.wait()
-    exit_with(lambda _: fit(number))
+def fit_with_others(number: int, barrier: Barrier, uri: str) -> None:
+    """One of the processes that begin a run at the same moment."""
 
-def fit(number):
-    with start_run("fit_embedding", f"run {number}", {"number": number}) as run:
-        for epoch in range(15):
-            run.record(Step(epoch, {"train/cost": float(number)}, 0.01))
-            run.flush()
-        run.log_text("x" * 100_000, "text.txt")
+    def main(_):
+        with start_run("fit_embedding", f"run {number}", {"number": number}) as run:
+            for epoch in range(15):
+                run.record(Step(epoch, {"train/cost": float(number)}, 0.01))
+                run.flush()
+            run.log_text("x" * 100_000, "text.txt")
 
-mlflow.set_tracking_uri(sys.argv[1])
-fork = multiprocessing.get_context("fork")
-barrier = fork.Barrier(8)
-processes = [fork.Process(target=work, args=(number, barrier)) for number in range(8)]
-for process in processes: process.start()
-for process in processes: process.join()
-sys.exit(sum(process.exitcode != 0 for process in processes))
-"""
+    mlflow.set_tracking_uri(uri)
+    barrier.wait(60)
+    exit_with(main)
 
 
 def eight_at_once(team: Team, uri: str) -> list[mlflow.entities.Run]:
     """The runs of eight processes that began at the same moment, each with all that it logged."""
-    team.run([sys.executable, "-c", EIGHT, uri], PYTHONPATH=str(PROJECT / "src"))
+    fork = multiprocessing.get_context("fork")
+    barrier = fork.Barrier(8)
+    with team.in_this_process():
+        args = [(number, barrier, uri) for number in range(8)]
+        processes = [fork.Process(target=fit_with_others, args=of_one) for of_one in args]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(240)
+    assert [process.exitcode for process in processes] == [0] * 8
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("embedlab").experiment_id
     runs = client.search_runs([experiment], "attributes.run_name LIKE 'run %'")

@@ -11,13 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import mlflow
+from mlflow import environment_variables as mlflow_env
 from mlflow.entities import RunTag
-from mlflow.environment_variables import (
-    MLFLOW_EXPERIMENT_ID,
-    MLFLOW_EXPERIMENT_NAME,
-    MLFLOW_RUN_ID,
-    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
-)
 
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, OptionError, ServerAwayError
@@ -79,7 +74,7 @@ def start_run(
     with raise_first_signal():
         _connect_to_store()
         flush_spool()
-        name = None if MLFLOW_RUN_ID.get() else run_name
+        name = None if mlflow_env.MLFLOW_RUN_ID.get() else run_name
         with _lifecycle(name, {"entry_point": entry_point, **owner_tags()}) as run:
             check_store(run.experiment_id)
             if marks_dead:
@@ -155,8 +150,8 @@ def end_refused_run(error: EmbedlabError) -> None:
             initialise_store()
             status, tags = _stop_reason(error)
             entities = [RunTag(key, text) for key, text in tags.items()]
-            mlflow.MlflowClient().log_batch(MLFLOW_RUN_ID.get(), tags=entities)
-            mlflow.MlflowClient().set_terminated(MLFLOW_RUN_ID.get(), status)
+            mlflow.MlflowClient().log_batch(mlflow_env.MLFLOW_RUN_ID.get(), tags=entities)
+            mlflow.MlflowClient().set_terminated(mlflow_env.MLFLOW_RUN_ID.get(), status)
     except Exception as failed:  # MLflow's, the database's, its driver's
         logging.getLogger(__name__).info("the run was not closed: %s", first_line(failed))
 
@@ -166,9 +161,11 @@ def _connect_to_store() -> None:
     the run there, waits for it. Chooses the experiment of a new run."""
     seconds_to_wait()  # a bad value is refused before any work
     if store_address() != mlflow.get_tracking_uri():  # MLflow would print it at a run's end
-        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
+        mlflow_env.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
-    if MLFLOW_RUN_ID.get():  # `mlflow run` has set the experiment, and setting it is an error
+    if (
+        mlflow_env.MLFLOW_RUN_ID.get()
+    ):  # `mlflow run` has set the experiment, and setting it is an error
         retry_until_available(store_address(), initialise_store)
         return
     initialise_store()
@@ -178,8 +175,8 @@ def _connect_to_store() -> None:
 
 def _experiment_id() -> str:
     """The experiment of a new run, which is made if it is not there."""
-    name = MLFLOW_EXPERIMENT_NAME.get() or EXPERIMENT
-    return MLFLOW_EXPERIMENT_ID.get() or mlflow.set_experiment(name).experiment_id
+    name = mlflow_env.MLFLOW_EXPERIMENT_NAME.get() or EXPERIMENT
+    return mlflow_env.MLFLOW_EXPERIMENT_ID.get() or mlflow.set_experiment(name).experiment_id
 
 
 def mark_dead_runs_here() -> None:

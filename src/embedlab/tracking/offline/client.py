@@ -5,13 +5,13 @@ whether the store is back, after 5 s at first and after 60 s at most; then all o
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import RunTag
 from mlflow.tracking.fluent import run_id_to_system_metrics_monitor
 
 from embedlab.errors import ServerAwayError
@@ -40,14 +40,7 @@ class BufferedClient(mlflow.MlflowClient):
         self._was_away = self._is_told = False
         self._next_try, self._pause = 0.0, FIRST_PAUSE
 
-    def log_batch(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric] = (),
-        params: Sequence[Param] = (),
-        tags: Sequence[RunTag] = (),
-        synchronous: bool | None = None,
-    ) -> None:
+    def log_batch(self, run_id: str, metrics=(), params=(), tags=(), synchronous=None) -> None:
         self._send_or_spool(
             partial(super().log_batch, run_id, metrics=metrics, params=params, tags=tags),
             partial(self._spool.add, metrics, params, tags),

@@ -81,7 +81,7 @@ def save_view(
             {**chart, "uuid": f"{view_id}-{number}"} for number, chart in enumerate(charts)
         ],
         "compareRunSections": [section],
-        "isAccordionReordered": True,  # else the UI adds a section for each group of metrics
+        "isAccordionReordered": True,  # else the sections are in the order of their names
     }
     now = int(time.time() * 1000)
     view = {"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}

@@ -118,6 +118,8 @@ def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0)
                 raise ServerAwayError(
                     f"MLflow at {store} was away for {waits:g} s ({reason})"
                 ) from error
+            # Others may take a lock before the end of a long pause.
+            max_pause = FIRST_PAUSE if isinstance(error, Timeout) else MAX_PAUSE
         if now >= next_line:
             next_line = now + SECONDS_BETWEEN_LINES
             log_line(
@@ -125,4 +127,4 @@ def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0)
                 f"{now - started:.0f} of at most {waits:g} s ({WAIT_VARIABLE})."
             )
         time.sleep(min(pause, max(0.0, started + waits - now)))
-        pause = min(2 * pause, MAX_PAUSE)
+        pause = min(2 * pause, max_pause)

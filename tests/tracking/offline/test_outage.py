@@ -318,6 +318,8 @@ def test_an_outage_costs_a_fit_next_to_nothing(server, caplog):
     server.status = 200
     client.retry_until_available(lambda: None)
     assert server.metrics == costs(*range(1000))
+    client.log_batch(server.run_id, metrics=epoch(1000))  # at once, whenever the next attempt was
+    assert server.metrics == costs(*range(1001))
 
 
 def test_a_server_that_stays_away_is_asked_less_and_less(server, monkeypatch):

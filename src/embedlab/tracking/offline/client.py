@@ -38,7 +38,7 @@ class BufferedClient(mlflow.MlflowClient):
         super().__init__()
         self._run_id, self._spool = run_id, Spool(run_id)
         self._was_away = self._is_told = False
-        self._next_try, self._pause = 0.0, FIRST_PAUSE
+        self._next_try = self._pause = 0.0
 
     def log_batch(self, run_id: str, metrics=(), params=(), tags=(), synchronous=None) -> None:
         self._send_or_spool(
@@ -74,13 +74,12 @@ class BufferedClient(mlflow.MlflowClient):
                 self._send_spool()
             send()
 
-        if time.monotonic() >= self._next_try:
+        if not self._spool or time.monotonic() >= self._next_try:
             reason = self._outage_reason(send_everything, seconds)
             if reason is None:
-                self._next_try, self._pause = 0.0, FIRST_PAUSE
                 return
             if not self._spool:
-                self._was_away = True
+                self._was_away, self._pause = True, FIRST_PAUSE
                 log_line(
                     f"MLflow at {store_address()} is away ({reason}). The run goes on; what it "
                     f"logs is kept in {self._spool.folder} until MLflow is back."

@@ -577,7 +577,7 @@ def test_a_run_whose_data_are_not_there_says_why(client, make_run):
     assert client.get_run(made.info.run_id).data.tags["error"].startswith("ratings='nowhere' is")
 
 
-def test_a_run_that_has_begun_says_itself_why_it_ended(client, make_run):
+def test_a_run_that_has_begun_keeps_its_own_reason(client, make_run):
     made = make_run()
 
     def main(_):
@@ -589,7 +589,9 @@ def test_a_run_that_has_begun_says_itself_why_it_ended(client, make_run):
     assert client.get_run(made.info.run_id).data.tags["error"] == "k: no"
 
 
-def test_a_store_that_cannot_be_told_changes_nothing_of_the_sentence(make_run, monkeypatch, capsys):
+def test_a_store_that_fails_does_not_hide_the_error_of_a_refused_parameter(
+    make_run, monkeypatch, capsys
+):
     make_run()
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", refuse)
     with pytest.raises(SystemExit) as ended:
@@ -653,7 +655,7 @@ def test_a_run_that_is_not_in_the_store(client, monkeypatch):
     assert mlflow.active_run() is None
 
 
-def test_an_experiment_behind_a_server_is_right_for_runs_that_go_through_it(monkeypatch):
+def test_an_experiment_behind_a_server_is_accepted_from_runs_that_use_the_server(monkeypatch):
     behind = SimpleNamespace(artifact_location="mlflow-artifacts:/0")
     monkeypatch.setattr(mlflow, "get_experiment", lambda _: behind)
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
@@ -751,7 +753,7 @@ def test_a_store_that_fails_when_the_run_ends(client, monkeypatch):
         monkeypatch.setattr(mlflow, "end_run", failing)
 
 
-def test_a_metric_that_mlflow_refuses_is_told_by_the_run(client):
+def test_a_metric_that_mlflow_refuses_fails_the_run_with_its_name(client):
     with (
         pytest.raises(TrackingError, match="ndcg@10"),
         start_run("fit_embedding", "fit", {}) as run,

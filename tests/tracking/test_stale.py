@@ -76,7 +76,7 @@ def test_this_process_is_there_and_one_that_had_its_number_is_not():
     assert has_ended(this_host(), NOBODY, time.time())
 
 
-def test_of_another_host_nothing_is_known():
+def test_a_process_of_another_host_does_not_count_as_ended():
     assert not has_ended("elsewhere", NOBODY, time.time())
 
 
@@ -100,7 +100,9 @@ def owner(run: Run) -> tuple[str, int, float]:
 
 
 @pytest.mark.parametrize("is_adopted", [False, True], ids=["new", "adopted"])
-def test_a_run_and_its_children_say_whose_they_are(client, experiment, monkeypatch, is_adopted):
+def test_a_run_and_its_children_have_tags_of_their_process(
+    client, experiment, monkeypatch, is_adopted
+):
     if is_adopted:
         mlflow.set_experiment(experiment_id=experiment)
         monkeypatch.setenv("MLFLOW_RUN_ID", client.create_run(experiment).info.run_id)
@@ -170,7 +172,7 @@ def test_a_start_does_not_fail_by_what_it_cannot_mark(client, experiment, caplog
     assert "runs that died could not be marked" in caplog.text
 
 
-def test_starts_at_the_same_time_all_mark(client, experiment, caplog):
+def test_starts_at_the_same_time_mark_dead_runs_without_error(client, experiment, caplog):
     died = [running(client, experiment, ENDED) for _ in range(4)]
     threads = [threading.Thread(target=mark_dead_runs, args=[experiment]) for _ in range(4)]
     for thread in threads:
@@ -181,7 +183,7 @@ def test_starts_at_the_same_time_all_mark(client, experiment, caplog):
     assert caplog.text == ""
 
 
-def test_a_run_that_has_closed_itself_meanwhile_stays_as_it_is(client, experiment):
+def test_a_run_that_has_ended_since_it_was_listed_is_not_marked(client, experiment):
     run_id = running(client, experiment, ENDED)
     (found,) = find_stale(experiment)
     client.set_terminated(run_id)
@@ -223,7 +225,7 @@ def leave(name: str, hours: float) -> Path:
     return folder
 
 
-def test_what_a_process_builds_says_whose_it_is():
+def test_a_working_folder_names_its_process():
     with working_folder(cache_folder()) as work:
         assert f"{os.getpid()}@{this_host()}" in work.name
         for path in (work / "file", work):

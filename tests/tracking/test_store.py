@@ -199,7 +199,7 @@ def test_a_start_goes_on_when_the_lock_is_free(database, impatient, monkeypatch)
     assert not starting.is_alive()
 
 
-def test_the_line_comes_after_five_seconds():
+def test_a_start_that_waits_says_so_after_five_seconds():
     assert store.SECONDS_TO_THE_LINE == 5
 
 
@@ -280,7 +280,7 @@ def relative(tmp_path, monkeypatch) -> Iterator[Path]:
     mlflow.set_tracking_uri(before)
 
 
-def test_a_relative_address_of_another_folder_is_told_and_nothing_made(relative):
+def test_a_relative_address_of_another_folder_is_refused_and_makes_no_store(relative):
     sentence = re.escape(
         "MLFLOW_TRACKING_URI=sqlite:///sub/rel.db is relative to the folder in which `mlflow run` "
         "was called and made the run, but the entry point looks for it in the project's folder: "
@@ -296,13 +296,13 @@ def test_a_relative_address_of_another_folder_is_told_and_nothing_made(relative)
     assert list(relative.parent.iterdir()) == [relative]
 
 
-def test_a_refused_parameter_makes_nothing_at_a_relative_address_either(relative):
+def test_a_refused_parameter_makes_no_store_at_a_relative_address(relative):
     with pytest.raises(SystemExit):
         exit_with(lambda _: recommend.main(["--k", "0"]))
     assert list(relative.parents[1].iterdir()) == []
 
 
-def test_a_relative_address_is_right_where_the_run_is_there(relative, monkeypatch):
+def test_a_relative_address_is_accepted_where_the_store_has_the_run(relative, monkeypatch):
     relative.parent.mkdir()
     empty_store(relative)
     made = mlflow.MlflowClient().create_run("0", tags={"made": "here"})
@@ -312,7 +312,7 @@ def test_a_relative_address_is_right_where_the_run_is_there(relative, monkeypatc
         assert run.id == made.info.run_id
 
 
-def test_mlflow_run_with_a_relative_address_from_elsewhere(tmp_path, capfd):
+def test_mlflow_run_refuses_a_relative_address_from_another_folder(tmp_path, capfd):
     name = f"{tmp_path.name}.db"
     empty_store(tmp_path / name)
     with (

@@ -28,7 +28,7 @@ def test_the_card_in_full():
     )
 
 
-def test_changes_that_were_not_committed_are_told():
+def test_the_card_names_uncommitted_changes():
     origin = {"entry_point": "finetune", "git.commit": "c0ffee", "git.dirty": "true"}
     text = card_of("a", origin=origin).markdown("runs:/1/model")
     assert "- code commit: c0ffee, with changes that were not committed\n" in text

@@ -69,13 +69,9 @@ class BufferedClient(mlflow.MlflowClient):
     def _send_or_spool(
         self, send: Callable[[], object], spool: Callable[[], None], seconds: int = SHORT_SECONDS
     ) -> None:
-        def send_everything() -> None:
-            if self._spool:
-                self._send_spool()
-            send()
-
         if not self._spool or time.monotonic() >= self._next_try:
-            reason = self._outage_reason(send_everything, seconds)
+            reason = self._outage_reason(self._send_spool) if self._spool else None
+            reason = reason or self._outage_reason(send, seconds)
             if reason is None:
                 return
             if not self._spool:

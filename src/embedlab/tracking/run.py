@@ -125,7 +125,7 @@ def _lifecycle(
                 )
             )
         try:
-            deferred.close()
+            deferred.close()  # a signal that has come is raised here, where it ends the run
             with explain_store_errors():
                 yield run
                 run.flush()  # a signal still counts as how the run stopped
@@ -149,9 +149,9 @@ def end_refused_run(error: EmbedlabError) -> None:
         with short_requests():
             initialise_store()
             status, tags = _stop_reason(error)
-            entities = [RunTag(key, text) for key, text in tags.items()]
-            mlflow.MlflowClient().log_batch(mlflow_env.MLFLOW_RUN_ID.get(), tags=entities)
-            mlflow.MlflowClient().set_terminated(mlflow_env.MLFLOW_RUN_ID.get(), status)
+            run_id, client = mlflow_env.MLFLOW_RUN_ID.get(), mlflow.MlflowClient()
+            client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
+            client.set_terminated(run_id, status)
     except Exception as failed:  # MLflow's, the database's, its driver's
         logging.getLogger(__name__).info("the run was not closed: %s", first_line(failed))
 
@@ -163,9 +163,7 @@ def _connect_to_store() -> None:
     if store_address() != mlflow.get_tracking_uri():  # MLflow would print it at a run's end
         mlflow_env.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
-    if (
-        mlflow_env.MLFLOW_RUN_ID.get()
-    ):  # `mlflow run` has set the experiment, and setting it is an error
+    if mlflow_env.MLFLOW_RUN_ID.get():  # its experiment is set, and setting it is an error
         retry_until_available(store_address(), initialise_store)
         return
     initialise_store()

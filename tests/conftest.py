@@ -2,11 +2,14 @@
 
 import os
 import socket
+import sqlite3
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, chdir, contextmanager
+from contextlib import AbstractContextManager, chdir, closing, contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -55,8 +58,26 @@ def free_port() -> int:
 @contextmanager
 def fresh_store(folder: Path) -> Iterator["mlflow.MlflowClient"]:
     """MLflow on an empty store in `folder`, with artifacts there, until the block ends."""
-    with chdir(folder), use_store(f"sqlite:///{folder}/mlflow.db") as client:
+    with chdir(folder), use_store(empty_store(folder / "mlflow.db")) as client:
         yield client
+
+
+def empty_store(file: Path) -> str:
+    """Make an empty store, unless it is there, with artifacts beside it. Returns its address."""
+    if not file.exists():
+        file.write_bytes(_content_of_an_empty_store())
+        with closing(sqlite3.connect(file)) as connection, connection:
+            location = f"{file.parent}/mlruns/0"
+            connection.execute("UPDATE experiments SET artifact_location = ?", [location])
+    return f"sqlite:///{file}"
+
+
+@cache
+def _content_of_an_empty_store() -> bytes:
+    """MLflow takes seconds to make its tables, and every store begins with the same."""
+    with TemporaryDirectory() as folder, use_store(f"sqlite:///{folder}/mlflow.db") as client:
+        client.search_experiments()
+        return Path(folder, "mlflow.db").read_bytes()
 
 
 @contextmanager

@@ -33,6 +33,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from tests.conftest import empty_store
 from tests.kill_world import (
     ARRAYS,
     BUILDING,
@@ -134,6 +135,8 @@ class Harness:
         self.folder, self.server = folder, server
         self.quiet, self.world = World(folder / "quiet", server), World(folder / "world", server)
         self.durations, self.expected = {}, {}
+        for world in (self.quiet, self.world):
+            empty_store(world.folder / "mlflow.db")
         for command in chosen:
             experiment = command.experiment or "alone"
             started = time.monotonic()

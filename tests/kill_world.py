@@ -112,7 +112,7 @@ class World:
             new = [run for run in self.runs(experiment) if run.info.run_id not in before]
             if any("pid" in run.data.tags for run in new):
                 return
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def last_line(self) -> str:
         lines = (self.folder / "last.txt").read_text(encoding="utf-8", errors="replace")

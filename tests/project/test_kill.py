@@ -17,7 +17,8 @@ def test_every_entry_point_is_killed(tmp_path):
 
 @pytest.mark.slow
 def test_a_few_kills_are_survived(tmp_path):
-    kills, left = run_kills(tmp_path, 2, seed=1, names=["build_matrix, downloading"])
+    # By seed 25: SIGKILL to the group, then SIGTERM, each after the run has begun.
+    kills, left = run_kills(tmp_path, 2, seed=25, names=["build_matrix, downloading"])
     assert [str(kill) for kill in kills if kill.faults] == []
     assert left == ""
 

@@ -10,6 +10,7 @@ outage, first runs on PostgreSQL without a server) runs only where EMBEDLAB_LONG
 """
 
 import importlib
+import multiprocessing
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from contextlib import chdir, contextmanager
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from tempfile import mkdtemp
 from unittest.mock import patch
@@ -30,10 +32,13 @@ import mlflow
 import pytest
 import sqlalchemy
 import yaml
-from conftest import PROJECT, free_port, long
+from conftest import PROJECT, free_port, long, use_store
 
+from embedlab.cli.parser import exit_with
 from embedlab.errors import ServerAwayError, TrackingError
+from embedlab.progress import Step
 from embedlab.tracking import store
+from embedlab.tracking.run import start_run
 from embedlab.tracking.store import initialise_store
 from entrypoints import build_matrix
 
@@ -159,17 +164,14 @@ class Team:
     @contextmanager
     def in_this_process(self):
         """MLflow on the server, as a new process of a user finds it."""
-        of_mlflow = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI")
         cache = {"EMBEDLAB_CACHE": self.environment["EMBEDLAB_CACHE"]}
-        before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-        with patch.dict(os.environ, cache), chdir(self.root / "here"):
-            for name in of_mlflow:
-                os.environ.pop(name, None)
-            mlflow.set_tracking_uri(self.uri)
-            try:
-                yield mlflow.MlflowClient()
-            finally:
-                mlflow.set_tracking_uri(before)
+        with (
+            patch.dict(os.environ, cache),
+            chdir(self.root / "here"),
+            use_store(self.uri) as client,
+        ):
+            os.environ.pop("MLFLOW_RUN_ID", None)
+            yield client
 
     def unsent(self) -> list[Path]:
         return sorted((self.root / "cache" / "unsent").glob("*"))
@@ -276,37 +278,34 @@ def test_main_runs_against_the_server(team, client):
 
 # -- many at once ------------------------------------------------------------------------------
 
-EIGHT = """
-import multiprocessing, sys, time
-import mlflow
-from embedlab.cli.parser import exit_with
-from embedlab.progress import Step
-from embedlab.tracking.run import start_run
 
-def work(number, barrier):
-    barrier.wait()
-    exit_with(lambda _: fit(number))
+def fit_with_others(number: int, barrier: Barrier, uri: str) -> None:
+    """One of the processes that begin a run at the same moment."""
 
-def fit(number):
-    with start_run("fit_embedding", f"run {number}", {"number": number}) as run:
-        for epoch in range(15):
-            run.record(Step(epoch, {"train/cost": float(number)}, 0.01))
-            run.flush()
-        run.log_text("x" * 100_000, "text.txt")
+    def main(_):
+        with start_run("fit_embedding", f"run {number}", {"number": number}) as run:
+            for epoch in range(15):
+                run.record(Step(epoch, {"train/cost": float(number)}, 0.01))
+                run.flush()
+            run.log_text("x" * 100_000, "text.txt")
 
-mlflow.set_tracking_uri(sys.argv[1])
-fork = multiprocessing.get_context("fork")
-barrier = fork.Barrier(8)
-processes = [fork.Process(target=work, args=(number, barrier)) for number in range(8)]
-for process in processes: process.start()
-for process in processes: process.join()
-sys.exit(sum(process.exitcode != 0 for process in processes))
-"""
+    mlflow.set_tracking_uri(uri)
+    barrier.wait(60)
+    exit_with(main)
 
 
 def eight_at_once(team: Team, uri: str) -> list[mlflow.entities.Run]:
     """The runs of eight processes that began at the same moment, each with all that it logged."""
-    team.run([sys.executable, "-c", EIGHT, uri], PYTHONPATH=str(PROJECT / "src"))
+    fork = multiprocessing.get_context("fork")
+    barrier = fork.Barrier(8)
+    with team.in_this_process():
+        args = [(number, barrier, uri) for number in range(8)]
+        processes = [fork.Process(target=fit_with_others, args=of_one) for of_one in args]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(240)
+    assert [process.exitcode for process in processes] == [0] * 8
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("embedlab").experiment_id
     runs = client.search_runs([experiment], "attributes.run_name LIKE 'run %'")
@@ -415,9 +414,11 @@ import numpy as np
 import pandas as pd
 from embedlab.cli.parser import exit_with
 from embedlab.progress import Step
+from embedlab.tracking.offline import client
 from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_movie_model
 
+client.FIRST_PAUSE = 0.5
 MOVIES = {"movie_id": [1], "title": ["A (1999)"], "genres": ["Drama"], "likes": [1]}
 
 def main(argv):

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -13,21 +14,23 @@ import sys
 import threading
 import time
 from contextlib import closing
+from multiprocessing.connection import Connection
 from types import SimpleNamespace
 
 import git
 import mlflow
 import psutil
 import pytest
-from conftest import PROJECT, fresh_store
+from conftest import PROJECT, empty_store, fresh_store
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.projects import load_project
 
 from embedlab.cli.parser import exit_with
 from embedlab.errors import DivergedError, OptionError, TrackingError
 from embedlab.progress import Step
 from embedlab.tracking import run as runs
+from embedlab.tracking import store as store_module
 from embedlab.tracking import tracked_run
 from embedlab.tracking.run import (
     EXPERIMENT,
@@ -229,8 +232,8 @@ def test_epochs_are_written_in_batches_and_all_are_there(client, monkeypatch):
         for epoch in range(5):
             run.record(Step(epoch, {"train/cost": 10.0 - epoch}, seconds=epoch / 2))
         run.record(Step(5, {"train/cost": 5.0}))
-    # Two epochs are four metrics, one too many; at the end there is memory/peak_mib.
-    assert [size for size in batches if size] == [3, 1, 3, 1, 3, 1]
+    # An epoch has two metrics, the last one has one; at the end there is memory/peak_mib.
+    assert [size for size in batches if size] == [4, 4, 3, 1]
     assert series(client, run.id, "train/cost") == [(epoch, 10.0 - epoch) for epoch in range(6)]
     assert series(client, run.id, "time/epoch_seconds") == [
         (epoch, epoch / 2) for epoch in range(5)
@@ -507,44 +510,39 @@ def test_a_run_in_another_thread_than_the_main_one(client):
     assert kept[0].info.status == "FINISHED"
 
 
-A_LONG_FIT = """
-import signal, time
-from embedlab.cli.parser import exit_with
-from embedlab.progress import Step
-from embedlab.tracking.run import start_run
+def fit_for_long(begun: Connection) -> None:
+    """In a process of its own, as an entry point; sends its run's id."""
 
-def main(argv):
-    with start_run("fit_embedding", "long", {}) as run:
-        for epoch in range(3):
-            run.record(Step(epoch, {"train/cost": 3.0 - epoch}))
-        print(run.id, flush=True)
-        time.sleep(100)
+    def main(_):
+        with start_run("fit_embedding", "long", {}) as run:
+            for epoch in range(3):
+                run.record(Step(epoch, {"train/cost": 3.0 - epoch}))
+            begun.send(run.id)
+            time.sleep(100)
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-exit_with(main)
-"""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")  # another spelling, so a connection of its own
+    exit_with(main)
 
 
 @pytest.mark.parametrize(
     ("number", "code", "reason"),
     [(signal.SIGTERM, 143, "sigterm"), (signal.SIGINT, 130, "ctrl-c")],
 )
-def test_a_process_that_is_told_to_stop_closes_its_run(client, number, code, reason):
-    process = subprocess.Popen(
-        [sys.executable, "-c", A_LONG_FIT],
-        env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def test_a_process_that_is_told_to_stop_closes_its_run(client, capfd, number, code, reason):
+    fork = multiprocessing.get_context("fork")
+    receiver, begun = fork.Pipe(duplex=False)
+    process = fork.Process(target=fit_for_long, args=(begun,))
+    process.start()
     try:
-        run_id = process.stdout.readline().strip()
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
+        assert receiver.poll(60)
+        run_id = receiver.recv()
+        os.kill(process.pid, number)
+        process.join(60)
     finally:
         process.kill()
-    assert process.returncode == code, stderr
-    assert "Traceback" not in stderr
+    assert process.exitcode == code
+    assert "Traceback" not in capfd.readouterr().err
     kept = client.get_run(run_id)
     assert (kept.info.status, kept.data.tags["stop_reason"]) == ("KILLED", reason)
     assert series(client, run_id, "train/cost") == [(0, 3.0), (1, 2.0), (2, 1.0)]
@@ -579,7 +577,7 @@ def test_a_run_whose_data_are_not_there_says_why(client, make_run):
     assert client.get_run(made.info.run_id).data.tags["error"].startswith("ratings='nowhere' is")
 
 
-def test_a_run_that_has_begun_says_itself_why_it_ended(client, make_run):
+def test_a_run_that_has_begun_keeps_its_own_reason(client, make_run):
     made = make_run()
 
     def main(_):
@@ -591,7 +589,9 @@ def test_a_run_that_has_begun_says_itself_why_it_ended(client, make_run):
     assert client.get_run(made.info.run_id).data.tags["error"] == "k: no"
 
 
-def test_a_store_that_cannot_be_told_changes_nothing_of_the_sentence(make_run, monkeypatch, capsys):
+def test_a_store_that_fails_does_not_hide_the_error_of_a_refused_parameter(
+    make_run, monkeypatch, capsys
+):
     make_run()
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", refuse)
     with pytest.raises(SystemExit) as ended:
@@ -600,22 +600,20 @@ def test_a_store_that_cannot_be_told_changes_nothing_of_the_sentence(make_run, m
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.usefixtures("client")
-def test_mlflow_run_with_a_misspelt_parameter(tmp_path):
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    ran = subprocess.run(
-        ["mlflow", "run", PROJECT, "-e", "recommend", "--env-manager", "local", "-P", "titel=x"],
-        cwd=tmp_path,
-        env=os.environ | {"MLFLOW_TRACKING_URI": store},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ran.returncode == 1
+def test_mlflow_run_with_a_misspelt_parameter(client, capfd):
+    with pytest.raises(ExecutionException):
+        mlflow.projects.run(
+            str(PROJECT),
+            "recommend",
+            parameters={"titel": "x"},
+            experiment_name="misspelt",
+            env_manager="local",
+        )
     sentence = "there is no parameter titel: did you mean title?"
-    assert f"embedlab: {sentence}" in ran.stderr
-    assert "Traceback" not in ran.stderr
-    (run,) = mlflow.MlflowClient(store).search_runs(["0"])
+    printed = capfd.readouterr().err
+    assert f"embedlab: {sentence}" in printed
+    assert "Traceback" not in printed
+    (run,) = client.search_runs([client.get_experiment_by_name("misspelt").experiment_id])
     assert (run.info.status, run.data.tags["stop_reason"]) == ("FAILED", "error")
     assert run.data.tags["error"].startswith(sentence)
 
@@ -657,7 +655,7 @@ def test_a_run_that_is_not_in_the_store(client, monkeypatch):
     assert mlflow.active_run() is None
 
 
-def test_an_experiment_behind_a_server_is_right_for_runs_that_go_through_it(monkeypatch):
+def test_an_experiment_behind_a_server_is_accepted_from_runs_that_use_the_server(monkeypatch):
     behind = SimpleNamespace(artifact_location="mlflow-artifacts:/0")
     monkeypatch.setattr(mlflow, "get_experiment", lambda _: behind)
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
@@ -694,21 +692,20 @@ def another_store(tmp_path):
     mlflow.set_tracking_uri(before)
 
 
-def test_a_first_start_that_is_killed_while_it_makes_the_store_leaves_none(another_store):
-    killed = (
-        "import os, signal\n"
-        "from embedlab.tracking import store\n"
-        "store.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "store.initialise_store()"
-    )
-    environment = {
-        "PYTHONPATH": str(PROJECT / "src"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{another_store}",
-    }
-    ended = subprocess.run([sys.executable, "-c", killed], env=os.environ | environment)
-    assert ended.returncode == -signal.SIGKILL
-    assert not another_store.exists()
+def test_a_first_start_makes_the_store_beside_its_place_and_removes_what_a_kill_left(
+    another_store, monkeypatch
+):
+    for left_by_a_kill in (".new", ".new-journal"):
+        another_store.with_name(f"mlflow.db{left_by_a_kill}").write_text("half")
+    replace, was_there = os.replace, []
+
+    def appear(new, path):  # a kill until now leaves no store
+        was_there.append(another_store.exists())
+        replace(new, path)
+
+    monkeypatch.setattr(store_module.os, "replace", appear)
     initialise_store()
+    assert was_there == [False]
     assert [item.name for item in mlflow.search_experiments()] == ["Default"]
     left = {path.name for path in another_store.parent.iterdir()}
     assert left <= {"mlflow.db", "mlflow.db.lock"}
@@ -716,12 +713,11 @@ def test_a_first_start_that_is_killed_while_it_makes_the_store_leaves_none(anoth
 
 def test_a_store_that_mlflow_was_killed_in_the_middle_of_making_is_named(another_store):
     """As a first `mlflow run` leaves it: tables of an older version, no experiment yet."""
-    initialise_store()
+    empty_store(another_store)
     with closing(sqlite3.connect(another_store)) as connection, connection:
         connection.execute("DELETE FROM experiments")
         connection.execute("UPDATE alembic_version SET version_num = 'older'")
-    uri = f"sqlite:///{another_store.parent}/./mlflow.db"  # MLflow knows the other as opened
-    mlflow.set_tracking_uri(uri)
+    uri = mlflow.get_tracking_uri()
     sentence = f"the store {uri} was left half made by a first `mlflow run` that was killed.*delete"
     with pytest.raises(TrackingError, match=sentence):
         initialise_store()
@@ -757,7 +753,7 @@ def test_a_store_that_fails_when_the_run_ends(client, monkeypatch):
         monkeypatch.setattr(mlflow, "end_run", failing)
 
 
-def test_a_metric_that_mlflow_refuses_is_told_by_the_run(client):
+def test_a_metric_that_mlflow_refuses_fails_the_run_with_its_name(client):
     with (
         pytest.raises(TrackingError, match="ndcg@10"),
         start_run("fit_embedding", "fit", {}) as run,

@@ -1,17 +1,18 @@
 """Runs and files whose process has died: who finds them, and what is left alone."""
 
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import mlflow
 import psutil
 import pytest
-from conftest import PROJECT, fresh_store
+from conftest import fresh_store
 from mlflow.entities import Run
 
 from embedlab.datasets.cache import cache_folder, find_leftovers, working_folder
@@ -75,7 +76,7 @@ def test_this_process_is_there_and_one_that_had_its_number_is_not():
     assert has_ended(this_host(), NOBODY, time.time())
 
 
-def test_of_another_host_nothing_is_known():
+def test_a_process_of_another_host_does_not_count_as_ended():
     assert not has_ended("elsewhere", NOBODY, time.time())
 
 
@@ -99,7 +100,9 @@ def owner(run: Run) -> tuple[str, int, float]:
 
 
 @pytest.mark.parametrize("is_adopted", [False, True], ids=["new", "adopted"])
-def test_a_run_and_its_children_say_whose_they_are(client, experiment, monkeypatch, is_adopted):
+def test_a_run_and_its_children_have_tags_of_their_process(
+    client, experiment, monkeypatch, is_adopted
+):
     if is_adopted:
         mlflow.set_experiment(experiment_id=experiment)
         monkeypatch.setenv("MLFLOW_RUN_ID", client.create_run(experiment).info.run_id)
@@ -108,35 +111,27 @@ def test_a_run_and_its_children_say_whose_they_are(client, experiment, monkeypat
             assert owner(client.get_run(run_id)) == (this_host(), os.getpid(), started_at())
 
 
-A_LONG_FIT = """
-import time
-from embedlab.tracking.run import start_child_run, start_run
-
-with start_run("fit_embedding", "long", {}) as run, start_child_run("child", {}, {}) as child:
-    print(run.id, child.id, flush=True)
-    time.sleep(100)
-"""
+def fit_for_long(begun: Connection) -> None:
+    """In a process of its own; sends the ids of its run and of a child run."""
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")  # another spelling, so a connection of its own
+    with start_run("fit_embedding", "long", {}) as run, start_child_run("child", {}, {}) as child:
+        begun.send((run.id, child.id))
+        time.sleep(100)
 
 
 def test_the_next_start_marks_what_was_killed_and_nothing_that_lives(client):
+    fork = multiprocessing.get_context("fork")
     processes, ids = [], []
     try:
         for _ in range(2):
-            process = subprocess.Popen(
-                [sys.executable, "-c", A_LONG_FIT],
-                env=os.environ
-                | {
-                    "PYTHONPATH": str(PROJECT / "src"),
-                    "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
-                },
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            processes.append(process)
-            ids.append(process.stdout.readline().split())
+            receiver, begun = fork.Pipe(duplex=False)
+            processes.append(fork.Process(target=fit_for_long, args=(begun,)))
+            processes[-1].start()
+            assert receiver.poll(60)
+            ids.append(receiver.recv())
         killed, alive = processes
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        killed.kill()
+        killed.join()
         before = time.time() * 1000
         with start_run("fit_embedding", "next", {}) as run:
             assert [how(client, i) for i in ids[0]] == [("KILLED", "died")] * 2
@@ -146,14 +141,13 @@ def test_the_next_start_marks_what_was_killed_and_nothing_that_lives(client):
             sentence = f"its process {killed.pid} on {this_host()} has ended without a word"
             assert kept.data.tags["error"] == sentence
             assert kept.info.start_time <= kept.info.end_time <= before  # its last sign of life
-        alive.send_signal(signal.SIGTERM)
-        alive.wait(60)
+        alive.terminate()
+        alive.join(60)
         assert [how(client, i) for i in ids[1]] == [("KILLED", "sigterm")] * 2
         assert how(client, run.id) == ("FINISHED", "finished")
     finally:
         for process in processes:
             process.kill()
-            process.communicate()
 
 
 def test_a_start_leaves_other_hosts_experiments_and_projects_alone(client, experiment):
@@ -178,7 +172,7 @@ def test_a_start_does_not_fail_by_what_it_cannot_mark(client, experiment, caplog
     assert "runs that died could not be marked" in caplog.text
 
 
-def test_starts_at_the_same_time_all_mark(client, experiment, caplog):
+def test_starts_at_the_same_time_mark_dead_runs_without_error(client, experiment, caplog):
     died = [running(client, experiment, ENDED) for _ in range(4)]
     threads = [threading.Thread(target=mark_dead_runs, args=[experiment]) for _ in range(4)]
     for thread in threads:
@@ -189,7 +183,7 @@ def test_starts_at_the_same_time_all_mark(client, experiment, caplog):
     assert caplog.text == ""
 
 
-def test_a_run_that_has_closed_itself_meanwhile_stays_as_it_is(client, experiment):
+def test_a_run_that_has_ended_since_it_was_listed_is_not_marked(client, experiment):
     run_id = running(client, experiment, ENDED)
     (found,) = find_stale(experiment)
     client.set_terminated(run_id)
@@ -231,7 +225,7 @@ def leave(name: str, hours: float) -> Path:
     return folder
 
 
-def test_what_a_process_builds_says_whose_it_is():
+def test_a_working_folder_names_its_process():
     with working_folder(cache_folder()) as work:
         assert f"{os.getpid()}@{this_host()}" in work.name
         for path in (work / "file", work):

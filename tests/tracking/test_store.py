@@ -3,7 +3,6 @@
 import fcntl
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,14 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import chdir, closing, contextmanager
 from pathlib import Path
 
 import mlflow
 import pytest
 import sqlalchemy
-from conftest import PROJECT, fresh_store
-from mlflow.exceptions import MlflowException
+from conftest import PROJECT, empty_store, use_store
+from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 
 from embedlab.cli.parser import EXIT_INTERRUPTED, exit_with
@@ -30,15 +29,6 @@ from embedlab.tracking.store import first_line, how_to_open, initialise_store, w
 from entrypoints import recommend
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def made_store(tmp_path_factory) -> Path:
-    """An empty store, which MLflow takes seconds to make."""
-    folder = tmp_path_factory.mktemp("made")
-    with fresh_store(folder):
-        initialise_store()
-    return folder / "mlflow.db"
 
 
 @pytest.fixture
@@ -96,16 +86,16 @@ def test_a_database_that_an_earlier_version_put_tables_into_is_not_to_be_deleted
     execute(database, *CUSTOMERS, *ALEMBIC)
     make_first_tables(database)
     before = database.read_bytes()
-    with pytest.raises(TrackingError, match="its table 'customers' is not of MLflow") as said:
+    with pytest.raises(TrackingError, match="MLflow cannot open its store") as said:
         initialise_store()
     assert "delete" not in str(said.value)
     assert database.read_bytes() == before
 
 
 @pytest.mark.parametrize("table", ["runs", "registered_models"])
-def test_a_store_that_holds_anything_is_not_to_be_deleted(made_store, database, table):
+def test_a_store_that_holds_anything_is_not_to_be_deleted(database, table):
     """Without an experiment and with an unknown version, as one that was left half made."""
-    shutil.copy(made_store, database)
+    empty_store(database)
     row = {"runs": "(run_uuid) VALUES ('a')", "registered_models": "(name) VALUES ('a')"}[table]
     execute(
         database,
@@ -131,9 +121,9 @@ def test_a_store_of_mlflows_first_version_is_opened_and_keeps_its_runs(database)
     assert mlflow.get_run("0123456789abcdef" * 2).info.status == "FINISHED"
 
 
-def test_a_store_with_a_guest_is_opened(made_store, database):
+def test_a_store_with_a_guest_is_opened(database):
     """As MLflow's own table of users, which may lie in the same database."""
-    shutil.copy(made_store, database)
+    empty_store(database)
     execute(database, *CUSTOMERS)
     initialise_store()
 
@@ -144,10 +134,10 @@ def test_an_empty_file_becomes_a_store(database):
     assert [item.name for item in mlflow.search_experiments()] == ["Default"]
 
 
-def test_a_store_whose_last_writer_was_killed_is_opened(made_store, database):
+def test_a_store_whose_last_writer_was_killed_is_opened(database):
     """SQLite's journal of what was not finished lies beside it then, and a mere reader may not
     put it back."""
-    shutil.copy(made_store, database)
+    empty_store(database)
     killed = (
         "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "c.execute('PRAGMA cache_size = 1'); c.execute('BEGIN')\n"
@@ -182,10 +172,10 @@ def held(lock: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_lock_that_another_process_holds_is_named_and_waited_for_up_to_a_limit(
-    made_store, database, impatient, caplog, is_there
+    database, impatient, caplog, is_there
 ):
     if is_there:
-        shutil.copy(made_store, database)
+        empty_store(database)
     holds = f"another process holds its lock {database}.lock and has to end first"
     with held(Path(f"{database}.lock")), pytest.raises(ServerAwayError) as said:
         initialise_store()
@@ -197,8 +187,8 @@ def test_a_lock_that_another_process_holds_is_named_and_waited_for_up_to_a_limit
     assert database.exists() == is_there
 
 
-def test_a_start_goes_on_when_the_lock_is_free(made_store, database, impatient, monkeypatch):
-    shutil.copy(made_store, database)
+def test_a_start_goes_on_when_the_lock_is_free(database, impatient, monkeypatch):
+    empty_store(database)
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "30")
     with held(Path(f"{database}.lock")):
         starting = threading.Thread(target=initialise_store)
@@ -209,12 +199,12 @@ def test_a_start_goes_on_when_the_lock_is_free(made_store, database, impatient, 
     assert not starting.is_alive()
 
 
-def test_the_line_comes_after_five_seconds():
+def test_a_start_that_waits_says_so_after_five_seconds():
     assert store.SECONDS_TO_THE_LINE == 5
 
 
-def test_a_start_that_waits_for_a_lock_is_stopped_by_ctrl_c(made_store, database):
-    shutil.copy(made_store, database)
+def test_a_start_that_waits_for_a_lock_is_stopped_by_ctrl_c(database):
+    empty_store(database)
     waiting = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from embedlab.cli.parser import exit_with\n"
@@ -244,13 +234,13 @@ def test_a_start_that_waits_for_a_lock_is_stopped_by_ctrl_c(made_store, database
     assert said == "embedlab: stopped by Ctrl-C; the run keeps what it had logged.\n"
 
 
-def test_a_database_that_another_process_has_locked_is_named(made_store, database, monkeypatch):
-    """SQLite's own five seconds, then the line, and the end."""
-    shutil.copy(made_store, database)
-    monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "1")
+def test_a_database_that_another_process_has_locked_is_named(database, monkeypatch):
+    empty_store(database)
+    mlflow.set_tracking_uri(f"sqlite:///{database}?timeout=0.1")  # SQLite's own would be 5 s
+    monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.2")
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(ServerAwayError, match=r"for 1 s \(its database is locked\)$"):
+        with pytest.raises(ServerAwayError, match=r"for 0.2 s \(its database is locked\)$"):
             initialise_store()
 
 
@@ -267,8 +257,8 @@ def test_a_folder_that_cannot_be_written_is_a_sentence_at_once():
     assert time.monotonic() - started < 3
 
 
-def test_a_lock_that_cannot_be_made_is_a_sentence_at_once(made_store, database):
-    shutil.copy(made_store, database)
+def test_a_lock_that_cannot_be_made_is_a_sentence_at_once(database):
+    empty_store(database)
     Path(f"{database}.lock").mkdir()
     with pytest.raises(TrackingError, match=r"cannot open its store .*runs\.db\.lock"):
         initialise_store()
@@ -290,7 +280,7 @@ def relative(tmp_path, monkeypatch) -> Iterator[Path]:
     mlflow.set_tracking_uri(before)
 
 
-def test_a_relative_address_of_another_folder_is_told_and_nothing_made(relative, made_store):
+def test_a_relative_address_of_another_folder_is_refused_and_makes_no_store(relative):
     sentence = re.escape(
         "MLFLOW_TRACKING_URI=sqlite:///sub/rel.db is relative to the folder in which `mlflow run` "
         "was called and made the run, but the entry point looks for it in the project's folder: "
@@ -300,21 +290,21 @@ def test_a_relative_address_of_another_folder_is_told_and_nothing_made(relative,
         pytest.fail("the run has begun")
     assert list(relative.parents[1].iterdir()) == []
     relative.parent.mkdir()  # a stray one, as earlier versions left behind
-    shutil.copy(made_store, relative)
+    empty_store(relative)
     with pytest.raises(TrackingError, match=sentence), start_run("recommend", "recommend", {}):
         pytest.fail("the run has begun")
     assert list(relative.parent.iterdir()) == [relative]
 
 
-def test_a_refused_parameter_makes_nothing_at_a_relative_address_either(relative):
+def test_a_refused_parameter_makes_no_store_at_a_relative_address(relative):
     with pytest.raises(SystemExit):
         exit_with(lambda _: recommend.main(["--k", "0"]))
     assert list(relative.parents[1].iterdir()) == []
 
 
-def test_a_relative_address_is_right_where_the_run_is_there(relative, made_store, monkeypatch):
+def test_a_relative_address_is_accepted_where_the_store_has_the_run(relative, monkeypatch):
     relative.parent.mkdir()
-    shutil.copy(made_store, relative)
+    empty_store(relative)
     made = mlflow.MlflowClient().create_run("0", tags={"made": "here"})
     mlflow.set_experiment(experiment_id="0")
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
@@ -322,18 +312,16 @@ def test_a_relative_address_is_right_where_the_run_is_there(relative, made_store
         assert run.id == made.info.run_id
 
 
-def test_mlflow_run_with_a_relative_address_from_elsewhere(tmp_path):
+def test_mlflow_run_refuses_a_relative_address_from_another_folder(tmp_path, capfd):
     name = f"{tmp_path.name}.db"
-    ran = subprocess.run(
-        ["mlflow", "run", str(PROJECT), "-e", "clean_runs", "--env-manager", "local"],
-        cwd=tmp_path,
-        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{name}"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ran.returncode == 1
-    assert f"give an absolute path, such as sqlite:///$PWD/{name}." in ran.stderr
+    empty_store(tmp_path / name)
+    with (
+        chdir(tmp_path),
+        use_store(f"sqlite:///{name}"),
+        pytest.raises(ExecutionException),
+    ):
+        mlflow.projects.run(str(PROJECT), "clean_runs", env_manager="local")
+    assert f"give an absolute path, such as sqlite:///$PWD/{name}." in capfd.readouterr().err
     assert list(PROJECT.glob(f"{name}*")) == []
 
 
@@ -386,8 +374,8 @@ def test_what_mlflow_says_of_an_address_is_masked():
 
 
 @pytest.mark.parametrize("kind", [MlflowException, ValueError, DataError])
-def test_the_tag_error_of_a_run_holds_no_password(made_store, database, kind):
-    shutil.copy(made_store, database)
+def test_the_tag_error_of_a_run_holds_no_password(database, kind):
+    empty_store(database)
     with pytest.raises(Exception), start_run("recommend", "fails", {}) as run:  # noqa: B017
         raise kind("at http://me:secret@host")
     assert "http://me:***@host" in mlflow.get_run(run.id).data.tags["error"]

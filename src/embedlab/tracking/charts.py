@@ -2,8 +2,8 @@
 
 MLflow 3.17 stores such views in tags of the experiment, in a format that it does not document. The
 UI's sources define it (`savedViewEnvelope.ts`, `runs-charts.types.ts`, `ExperimentPageUIState.tsx`)
-and fill in no default, so the state has to be complete. Only this module writes it; if that fails,
-a warning is logged and the run goes on.
+and fill in defaults, so the state here has only what differs. Only this module writes it; if that
+fails, a warning is logged and the run goes on.
 """
 
 import json
@@ -31,17 +31,9 @@ def line_chart(
         runsCountToCompare=n_runs,
         metricKey=metrics[0],
         selectedMetricKeys=list(metrics),
-        lineSmoothness=0,
-        xAxisScaleType="linear",
         scaleType="log" if log_scale else "linear",
-        xAxisKey="step",
-        selectedXAxisMetricKey="",
-        yAxisKey="metric",
-        yAxisExpressions=[],
-        ignoreOutliers=False,
         useGlobalXaxisKey=True,
-        useGlobalLineSmoothing=True,
-        range={},
+        useGlobalLineSmoothing=True,  # none
     )
 
 
@@ -52,13 +44,7 @@ def bar_chart(title: str, metric: str, n_runs: int = RUNS_SHOWN) -> dict:
 
 def parallel_chart(title: str, params: Sequence[str], metrics: Sequence[str]) -> dict:
     """Parallel coordinates: a line a run, through its parameters to its metrics."""
-    return _chart(
-        "PARALLEL",
-        title,
-        selectedParams=list(params),
-        selectedMetrics=list(metrics),
-        showAllRuns=False,
-    )
+    return _chart("PARALLEL", title, selectedParams=list(params), selectedMetrics=list(metrics))
 
 
 def image_chart(title: str, key: str) -> dict:
@@ -84,47 +70,18 @@ def save_view(
     Returns the page in the UI, `#/experiments/…`; None if the view could not be saved.
     """
     metric, _, direction = order_by.partition(" ")
-    section = {
-        "uuid": _SECTION,
-        "name": name,
-        "display": True,
-        "isReordered": True,
-        "deleted": False,
-        "isGenerated": False,
-    }
+    section = {"uuid": _SECTION, "name": name, "display": True, "isReordered": True}
     state = {
         "searchFilter": search,
         "orderByKey": f"metrics.`{metric}`",
         "orderByAsc": direction == "ASC",
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
         "selectedColumns": [_column(column) for column in columns],
-        "columnOrder": [],
-        "columnWidths": {},
-        "runsExpanded": {},
-        "runsPinned": [],
-        "runsHidden": [],
-        "runsVisibilityMap": {},
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": [
             {**chart, "uuid": f"{view_id}-{number}"} for number, chart in enumerate(charts)
         ],
         "compareRunSections": [section],
-        "viewMaximized": False,
-        "runListHidden": False,
-        "isAccordionReordered": True,
-        "useGroupedValuesInCharts": False,
-        "hideEmptyCharts": True,
-        "groupBy": None,
-        "groupsExpanded": {},
-        "autoRefreshEnabled": True,
-        "globalLineChartConfig": {
-            "xAxisKey": "step",
-            "lineSmoothness": 0,
-            "selectedXAxisMetricKey": "",
-        },
+        "isAccordionReordered": True,  # else the sections are in the order of their names
     }
     now = int(time.time() * 1000)
     view = {"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
@@ -140,14 +97,7 @@ def save_view(
 
 
 def _chart(kind: str, title: str, **options: object) -> dict:
-    return {
-        "type": kind,
-        "displayName": title,
-        "metricSectionId": _SECTION,
-        "deleted": False,
-        "isGenerated": False,
-        **options,
-    }
+    return {"type": kind, "displayName": title, "metricSectionId": _SECTION, **options}
 
 
 def _column(name: str) -> str:

@@ -11,13 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import mlflow
+from mlflow import environment_variables as mlflow_env
 from mlflow.entities import RunTag
-from mlflow.environment_variables import (
-    MLFLOW_EXPERIMENT_ID,
-    MLFLOW_EXPERIMENT_NAME,
-    MLFLOW_RUN_ID,
-    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
-)
 
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, OptionError, ServerAwayError
@@ -79,10 +74,8 @@ def start_run(
     with raise_first_signal():
         _connect_to_store()
         flush_spool()
-        with ExitStack() as ends:
-            with defer_signals(), explain_store_errors(), short_requests():
-                run = _adopt_or_create(run_name, {"entry_point": entry_point, **owner_tags()})
-                ends.enter_context(_finalize_run(run))
+        name = None if mlflow_env.MLFLOW_RUN_ID.get() else run_name
+        with _lifecycle(name, {"entry_point": entry_point, **owner_tags()}) as run:
             check_store(run.experiment_id)
             if marks_dead:
                 mark_dead_runs(run.experiment_id)
@@ -100,37 +93,41 @@ def start_child_run(
 ) -> Iterator[TrackedRun]:
     """Yields a child run of the one that `start_run` has begun, in the same process."""
     retry_until_available(store_address(), initialise_store)
-    with ExitStack() as ends:
-        with defer_signals(), explain_store_errors(), short_requests():
-            run = TrackedRun(
-                mlflow.start_run(
-                    run_name=run_name, nested=True, tags=owner_tags(), log_system_metrics=False
-                )
-            )
-            ends.enter_context(_finalize_run(run, is_last=False))
+    with _lifecycle(run_name, owner_tags(), is_child=True) as run:
         run.log_params(params)
         run.set_tags({**tags, **_code_version()})
         yield run
 
 
 @contextmanager
-def _finalize_run(run: TrackedRun, is_last: bool = True) -> Iterator[None]:
-    """Always terminate the run, whatever is raised inside; its status and `stop_reason` say what.
-
-    is_last  false for a child run, whose parent still gets the signals that come now.
-    """
+def _lifecycle(
+    run_name: str | None, begin_tags: dict[str, str], is_child: bool = False
+) -> Iterator[TrackedRun]:
+    """Begin a run and terminate it, whatever is raised inside; its status and `stop_reason` say
+    what. The parent of a child run still gets the signals that come at the child's end."""
     status, tags, is_done = "FINISHED", {"stop_reason": "finished"}, False
-    with ExitStack() as ending:
+    with ExitStack() as deferred:
 
         def disregard_signals() -> None:
-            if is_last:
-                ignore_signals()
+            if is_child:
+                deferred.enter_context(defer_signals())
             else:
-                ending.enter_context(defer_signals())
+                ignore_signals()
 
+        deferred.enter_context(defer_signals())
+        with explain_store_errors(), short_requests():
+            run = TrackedRun(
+                mlflow.start_run(
+                    run_name=run_name,
+                    tags=begin_tags,
+                    nested=is_child,
+                    log_system_metrics=not is_child,
+                )
+            )
         try:
+            deferred.close()  # a signal that has come is raised here, where it ends the run
             with explain_store_errors():
-                yield
+                yield run
                 run.flush()  # a signal still counts as how the run stopped
                 is_done = True
                 run.wait_for_store()
@@ -152,38 +149,32 @@ def end_refused_run(error: EmbedlabError) -> None:
         with short_requests():
             initialise_store()
             status, tags = _stop_reason(error)
-            entities = [RunTag(key, text) for key, text in tags.items()]
-            mlflow.MlflowClient().log_batch(MLFLOW_RUN_ID.get(), tags=entities)
-            mlflow.MlflowClient().set_terminated(MLFLOW_RUN_ID.get(), status)
+            run_id, client = mlflow_env.MLFLOW_RUN_ID.get(), mlflow.MlflowClient()
+            client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
+            client.set_terminated(run_id, status)
     except Exception as failed:  # MLflow's, the database's, its driver's
         logging.getLogger(__name__).info("the run was not closed: %s", first_line(failed))
 
 
 def _connect_to_store() -> None:
     """Raises TrackingError if the store cannot be used, or is away; if `mlflow run` has just made
-    the run there, waits for it."""
+    the run there, waits for it. Chooses the experiment of a new run."""
     seconds_to_wait()  # a bad value is refused before any work
     if store_address() != mlflow.get_tracking_uri():  # MLflow would print it at a run's end
-        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
-    if MLFLOW_RUN_ID.get():
-        retry_until_available(store_address(), initialise_store)
-    else:
-        initialise_store()
-
-
-def _adopt_or_create(run_name: str, tags: dict[str, str]) -> TrackedRun:
-    is_adopted = bool(MLFLOW_RUN_ID.get())
-    if not is_adopted:  # inside `mlflow run` the experiment is set, and setting it is an error
-        mlflow.set_experiment(experiment_id=_experiment_id())
+        mlflow_env.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
-    name = None if is_adopted else run_name
-    return TrackedRun(mlflow.start_run(run_name=name, tags=tags, log_system_metrics=True))
+    if mlflow_env.MLFLOW_RUN_ID.get():  # its experiment is set, and setting it is an error
+        retry_until_available(store_address(), initialise_store)
+        return
+    initialise_store()
+    with explain_store_errors(), short_requests():
+        mlflow.set_experiment(experiment_id=_experiment_id())
 
 
 def _experiment_id() -> str:
     """The experiment of a new run, which is made if it is not there."""
-    name = MLFLOW_EXPERIMENT_NAME.get() or EXPERIMENT
-    return MLFLOW_EXPERIMENT_ID.get() or mlflow.set_experiment(name).experiment_id
+    name = mlflow_env.MLFLOW_EXPERIMENT_NAME.get() or EXPERIMENT
+    return mlflow_env.MLFLOW_EXPERIMENT_ID.get() or mlflow.set_experiment(name).experiment_id
 
 
 def mark_dead_runs_here() -> None:
@@ -212,14 +203,11 @@ def _as_tag(text: str) -> str:
 
 def _code_version() -> dict[str, str]:
     """Commit and dirty flag of the project's own checkout, `unknown` outside of a repository."""
-    unknown = {"git.commit": "unknown", "git.dirty": "unknown"}
     try:
         import git  # fails where there is no git program
-    except ImportError:
-        return unknown
-    try:
+
         repository = git.Repo(PROJECT_ROOT)
         is_dirty = repository.is_dirty(untracked_files=True)
         return {"git.commit": repository.head.commit.hexsha, "git.dirty": str(is_dirty).lower()}
-    except (git.GitError, ValueError):
-        return unknown
+    except Exception:  # one of GitPython's, which is not there to be named
+        return {"git.commit": "unknown", "git.dirty": "unknown"}

@@ -8,10 +8,9 @@ import errno
 import logging
 import os
 import re
-import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -20,23 +19,17 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 from mlflow.tracking import MlflowClient
 
 from embedlab.errors import EmbedlabError, TrackingError
-from embedlab.tracking.offline.retry import (
-    outage_reason,
-    retry_until_available,
-    seconds_to_wait,
-    short_requests,
-)
+from embedlab.tracking.offline.retry import outage_reason, retry_until_available, short_requests
 
 UI_ADDRESS = "http://127.0.0.1:5000"
 LOCK_NUMBER = 1_162_692_676  # of PostgreSQL's advisory locks; any that nobody else takes
 # The disk is full, or may not be written.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 SECONDS_TO_THE_LINE = 5.0  # that says which lock is waited for
-SECONDS_BETWEEN_ATTEMPTS = 0.1
+MLFLOW_TABLES = {"experiments", "metrics", "params", "runs", "tags"}  # since its first version
 GIVE_ANOTHER = "set MLFLOW_TRACKING_URI to another, such as sqlite:////absolute/path/mlflow.db."
 # The first group is shown, the rest is the password: for a server up to the last @ before a slash,
 # for a database, whose password may hold slashes, up to the last @, and in its options.
@@ -91,9 +84,7 @@ def initialise_store() -> None:
         raise
     except Exception as error:  # MLflow's, or the database's, its driver's, the file system's own
         reason = outage_reason(error) or f"{type(error).__name__}: {first_line(error)}"
-        if database and (foreign := database.foreign_tables()):
-            reason += f"; its table '{foreign[0]}' is not of MLflow {mlflow.__version__}"
-        elif database and database.is_half_made():
+        if database and database.is_half_made():
             raise TrackingError(
                 f"the store {store_address()} was left half made by a first `mlflow run` that was "
                 "killed, and never held a run: delete that file and start again."
@@ -124,57 +115,41 @@ class _Database:
         Raises TrackingError before that if the database is another program's, or another one than
         `mlflow run` has used.
         """
-        self.tables = retry_until_available(store_address(), self._read_tables)
+        store = store_address()
+        self.tables = retry_until_available(store, self._read_tables)
         self._check_owner()
         self._check_has_run()
         if self.path is None:
-            with self._reading() as connection:
-                retry_until_available(store_address(), lambda: _take_advisory_lock(connection))
+            with self._connect() as connection:
+                take = partial(_take_advisory_lock, connection)
+                retry_until_available(store, take, SECONDS_TO_THE_LINE)
                 yield  # the lock goes with the connection
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{self.path}.lock")
+        lock = FileLock(f"{self.path}.lock", blocking=False)
         Path(lock.lock_file).touch()  # FileLock may wait for a file that cannot be made
-        with retry_until_available(store_address(), lambda: lock.acquire(_seconds_for_a_lock())):
+        with retry_until_available(store, lock.acquire, SECONDS_TO_THE_LINE):
             if not self.path.exists():
                 self._make_sqlite(self.path)
             yield
 
     @contextmanager
-    def _reading(self, mode: str = "ro") -> Iterator[sqlalchemy.Connection]:
-        """A connection that only reads: a file is neither made nor changed."""
-        url = self.url
-        if self.path is not None:
-            file = self.path.absolute().as_uri()
-            url = url.set(database=file, query={"uri": "true", "mode": mode})
-        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    def _connect(self) -> Iterator[sqlalchemy.Connection]:
+        engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
         with engine.connect() as connection:
             yield connection
 
-    def _read_tables(self, mode: str = "ro") -> set[str]:
-        if self.path is not None and not self.path.exists():
+    def _read_tables(self) -> set[str]:
+        if self.path is not None and not self.path.exists():  # a connection would make the file
             return set()
-        try:
-            with self._reading(mode) as connection:
-                names = sqlalchemy.inspect(connection).get_table_names()
-        except sqlalchemy.exc.OperationalError as error:
-            # SQLite first has to undo what a killed writer left half done, as any reader makes it.
-            code = getattr(error.orig, "sqlite_errorcode", None)
-            if mode != "ro" or code != sqlite3.SQLITE_READONLY_ROLLBACK:
-                raise
-            return self._read_tables("rw")
+        with self._connect() as connection:
+            names = sqlalchemy.inspect(connection).get_table_names()
         return {name for name in names if not name.startswith(("alembic_", "_alembic_"))}
-
-    def foreign_tables(self) -> list[str]:
-        """Those that are not of this version of MLflow, in order."""
-        from mlflow.store.db.utils import Base  # this module loads them all, which takes a while
-
-        return sorted(self.tables - set(Base.metadata.tables))
 
     def _check_owner(self) -> None:
         """Raise TrackingError for another program's database: MLflow would add its tables to it."""
-        foreign = self.foreign_tables()
-        if foreign and not self.tables >= set(FirstTables.metadata.tables):
+        foreign = sorted(self.tables - MLFLOW_TABLES)
+        if foreign and not self.tables >= MLFLOW_TABLES:
             raise TrackingError(
                 f"the database {store_address()} is not MLflow's but of another program: it has a "
                 f"table '{foreign[0]}'. It was left as it is: {GIVE_ANOTHER}"
@@ -187,7 +162,7 @@ class _Database:
         if not run_id or self.path is None or self.path.is_absolute():
             return
         if "runs" in self.tables:
-            with self._reading() as connection:
+            with self._connect() as connection:
                 query = sqlalchemy.text("SELECT 1 FROM runs WHERE run_uuid = :run_id")
                 if connection.scalar(query, {"run_id": run_id}):
                     return
@@ -202,7 +177,7 @@ class _Database:
         if self.path is None or not self.tables:
             return False
         try:
-            with self._reading() as connection:
+            with self._connect() as connection:
                 return not any(
                     connection.scalar(sqlalchemy.select(sqlalchemy.exists().select_from(table)))
                     for table in map(sqlalchemy.table, self.tables - {"workspaces"})
@@ -222,17 +197,8 @@ class _Database:
 
 def _take_advisory_lock(connection: sqlalchemy.Connection) -> None:
     """Raises Timeout as FileLock does."""
-    end = time.monotonic() + _seconds_for_a_lock()
-    query = sqlalchemy.text(f"SELECT pg_try_advisory_lock({LOCK_NUMBER})")
-    while not connection.scalar(query):
-        if time.monotonic() >= end:
-            raise Timeout(f"{LOCK_NUMBER} (advisory)")
-        time.sleep(SECONDS_BETWEEN_ATTEMPTS)
-
-
-def _seconds_for_a_lock() -> float:
-    """The time limit of one attempt, after which a line names the lock."""
-    return min(SECONDS_TO_THE_LINE, seconds_to_wait())
+    if not connection.scalar(sqlalchemy.text(f"SELECT pg_try_advisory_lock({LOCK_NUMBER})")):
+        raise Timeout(f"{LOCK_NUMBER} (advisory)")
 
 
 @contextmanager

@@ -65,11 +65,9 @@ class TrackedRun:
                 continue
             text = value_as_text(value)
             is_respelled = self._logged_params.get(name, text) != text
-            key = f"resolved/{name}" if is_respelled else name
-            if key not in self._logged_params:
-                fresh[key] = text
-        entities = [Param(key, value) for key, value in fresh.items()]
-        self._client.log_batch(self.id, params=entities)
+            fresh[f"resolved/{name}" if is_respelled else name] = text
+        fresh = {key: text for key, text in fresh.items() if key not in self._logged_params}
+        self._client.log_batch(self.id, params=[Param(*item) for item in fresh.items()])
         self._logged_params |= fresh
 
     def log_resolved(self, params: Mapping[str, object]) -> None:
@@ -103,9 +101,9 @@ class TrackedRun:
 
     def flush(self) -> None:
         """Write all metrics that were logged."""
-        while self._unwritten:
-            self._client.log_batch(self.id, metrics=self._unwritten[:MAX_BATCH_METRICS])
-            del self._unwritten[:MAX_BATCH_METRICS]
+        if self._unwritten:
+            self._client.log_batch(self.id, metrics=self._unwritten)
+        self._unwritten = []
         self._last_write = time.monotonic()
 
     def wait_for_store(self) -> None:
@@ -188,11 +186,7 @@ class NullRun(TrackedRun):
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
-        return _do_nothing if callable(found) else found
-
-
-def _do_nothing(*_: object, **__: object) -> None:
-    pass
+        return (lambda *_, **__: None) if callable(found) else found
 
 
 def _peak_memory_mib() -> float:

@@ -4,9 +4,9 @@ A small server in this process answers as MLflow's does, or refuses, fails, or s
 """
 
 import json
+import logging
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import threading
@@ -42,7 +42,6 @@ from embedlab.tracking.offline.retry import (
 )
 from embedlab.tracking.offline.spool import Spool, flush_spool
 from embedlab.tracking.run import start_child_run, start_run
-from embedlab.tracking.store import initialise_store
 from embedlab.workflows.models import log_movie_model
 
 pytestmark = pytest.mark.slow
@@ -145,17 +144,9 @@ class FakeServer:
         return Handler
 
 
-@pytest.fixture(scope="module")
-def made_store(tmp_path_factory) -> Path:
-    """An empty database, which MLflow takes seconds to make."""
-    folder = tmp_path_factory.mktemp("made")
-    with fresh_store(folder):
-        initialise_store()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def server():
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.CRITICAL)  # as a run does
     fake = FakeServer()
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(fake.uri)
@@ -203,7 +194,7 @@ def unsent_folders(cache: str) -> list[Path]:
         (404, None),
     ],
 )
-def test_what_waiting_can_mend_is_an_outage_and_what_it_cannot_is_none(server, status, reason):
+def test_only_errors_that_a_retry_can_mend_are_outages(server, status, reason):
     if status == "stopped":
         server.stop()
     elif isinstance(status, str):
@@ -231,8 +222,7 @@ def impatient_sqlite() -> Iterator[None]:
     sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", shorten)
 
 
-def test_a_locked_database_is_an_outage_and_a_broken_one_is_none(made_store, tmp_path):
-    shutil.copy(made_store, tmp_path / "mlflow.db")
+def test_a_locked_database_is_an_outage_and_a_broken_one_is_not(tmp_path):
     with fresh_store(tmp_path) as client, impatient_sqlite():
         run_id = client.create_run("0").info.run_id
         other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
@@ -260,7 +250,7 @@ def test_short_requests_leave_the_environment_as_it_was(monkeypatch):
 # -- a fit whose server goes and comes ---------------------------------------------------------
 
 
-def test_metrics_of_an_outage_come_later_in_order_and_once(server, impatient, caplog):
+def test_metrics_of_an_outage_are_sent_later_in_order_and_once(server, impatient, caplog):
     client = BufferedClient(server.run_id)
     client.log_batch(server.run_id, metrics=epoch(0))
     server.stop()
@@ -285,7 +275,7 @@ def test_metrics_of_an_outage_come_later_in_order_and_once(server, impatient, ca
     assert back == f"MLflow at {server.uri} is back: 2 metrics and 0 files sent."
 
 
-def test_what_is_said_and_kept_in_an_outage_holds_no_password(server, impatient, caplog):
+def test_neither_log_lines_nor_the_spool_hold_a_password(server, impatient, caplog):
     mlflow.set_tracking_uri(server.uri.replace("//", "//me:secret@"))
     client = BufferedClient(server.run_id)
     server.stop()
@@ -299,7 +289,7 @@ def test_what_is_said_and_kept_in_an_outage_holds_no_password(server, impatient,
     assert server.metrics == costs(0)
 
 
-def test_a_second_outage_is_told_and_kept_as_the_first(server, impatient, caplog):
+def test_a_second_outage_is_logged_and_spooled_like_the_first(server, impatient, caplog):
     client = BufferedClient(server.run_id)
     for number in range(4):
         server.stop() if number % 2 else None
@@ -328,9 +318,11 @@ def test_an_outage_costs_a_fit_next_to_nothing(server, caplog):
     server.status = 200
     client.retry_until_available(lambda: None)
     assert server.metrics == costs(*range(1000))
+    client.log_batch(server.run_id, metrics=epoch(1000))  # at once, whenever the next attempt was
+    assert server.metrics == costs(*range(1001))
 
 
-def test_a_server_that_stays_away_is_asked_less_and_less(server, monkeypatch):
+def test_pauses_between_attempts_grow_to_a_minute(server, monkeypatch):
     client, now, asked = BufferedClient(server.run_id), 1000.0, []
     monkeypatch.setattr(buffered_client, "time", SimpleNamespace(monotonic=lambda: now))
     server.status = 503
@@ -342,7 +334,9 @@ def test_a_server_that_stays_away_is_asked_less_and_less(server, monkeypatch):
     assert asked == [0, 0, 5, 15, 35, 75, 135, 195]  # pauses of 5, 10, 20, 40, 60 and 60 seconds
 
 
-def test_files_and_images_of_an_outage_come_later_under_their_names(server, impatient, tmp_path):
+def test_files_and_images_of_an_outage_are_sent_later_under_their_names(
+    server, impatient, tmp_path
+):
     client = BufferedClient(server.run_id)
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "deep" / "er" / "a.bin").write_bytes(b"a" * 10)
@@ -366,7 +360,7 @@ def test_files_and_images_of_an_outage_come_later_under_their_names(server, impa
     assert unsent_folders(os.environ["EMBEDLAB_CACHE"]) == []
 
 
-def test_the_same_files_go_to_the_same_places_when_the_server_is_there(server, tmp_path):
+def test_files_have_the_same_artifact_paths_without_an_outage(server, tmp_path):
     client = BufferedClient(server.run_id)
     (tmp_path / "deep").mkdir()
     for name in ("a.bin", "deep/b.bin"):
@@ -376,7 +370,7 @@ def test_the_same_files_go_to_the_same_places_when_the_server_is_there(server, t
     assert set(server.files) == {"a.bin", "deep/b.bin", "below/a.bin", "below/deep/b.bin"}
 
 
-def test_numbers_that_json_does_not_know_are_kept_too(server, impatient):
+def test_nan_infinity_and_subnormal_metrics_survive_the_spool(server, impatient):
     client = BufferedClient(server.run_id)
     server.stop()
     values = [float("nan"), float("inf"), -0.0, 1e-320, 0.1 + 0.2]
@@ -388,7 +382,7 @@ def test_numbers_that_json_does_not_know_are_kept_too(server, impatient):
     assert repr([value for _, _, value in server.metrics]) == repr(values)
 
 
-def test_what_mlflow_refuses_fails_at_once_and_is_not_kept(server):
+def test_what_mlflow_refuses_fails_at_once_and_is_not_spooled(server):
     server.status = 400
     with pytest.raises(MlflowException, match="not now"):
         BufferedClient(server.run_id).log_batch(server.run_id, metrics=epoch(0))
@@ -396,7 +390,7 @@ def test_what_mlflow_refuses_fails_at_once_and_is_not_kept(server):
     assert unsent_folders(os.environ["EMBEDLAB_CACHE"]) == []
 
 
-def test_what_mlflow_refuses_of_what_was_kept_is_set_aside(server, impatient):
+def test_a_spool_that_mlflow_refuses_is_set_aside(server, impatient):
     client = BufferedClient(server.run_id)
     server.stop()
     client.log_batch(server.run_id, metrics=epoch(0))
@@ -418,7 +412,7 @@ def test_what_mlflow_refuses_of_what_was_kept_is_set_aside(server, impatient):
     assert server.metrics == costs(2)
 
 
-def test_a_cache_that_cannot_be_written_is_told(server, monkeypatch, tmp_path):
+def test_a_spool_that_cannot_be_written_raises(server, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path / "file"))
     server.stop()
@@ -440,7 +434,7 @@ def left_behind(server, *numbers: int) -> Path:
     return kept
 
 
-def test_the_next_start_sends_what_a_killed_process_kept_and_leaves_out_half_a_line(server, caplog):
+def test_the_next_start_sends_the_spool_of_a_killed_process_without_its_half_line(server, caplog):
     kept = left_behind(server, 0, 1)
     with open(kept / "log.jsonl", "a") as log:
         log.write('{"metric": ["train/cost", 0.')
@@ -454,7 +448,7 @@ def test_the_next_start_sends_what_a_killed_process_kept_and_leaves_out_half_a_l
     assert not kept.exists()
 
 
-def test_the_next_start_leaves_what_belongs_to_another_store_or_a_living_process(server):
+def test_the_next_start_leaves_spools_of_another_store_or_a_living_process(server):
     kept = left_behind(server, 0)
     mlflow.set_tracking_uri(f"{server.uri}/another")
     flush_spool()
@@ -476,7 +470,7 @@ def test_the_next_start_goes_on_while_the_server_is_away_again(server, monkeypat
     assert server.metrics == costs(0)
 
 
-def test_the_next_start_sets_aside_what_mlflow_refuses_and_says_so_once(server, caplog):
+def test_the_next_start_sets_a_refused_spool_aside_and_says_so_once(server, caplog):
     """As of a run that somebody has deleted."""
     left_behind(server, 0)
     server.refused = "/runs/log-batch"
@@ -488,7 +482,7 @@ def test_the_next_start_sets_aside_what_mlflow_refuses_and_says_so_once(server, 
     assert server.metrics == []
 
 
-def test_a_password_in_the_address_is_not_kept(monkeypatch):
+def test_a_password_in_the_address_is_not_spooled(monkeypatch):
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://me:secret@example.org")
     kept = Spool("0" * 32)
     kept.add_status("FINISHED")
@@ -508,7 +502,7 @@ def refuse_connection() -> None:
         raise MlflowException("API request failed")  # noqa: B904 (as MLflow does)
 
 
-def test_waiting_says_so_now_and_then_and_ends(monkeypatch, caplog):
+def test_waiting_logs_a_line_every_half_minute_and_ends_at_the_limit(monkeypatch, caplog):
     now = 0.0
 
     def sleep(seconds: float) -> None:
@@ -525,7 +519,7 @@ def test_waiting_says_so_now_and_then_and_ends(monkeypatch, caplog):
     assert caplog.messages == [
         f"Waiting for MLflow at http://a: connection refused; {s} of at most 75 s "
         "(EMBEDLAB_WAIT_FOR_SERVER)."
-        for s in (0, 35, 65)
+        for s in (0, 33, 63)
     ]
 
 
@@ -545,7 +539,7 @@ def test_a_bad_time_to_wait_is_refused_before_any_work(monkeypatch, value):
         pytest.fail("the run has begun")
 
 
-def test_without_a_value_it_is_ten_minutes(monkeypatch):
+def test_the_default_time_to_wait_is_ten_minutes(monkeypatch):
     monkeypatch.delenv("EMBEDLAB_WAIT_FOR_SERVER", raising=False)
     assert seconds_to_wait() == 600
 
@@ -554,7 +548,7 @@ def test_without_a_value_it_is_ten_minutes(monkeypatch):
 
 
 @pytest.fixture
-def store(made_store, tmp_path, impatient, monkeypatch):
+def store(tmp_path, impatient, monkeypatch):
     """A database that is away while `store.is_away`, and its client."""
     state = SimpleNamespace(is_away=False)
 
@@ -564,7 +558,6 @@ def store(made_store, tmp_path, impatient, monkeypatch):
 
         return call
 
-    shutil.copy(made_store, tmp_path / "mlflow.db")
     with fresh_store(tmp_path) as state.client:
         for name in ("log_batch", "log_artifact", "get_run", "set_terminated", "create_run"):
             method = getattr(mlflow.MlflowClient, name)
@@ -596,7 +589,7 @@ SENTENCE = (
 )
 
 
-def test_a_run_that_only_waits_to_be_sent_is_finished_once_it_is(store, monkeypatch):
+def test_a_complete_run_is_finished_once_its_spool_is_sent(store, monkeypatch):
     with (
         pytest.raises(ServerAwayError, match=f"^{SENTENCE}$"),
         start_run("fit_embedding", "fit", {}) as run,
@@ -665,7 +658,7 @@ def test_a_run_that_stops_while_the_store_is_away_does_not_wait(
     assert history(store, run.id) == [(0, 2.0)]
 
 
-def test_a_run_whose_store_comes_back_is_as_any_other(store, monkeypatch, caplog):
+def test_a_run_whose_store_comes_back_ends_like_any_other(store, monkeypatch, caplog):
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "100")
     with start_run("fit_embedding", "fit", {}) as run:
         store.is_away = True
@@ -683,7 +676,7 @@ def test_a_run_whose_store_comes_back_is_as_any_other(store, monkeypatch, caplog
     ]
 
 
-def test_a_child_that_only_waits_to_be_sent_is_finished_once_it_is(store):
+def test_a_complete_child_is_finished_once_its_spool_is_sent(store):
     with (
         pytest.raises(ServerAwayError),
         start_run("compare_optimizers", "compare", {}) as parent,
@@ -696,7 +689,7 @@ def test_a_child_that_only_waits_to_be_sent_is_finished_once_it_is(store):
     assert store.client.get_run(parent.id).info.status == "FAILED"
 
 
-def test_a_store_that_is_away_at_the_start_is_told_at_once(server):
+def test_a_store_that_is_away_at_the_start_fails_at_once(server):
     server.stop()
     sentence = (
         f"MLflow cannot open its store {server.uri} (connection refused): set MLFLOW_TRACKING"

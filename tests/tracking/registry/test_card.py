@@ -1,19 +1,8 @@
 """What the model card says, and that it fits into MLflow's database."""
 
-import pytest
 from cards import card_of
 
-from embedlab.workflows.model_facts import (
-    LICENCES,
-    MOVIE_METRICS,
-    MOVIELENS_LICENCE,
-    VAL_ACCURACY,
-    VAL_LOSS,
-    WEIGHTS_LICENCES,
-    YOUR_OWN,
-    data_licence,
-    weights_licence,
-)
+from embedlab.workflows.model_facts import MOVIE_METRICS, VAL_ACCURACY, VAL_LOSS
 
 LONGEST = 5000  # of a version's description, in characters, in PostgreSQL
 
@@ -39,33 +28,10 @@ def test_the_card_in_full():
     )
 
 
-def test_changes_that_were_not_committed_are_told():
+def test_the_card_names_uncommitted_changes():
     origin = {"entry_point": "finetune", "git.commit": "c0ffee", "git.dirty": "true"}
     text = card_of("a", origin=origin).markdown("runs:/1/model")
     assert "- code commit: c0ffee, with changes that were not committed\n" in text
-
-
-@pytest.mark.parametrize(
-    ("name", "licence"),
-    [
-        ("ml-latest-small", MOVIELENS_LICENCE),
-        ("ml-32m", MOVIELENS_LICENCE),
-        ("sample", LICENCES["sample"]),
-        ("CIFAR-10", LICENCES["CIFAR-10"]),
-        ("digits sample", LICENCES["digits sample"]),
-        ("holiday images", YOUR_OWN),
-        ("html-pages", YOUR_OWN),
-        ("", YOUR_OWN),
-    ],
-)
-def test_the_licence_of_data(name, licence):
-    assert data_licence(name) == licence
-
-
-def test_the_licence_of_weights():
-    assert weights_licence("imagenet") == WEIGHTS_LICENCES["imagenet"]
-    assert "non-commercial" in weights_licence("imagenet")
-    assert weights_licence("/home/me/weights.pth") == YOUR_OWN
 
 
 def test_a_value_of_any_length_stays_on_one_line_and_the_card_fits():

@@ -1,24 +1,24 @@
 """Registrations and promotions at the same moment, and registrations that were killed.
 
-Most of it on a registry in memory, which does no more than MLflow promises: numbers and tags of a
+Most tests use a registry in memory, which does no more than MLflow promises: numbers and tags of a
 version in one step, an alias for whoever writes last. There, thousands of orders take seconds.
 """
 
 import copy
+import multiprocessing
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.synchronize import Barrier
 from types import SimpleNamespace
 
 import mlflow
 import pytest
 from cards import card_of
-from conftest import PROJECT, fresh_store
+from conftest import fresh_store
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
@@ -300,45 +300,33 @@ def test_a_write_that_goes_on_to_fail_is_one_sentence(memory, monkeypatch, code,
 
 # -- with MLflow and real processes ------------------------------------------------------------
 
-PROCESSES, ROUNDS = 6, 3
-# All processes register under m0 at the same moment, then under m1, and so on.
-REGISTER_AT_ONCE = f"""
-import multiprocessing, os, sys
-import mlflow
-from cards import card_of
-from embedlab.tracking.registry.promotion import Score
-from embedlab.tracking.registry.versions import register
-from embedlab.workflows.model_facts import COST
+PROCESSES, ROUNDS = 4, 2
 
-def work(process, barrier):
-    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+
+def register_in_every_round(process: int, barrier: Barrier) -> None:
+    """Under m0 at the same moment as all other processes, then under m1."""
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")  # another spelling, so a connection of its own
     mlflow.MlflowClient().search_registered_models()
-    for round in range({ROUNDS}):
-        barrier.wait()
-        score = Score(COST, (7 * process + round) % 11)
-        register(os.getcwd() + "/model", f"m{{round}}", card_of("a"), score)
-
-fork = multiprocessing.get_context("fork")
-barrier = fork.Barrier({PROCESSES})
-processes = [fork.Process(target=work, args=(n, barrier)) for n in range({PROCESSES})]
-for process in processes: process.start()
-for process in processes: process.join()
-sys.exit(sum(process.exitcode != 0 for process in processes))
-"""
+    for number in range(ROUNDS):
+        barrier.wait(60)
+        score = Score(COST, (7 * process + number) % 11)
+        register(f"{os.getcwd()}/model", f"m{number}", card_of("a"), score)
 
 
 @pytest.mark.slow
-def test_six_processes_that_register_at_the_same_moment(tmp_path):
+def test_processes_that_register_at_the_same_moment(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    barrier = fork.Barrier(PROCESSES)
     with fresh_store(tmp_path) as client:
-        assert list(client.search_registered_models()) == []  # makes the tables
-        ended = subprocess.run(
-            [sys.executable, "-c", REGISTER_AT_ONCE],
-            env=os.environ | {"PYTHONPATH": f"{PROJECT / 'src'}:{PROJECT / 'tests'}"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert ended.returncode == 0, ended.stderr
+        processes = [
+            fork.Process(target=register_in_every_round, args=(number, barrier))
+            for number in range(PROCESSES)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(300)
+        assert [process.exitcode for process in processes] == [0] * PROCESSES
         for name in (f"m{number}" for number in range(ROUNDS)):
             versions = client.search_model_versions(f"name='{name}'")
             assert len(versions) == PROCESSES

@@ -85,7 +85,7 @@ def test_previous_twice_is_back_where_it_was(client):
     assert set_champion(NAME, "previous", "back").version == 2
 
 
-def test_a_challenger_that_is_promoted_is_none_more(client):
+def test_a_challenger_that_is_promoted_loses_the_alias_challenger(client):
     promotion = set_champion(NAME, "challenger", "it reads best")
     assert (promotion.version, promotion.before) == (3, 2)
     assert aliases(client) == {"champion": "3"}
@@ -98,7 +98,7 @@ def test_the_next_version_has_to_beat_the_one_that_is_champion_now(client, logge
     assert aliases(client) == {"champion": "4"}
 
 
-def test_what_is_champion_already_stays_as_it_is(client, capsys):
+def test_promoting_the_champion_changes_nothing(client, capsys):
     before = client.get_model_version(NAME, "2").tags
     promote(["--version", "2", "--reason", "to be sure"])
     assert capsys.readouterr().out == (
@@ -124,7 +124,7 @@ def test_without_a_champion_recommend_says_so(client):
         load_model(f"models:/{NAME}@champion")
 
 
-def test_a_number_is_not_used_again(client, logged):
+def test_the_number_of_a_deleted_version_is_not_used_again(client, logged):
     client.delete_model_version(NAME, "3")
     assert register(logged, NAME, card_of("a"), Score(COST, 99.0)).version == 4
 
@@ -171,7 +171,9 @@ THREE, TWO = "newest versions: 3, 2, 1.", "newest versions: 3, 2."
         ),
     ],
 )
-def test_what_is_not_there_is_one_sentence_and_changes_nothing(client, prepare, wanted, sentence):
+def test_promoting_a_missing_version_is_one_sentence_and_changes_nothing(
+    client, prepare, wanted, sentence
+):
     if prepare:
         prepare(client)
     before = aliases(client)

@@ -81,7 +81,7 @@ def test_the_first_version_is_champion_and_answers(empty):
     assert answer["title"].tolist() == ["Toy Story 2 (1999)"]
 
 
-def test_a_version_says_what_it_was_made_of_how_and_how_good_it_is(empty):
+def test_a_version_has_tags_for_its_data_code_parameters_and_scores(empty):
     card = card_of("a", trained={"optimizer": "adam", "dim": "20"}, metrics={"gap": 0.1})
     register(empty.uri, empty.name, card, Score(COST, 100.25))
     tags = empty.tags("1")
@@ -105,14 +105,14 @@ def test_a_version_says_what_it_was_made_of_how_and_how_good_it_is(empty):
     assert version.run_id == mlflow.models.get_model_info(empty.uri).run_id
 
 
-def test_a_challenger_says_why_it_is_none_more(registry):
+def test_a_challenger_has_a_tag_with_the_reason_and_none_of_a_promotion(registry):
     entry = registry.add(cost=101)
     assert registry.tags("2")["registered_as"] == f"challenger: {entry.reason}"
     assert {"promoted_because", "promoted_at"}.isdisjoint(registry.tags("2"))
 
 
 @pytest.mark.parametrize("name", ["it's", 'a "good" one', "two words", "ünïcode"])
-def test_any_name_that_the_registry_takes(logged, name):
+def test_names_with_quotes_spaces_and_accents_are_registered(logged, name):
     model = Registry(name, logged)
     model.add(cost=100)
     assert model.add(cost=99).alias == "champion"
@@ -128,7 +128,7 @@ def test_a_lower_cost_on_the_same_data_replaces_the_champion(registry):
 
 
 @pytest.mark.parametrize("cost", [100, 101])
-def test_no_lower_cost_stays_challenger(registry, cost):
+def test_an_equal_or_higher_cost_becomes_challenger(registry, cost):
     entry = registry.add(cost=cost)
     assert (entry.version, entry.alias) == (2, "challenger")
     assert entry.uri == f"models:/{registry.name}/2"
@@ -137,7 +137,7 @@ def test_no_lower_cost_stays_challenger(registry, cost):
     assert "replaces_version" not in registry.tags("2")
 
 
-def test_a_cost_is_compared_as_it_is_not_as_it_is_shown(registry):
+def test_costs_are_compared_before_rounding(registry):
     """The reason shows whole numbers; half of one still decides."""
     assert registry.add(cost=99.9999).alias == "champion"
 
@@ -182,7 +182,7 @@ def test_another_score_is_not_compared(registry):
 
 
 @pytest.mark.parametrize(("cost", "digest"), [(101, "a"), (1, "b")])
-def test_always_replaces_whatever_there_is(registry, cost, digest):
+def test_promote_always_replaces_the_champion(registry, cost, digest):
     entry = registry.add(cost, digest, promote="always")
     assert (entry.version, entry.alias) == (2, "champion")
     assert entry.reason == "promote=always, in place of version 1"
@@ -190,7 +190,7 @@ def test_always_replaces_whatever_there_is(registry, cost, digest):
     assert registry.tags("2")["replaces_version"] == "1"
 
 
-def test_never_replaces_nothing_not_even_an_empty_place(empty):
+def test_promote_never_makes_no_champion_even_if_there_is_none(empty):
     entry = empty.add(cost=1, promote="never")
     assert (entry.alias, entry.reason) == ("challenger", "promote=never")
     assert empty.aliases == {"challenger": "1"}
@@ -200,7 +200,7 @@ def test_never_replaces_nothing_not_even_an_empty_place(empty):
     assert empty.aliases == {"champion": "2", "challenger": "3"}
 
 
-def test_a_deleted_champion_leaves_its_place_empty(registry):
+def test_the_next_version_after_a_deleted_champion_is_champion(registry):
     registry.client.delete_model_version(registry.name, "1")
     entry = registry.add(cost=200)
     assert (entry.version, entry.alias) == (2, "champion")
@@ -209,7 +209,7 @@ def test_a_deleted_champion_leaves_its_place_empty(registry):
     assert "replaces_version" not in registry.tags("2")
 
 
-def test_a_registry_that_fails_is_not_taken_for_an_empty_place(registry, monkeypatch):
+def test_a_registry_that_fails_does_not_count_as_one_without_a_champion(registry, monkeypatch):
     def refuse(*_):
         raise MlflowException("out of order", error_code=INTERNAL_ERROR)
 

@@ -5,13 +5,13 @@ whether the store is back, after 5 s at first and after 60 s at most; then all o
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import RunTag
 from mlflow.tracking.fluent import run_id_to_system_metrics_monitor
 
 from embedlab.errors import ServerAwayError
@@ -40,14 +40,7 @@ class BufferedClient(mlflow.MlflowClient):
         self._was_away = self._is_told = False
         self._next_try = self._pause = 0.0
 
-    def log_batch(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric] = (),
-        params: Sequence[Param] = (),
-        tags: Sequence[RunTag] = (),
-        synchronous: bool | None = None,
-    ) -> None:
+    def log_batch(self, run_id: str, metrics=(), params=(), tags=(), synchronous=None) -> None:
         self._send_or_spool(
             partial(super().log_batch, run_id, metrics=metrics, params=params, tags=tags),
             partial(self._spool.add, metrics, params, tags),
@@ -76,25 +69,20 @@ class BufferedClient(mlflow.MlflowClient):
     def _send_or_spool(
         self, send: Callable[[], object], spool: Callable[[], None], seconds: int = SHORT_SECONDS
     ) -> None:
-        if self._spool and not self._is_back():
-            spool()
-        elif reason := self._outage_reason(send, seconds):
-            spool()
-            self._was_away, self._pause = True, FIRST_PAUSE
+        if not self._spool or time.monotonic() >= self._next_try:
+            reason = self._outage_reason(self._send_spool) if self._spool else None
+            reason = reason or self._outage_reason(send, seconds)
+            if reason is None:
+                return
+            if not self._spool:
+                self._was_away, self._pause = True, FIRST_PAUSE
+                log_line(
+                    f"MLflow at {store_address()} is away ({reason}). The run goes on; what it "
+                    f"logs is kept in {self._spool.folder} until MLflow is back."
+                )
             self._next_try = time.monotonic() + self._pause
-            log_line(
-                f"MLflow at {store_address()} is away ({reason}). The run goes on; what it logs is "
-                f"kept in {self._spool.folder} until MLflow is back."
-            )
-
-    def _is_back(self) -> bool:
-        """Whether the spool has been sent; asks only when the next attempt is due."""
-        if time.monotonic() < self._next_try:
-            return False
-        is_back = self._outage_reason(self._send_spool) is None
-        self._pause = min(2 * self._pause, MAX_PAUSE)
-        self._next_try = time.monotonic() + self._pause
-        return is_back
+            self._pause = min(2 * self._pause, MAX_PAUSE)
+        spool()
 
     def _send_spool(self) -> None:
         with short_requests(PROBE_SECONDS, retries=0):

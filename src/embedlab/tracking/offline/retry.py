@@ -27,7 +27,7 @@ from embedlab.errors import OptionError, ServerAwayError
 WAIT_VARIABLE = "EMBEDLAB_WAIT_FOR_SERVER"
 WAIT_SECONDS = 600
 SHORT_SECONDS = 10  # of a request that somebody waits for in a fit
-FIRST_PAUSE, MAX_PAUSE = 1.0, 10.0  # between two attempts of a run that only waits
+FIRST_PAUSE, MAX_PAUSE = 0.1, 10.0  # between two attempts of a run that only waits
 SECONDS_BETWEEN_LINES = 30.0
 
 T = TypeVar("T")
@@ -52,12 +52,10 @@ def outage_reason(error: BaseException | None) -> str | None:
                 if "timed out" in text:
                     return "no answer in time"
                 return "connection refused" if "refused" in text else "it could not be reached"
-            case MlflowException() if error.error_code == ErrorCode.Name(TEMPORARILY_UNAVAILABLE):
-                if "database is locked" in text:
-                    return "its database is locked"
-                return None if "sqlite3" in text else "its database could not be reached"
-            case sqlite3.OperationalError() if "database is locked" in text:
+            case MlflowException() | sqlite3.OperationalError() if "database is locked" in text:
                 return "its database is locked"
+            case MlflowException() if error.error_code == ErrorCode.Name(TEMPORARILY_UNAVAILABLE):
+                return None if "sqlite3" in text else "its database could not be reached"
             case Timeout():
                 return f"another process holds its lock {error.lock_file} and has to end first"
         error = error.__cause__ or error.__context__
@@ -73,7 +71,6 @@ def short_requests(seconds: int = SHORT_SECONDS, retries: int = 1) -> Iterator[N
     settings = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
-        "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
         "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     }
     before = {name: os.environ[name] for name in settings if name in os.environ}
@@ -101,12 +98,14 @@ def seconds_to_wait() -> float:
     return seconds
 
 
-def retry_until_available(store: str, do: Callable[[], T]) -> T:
-    """What `do` returns; it is called again while `store` is away, with a log line every 30 s.
+def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0) -> T:
+    """What `do` returns; it is called again while `store` is away, with a log line every 30 s, the
+    first one after `silence` seconds.
 
     Raises ServerAwayError after `seconds_to_wait`; errors that are no outage are raised at once.
     """
-    started, last_line, pause, waits = time.monotonic(), -math.inf, FIRST_PAUSE, seconds_to_wait()
+    started, pause, waits = time.monotonic(), FIRST_PAUSE, seconds_to_wait()
+    next_line = started + silence
     while True:
         try:
             return do()
@@ -119,11 +118,13 @@ def retry_until_available(store: str, do: Callable[[], T]) -> T:
                 raise ServerAwayError(
                     f"MLflow at {store} was away for {waits:g} s ({reason})"
                 ) from error
-        if now - last_line >= SECONDS_BETWEEN_LINES:
-            last_line = now
+            # Others may take a lock before the end of a long pause.
+            max_pause = FIRST_PAUSE if isinstance(error, Timeout) else MAX_PAUSE
+        if now >= next_line:
+            next_line = now + SECONDS_BETWEEN_LINES
             log_line(
                 f"Waiting for MLflow at {store}: {reason}; "
                 f"{now - started:.0f} of at most {waits:g} s ({WAIT_VARIABLE})."
             )
         time.sleep(min(pause, max(0.0, started + waits - now)))
-        pause = min(2 * pause, MAX_PAUSE)
+        pause = min(2 * pause, max_pause)

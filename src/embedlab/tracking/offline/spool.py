@@ -65,18 +65,13 @@ class Spool:
 
     def add_files(self, path: Path, artifact_folder: str) -> None:
         """Keep a copy of the file, or of all files of the folder, for `artifact_folder`."""
+        base = path if path.is_dir() else path.parent
         with self._open() as folder:
-
-            def copy(source: str, target: str) -> None:  # a kill leaves no half artifact
-                shutil.copyfile(source, folder / "half")
-                os.replace(folder / "half", target)
-
-            target = folder / "artifacts" / artifact_folder
-            if path.is_dir():
-                shutil.copytree(path, target, copy_function=copy, dirs_exist_ok=True)
-            else:
-                target.mkdir(parents=True, exist_ok=True)
-                copy(str(path), str(target / path.name))
+            for file in _files(path):
+                target = folder / "artifacts" / artifact_folder / file.relative_to(base)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / "half")
+                os.replace(folder / "half", target)  # a kill leaves no half artifact
 
     def _append(self, *records: Mapping[str, object]) -> None:
         with self._open() as folder, open(folder / "log.jsonl", "a", encoding="utf-8") as file:

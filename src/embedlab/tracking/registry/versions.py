@@ -100,14 +100,14 @@ def publish(
     not answer its own input example; it is not registered then.
     """
     if name is None:
-        uri, said = f"runs:/{run.id}/model", []
+        uri, messages = f"runs:/{run.id}/model", []
     else:
         run.retry_until_available(lambda: check_answers_its_example(model_uri))
         entry = register(model_uri, name, card, score, promote)
         run.set_tags({"registered_model": entry.label})
-        uri, said = entry.uri, [str(entry)]
+        uri, messages = entry.uri, [str(entry)]
     run.log_text(card.markdown(uri), CARD_FILE)
-    return uri, said
+    return uri, messages
 
 
 def register(
@@ -218,9 +218,8 @@ class _RegisteredModel:
                 and "registered_as" not in version.tags
                 and version.creation_timestamp > since
             ]
-            numbers = [version.version for version in undecided]
-            if numbers != waiting:
-                waiting, end = numbers, time.monotonic() + seconds
+            if undecided != waiting:
+                waiting, end = undecided, time.monotonic() + seconds
             if not undecided or time.monotonic() >= end:
                 return undecided
             time.sleep(POLL_SECONDS)

@@ -224,7 +224,8 @@ def read_by_lines(path: Path) -> _Columns:
 
 def _read_movies(path: Path) -> pd.DataFrame:
     """The table `Ratings.movies`. Raises DataError for the first bad line."""
-    movies, line_of = [], {}
+    movies: list[tuple[int, str, str]] = []
+    line_of: dict[int, int] = {}  # by id
     for row in _rows(path, _MOVIE_COLUMNS):
         movie_id, title = row.id("movieId"), row.fields["title"]
         if movie_id in line_of:

@@ -141,10 +141,7 @@ def read_ratings(folder: Path, name: str | None = None) -> Ratings:
         user=user[is_kept],
         movie=movie[is_kept],
         stars=stars[is_kept],
-        dropped={
-            "unknown_movie": len(is_known) - n_known,
-            "duplicate_rating": n_known - n_kept,
-        },
+        dropped={"unknown_movie": len(is_known) - n_known, "duplicate_rating": n_known - n_kept},
         digest=sha.hexdigest(),
     )
 

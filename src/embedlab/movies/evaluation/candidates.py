@@ -31,8 +31,7 @@ ITEM_POWERS = (0.0, 0.25, 0.5)
 TUNING_TOLERANCE = 1e-3
 
 Settings = Mapping[str, object]
-FitFunction = Callable[..., Mapping[str, Scorer]]
-"""Likes and settings -> scorers, by name."""
+FitFunction = Callable[..., Mapping[str, Scorer]]  # likes and settings -> scorers, by name
 
 
 def score_name(alpha: float) -> str:

@@ -269,9 +269,9 @@ def to_markdown(
 def _standing(row) -> str:
     if row.contestant == WEIGHTED_EMBEDDING:
         return ""
-    said = []
-    for name, shown in COMPARED.items():
+    parts = []
+    for name, label in COMPARED.items():
         behind, low, high = (getattr(row, f"{name}_behind{end}") for end in ("", "_low", "_high"))
         word = "behind" if low > 0 else "ahead" if high < 0 else "not told apart"
-        said.append(f"{shown} {word} ({-behind:+.4f}; {-high:+.4f} to {-low:+.4f})")
-    return "; against the weighted embedding: " + ", ".join(said)
+        parts.append(f"{label} {word} ({-behind:+.4f}; {-high:+.4f} to {-low:+.4f})")
+    return "; against the weighted embedding: " + ", ".join(parts)

@@ -51,7 +51,8 @@ def main(argv=None) -> None:
 
     from embedlab.cli.console import console, work_progress
     from embedlab.device import choose_device
-    from embedlab.movies.sweep import plots, results
+    from embedlab.movies.sweep.plots import comparison_figures
+    from embedlab.movies.sweep.results import Comparison
     from embedlab.tracking.run import start_run
     from embedlab.tracking.store import how_to_open
     from embedlab.workflows.movie_runs import find_or_load_likes
@@ -64,29 +65,24 @@ def main(argv=None) -> None:
         device = ray.device if ray else choose_device(args.device)
         likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
         run.log_params({"device": device})
-        titles = likes.movies["title"]
-        index = TitleIndex(titles.tolist(), likes.popularity)
+        index = TitleIndex(likes.movies["title"].tolist(), likes.popularity)
         queries = index.find_all(args.titles)
 
         with work_progress("compare optimizers") as show:
             children = Sweep(run, likes, device, args.reuse, show, console.print)
             fits = children.fit_all(grid, args.seeds, ray)
 
-        names, table = results.names_of(fits), results.fit_table(fits)
-        lists = results.top_lists(fits, queries, index, args.k)
-        overlap = results.pairwise(lists)
-        children.log_overlaps(fits, overlap[0])
+        compared = Comparison(fits, index, queries, args.k)
+        children.log_overlaps(fits, compared.overlap[0])
         run.log_metrics({"reference/cost": fits[0].fit.cost, "fits": len(fits)})
 
-        run.log_table(table, "tables/fits.json")
-        run.log_table(results.pair_table(names, lists), "tables/overlap.json")
-        lists_by_name = results.recommendation_table(names, lists, titles, queries)
-        run.log_table(lists_by_name, "tables/recommendations.json")
+        run.log_table(compared.fit_table(), "tables/fits.json")
+        run.log_table(compared.pair_table(), "tables/overlap.json")
+        run.log_table(compared.recommendation_table(), "tables/recommendations.json")
         about = f"{likes.name}, dim {args.dim}"
-        figures = plots.comparison_figures(fits, overlap, about, f"top {args.k}")
-        for name, figure in figures.items():
+        for name, figure in comparison_figures(compared, about, args.k).items():
             run.log_figure(figure, f"figures/{name}.png")
-        summary = results.to_markdown(fits, lists, titles.iloc[queries].tolist(), likes.name)
+        summary = compared.to_markdown(likes.name)
         run.log_text(summary, "summary.md")
         run.set_tags({"mlflow.note.content": summary})
         page = children.save_view(f"Optimizers: {about}", len(fits))

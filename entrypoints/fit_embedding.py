@@ -84,7 +84,7 @@ def main(argv=None) -> None:
                 )
             finally:  # a stopped fit has its curve, too
                 caption = f"{likes.name}: cost, dim {options.dim}"
-                figure = plot_cost({options.label: steps}, caption, reference)
+                figure = plot_cost(steps, options.label, caption, reference)
                 run.log_figure(figure, "figures/cost.png")
         fit.raise_if_diverged(options)
         run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds}, fit.epochs)

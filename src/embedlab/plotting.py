@@ -4,14 +4,12 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import matplotlib
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
-from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -97,13 +95,26 @@ def heat_map(
     values: np.ndarray,
     label: str,
     norm: Normalize | None = None,
-    aspect: Literal["equal", "auto"] = "equal",
-) -> tuple[Figure, Axes, Colorbar]:
-    """A figure of `values`, (n_rows, n_columns), nan in grey, with a colour bar named `label`."""
+    texts: np.ndarray | None = None,
+    names: Sequence[str] = (),
+) -> tuple[Figure, Axes]:
+    """A figure of `values`, (n_rows, n_columns), nan in grey, with a colour bar named `label`.
+
+    texts  (n_rows, n_columns) str: what stands in each cell.
+    names  of the rows, which are the columns too; without them cells need not be square.
+    """
     figure = new_figure(*size)
     axes = figure.subplots()
     axes.set_facecolor("#d5d8dc")
     axes.spines[:].set_visible(False)
-    image = axes.imshow(np.ma.masked_invalid(values), cmap="viridis", norm=norm, aspect=aspect)
-    bar = figure.colorbar(image, ax=axes, shrink=0.7 if aspect == "equal" else 1.0, label=label)
-    return figure, axes, bar
+    shown = np.ma.masked_invalid(values)
+    image = axes.imshow(shown, "viridis", norm=norm, aspect="equal" if names else "auto")
+    is_dark = np.ma.filled(image.norm(shown), 1) < 0.55
+    figure.colorbar(image, ax=axes, shrink=0.7 if names else 1.0, label=label)
+    for (row, column), text in np.ndenumerate([[]] if texts is None else texts):
+        colour = "white" if is_dark[row, column] else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, size=8)
+    if names:
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+    return figure, axes

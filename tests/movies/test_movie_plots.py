@@ -45,12 +45,12 @@ def test_the_block_is_that_of_the_most_liked_movies_without_its_diagonal(world):
 @pytest.mark.parametrize(("costs", "scale"), [([1e6, 1e3], "log"), ([10.0, 9.0], "linear")])
 def test_costs_of_several_orders_get_a_logarithmic_axis(costs, scale):
     steps = [Step(epoch, {"train/cost": cost}) for epoch, cost in enumerate(costs)]
-    axes = plot_cost({"adam lr=1": steps}, "title", reference_cost=costs[-1]).axes[0]
+    axes = plot_cost(steps, "adam lr=1", "title", exact_cost=costs[-1]).axes[0]
     assert axes.get_yscale() == scale
     assert list(axes.lines[0].get_ydata()) == costs
     assert len(axes.get_legend().get_texts()) == 2
 
 
 def test_a_fit_without_a_finite_cost_still_gets_its_figure():
-    axes = plot_cost({"sgd lr=9": []}, "title").axes[0]
+    axes = plot_cost([], "sgd lr=9", "title").axes[0]
     assert "no finite cost" in axes.get_legend().get_texts()[0].get_text()

@@ -1,10 +1,12 @@
 """Figures of ratings, likes and fits: arrays in, matplotlib Figures out, without a display."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.typing import ColorType
 
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.data.ratings import Ratings
@@ -75,39 +77,52 @@ def plot_top_block(likes: Likes, n_top: int = 40) -> Figure:
     np.fill_diagonal(block, np.nan)
     names = [_short(likes.movies["title"].iloc[row]) for row in top]
     users = "weighted users" if likes.is_weighted else "users"
-    figure, axes, _ = heat_map((11, 10), block, users)
-    axes.set_xticks(range(len(top)), names, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(top)), names, fontsize=7)
+    figure, axes = heat_map((11, 10), block, users, names=names)
     axes.set_title(f"{likes.name}: {users} who like both, the {len(top)} most liked movies")
     return figure
 
 
 def plot_cost(
-    curves: Mapping[str, Sequence[Step]], title: str, reference_cost: float | None = None
+    steps: Sequence[Step], label: str, title: str, exact_cost: float | None = None
 ) -> Figure:
-    """Cost before each epoch's update, a line for each label; the exact cost is dashed.
+    """Cost before each epoch's update; the exact solver's is dashed."""
+    figure, axes = new_panel(7, 4.5, title=title)
+    end = cost_as_text(steps[-1].metrics["train/cost"]) if steps else "no finite cost"
+    draw_costs(axes, steps, BLUE, f"{label}: {end}")
+    finish_costs(axes, exact_cost)
+    return figure
+
+
+def draw_costs(
+    axes: Axes, steps: Sequence[Step], colour: ColorType, label: str, in_seconds: bool = False
+) -> None:
+    """A line of the cost before each epoch's update, by epoch or by seconds of computing."""
+    costs = [step.metrics["train/cost"] for step in steps]
+    x = np.array([step.epoch for step in steps], float)
+    if in_seconds:  # epoch e has the cost before update e: the time of the updates before it
+        x = np.cumsum([0.0, *(step.seconds or 0.0 for step in steps)])[: len(costs)]
+    marker = "o" if len(steps) < 3 else None
+    axes.plot(x, costs, color=colour, label=label, linewidth=2, marker=marker)
+
+
+def finish_costs(axes: Axes, exact_cost: float | None, x: str = "epoch") -> None:
+    """The exact solver's cost as a dashed line, axes and legend for lines of `draw_costs`.
 
     The cost's axis is logarithmic if costs span more than a factor of ten.
     """
-    figure, axes = new_panel(7, 4.5, title=title, xlabel="epoch", ylabel="cost")
-    shown = [] if reference_cost is None else [reference_cost]
-    for label, steps in curves.items():
-        epochs = [step.epoch for step in steps]
-        costs = [step.metrics["train/cost"] for step in steps]
-        label = f"{label}: {cost_as_text(costs[-1])}" if costs else f"{label}: no finite cost"
-        axes.plot(epochs, costs, label=label, linewidth=2, marker="o" if len(steps) < 3 else None)
-        shown += costs
-    if reference_cost is not None:
-        label = f"exact solver: {cost_as_text(reference_cost)}"
-        axes.axhline(reference_cost, color=GREY, linestyle="--", linewidth=1, label=label)
-    shown = [cost for cost in shown if cost > 0]
-    if shown and max(shown) > 10 * min(shown):
+    if exact_cost is not None:
+        label = f"exact solver: {cost_as_text(exact_cost)}"
+        axes.axhline(exact_cost, color=GREY, linestyle="--", linewidth=1, label=label)
+    costs = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    costs = costs[costs > 0]
+    if costs.max(initial=0) > 10 * costs.min(initial=np.inf):
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_formatter(_large_numbers)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False)
-    return figure
+    if x == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel=x, ylabel="cost")
+    axes.legend(frameon=False, fontsize=9)
 
 
 def _short(title: str, length: int = 36) -> str:

@@ -87,22 +87,50 @@ def test_vectors_of_weighted_likes_stand_for_the_unscaled_products(ratings):
     np.testing.assert_allclose((fit.embedding @ fit.embedding.T)[off], expected[off], atol=0.05)
 
 
-SMALL = ["--optimizer", "exact", "--dim", "5", "--register", "true"]
+SMALL = ["--optimizer", "exact", "--dim", "5"]
+
+
+@pytest.fixture(scope="module")
+def weighted_matrix(tmp_path_factory):
+    """A store with a run of build_matrix on weighted likes, and that run."""
+    with fresh_store(tmp_path_factory.mktemp("matrix")) as client:
+        build_matrix.main(["--ratings", "sample", "--user-weight", "inverse"])
+        (run,) = client.search_runs(["1"])
+        yield client, run
 
 
 @pytest.mark.slow
-def test_a_fit_takes_the_weighting_of_its_matrix(tmp_path):
-    with fresh_store(tmp_path) as client:
-        build_matrix.main(["--ratings", "sample", "--user-weight", "inverse"])
-        (matrix,) = client.search_runs(["1"])
-        fit_embedding.main(["--matrix", f"runs:/{matrix.info.run_id}/matrix", *SMALL])
-        fit_embedding.main(["--ratings", "sample", "--user-weight", "inverse", *SMALL])
-        by_ratings, by_matrix = client.search_runs(["1"], "tags.entry_point = 'fit_embedding'")
+def test_a_fit_takes_the_weighting_of_its_matrix(weighted_matrix):
+    client, matrix = weighted_matrix
+    fit_embedding.main(["--matrix", f"runs:/{matrix.info.run_id}/matrix", *SMALL])
+    fit_embedding.main(["--ratings", "sample", "--user-weight", "inverse", *SMALL])
+    by_ratings, by_matrix = client.search_runs(["1"], "tags.entry_point = 'fit_embedding'")[:2]
     assert by_matrix.data.params["resolved/user_weight"] == "inverse"
     assert by_ratings.data.params["user_weight"] == "inverse"
     assert by_matrix.data.metrics["final/cost"] == by_ratings.data.metrics["final/cost"]
     digests = {run.data.params["data_digest"] for run in (matrix, by_matrix, by_ratings)}
     assert len(digests) == 1
+
+
+@pytest.mark.slow
+def test_a_parameter_that_contradicts_the_matrix_is_refused(weighted_matrix, tmp_path):
+    (tmp_path / "other").mkdir()
+    contradictions = [
+        (["--user-weight", "inverse_sqrt"], "user_weight: expected inverse, .* got inverse_sqrt"),
+        (["--item-power", "0.25"], "item_power: expected 0.0, .* got 0.25"),
+        (["--like-rule", "threshold:4"], "like_rule: expected user_mean, .* got threshold:4"),
+        (["--ratings", str(tmp_path / "other")], "ratings: expected sample, .* got other"),
+    ]
+    _, matrix = weighted_matrix
+    source = f"runs:/{matrix.info.run_id}/matrix"
+    for given, sentence in contradictions:
+        for fit in (fit_embedding, compare_optimizers, evaluate_embedding):
+            if fit is evaluate_embedding and given[0] in ("--user-weight", "--item-power"):
+                continue  # it has no such parameter
+            with pytest.raises(OptionError, match=sentence):
+                fit.main(["--matrix", source, *given])
+    agreeing = ["--ratings", "sample", "--user-weight", "inverse"]
+    fit_embedding.main(["--matrix", source, *agreeing, *SMALL])
 
 
 @pytest.mark.slow
@@ -114,7 +142,8 @@ def test_versions_of_other_weightings_are_compared_by_ndcg_and_not_by_cost(tmp_p
             ["--user-weight", "inverse", "--model-name", "by-cost"],
             ["--model-name", "by-cost"],
         ):
-            fit_embedding.main(["--ratings", "sample", *SMALL, *more])
+            register = ["--register", "true", *more]
+            fit_embedding.main(["--ratings", "sample", *SMALL, *register])
         first, second = (client.get_model_version("movie-embedding", v).tags for v in "12")
         champion = client.get_model_version_by_alias("movie-embedding", "champion").version
         by_cost = client.get_model_version_by_alias("by-cost", "champion").version
@@ -123,26 +152,3 @@ def test_versions_of_other_weightings_are_compared_by_ndcg_and_not_by_cost(tmp_p
     is_better = float(second["ndcg"]) > float(first["ndcg"])
     assert str(champion) == ("2" if is_better else "1")
     assert str(by_cost) == "1"  # another X, so other costs: nothing is taken from it
-
-
-@pytest.mark.slow
-def test_a_parameter_that_contradicts_the_matrix_is_refused(tmp_path):
-    (tmp_path / "other").mkdir()
-    contradictions = [
-        (["--user-weight", "inverse_sqrt"], "user_weight: expected inverse, .* got inverse_sqrt"),
-        (["--item-power", "0.25"], "item_power: expected 0.0, .* got 0.25"),
-        (["--like-rule", "threshold:4"], "like_rule: expected user_mean, .* got threshold:4"),
-        (["--ratings", str(tmp_path / "other")], "ratings: expected sample, .* got other"),
-    ]
-    with fresh_store(tmp_path) as client:
-        build_matrix.main(["--ratings", "sample", "--user-weight", "inverse"])
-        (matrix,) = client.search_runs(["1"])
-        source = f"runs:/{matrix.info.run_id}/matrix"
-        for given, sentence in contradictions:
-            for fit in (fit_embedding, compare_optimizers, evaluate_embedding):
-                if fit is evaluate_embedding and given[0] in ("--user-weight", "--item-power"):
-                    continue  # it has no such parameter
-                with pytest.raises(OptionError, match=sentence):
-                    fit.main(["--matrix", source, *given])
-        agreeing = ["--ratings", "sample", "--user-weight", "inverse"]
-        fit_embedding.main(["--matrix", source, *agreeing, "--optimizer", "exact", "--dim", "3"])

@@ -361,7 +361,7 @@ def test_at_most_so_many_users_are_asked_and_all_are_learnt_from():
 
 @pytest.mark.parametrize("library", ["implicit", "gensim"])
 def test_libraries_take_part_where_they_are_installed_and_are_named_where_not(library, monkeypatch):
-    monkeypatch.setattr(baselines, "is_installed", lambda name: name != library)
+    monkeypatch.setattr(candidates, "find_spec", lambda name: name != library)
     present, (reason,) = candidates.build_candidates((5,), 0, (100, 100))
     assert re.match(f"{library}'s .*, not installed ", reason)
     names = {one.name for one in present}
@@ -552,7 +552,7 @@ def test_weights_find_more_on_real_ratings(real_movielens):
 def test_the_entry_point_from_end_to_end(tmp_path, monkeypatch, capsys):
     from entrypoints.evaluate_embedding import main
 
-    monkeypatch.setattr(baselines, "is_installed", lambda name: False)
+    monkeypatch.setattr(candidates, "find_spec", lambda name: None)
     with fresh_store(tmp_path) as client:
         os.environ["MLFLOW_EXPERIMENT_NAME"] = "evaluation"
         client.create_experiment("evaluation", artifact_location=f"{tmp_path}/artifacts")

@@ -58,8 +58,10 @@ def build_cooccurrence(likes: sp.csr_matrix, device: str | None) -> Cooccurrence
     if device is not None:
         check_dense_fits(n_movies, device)
     started = time.perf_counter()
+    # X has at most all pairs of movies, or of each user's likes.
+    pairs = np.square(np.diff(likes.indptr).astype(np.float64)).sum()
     matrix = None
-    if device is not None or _max_nonzeros(likes) <= MAX_NONZEROS:
+    if device is not None or min(pairs, n_movies**2) <= MAX_NONZEROS:
         matrix = cooccurrence(likes)
         nonzeros, squares = matrix.nnz, _squares(matrix.data) - _squares(matrix.diagonal())
     else:
@@ -98,12 +100,6 @@ def off_diagonal_squares(likes: sp.csr_matrix) -> float:
 
 def _squares(values: np.ndarray) -> float:
     return float(np.square(values, dtype=np.float64).sum())
-
-
-def _max_nonzeros(likes: sp.csr_matrix) -> int:
-    """Upper bound on the number of non-zeros of X: all pairs of movies, or of each user's likes."""
-    pairs = np.square(np.diff(likes.indptr).astype(np.float64)).sum()
-    return int(min(pairs, float(likes.shape[1]) ** 2))
 
 
 def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:

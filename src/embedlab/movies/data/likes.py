@@ -90,8 +90,7 @@ class Likes:
     @property
     def options(self) -> dict[str, object]:
         """The options that select and weigh likes, by name."""
-        names = ("like_rule", "user_weight", "item_power")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("like_rule", "user_weight", "item_power")}
 
     @cached_property
     def remarks(self) -> list[str]:

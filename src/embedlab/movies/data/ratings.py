@@ -11,13 +11,14 @@ else, and whatever Arrow refuses, is read by the csv module, which names the fir
 
 import csv
 import hashlib
-import io
 import math
 import re
+import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,7 @@ _MOVIE_COLUMNS = ("movieId", "title", "genres")
 _MAX_ID = np.iinfo(np.int64).max
 _WHOLE = re.compile(r"([0-9]+)(?:\.0*)?")  # "31" and the "31.0" of a spreadsheet, not "31.5"
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # by Python's error handler "surrogateescape"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +84,9 @@ class Ratings:
         return self.n_ratings / (self.n_users * self.n_movies)
 
 
+# Per row userId and movieId, (n_rows,) int64, rating, (n_rows,) float32, and timestamp, (n_rows,)
+# float64, or (0,) without that column.
 _Columns = tuple[np.ndarray, ...]
-"""Per row userId and movieId, (n_rows,) int64, rating, (n_rows,) float32, and timestamp, (n_rows,)
-float64, or (0,) without that column."""
 
 
 def read_ratings(folder: Path, name: str | None = None) -> Ratings:
@@ -117,38 +119,29 @@ def read_ratings(folder: Path, name: str | None = None) -> Ratings:
         ) from error
 
     movie = _positions(movies["movie_id"].to_numpy(), movie_id)
-    del movie_id
+    del movie_id  # each column of 32 M ratings takes 0.25 GiB
     is_known = movie >= 0
-    n_known = np.count_nonzero(is_known)
-    if n_known == 0:
+    if not is_known.any():
         raise DataError(
             f"{RATINGS_FILE}: none of its {len(stars)} ratings is of a movie in {MOVIES_FILE}; "
             f"expected two files of the same release."
         )
-    if n_known < len(stars):
-        user_id, movie, stars = user_id[is_known], movie[is_known], stars[is_known]
-        time = time[is_known] if len(time) else time
-    user_ids = np.sort(pd.unique(user_id))
+    user_ids = np.sort(pd.unique(user_id[is_known]))
     user = _positions(user_ids, user_id)
     del user_id
-    pair = user.astype(np.int64)
-    pair *= len(movies)
+    pair = np.multiply(user, len(movies) + 1, dtype=np.int64)  # with room for a movie of −1
     pair += movie
-    is_latest = _latest(pair, time)
-    n_latest = np.count_nonzero(is_latest)
-    if n_latest < n_known:
-        user, movie, stars = user[is_latest], movie[is_latest], stars[is_latest]
+    is_kept = is_known & _latest(pair, time)
+    del pair, time
+    n_known, n_kept = int(is_known.sum()), int(is_kept.sum())
     return Ratings(
         name=name or folder.resolve().name,
         movies=movies,
         user_ids=user_ids,
-        user=user,
-        movie=movie,
-        stars=stars,
-        dropped={
-            "unknown_movie": int(len(is_known) - n_known),
-            "duplicate_rating": int(n_known - n_latest),
-        },
+        user=user[is_kept],
+        movie=movie[is_kept],
+        stars=stars[is_kept],
+        dropped={"unknown_movie": len(is_known) - n_known, "duplicate_rating": n_known - n_kept},
         digest=sha.hexdigest(),
     )
 
@@ -162,11 +155,10 @@ def _positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def _latest(pair: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Mask (n_rows,) of the latest row of each pair, an int64 (n_rows,) for user and movie."""
-    if np.all(pair[1:] > pair[:-1]):  # in order and unique, as published
-        return np.ones(len(pair), bool)
-    order = np.argsort(time, kind="stable") if len(time) else np.arange(len(pair))
-    is_latest = np.empty(len(pair), bool)
-    is_latest[order] = ~pd.Series(pair[order]).duplicated(keep="last")
+    is_latest = np.ones(len(pair), bool)
+    if np.any(pair[1:] <= pair[:-1]):  # not in order and unique, as published
+        order = np.argsort(time, kind="stable") if len(time) else slice(None)
+        is_latest[order] = ~pd.Series(pair[order]).duplicated(keep="last")
     return is_latest
 
 
@@ -180,10 +172,6 @@ def read_by_arrow(path: Path) -> _Columns | None:
 
     Peak memory is that of the columns, 28 bytes a rating, and of a few blocks.
     """
-    with open(path, "rb") as lines:
-        header = lines.readline().decode("utf-8-sig", errors="replace").strip().split(",")
-    if sorted({*header, _TIME_COLUMN}) != sorted(_RATING_TYPES) or len(set(header)) < len(header):
-        return None
     columns = _empty_columns()
     try:
         with arrow_csv.open_csv(
@@ -192,17 +180,22 @@ def read_by_arrow(path: Path) -> _Columns | None:
             parse_options=arrow_csv.ParseOptions(quote_char=False),
             convert_options=arrow_csv.ConvertOptions(column_types=_RATING_TYPES, null_values=[]),
         ) as batches:
+            names = batches.schema.names
+            if sorted({*names, _TIME_COLUMN}) != sorted(_RATING_TYPES) or len(names) > len(
+                {*names}
+            ):
+                return None
             for batch in batches:
                 ids = [batch[name].to_numpy() for name in ("userId", "movieId")]
                 stars = batch["rating"].to_numpy()
-                time = batch[_TIME_COLUMN].to_numpy() if _TIME_COLUMN in header else np.empty(0)
+                time = batch[_TIME_COLUMN].to_numpy() if _TIME_COLUMN in names else np.empty(0)
                 in_range = (stars >= MIN_STARS) & (stars <= MAX_STARS)
                 if not (in_range.all() and np.isfinite(time).all() and np.min(ids, initial=0) >= 0):
                     return None
                 values = (*ids, stars.astype(np.float32), time)
                 for column, of_batch in zip(columns, values, strict=True):
                     column.frombytes(of_batch.tobytes())
-    except pa.ArrowInvalid:
+    except ValueError:  # Arrow's own errors, and a header that is not UTF-8
         return None
     return tuple(map(np.asarray, columns)) if columns[0] else None
 
@@ -213,22 +206,14 @@ def read_by_arrow(path: Path) -> _Columns | None:
 def read_by_lines(path: Path) -> _Columns:
     """Every row by the csv module. Raises DataError for the first bad one."""
     user_id, movie_id, stars, time = columns = _empty_columns()
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as lines:
-            for where, row in _rows(lines, path.name, _RATING_COLUMNS):
-                user_id.append(_id(where, "userId", row))
-                movie_id.append(_id(where, "movieId", row))
-                value = _number(row["rating"])
-                if not MIN_STARS <= value <= MAX_STARS:
-                    expected = f"a number from {MIN_STARS:g} to {MAX_STARS:g}"
-                    raise _fault(where, "rating", row, expected)
-                stars.append(value)
-                if _TIME_COLUMN in row:
-                    time.append(_number(row[_TIME_COLUMN]))
-                    if math.isinf(time[-1]):
-                        raise _fault(where, _TIME_COLUMN, row, "seconds since 1970")
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
+    for row in _rows(path, _RATING_COLUMNS):
+        user_id.append(row.id("userId"))
+        movie_id.append(row.id("movieId"))
+        expected = f"a number from {MIN_STARS:g} to {MAX_STARS:g}"
+        stars.append(row.number("rating", MIN_STARS, MAX_STARS, expected))
+        if _TIME_COLUMN in row.fields:
+            largest = sys.float_info.max
+            time.append(row.number(_TIME_COLUMN, -largest, largest, "seconds since 1970"))
     if not stars:
         raise DataError(f"{path.name} has a header but no ratings; expected one rating a line.")
     return tuple(map(np.asarray, columns))
@@ -236,102 +221,96 @@ def read_by_lines(path: Path) -> _Columns:
 
 def _read_movies(path: Path) -> pd.DataFrame:
     """The table `Ratings.movies`. Raises DataError for the first bad line."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-    movies: dict[int, tuple[str, str, str]] = {}  # line, title, genres by id
-    for where, row in _rows(io.StringIO(text, newline=""), path.name, _MOVIE_COLUMNS):
-        movie_id = _id(where, "movieId", row)
-        if movie_id in movies:
-            first = movies[movie_id][0].rpartition(", ")[2]
-            raise _fault(where, "movieId", row, f"an id not used before ({first})")
-        if not row["title"].strip():
-            raise _fault(where, "title", row, "a title")
-        movies[movie_id] = (where, row["title"], row["genres"])
+    movies: list[tuple[int, str, str]] = []
+    line_of: dict[int, int] = {}  # by id
+    for row in _rows(path, _MOVIE_COLUMNS):
+        movie_id, title = row.id("movieId"), row.fields["title"]
+        if movie_id in line_of:
+            raise row.fault("movieId", f"an id not used before (line {line_of[movie_id]})")
+        if not title.strip():
+            raise row.fault("title", "a title")
+        line_of[movie_id] = row.line
+        movies.append((movie_id, title, row.fields["genres"]))
     if not movies:
         raise DataError(f"{path.name} has a header but no movies; expected one movie a line.")
-    _, titles, genres = zip(*movies.values(), strict=True)
-    frame = pd.DataFrame({"movie_id": np.array(list(movies)), "title": titles, "genres": genres})
+    frame = pd.DataFrame(movies, columns=["movie_id", "title", "genres"])
     return frame.sort_values("movie_id", ignore_index=True)
 
 
-def _rows(
-    lines: Iterable[str], file: str, required: tuple[str, ...]
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """`<file>, line <n>` (from 1; where the row starts) and the fields of each row by column.
+class _Row(NamedTuple):
+    """The fields of a row by column, and the line (from 1) where it starts."""
 
-    Raises DataError for a bad header, a row of another length, or bad quoting.
-    """
-    reader = csv.reader(lines, strict=True)
+    file: str
+    line: int
+    fields: dict[str, str]
+
+    def id(self, column: str) -> int:
+        match = _WHOLE.fullmatch(self.fields[column].strip())
+        # The length first: int() refuses very long texts by an error of its own.
+        if match is None or len(match[1].lstrip("0")) > 19 or int(match[1]) > _MAX_ID:
+            raise self.fault(column, f"a whole number from 0 to {_MAX_ID}")
+        return int(match[1])
+
+    def number(self, column: str, low: float, high: float, expected: str) -> float:
+        text = self.fields[column].strip()
+        value = float(text) if _NUMBER.fullmatch(text) else math.nan
+        if not low <= value <= high:
+            raise self.fault(column, expected)
+        return value
+
+    def fault(self, column: str, expected: str) -> DataError:
+        found = f"{self.file}, line {self.line}: {column} is {_shown(self.fields[column])}"
+        return DataError(f"{found}; expected {expected}.")
+
+
+def _rows(path: Path, required: tuple[str, ...]) -> Iterator[_Row]:
+    """Raises DataError for a bad header, a row of another length, bad quoting, or no UTF-8."""
+    reader = csv.reader(_lines(path), strict=True)
     header: list[str] = []
-    while True:
-        where = f"{file}, line {reader.line_num + 1}"
-        try:
-            row = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            raise DataError(
-                f"{where}: {error}; expected comma-separated fields, quoted where they hold a "
-                "comma."
-            ) from error
-        if not any(map(str.strip, row)) and len(row) <= 1:
-            continue  # a blank line
-        if not header:
-            header = [name.strip() for name in row]
-            _check_header(where, header, required)
-        elif len(row) != len(header):
-            raise DataError(
-                f"{where}: {counted(len(row), 'field')}, starting with {_shown(row[0])}; expected "
-                f"{len(header)}, as in the header (a field that holds a comma needs quotes)."
-            )
-        else:
-            yield where, dict(zip(header, row, strict=True))
-    if not header:
-        raise DataError(f"{file} is empty; expected a header with {', '.join(required)}.")
-
-
-def _check_header(where: str, header: list[str], required: tuple[str, ...]) -> None:
-    faults = [f"no {name}" for name in required if name not in header]
-    faults += [f"{name} twice" for name in (*required, _TIME_COLUMN) if header.count(name) > 1]
-    if faults:
+    next_line = 1
+    try:
+        for fields in reader:
+            line, next_line = next_line, reader.line_num + 1
+            if len(fields) <= 1 and not "".join(fields).strip():
+                continue  # a blank line
+            if not header:
+                header = [name.strip() for name in fields]
+                faults = [f"no {name}" for name in required if name not in header]
+                once = (*required, _TIME_COLUMN)
+                faults += [f"{name} twice" for name in once if header.count(name) > 1]
+                if faults:
+                    raise DataError(
+                        f"{path.name}, line {line}: the header {_shown(','.join(header))} has "
+                        f"{' and '.join(faults)}; expected each column once, comma-separated."
+                    )
+            elif len(fields) != len(header):
+                raise DataError(
+                    f"{path.name}, line {line}: {counted(len(fields), 'field')}, starting with "
+                    f"{_shown(fields[0])}; expected {len(header)}, as in the header (a field that "
+                    "holds a comma needs quotes)."
+                )
+            else:
+                yield _Row(path.name, line, dict(zip(header, fields, strict=True)))
+    except csv.Error as error:
         raise DataError(
-            f"{where}: the header {_shown(','.join(header))} has {' and '.join(faults)}; expected "
-            "each column once, comma-separated."
-        )
+            f"{path.name}, line {next_line}: {error}; expected comma-separated fields, quoted "
+            "where they hold a comma."
+        ) from error
+    if not header:
+        raise DataError(f"{path.name} is empty; expected a header with {', '.join(required)}.")
 
 
-def _id(where: str, column: str, row: dict[str, str]) -> int:
-    match = _WHOLE.fullmatch(row[column].strip())
-    # The length first: int() refuses very long texts by an error of its own.
-    if match is None or len(match[1].lstrip("0")) > 19 or int(match[1]) > _MAX_ID:
-        raise _fault(where, column, row, f"a whole number from 0 to {_MAX_ID}")
-    return int(match[1])
-
-
-def _number(text: str) -> float:
-    """The number that `text` writes; infinity if it writes none."""
-    return float(text) if _NUMBER.fullmatch(text.strip()) else math.inf
-
-
-def _fault(where: str, column: str, row: dict[str, str], expected: str) -> DataError:
-    return DataError(f"{where}: {column} is {_shown(row[column])}; expected {expected}.")
+def _lines(path: Path) -> Iterator[str]:
+    """The lines with their ends. Raises DataError for the first byte that is not UTF-8."""
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        for line_number, line in enumerate(lines, start=1):
+            if escaped := _ESCAPED_BYTE.search(line):
+                raise DataError(
+                    f"{path.name}, line {line_number}: the byte 0x{ord(escaped[0]) - 0xDC00:02x} "
+                    "is not UTF-8; expected text in UTF-8, so save or convert the file as that."
+                )
+            yield line
 
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "…")
-
-
-def _not_utf8(path: Path) -> DataError:
-    """Names the first line with a byte that is not UTF-8."""
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                return DataError(
-                    f"{path.name}, line {number}: the byte 0x{line[error.start]:02x} is not UTF-8; "
-                    f"expected text in UTF-8, so save or convert the file as that."
-                )
-    raise ValueError(f"{path} is UTF-8")

@@ -5,7 +5,6 @@ In: likes and settings. Out: `{name of a score: Scorer}`, as one fit may have se
 
 import warnings
 from collections.abc import Mapping
-from importlib.util import find_spec
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,11 +14,6 @@ from embedlab.movies.evaluation.metrics import Scorer
 
 # The most liked movie gains this fraction of the best score, which only orders equal counts.
 TIE_BREAK = 1e-3
-
-
-def is_installed(library: str) -> bool:
-    """Whether an optional library can be imported."""
-    return find_spec(library) is not None
 
 
 def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:

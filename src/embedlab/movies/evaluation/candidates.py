@@ -6,6 +6,7 @@ A candidate's fit takes likes and settings and returns scorers of what it learnt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from itertools import product
 
 import numpy as np
@@ -30,8 +31,7 @@ ITEM_POWERS = (0.0, 0.25, 0.5)
 TUNING_TOLERANCE = 1e-3
 
 Settings = Mapping[str, object]
-FitFunction = Callable[..., Mapping[str, Scorer]]
-"""Likes and settings -> scorers, by name."""
+FitFunction = Callable[..., Mapping[str, Scorer]]  # likes and settings -> scorers, by name
 
 
 def score_name(alpha: float) -> str:
@@ -40,11 +40,7 @@ def score_name(alpha: float) -> str:
 
 
 def embedding(
-    likes: sp.csr_matrix,
-    dim: int,
-    user_weight: str,
-    item_power: float,
-    tolerance: float = 1e-8,
+    likes: sp.csr_matrix, dim: int, user_weight: str, item_power: float, tolerance: float = 1e-8
 ) -> Mapping[str, Scorer]:
     """The embedding of weighted likes by the exact solver, with the scores v_q·v_j / ‖v_j‖^a."""
     weighted = weight_likes(likes, user_weight, item_power)
@@ -102,14 +98,13 @@ def build_candidates(
         Candidate(WEIGHTED_EMBEDDING, embedding, weighted, tuning_overrides=tuning_overrides),
     ]
     absent = []
-    needed, free = baselines.ease_bytes(*shape), free_bytes("cpu")
+    needed, free = baselines.ease_bytes(*shape) / 2**30, free_bytes("cpu") / 2**30
     if needed < free:
         grid = _grid(user_weight=weights, penalty=(100, 1_000, 10_000, 100_000))
         found.append(Candidate("EASE", baselines.ease, grid))
     else:
-        gib = f"{needed / 2**30:,.0f} GiB where {free / 2**30:,.0f} GiB are free"
-        absent.append(f"EASE, which needs {gib}")
-    if baselines.is_installed("implicit"):
+        absent.append(f"EASE, which needs {needed:,.0f} GiB where {free:,.0f} GiB are free")
+    if find_spec("implicit"):
         knn = _grid(kind=["BM25Recommender"], B=(0.0, 0.5))
         knn += _grid(kind=["CosineRecommender", "TFIDFRecommender"])
         strengths = ((10, 30), (10, 100), (30, 100), (100, 300))  # (alpha, regularization)
@@ -124,7 +119,7 @@ def build_candidates(
         ]
     else:
         absent.append(f"implicit's baselines, {NOT_INSTALLED}")
-    if baselines.is_installed("gensim"):
+    if find_spec("gensim"):
         grid = _grid(dim=(20, 50), epochs=(10,), ns_exponent=(0.0, 0.75))
         found.append(Candidate("item2vec", partial(baselines.item2vec, seed=seed), grid))
     else:

@@ -6,7 +6,8 @@ bootstrap intervals over users and paired ones of differences; as a table and in
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import cache
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,7 @@ from embedlab.progress import OnProgress
 MAX_USERS = 20_000  # of `held_out_ndcg`: its standard error is 1/140 of a standard deviation
 INTERVALS = ("hit_rate", "ndcg", "mrr")
 COMPARED = {"hit_rate": "hit rate", "ndcg": "NDCG"}
+_Trial = tuple[float, Settings, str]  # the hit rate on validation, settings and score
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,6 @@ class Evaluation:
         return " ".join(f"{name}={value}" for name, value in self.settings.items())
 
 
-class _Trial(NamedTuple):
-    settings: Settings
-    score: str
-    val_hit_rate: float
-
-
 def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str, k: int = 10) -> float:
     """NDCG@k, by dot product, of a fit of `likes` without the held-out ones.
 
@@ -126,62 +122,54 @@ def tune_and_evaluate(
     trials: dict[str, list[list[_Trial]]] = {one.name: [] for one in candidates}
     tests: dict[str, list[Mapping[str, Ranking]]] = {one.name: [] for one in candidates}
     generator = np.random.default_rng(options.seed)
+
+    @cache  # candidates with the same fit share it
+    def rank(part: Holdout, fit: FitFunction, *settings: tuple[str, object]) -> dict[str, Ranking]:
+        """The rankings of `part`, by score."""
+        return {
+            score: rank_held_out(scorer, part, options.k, options.exclude)
+            for score, scorer in fit(part.likes, **dict(settings)).items()
+        }
+
     for _ in range(options.n_splits):
+        rank.cache_clear()
         test = hold_out(likes, generator, options.max_users)
         validation = hold_out(test.likes, generator, options.max_users)
-        known: dict[tuple, Mapping[str, Ranking]] = {}  # candidates with the same fit share it
-
-        def rank(
-            part: Holdout, fit: FitFunction, settings: Settings, known=known
-        ) -> Mapping[str, Ranking]:
-            """The rankings of `part`, by score."""
-            key = (id(part), fit, *settings.items())
-            if key not in known:
-                known[key] = {
-                    score: rank_held_out(scorer, part, options.k, options.exclude)
-                    for score, scorer in fit(part.likes, **settings).items()
-                }
-            return known[key]
-
         for one in candidates:
-            found = []
+            found: list[_Trial] = []
             for settings in one.grid:
-                rankings = rank(validation, one.fit, {**settings, **one.tuning_overrides})
+                rankings = rank(validation, one.fit, *{**settings, **one.tuning_overrides}.items())
                 found += [
-                    _Trial(settings, score, ranking.means()["hit_rate"])
+                    (ranking.means()["hit_rate"], settings, score)
                     for score, ranking in rankings.items()
                     if score in one.scores or not one.scores
                 ]
                 done += 1
                 if on_progress:
                     on_progress(done, total)
+            _, settings, _ = max(found, key=itemgetter(0))
             trials[one.name].append(found)
-            tests[one.name].append(rank(test, one.fit, _best(found).settings))
+            tests[one.name].append(rank(test, one.fit, *settings.items()))
     return [_evaluation(one.name, trials[one.name], tests[one.name]) for one in candidates]
-
-
-def _best(trials: Sequence[_Trial]) -> _Trial:
-    return max(trials, key=lambda trial: trial.val_hit_rate)
 
 
 def _evaluation(
     name: str, trials: Sequence[Sequence[_Trial]], tests: Sequence[Mapping[str, Ranking]]
 ) -> Evaluation:
     """Means over the splits, from each split's trials and tests."""
-    choices = [_best(of_split)[:2] for of_split in trials]
-    averages = [
-        of_grid[0]._replace(val_hit_rate=float(np.mean([t.val_hit_rate for t in of_grid])))
-        for of_grid in zip(*trials, strict=True)
-    ]
-    settings, score, val_hit_rate = _best(averages)
+    rates = np.array([[rate for rate, _, _ in of_split] for of_split in trials])
+    chosen = rates.argmax(axis=1)  # (n_splits,) of the trials of each
+    means = [float(np.mean(of_trial)) for of_trial in rates.T]
+    best = int(np.argmax(means))
+    _, settings, score = trials[0][best]
     return Evaluation(
         name,
         settings,
         score,
-        val_hit_rate,
-        choices.count((settings, score)),
-        average([test[chosen] for test, (_, chosen) in zip(tests, choices, strict=True)]),
-        {score: average([test[score] for test in tests]) for score in tests[0]},
+        val_hit_rate=means[best],
+        chosen_in=int(np.count_nonzero(chosen == best)),
+        test=average([test[trials[0][i][2]] for test, i in zip(tests, chosen, strict=True)]),
+        by_score={score: average([test[score] for test in tests]) for score in tests[0]},
     )
 
 
@@ -281,9 +269,9 @@ def to_markdown(
 def _standing(row) -> str:
     if row.contestant == WEIGHTED_EMBEDDING:
         return ""
-    said = []
-    for name, shown in COMPARED.items():
+    parts = []
+    for name, label in COMPARED.items():
         behind, low, high = (getattr(row, f"{name}_behind{end}") for end in ("", "_low", "_high"))
         word = "behind" if low > 0 else "ahead" if high < 0 else "not told apart"
-        said.append(f"{shown} {word} ({-behind:+.4f}; {-high:+.4f} to {-low:+.4f})")
-    return "; against the weighted embedding: " + ", ".join(said)
+        parts.append(f"{label} {word} ({-behind:+.4f}; {-high:+.4f} to {-low:+.4f})")
+    return "; against the weighted embedding: " + ", ".join(parts)

@@ -13,8 +13,8 @@ import torch
 from embedlab.errors import OptionError
 from embedlab.movies.evaluation.splits import Holdout
 
+# Query movies (n,) -> the score of every movie for each, (n, n_movies), higher is better.
 Scorer = Callable[[np.ndarray], np.ndarray]
-"""Query movies (n,) -> the score of every movie for each, (n, n_movies), higher is better."""
 
 QUERIES_AT_ONCE = 512
 CONFIDENCE = 0.95

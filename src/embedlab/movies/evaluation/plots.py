@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -20,6 +19,10 @@ COLOURS = {WEIGHTED_EMBEDDING: BLUE, PUBLISHED_EMBEDDING: ORANGE, PUBLISHED_COSI
 PATHS = {WEIGHTED_EMBEDDING: BLUE, PUBLISHED_EMBEDDING: ORANGE}
 LEADER = {"arrowstyle": "-", "color": "#a9afb7", "linewidth": 0.7, "relpos": (0, 0.5)}
 LINE_OF_TEXT = 0.052  # height of a label as a fraction of the panel
+LABELS = {
+    "coverage": "share of movies recommended to anybody",
+    "popularity": "users who like a recommended movie, mean",
+}
 
 
 def plot_accuracy_against_novelty(
@@ -35,34 +38,42 @@ def plot_accuracy_against_novelty(
     figure = new_figure(14, 6.2)
     figure.suptitle(title)
     panels = figure.subplots(1, 2, sharey=True)
-    columns = {
-        "coverage": "share of movies recommended to anybody",
-        "popularity": "users who like a recommended movie, mean",
-    }
-    for axes, (column, label) in zip(panels, columns.items(), strict=True):
+    low, high = table["hit_rate_low"].min(), table["hit_rate_high"].max()
+    margin = 0.08 * (high - low) or 0.05
+    bottom, top = panels[0].set_ylim(low - margin, high + margin)
+    panels[0].set_ylabel(f"hit rate@{k} on test, with 95 % interval")
+    # The names stand in the right margin, each near the height of its dot, with a thin line to it.
+    shown = table.sort_values("hit_rate")
+    heights = spread(((shown["hit_rate"] - bottom) / (top - bottom)).to_numpy(), LINE_OF_TEXT)
+    for axes, (column, label) in zip(panels, LABELS.items(), strict=True):
         for entry in entries:
             if entry.name in PATHS:
-                _path(axes, entry, column)
-        for row in table.itertuples():
+                means = [ranking.means() for ranking in entry.by_score.values()]
+                x, y = ([mean[name] for mean in means] for name in (column, "hit_rate"))
+                path = f"{entry.name}: dot / |v|^a, from dot (a = 0) to cosine (a = 1)"
+                axes.plot(x, y, "-o", color=PATHS[entry.name], markersize=4, label=path)
+        for row, height in zip(shown.itertuples(), heights, strict=True):
             x, colour = getattr(row, column), _colour(row.contestant)
-            axes.vlines(
-                x, row.hit_rate_low, row.hit_rate_high, color=colour, linewidth=5, alpha=0.2
-            )
+            axes.vlines(x, row.hit_rate_low, row.hit_rate_high, colour, linewidth=5, alpha=0.2)
             axes.plot(x, row.hit_rate, "o", color=colour, markersize=8, markeredgecolor="white")
+            axes.annotate(
+                f"{row.contestant}  {row.hit_rate:.3f}",
+                (x, row.hit_rate),
+                xytext=(1.03, height),
+                textcoords="axes fraction",
+                va="center",
+                color=colour,
+                weight="bold" if row.contestant == WEIGHTED_EMBEDDING else None,
+                arrowprops=LEADER,
+            )
         axes.set(xscale="log", xlabel=label)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if column == "coverage" else (1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
         tidy(axes)
         axes.grid(axis="x", color="#e3e5e8", linewidth=0.8)
-    panels[0].set_ylabel(f"hit rate@{k} on test, with 95 % interval")
     panels[0].xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda users, _: f"{users:g}"))
     panels[1].invert_xaxis()  # in both panels, novelty is on the right
-    low, high = table["hit_rate_low"].min(), table["hit_rate_high"].max()
-    margin = 0.08 * (high - low) or 0.05
-    panels[0].set_ylim(low - margin, high + margin)
-    for axes, column in zip(panels, columns, strict=True):
-        _labels(axes, table, column)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
@@ -72,35 +83,9 @@ def _colour(name: str) -> str:
     return COLOURS.get(name, GREEN if name.startswith(("implicit", "item2vec")) else GREY)
 
 
-def _path(axes: Axes, entry: Evaluation, column: str) -> None:
-    means = [ranking.means() for ranking in entry.by_score.values()]
-    x, y = ([mean[name] for mean in means] for name in (column, "hit_rate"))
-    label = f"{entry.name}: dot / |v|^a, from dot (a = 0) to cosine (a = 1)"
-    axes.plot(x, y, "-o", color=PATHS[entry.name], linewidth=1.5, markersize=4, label=label)
-
-
-def _labels(axes: Axes, table: pd.DataFrame, column: str) -> None:
-    """Every name in the right margin, near the height of its dot, with a thin line to it."""
-    bottom, top = axes.get_ylim()
-    shown = table.sort_values("hit_rate")
-    heights = spread(((shown["hit_rate"] - bottom) / (top - bottom)).to_numpy(), LINE_OF_TEXT)
-    for row, height in zip(shown.itertuples(), heights, strict=True):
-        axes.annotate(
-            f"{row.contestant}  {row.hit_rate:.3f}",
-            (getattr(row, column), row.hit_rate),
-            xytext=(1.03, height),
-            textcoords="axes fraction",
-            va="center",
-            color=_colour(row.contestant),
-            weight="bold" if row.contestant == WEIGHTED_EMBEDDING else None,
-            arrowprops=LEADER,
-        )
-
-
 def spread(heights: np.ndarray, gap: float) -> np.ndarray:
     """Ascending heights, (n,), moved up and down until they are `gap` apart: (n,)."""
-    up, down = np.array(heights, dtype=np.float64), np.array(heights, dtype=np.float64)
-    for i in range(1, len(up)):
-        up[i] = max(up[i], up[i - 1] + gap)
-        down[-1 - i] = min(down[-1 - i], down[-i] - gap)
+    steps = gap * np.arange(len(heights))
+    up = np.maximum.accumulate(heights - steps) + steps
+    down = np.minimum.accumulate((heights - steps)[::-1])[::-1] + steps
     return (up + down) / 2  # both are `gap` apart, and so is their mean

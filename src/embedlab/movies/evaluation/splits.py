@@ -16,7 +16,7 @@ HELD_OUT = 2  # likes of such a user
 MAX_QUERIES = 10  # other likes of such a user
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Holdout:
     """The likes to learn from, and the questions, user by user.
 

@@ -39,32 +39,25 @@ def fit_likes(
     if likes is None:
         objective: Objective = Factored(None, device, is_shared=True)
     else:
-        _check_vectors_fit(likes.shape, options, device)
+        (n_users, n_movies), dim, free = likes.shape, options.dim, free_bytes(device)
+        # V (n_movies, dim) with the optimizer's copies and one in float64; a float64 and a float32
+        # of L V (n_users, dim) and of G (dim, dim)
+        needed = 12 * dim * (3 * n_movies + n_users + dim)  # bytes
+        if needed > free:
+            raise OptionError(
+                f"dim: expected vectors that fit into memory, but dim={dim} needs "
+                f"{needed / 2**30:,.1f} GiB and {device} has {free / 2**30:,.1f} GiB free: use a "
+                f"smaller one (dim={n_movies}, the number of movies, can fit every count)"
+            )
         if options.optimizer == "exact":
             generator = np.random.default_rng(seed)
-            return fit_minres(likes, options.dim, generator, options.epochs, on_step=on_step)
+            return fit_minres(likes, dim, generator, options.epochs, on_step=on_step)
         if options.objective == "factored":
             objective = Factored(likes, device, is_shared=processes > 1)
         else:
-            check_dense_fits(likes.shape[1], device)
+            check_dense_fits(n_movies, device)
             objective = Dense(cooccurrence(likes), device)
     return fit_by_gradient(objective, options, torch.Generator().manual_seed(seed), on_step)
-
-
-def _check_vectors_fit(shape: tuple[int, int], options: FitOptions, device: str) -> None:
-    """Raises OptionError if the arrays of a fit that grow with dim exceed the free memory.
-
-    In bytes: V (n_movies, dim) with the optimizer's copies and one in float64; a float64 and a
-    float32 of L V (n_users, dim) and of G (dim, dim).
-    """
-    (n_users, n_movies), dim = shape, options.dim
-    needed, free = 12 * dim * (3 * n_movies + n_users + dim), free_bytes(device)
-    if needed > free:
-        raise OptionError(
-            f"dim: expected vectors that fit into memory, but dim={dim} needs "
-            f"{needed / 2**30:,.1f} GiB and {device} has {free / 2**30:,.1f} GiB free: use a "
-            f"smaller one (dim={n_movies}, the number of movies, can fit every count)"
-        )
 
 
 def fit_weighted(

@@ -17,23 +17,22 @@ from embedlab.movies.solvers.result import FitResult, divergence_epoch
 from embedlab.progress import OnStep, Step
 from embedlab.wording import counted
 
-# One L-BFGS iteration per epoch, with a line search (Nocedal & Wright 2006, algorithms 7.4 and 3.5)
-# of at most max_eval evaluations. The tolerances are off: the loop decides when to stop.
-_LBFGS = partial(
-    torch.optim.LBFGS,
-    max_iter=1,
-    max_eval=25,
-    history_size=20,
-    tolerance_grad=0,
-    tolerance_change=0,
-    line_search_fn="strong_wolfe",
-)
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
     "rmsprop": partial(torch.optim.RMSprop, foreach=True),
     "sgd": partial(torch.optim.SGD, fused=True),
-    "lbfgs": _LBFGS,
+    # One L-BFGS iteration per epoch, with a line search (Nocedal & Wright 2006, algorithms 7.4 and
+    # 3.5) of at most max_eval evaluations. The tolerances are off: the loop decides when to stop.
+    "lbfgs": partial(
+        torch.optim.LBFGS,
+        max_iter=1,
+        max_eval=25,
+        history_size=20,
+        tolerance_grad=0,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    ),
 }
 
 
@@ -72,15 +71,6 @@ def fit_by_gradient(
         metrics = {"train/cost": cost, "train/gradient_norm": norms[0]}
         on_step(Step(epoch, metrics, elapsed if is_update else None))
         seconds += elapsed
-    return _result(v, costs, seconds)
-
-
-def random_start(n_movies: int, options: FitOptions, generator: torch.Generator) -> torch.Tensor:
-    """(n_movies, dim) float32, drawn on the CPU: a seed gives the same start on every device."""
-    return options.init_scale * torch.randn((n_movies, options.dim), generator=generator)
-
-
-def _result(v: torch.Tensor, costs: list[float], seconds: float) -> FitResult:
     epochs, diverged_at, divergence = len(costs) - 1, divergence_epoch(costs), ""
     last = next(filter(math.isfinite, reversed(costs)), math.nan)
     if not math.isfinite(costs[-1]):
@@ -89,3 +79,8 @@ def _result(v: torch.Tensor, costs: list[float], seconds: float) -> FitResult:
         times = f"{last / costs[0]:.2g} times that of the start"
         divergence = f"after {counted(epochs, 'epoch')} the cost is {last:.3g}, {times}"
     return FitResult(v.detach().cpu().numpy(), last, epochs, seconds, diverged_at, divergence)
+
+
+def random_start(n_movies: int, options: FitOptions, generator: torch.Generator) -> torch.Tensor:
+    """(n_movies, dim) float32, drawn on the CPU: a seed gives the same start on every device."""
+    return options.init_scale * torch.randn((n_movies, options.dim), generator=generator)

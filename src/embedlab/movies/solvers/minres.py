@@ -44,9 +44,8 @@ FIRST_TOLERANCE, LAST_TOLERANCE = 1e-1, 1e-7  # of Lanczos' eigenpairs
 HIGH_LEVERAGE = 0.1  # of at most 10·dim movies, since leverages add up to dim
 MIN_CURVATURE = 0.05  # of the Hessian that Newton's method divides by
 
-
+# The top k eigenvalues, ascending, (k,); their vectors E and X E, (n_movies, k).
 Eigenpairs = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""The top k eigenvalues, ascending, (k,); their vectors E and X E, (n_movies, k)."""
 
 
 class Eigensolver(Protocol):
@@ -62,9 +61,7 @@ class Eigensolver(Protocol):
         ...
 
 
-def choose_eigensolver(
-    likes: sp.csr_matrix, k: int, generator: np.random.Generator
-) -> "Eigensolver":
+def choose_eigensolver(likes: sp.csr_matrix, k: int, generator: np.random.Generator) -> Eigensolver:
     """The fastest eigensolver for k eigenpairs of LᵀL, by size."""
     if likes.shape[1] <= max(MAX_MOVIES_FOR_LAPACK, 4 * k):
         return FullDecomposition(likes)

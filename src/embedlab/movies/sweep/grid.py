@@ -3,6 +3,7 @@
 Imports nothing heavy: the parsers read these names before any heavy import.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -15,7 +16,6 @@ PUBLISHED_RATES = {
     "rmsprop": (1.0, 0.1, 0.01, 0.001, 0.0001),
     "sgd": (4e-5, 3e-5, 2e-5, 1e-5, 1e-6),
 }
-PUBLISHED = "published"
 
 
 def parse_optimizers(text: str) -> tuple[str, ...]:
@@ -34,29 +34,26 @@ def parse_optimizers(text: str) -> tuple[str, ...]:
 def parse_rates(text: str) -> Mapping[str, tuple[float, ...]]:
     """`published` -> {}; `1,0.1` -> {"": (1, 0.1)}, for every optimizer; `adam:1,0.1/sgd:1e-5` ->
     {"adam": (1, 0.1), "sgd": (1e-5,)}, others as published. Raises OptionError otherwise."""
-    if text.strip() == PUBLISHED:
+    if text.strip() == "published":
         return {}
     rates: dict[str, tuple[float, ...]] = {}
-    for part in text.split("/"):
+    parts = text.split("/")
+    for part in parts:
         name, colon, numbers = part.rpartition(":")
         name = name.strip()
-        if (colon and name not in DEFAULT_LR) or name in rates or ("" in {name, *rates} and rates):
-            raise _bad_rates(part)
         try:
-            values = tuple(dict.fromkeys(float(number) for number in numbers.split(",")))
+            values = tuple(dict.fromkeys(map(float, numbers.split(","))))
         except ValueError:
-            raise _bad_rates(part) from None
-        if not all(0 < value < float("inf") for value in values):
-            raise _bad_rates(part)
+            values = ()
+        is_name_good = name in DEFAULT_LR and name not in rates if colon else len(parts) == 1
+        if not (values and is_name_good and all(0 < value < math.inf for value in values)):
+            raise OptionError(
+                "learning_rates: expected published, rates above 0 joined by commas as 1,0.1, or "
+                f"such a list for each of some of {', '.join(DEFAULT_LR)} as adam:1,0.1/sgd:2e-5; "
+                f"got {part!r}"
+            )
         rates[name] = values
     return rates
-
-
-def _bad_rates(part: str) -> OptionError:
-    return OptionError(
-        "learning_rates: expected published, rates above 0 joined by commas as 1,0.1, or such a "
-        f"list for each of some of {', '.join(DEFAULT_LR)} as adam:1,0.1/sgd:2e-5; got {part!r}"
-    )
 
 
 def rates_of(optimizer: str, rates: Mapping[str, tuple[float, ...]]) -> tuple[float, ...]:

@@ -39,8 +39,7 @@ SECONDS_TO_CONNECT = 10.0
 LIBRARIES = ("numpy", "scipy", "torch")
 ADDRESS = re.compile(r"(ray://)?(?P<host>[\w.-]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})")
 
-Job = tuple[FitOptions, int]
-"""The options and the seed of a fit."""
+Job = tuple[FitOptions, int]  # the options and the seed of a fit
 
 
 @dataclass(frozen=True)
@@ -118,12 +117,6 @@ def ray_session(options: RayOptions, say: Callable[[str], object]) -> Iterator[N
     Raises RayError if it cannot be reached or started, OptionError if a local Ray could never run
     a fit.
     """
-    if found := ADDRESS.fullmatch(options.address):
-        try:  # within seconds; Ray itself tries for minutes
-            address = found["host"].strip("[]"), int(found["port"])
-            socket.create_connection(address, SECONDS_TO_CONNECT).close()
-        except OSError as error:
-            raise _unreachable(options.address, error.strerror or error) from error
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report every cluster to its makers
     if options.address:  # each attempt takes 40 s; a local Ray needs several while it starts
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
@@ -144,6 +137,9 @@ def _init(options: RayOptions) -> None:
     threads = dict.fromkeys(names, str(options.cpus_per_fit))
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        if found := ADDRESS.fullmatch(options.address):  # Ray itself tries for minutes
+            address = found["host"].strip("[]"), int(found["port"])
+            socket.create_connection(address, SECONDS_TO_CONNECT).close()
         ray.init(
             address=options.address or "local",
             runtime_env={"py_modules": PACKAGES, "env_vars": threads},
@@ -157,21 +153,18 @@ def _init(options: RayOptions) -> None:
         raise
     except Exception as error:  # Ray raises many kinds, none of them its own
         reason = _first_line(error)
-        if options.address:
-            raise _unreachable(options.address, reason) from error
+        if not options.address:
+            raise RayError(
+                f"launcher: Ray cannot be started on this machine ({reason}): use launcher=local."
+            ) from error
         raise RayError(
-            f"launcher: Ray cannot be started on this machine ({reason}): use launcher=local."
+            f"ray_address: there is no Ray cluster at {options.address} that this machine can use "
+            f"({reason}): check the address and, where the cluster asks for one, the token "
+            "(RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH), or leave ray_address out for a Ray of "
+            "its own."
         ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)
-
-
-def _unreachable(address: str, reason: object) -> RayError:
-    return RayError(
-        f"ray_address: there is no Ray cluster at {address} that this machine can use ({reason}): "
-        "check the address and, where the cluster asks for one, the token (RAY_AUTH_MODE=token and "
-        "RAY_AUTH_TOKEN_PATH), or leave ray_address out for a Ray of its own."
-    )
 
 
 def _capacity(nodes: Sequence[dict], options: RayOptions) -> str:
@@ -179,19 +172,17 @@ def _capacity(nodes: Sequence[dict], options: RayOptions) -> str:
     reserved = {"CPU": options.cpus_per_fit, "GPU": options.gpus_per_fit}
     reserved = {name: amount for name, amount in reserved.items() if amount}
     alive = [node["Resources"] for node in nodes if node["Alive"]]
-    at_once = sum(
-        min(int(node.get(name, 0) / amount) for name, amount in reserved.items()) for node in alive
-    )
-    if at_once:
-        return f"Ray: {counted(at_once, 'fit')} at once, on {counted(len(alive), 'node')}"
-    asked = " and ".join(f"{amount:g} {name}" for name, amount in reserved.items())
-    if not options.address:
-        has = " and ".join(f"{alive[0].get(name, 0):g} {name}" for name in reserved)
-        raise OptionError(
-            f"cpus_per_fit, gpus_per_fit: expected at most the {has} of this machine, got {asked}"
-        )
     n_nodes = counted(len(alive), "node")
-    return f"Ray: of {n_nodes}, none has {asked} for a fit; waiting for one that has"
+    at_once = sum(min(int(node.get(k, 0) / n) for k, n in reserved.items()) for node in alive)
+    if at_once:
+        return f"Ray: {counted(at_once, 'fit')} at once, on {n_nodes}"
+    asked = " and ".join(f"{amount:g} {name}" for name, amount in reserved.items())
+    if options.address:
+        return f"Ray: of {n_nodes}, none has {asked} for a fit; waiting for one that has"
+    has = " and ".join(f"{alive[0].get(name, 0):g} {name}" for name in reserved)
+    raise OptionError(
+        f"cpus_per_fit, gpus_per_fit: expected at most the {has} of this machine, got {asked}"
+    )
 
 
 def fits_by_ray(
@@ -210,13 +201,13 @@ def fits_by_ray(
     jobs_of = {task.remote(likes, job, device, threads, versions).future(): job for job in jobs}
     first = next(iter(jobs_of))
     for future in chain([first], as_completed(set(jobs_of) - {first})):
-        error = future.exception()
-        yield jobs_of.pop(future), _as_error(error) if error else _own(future.result())
-
-
-def _own(result: RayFit) -> RayFit:
-    """`result` with its own memory: Ray's is freed when Ray shuts down."""
-    return replace(result, fit=replace(result.fit, embedding=result.fit.embedding.copy()))
+        job = jobs_of.pop(future)
+        if error := future.exception():
+            yield job, _as_error(error)
+        else:  # Ray frees its own memory when it shuts down
+            result = future.result()
+            embedding = result.fit.embedding.copy()
+            yield job, replace(result, fit=replace(result.fit, embedding=embedding))
 
 
 def _as_error(error: BaseException) -> EmbedlabError:
@@ -236,8 +227,8 @@ def _as_error(error: BaseException) -> EmbedlabError:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".:")
 
 
 def _fit(weighted: "Weighted", job: Job, device: str, n_threads: int, versions: str) -> RayFit:

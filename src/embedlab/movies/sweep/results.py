@@ -4,7 +4,8 @@ In: a `SweepFit` for each optimizer, learning rate and seed, the exact solver's 
 overlaps, and the answer in words.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -27,7 +28,7 @@ MIN_FITS_FOR_CORRELATION = 6
 CLEAR_CORRELATION = -0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SweepFit:
     """One fit of a comparison.
 
@@ -44,209 +45,205 @@ class SweepFit:
     run_id: str
 
     @property
-    def is_exact(self) -> bool:
-        return self.options.optimizer == "exact"
+    def optimizer(self) -> str:
+        return self.options.optimizer
 
     @property
     def has_diverged(self) -> bool:
         return self.fit.has_diverged
 
-
-def names_of(fits: Sequence[SweepFit]) -> list[str]:
-    """The name of each fit: `adam lr=0.1`, with the seed if there are several."""
-    several = len({item.seed for item in fits}) > 1
-    return [
-        item.options.label + (f" seed={item.seed}" if several and not item.is_exact else "")
-        for item in fits
-    ]
+    @property
+    def status(self) -> str:
+        return f"diverged at epoch {self.fit.diverged_at}" if self.has_diverged else "fitted"
 
 
-def fit_table(fits: Sequence[SweepFit]) -> pd.DataFrame:
-    """A row per fit, in the given order."""
-    rows = [
-        {
-            "fit": name,
-            "optimizer": item.options.optimizer,
-            "lr": item.options.lr,
-            "seed": item.seed,
-            "cost": None if item.has_diverged else item.fit.cost,
-            "gap": None if item.has_diverged else item.gap,
-            "epochs": item.fit.epochs,
-            "seconds": item.fit.seconds,
-            "status": f"diverged at epoch {item.fit.diverged_at}"
-            if item.has_diverged
-            else "fitted",
-            "run_id": item.run_id,
+class Comparison:
+    """Fits, the exact solver's first, and the `k` movies that each recommends for every query.
+
+    names    the name of each fit: `adam lr=0.1`, with the seed if there are several.
+    best     the fit with the lowest cost of every optimizer, lowest first, without the exact one.
+    lists    for each fit the nearest rows of every query, (n_queries, k); None if it diverged.
+    overlap  (n_fits, n_fits) overlap@k of each pair, mean over the queries; nan if one diverged.
+
+    The lists have fewer than k rows if some query has fewer neighbours.
+    """
+
+    def __init__(
+        self, fits: Sequence[SweepFit], titles: TitleIndex, queries: Sequence[int], k: int
+    ):
+        self.fits, self.titles, self.queries = fits, titles.titles, queries
+        self.exact, *self.others = fits
+        several_seeds = len({item.seed for item in fits}) > 1
+        self.names = {
+            item: item.options.label
+            + (f" seed={item.seed}" if several_seeds and item is not self.exact else "")
+            for item in fits
         }
-        for item, name in zip(fits, names_of(fits), strict=True)
-    ]
-    return pd.DataFrame(rows)
-
-
-def best_of_each(fits: Sequence[SweepFit]) -> list[SweepFit]:
-    """The fit with the lowest cost of every optimizer, in order, without fits that diverged."""
-    best: dict[str, SweepFit] = {}
-    for item in sorted(fits, key=lambda item: item.fit.cost):
-        if not item.has_diverged:
-            best.setdefault(item.options.optimizer, item)
-    order = dict.fromkeys(item.options.optimizer for item in fits)
-    return [best[optimizer] for optimizer in order if optimizer in best]
-
-
-TopLists = Sequence[np.ndarray | None]
-"""For each fit the nearest rows of every query, (n_queries, k); None if it diverged."""
-
-
-def top_lists(
-    fits: Sequence[SweepFit], queries: Sequence[int], titles: TitleIndex, k: int
-) -> TopLists:
-    """The k nearest rows of every query by inner product, or fewer if a query has fewer. No list
-    contains its query, or a duplicate of it."""
-    duplicates = [titles.duplicates_of([query]) for query in queries]
-    k = max(0, min(k, len(titles.titles) - 1 - max(map(len, duplicates))))
-
-    def lists_of(embedding: np.ndarray) -> np.ndarray:
-        neighbours = Neighbours(embedding)
-        found = [
-            [one.row for one in neighbours.top([query], k, exclude=others)] if k else []
-            for query, others in zip(queries, duplicates, strict=True)
+        best: dict[str, SweepFit] = {}
+        for item in sorted(self.others, key=lambda item: item.fit.cost):
+            if not item.has_diverged:
+                best.setdefault(item.optimizer, item)
+        self.best = list(best.values())
+        duplicates = [titles.duplicates_of([query]) for query in queries]
+        self.lists = [
+            None if item.has_diverged else _top_rows(item.fit.embedding, queries, duplicates, k)
+            for item in fits
         ]
-        return np.array(found, int)
+        self.overlap = _pairwise(self.lists)
 
-    return [None if item.has_diverged else lists_of(item.fit.embedding) for item in fits]
+    def fit_table(self) -> pd.DataFrame:
+        """A row per fit, in the given order."""
+        rows = [
+            {
+                "fit": name,
+                "optimizer": item.optimizer,
+                "lr": item.options.lr,
+                "seed": item.seed,
+                "cost": math.nan if item.has_diverged else item.fit.cost,
+                "gap": item.gap,
+                "epochs": item.fit.epochs,
+                "seconds": item.fit.seconds,
+                "status": item.status,
+                "run_id": item.run_id,
+            }
+            for item, name in self.names.items()
+        ]
+        return pd.DataFrame(rows)
+
+    def pair_table(self) -> pd.DataFrame:
+        """A row per pair of fits: overlap@k and rank-biased overlap, mean over the queries."""
+        rbo, names = _pairwise(self.lists, rank_biased_overlap), list(self.names.values())
+        rows = [
+            (names[i], names[j], self.overlap[i, j], rbo[i, j])
+            for i, j in combinations(range(len(names)), 2)
+            if np.isfinite(rbo[i, j])
+        ]
+        return pd.DataFrame(rows, columns=["first", "second", "overlap", "rbo"])
+
+    def recommendation_table(self) -> pd.DataFrame:
+        """A row per fit, query and rank: the recommended title."""
+        rows = [
+            (name, self.titles[query], rank, self.titles[row])
+            for name, found in zip(self.names.values(), self.lists, strict=True)
+            if found is not None
+            for query, of_query in zip(self.queries, found, strict=True)
+            for rank, row in enumerate(of_query, start=1)
+        ]
+        return pd.DataFrame(rows, columns=["fit", "query", "rank", "title"])
+
+    def to_markdown(self, data: str) -> str:
+        """The answer as Markdown: which optimizer is best, do recommendations change, and why."""
+        options, fit = self.exact.options, self.exact.fit
+        lines = [
+            f"### Which optimizer? ({data}, dim {options.dim}, {counted(options.epochs, 'epoch')})",
+            "",
+            f"The exact solver's cost is {cost_as_text(fit.cost)}, in {fit.seconds:,.1f} s "
+            f"and {counted(fit.epochs, 'round')}. Best of each optimizer, by final cost:",
+            "",
+            "| fit | cost | against the exact cost | seconds |",
+            "| --- | ---: | ---: | ---: |",
+        ]
+        lines += [
+            f"| {self.names[item]} | {cost_as_text(item.fit.cost)} | {gap_as_text(item.gap)} it | "
+            f"{item.fit.seconds:,.1f} |"
+            for item in self.best
+        ]
+        diverged = [item for item in self.fits if item.has_diverged]
+        if diverged:
+            ends = (f"{self.names[item]} at epoch {item.fit.diverged_at}" for item in diverged)
+            lines += ["", f"Diverged: {', '.join(ends)}."]
+        lines += ["", "### Do the recommendations change?", "", *self._about_lists()]
+        return "\n".join(lines) + "\n"
+
+    def _about_lists(self) -> Iterator[str]:
+        """Lines on the overlap of the lists with the exact solver's, by gap."""
+        exact_lists = self.lists[0]  # (n_queries, k)
+        if exact_lists is None or exact_lists.shape[1] == 0:
+            yield "There is no other movie to recommend."
+            return
+        k, titles = exact_lists.shape[1], "; ".join(self.titles[query] for query in self.queries)
+        yield from (f"Top {k} for {titles}, by inner product, against the exact solver's:", "")
+        is_other = np.isfinite(self.overlap[0])
+        is_other[0] = False
+        gaps = np.array([item.gap for item in self.fits])[is_other]  # (n_others,)
+        overlap = self.overlap[0, is_other]  # (n_others,)
+        converged, far = f"{CONVERGED_GAP:.0%}", f"{FAR_GAP:.0%}"
+        is_near, is_far = gaps <= CONVERGED_GAP, gaps > FAR_GAP
+        for group, words in (
+            (is_near, f"at most {converged} above the exact cost"),
+            (~is_near & ~is_far, f"{converged} to {far} above it"),
+            (is_far, f"more than {far} above it"),
+        ):
+            if group.any():
+                values, n = overlap[group] * k, int(group.sum())
+                spread = f" (from {values.min():.1f} to {values.max():.1f})" if n > 1 else ""
+                yield (
+                    f"- **{counted(n, 'fit')} {words}** {'share' if n > 1 else 'shares'} "
+                    f"{values.mean():.1f} of {counted(k, 'movie')} with it{spread}."
+                )
+        yield ""
+        if len(gaps) >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap) > 0:
+            # The fits share their start and their data, so there is no p-value.
+            correlation = spearmanr(gaps, overlap).statistic
+            falls = "falls" if correlation < CLEAR_CORRELATION else "does not clearly fall"
+            yield (
+                f"The overlap {falls} as the gap grows "
+                f"(Spearman's rank correlation {correlation:+.2f} over {len(gaps)} fits)."
+            )
+        yield (
+            "The cost depends on the inner products v_i·v_j alone: a rotation of all vectors "
+            "changes every number in them and no recommendation. The optimizer and its rate decide "
+            "how near those products come to the counts in the given epochs."
+        )
+        stuck = np.flatnonzero(is_other)[gaps > STUCK_GAP]
+        if len(stuck) > 1:
+            among = self.overlap[np.ix_(stuck, stuck)]
+            seeds = np.array([self.fits[i].seed for i in stuck])
+            has_same_start = seeds[:, None] == seeds
+            shares = {
+                "with others of the same random start": among[
+                    has_same_start & ~np.eye(len(stuck), dtype=bool)
+                ],
+                "with others of another start": among[~has_same_start],
+                "with the exact solver's": self.overlap[0, stuck],
+            }
+            means = (f"{v.mean():.0%} {words}" for words, v in shares.items() if v.size)
+            yield ""
+            yield (
+                f"The {len(stuck)} fits that end at more than {STUCK_GAP:,.0f} times the exact "
+                "cost have hardly left their start, which decides what they recommend: their lists "
+                f"share {', '.join(means)}."
+            )
 
 
-def pairwise(
-    lists: TopLists, measure: Callable[[list[int], list[int]], float] = overlap_at_k
+def _top_rows(
+    embedding: np.ndarray, queries: Sequence[int], duplicates: Sequence[Sequence[int]], k: int
 ) -> np.ndarray:
-    """The measure of each pair of fits, mean over the queries: (n_fits, n_fits), nan for None."""
-    n = len(lists)
-    found = np.full((n, n), np.nan)
+    """The k nearest rows of every query by inner product, without its duplicates: (n_queries, k).
+
+    Every list is cut to the shortest one's length.
+    """
+    neighbours = Neighbours(embedding)
+    found = [
+        [one.row for one in neighbours.top([query], k, exclude=others)]
+        for query, others in zip(queries, duplicates, strict=True)
+    ]
+    shortest = min(map(len, found))
+    return np.array([rows[:shortest] for rows in found], int)
+
+
+def _pairwise(
+    lists: Sequence[np.ndarray | None],
+    measure: Callable[[list[int], list[int]], float] = overlap_at_k,
+) -> np.ndarray:
+    """The measure of each pair of lists, mean over the queries: (n, n), nan for None."""
+    found = np.full((len(lists), len(lists)), np.nan)
     for i, first in enumerate(lists):
         for j, second in enumerate(lists[: i + 1]):
             if first is not None and second is not None:
                 pairs = zip(first.tolist(), second.tolist(), strict=True)
                 found[i, j] = found[j, i] = np.mean([measure(a, b) for a, b in pairs])
     return found
-
-
-def pair_table(names: Sequence[str], lists: TopLists) -> pd.DataFrame:
-    """A row per pair of fits: overlap@k and rank-biased overlap, mean over the queries."""
-    overlap, rbo = pairwise(lists), pairwise(lists, rank_biased_overlap)
-    rows = [
-        {"first": names[i], "second": names[j], "overlap": overlap[i, j], "rbo": rbo[i, j]}
-        for i, j in combinations(range(len(names)), 2)
-        if np.isfinite(overlap[i, j])
-    ]
-    return pd.DataFrame(rows, columns=["first", "second", "overlap", "rbo"])
-
-
-def recommendation_table(
-    names: Sequence[str], lists: TopLists, titles: pd.Series, queries: Sequence[int]
-) -> pd.DataFrame:
-    """A row per fit, query and rank: the recommended title."""
-    rows = [
-        {"fit": name, "query": titles.iloc[query], "rank": rank, "title": titles.iloc[row]}
-        for name, found in zip(names, lists, strict=True)
-        if found is not None
-        for query, of_query in zip(queries, found, strict=True)
-        for rank, row in enumerate(of_query, start=1)
-    ]
-    return pd.DataFrame(rows, columns=["fit", "query", "rank", "title"])
-
-
-def to_markdown(fits: Sequence[SweepFit], lists: TopLists, titles: Sequence[str], data: str) -> str:
-    """The answer as Markdown: which optimizer is best, do recommendations change, and why."""
-    exact = next(item for item in fits if item.is_exact)
-    names = dict(zip(map(id, fits), names_of(fits), strict=True))
-    by_cost = sorted(
-        (item for item in best_of_each(fits) if not item.is_exact), key=lambda item: item.fit.cost
-    )
-    lines = [
-        f"### Which optimizer? ({data}, dim {exact.options.dim}, "
-        f"{counted(exact.options.epochs, 'epoch')})",
-        "",
-        f"The exact solver's cost is {cost_as_text(exact.fit.cost)}, in {exact.fit.seconds:,.1f} s "
-        f"and {counted(exact.fit.epochs, 'round')}. Best of each optimizer, by final cost:",
-        "",
-        "| fit | cost | against the exact cost | seconds |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {names[id(item)]} | {cost_as_text(item.fit.cost)} | {gap_as_text(item.gap)} it | "
-        f"{item.fit.seconds:,.1f} |"
-        for item in by_cost
-    ]
-    diverged = [item for item in fits if item.has_diverged]
-    if diverged:
-        said = (f"{names[id(item)]} at epoch {item.fit.diverged_at}" for item in diverged)
-        lines += ["", f"Diverged: {', '.join(said)}."]
-    lines += ["", "### Do the recommendations change?", "", *_about_lists(fits, lists, titles)]
-    return "\n".join(lines) + "\n"
-
-
-def _about_lists(fits: Sequence[SweepFit], lists: TopLists, titles: Sequence[str]) -> list[str]:
-    exact = next(i for i, item in enumerate(fits) if item.is_exact)
-    reference = lists[exact]  # (n_queries, k)
-    if reference is None or reference.shape[1] == 0:
-        return ["There is no other movie to recommend."]
-    k = reference.shape[1]
-    overlap = pairwise(lists)[exact]  # (n_fits,)
-    gaps = np.array([item.gap for item in fits])
-    others = np.isfinite(overlap) & (np.arange(len(fits)) != exact)
-    near, far = others & (gaps <= CONVERGED_GAP), others & (gaps > FAR_GAP)
-    said = [f"Top {k} for {'; '.join(titles)}, by inner product, against the exact solver's:", ""]
-    for group, words in (
-        (near, f"at most {CONVERGED_GAP:.0%} above the exact cost"),
-        (others & ~near & ~far, f"{CONVERGED_GAP:.0%} to {FAR_GAP:.0%} above it"),
-        (far, f"more than {FAR_GAP:.0%} above it"),
-    ):
-        if group.any():
-            values, n = overlap[group] * k, int(np.count_nonzero(group))
-            spread = f" (from {values.min():.1f} to {values.max():.1f})" if n > 1 else ""
-            said.append(
-                f"- **{counted(n, 'fit')} {words}** {'share' if n > 1 else 'shares'} "
-                f"{values.mean():.1f} of {counted(k, 'movie')} with it{spread}."
-            )
-    said.append("")
-    n_others = np.count_nonzero(others)
-    if n_others >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap[others]) > 0:
-        # The fits share their start and their data, so there is no p-value.
-        correlation = spearmanr(gaps[others], overlap[others]).statistic
-        falls = correlation < CLEAR_CORRELATION
-        said.append(
-            f"The overlap {'falls' if falls else 'does not clearly fall'} as the gap grows "
-            f"(Spearman's rank correlation {correlation:+.2f} over {n_others} fits)."
-        )
-    said.append(
-        "The cost depends on the inner products v_i·v_j alone: a rotation of all vectors changes "
-        "every number in them and no recommendation. The optimizer and its rate decide how near "
-        "those products come to the counts in the given epochs."
-    )
-    stuck = np.flatnonzero(others & (gaps > STUCK_GAP))
-    if len(stuck) > 1:
-        said += ["", _about_stuck(fits, lists, stuck, overlap)]
-    return said
-
-
-def _about_stuck(
-    fits: Sequence[SweepFit], lists: TopLists, stuck: np.ndarray, overlap: np.ndarray
-) -> str:
-    """Overlaps of the fits that hardly left their start; those of one seed have the same start."""
-    among = pairwise([lists[i] for i in stuck])
-    seeds = np.array([fits[i].seed for i in stuck])
-    of_one_seed = (seeds[:, None] == seeds) & ~np.eye(len(stuck), dtype=bool)
-    shares = {
-        "with others of the same random start": among[of_one_seed],
-        "with others of another start": among[seeds[:, None] != seeds],
-        "with the exact solver's": overlap[stuck],
-    }
-    values = (f"{v.mean():.0%} {words}" for words, v in shares.items() if v.size)
-    return (
-        f"The {len(stuck)} fits that end at more than {STUCK_GAP:,.0f} times the exact cost have "
-        f"hardly left their start, which decides what they recommend: their lists share "
-        f"{', '.join(values)}."
-    )
 
 
 def gap_as_text(gap: float) -> str:

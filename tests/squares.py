@@ -16,13 +16,15 @@ def squares(n_per_class: int = 40, side: int = 8, seed: int = 0) -> ImageDataset
     images = rng.integers(0, 60, (len(labels), 3, side, side), dtype=np.uint8)
     images[np.arange(len(labels)), labels] += 180  # the channel of the class
     n_train = len(labels) * 3 // 4 // 3 * 3
-    return ImageDataset("squares", CLASSES, images, labels, n_train, digest=f"squares-{seed}")
+    parts = {"train": n_train, "test": len(labels) - n_train}
+    return ImageDataset("squares", CLASSES, images, labels, parts, digest=f"squares-{seed}")
 
 
 def split_of(images: ImageDataset) -> Split:
     """Two thirds of the training images train, the others validate."""
     rows = np.arange(len(images.labels))
-    n_train, n_fit = images.n_train, images.n_train * 2 // 3
+    n_train = images.given_parts["train"]
+    n_fit = n_train * 2 // 3
     return Split(rows[:n_fit], rows[n_fit:n_train], rows[n_train:], digest="split")
 
 

@@ -90,7 +90,7 @@ def test_files_left_out_are_in_a_table_and_the_first_are_printed(tmp_path, capsy
 
 
 def test_copies_in_two_parts_are_counted_listed_and_printed(tmp_path, capsys):
-    for part, n in (("train", 20), ("test", 4), ("val", 4)):
+    for part, n in (("train", 20), ("test", 4), ("more", 4)):
         for seed, name in enumerate(("cat", "dog")):
             photos(tmp_path / "pets" / part / name, n, seed + 10 * n)
     for number in range(2):
@@ -104,7 +104,7 @@ def test_copies_in_two_parts_are_counted_listed_and_printed(tmp_path, capsys):
         assert row[3] in ("train", "val")
     out = capsys.readouterr().out
     assert "have 2 copies of images in other parts, such as test/cat/copy0.png (test) of" in out
-    assert "Of pets only train/ and test/ are read, not val/: a share of train/" in out
+    assert "Of pets only train/ and test/ are read, not more/. To use" in out
 
 
 NAMES = ("_misc", "$5_to_$", r"100% \$x^$", os.fsdecode(b"caf\xe9"), "猫")

@@ -1,12 +1,13 @@
 """The listing of a folder of images: which file is of which class. No file is opened.
 
-In: a folder with `<class>/`, or with `train/<class>/` and `test/<class>/`. Out: a `Listing`. Files
-count at any depth of a class, links are followed, hidden files and folders are ignored.
+In: a folder with `<class>/`, or with `train/<class>/` and `val/<class>/`, `test/<class>/` or both.
+Out: a `Listing`. Files count at any depth of a class, links are followed, hidden files and folders
+are ignored.
 """
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +15,8 @@ from typing import NamedTuple
 from embedlab.errors import DataError
 from embedlab.wording import printable
 
-TRAIN, TEST = "train", "test"
-VALIDATION = ("val", "valid", "validation")  # of others' layouts; here a share of train/ validates
+# The folders that are read as a part, by the part's name, in the order of the parts.
+PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # metadata and previews: of macOS in a zip, of Synology
 
 Found = tuple[str, os.stat_result]  # a path, and what is there, links followed
@@ -33,12 +34,16 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassFile:
-    """A regular file of a class; `name` is its path in the data set's folder, as it is shown."""
+    """A regular file of a class.
+
+    name  its path in the data set's folder, as it is shown.
+    part  a name of PARTS; "" in a folder without parts.
+    """
 
     path: str
     name: str
     label: int
-    is_train: bool
+    part: str
     size: int
     changed: int  # ns
 
@@ -47,16 +52,16 @@ class ClassFile:
 class Listing:
     """What a folder holds.
 
-    classes    names, by label.
-    files      the training files before the test files, by label and path.
-    has_split  whether it has train/ and test/.
-    left_out   what gives no image, by path.
-    notes      sentences about folders that are not read although a user may expect it.
+    classes   names, by label.
+    files     by part, label and path.
+    parts     the given parts, names of PARTS.
+    left_out  what gives no image, by path.
+    notes     sentences about parts and folders that a user may expect otherwise.
     """
 
     classes: tuple[str, ...]
     files: tuple[ClassFile, ...]
-    has_split: bool
+    parts: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
 
@@ -75,19 +80,21 @@ def list_files(root: Path) -> Listing:
 def _list_files(root: Path) -> Listing:
     reasons: dict[str, str] = {}  # by path: why it is left out
     top = _subfolders(str(root), reasons)
-    parts = [name for name in (TRAIN, TEST) if name in top]
-    others = [printable(name) for name in top if name not in parts]
-    if len(parts) == 1:
-        raise DataError(_one_part(root, parts[0], others))
-    by_part = [_subfolders(top[part], reasons) for part in parts] or [top]
+    parts = _parts_of(root, list(top))
+    by_part = {part: _subfolders(top[folder], reasons) for part, folder in parts.items()}
+    by_part = by_part or {"": top}
     # A link to one of these would go in circles, or give the images of one class to another.
-    folders = [str(root), *map(str, root.resolve().parents), *(top[part] for part in parts)]
-    folders += [path for classes in by_part for path in classes.values()]
+    folders = [
+        str(root),
+        *map(str, root.resolve().parents),
+        *(top[name] for name in parts.values()),
+    ]
+    folders += [path for classes in by_part.values() for path in classes.values()]
     known = {_identity(os.stat(folder)) for folder in folders}
 
-    found: list[dict[str, list[Found]]] = [{} for _ in by_part]
-    for files_of, paths in zip(found, by_part, strict=True):
-        for name, path in paths.items():
+    found: dict[str, dict[str, list[Found]]] = {part: {} for part in by_part}
+    for part, files_of in found.items():
+        for name, path in by_part[part].items():
             n_before = len(reasons)
             files = list(_files_under(path, set(known), reasons))
             if files or len(reasons) > n_before:
@@ -95,15 +102,37 @@ def _list_files(root: Path) -> Listing:
             else:
                 reasons[path] = "an empty folder"
     left_out = tuple(LeftOut(_name(path, root), reasons[path]) for path in sorted(reasons))
-    _check_classes(root, [list(files_of) for files_of in found], left_out)
+    classes, *others = map(list, found.values())
+    _check_classes(root, list(parts.values()), classes, others, left_out)
     class_files = tuple(
-        ClassFile(path, _name(path, root), label, part == 0, about.st_size, about.st_mtime_ns)
-        for part, files_of in enumerate(found)
-        for label, name in enumerate(found[0])
+        ClassFile(path, _name(path, root), label, part, about.st_size, about.st_mtime_ns)
+        for part, files_of in found.items()
+        for label, name in enumerate(classes)
         for path, about in files_of[name]
     )
-    notes = (_not_read(root, others),) if parts and others else ()
-    return Listing(tuple(map(printable, found[0])), class_files, bool(parts), left_out, notes)
+    notes = tuple(_notes(root, parts, list(top)))
+    return Listing(tuple(map(printable, classes)), class_files, tuple(parts), left_out, notes)
+
+
+def _parts_of(root: Path, names: list[str]) -> dict[str, str]:
+    """Part -> the name of its folder; empty if there are folders of classes alone."""
+    parts: dict[str, str] = {}
+    for part, folders in PARTS.items():
+        given = [name for name in folders if name in names]
+        if len(given) > 1:
+            raise DataError(
+                f"dataset: {root} has {_listed(given)}, of which each may hold the validation "
+                "images: keep one of them."
+            )
+        if given:
+            parts[part] = given[0]
+    if parts and ("train" not in parts or len(parts) == 1):
+        raise DataError(
+            f"dataset: {root} has {_listed(parts.values())} alone; expected train/<class>/ and "
+            "val/<class>/, test/<class>/ or both, or <class>/ folders alone, which are split by "
+            f"seed (then pass {root / next(iter(parts.values()))})."
+        )
+    return parts
 
 
 def _subfolders(folder: str, reasons: dict[str, str]) -> dict[str, str]:
@@ -161,35 +190,45 @@ def _name(path: str, root: Path) -> str:
     return printable(os.path.relpath(path, root))
 
 
-def _check_classes(root: Path, names: list[list[str]], left_out: tuple[LeftOut, ...]) -> None:
-    """`names` of the classes in each part."""
+def _check_classes(
+    root: Path,
+    parts: list[str],
+    classes: list[str],
+    others: list[list[str]],
+    left_out: tuple[LeftOut, ...],
+) -> None:
+    """`classes` of the first part, and those of each other part."""
     why = f" ({'; '.join(map(str, left_out[:5]))})" if left_out else ""
-    if len(names[0]) < 2:
+    if len(classes) < 2:
         raise DataError(
             f"dataset: expected a folder for each of at least two classes in "
-            f"{root / TRAIN if len(names) > 1 else root}, found {len(names[0])}{why}: put the "
+            f"{root / parts[0] if parts else root}, found {len(classes)}{why}: put the "
             "images in <class>/, or in train/<class>/ and test/<class>/."
         )
-    odd = sorted(map(printable, set(names[0]) ^ set(names[-1])))
+    odd = {name for other in others for name in set(classes) ^ set(other)}
     if odd:
         raise DataError(
-            f"dataset: train/ and test/ in {root} need images of the same classes; in one of "
-            f"them only: {', '.join(odd[:5])}{why}: add what is missing, or remove these."
+            f"dataset: {_listed(parts)} in {root} need images of the same classes; not in each of "
+            f"them: {', '.join(sorted(map(printable, odd))[:5])}{why}: add what is missing, or "
+            "remove these."
         )
 
 
-def _one_part(root: Path, part: str, others: list[str]) -> str:
-    val = next((name for name in VALIDATION if name in others and part == TRAIN), None)
-    rename = f"; to test on {val}/, rename it {TEST}/" if val else ""
-    return (
-        f"dataset: {root} has {part}/ alone; expected train/<class>/ and test/<class>/, or "
-        f"<class>/ folders alone, which are split by seed (then pass {root / part}){rename}."
-    )
+def _notes(root: Path, parts: dict[str, str], names: list[str]) -> Iterator[str]:
+    if parts and "test" not in parts:
+        yield (
+            f"{root.name} has no test/: a sixth of train/, drawn by seed, is the test set, and "
+            f"{parts['val']}/ validates."
+        )
+    ignored = [printable(name) for name in names if name not in parts.values()]
+    if parts and ignored:
+        yield (
+            f"Of {root.name} only {_listed(parts.values())} are read, not {_listed(ignored)}. To "
+            "use other images, move them to train/<class>/."
+        )
 
 
-def _not_read(root: Path, others: list[str]) -> str:
-    ignored = ", ".join(f"{name}/" for name in others)
-    return (
-        f"Of {root.name} only train/ and test/ are read, not {ignored}: a share of train/, drawn "
-        "by seed, validates. To use other images, move them to train/<class>/."
-    )
+def _listed(folders: Iterable[str]) -> str:
+    """`train/, val/ and test/`"""
+    *others, last = (f"{name}/" for name in folders)
+    return f"{', '.join(others)} and {last}" if others else last

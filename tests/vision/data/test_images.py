@@ -22,6 +22,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -235,7 +236,8 @@ def test_cifar10_is_read_with_its_own_test_images(small_cifar):
     assert images.labels.dtype == np.int64
     assert images.labels.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5, 5, 4]
     assert images.classes == tuple(f"kind {k}" for k in range(10))
-    assert (images.n_train, images.side, images.left_out) == (10, 32, ())
+    assert (images.given_parts, images.side) == ({"train": 10, "test": 2}, 32)
+    assert images.left_out == ()
 
 
 def test_a_damaged_file_of_cifar10_is_mended_from_the_archive(small_cifar):
@@ -539,7 +541,7 @@ def test_the_sample_is_the_digits_of_scikit_learn():
     assert images.pixels.shape == (1797, 3, 8, 8) and images.pixels.dtype == np.uint8
     assert images.labels.dtype == np.int64
     assert images.classes == tuple("0123456789")
-    assert (images.n_train, images.left_out) == (None, ())
+    assert (images.given_parts, images.left_out) == ({}, ())
     assert str(images) == "digits sample: 1,797 images of 10 classes, 8 px a side"
     digits = load_digits()
     assert np.array_equal(images.labels, digits.target)
@@ -574,7 +576,7 @@ def colours(images: ImageDataset) -> list[tuple[int, int, int]]:
 def same(one: ImageDataset, other: ImageDataset) -> bool:
     arrays = ((one.pixels, other.pixels), (one.labels, other.labels))
     arrays += ((one.fingerprints, other.fingerprints),)
-    rest = [(p.name, p.classes, p.n_train, p.digest, p.files, p.left_out) for p in (one, other)]
+    rest = [(p.name, p.classes, p.given_parts, p.digest, p.files, p.left_out) for p in (one, other)]
     return all(np.array_equal(a, b) for a, b in arrays) and rest[0] == rest[1]
 
 
@@ -592,12 +594,14 @@ def test_a_folder_of_classes_has_no_test_pictures_of_its_own(tmp_path):
     assert colours(images) == [RED, GREEN, BLUE, BLACK]
     assert images.labels.tolist() == [0, 0, 1, 1]
     assert (images.pixels.dtype, images.labels.dtype) == (np.uint8, np.int64)
-    assert (images.n_train, images.side, images.left_out) == (None, 4, ())
+    assert (images.given_parts, images.side, images.left_out) == ({}, 4, ())
     assert str(images) == "animals: 4 images of 2 classes, 4 px a side"
 
 
-def test_training_images_come_before_test_images(tmp_path):
+def test_training_images_come_before_validation_and_test_images(tmp_path):
     files = {
+        "valid/cat/1.png": GREEN,
+        "valid/dog/1.png": BLACK,
         "test/cat/1.png": RED,
         "test/dog/1.png": GREEN,
         "train/cat/1.png": BLUE,
@@ -606,9 +610,11 @@ def test_training_images_come_before_test_images(tmp_path):
         "train/dog/3.png": b"broken",
     }
     images = read_images(fill(tmp_path, files))
-    assert colours(images) == [BLUE, WHITE, BLACK, RED, GREEN]
-    assert images.labels.tolist() == [0, 1, 1, 0, 1]
-    assert images.n_train == 3  # of those that can be read
+    assert colours(images) == [BLUE, WHITE, BLACK, GREEN, BLACK, RED, GREEN]
+    assert images.labels.tolist() == [0, 1, 1, 0, 1, 0, 1]
+    # Of those that can be read.
+    assert images.given_parts == {"train": 3, "val": 2, "test": 2}
+    assert images.notes == ()
     assert images.left_out == (("train/dog/3.png", "not an image"),)
 
 
@@ -826,15 +832,14 @@ def test_names_that_are_no_utf_8_and_control_characters_are_escaped(tmp_path):
     assert [name for name, _ in images.left_out] == [r"caf\xe9/\xfc.txt", r"dog/a\x0ab.png"]
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation", "unlabeled"])
-def test_a_folder_beside_train_and_test_is_not_read_and_that_is_said(tmp_path, name):
-    files = {f"{part}/{kind}/1.png": RED for part in ("train", "test", name) for kind in "ab"}
+def test_a_folder_beside_the_parts_is_not_read_and_the_run_says_so(tmp_path):
+    files = {f"{part}/{kind}/1.png": RED for part in ("train", "test", "other") for kind in "ab"}
     images = read_images(fill(tmp_path / "mine", files))
     assert len(images.labels) == 4
     (note,) = images.notes
-    assert note.startswith(f"Of mine only train/ and test/ are read, not {name}/: ")
+    assert note.startswith("Of mine only train/ and test/ are read, not other/. ")
     assert "move them to train/<class>/" in note
-    shutil.rmtree(tmp_path / "mine" / name)
+    shutil.rmtree(tmp_path / "mine" / "other")
     assert read_images(locate_images(f"folder:{tmp_path / 'mine'}")).notes == ()
 
 
@@ -987,12 +992,25 @@ def test_the_digest_of_arrays_changes_with_pixels_labels_names_and_shape():
     [
         ({"train/cat/1.png": RED, "train/dog/1.png": RED}, "has train/ alone; expected"),
         ({"test/cat/1.png": RED, "dog/1.png": RED}, "has test/ alone; expected"),
+        (
+            {f"{part}/{name}/1.png": RED for part in ("val", "test") for name in "ab"},
+            "has val/ and test/ alone; expected",
+        ),
+        (
+            {f"{part}/{name}/1": RED for part in ("train", "val", "valid") for name in "ab"},
+            "has val/ and valid/, of which each may hold the validation images: keep one of them.",
+        ),
+        (
+            {f"{part}/{name}/1.png": RED for part in ("train", "test") for name in "ab"}
+            | {"val/a/1.png": RED},
+            "train/, val/ and test/ in",
+        ),
         ({"cat/1.png": RED}, "found 1: put the images in <class>/"),
         ({"1.png": RED}, "found 0: put the images in <class>/"),
         ({"train/cat/1.png": RED, "test/cat/1.png": RED}, "found 1: put the images"),
         (
             {"train/a/1.png": RED, "train/b/1.png": RED, "test/b/1.png": RED, "test/c/1": RED},
-            "need images of the same classes; in one of them only: a, c: add",
+            "need images of the same classes; not in each of them: a, c: add",
         ),
         (
             {**dict.fromkeys(("cat/0.png", "cat/1.png", "dog/1.png"), b""), "cat/2.png": RED},
@@ -1002,13 +1020,16 @@ def test_the_digest_of_arrays_changes_with_pixels_labels_names_and_shape():
         (
             {**{f"train/{name}": RED for name in ("a/1", "b/1", "c/1")}, "test/a/1": RED}
             | {"test/b/1": RED, "test/c/.hidden": RED},
-            "in one of them only: c (test/c: an empty folder): add",
+            "not in each of them: c (test/c: an empty folder): add",
         ),
         ({"cat/1.png": b"", "dog/1.png": b""}, "has no readable image of cat, dog (cat/1.png:"),
     ],
     ids=[
         "train alone",
         "test alone",
+        "no training part",
+        "two validation parts",
+        "a class that does not validate",
         "one class",
         "no class",
         "one class in train and test",
@@ -1028,11 +1049,16 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path, files, problem):
     assert [path for path in cache_folder().rglob("*") if path.is_file()] == []
 
 
-def test_validation_beside_train_alone_has_its_remedy(tmp_path):
-    files = {f"{part}/{name}/1.png": RED for part in ("train", "validation") for name in "ab"}
-    with pytest.raises(DataError) as error:
-        read_images(fill(tmp_path, files))
-    assert one_sentence(error).endswith("; to test on validation/, rename it test/.")
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_without_a_test_folder_the_run_says_where_the_test_set_comes_from(tmp_path, name):
+    files = {
+        f"{part}/{kind}/{n}.png": RED for part in ("train", name) for kind in "ab" for n in "12"
+    }
+    images = read_images(fill(tmp_path / "mine", files))
+    assert images.given_parts == {"train": 4, "val": 4}
+    (note,) = images.notes
+    assert note.startswith("mine has no test/: a sixth of train/, drawn by seed, is the test set")
+    assert note.endswith(f"and {name}/ validates.")
 
 
 def test_a_folder_that_is_gone_is_one_sentence(tmp_path):
@@ -1050,7 +1076,8 @@ def with_labels(labels: np.ndarray | list[int], n_train: int | None = None) -> I
     labels = np.array(labels, dtype=np.int64)
     classes = tuple(f"kind {k}" for k in range(labels.max() + 1))
     images = np.zeros((len(labels), 3, 1, 1), dtype=np.uint8)
-    return ImageDataset("toy", classes, images, labels, n_train, "digest of the images")
+    given_parts = {} if n_train is None else {"train": n_train, "test": len(labels) - n_train}
+    return ImageDataset("toy", classes, images, labels, given_parts, "digest of the images")
 
 
 def parts(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -1210,6 +1237,16 @@ def test_copies_in_another_part_are_found_by_their_pixels(tmp_path):
         row[f"test/{name}"] for name in ("cat/1.bmp", "dog/1.png", "dog/2.png")
     ]
     assert duplicates_across_parts(images, Split(train, val[:1], test[1:3], "")) == []
+
+
+def test_given_validation_images_validate_and_the_test_set_is_a_share_of_the_others():
+    images = replace(with_labels(np.arange(150) % 3), given_parts={"train": 120, "val": 30})
+    split = split_images(images, seed=0)
+    assert split.val.tolist() == list(range(120, 150))
+    assert (len(split.train), len(split.test)) == (100, 20)
+    whole = replace(images, given_parts={"train": 90, "val": 30, "test": 30})
+    assert [*map(len, parts(split_images(whole, seed=0)))] == [90, 30, 30]
+    assert np.array_equal(split_images(whole, seed=0).test, np.arange(120, 150))
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,7 +9,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import TimeoutError as NotYet
 from multiprocessing.pool import ThreadPool
@@ -41,9 +41,10 @@ class ImageDataset:
 
     name          for titles of figures.
     classes       names, by label.
-    pixels        (n, 3, side, side) uint8, training images before test images.
+    pixels        (n, 3, side, side) uint8.
     labels        (n,) int64.
-    n_train       number of official training images; None without an official split.
+    given_parts   number of images of each given part (train, val, test), in the order of the rows;
+                  empty if the data set has none.
     digest        sha256 over class names, labels and pixels.
     fingerprints  (n,) uint64, a hash of each image's pixels.
     files         (n,) names of files; empty if the images do not come from a folder.
@@ -56,7 +57,7 @@ class ImageDataset:
     classes: tuple[str, ...]
     pixels: np.ndarray
     labels: np.ndarray
-    n_train: int | None
+    given_parts: Mapping[str, int]
     digest: str
     fingerprints: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     files: tuple[str, ...] = ()
@@ -103,26 +104,32 @@ def _read_digits(name: str) -> ImageDataset:
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8)
     images = np.repeat(grey[:, None], 3, axis=1)  # (n, 3, 8, 8)
     classes = tuple(map(str, digits.target_names))
-    return from_arrays(name, classes, images, digits.target, None)
+    return from_arrays(name, classes, images, digits.target, {})
 
 
 def _read_cifar10(name: str, path: Path) -> ImageDataset:
     from torchvision.datasets import CIFAR10 as Torchvision
 
-    parts = [Torchvision(path, train=is_train) for is_train in (True, False)]
-    images = np.concatenate([part.data for part in parts]).transpose(0, 3, 1, 2)
-    labels = np.concatenate([part.targets for part in parts])
-    return from_arrays(name, tuple(parts[0].classes), images, labels, len(parts[0]))
+    train, test = Torchvision(path, train=True), Torchvision(path, train=False)
+    images = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)
+    labels = np.concatenate([train.targets, test.targets])
+    given_parts = {"train": len(train), "test": len(test)}
+    return from_arrays(name, tuple(train.classes), images, labels, given_parts)
 
 
 def from_arrays(
-    name: str, classes: tuple[str, ...], images: np.ndarray, labels: np.ndarray, n_train: int | None
+    name: str,
+    classes: tuple[str, ...],
+    images: np.ndarray,
+    labels: np.ndarray,
+    given_parts: Mapping[str, int],
 ) -> ImageDataset:
     images, labels = np.ascontiguousarray(images), labels.astype(np.int64)
     digest = hashlib.sha256(json.dumps([*classes, *images.shape]).encode() + labels.tobytes())
     digest.update(images.data)
     fingerprints = np.array([_fingerprint(image.tobytes()) for image in images], dtype=np.uint64)
-    return ImageDataset(name, classes, images, labels, n_train, digest.hexdigest(), fingerprints)
+    sha256 = digest.hexdigest()
+    return ImageDataset(name, classes, images, labels, given_parts, sha256, fingerprints)
 
 
 def _fingerprint(pixels: bytes) -> int:
@@ -146,7 +153,7 @@ def _read_folder(name: str, root: Path, on_progress: OnProgress | None) -> Image
         listing.classes,
         pixels,
         np.array([file.label for file in files], dtype=np.int64),
-        sum(file.is_train for file in files) if listing.has_split else None,
+        {part: sum(file.part == part for file in files) for part in listing.parts},
         about["digest"],
         fingerprints,
         tuple(file.name for file in files),

@@ -1,8 +1,8 @@
 """Training, validation and test split by a seeded stratified shuffle.
 
-In: labels. Out: rows of each part. The official test images stay the test set; 15 % of the
-training images validate (7,500 of CIFAR-10's 50,000). Without an official test set one sixth of
-the images are the test set, as in CIFAR-10.
+In: labels. Out: rows of each part. Parts that the data set gives stay as they are. Without given
+test images one sixth of the training images are the test set, as in CIFAR-10; without given
+validation images 15 % of the rest validate (7,500 of CIFAR-10's 50,000).
 """
 
 import hashlib
@@ -50,14 +50,18 @@ def split_images(
     Raises DataError if a class is too small to be in every part, OptionError if a limit is smaller
     than the number of classes.
     """
-    rows = np.arange(len(images.labels))
-    n_classes = len(images.classes)
+    rows, n_classes = np.arange(len(images.labels)), len(images.classes)
+    ends = np.cumsum([*images.given_parts.values()]).tolist()
+    given = {
+        part: rows[end - n : end]
+        for (part, n), end in zip(images.given_parts.items(), ends, strict=True)
+    }
+    train = given.get("train", rows)
     try:
-        if images.n_train is None:
-            rest, test = _share(rows, images.labels, TEST_SHARE, seed)
-        else:
-            rest, test = rows[: images.n_train], rows[images.n_train :]
-        train, val = _share(rest, images.labels, VAL_SHARE, seed)
+        for part, share in (("test", TEST_SHARE), ("val", VAL_SHARE)):
+            if part not in given:
+                train, given[part] = _share(train, images.labels, share, seed)
+        val, test = given["val"], given["test"]
     except ValueError:
         smallest = np.bincount(images.labels, minlength=n_classes).argmin()
         raise DataError(

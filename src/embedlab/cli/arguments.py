@@ -59,7 +59,7 @@ def add_dataset(parser: Parser, default: str) -> None:
     """The parameter `dataset`: the images."""
     what = (
         "cifar10 (downloaded once), sample (digits, built in), or folder:<path> with "
-        "train/<class>/ and test/<class>/, or <class>/ alone, split by seed"
+        "train/<class>/ and val/<class>/, test/<class>/ or both, or <class>/ alone, split by seed"
     )
     parser.add("dataset", check_dataset_argument, default, what)
 

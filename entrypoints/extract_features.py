@@ -6,7 +6,7 @@ from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean, integer, number, one_of
 from embedlab.distributed.launch import launch_workers
-from embedlab.vision.options import MAPS, LinearProbeOptions
+from embedlab.vision.options import MAPS, LinearProbeOptions, check_backbone
 
 
 def build_parser() -> Parser:
@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = LinearProbeOptions(
         args.optimizer, lr, args.weight_decay, args.epochs, args.batch_size
     )
+    check_backbone(args.backbone, [args.resolution])
     if launch_workers("extract_features", args.processes, argv):
         return
 

@@ -7,7 +7,7 @@ from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import integer, run_id_or_nothing
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
-from embedlab.vision.options import DATA
+from embedlab.vision.options import DATA, check_backbone
 from embedlab.vision.training.recipes import RECIPE_FIELDS, make_options
 
 RECIPE = ("recipe", *RECIPE_FIELDS)
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = vars(args)
     settings = {name: given[name] for name in SETTINGS}
     options = make_options(**{name: settings[name] for name in RECIPE})
+    check_backbone(settings["backbone"], options.resolution, options.freeze)
     label = f"resume {args.resume[:8]}" if args.resume else options.label
     if launch_workers("finetune", args.processes, argv):
         return

@@ -23,12 +23,14 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 from safetensors.torch import load_file
+from torch import nn
 from torchvision import models
 
 from embedlab_serving.decode import decode_image
 from embedlab_serving.digests import check_model
 from embedlab_serving.errors import DataError, OptionError
 from embedlab_serving.http_errors import map_errors
+from embedlab_serving.network import head_name
 from embedlab_serving.preprocess import Preprocessing
 
 ARTIFACT = "classifier"
@@ -62,7 +64,10 @@ class ImageModel(PythonModel):
         self.side = about["side"]
         self.tta_flip = about["flip_view"]
         self.preprocessing = Preprocessing(**about["preprocessing"])
-        network = models.get_model(about["backbone"], num_classes=len(self.classes))
+        network = models.get_model(about["backbone"])
+        head = head_name(network)
+        n_features = network.get_submodule(head).in_features
+        network.set_submodule(head, nn.Linear(n_features, len(self.classes)))
         network.load_state_dict(load_file(folder / WEIGHTS_FILE))
         self.network = network.to(memory_format=torch.channels_last).eval()
 

@@ -37,7 +37,7 @@ from embedlab.vision.features import extract_features, features_key
 from embedlab.vision.inference import Classifier, choose_precision
 from embedlab.vision.models.backbone import load_backbone
 from embedlab.vision.models.linear_probe import LinearProbe, probe_logits
-from embedlab.vision.options import BACKBONES, LinearProbeOptions
+from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.recipes import AUGMENTATIONS
 from embedlab_serving.preprocess import Preprocessing
 from entrypoints import extract_features as extract_features_entry
@@ -54,15 +54,6 @@ def backbone():
 
 
 # -- backbone and weights ----------------------------------------------------------------------
-
-
-def test_the_backbones_are_torchvisions_resnet_family():
-    resnets = [
-        name
-        for name in models.list_models(module=models)
-        if models.get_model_builder(name).__module__ == models.resnet.__name__
-    ]
-    assert set(BACKBONES) == set(resnets)
 
 
 def test_constants_come_from_the_weights_object(backbone):

@@ -83,7 +83,10 @@ def add_images(parser: Parser) -> None:
     for part in ("train", "val", "test"):
         what = f"so many {part} images, stratified; 0 for all"
         parser.add(f"{part}_limit", types.integer(0), 0, what)
-    parser.add("backbone", types.one_of(*vision.BACKBONES), "resnet18", "torchvision's network")
+    what = "a classifier of torchvision whose last layer is linear"
+    name = types.one_of(*vision.BACKBONES, what=f"{what} (see --help)")
+    families = f"{what}, as torchvision calls it: {', '.join(vision.FAMILIES)}"
+    parser.add("backbone", name, "resnet18", families)
     add_weights(parser, "imagenet")
 
 

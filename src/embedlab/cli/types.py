@@ -98,18 +98,18 @@ def nonblank(what: str) -> ArgumentType[str]:
     return checked(str.strip, bool, what)
 
 
-def one_of(*choices: str) -> ArgumentType[str]:
-    """Type of one of some words; the message lists them and the nearest."""
+def one_of(*choices: str, what: str = "") -> ArgumentType[str]:
+    """Type of one of some words; the message has the nearest, and lists all or says `what`."""
 
     def parse(text: str) -> str:
         if text not in choices:
             near = get_close_matches(text.lower(), choices, n=1, cutoff=0.5)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            message = f"expected one of {', '.join(choices)}; got {text!r}{hint}"
-            raise ArgumentTypeError(message)
+            expected = what or f"one of {', '.join(choices)}"
+            raise ArgumentTypeError(f"expected {expected}; got {text!r}{hint}")
         return text
 
-    return ArgumentType(parse, "{" + ",".join(choices) + "}")
+    return ArgumentType(parse, None if what else "{" + ",".join(choices) + "}")
 
 
 def auto_or(type: ArgumentType[Value]) -> ArgumentType[Value | None]:

@@ -1,17 +1,40 @@
 """Names, limits and defaults that the image entry points share, and `LinearProbeOptions`.
 
-Standard library only: the parsers import this before anything heavy.
+Imports nothing heavy: the parsers import this before anything heavy.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-# torchvision's classifiers of the ResNet family; their last layer is called `fc` in all of them.
-BACKBONES = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
-    *("wide_resnet50_2", "wide_resnet101_2"),
-)
+from embedlab.errors import OptionError
+
+# torchvision's classifiers whose last layer is linear and alone gives the logits, by family.
+FAMILIES = {
+    "ResNet": "resnet18 resnet34 resnet50 resnet101 resnet152",
+    "ResNeXt": "resnext50_32x4d resnext101_32x8d resnext101_64x4d",
+    "Wide ResNet": "wide_resnet50_2 wide_resnet101_2",
+    "RegNet": "regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf regnet_x_8gf "
+    "regnet_x_16gf regnet_x_32gf regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf "
+    "regnet_y_8gf regnet_y_16gf regnet_y_32gf regnet_y_128gf",
+    "DenseNet": "densenet121 densenet161 densenet169 densenet201",
+    "ShuffleNet": "shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0",
+    "MobileNet": "mobilenet_v2 mobilenet_v3_small mobilenet_v3_large",
+    "EfficientNet": "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 "
+    "efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_v2_s "
+    "efficientnet_v2_m efficientnet_v2_l",
+    "ConvNeXt": "convnext_tiny convnext_small convnext_base convnext_large",
+    "Swin": "swin_t swin_s swin_b swin_v2_t swin_v2_s swin_v2_b",
+    "ViT": "vit_b_16 vit_b_32 vit_l_16 vit_l_32",
+    "MaxViT": "maxvit_t",
+    "VGG": "vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn",
+    "AlexNet": "alexnet",
+}
+BACKBONES = tuple(name for names in FAMILIES.values() for name in names.split())
+RESNETS = ("ResNet", "ResNeXt", "Wide ResNet")  # in stages that are called alike
+# Their position embedding or windows are made for one size.
+FIXED_RESOLUTION = dict.fromkeys(FAMILIES["ViT"].split() + FAMILIES["MaxViT"].split(), 224)
+ALEXNET_RESOLUTION = 64  # below, its second pooling has nothing left
 # The parameters that choose the images and their split.
 DATA = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -26,6 +49,27 @@ LINEAR_PROBE_LR = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001, "lbfgs": 1.0}
 # With one update an epoch the weights stay near their start. These are the best of eight ways to
 # more updates on 126, 400, 1,500 and 4,317 photos (test loss and accuracy, 4 to 12 random splits).
 UPDATES_PER_EPOCH, MIN_BATCH = 20, 8
+
+
+def check_backbone(name: str, resolutions: Sequence[int], freeze: str = "none") -> None:
+    """Raises OptionError for a resolution or a part to freeze that this network does not have."""
+    fixed = FIXED_RESOLUTION.get(name)
+    if fixed and set(resolutions) != {fixed}:
+        found = ",".join(map(str, resolutions))
+        raise OptionError(
+            f"resolution: expected {fixed}, the only one that {name} takes, got {found}"
+        )
+    if name == "alexnet" and min(resolutions) < ALEXNET_RESOLUTION:
+        raise OptionError(
+            f"resolution: expected at least {ALEXNET_RESOLUTION} with backbone=alexnet, got "
+            f"{min(resolutions)}"
+        )
+    is_resnet = any(name in FAMILIES[family].split() for family in RESNETS)
+    if not is_resnet and freeze not in ("none", "all-but-head"):
+        raise OptionError(
+            f"freeze: expected none or all-but-head with backbone={name}, got {freeze}; only "
+            f"networks of the families {', '.join(RESNETS)} have these stages"
+        )
 
 
 @dataclass(frozen=True)

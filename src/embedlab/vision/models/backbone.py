@@ -1,4 +1,4 @@
-"""An ImageNet network of torchvision's ResNet family, and the constants of its weights.
+"""An ImageNet classifier of torchvision's, and the constants of its weights.
 
 In: a network's name and where its weights come from. Out: the network without its last layer, the
 preprocessing constants of the weights, and a digest that names them.
@@ -23,6 +23,7 @@ from embedlab.errors import DataError, DownloadError
 from embedlab.vision.seeds import seeded
 from embedlab.vision.training.recipes import FREEZE
 from embedlab_serving.hashing import sha256_of
+from embedlab_serving.network import head_name
 from embedlab_serving.preprocess import Preprocessing
 
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
@@ -34,12 +35,14 @@ MAX_REASON = 400  # characters
 class Backbone:
     """A network without its last layer: `network(batch)` is the embedding.
 
+    head        the last layer's name in the network, where `nn.Identity` stands for it.
     n_features  length of the embedding.
     digest      sha256 of name and weights.
     mean, std   of the images that the weights were trained on, for each colour channel.
     """
 
     network: nn.Module
+    head: str
     n_features: int
     digest: str
     mean: tuple[float, ...]
@@ -60,15 +63,16 @@ def load_backbone(name: str, weights: str, seed: int = 0) -> Backbone:
     published = models.get_model_weights(name).DEFAULT
     with seeded(seed):
         network = models.get_model(name)
-    n_features = network.fc.in_features
-    network.fc = nn.Identity()
+    head = head_name(network)
+    n_features = network.get_submodule(head).in_features
+    network.set_submodule(head, nn.Identity())
     if weights == IMAGENET:
-        _load(network, _download(published), f"{name}'s own weights")
+        _load(network, head, _download(published), f"{name}'s own weights")
     elif weights != NO_WEIGHTS:
-        _load(network, _read(weights), weights)
+        _load(network, head, _read(weights), weights)
     preset = published.transforms()
     digest = _digest(name, network)
-    return Backbone(network, n_features, digest, tuple(preset.mean), tuple(preset.std))
+    return Backbone(network, head, n_features, digest, tuple(preset.mean), tuple(preset.std))
 
 
 def new_head(backbone: Backbone, n_classes: int, seed: int) -> nn.Linear:
@@ -78,13 +82,18 @@ def new_head(backbone: Backbone, n_classes: int, seed: int) -> nn.Linear:
 
 
 def attach_head(backbone: Backbone, head: nn.Linear) -> nn.Module:
-    """The backbone's network, changed in place, with `head` as its last layer, `fc`."""
-    backbone.network.fc = head
+    """The backbone's network, changed in place, with `head` as its last layer."""
+    backbone.network.set_submodule(backbone.head, head)
     return backbone.network
 
 
 def freeze(network: nn.Module, what: str) -> list[nn.Module]:
-    """Disable the gradients of the parts that stay; returns them."""
+    """Disable the gradients of the parts that stay; returns these."""
+    if what == "all-but-head":
+        head = head_name(network)
+        network.requires_grad_(False).get_submodule(head).requires_grad_(True)
+        modules = dict(network.named_modules())
+        return [part for name, part in modules.items() if not head.startswith(name)]
     kinds = list(FREEZE)
     parts = [part for kind in kinds[: kinds.index(what) + 1] for part in FREEZE[kind]]
     frozen = [network.get_submodule(part) for part in parts]
@@ -132,10 +141,11 @@ def _read(path: str) -> dict[str, torch.Tensor]:
         ) from None
 
 
-def _load(network: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
+def _load(network: nn.Module, head: str, weights: dict[str, torch.Tensor], source: str) -> None:
     """Load all but the last layer. Without a version, torch starts counters of batches at 0."""
     try:
-        network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")})
+        others = {k: v for k, v in weights.items() if not k.startswith(f"{head}.")}
+        network.load_state_dict(others)
     except RuntimeError as error:
         reason = textwrap.shorten(str(error).partition(":")[2], MAX_REASON, placeholder=" …")
         raise DataError(

@@ -19,7 +19,7 @@ FREEZE = {
     "stage1": ("layer1",),
     "stage2": ("layer2",),
     "all-but-last-stage": ("layer3",),
-    "all-but-head": ("layer4",),
+    "all-but-head": ("layer4",),  # of any other network, all but its last linear layer
 }
 
 

@@ -28,10 +28,12 @@ from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, BestEpoch, Epoch, ValidationScore
 from embedlab.vision.inference import Classifier, iter_batches
 from embedlab.vision.models.backbone import freeze
+from embedlab.vision.seeds import seeded
 from embedlab.vision.training.optim import build_average, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.work import epoch_work, validation_cost
 
+LARGE_PRIME = 2**31 - 1  # so that no two seeds share a step's
 STEPS_BETWEEN_CHECKS = 20  # of the loss: reading it makes a GPU wait
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # (b, 3, r, r) float32, labels (b,) int64
@@ -87,7 +89,7 @@ class Trainer:
             "scaler": self._scaler,
             **({"average": self._average} if self._average else {}),
         }
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
         self.history: list[Step] = []
         self.seconds = 0.0
         self.best = BestEpoch(0, NO_SCORE, {})
@@ -184,7 +186,9 @@ class Trainer:
             wait_started = time.perf_counter()
             images, labels = next(batches)
             waited += time.perf_counter() - wait_started
-            with self.classifier.autocast():
+            # What dropout draws depends on the step alone, also after a resume.
+            step_seed = self._seed + (epoch * self.steps_per_epoch + step) * LARGE_PRIME
+            with self.classifier.autocast(), seeded(step_seed):
                 logits = self._parallel(images)  # (b, classes)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
             loss = loss * (len(labels) / self.batch_size)  # the sum over the ranks is the batch's

@@ -1,0 +1,114 @@
+"""Every family of torchvision's classifiers: features, one epoch of training, the served model."""
+
+import numpy as np
+import pytest
+import torch
+from squares import split_of, squares
+from torchvision import models
+
+from embedlab.errors import OptionError
+from embedlab.vision.inference import Classifier
+from embedlab.vision.models.backbone import attach_head, freeze, load_backbone, new_head
+from embedlab.vision.options import BACKBONES, FAMILIES, FIXED_RESOLUTION, check_backbone
+from embedlab.vision.training.recipes import make_options
+from embedlab.vision.training.trainer import Trainer
+from embedlab_serving.network import head_name
+
+# GoogLeNet's and Inception's training outputs are three, SqueezeNet's last layer is a convolution,
+# ViT-H has no weights for the size that it is built for, and MNASNet's weights are loaded with a
+# version only, which files of tensors do not have.
+NOT_TAKEN = {"googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1", "vit_h_14"}
+NOT_TAKEN |= {"mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"}
+SMALLEST = {
+    "RegNet": "regnet_y_400mf",
+    "DenseNet": "densenet121",
+    "ShuffleNet": "shufflenet_v2_x0_5",
+    "MobileNet": "mobilenet_v3_small",
+    "EfficientNet": "efficientnet_b0",
+    "ConvNeXt": "convnext_tiny",
+    "Swin": "swin_t",
+    "ViT": "vit_b_32",
+    "MaxViT": "maxvit_t",
+    "VGG": "vgg11",
+    "AlexNet": "alexnet",
+}
+
+
+def test_all_of_torchvision_s_classifiers_are_taken_or_named_here():
+    assert {*BACKBONES} == {*models.list_models(module=models)} - NOT_TAKEN
+    assert {*SMALLEST} == {*FAMILIES} - {"ResNet", "ResNeXt", "Wide ResNet"}  # tested everywhere
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALLEST.values(), ids=SMALLEST)
+def test_a_network_of_each_family_trains_and_is_loaded_as_it_is_served(name):
+    """Dropout included: a resumed training goes on bit for bit."""
+    images = squares(n_per_class=4)
+    split = split_of(images)
+    resolution = FIXED_RESOLUTION.get(name, 64)
+    options = make_options(
+        "fast", epochs=2, batch_size=3, resolution=(resolution,), freeze="all-but-head", lr=0.1
+    )
+
+    def new_trainer() -> Trainer:
+        backbone = load_backbone(name, "none", seed=1)
+        network = attach_head(backbone, new_head(backbone, 3, seed=1))
+        classifier = Classifier(network, backbone.preprocessing(resolution, 1.0))
+        return Trainer(classifier, images, split, options, seed=0)
+
+    whole = new_trainer()
+    before = {key: value.clone() for key, value in whole.network.state_dict().items()}
+    first, second = whole.train()
+    changed = {k for k, v in whole.network.state_dict().items() if not torch.equal(v, before[k])}
+    head = head_name(whole.network)
+    assert changed <= {f"{head}.weight", f"{head}.bias"} and changed
+    assert np.isfinite([epoch.step.metrics["val/loss"] for epoch in (first, second)]).all()
+
+    served = models.get_model(name)
+    n_features = served.get_submodule(head).in_features
+    served.set_submodule(head, torch.nn.Linear(n_features, 3))
+    served.load_state_dict(whole.network.state_dict())
+
+
+@pytest.mark.slow
+def test_a_network_with_dropout_resumes_bit_for_bit():
+    images = squares(n_per_class=4)
+    options = make_options("fast", epochs=3, batch_size=3, resolution=(32,))
+
+    def new_trainer() -> Trainer:
+        backbone = load_backbone("mobilenet_v3_small", "none", seed=1)
+        network = attach_head(backbone, new_head(backbone, 3, seed=1))
+        classifier = Classifier(network, backbone.preprocessing(32, 1.0))
+        return Trainer(classifier, images, split_of(images), options, seed=0)
+
+    whole, stopped, resumed = new_trainer(), new_trainer(), new_trainer()
+    assert len([*whole.train()]) == 3
+    next(stopped.train())
+    resumed.load_state(stopped.state())
+    torch.rand(7)  # whatever else draws from torch's generator
+    assert len([*resumed.train()]) == 2
+    for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_stage_is_frozen_in_a_network_that_has_stages_only():
+    check_backbone("resnext50_32x4d", [64], "stage1")
+    check_backbone("swin_t", [64, 96], "all-but-head")
+    with pytest.raises(OptionError, match=r"^freeze: expected none or all-but-head with backbone="):
+        check_backbone("swin_t", [64], "stage1")
+
+
+@pytest.mark.parametrize(
+    ("name", "resolutions", "expected"),
+    [("vit_b_16", [96, 224], "224, the only"), ("alexnet", [32, 64], "at least 64")],
+)
+def test_a_resolution_that_the_network_does_not_take_is_refused(name, resolutions, expected):
+    with pytest.raises(OptionError, match=f"^resolution: expected {expected}"):
+        check_backbone(name, resolutions)
+
+
+def test_all_but_the_head_of_a_resnet_is_frozen_as_by_its_stages():
+    network = models.get_model("resnet18")
+    freeze(network, "all-but-head")
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    assert trained == {"fc.weight", "fc.bias"}

@@ -6,7 +6,7 @@ VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 export STORE  # commands name it as the shell does: make prints them, and it may hold a password
 
-PYTEST := python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST := python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help run test test-fast lint ui bench lock store
 .DEFAULT_GOAL := help

@@ -1,14 +1,21 @@
 """The whole network trained by a recipe -> test report, logged, resumable and served."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import integer, run_id_or_nothing
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
-from embedlab.vision.options import DATA, check_backbone
-from embedlab.vision.training.recipes import RECIPE_FIELDS, make_options
+from embedlab.vision.options import DATA, FIXED_RESOLUTION, check_backbone
+from embedlab.vision.training.recipes import (
+    RECIPE_FIELDS,
+    DataFacts,
+    FinetuneOptions,
+    explain_auto,
+    make_options,
+)
 
 RECIPE = ("recipe", *RECIPE_FIELDS)
 SETTINGS = (*DATA, "backbone", "weights", *RECIPE, "seed", "precision")
@@ -32,14 +39,21 @@ def build_parser() -> Parser:
     return parser
 
 
+def options_of(settings: Mapping[str, Any], n_train: int = 0, side: int = 0) -> FinetuneOptions:
+    """The options for so many images of that size. Raises OptionError for what does not fit."""
+    facts = DataFacts(n_train, side, FIXED_RESOLUTION.get(settings["backbone"]))
+    options = make_options(facts=facts, **{name: settings[name] for name in RECIPE})
+    check_backbone(settings["backbone"], options.resolution, options.freeze)
+    return options
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     given = vars(args)
     settings = {name: given[name] for name in SETTINGS}
-    options = make_options(**{name: settings[name] for name in RECIPE})
-    check_backbone(settings["backbone"], options.resolution, options.freeze)
-    label = f"resume {args.resume[:8]}" if args.resume else options.label
+    options_of(settings)  # refused before anything is loaded
+    label = f"resume {args.resume[:8]}" if args.resume else args.recipe
     if launch_workers("finetune", args.processes, argv):
         return
 
@@ -49,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.inference import Classifier, choose_precision
     from embedlab.vision.models.backbone import attach_head, load_backbone, new_head
     from embedlab.vision.training.checkpoint import Checkpoints
+    from embedlab.vision.training.head import probe_head
     from embedlab.vision.training.trainer import Trainer
     from embedlab.vision.training.work import cheaper_options
     from embedlab.workflows import image_runs
@@ -60,24 +75,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     ):
         state = broadcast(Checkpoints(args.resume).load) if args.resume else None
         settings = state["settings"] if state else settings
-        options = make_options(**{name: settings[name] for name in RECIPE})
-        refuse_contradictions(f"resume={args.resume}", settings | vars(options), parser.given(args))
         precision = broadcast(lambda: choose_precision(settings["precision"], device))
         settings["precision"] = precision
-        run.log_params({"device": device, **settings})
-        run.log_resolved(vars(options))
         with work_progress("decode images") as show:
             images, split, messages = image_runs.load_images(run, settings, show)
+        n_train = len(split.train)
+        options = options_of(settings, n_train, images.side)
+        refuse_contradictions(f"resume={args.resume}", settings | vars(options), parser.given(args))
+        run.log_params({"device": device, **settings})
+        run.log_resolved(vars(options))
+        if options.recipe == "auto":
+            messages.append(explain_auto(n_train, images.side, options))
         console.print("\n".join(messages))
 
         with local_main_first():
             backbone = load_backbone(settings["backbone"], settings["weights"], settings["seed"])
-        attach_head(backbone, new_head(backbone, len(images.classes), settings["seed"]))
         preprocessing = backbone.preprocessing(options.resolution[-1], options.crop_pct)
         model = Classifier(backbone.network, preprocessing, device, precision, options.flip_view)
+        head, head_seconds = new_head(backbone, len(images.classes), settings["seed"]), 0.0
+        if options.head == "linear_probe" and not state:
+            with work_progress("linear probe") as show:
+                head, head_seconds = probe_head(
+                    backbone, model, images, split, settings["seed"], show
+                )
+        attach_head(backbone, head)
         image_runs.log_training_images(run, images, split, options.augment, options.resolution[-1])
 
         trainer = Trainer(model, images, split, options, settings["seed"])
+        trainer.seconds = head_seconds
         if state:
             trainer.load_state(state)
             run.set_tags({"resumed_from": args.resume})
@@ -86,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if is_main_process():
                 Checkpoints(run.id).save(trainer.state() | {"settings": settings})
 
-        cheaper = cheaper_options(options, len(split.train), len(split.val))
+        cheaper = cheaper_options(options, n_train, len(split.val))
         on_estimate = time_estimate(f"{options.label}, {device}, {precision}", cheaper)
         with (
             image_runs.EpochLog(run, images, split, options.label) as log,

@@ -19,7 +19,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, long
+from conftest import PROJECT, empty_store, long
 from contract import RUNS, SMALL_IMAGES
 from threadpoolctl import threadpool_limits
 
@@ -67,7 +67,7 @@ def run_all(folder: Path, n_threads: int) -> dict[str, dict]:
     for name in ("entrypoints", "src"):
         shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "requirements.txt", copy)
-    store = f"sqlite:///{folder}/mlflow.db"
+    store = empty_store(folder / "mlflow.db")
     done = subprocess.run(
         [sys.executable, "-c", MAKE_RUNS, store, json.dumps([*FIRST, *RUNS])],
         cwd=copy,

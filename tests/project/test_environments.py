@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, long
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +88,7 @@ def python_for(manager: str) -> str:
     return version
 
 
-@pytest.mark.parametrize("manager", ["uv", "virtualenv"])
+@pytest.mark.parametrize("manager", ["uv", pytest.param("virtualenv", marks=long)])
 def test_a_kept_environment_runs_the_code_of_the_folder(tmp_path, manager):
     python = python_for(manager)
     project = copy_of_project(tmp_path / "project", python)

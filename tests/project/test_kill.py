@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, long
 
 from tests.kill import Kill, as_table, commands, run_kills
 from tests.kill_world import World, differences
@@ -15,6 +15,7 @@ def test_every_entry_point_is_killed(tmp_path):
     assert {command.entry_point for command in commands(tmp_path)} == ENTRY_POINTS
 
 
+@long
 @pytest.mark.slow
 def test_a_few_kills_are_survived(tmp_path):
     # By seed 25: SIGKILL to the group, then SIGTERM, each after the run has begun.

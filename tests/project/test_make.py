@@ -10,7 +10,7 @@ import pytest
 from conftest import PROJECT
 
 INSTALL = "python -m pip install -r requirements.lock"
-PYTEST = "python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder"
+PYTEST = "python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder"
 LINTERS = ["ruff check .", "ruff format --check .", "mypy"]
 INSTALL_DEV = "python -m pip install -r requirements-dev.txt"
 # A test may itself run under `make test ARGS=...`, which hands these down.

@@ -1,8 +1,10 @@
 """Every family of torchvision's classifiers: features, one epoch of training, the served model."""
 
+import mlflow
 import numpy as np
 import pytest
 import torch
+from conftest import fresh_store
 from squares import split_of, squares
 from torchvision import models
 
@@ -13,6 +15,7 @@ from embedlab.vision.options import BACKBONES, FAMILIES, FIXED_RESOLUTION, check
 from embedlab.vision.training.recipes import make_options
 from embedlab.vision.training.trainer import Trainer
 from embedlab_serving.network import head_name
+from entrypoints import finetune
 
 # GoogLeNet's and Inception's training outputs are three, SqueezeNet's last layer is a convolution,
 # ViT-H has no weights for the size that it is built for, and MNASNet's weights are loaded with a
@@ -41,8 +44,7 @@ def test_all_of_torchvision_s_classifiers_are_taken_or_named_here():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLEST.values(), ids=SMALLEST)
-def test_a_network_of_each_family_trains_and_is_loaded_as_it_is_served(name):
-    """Dropout included: a resumed training goes on bit for bit."""
+def test_a_network_of_each_family_trains(name):
     images = squares(n_per_class=4)
     split = split_of(images)
     resolution = FIXED_RESOLUTION.get(name, 64)
@@ -64,10 +66,17 @@ def test_a_network_of_each_family_trains_and_is_loaded_as_it_is_served(name):
     assert changed <= {f"{head}.weight", f"{head}.bias"} and changed
     assert np.isfinite([epoch.step.metrics["val/loss"] for epoch in (first, second)]).all()
 
-    served = models.get_model(name)
-    n_features = served.get_submodule(head).in_features
-    served.set_submodule(head, torch.nn.Linear(n_features, 3))
-    served.load_state_dict(whole.network.state_dict())
+
+@pytest.mark.slow
+def test_a_network_that_is_no_resnet_is_fine_tuned_logged_and_asked(tmp_path):
+    size = ["--dataset", "sample", "--weights", "none", "--resolution", "32", "--train-limit", "60"]
+    limits = ["--val-limit", "20", "--test-limit", "20", "--epochs", "1", "--batch-size", "32"]
+    with fresh_store(tmp_path):
+        finetune.main([*size, *limits, "--backbone", "mobilenet_v3_small"])
+        run = mlflow.last_active_run()
+        model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+        answer = model.predict(model.input_example)
+    assert answer["label"].iloc[0] in map(str, range(10))
 
 
 @pytest.mark.slow

@@ -104,9 +104,12 @@ def add_linear_probe(parser: Parser) -> None:
 
 def add_recipe(parser: Parser) -> None:
     """The parameters of fine-tuning; `auto`, which is None, is the recipe's own value."""
-    parser.add("recipe", types.one_of(*recipes.RECIPES), "fast", "notebook is the published one")
+    what = "auto chooses by the data, notebook is the published one"
+    parser.add("recipe", types.one_of(*recipes.RECIPES), "auto", what)
     resolutions = types.integers(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
     for name, type, what in (
+        ("head", types.one_of(*recipes.HEADS), "start of the last layer"),
+        ("batch_norm", types.one_of(*recipes.BATCH_NORM), "its statistics while training"),
         ("optimizer", types.one_of(*recipes.OPTIMIZERS), "the optimizer"),
         ("lr", types.positive_number, "its highest learning rate"),
         ("momentum", types.fraction, "of sgd and rmsprop; first moment of adam and adamw"),
@@ -128,6 +131,7 @@ def add_recipe(parser: Parser) -> None:
         values = "; ".join(
             f"{recipe}: {value_as_text(getattr(options, name))}"
             for recipe, options in recipes.RECIPES.items()
+            if not (options is recipes.AUTO and name in recipes.BY_DATA)
         )
         parser.add(name, types.auto_or(type), "auto", f"{what}; {values}")
 

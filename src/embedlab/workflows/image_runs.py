@@ -60,7 +60,17 @@ MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 VIEW = "pictures"
 ENTRY_POINTS = ("extract_features", "finetune")
 PARAMS = (
-    *("backbone", "weights", "recipe", "optimizer", "lr", "weight_decay", "schedule", "epochs"),
+    *(
+        "backbone",
+        "weights",
+        "recipe",
+        "head",
+        "optimizer",
+        "lr",
+        "weight_decay",
+        "schedule",
+        "epochs",
+    ),
     *("batch_size", "resolution", "augment", "freeze", "flip_view", "precision", "seed"),
 )
 

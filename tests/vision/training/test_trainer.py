@@ -418,6 +418,7 @@ def test_a_parameter_that_contradicts_the_resumed_run_is_refused(
     settings = vars(finetune_entry.build_parser().parse_args([]))
     settings = {name: settings[name] for name in finetune_entry.SETTINGS}
     settings |= {"dataset": "sample", "weights": "none", "epochs": 2, "precision": "float32"}
+    settings["recipe"] = "fast"
     run_id = "0123456789abcdef" * 2
     Checkpoints(run_id).save({"settings": settings})
     given = [word.format(folder=tmp_path) for word in given]
@@ -481,7 +482,7 @@ def test_resolutions_rise_evenly_over_the_epochs():
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("recipe", "slow", "recipe: expected one of fast, notebook"),
+        ("recipe", "slow", "recipe: expected one of auto, fast, notebook"),
         ("optimizer", "lion", "optimizer: expected 'auto' or one of sgd, adam"),
         ("schedule", "cosine", "schedule: expected 'auto' or one of one_cycle"),
         ("augment", "mixup", "augment: expected 'auto' or one of none"),

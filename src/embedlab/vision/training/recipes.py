@@ -1,8 +1,11 @@
 """Recipes of fine-tuning: a value for every hyperparameter, and how to change some of them.
 
+`auto` chooses by the data: batch size, learning rate, epochs and resolution.
+
 Standard library only: the parser imports this before anything heavy.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +15,8 @@ from embedlab.errors import OptionError
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("one_cycle", "step", "constant")
 AUGMENTATIONS = ("none", "crop", "crop_flip", "zoom_flip", "notebook")
+HEADS = ("linear_probe", "random")
+BATCH_NORM = ("update", "keep")
 # What each freezes of a ResNet, with all that the ones before it freeze.
 FREEZE = {
     "none": (),
@@ -27,6 +32,9 @@ FREEZE = {
 class FinetuneOptions:
     """Hyperparameters of fine-tuning, by default those of the recipe `fast`.
 
+    head             the last layer's start: random, or the linear probe's weights on the frozen
+                     features (LP-FT; Kumar et al., ICLR 2022), whose validation is epoch 0.
+    batch_norm       whether BatchNorm's statistics are updated, or kept as the weights have them.
     lr               the schedule's highest learning rate.
     momentum         of sgd (Nesterov's, with `nesterov`) and rmsprop; adam's first moment.
     weight_decay     on weights of layers; never on biases and norms.
@@ -44,6 +52,8 @@ class FinetuneOptions:
     """
 
     recipe: str = "fast"
+    head: str = "random"
+    batch_norm: str = "update"
     optimizer: str = "sgd"
     lr: float = 0.01
     momentum: float = 0.9
@@ -96,16 +106,78 @@ NOTEBOOK = FinetuneOptions(
     ema=0.0,
     flip_view=False,
 )
-RECIPES = MappingProxyType({recipe.recipe: recipe for recipe in (FAST, NOTEBOOK)})
+AUTO = FinetuneOptions(recipe="auto", head="linear_probe")
+# What AUTO chooses by the data, and holds here for CIFAR-10's 42,500 images.
+BY_DATA = ("batch_norm", "optimizer", "lr", "epochs", "batch_size", "resolution")
+RECIPES = MappingProxyType({recipe.recipe: recipe for recipe in (AUTO, FAST, NOTEBOOK)})
 RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
 
+# Of fewer images, AdamW's small steps from the linear probe improve on it, where SGD or changed
+# statistics of BatchNorm undo it (docs/accuracy.md).
+FEW_IMAGES = 1_000
+# The highest learning rate for a batch of 128; it grows with the batch.
+LR_OF_128 = {"sgd": 0.01, "rmsprop": 2.4e-4, "adam": 2.4e-4, "adamw": 2.4e-4}
+UPDATES_PER_EPOCH, MIN_BATCH, MAX_BATCH = 20, 16, 128
+MIN_UPDATES, MIN_EPOCHS = 120, 8
+# Resolutions from the first epoch to the last, by the largest side of images in pixels.
+RESOLUTIONS = {16: (64,), 160: FAST.resolution, 1 << 16: (128, 160, 224, 224)}
 
-def make_options(recipe: str, **changes: Any) -> FinetuneOptions:
-    """The recipe with those values changed that are not None.
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the recipe `auto` chooses by.
+
+    n_train           number of training images.
+    side              pixels of a side of the images as they are stored, 256 at the most.
+    fixed_resolution  of a backbone that takes one only.
+    """
+
+    n_train: int
+    side: int
+    fixed_resolution: int | None = None
+
+
+def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) -> FinetuneOptions:
+    """The recipe with those values changed that are not None; `auto` needs the facts.
 
     A recipe's resolutions are cut to the number of epochs, the last kept.
     """
-    values = asdict(RECIPES[recipe]) | {k: v for k, v in changes.items() if v is not None}
-    if changes.get("resolution") is None:
+    given = {name: value for name, value in changes.items() if value is not None}
+    chosen = _by_data(facts, given) if recipe == AUTO.recipe and facts else {}
+    values = asdict(RECIPES[recipe]) | chosen | given
+    if "resolution" not in given:
         values["resolution"] = values["resolution"][-values["epochs"] :]
     return FinetuneOptions(**values)
+
+
+def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
+    """The values of BY_DATA; what is given instead of one of them counts for the others."""
+    is_few = facts.n_train < FEW_IMAGES
+    exponent = int(math.log2(max(1, facts.n_train / UPDATES_PER_EPOCH)))
+    batch_size = given.get("batch_size", min(max(2**exponent, MIN_BATCH), MAX_BATCH))
+    updates = max(1, facts.n_train // batch_size)  # in an epoch
+    optimizer = given.get("optimizer", "adamw" if is_few else AUTO.optimizer)
+    resolution = next(sides for largest, sides in RESOLUTIONS.items() if facts.side <= largest)
+    if facts.fixed_resolution or is_few:  # the linear probe's is the last one
+        resolution = (facts.fixed_resolution or resolution[-1],)
+    return {
+        "batch_norm": "keep" if is_few else AUTO.batch_norm,
+        "optimizer": optimizer,
+        "batch_size": batch_size,
+        "lr": LR_OF_128[optimizer] * batch_size / 128,
+        "epochs": max(MIN_EPOCHS, math.ceil(MIN_UPDATES / updates)),
+        "resolution": resolution,
+    }
+
+
+def explain_auto(n_train: int, side: int, options: FinetuneOptions) -> str:
+    """What `auto` chose, and why, in a sentence."""
+    sides = ",".join(map(str, options.resolution))
+    return (
+        f"recipe=auto, for {n_train:,} training images of {side} px: "
+        f"batch_size={options.batch_size} (about {UPDATES_PER_EPOCH} updates an epoch, from "
+        f"{MIN_BATCH} to {MAX_BATCH}), lr={options.lr:g} (in proportion to the batch), "
+        f"epochs={options.epochs} (at least {MIN_UPDATES} updates), optimizer={options.optimizer} "
+        f"and batch_norm={options.batch_norm} ({'fewer' if n_train < FEW_IMAGES else 'more'} than "
+        f"{FEW_IMAGES:,}), resolution={sides} (by the images' size)."
+    )

@@ -33,6 +33,7 @@ from embedlab.vision.training.optim import build_average, build_optimizer, build
 from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.work import epoch_work, validation_cost
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 LARGE_PRIME = 2**31 - 1  # so that no two seeds share a step's
 STEPS_BETWEEN_CHECKS = 20  # of the loss: reading it makes a GPU wait
 
@@ -70,7 +71,9 @@ class Trainer:
         self.steps_per_epoch = len(split.train) // self.batch_size
         device = classifier.device
         network = classifier.network.to(device).to(memory_format=torch.channels_last)
-        self._frozen = freeze(network, options.freeze)
+        self._in_eval_mode = freeze(network, options.freeze)
+        if options.batch_norm == "keep":
+            self._in_eval_mode += [m for m in network.modules() if isinstance(m, BATCH_NORMS)]
         self._parallel: nn.Module = network  # what a training step runs
         if world_size() > 1:
             network = convert_sync_batchnorm(network, device)
@@ -125,6 +128,9 @@ class Trainer:
     def train(self, on_progress: OnProgress | None = None) -> Iterator[Epoch]:
         """Train the epochs that are left; yields each when `state()` includes it.
 
+        If the head starts as the linear probe, epoch 0 is the validation of that start, so no
+        training ends below it.
+
         Its metrics are train/loss and train/accuracy (on augmented images, while training),
         val/loss and val/accuracy (at the epoch's resolution, of the moving average, if there is
         one), lr, and time/waiting_share: the fraction of the time in which training waited for
@@ -134,7 +140,10 @@ class Trainer:
 
         Raises DivergedError if a loss is not finite, with the step and the learning rate.
         """
-        for epoch in range(len(self.history) + 1, self.options.epochs + 1):
+        if self.options.head == "linear_probe" and not self.history:
+            yield self._validate(0, self.options.resolution[-1], {}, time.perf_counter())
+        done = self.history[-1].epoch if self.history else 0
+        for epoch in range(done + 1, self.options.epochs + 1):
             yield self._run_epoch(epoch, on_progress)
         self.network.load_state_dict(self.best.weights)
         self.network.eval()
@@ -154,15 +163,26 @@ class Trainer:
             show(n_train + n_images * validation_cost(options), "validation")
 
         metrics = self._train_epoch(epoch, resolution, show)
+        return self._validate(epoch, resolution, metrics, started, show_validation)
+
+    def _validate(
+        self,
+        epoch: int,
+        resolution: int,
+        metrics: dict[str, float],
+        started: float,
+        on_progress: OnProgress | None = None,
+    ) -> Epoch:
+        """End an epoch that has `started` then, with these metrics of its training."""
         eval_model = self.network if self._average is None else self._average.module
         val_preprocessing = replace(self.classifier.preprocessing, resolution=resolution)
         classifier = replace(self.classifier, network=eval_model, preprocessing=val_preprocessing)
-        predictions = classifier.predict(self.images, self.split.val, show_validation)
+        predictions = classifier.predict(self.images, self.split.val, on_progress)
         score = broadcast(lambda: predictions.score if predictions else NO_SCORE)
-        metrics |= {"val/loss": score.loss, "val/accuracy": score.accuracy}
+        metrics = metrics | {"val/loss": score.loss, "val/accuracy": score.accuracy}
         seconds = time.perf_counter() - started
 
-        is_last_resolution = resolution == options.resolution[-1]  # the served model's
+        is_last_resolution = resolution == self.options.resolution[-1]  # the served model's
         if is_last_resolution and score.beats(self.best.score):
             weights = eval_model.state_dict().items()
             self.best = BestEpoch(epoch, score, {k: v.cpu().clone() for k, v in weights})
@@ -175,8 +195,8 @@ class Trainer:
     ) -> dict[str, float]:
         options, started = self.options, time.perf_counter()
         self.network.train()
-        for module in self._frozen:
-            module.eval()  # BatchNorm's statistics of frozen parts stay
+        for module in self._in_eval_mode:
+            module.eval()  # keeps BatchNorm's statistics
         batches = self._batches(resolution)
         lr = self._schedule.get_last_lr()[0]
         checked: list[torch.Tensor] = []  # (steps, 2): loss and number of right predictions

@@ -1,0 +1,125 @@
+"""What the recipe `auto` chooses by the data, and the start of its head."""
+
+import numpy as np
+import pytest
+import torch
+from squares import split_of, squares
+
+from embedlab.vision.features import extract_features
+from embedlab.vision.inference import Classifier
+from embedlab.vision.models.backbone import attach_head, load_backbone
+from embedlab.vision.models.linear_probe import probe_logits
+from embedlab.vision.training.head import probe_head
+from embedlab.vision.training.recipes import (
+    AUTO,
+    BY_DATA,
+    DataFacts,
+    FinetuneOptions,
+    explain_auto,
+    make_options,
+)
+from embedlab.vision.training.trainer import Trainer
+
+RESOLUTION = 32
+
+
+@pytest.mark.parametrize(
+    ("n_train", "side", "optimizer", "batch_size", "lr", "epochs", "resolution"),
+    [
+        (60, 128, "adamw", 16, 3e-5, 40, (128,)),
+        (172, 256, "adamw", 16, 3e-5, 12, (224,)),
+        (999, 8, "adamw", 32, 6e-5, 8, (64,)),
+        (1_000, 8, "sgd", 32, 0.0025, 8, (64,)),
+        (3_058, 128, "sgd", 128, 0.01, 8, AUTO.resolution),
+        (42_500, 32, "sgd", 128, 0.01, 8, AUTO.resolution),
+        (1_000_000, 256, "sgd", 128, 0.01, 8, (128, 160, 224, 224)),
+    ],
+)
+def test_the_choice_follows_the_data(n_train, side, optimizer, batch_size, lr, epochs, resolution):
+    options = make_options("auto", DataFacts(n_train, side))
+    assert (options.optimizer, options.batch_size, options.epochs) == (
+        optimizer,
+        batch_size,
+        epochs,
+    )
+    assert options.lr == pytest.approx(lr, rel=1e-12)
+    assert options.resolution == resolution
+    assert options.batch_norm == ("keep" if n_train < 1_000 else "update")
+    sentence = explain_auto(n_train, side, options)
+    assert f"for {n_train:,} training images of {side} px: " in sentence
+    assert all(f"{name}=" in sentence for name in BY_DATA)
+
+
+def test_of_cifar_10_it_is_what_help_says():
+    assert make_options("auto", DataFacts(42_500, 32)) == AUTO
+
+
+def test_a_given_value_counts_for_the_others():
+    options = make_options("auto", DataFacts(4_000, 128), batch_size=32)
+    assert (options.batch_size, options.lr) == (32, 0.01 * 32 / 128)
+    options = make_options("auto", DataFacts(4_000, 128), optimizer="adamw", epochs=3)
+    assert (options.lr, options.epochs, len(options.resolution)) == (2.4e-4, 3, 3)
+    assert make_options("auto", DataFacts(4_000, 128), lr=0.5).lr == 0.5
+
+
+def test_a_backbone_of_one_resolution_has_that_one():
+    assert make_options("auto", DataFacts(4_000, 32, 224)).resolution == (224,)
+
+
+def test_the_other_recipes_do_not_look_at_the_data():
+    assert make_options("fast", DataFacts(50, 8)) == FinetuneOptions()
+    assert make_options("notebook", DataFacts(50, 8)).epochs == 15
+
+
+def start_of(epochs: int = 1, lr: float = 0.01) -> tuple[Trainer, np.ndarray]:
+    """A trainer whose head is the linear probe, and that probe's logits of validation images."""
+    images = squares()
+    split = split_of(images)
+    options = make_options(
+        "auto", DataFacts(60, 8), epochs=epochs, lr=lr, resolution=(RESOLUTION,), flip_view=False
+    )
+    backbone = load_backbone("resnet18", "none", seed=1)
+    model = Classifier(backbone.network, backbone.preprocessing(RESOLUTION, 1.0))
+    head, seconds = probe_head(backbone, model, images, split, seed=0)
+    assert seconds > 0
+    features = extract_features(backbone.digest, model, images, split)
+    assert features is not None and features.was_cached
+    logits = probe_logits(head, features.parts["val"])
+    attach_head(backbone, head)
+    return Trainer(model, images, split, options, seed=0), logits
+
+
+def test_epoch_0_is_the_linear_probe():
+    trainer, logits = start_of()
+    start = next(trainer.train())
+    assert start.step.epoch == 0
+    assert set(start.step.metrics) == {"val/loss", "val/accuracy"}
+    # The same numbers in another order: float32 has seven digits.
+    expected = torch.from_numpy(logits).double().softmax(1).numpy()
+    assert start.predictions.probabilities == pytest.approx(expected, abs=1e-5)
+    assert trainer.best.epoch == 0
+
+
+def test_a_training_that_only_spoils_the_network_returns_the_start():
+    trainer, _ = start_of(epochs=2, lr=3.0)
+    start, *others = trainer.train()
+    assert [epoch.step.epoch for epoch in others] == [1, 2]
+    best = max(epoch.step.metrics["val/accuracy"] for epoch in (start, *others))
+    assert trainer.best.score.accuracy == best
+    found = trainer.classifier.predict(trainer.images, trainer.split.val)
+    assert found.score == trainer.best.score
+    if trainer.best.epoch == 0:
+        assert np.array_equal(found.probabilities, start.predictions.probabilities)
+
+
+def test_a_resumed_training_does_not_repeat_its_start():
+    whole, _ = start_of(epochs=2)
+    assert [epoch.step.epoch for epoch in whole.train()] == [0, 1, 2]
+    stopped, _ = start_of(epochs=2)
+    epochs = stopped.train()
+    next(epochs)
+    resumed, _ = start_of(epochs=2)
+    resumed.load_state(stopped.state())
+    assert [epoch.step.epoch for epoch in resumed.train()] == [1, 2]
+    for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -43,7 +43,6 @@ def test_the_choice_follows_the_data(n_train, side, optimizer, batch_size, lr, e
         epochs,
     )
     assert options.lr == pytest.approx(lr, rel=1e-12)
-    assert options.resolution == resolution
     assert options.batch_norm == ("keep" if n_train < 1_000 else "update")
     sentence = explain_auto(n_train, side, options)
     assert f"for {n_train:,} training images of {side} px: " in sentence
@@ -71,13 +70,15 @@ def test_the_other_recipes_do_not_look_at_the_data():
     assert make_options("notebook", DataFacts(50, 8)).epochs == 15
 
 
-def start_of(epochs: int = 1, lr: float = 0.01) -> tuple[Trainer, np.ndarray]:
+def start_of(
+    epochs: int = 1, lr: float = 0.01, batch_norm: str = "update"
+) -> tuple[Trainer, np.ndarray]:
     """A trainer whose head is the linear probe, and that probe's logits of validation images."""
     images = squares()
     split = split_of(images)
-    options = make_options(
-        "auto", DataFacts(60, 8), epochs=epochs, lr=lr, resolution=(RESOLUTION,), flip_view=False
-    )
+    changes = {"epochs": epochs, "lr": lr, "batch_norm": batch_norm, "optimizer": "sgd"}
+    facts = DataFacts(60, 8)
+    options = make_options("auto", facts, **changes, resolution=(RESOLUTION,), flip_view=False)
     backbone = load_backbone("resnet18", "none", seed=1)
     model = Classifier(backbone.network, backbone.preprocessing(RESOLUTION, 1.0))
     head, seconds = probe_head(backbone, model, images, split, seed=0)
@@ -123,3 +124,14 @@ def test_a_resumed_training_does_not_repeat_its_start():
     assert [epoch.step.epoch for epoch in resumed.train()] == [1, 2]
     for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("batch_norm", ["keep", "update"])
+def test_statistics_of_batch_norm_are_kept_and_its_weights_are_trained(batch_norm):
+    trainer, _ = start_of(batch_norm=batch_norm)
+    norm = trainer.network.get_submodule("layer2.0.bn1")
+    mean, weight = norm.running_mean.clone(), norm.weight.detach().clone()
+    epochs = trainer.train()
+    next(epochs), next(epochs)
+    assert torch.equal(norm.running_mean, mean) == (batch_norm == "keep")
+    assert not torch.equal(norm.weight, weight)

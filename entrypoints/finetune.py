@@ -1,24 +1,16 @@
 """The whole network trained by a recipe -> test report, logged, resumable and served."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import integer, run_id_or_nothing
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
-from embedlab.vision.options import DATA, FIXED_RESOLUTION, check_backbone
-from embedlab.vision.training.recipes import (
-    RECIPE_FIELDS,
-    DataFacts,
-    FinetuneOptions,
-    explain_auto,
-    make_options,
-)
+from embedlab.vision.options import DATA
+from embedlab.vision.training.recipes import RECIPE_FIELDS, explain_auto, options_of
 
-RECIPE = ("recipe", *RECIPE_FIELDS)
-SETTINGS = (*DATA, "backbone", "weights", *RECIPE, "seed", "precision")
+SETTINGS = (*DATA, "backbone", "weights", "recipe", *RECIPE_FIELDS, "seed", "precision")
 
 
 def build_parser() -> Parser:
@@ -37,14 +29,6 @@ def build_parser() -> Parser:
     parser.add("resume", run_id_or_nothing, "", what)
     arguments.add_registration(parser, "image-classifier")
     return parser
-
-
-def options_of(settings: Mapping[str, Any], n_train: int = 0, side: int = 0) -> FinetuneOptions:
-    """The options for so many images of that size. Raises OptionError for what does not fit."""
-    facts = DataFacts(n_train, side, FIXED_RESOLUTION.get(settings["backbone"]))
-    options = make_options(facts=facts, **{name: settings[name] for name in RECIPE})
-    check_backbone(settings["backbone"], options.resolution, options.freeze)
-    return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings["precision"] = precision
         with work_progress("decode images") as show:
             images, split, messages = image_runs.load_images(run, settings, show)
-        n_train = len(split.train)
+        n_train, seed = len(split.train), settings["seed"]
         options = options_of(settings, n_train, images.side)
         refuse_contradictions(f"resume={args.resume}", settings | vars(options), parser.given(args))
         run.log_params({"device": device, **settings})
@@ -89,19 +73,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print("\n".join(messages))
 
         with local_main_first():
-            backbone = load_backbone(settings["backbone"], settings["weights"], settings["seed"])
+            backbone = load_backbone(settings["backbone"], settings["weights"], seed)
         preprocessing = backbone.preprocessing(options.resolution[-1], options.crop_pct)
         model = Classifier(backbone.network, preprocessing, device, precision, options.flip_view)
-        head, head_seconds = new_head(backbone, len(images.classes), settings["seed"]), 0.0
+        head, head_seconds = new_head(backbone, len(images.classes), seed), 0.0
         if options.head == "linear_probe" and not state:
             with work_progress("linear probe") as show:
-                head, head_seconds = probe_head(
-                    backbone, model, images, split, settings["seed"], show
-                )
+                head, head_seconds = probe_head(backbone, model, images, split, show)
         attach_head(backbone, head)
         image_runs.log_training_images(run, images, split, options.augment, options.resolution[-1])
 
-        trainer = Trainer(model, images, split, options, settings["seed"])
+        trainer = Trainer(model, images, split, options, seed)
         trainer.seconds = head_seconds
         if state:
             trainer.load_state(state)

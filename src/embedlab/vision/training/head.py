@@ -24,7 +24,6 @@ def probe_head(
     classifier: Classifier,
     images: ImageDataset,
     split: Split,
-    seed: int,
     on_progress: OnProgress | None = None,
 ) -> tuple[nn.Linear, float]:
     """The head of a linear probe on the backbone's frozen features, and the seconds that it took.
@@ -42,7 +41,7 @@ def probe_head(
             for part, rows in (("train", split.train), ("val", split.val))
         )
         options = LinearProbeOptions()
-        probe = LinearProbe(train, val, len(images.classes), options, seed, classifier.device)
+        probe = LinearProbe(train, val, len(images.classes), options, 0, classifier.device)
         for _ in probe.train():
             pass
         return probe.layer(), features.seconds + probe.seconds

@@ -6,11 +6,13 @@ Standard library only: the parser imports this before anything heavy.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
 from embedlab.errors import OptionError
+from embedlab.vision.options import FIXED_RESOLUTION, check_backbone
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("one_cycle", "step", "constant")
@@ -148,6 +150,18 @@ def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) ->
     if "resolution" not in given:
         values["resolution"] = values["resolution"][-values["epochs"] :]
     return FinetuneOptions(**values)
+
+
+def options_of(settings: Mapping[str, Any], n_train: int = 0, side: int = 0) -> FinetuneOptions:
+    """The options of parameters by name, recipe and backbone among them, for these images.
+
+    Raises OptionError for what cannot be combined.
+    """
+    backbone, names = settings["backbone"], ("recipe", *RECIPE_FIELDS)
+    facts = DataFacts(n_train, side, FIXED_RESOLUTION.get(backbone))
+    options = make_options(facts=facts, **{name: settings[name] for name in names})
+    check_backbone(backbone, options.resolution, options.freeze)
+    return options
 
 
 def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:

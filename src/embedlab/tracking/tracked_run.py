@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,11 +74,17 @@ class TrackedRun:
         """Log what runs are compared by as `resolved/<name>`, however it was spelt, or left out."""
         self.log_params({f"resolved/{name}": value for name, value in params.items()})
 
-    def params(self, names: Iterable[str]) -> dict[str, str]:
+    def params(self, names: Sequence[str]) -> dict[str, str]:
         """The resolved values of these parameters, without those that do not apply."""
         logged = self._logged_params
-        found = {name: logged.get(f"resolved/{name}", logged.get(name, "auto")) for name in names}
-        return {name: text for name, text in found.items() if text != "auto"}
+        found = {name: logged.get(f"resolved/{name}", logged.get(name)) for name in names}
+        # The value of the recipe `auto` is its name; of other parameters `auto` is none.
+        is_resolved = {name for name in names if f"resolved/{name}" in logged}
+        return {
+            name: text
+            for name, text in found.items()
+            if text is not None and (text != "auto" or name in is_resolved)
+        }
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         entities = [RunTag(key, str(value)) for key, value in tags.items()]

@@ -22,8 +22,8 @@ from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.inference import BATCH_SIZE, Classifier, choose_precision
 from embedlab.vision.models.backbone import load_backbone
-from embedlab.vision.models.linear_probe import LinearProbe
 from embedlab.vision.options import LinearProbeOptions
+from embedlab.vision.training.linear_probe import LinearProbe
 from embedlab.vision.training.recipes import make_options
 from embedlab.vision.training.trainer import Trainer
 from embedlab_serving.preprocess import Preprocessing

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.features import extract_features
     from embedlab.vision.inference import Classifier, choose_precision
     from embedlab.vision.models.backbone import attach_head, load_backbone
-    from embedlab.vision.models.linear_probe import LinearProbe, probe_logits
+    from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
     from embedlab.workflows import image_runs
 
     label = f"features {args.resolution}px {options.label}"

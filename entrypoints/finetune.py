@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import console, print_step, time_estimate, work_progress
     from embedlab.distributed.collectives import broadcast, local_main_first, process_group
-    from embedlab.tracking.run import refuse_contradictions, start_run
+    from embedlab.tracking.run import start_run
     from embedlab.vision.inference import Classifier, choose_precision
     from embedlab.vision.models.backbone import attach_head, load_backbone, new_head
     from embedlab.vision.training.checkpoint import Checkpoints
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.training.trainer import Trainer
     from embedlab.vision.training.work import cheaper_options
     from embedlab.workflows import image_runs
+    from embedlab.workflows.contradictions import refuse_contradictions
 
     with (
         start_run("finetune", f"finetune {label}", given) as run,
@@ -58,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         process_group(given) as device,
     ):
         state = broadcast(Checkpoints(args.resume).load) if args.resume else None
-        settings = state["settings"] if state else settings
+        # A checkpoint from before a parameter was there has the recipe's value of it.
+        settings = settings | state["settings"] if state else settings
         precision = broadcast(lambda: choose_precision(settings["precision"], device))
         settings["precision"] = precision
         with work_progress("decode images") as show:
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_params({"device": device, **settings})
         run.log_resolved(vars(options))
         if options.recipe == "auto":
-            messages.append(explain_auto(n_train, images.side, options))
+            messages.append(explain_auto(n_train, images.side, settings, options))
         console.print("\n".join(messages))
 
         with local_main_first():
@@ -83,8 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         attach_head(backbone, head)
         image_runs.log_training_images(run, images, split, options.augment, options.resolution[-1])
 
-        trainer = Trainer(model, images, split, options, seed)
-        trainer.seconds = head_seconds
+        trainer = Trainer(model, images, split, options, seed, head_seconds)
         if state:
             trainer.load_state(state)
             run.set_tags({"resumed_from": args.resume})
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ):
             for step in trainer.history:  # of the resumed run
                 log.record(step)
-            save()
+            save()  # a stop in the first epoch does not lose the head
             for epoch in trainer.train(show):
                 save()
                 log.record(*epoch)

@@ -48,8 +48,8 @@ def main(argv=None) -> None:
         images = {name: getattr(args, name) for name in shared}
         features_run = run_entry_point("extract_features", images)
         # Digits must not be mirrored, and a small data set wants small batches.
-        small = {"augment": "crop", "batch_size": 32, "epochs": 4, "register": "true"}
-        tuned_run = run_entry_point("finetune", {**images, **small})
+        small = {"augment": "crop", "flip_view": "false", "batch_size": 32, "epochs": 4}
+        tuned_run = run_entry_point("finetune", {**images, **small, "register": "true"})
         run_entry_point("compare_transfer", {"runs": f"{features_run},{tuned_run}"})
     console.print(f"\nSee the runs:\n{how_to_open(run.experiment_id, run.id)}")
 

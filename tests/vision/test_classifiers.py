@@ -36,8 +36,8 @@ from embedlab.vision.evaluation.projection import nearest, one_query_a_class, pr
 from embedlab.vision.features import extract_features, features_key
 from embedlab.vision.inference import Classifier, choose_precision
 from embedlab.vision.models.backbone import load_backbone
-from embedlab.vision.models.linear_probe import LinearProbe, probe_logits
 from embedlab.vision.options import LinearProbeOptions
+from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
 from embedlab.vision.training.recipes import AUGMENTATIONS
 from embedlab_serving.preprocess import Preprocessing
 from entrypoints import extract_features as extract_features_entry

@@ -9,8 +9,8 @@ from embedlab.vision.evaluation.metrics import predictions_of
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier, choose_precision
 from embedlab.vision.models.backbone import attach_head, load_backbone, new_head
-from embedlab.vision.models.linear_probe import LinearProbe, probe_logits
 from embedlab.vision.options import LinearProbeOptions
+from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
 from embedlab.vision.training.recipes import make_options
 from embedlab.vision.training.trainer import Trainer
 

@@ -103,7 +103,7 @@ def add_linear_probe(parser: Parser) -> None:
 
 
 def add_recipe(parser: Parser) -> None:
-    """The parameters of fine-tuning; `auto`, which is None, is the recipe's own value."""
+    """The parameters of fine-tuning; `auto` of all but `recipe` is None, the recipe's own value."""
     what = "auto chooses by the data, notebook is the published one"
     parser.add("recipe", types.one_of(*recipes.RECIPES), "auto", what)
     resolutions = types.integers(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
@@ -126,13 +126,15 @@ def add_recipe(parser: Parser) -> None:
         ("label_smoothing", types.fraction, "share of the truth that is spread over all classes"),
         ("ema", types.fraction, "decay of the weights' moving average, a step; 0 for none"),
         ("flip_view", types.boolean, "scores are the mean over an image and its mirror image"),
-        ("freeze", types.one_of(*recipes.FREEZE), "what is not trained, with all before it"),
+        ("freeze", types.one_of(*vision.FREEZE), "what is not trained, with all before it"),
     ):
-        values = "; ".join(
-            f"{recipe}: {value_as_text(getattr(options, name))}"
+        of_recipe = {
+            recipe: value_as_text(getattr(options, name))
             for recipe, options in recipes.RECIPES.items()
-            if not (options is recipes.AUTO and name in recipes.BY_DATA)
-        )
+        }
+        if name in recipes.BY_DATA:
+            of_recipe[recipes.AUTO.recipe] = "by the data"
+        values = "; ".join(f"{recipe}: {value}" for recipe, value in of_recipe.items())
         parser.add(name, types.auto_or(type), "auto", f"{what}; {values}")
 
 

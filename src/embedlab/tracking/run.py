@@ -15,7 +15,7 @@ from mlflow import environment_variables as mlflow_env
 from mlflow.entities import RunTag
 
 from embedlab.distributed.env import is_main_process
-from embedlab.errors import EmbedlabError, OptionError, ServerAwayError
+from embedlab.errors import EmbedlabError, ServerAwayError
 from embedlab.tracking.offline.retry import retry_until_available, seconds_to_wait, short_requests
 from embedlab.tracking.offline.spool import flush_spool
 from embedlab.tracking.signals import (
@@ -35,24 +35,11 @@ from embedlab.tracking.store import (
     without_password,
 )
 from embedlab.tracking.tracked_run import NullRun, TrackedRun
-from embedlab.wording import value_as_text
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = "embedlab"
 SYSTEM_METRICS_SECONDS = 2  # MLflow's own 10 would leave the short runs without any
 RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
-
-
-def refuse_contradictions(
-    source: str, own: Mapping[str, object], given: Mapping[str, object]
-) -> None:
-    """Raises OptionError if a parameter was given with another value than `source` brings."""
-    for name, value in given.items():
-        if name in own and own[name] != value:
-            raise OptionError(
-                f"{name}: expected {value_as_text(own[name])}, which {source} brings with it, got "
-                f"{value_as_text(value)}: leave {name} out, or leave {source} out"
-            )
 
 
 @contextmanager

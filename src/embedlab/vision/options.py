@@ -35,6 +35,15 @@ RESNETS = ("ResNet", "ResNeXt", "Wide ResNet")  # in stages that are called alik
 # Their position embedding or windows are made for one size.
 FIXED_RESOLUTION = dict.fromkeys(FAMILIES["ViT"].split() + FAMILIES["MaxViT"].split(), 224)
 ALEXNET_RESOLUTION = 64  # below, its second pooling has nothing left
+# What each freezes of a ResNet, with all that the ones before it freeze.
+FREEZE = {
+    "none": (),
+    "stem": ("conv1", "bn1"),
+    "stage1": ("layer1",),
+    "stage2": ("layer2",),
+    "all-but-last-stage": ("layer3",),
+    "all-but-head": ("layer4",),  # of any other network, all but its last linear layer
+}
 # The parameters that choose the images and their split.
 DATA = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -48,7 +57,7 @@ MIN_RESOLUTION = 32
 LINEAR_PROBE_LR = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001, "lbfgs": 1.0}
 # With one update an epoch the weights stay near their start. These are the best of eight ways to
 # more updates on 126, 400, 1,500 and 4,317 photos (test loss and accuracy, 4 to 12 random splits).
-UPDATES_PER_EPOCH, MIN_BATCH = 20, 8
+PROBE_UPDATES_PER_EPOCH, PROBE_MIN_BATCH = 20, 8
 
 
 def check_backbone(name: str, resolutions: Sequence[int], freeze: str = "none") -> None:
@@ -99,4 +108,4 @@ class LinearProbeOptions:
 
     def batch_size_for(self, n_images: int) -> int:
         """`batch_size`, or less if an epoch over `n_images` would have too few updates."""
-        return min(self.batch_size, max(MIN_BATCH, n_images // UPDATES_PER_EPOCH))
+        return min(self.batch_size, max(PROBE_MIN_BATCH, n_images // PROBE_UPDATES_PER_EPOCH))

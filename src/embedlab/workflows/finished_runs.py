@@ -30,7 +30,7 @@ class FinishedRun:
     compared: ComparedRun
     steps: list[Step]
     dataset: str
-    pictures_digest: str
+    images_digest: str
 
 
 def find_runs(experiment_id: str, ids: tuple[str, ...]) -> list[FinishedRun]:
@@ -54,7 +54,7 @@ def find_runs(experiment_id: str, ids: tuple[str, ...]) -> list[FinishedRun]:
 
 def check_images(runs: list[FinishedRun], digest: str) -> None:
     """Raises TrackingError if the images have changed since the runs."""
-    if {run.pictures_digest for run in runs} != {digest}:
+    if {run.images_digest for run in runs} != {digest}:
         raise TrackingError(
             f"runs: the images of dataset={runs[0].dataset} are not those that the runs were "
             "made on (their digest differs): put the old ones back, or make the runs again."

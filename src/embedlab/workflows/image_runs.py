@@ -60,18 +60,9 @@ MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 VIEW = "pictures"
 ENTRY_POINTS = ("extract_features", "finetune")
 PARAMS = (
-    *(
-        "backbone",
-        "weights",
-        "recipe",
-        "head",
-        "optimizer",
-        "lr",
-        "weight_decay",
-        "schedule",
-        "epochs",
-    ),
-    *("batch_size", "resolution", "augment", "freeze", "flip_view", "precision", "seed"),
+    *("backbone", "weights", "recipe", "head", "batch_norm", "optimizer", "lr", "weight_decay"),
+    *("schedule", "epochs", "batch_size", "resolution", "augment", "freeze", "flip_view"),
+    *("precision", "seed"),
 )
 
 
@@ -244,7 +235,7 @@ def log_test(run: TrackedRun, test: Predictions, images: ImageDataset, epoch: in
 class Trained:
     """A trained classifier, and facts for its model file.
 
-    classifier  a torchvision ResNet with its head, at the best epoch by validation.
+    classifier  a classifier of torchvision with its head, at the best epoch by validation.
     seconds     of computing it, features or earlier parts of a resumed training included.
     backbone    torchvision's name of the network.
     trained     how it was trained, in words.
@@ -301,7 +292,7 @@ def finish(
     return [
         f"{best}; {report}",
         *registered,
-        f"Serve it with  mlflow models serve -m {model} --env-manager local -p 5901",
+        f"Serve it with  mlflow models serve -m {model} --env-manager local -p 5902",
         "See the run, and all image runs side by side:",
         how_to_open(run.experiment_id, run.id, *comparison_view(run.experiment_id)),
     ]

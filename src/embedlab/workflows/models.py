@@ -64,7 +64,7 @@ def log_image_model(
 ) -> str:
     """Log a classifier as artifacts `classifier/` and as the model `model`; returns its URI.
 
-    network  a torchvision ResNet with its head.
+    network  a classifier of torchvision with its head.
     about    backbone, classes, side, flip_view and preprocessing, which loading needs; and metadata
              for a reader of the artifacts: data, training, accuracy.
     example  (3, side, side) uint8: the image of the model's input example.

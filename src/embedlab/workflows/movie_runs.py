@@ -14,9 +14,10 @@ from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.solvers.result import FitResult
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
-from embedlab.tracking.run import TrackedRun, refuse_contradictions
+from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import first_line, store_address
 from embedlab.wording import cost_as_text, counted
+from embedlab.workflows.contradictions import refuse_contradictions
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
 
 PARAMS = (

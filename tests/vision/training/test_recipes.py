@@ -8,8 +8,8 @@ from squares import split_of, squares
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier
 from embedlab.vision.models.backbone import attach_head, load_backbone
-from embedlab.vision.models.linear_probe import probe_logits
 from embedlab.vision.training.head import probe_head
+from embedlab.vision.training.linear_probe import probe_logits
 from embedlab.vision.training.recipes import (
     AUTO,
     BY_DATA,
@@ -44,13 +44,14 @@ def test_the_choice_follows_the_data(n_train, side, optimizer, batch_size, lr, e
     )
     assert options.lr == pytest.approx(lr, rel=1e-12)
     assert options.batch_norm == ("keep" if n_train < 1_000 else "update")
-    sentence = explain_auto(n_train, side, options)
+    sentence = explain_auto(n_train, side, dict.fromkeys(BY_DATA) | {"lr": lr}, options)
     assert f"for {n_train:,} training images of {side} px: " in sentence
-    assert all(f"{name}=" in sentence for name in BY_DATA)
+    # What was given is not explained.
+    assert all((f"{name}=" in sentence) == (name != "lr") for name in BY_DATA)
 
 
-def test_of_cifar_10_it_is_what_help_says():
-    assert make_options("auto", DataFacts(42_500, 32)) == AUTO
+def test_without_facts_it_has_the_values_for_cifar_10():
+    assert make_options("auto") == make_options("auto", DataFacts(42_500, 32)) == AUTO
 
 
 def test_a_given_value_counts_for_the_others():

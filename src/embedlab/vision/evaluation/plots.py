@@ -160,7 +160,7 @@ def plot_neighbours(
         colours = [GREEN if name == names[query] else RED for name in names[nearest]]
         tiles = map(Tile, images.pixels[nearest], names[nearest], colours)
         rows.append(("", [Tile(images.pixels[query], names[query], "black"), None, *tiles]))
-    headings = [(0.5, "picture"), (neighbours.shape[1] / 2 + 2, "nearest in the embedding")]
+    headings = [(0.5, "image"), (neighbours.shape[1] / 2 + 2, "nearest in the embedding")]
     return _tile_rows(rows, title, headings)
 
 

@@ -20,8 +20,8 @@ from torchvision import models
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, DownloadError
+from embedlab.vision.options import FREEZE
 from embedlab.vision.seeds import seeded
-from embedlab.vision.training.recipes import FREEZE
 from embedlab_serving.hashing import sha256_of
 from embedlab_serving.network import head_name
 from embedlab_serving.preprocess import Preprocessing

@@ -15,8 +15,8 @@ from embedlab.vision.data.splits import Split
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier
 from embedlab.vision.models.backbone import Backbone
-from embedlab.vision.models.linear_probe import LinearProbe
 from embedlab.vision.options import LinearProbeOptions
+from embedlab.vision.training.linear_probe import LinearProbe
 
 
 def probe_head(

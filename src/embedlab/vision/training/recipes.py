@@ -13,21 +13,13 @@ from typing import Any
 
 from embedlab.errors import OptionError
 from embedlab.vision.options import FIXED_RESOLUTION, check_backbone
+from embedlab.wording import value_as_text
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("one_cycle", "step", "constant")
 AUGMENTATIONS = ("none", "crop", "crop_flip", "zoom_flip", "notebook")
 HEADS = ("linear_probe", "random")
 BATCH_NORM = ("update", "keep")
-# What each freezes of a ResNet, with all that the ones before it freeze.
-FREEZE = {
-    "none": (),
-    "stem": ("conv1", "bn1"),
-    "stage1": ("layer1",),
-    "stage2": ("layer2",),
-    "all-but-last-stage": ("layer3",),
-    "all-but-head": ("layer4",),  # of any other network, all but its last linear layer
-}
 
 
 @dataclass(frozen=True)
@@ -140,9 +132,11 @@ class DataFacts:
 
 
 def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) -> FinetuneOptions:
-    """The recipe with those values changed that are not None; `auto` needs the facts.
+    """The recipe with those values changed that are not None.
 
     A recipe's resolutions are cut to the number of epochs, the last kept.
+
+    facts  without them `auto` has its values for CIFAR-10.
     """
     given = {name: value for name, value in changes.items() if value is not None}
     chosen = _by_data(facts, given) if recipe == AUTO.recipe and facts else {}
@@ -152,13 +146,18 @@ def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) ->
     return FinetuneOptions(**values)
 
 
-def options_of(settings: Mapping[str, Any], n_train: int = 0, side: int = 0) -> FinetuneOptions:
+def options_of(
+    settings: Mapping[str, Any], n_train: int | None = None, side: int = 0
+) -> FinetuneOptions:
     """The options of parameters by name, recipe and backbone among them, for these images.
 
     Raises OptionError for what cannot be combined.
+
+    n_train  None where the images are not known yet.
     """
     backbone, names = settings["backbone"], ("recipe", *RECIPE_FIELDS)
-    facts = DataFacts(n_train, side, FIXED_RESOLUTION.get(backbone))
+    fixed_resolution = FIXED_RESOLUTION.get(backbone)
+    facts = DataFacts(42_500 if n_train is None else n_train, side, fixed_resolution)
     options = make_options(facts=facts, **{name: settings[name] for name in names})
     check_backbone(backbone, options.resolution, options.freeze)
     return options
@@ -184,14 +183,22 @@ def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def explain_auto(n_train: int, side: int, options: FinetuneOptions) -> str:
-    """What `auto` chose, and why, in a sentence."""
-    sides = ",".join(map(str, options.resolution))
-    return (
-        f"recipe=auto, for {n_train:,} training images of {side} px: "
-        f"batch_size={options.batch_size} (about {UPDATES_PER_EPOCH} updates an epoch, from "
-        f"{MIN_BATCH} to {MAX_BATCH}), lr={options.lr:g} (in proportion to the batch), "
-        f"epochs={options.epochs} (at least {MIN_UPDATES} updates), optimizer={options.optimizer} "
-        f"and batch_norm={options.batch_norm} ({'fewer' if n_train < FEW_IMAGES else 'more'} than "
-        f"{FEW_IMAGES:,}), resolution={sides} (by the images' size)."
+def explain_auto(
+    n_train: int, side: int, settings: Mapping[str, Any], options: FinetuneOptions
+) -> str:
+    """What `auto` chose and why, in a sentence, without what `settings` gave."""
+    size = f"{'fewer than' if n_train < FEW_IMAGES else 'at least'} {FEW_IMAGES:,} images"
+    reasons = {
+        "batch_size": f"about {UPDATES_PER_EPOCH} updates an epoch, {MIN_BATCH} to {MAX_BATCH}",
+        "lr": "in proportion to the batch",
+        "epochs": f"at least {MIN_EPOCHS}, and {MIN_UPDATES} updates",
+        "optimizer": size,
+        "batch_norm": size,
+        "resolution": "by the images' size",
+    }
+    chosen = (
+        f"{name}={value_as_text(getattr(options, name))} ({reason})"
+        for name, reason in reasons.items()
+        if settings[name] is None
     )
+    return f"recipe=auto, for {n_train:,} training images of {side} px: {', '.join(chosen)}."

@@ -45,7 +45,7 @@ class Trainer:
 
     history  a step for every epoch so far, including those before a resume.
     best     the epoch with the best validation accuracy of those at the last resolution.
-    seconds  wall time of all epochs, including those before a resume.
+    seconds  wall time of the linear probe and of all epochs, those before a resume included.
 
     The ranks of a process group train together, equal to one process up to rounding: each has a
     share of every batch.
@@ -60,6 +60,7 @@ class Trainer:
         split: Split,
         options: FinetuneOptions,
         seed: int,
+        seconds: float = 0.0,
     ):
         self.classifier, self.images, self.split, self.options = classifier, images, split, options
         self.batch_size = min(options.batch_size, len(split.train))
@@ -71,12 +72,13 @@ class Trainer:
         self.steps_per_epoch = len(split.train) // self.batch_size
         device = classifier.device
         network = classifier.network.to(device).to(memory_format=torch.channels_last)
+        if world_size() > 1:  # first: on CUDA it replaces modules
+            network = convert_sync_batchnorm(network, device)
         self._in_eval_mode = freeze(network, options.freeze)
         if options.batch_norm == "keep":
             self._in_eval_mode += [m for m in network.modules() if isinstance(m, BATCH_NORMS)]
         self._parallel: nn.Module = network  # what a training step runs
         if world_size() > 1:
-            network = convert_sync_batchnorm(network, device)
             self._parallel = DistributedDataParallel(network, forward_sync_buffers=False)
         elif device.startswith("cuda"):
             network.compile()
@@ -94,7 +96,7 @@ class Trainer:
         }
         self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
         self.history: list[Step] = []
-        self.seconds = 0.0
+        self.seconds = seconds
         self.best = BestEpoch(0, NO_SCORE, {})
 
     def state(self) -> dict:
@@ -128,10 +130,10 @@ class Trainer:
     def train(self, on_progress: OnProgress | None = None) -> Iterator[Epoch]:
         """Train the epochs that are left; yields each when `state()` includes it.
 
-        If the head starts as the linear probe, epoch 0 is the validation of that start, so no
-        training ends below it.
+        If the head starts as the linear probe, epoch 0 is the validation of that start: no training
+        returns a lower validation accuracy.
 
-        Its metrics are train/loss and train/accuracy (on augmented images, while training),
+        An epoch's metrics are train/loss and train/accuracy (on augmented images, while training),
         val/loss and val/accuracy (at the epoch's resolution, of the moving average, if there is
         one), lr, and time/waiting_share: the fraction of the time in which training waited for
         data. After the last epoch the network has the weights of the best one and is in eval mode.

@@ -1,0 +1,18 @@
+"""Parameters that contradict what a matrix or a resumed run brings with it."""
+
+from collections.abc import Mapping
+
+from embedlab.errors import OptionError
+from embedlab.wording import value_as_text
+
+
+def refuse_contradictions(
+    source: str, own: Mapping[str, object], given: Mapping[str, object]
+) -> None:
+    """Raises OptionError if a parameter was given with another value than `source` brings."""
+    for name, value in given.items():
+        if name in own and own[name] != value:
+            raise OptionError(
+                f"{name}: expected {value_as_text(own[name])}, which {source} brings with it, got "
+                f"{value_as_text(value)}: leave {name} out, or leave {source} out"
+            )

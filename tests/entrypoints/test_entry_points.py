@@ -478,23 +478,19 @@ def test_titles_with_spaces_and_quotes_get_through_mlflow_run(store):
 
 
 def test_the_same_seed_gives_the_same_costs_however_it_is_started(everything):
-    store = everything.store
-    same = {
-        "matrix": f"runs:/{everything.build_matrix.info.run_id}/matrix",
-        "dim": 5,
-        "epochs": 6,
-        "seed": 3,
-    }
-    by_mlflow = store.mlflow_run("fit_embedding", "seed-mlflow", lr="1e-3", **same)
-    by_python = store.call("fit_embedding", "seed-python", lr="0.001", **same)
-    assert (by_mlflow.code, by_python.code) == (0, 0), by_mlflow.stderr + by_python.stderr
-    costs = store.series(by_mlflow.run, "train/cost")
-    assert len(costs) == 7
+    """`main` has run it by `mlflow run`, with lr=auto."""
+    store, by_mlflow = everything.store, everything.fit_embedding
+    matrix = f"runs:/{everything.build_matrix.info.run_id}/matrix"
+    same = {"matrix": matrix, "dim": DIM, "epochs": EPOCHS, "seed": 0}
+    by_python = store.call("fit_embedding", "seed-python", lr="1e0", **same)
+    assert by_python.code == 0, by_python.stderr
+    costs = store.series(by_mlflow, "train/cost")
+    assert len(costs) == EPOCHS + 1
     assert store.series(by_python.run, "train/cost") == costs
     # As it was given, and the number that it means.
-    params = by_mlflow.run.data.params
-    assert (params["lr"], params["resolved/lr"]) == ("1e-3", "0.001")
-    assert by_python.run.data.params["lr"] == "0.001"
+    params = by_mlflow.data.params
+    assert (params["lr"], params["resolved/lr"]) == ("auto", "1.0")
+    assert by_python.run.data.params["lr"] == "1.0"
     assert "resolved/lr" not in by_python.run.data.params
     # Not asked to register: the only version is still main's.
     assert len(store.client.search_model_versions("name='movie-embedding'")) == 1

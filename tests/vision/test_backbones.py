@@ -4,7 +4,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import fresh_store
+from conftest import fresh_store, long
 from squares import split_of, squares
 from torchvision import models
 
@@ -42,8 +42,16 @@ def test_all_of_torchvision_s_classifiers_are_taken_or_named_here():
     assert {*SMALLEST} == {*FAMILIES} - {"ResNet", "ResNeXt", "Wide ResNet"}  # tested everywhere
 
 
+# Their random weights alone take seconds to draw.
+LARGE = ("VGG", "MaxViT")
+SMALLEST_OF = [
+    pytest.param(name, marks=long if family in LARGE else (), id=family)
+    for family, name in SMALLEST.items()
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALLEST.values(), ids=SMALLEST)
+@pytest.mark.parametrize("name", SMALLEST_OF)
 def test_a_network_of_each_family_trains(name):
     images = squares(n_per_class=4)
     split = split_of(images)

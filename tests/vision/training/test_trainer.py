@@ -27,11 +27,11 @@ from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Epoch, Predictions, ValidationScore
 from embedlab.vision.inference import Classifier
 from embedlab.vision.models.backbone import Backbone, attach_head, load_backbone, new_head
+from embedlab.vision.options import FREEZE
 from embedlab.vision.training.checkpoint import Checkpoints
 from embedlab.vision.training.optim import build_average, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import (
     FAST,
-    FREEZE,
     NOTEBOOK,
     FinetuneOptions,
     make_options,
@@ -419,6 +419,7 @@ def test_a_parameter_that_contradicts_the_resumed_run_is_refused(
     settings = {name: settings[name] for name in finetune_entry.SETTINGS}
     settings |= {"dataset": "sample", "weights": "none", "epochs": 2, "precision": "float32"}
     settings["recipe"] = "fast"
+    del settings["head"], settings["batch_norm"]  # as an earlier version saved it
     run_id = "0123456789abcdef" * 2
     Checkpoints(run_id).save({"settings": settings})
     given = [word.format(folder=tmp_path) for word in given]

@@ -1,4 +1,4 @@
-"""What the README says to type exists: entry points, parameters, make targets, folders."""
+"""What the README and its pages say to type exists: entry points, parameters, targets, folders."""
 
 import ast
 import re
@@ -9,7 +9,9 @@ import yaml
 from conftest import PROJECT
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+PAGES = [PROJECT / "docs" / f"{name}.md" for name in ("maths", "environments", "benchmarks")]
+TEXT = "\n".join([README, *(page.read_text(encoding="utf-8") for page in PAGES)])
+BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [
     shlex.split(line, comments=True)
     for block in BLOCKS
@@ -36,7 +38,7 @@ def test_every_run_names_an_entry_point_its_parameters_and_a_manager(command):
 
 def test_every_make_target_is_there():
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
-    targets = re.findall(r"(?:^|`)make ([a-z]+)", README, flags=re.MULTILINE)
+    targets = re.findall(r"(?:^|`)make ([a-z]+)", TEXT, flags=re.MULTILINE)
     assert {"run", "test", "ui", "bench"} <= set(targets)
     for target in set(targets):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
@@ -50,7 +52,7 @@ def test_every_entry_point_and_its_named_parameters_are_in_the_table():
 
 
 def test_the_python_in_it_parses_and_the_folders_exist():
-    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+    for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
         assert ast.parse(block).body
     folders = re.findall(r"^\| `([a-z/]+/)`", README, flags=re.MULTILINE)
     assert len(folders) >= 4
@@ -80,3 +82,19 @@ def test_the_limits_of_a_request_are_those_of_the_code():
     for model, row in ((movie_model, "movie-embedding"), (image_model, "image-classifier")):
         given = re.findall(r"`(\w+)` (?:from|`dot`|true)", rows[row])
         assert given == [param.name for param in model.SIGNATURE.params]
+
+
+def test_every_link_to_a_file_and_a_heading_leads_somewhere():
+    for page in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            if re.match("[a-z]+:", target):
+                continue
+            name, _, heading = target.partition("#")
+            file = page.parent / name if name else page
+            assert file.exists(), (page.name, target)
+            if heading:
+                titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = [
+                    re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles
+                ]
+                assert heading in slugs, (page.name, target)

@@ -126,6 +126,7 @@ def test_a_store_with_a_guest_is_opened(database):
     empty_store(database)
     execute(database, *CUSTOMERS)
     initialise_store()
+    assert [item.name for item in mlflow.search_experiments()] == ["Default"]
 
 
 def test_an_empty_file_becomes_a_store(database):

@@ -1,8 +1,8 @@
 """Recipes of fine-tuning: a value for every hyperparameter, and how to change some of them.
 
-`auto` chooses by the data: batch size, learning rate, epochs and resolution.
+`auto` chooses some of them (BY_DATA) by the number and the size of the images.
 
-Standard library only: the parser imports this before anything heavy.
+Imports nothing heavy: the parser imports this.
 """
 
 import math
@@ -146,18 +146,14 @@ def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) ->
     return FinetuneOptions(**values)
 
 
-def options_of(
-    settings: Mapping[str, Any], n_train: int | None = None, side: int = 0
-) -> FinetuneOptions:
+def options_of(settings: Mapping[str, Any], n_train: int = 1, side: int = 0) -> FinetuneOptions:
     """The options of parameters by name, recipe and backbone among them, for these images.
 
-    Raises OptionError for what cannot be combined.
-
-    n_train  None where the images are not known yet.
+    Raises OptionError for what cannot be combined. Before the images are known, the fewest stand
+    for them: `auto` chooses the most epochs then, so that nothing is refused which others allow.
     """
     backbone, names = settings["backbone"], ("recipe", *RECIPE_FIELDS)
-    fixed_resolution = FIXED_RESOLUTION.get(backbone)
-    facts = DataFacts(42_500 if n_train is None else n_train, side, fixed_resolution)
+    facts = DataFacts(n_train, side, FIXED_RESOLUTION.get(backbone))
     options = make_options(facts=facts, **{name: settings[name] for name in names})
     check_backbone(backbone, options.resolution, options.freeze)
     return options

@@ -55,7 +55,8 @@ def plot_curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes)
     panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
-    panels[0].legend(frameon=False)
+    lines = panels[0].get_legend_handles_labels()  # below: names of runs would hide the curves
+    figure.legend(*lines, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

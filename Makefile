@@ -8,7 +8,7 @@ export STORE  # commands name it as the shell does: make prints them, and it may
 
 PYTEST := python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help run test test-fast lint ui bench lock store
+.PHONY: help run test test-fast lint ui bench pictures lock store
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -42,6 +42,9 @@ bench: $(VENV)/.run  ## speed and memory, as ratios; ARGS="--ratings <path>"
 	python -m benchmarks.movies $(ARGS)
 	python -m benchmarks.vision
 	python -m benchmarks.startup
+
+pictures: $(VENV)/.run  ## the README's screenshots, by chromium; ARGS="--ratings <path>"
+	python docs/pictures.py $(ARGS)
 
 lock: $(VENV)/.test  ## requirements.lock from requirements.txt, for every system
 	uv pip compile requirements.txt --universal --python-version 3.11 --generate-hashes \

@@ -13,7 +13,7 @@ def build_parser() -> Parser:
         "accuracies with intervals, McNemar's paired test, classes, and where they differ.",
     )
     what = "ids of two or more runs, joined by commas; best: the best of each kind on the same data"
-    parser.add("runs", run_ids, "best", what)
+    parser.add("runs", run_ids("best", 2), "best", what)
     return parser
 
 
@@ -53,13 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_figure(classes, "figures/classes.png")
         best, *others = comparison.runs
         for i, other in enumerate(others, start=1):
-            figure = figures.plot_disagreements(
-                only_right(best.test, other.test),
-                only_right(other.test, best.test),
-                (best.name, other.name),
-                images,
-                f"{name}: where the two differ, the most confident mistakes first",
-            )
+            sides = only_right(best.test, other.test), only_right(other.test, best.test)
+            if not any(len(side.rows) for side in sides):
+                continue
+            title = f"{name}: where the two differ, the most confident mistakes first"
+            figure = figures.plot_disagreements(*sides, (best.name, other.name), images, title)
             run.log_figure(figure, f"figures/disagreements_{i}.png")
         run.log_metrics(
             {

@@ -5,7 +5,7 @@ from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import auto_or, boolean, integer, one_of, positive_number
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
-from embedlab.movies.options import DEFAULT_LR, OPTIMIZERS, FitOptions, check_processes
+from embedlab.movies.options import DEFAULT_LR, MAPS, OPTIMIZERS, FitOptions, check_processes
 from embedlab.progress import Step
 from embedlab.workflows.model_facts import COST, MOVIE_METRICS, NDCG
 
@@ -25,6 +25,8 @@ def build_parser() -> Parser:
     parser.add("seed", integer(0), 0, "of the random start")
     arguments.add_device(parser, "where the fit runs")
     arguments.add_processes(parser)
+    what = "of the movies in the plane, with explore.html: tsne keeps neighbours, pca is faster"
+    parser.add("embedding_map", one_of(*MAPS), "tsne", what)
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
     arguments.add_registration(parser, "movie-embedding")
     what = "what versions are compared by: cost, or ndcg of held-out likes, which is another fit"
@@ -53,7 +55,7 @@ def main(argv=None) -> None:
     from embedlab.tracking.run import start_run
     from embedlab.wording import cost_as_text, counted
     from embedlab.workflows.models import log_movie_model
-    from embedlab.workflows.movie_runs import find_or_load_likes, movie_card
+    from embedlab.workflows.movie_runs import find_or_load_likes, log_explorer, movie_card
 
     given = vars(args) | {"lr": options.lr}
     title = f"fit {options.label}"
@@ -94,6 +96,7 @@ def main(argv=None) -> None:
         model_uri = log_movie_model(run, fit.embedding, movies, about)
         after = counted(fit.epochs, "round" if options.optimizer == "exact" else "epoch")
         console.print(f"{options.label}: cost {cost_as_text(fit.cost)} after {after}")
+        console.print(log_explorer(run, likes, fit, options.label, args.embedding_map))
         score = Score(COST, fit.cost)
         if args.register and args.promote_by == "ndcg":
             score = Score(NDCG, held_out_ndcg(likes, options, args.seed, device))

@@ -9,9 +9,10 @@ from embedlab.movies.options import OPTIMIZERS, FitOptions
 def build_parser() -> Parser:
     parser = Parser(
         "main",
-        "Run the steps one after the other as nested runs: build_matrix, fit_embedding, recommend; "
-        "extract_features, finetune, compare_transfer. The fits register their models. With the "
-        "defaults nothing is downloaded.",
+        "Run the steps one after the other as nested runs: build_matrix, fit_embedding, recommend, "
+        "compare_optimizers, evaluate_embedding; extract_features, finetune, compare_transfer. The "
+        "fits register their models. Ends with report.html, a page of all of it. With the defaults "
+        "nothing is downloaded.",
     )
     arguments.add_ratings(parser, "sample")
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver")
@@ -35,6 +36,7 @@ def main(argv=None) -> None:
     from embedlab.tracking.run import start_run
     from embedlab.tracking.store import how_to_open
     from embedlab.workflows.project import run_entry_point
+    from embedlab.workflows.report import log_report, reported_runs
 
     given = vars(args) | {"lr": options.lr}
     with start_run("main", f"main {args.ratings}", given) as run:
@@ -43,15 +45,25 @@ def main(argv=None) -> None:
         fit |= {"lr": "auto" if args.lr is None else args.lr, "reference": "true"}
         matrix = f"runs:/{matrix_run}/matrix"
         fit_run = run_entry_point("fit_embedding", {**fit, "matrix": matrix, "register": "true"})
-        run_entry_point("recommend", {"model": f"runs:/{fit_run}/model", "title": args.title})
+        ask = {"model": f"runs:/{fit_run}/model", "title": args.title}
+        movie_runs = [fit_run, run_entry_point("recommend", ask)]
+        grid = {name: getattr(args, name) for name in ("dim", "epochs")} | {"matrix": matrix}
+        movie_runs.append(run_entry_point("compare_optimizers", {**grid, "titles": args.title}))
+        held_out = {"matrix": matrix, "dims": args.dim}
+        movie_runs.append(run_entry_point("evaluate_embedding", held_out))
         shared = ("dataset", "weights", "resolution", "train_limit", "seed")
         images = {name: getattr(args, name) for name in shared}
         features_run = run_entry_point("extract_features", images)
         # Digits must not be mirrored, and a small data set wants small batches.
-        small = {"augment": "crop", "flip_view": "false", "batch_size": 32, "epochs": 4}
+        small = {"recipe": "fast", "augment": "crop", "flip_view": "false", "batch_size": "32"}
+        small |= {"epochs": "4"}
         tuned_run = run_entry_point("finetune", {**images, **small, "register": "true"})
-        run_entry_point("compare_transfer", {"runs": f"{features_run},{tuned_run}"})
+        image_runs = [features_run, tuned_run]
+        compared = run_entry_point("compare_transfer", {"runs": ",".join(image_runs)})
+        made = reported_runs(run.experiment_id, (*image_runs, compared, *movie_runs))
+        place = log_report(run, made)
     console.print(f"\nSee the runs:\n{how_to_open(run.experiment_id, run.id)}")
+    console.print(f"\nReport of all of it: {place}", style="bold")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ RUNS: Runs = (
     ("extract_features", {**SMALL_IMAGES, "epochs": 2}),
     ("finetune", {**SMALL_IMAGES, "epochs": 2, "register": True}),
     ("compare_transfer", {"runs": "{extract_features},{finetune}"}),
+    ("report", {"runs": "latest"}),
     ("promote", {"version": 1, "reason": "to see it"}),
     ("clean_runs", {"dry_run": True}),
 )

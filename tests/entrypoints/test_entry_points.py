@@ -107,6 +107,12 @@ class Store:
         found = self.client.get_experiment_by_name(experiment)
         return self.client.search_runs([found.experiment_id], order_by=["start_time ASC"])
 
+    def steps(self, run: Run) -> list[Run]:
+        """The nested runs of a run, oldest first."""
+        query = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+        experiments = [run.info.experiment_id]
+        return self.client.search_runs(experiments, query, order_by=["start_time ASC"])
+
     def artifacts(self, run: Run, folder: str | None = None) -> set[str]:
         paths = set()
         for item in self.client.list_artifacts(run.info.run_id, folder):
@@ -133,6 +139,8 @@ class Everything:
     build_matrix: Run
     fit_embedding: Run
     recommend: Run
+    compare_optimizers: Run
+    evaluate_embedding: Run
     extract_features: Run
     finetune: Run
     compare_transfer: Run
@@ -156,8 +164,8 @@ def everything(tmp_path_factory) -> Everything:
     store = Store(tmp_path_factory.mktemp("store"))
     ended = store.mlflow_run("main", "embedlab", dim=DIM, epochs=EPOCHS, train_limit=TRAIN)
     assert ended.code == 0, ended.stderr
-    _, *steps = store.runs("embedlab")
-    assert len(steps) == 6
+    steps = store.steps(ended.run)
+    assert len(steps) == 8
     assert stores_in_project() == stores
     return Everything(store, ended, *steps, {commit, head_commit()})
 
@@ -193,28 +201,49 @@ def assert_failed(ended: Ended, sentence: str, stop_reason: str) -> None:
     assert ended.run.data.tags["error"] == said.removeprefix("embedlab: ")
 
 
-# -- main and its six steps ------------------------------------------------------------------
+# -- main and its eight steps ----------------------------------------------------------------
 
 
 def test_main_is_a_run_with_its_steps_nested(everything):
-    main, steps = everything.main.run, everything.store.runs("embedlab")[1:]
+    main = everything.main.run
+    steps = everything.store.steps(main)
     assert [run.data.tags["entry_point"] for run in (main, *steps)] == [
         "main",
         "build_matrix",
         "fit_embedding",
         "recommend",
+        "compare_optimizers",
+        "evaluate_embedding",
         "extract_features",
         "finetune",
         "compare_transfer",
     ]
     assert {run.info.status for run in (main, *steps)} == {"FINISHED"}
     assert {run.data.tags["stop_reason"] for run in (main, *steps)} == {"finished"}
-    assert {run.data.tags["mlflow.parentRunId"] for run in steps} == {main.info.run_id}
     assert "mlflow.parentRunId" not in main.data.tags
     for run in (main, *steps):  # named by what they do, not by MLflow's random words
         name = run.data.tags["entry_point"].removeprefix("extract_")
         assert run.info.run_name.startswith(name.split("_")[0])
     assert everything.main.sentences == []
+
+
+def test_main_ends_with_the_report_of_its_steps(everything):
+    store, main = everything.store, everything.main.run
+    last = everything.main.stdout.strip().splitlines()[-1]
+    path = Path(last.removeprefix("Report of all of it: "))
+    assert path.is_absolute()
+    page = path.read_text(encoding="utf-8")
+    assert page == store.artifact(main, "report.html").read_text(encoding="utf-8")
+    assert "mlflow run . -e" not in page  # nothing is missing
+    for step in store.steps(main)[1:]:
+        assert f"/runs/{step.info.run_id}" in page
+    for run in (everything.extract_features, everything.finetune):
+        assert f"<strong>{run.data.metrics['test/accuracy']:.1%}".replace("%", " %") in page
+    description = main.data.tags["mlflow.note.content"]
+    assert (
+        everything.compare_transfer.data.tags["mlflow.note.content"].split("\n")[2] in description
+    )
+    assert "`weights=none`" in description
 
 
 def test_every_run_tells_the_code_it_ran(everything):

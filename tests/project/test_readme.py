@@ -9,7 +9,9 @@ import yaml
 from conftest import PROJECT
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-PAGES = [PROJECT / "docs" / f"{name}.md" for name in ("maths", "environments", "benchmarks")]
+NAMES = ("README", "maths", "environments", "benchmarks", "entry-points", "images", "serving")
+PAGES = [PROJECT / "docs" / f"{name}.md" for name in NAMES]
+MAX_WORDS = 1_500  # of the README
 TEXT = "\n".join([README, *(page.read_text(encoding="utf-8") for page in PAGES)])
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [
@@ -20,6 +22,13 @@ COMMANDS = [
 ]
 MLFLOW_RUNS = [command for command in COMMANDS if command[:2] == ["mlflow", "run"]]
 ENTRY_POINTS = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
+
+
+def test_the_readme_is_short_and_every_page_is_in_the_index():
+    assert len(README.split()) <= MAX_WORDS
+    index = (PROJECT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (PROJECT / "docs").glob("*.md")} - {"README.md"}
+    assert set(re.findall(r"^\| \[.*?\]\(([\w-]+\.md)\)", index, re.MULTILINE)) == pages
 
 
 def test_the_readme_has_commands():
@@ -45,7 +54,7 @@ def test_every_make_target_is_there():
 
 
 def test_every_entry_point_and_its_named_parameters_are_in_the_table():
-    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", TEXT, flags=re.MULTILINE)
     assert [name for name, _ in rows] == list(ENTRY_POINTS)
     for name, parameters in rows:
         assert set(re.findall(r"`(\w+)`", parameters)) <= set(ENTRY_POINTS[name]["parameters"])
@@ -54,7 +63,7 @@ def test_every_entry_point_and_its_named_parameters_are_in_the_table():
 def test_the_python_in_it_parses_and_the_folders_exist():
     for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
         assert ast.parse(block).body
-    folders = re.findall(r"^\| `([a-z/]+/)`", README, flags=re.MULTILINE)
+    folders = re.findall(r"^\| `([a-z/]+/)`", TEXT, flags=re.MULTILINE)
     assert len(folders) >= 4
     assert all((PROJECT / folder).is_dir() for folder in folders)
 
@@ -63,7 +72,7 @@ def test_the_limits_of_a_request_are_those_of_the_code():
     from embedlab_serving import decode, image_model, movie_model
     from embedlab_serving.titles import MAX_QUERY, MAX_TITLES
 
-    rows = dict(re.findall(r"^\| `(movie-embedding|image-classifier)` \| (.*) \|$", README, re.M))
+    rows = dict(re.findall(r"^\| `(movie-embedding|image-classifier)` \| (.*) \|$", TEXT, re.M))
     assert rows["movie-embedding"] == (
         f"{movie_model.MAX_QUERIES:,} rows; {MAX_TITLES} titles a row, joined by `\\|`, of "
         f"{MAX_QUERY} characters each | `k` from 1 to {movie_model.MAX_RECOMMENDATIONS:,} (10), "

@@ -32,7 +32,7 @@ from embedlab.vision.evaluation.metrics import (
     top_predictions,
     wilson_interval,
 )
-from embedlab.vision.evaluation.projection import nearest, one_query_a_class, project
+from embedlab.vision.evaluation.projection import map_images, nearest, one_query_a_class
 from embedlab.vision.features import extract_features, features_key
 from embedlab.vision.inference import Classifier, choose_precision
 from embedlab.vision.models.backbone import load_backbone
@@ -562,7 +562,7 @@ def test_nearest_images_against_a_loop():
 @pytest.mark.parametrize("how", ["pca", "tsne"])
 def test_the_map_separates_what_is_separate(how):
     features, labels = blobs(90)
-    points, rows = project(features + 100 * labels[:, None].astype(np.float32), how, seed=0)
+    points, rows = map_images(features + 100 * labels[:, None].astype(np.float32), how, seed=0)
     assert points.shape == (90, 2)
     assert rows.tolist() == list(range(90))
     centres = np.array([points[labels == label].mean(0) for label in range(3)])

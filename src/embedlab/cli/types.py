@@ -138,12 +138,19 @@ def processes(text: str) -> int:
     return world_size()
 
 
-def run_ids(text: str) -> tuple[str, ...]:
-    """Type of two or more run ids joined by commas, or of `best`, which is ()."""
-    ids = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if ids == ("best",):
-        return ()
-    if len(ids) < 2:
-        message = f"expected best, or two or more run ids joined by commas, got {text!r}"
-        raise ArgumentTypeError(message)
-    return ids
+def run_ids(default: str, at_least: int) -> Callable[[str], tuple[str, ...]]:
+    """Type of so many run ids or more, joined by commas, or of the word `default`, which is ()."""
+    number = {1: "one", 2: "two"}[at_least]
+
+    def parse(text: str) -> tuple[str, ...]:
+        ids = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+        if ids == (default,):
+            return ()
+        if len(ids) < at_least:
+            message = (
+                f"expected {default}, or {number} or more run ids joined by commas, got {text!r}"
+            )
+            raise ArgumentTypeError(message)
+        return ids
+
+    return parse

@@ -15,6 +15,7 @@ USER_WEIGHTS = {"none": 0.0, "inverse_sqrt": 0.5, "inverse": 1.0}
 DEFAULT_LR = {"adam": 1.0, "rmsprop": 0.1, "sgd": 2e-5, "adamw": 1.0, "lbfgs": 1.0}
 OPTIMIZERS = (*DEFAULT_LR, "exact")
 OBJECTIVES = ("factored", "dense")
+MAPS = ("tsne", "pca", "none")
 
 
 def parse_like_rule(text: str) -> tuple[str, float | None]:

@@ -75,7 +75,7 @@ def plot_top_block(likes: Likes, n_top: int = 40) -> Figure:
     of_top = likes.weighted.likes[:, top].astype(float)  # (n_users, n_top)
     block = (of_top.T @ of_top).toarray()  # (n_top, n_top)
     np.fill_diagonal(block, np.nan)
-    names = [_short(likes.movies["title"].iloc[row]) for row in top]
+    names = [short_title(likes.movies["title"].iloc[row]) for row in top]
     users = "weighted users" if likes.is_weighted else "users"
     figure, axes = heat_map((11, 10), block, users, names=names)
     axes.set_title(f"{likes.name}: {users} who like both, the {len(top)} most liked movies")
@@ -125,5 +125,6 @@ def finish_costs(axes: Axes, exact_cost: float | None, x: str = "epoch") -> None
     axes.legend(frameon=False, fontsize=9)
 
 
-def _short(title: str, length: int = 36) -> str:
+def short_title(title: str, length: int = 36) -> str:
+    """At most `length` characters."""
     return title if len(title) <= length else title[: length - 1].rstrip() + "…"

@@ -238,14 +238,27 @@ def first_line(error: Exception) -> str:
     return " ".join(lines) if lines[0].endswith(":") else lines[0]
 
 
+def run_page(experiment_id: str, run_id: str) -> str:
+    """The path of a run's page in the MLflow UI, `#/…`."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}?{CLASSIC}"
+
+
+def ui_address() -> str:
+    """Where the MLflow UI shows this store: the server, or where `mlflow ui` starts it."""
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith(("http:", "https:")):
+        return re.sub("://[^/@]*@", "://", uri).rstrip("/")  # a browser asks who it is
+    return UI_ADDRESS
+
+
 def how_to_open(experiment_id: str, run_id: str, *pages: str) -> str:
     """The command that opens the MLflow UI on this store, and the addresses of the run's page and
     of other pages, `#/…`."""
     uri, shown = mlflow.get_tracking_uri(), store_address()
-    pages = (f"#/experiments/{experiment_id}/runs/{run_id}?{CLASSIC}", *pages)
+    addresses = [
+        f"Open   {ui_address()}/{page}" for page in (run_page(experiment_id, run_id), *pages)
+    ]
     if uri.startswith(("http:", "https:")):
-        server = re.sub("://[^/@]*@", "://", uri).rstrip("/")  # a browser asks who it is
-        return "\n".join(f"Open   {server}/{page}" for page in pages)
+        return "\n".join(addresses)
     uri = uri if uri == shown else '"$MLFLOW_TRACKING_URI"'
-    start = f"Start  mlflow ui --backend-store-uri {uri}"
-    return "\n".join([start, *(f"Open   {UI_ADDRESS}/{page}" for page in pages)])
+    return "\n".join([f"Start  mlflow ui --backend-store-uri {uri}", *addresses])

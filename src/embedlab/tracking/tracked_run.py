@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import mlflow
 from mlflow.data import dataset_source_registry
@@ -148,6 +150,15 @@ class TrackedRun:
     def log_image(self, pixels: "np.ndarray", key: str, epoch: int) -> None:
         """Log pixels (height, width, 3) uint8 of one epoch: the UI steps through the epochs."""
         self._client.log_image(self.id, pixels, key=key, step=epoch)
+
+    def where(self, path: str) -> str:
+        """Where to find an artifact: its file, or its page in the server's UI."""
+        uri = urlparse(f"{mlflow.get_run(self.id).info.artifact_uri}/{path}")
+        if uri.scheme in ("", "file"):
+            return url2pathname(uri.path)
+        return (
+            f"{store_address()}/#/experiments/{self.experiment_id}/runs/{self.id}/artifacts/{path}"
+        )
 
     def log_folder(self, folder: Path, path: str) -> None:
         """Log every file of a local folder as artifacts under `path`."""

@@ -41,7 +41,8 @@ def find_runs(experiment_id: str, ids: tuple[str, ...]) -> list[FinishedRun]:
     Raises TrackingError if there are too few, or their data differ.
     """
     client = mlflow.MlflowClient()
-    runs = [_run(client, run_id) for run_id in ids] if ids else best_pair(client, experiment_id)
+    runs = [finished_run(client, run_id, ENTRY_POINTS) for run_id in ids]
+    runs = runs or best_pair(client, experiment_id)
     if len(set(map(_digest, runs))) > 1:
         raise TrackingError(
             "runs: expected runs on the same validation and test images, got "
@@ -84,18 +85,20 @@ def best_pair(client: mlflow.MlflowClient, experiment_id: str) -> list[Run]:
     )
 
 
-def _run(client: mlflow.MlflowClient, run_id: str) -> Run:
+def finished_run(client: mlflow.MlflowClient, run_id: str, kinds: Sequence[str]) -> Run:
+    """The finished run of that id, of one of these entry points. Raises TrackingError."""
+    expected = f"finished runs of {' or '.join(kinds)}"
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
         raise TrackingError(
             f"runs: there is no run {run_id!r} in {store_address()} ({first_line(error)}): give "
-            "ids of finished extract_features or finetune runs, joined by commas."
+            f"ids of {expected}, joined by commas."
         ) from None
-    if run.data.tags.get("entry_point") not in ENTRY_POINTS or run.info.status != "FINISHED":
+    if run.data.tags.get("entry_point") not in kinds or run.info.status != "FINISHED":
         raise TrackingError(
             f"runs: {run_id} is a {run.data.tags.get('entry_point', 'foreign')} run that is "
-            f"{run.info.status}; expected finished runs of {' or '.join(ENTRY_POINTS)}."
+            f"{run.info.status}; expected {expected}."
         )
     return run
 
@@ -117,6 +120,7 @@ def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedRun
         metrics["best/val_accuracy"],
         metrics.get("time/fit_seconds"),
         _test_predictions(run_id),
+        params.get("resolved/weights", params["weights"]),
     )
     dataset = params.get("resolved/dataset", params["dataset"])
     steps = read_steps(client, run_id, CURVES)

@@ -37,7 +37,7 @@ from embedlab.vision.evaluation.metrics import (
     evaluate,
     top_predictions,
 )
-from embedlab.vision.evaluation.projection import nearest, one_query_a_class, project
+from embedlab.vision.evaluation.projection import map_images, nearest, one_query_a_class
 from embedlab.vision.inference import Classifier
 from embedlab.vision.options import DATA
 from embedlab.wording import counted
@@ -194,7 +194,7 @@ def log_embedding(
     run: TrackedRun, features: np.ndarray, images: ImageDataset, rows: np.ndarray, how: str
 ) -> None:
     """The map of an embedding (n, d) of those rows, and nearest neighbours of some images."""
-    points, shown = project(features, how, seed=0)
+    points, shown = map_images(features, how, seed=0)
     labels = images.labels[rows]
     title = f"{images.name}, test images in the embedding, by {MAP_NAMES[how]}"
     figure = figures.plot_embedding_map(points, labels[shown], images.classes, title)

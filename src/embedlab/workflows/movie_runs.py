@@ -1,4 +1,4 @@
-"""Runs of the movie entry points: load likes and log their lineage, describe a fit."""
+"""Runs of the movie entry points: load likes and log their lineage, draw and describe a fit."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +11,7 @@ from embedlab.datasets.movielens import locate_ratings, name_of
 from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies, plot_movie_map
 from embedlab.movies.solvers.result import FitResult
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
@@ -19,7 +20,9 @@ from embedlab.tracking.store import first_line, store_address
 from embedlab.wording import cost_as_text, counted
 from embedlab.workflows.contradictions import refuse_contradictions
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
+from embedlab_serving.titles import TitleIndex
 
+PAGE = "explore.html"
 PARAMS = (
     *("like_rule", "user_weight", "item_power"),
     *("optimizer", "lr", "dim", "epochs", "objective", "init_scale", "seed"),
@@ -78,6 +81,26 @@ def find_or_load_likes(
     for remark in likes.remarks:
         say(remark)
     return likes
+
+
+def log_explorer(run: TrackedRun, likes: Likes, fit: FitResult, label: str, how: str) -> str:
+    """Log the movie map, `figures/movie_map.png`, and `explore.html`; returns what to tell of them.
+
+    label  which fit it is, for titles.
+    how    one of `options.MAPS`.
+    """
+    if how == "none":
+        return "No map of the movies, as embedding_map=none asks."
+    vectors, movies = fit.embedding, likes.movies.assign(likes=likes.popularity)
+    about = f"{likes.name}, {label}, dim {vectors.shape[1]}"
+    found = map_movies(vectors, movies, how, seed=0)
+    if found is None:
+        return f"No map: fewer than {MIN_MAPPED} movies have vectors of different directions."
+    index = TitleIndex(movies["title"].tolist(), likes.popularity)
+    run.log_text(explorer_page(found, vectors, index.duplicates_of, about), PAGE)
+    title = f"{about}: movies that the same people like are near"
+    run.log_figure(plot_movie_map(found, title), "figures/movie_map.png")
+    return f"Walk through the movies: {run.where(PAGE)}"
 
 
 def movie_card(

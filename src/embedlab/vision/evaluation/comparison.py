@@ -17,6 +17,10 @@ RUNS = (
     *("run", "kind", "val_accuracy", "accuracy", "low", "high"),
     *("loss", "calibration_error", "minutes"),
 )
+RANDOM_WEIGHTS = (
+    "All of them began with random weights (`weights=none`): frozen features have learnt nothing "
+    "from other images, so this shows that the code runs, not which way is better."
+)
 PAIRS = ("first", "second", "difference", "only_first_right", "only_second_right", "p_value")
 
 
@@ -25,6 +29,7 @@ class ComparedRun:
     """A finished run: its name, its kind (entry point), and its predictions for the test images.
 
     seconds  wall time of computing it; None if the run has not logged it.
+    weights  that the network started from: the parameter `weights`.
     """
 
     name: str
@@ -32,6 +37,7 @@ class ComparedRun:
     val_accuracy: float
     seconds: float | None
     test: Predictions
+    weights: str = "imagenet"
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Comparison:
                 f"{gains.index[0]} ({100 * gains.iloc[0]:+.1f} points), least {gains.index[-1]} "
                 f"({100 * gains.iloc[-1]:+.1f} points)."
             )
+        if all(run.weights == "none" for run in self.runs):
+            lines += ["", RANDOM_WEIGHTS]
         lines += ["", "Test images were scored once a run, after validation had chosen the epoch."]
         return "\n".join(lines) + "\n"
 

@@ -1,31 +1,28 @@
-"""Projection of an embedding to the plane, and the nearest neighbours of an image.
+"""A map of images by their features, and the nearest neighbours of an image.
 
 In: features (n, d). Out: points in the plane, or rows of the nearest images.
 """
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
+
+from embedlab.projection import project
 
 MAX_POINTS = {"pca": 20_000, "tsne": 3_000}  # t-SNE of 3,000 takes about 20 s on two cores
 
 
-def project(features: np.ndarray, how: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def map_images(features: np.ndarray, how: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Points (m, 2) of the standardised features, and which rows they are, (m,).
 
-    how  `pca` (the two directions of most variance) or `tsne` (neighbourhoods).
+    how  `pca` or `tsne`, as of `project`.
     If there are more rows than can be drawn, they are a random choice.
     """
     rows = np.arange(len(features))
     if len(rows) > MAX_POINTS[how]:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_POINTS[how], replace=False))
     standardised = StandardScaler().fit_transform(features[rows])  # (m, d)
-    if how == "pca":
-        return PCA(2, random_state=seed).fit_transform(standardised), rows
-    perplexity = min(30.0, (len(rows) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, random_state=seed).fit_transform(standardised), rows
+    return project(standardised, how, seed), rows
 
 
 def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:

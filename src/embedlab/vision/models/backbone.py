@@ -20,13 +20,12 @@ from torchvision import models
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, DownloadError
-from embedlab.vision.options import FREEZE
+from embedlab.vision.options import FREEZE, IMAGENET, NO_WEIGHTS
 from embedlab.vision.seeds import seeded
 from embedlab_serving.hashing import sha256_of
 from embedlab_serving.network import head_name
 from embedlab_serving.preprocess import Preprocessing
 
-IMAGENET, NO_WEIGHTS = "imagenet", "none"
 NO_STATE_DICT = (AttributeError, KeyError, TypeError, ValueError)
 MAX_REASON = 400  # characters
 

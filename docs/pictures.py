@@ -1,0 +1,92 @@
+"""The README's screenshots, made again: `make pictures`.
+
+    python docs/pictures.py --ratings ml-latest-small
+
+Fits the exact embedding and the published grid into a store of its own, and lets headless Chromium
+(Debian's `chromium`) show the movie explorer and the MLflow UI's charts.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+DOCS = Path(__file__).parent
+PORT = 5907
+SIZE = (1440, 900)
+SECONDS_TO_START = 120
+MOVIE = "Toy Story (1995)"
+OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
+
+
+def run(folder: Path, entry_point: str, **parameters: object) -> str:
+    """What the entry point prints; artifacts are kept in `folder`, where it is started."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()]
+    command = [sys.executable, "-m", f"entrypoints.{entry_point}", *flags]
+    ended = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    return ended.stdout
+
+
+@contextmanager
+def mlflow_ui(store: str):
+    """The MLflow UI on PORT until the block ends."""
+    command = ["mlflow", "ui", "--backend-store-uri", store, "--port", str(PORT)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(SECONDS_TO_START):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health").close()
+                break
+            except OSError:
+                time.sleep(1)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def take(address: str, name: str, folder: Path, milliseconds: int) -> None:
+    """A screenshot of the page, when it had so much time to draw, as `figures/<name>.jpg`."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        sys.exit("pictures: chromium is not installed (on Debian: apt install chromium)")
+    shot = folder / f"{name}.png"
+    options = [*OPTIONS, f"--window-size={SIZE[0]},{SIZE[1]}", f"--screenshot={shot}"]
+    options += [f"--virtual-time-budget={milliseconds}", f"--user-data-dir={folder / 'profile'}"]
+    subprocess.run([chromium, *options, address], check=True, capture_output=True)
+    with Image.open(shot) as image:
+        image.convert("RGB").save(DOCS / "figures" / f"{name}.jpg", quality=85)
+    print(f"docs/figures/{name}.jpg")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ratings", default="ml-latest-small", help="as of the entry points")
+    ratings = parser.parse_args().ratings
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        store = f"sqlite:///{folder}/mlflow.db"
+        os.environ |= {"MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": "embedlab"}
+        os.environ["PYTHONPATH"] = str(DOCS.parent)
+        fitted = run(folder, "fit_embedding", ratings=ratings, optimizer="exact")
+        page = re.search(r"Walk through the movies: (\S+)", fitted)
+        assert page, fitted
+        explorer = Path(page[1]).as_uri()
+        take(f"{explorer}#{urllib.request.quote(MOVIE)}", "explorer", folder, 5_000)
+        compared = run(folder, "compare_optimizers", ratings=ratings)
+        *_, charts = re.findall(r"Open\s+http://[^/]+/(\S+)", compared)
+        with mlflow_ui(store):
+            take(f"http://127.0.0.1:{PORT}/{charts}", "charts", folder, 30_000)
+
+
+if __name__ == "__main__":
+    main()

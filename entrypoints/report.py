@@ -1,0 +1,38 @@
+"""One HTML page that answers, from finished runs: `report.html`."""
+
+from collections.abc import Sequence
+
+from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.types import run_ids
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        "report",
+        "Make one HTML page of finished runs: test accuracies and images, costs by optimizer, "
+        "recommendations side by side, their quality, and what was run. What is missing has the "
+        "command that runs it.",
+    )
+    what = "ids of runs, joined by commas; latest: the newest of each entry point"
+    parser.add("runs", run_ids("latest", 1), "latest", what)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+
+    from embedlab.cli.console import console
+    from embedlab.tracking.run import start_run
+    from embedlab.tracking.store import how_to_open
+    from embedlab.workflows.report import log_report, reported_runs
+
+    with start_run("report", "report", {"runs": ",".join(args.runs) or "latest"}) as run:
+        runs = reported_runs(run.experiment_id, args.runs)
+        run.log_resolved({"runs": ",".join(item.info.run_id for item in runs.values())})
+        place = log_report(run, runs)
+    console.print(how_to_open(run.experiment_id, run.id))
+    console.print(f"Report {place}")
+
+
+if __name__ == "__main__":
+    exit_with(main)

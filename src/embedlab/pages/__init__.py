@@ -1,0 +1,39 @@
+"""HTML pages: each is one file that needs nothing from outside, not even a network.
+
+In: values for a template of `templates/`. Out: the text of a page. MLflow's artifact viewer shows a
+page in a sandboxed frame: its scripts run, `localStorage` is blocked.
+"""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+FOLDER = Path(__file__).parent
+
+
+def render_page(template: str, **values: object) -> str:
+    """The page of a template, with `values` escaped as HTML.
+
+    Raises jinja2.UndefinedError for a value that the template needs and does not get.
+    """
+    loader = FileSystemLoader([FOLDER / "templates", FOLDER / "vendor"])
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["as_json"] = _as_json
+    environment.globals["file"] = lambda name: Markup(loader.get_source(environment, name)[0])
+    return environment.get_template(template).render(values)
+
+
+def as_base64(array: np.ndarray) -> str:
+    """The array's bytes, little-endian, for a typed array in the page."""
+    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def _as_json(value: object) -> Markup:
+    """JSON in a `<script>`, where no text can end the element."""
+    return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))

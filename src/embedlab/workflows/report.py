@@ -1,0 +1,185 @@
+"""`report.html`: one page that answers the project's questions, made of what finished runs logged.
+
+In: runs, by entry point. Out: the text of the page. Its numbers, words and figures are those of the
+runs; what has not been run is a line with the command that runs it.
+"""
+
+import base64
+import io
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import torch
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+from mlflow.entities import Run
+from PIL import Image
+
+from embedlab.pages import render_page
+from embedlab.tracking.run import TrackedRun
+from embedlab.tracking.store import run_page, ui_address
+from embedlab.workflows.finished_runs import finished_run
+from embedlab.workflows.image_runs import ENTRY_POINTS as IMAGE_KINDS
+
+KINDS = (
+    *(*IMAGE_KINDS, "compare_transfer", "compare_optimizers"),
+    *("fit_embedding", "recommend", "evaluate_embedding"),
+)
+WEBP_QUALITY = 88  # of figures, a fifth of PNG's bytes
+PAGE = "report.html"
+
+
+def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
+    """The newest finished run of each entry point, or those of these ids, by entry point.
+
+    The two image runs are those that the newest `compare_transfer` compares, if there is one.
+    Raises TrackingError for an id that is none of a finished run of KINDS.
+    """
+    client = mlflow.MlflowClient()
+    if ids:
+        runs = [finished_run(client, run_id, KINDS) for run_id in ids]
+        return {run.data.tags["entry_point"]: run for run in runs}
+    found = {kind: run for kind in KINDS if (run := _newest(client, experiment_id, kind))}
+    if comparison := found.get("compare_transfer"):
+        for run_id in comparison.data.tags["compared_runs"].split(","):
+            run = client.get_run(run_id)
+            found[run.data.tags["entry_point"]] = run
+    return found
+
+
+def _newest(client: mlflow.MlflowClient, experiment_id: str, kind: str) -> Run | None:
+    query = f"tags.entry_point = '{kind}' AND attributes.status = 'FINISHED'"
+    order = ["attributes.end_time DESC"]
+    return next(
+        iter(client.search_runs([experiment_id], query, order_by=order, max_results=1)), None
+    )
+
+
+def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
+    """Log the page of these runs, by entry point, and its answers as the run's description.
+
+    Returns where the page is.
+    """
+    shown = {kind: ReportedRun(one) for kind, one in runs.items()}
+    run.log_text(report_page(shown), PAGE)
+    run.set_tags({"mlflow.note.content": answers(shown)})
+    return run.where(PAGE)
+
+
+def answers(runs: Mapping[str, "ReportedRun"]) -> str:
+    """The runs' own first lines, as Markdown."""
+    lines = [f"The artifact `{PAGE}` has the answers with their figures.", ""]
+    for kind in ("compare_transfer", "compare_optimizers", "evaluate_embedding"):
+        if kind in runs:
+            first, *rest = runs[kind].text("summary.md").strip().splitlines()
+            lines += [f"**{first.strip('# ')}**", "", *rest, ""]
+    return "\n".join(lines)
+
+
+def report_page(runs: Mapping[str, "ReportedRun"]) -> str:
+    """The page of these runs, by entry point."""
+    return render_page(
+        "report.html",
+        runs=runs,
+        lists=_compared_lists(runs.get("compare_optimizers")),
+        made=datetime.now(UTC),
+        versions=f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"MLflow {mlflow.__version__}, {platform.platform(terse=True)}",
+    )
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """A finished run, as the template shows it."""
+
+    run: Run
+
+    @property
+    def name(self) -> str:
+        return self.run.info.run_name
+
+    @property
+    def link(self) -> str:
+        return f"{ui_address()}/{run_page(self.run.info.experiment_id, self.run.info.run_id)}"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.run.data.metrics
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return self.run.data.tags
+
+    @property
+    def started(self) -> datetime:
+        return datetime.fromtimestamp(self.run.info.start_time / 1000, UTC)
+
+    @property
+    def seconds(self) -> float:
+        return (self.run.info.end_time - self.run.info.start_time) / 1000
+
+    @property
+    def data(self) -> str:
+        """Name and digest of the data sets that the run logged."""
+        inputs = self.run.inputs.dataset_inputs if self.run.inputs else []
+        used = [item.dataset for item in inputs]
+        return ", ".join(f"{one.name} ({one.digest[:8]})" for one in used)
+
+    def param(self, name: str) -> str:
+        params = self.run.data.params
+        return params.get(f"resolved/{name}", params.get(name, ""))
+
+    def summary(self, part: int) -> Markup:
+        """A part of `summary.md` as HTML, from 0; each begins with a heading."""
+        parts = re.split(r"^(?=### )", self.text("summary.md"), flags=re.MULTILINE)[1:]
+        markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+        return Markup(markdown.render(parts[part]).replace("h3>", "h4>"))
+
+    def text(self, path: str) -> str:
+        return _fetch(self.run, path).read_text(encoding="utf-8")
+
+    def table(self, path: str) -> pd.DataFrame:
+        """A table that `log_table` logged."""
+        split = json.loads(self.text(path))
+        return pd.DataFrame(split["data"], columns=split["columns"])
+
+    def figures(self, prefix: str) -> list[str]:
+        """Addresses `data:…` of the figures whose name begins so, in order of their names."""
+        client = mlflow.MlflowClient()
+        names = [item.path for item in client.list_artifacts(self.run.info.run_id, "figures")]
+        found = sorted(name for name in names if name.startswith(f"figures/{prefix}"))
+        return [_as_webp(_fetch(self.run, name)) for name in found]
+
+
+def _fetch(run: Run, path: str) -> Path:
+    run_id = run.info.run_id
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
+
+
+def _as_webp(file: Path) -> str:
+    out = io.BytesIO()
+    with Image.open(file) as image:
+        image.convert("RGB").save(out, "webp", quality=WEBP_QUALITY)
+    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _compared_lists(sweep: ReportedRun | None) -> dict[str, pd.DataFrame]:
+    """By title asked for: a row a rank, a column for the exact solver and for each optimizer's best
+    fit. The titles of the first column are those that the others are compared with."""
+    if sweep is None:
+        return {}
+    fits, recommended = sweep.table("tables/fits.json"), sweep.table("tables/recommendations.json")
+    finite = fits[fits["cost"].notna()]
+    best = finite.loc[finite.groupby("optimizer", sort=False)["cost"].idxmin(), "fit"].tolist()
+    by_title = recommended[recommended["fit"].isin(best)].groupby("query", sort=False)
+    return {
+        title: rows.pivot(index="rank", columns="fit", values="title")[best]
+        for title, rows in by_title
+    }

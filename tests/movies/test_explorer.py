@@ -1,0 +1,205 @@
+"""The movie map and `explore.html`: its lists are the served model's, and a browser shows them."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from browser import needs_chromium, run_in_page
+
+from embedlab.datasets.movielens import locate_ratings
+from embedlab.movies.data.likes import find_likes
+from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.explorer import (
+    EXPONENTS,
+    GENRE_COLOURS,
+    GENRE_GROUPS,
+    MIN_MAPPED,
+    K,
+    explorer_page,
+    map_movies,
+    nearest_movies,
+    plot_movie_map,
+)
+from embedlab.movies.options import FitOptions
+from embedlab.movies.solvers.fit import fit_likes
+from embedlab_serving.neighbours import Neighbours
+from embedlab_serving.titles import TitleIndex
+
+MAX_BYTES = 3_000_000  # of the page of ml-latest-small
+
+
+def embedding_of(ratings: str, dim: int) -> tuple[np.ndarray, pd.DataFrame, TitleIndex]:
+    files = locate_ratings(ratings)
+    likes = find_likes(read_ratings(files.path, files.name), "user_mean")
+    fit = fit_likes(likes.matrix, FitOptions("exact", dim=dim), 0, "cpu", lambda step: None)
+    movies = likes.movies.assign(likes=likes.popularity)
+    return fit.embedding, movies, TitleIndex(movies["title"].tolist(), likes.popularity)
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return embedding_of("sample", 20)
+
+
+def page_of(vectors, movies, index, n: int = 10_000) -> str:
+    found = map_movies(vectors, movies, "pca", 0, n)
+    return explorer_page(found, vectors, index.duplicates_of, "sample, exact, dim 20")
+
+
+def assert_served(vectors, index, rows) -> None:
+    """The lists of the first and the last exponent are `Neighbours`', but for equal scores."""
+    served = Neighbours(vectors)
+    lists = nearest_movies(vectors, lambda row: index.duplicates_of([row]))
+    for row in rows:
+        for score, column in (("dot", 0), ("cosine", len(EXPONENTS) - 1)):
+            expected = served.top([row], K, score, exclude=index.duplicates_of([row]))
+            scores = served.scores([row], score)
+            found = lists[row, column].tolist()
+            assert row not in found and len({*found}) == K
+            largest = np.abs(scores).max()
+            np.testing.assert_allclose(
+                scores[found], [item.score for item in expected], rtol=0, atol=3e-6 * largest
+            )
+
+
+def test_every_list_of_the_sample_is_the_served_models(sample):
+    vectors, _, index = sample
+    assert_served(vectors, index, range(len(vectors)))
+
+
+@pytest.mark.real
+def test_lists_of_real_movies_are_the_served_models(real_movielens):
+    vectors, movies, index = embedding_of(str(real_movielens), 100)
+    liked = np.flatnonzero(movies["likes"])  # a zero vector has only equal scores
+    assert_served(vectors, index, liked[::20])
+    page = page_of(vectors, movies, index)
+    assert len(page.encode()) < MAX_BYTES
+
+
+def test_between_the_ends_scores_are_divided_by_a_power_of_the_length(sample):
+    vectors, *_ = sample
+    lists = nearest_movies(vectors, lambda row: [])
+    norms = np.linalg.norm(vectors.astype(float), axis=1)
+    row = int(norms.argmax())
+    for column, exponent in enumerate(EXPONENTS):
+        power = np.where(norms > 0, norms, np.inf) ** -exponent
+        scores = (vectors.astype(float) @ vectors[row]) * power
+        scores[row] = -np.inf
+        expected = np.sort(scores)[::-1][:K]
+        np.testing.assert_allclose(scores[lists[row, column]], expected, rtol=1e-5)
+
+
+def test_movies_that_are_left_out_are_in_no_list(sample):
+    vectors, *_ = sample
+    first = int(nearest_movies(vectors, lambda row: [])[0, 0, 0])
+    assert first not in nearest_movies(vectors, lambda row: [first])[0]
+
+
+def test_the_map_has_the_most_liked_first_and_places_the_others_among_them(monkeypatch, sample):
+    vectors, movies, _ = sample
+    monkeypatch.setattr("embedlab.movies.explorer.MAX_PROJECTED", 40)
+    found = map_movies(vectors, movies, "tsne", 0, n=60)
+    assert found.movies["likes"].is_monotonic_decreasing
+    assert found.movies["title"].tolist() == movies["title"].iloc[found.rows].tolist()
+    assert (found.positions.shape, found.n_projected) == ((60, 2), 40)
+    projected = found.positions[:40]
+    assert (found.positions.min(0) >= projected.min(0)).all()
+    assert (found.positions.max(0) <= projected.max(0)).all()
+    assert 0.8 < found.trust <= 1
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [np.ones((30, 1)), np.zeros((30, 5)), np.eye(MIN_MAPPED - 1)],
+    ids=["one direction", "zeros", "few movies"],
+)
+def test_there_is_no_map_of_too_few_directions(vectors):
+    n = len(vectors)
+    movies = pd.DataFrame({"title": [f"m{i}" for i in range(n)], "genres": "", "likes": range(n)})
+    assert map_movies(vectors.astype(np.float32), movies, "tsne", 0) is None
+
+
+def test_a_movies_colour_is_of_the_first_group_that_it_is_in(sample):
+    vectors, movies, _ = sample
+    found = map_movies(vectors, movies, "pca", 0)
+    group = dict(zip(found.movies["title"], found.groups.tolist(), strict=True))
+    names = list(GENRE_GROUPS)
+    assert names[group["Toy Story (1995)"]] == "Animation, children"
+    assert len(names) == len({*GENRE_COLOURS})
+    unknown = pd.DataFrame({"title": "m", "genres": "(no genres listed)", "likes": range(30)})
+    other = map_movies(np.eye(30, dtype=np.float32), unknown, "pca", 0)
+    assert {names[i] for i in other.groups} == {"Drama, other"}
+
+
+def test_the_figure_names_the_best_known_movies(sample):
+    vectors, movies, _ = sample
+    figure = plot_movie_map(map_movies(vectors, movies, "pca", 0), "sample", n_names=5)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert len(texts) == 5
+    assert movies.sort_values("likes")["title"].iloc[-1].startswith(texts[0])
+
+
+def test_the_page_needs_nothing_from_outside_and_says_what_it_leaves_out(sample):
+    page = page_of(*sample)
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|@import|url\(""", page)
+    assert "most liked are here" not in page
+    assert "the 60 most liked are here" in re.sub(r"\s+", " ", page_of(*sample, n=60))
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_browser_finds_a_typed_title_and_shows_the_models_list(sample, tmp_path):
+    vectors, movies, index = sample
+    script = """
+      const query = document.getElementById("query"), slider = document.getElementById("exponent");
+      const list = () => [...document.querySelectorAll("#list button :nth-child(3)")]
+        .map((item) => item.textContent);
+      const type = (text) => { query.value = text; query.dispatchEvent(new Event("input")); };
+      const press = (key) => query.dispatchEvent(new KeyboardEvent("keydown", {key}));
+      type("toy stroy");
+      const found = [...document.querySelectorAll("#matches li")].map((item) => item.textContent);
+      press("ArrowDown"); press("ArrowUp"); press("Enter");
+      const dot = list();
+      slider.value = slider.max; slider.dispatchEvent(new Event("input"));
+      const cosine = list();
+      document.querySelector("#list button").click();
+      const next = document.querySelector("#chosen strong").textContent;
+      type("no such movie");
+      const none = document.getElementById("matches").textContent;
+      const canvas = document.getElementById("canvas");
+      const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      return {found, dot, cosine, next, none, drawn: pixels.some((value) => value > 0)};
+    """
+    seen = run_in_page(page_of(vectors, movies, index), script, tmp_path)
+    (row,) = index.find_all("Toy Story")
+    titles = movies["title"]
+    for score in ("dot", "cosine"):
+        top = Neighbours(vectors).top([row], K, score, exclude=index.duplicates_of([row]))
+        assert seen[score] == [titles[item.row] for item in top]
+    assert seen["found"][0] == titles[row]
+    assert seen["next"] == seen["cosine"][0]
+    assert seen["none"] == "No title has these words."
+    assert seen["drawn"]
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_movie_clicked_on_the_map_is_chosen(sample, tmp_path):
+    script = """
+      const canvas = document.getElementById("canvas"), box = canvas.getBoundingClientRect();
+      await new Promise((done) => setTimeout(done, 200)); // the map has its size
+      for (let y = box.top; y < box.bottom; y += 9)
+        for (let x = box.left; x < box.right; x += 9) {
+          const at = {clientX: x, clientY: y, bubbles: true};
+          canvas.dispatchEvent(new PointerEvent("pointermove", at));
+          if (document.getElementById("tip").hidden) continue;
+          const tip = document.getElementById("tip").textContent;
+          canvas.dispatchEvent(new MouseEvent("click", at));
+          const chosen = document.querySelector("#chosen strong").textContent;
+          return {tip, chosen, n: document.querySelectorAll("#list li").length};
+        }
+    """
+    seen = run_in_page(page_of(*sample), script, tmp_path)
+    assert seen["tip"].startswith(seen["chosen"])
+    assert seen["n"] == K

@@ -1,0 +1,190 @@
+"""`report.html`: it shows what the runs logged, and names the command of what is missing."""
+
+import json
+import re
+from pathlib import Path
+
+import mlflow
+import pytest
+from browser import needs_chromium, run_in_page
+from conftest import fresh_store
+from matplotlib.figure import Figure
+
+from embedlab.errors import TrackingError
+from embedlab.workflows.report import KINDS, ReportedRun, answers, report_page, reported_runs
+
+MOVIES = ("<b>Alien</b> & co (1979)", "Heat (1995)", "Fargo (1996)")
+FITS = {
+    "columns": ["fit", "optimizer", "cost"],
+    "data": [
+        ["exact", "exact", 10.0],
+        ["sgd lr=1", "sgd", None],
+        ["sgd lr=0.1", "sgd", 30.0],
+        ["adam lr=1", "adam", 11.0],
+        ["adam lr=0.1", "adam", 20.0],
+    ],
+}
+LISTS = {
+    "exact": MOVIES[:2],
+    "sgd lr=0.1": (MOVIES[2], MOVIES[0]),
+    "adam lr=1": MOVIES[:2],
+    "adam lr=0.1": (MOVIES[2], MOVIES[2]),
+}
+RECOMMENDED = {
+    "columns": ["fit", "query", "rank", "title"],
+    "data": [
+        [fit, "Toy Story (1995)", rank, title]
+        for fit, titles in LISTS.items()
+        for rank, title in enumerate(titles, start=1)
+    ],
+}
+ACCURACY = {"extract_features": 0.75, "finetune": 0.8125}
+
+
+def make_run(kind: str, **tags: str) -> str:
+    """A finished run as the entry point would leave it, with the least that a report needs."""
+    with mlflow.start_run(run_name=f"a {kind}", tags={"entry_point": kind, **tags}) as run:
+        mlflow.set_tags({"git.commit": "0123456789abcdef", "git.dirty": "false"})
+        if kind in ACCURACY:
+            mlflow.log_params({"weights": "/weights/resnet18.pth"})
+            value = ACCURACY[kind]
+            mlflow.log_metrics({"test/accuracy": value, "test/accuracy_low": value - 0.1})
+            mlflow.log_metrics({"test/accuracy_high": value + 0.1, "best/val_accuracy": 0.5})
+            mlflow.log_metrics({"time/fit_seconds": 90})
+        if kind.startswith(("compare", "evaluate")):
+            mlflow.log_text(
+                f"### {kind} answers\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n", "summary.md"
+            )
+        if kind == "fit_embedding":
+            mlflow.log_metrics({"final/cost": 1234.5})
+        if kind == "compare_optimizers":
+            mlflow.log_text(json.dumps(FITS), "tables/fits.json")
+            mlflow.log_text(json.dumps(RECOMMENDED), "tables/recommendations.json")
+        if kind == "recommend":
+            of_one = {"columns": ["query", "title"], "data": [["Heat (1995)", MOVIES[0]]]}
+            mlflow.log_text(json.dumps(of_one), "recommendations.json")
+        for name in ("accuracy", "predictions", "confusion", "best", "trade", "movie_map"):
+            mlflow.log_figure(Figure(), f"figures/{name}.png")
+    return run.info.run_id
+
+
+@pytest.fixture
+def store(tmp_path):
+    with fresh_store(tmp_path) as client:
+        mlflow.set_experiment("report")
+        yield client
+
+
+@pytest.fixture
+def experiment(store) -> str:
+    return store.get_experiment_by_name("report").experiment_id
+
+
+def shown(experiment: str, *ids: str) -> dict[str, ReportedRun]:
+    return {kind: ReportedRun(run) for kind, run in reported_runs(experiment, ids).items()}
+
+
+def all_runs() -> dict[str, str]:
+    made = {kind: make_run(kind) for kind in KINDS if kind != "compare_transfer"}
+    both = f"{made['finetune']},{made['extract_features']}"
+    return made | {"compare_transfer": make_run("compare_transfer", compared_runs=both)}
+
+
+def test_without_runs_the_page_names_the_command_of_everything(experiment):
+    page = report_page(shown(experiment))
+    commands = set(re.findall(r"mlflow run \. -e (\w+) --env-manager local", page))
+    assert commands == {*KINDS} - {"recommend"}
+
+
+def test_the_page_has_the_numbers_words_and_figures_of_the_runs(experiment):
+    made = all_runs()
+    page = report_page(shown(experiment))
+    assert "mlflow run . -e" not in page
+    for run_id in made.values():
+        assert f"/runs/{run_id}?" in page
+    assert "<strong>75.0 %</strong>" in page and "<strong>81.2 %</strong>" in page
+    assert "71.2 % to 91.2 %" in page
+    assert "resnet18.pth" in page and "/weights/" not in page
+    for kind in ("compare_transfer", "compare_optimizers", "evaluate_embedding"):
+        assert f"<h4>{kind} answers</h4>" in page
+    assert "<td>2</td>" in page  # a table of a summary
+    # Accuracy once, predictions and confusion twice, then best, trade and the map.
+    assert page.count("data:image/webp;base64,") == 8
+
+
+def test_lists_are_of_the_best_fit_of_each_optimizer_and_what_changed_is_marked(experiment):
+    all_runs()
+    page = report_page(shown(experiment))
+    headings = re.search(r"<th scope=\"col\">rank(.*?)</tr>", page, re.DOTALL)[1]
+    assert re.findall(r">([^<>]+)", headings.replace("\n", "")) == [
+        "exact",
+        "sgd lr=0.1",
+        "adam lr=1",
+    ]
+    assert re.findall(r"<mark>(.*?)</mark>", page) == [MOVIES[2]]
+
+
+def test_titles_are_text_and_no_part_of_the_page(experiment):
+    all_runs()
+    page = report_page(shown(experiment))
+    assert "<b>Alien" not in page
+    assert "&lt;b&gt;Alien&lt;/b&gt; &amp; co (1979)" in page
+
+
+def test_the_page_needs_nothing_from_outside(experiment):
+    all_runs()
+    page = report_page(shown(experiment))
+    assert not re.search(r"""src="(?!data:)|<link|@import|url\(""", page)
+
+
+def test_latest_is_the_newest_finished_and_the_images_are_those_compared(experiment, store):
+    made = all_runs()
+    newer = make_run("finetune")
+    failed = make_run("evaluate_embedding")
+    store.set_terminated(failed, "FAILED")
+    newest = make_run("recommend")
+    found = {kind: run.info.run_id for kind, run in reported_runs(experiment, ()).items()}
+    assert found == made | {"recommend": newest}
+    assert newer not in found.values()
+
+
+def test_named_runs_alone_are_reported(experiment):
+    made = all_runs()
+    assert [*reported_runs(experiment, (made["finetune"],))] == ["finetune"]
+
+
+def test_a_run_that_is_none_of_these_is_one_sentence(experiment, store):
+    other = make_run("promote")
+    with pytest.raises(TrackingError, match=f"{other} is a promote run that is FINISHED; expected"):
+        reported_runs(experiment, (other,))
+    with pytest.raises(TrackingError, match="there is no run 'abc'"):
+        reported_runs(experiment, ("abc",))
+
+
+def test_the_description_has_the_first_lines_of_the_comparisons(experiment):
+    all_runs()
+    text = answers(shown(experiment))
+    assert "`report.html`" in text
+    assert "**compare_optimizers answers**" in text
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_browser_shows_every_image_and_follows_the_contents(experiment, tmp_path):
+    all_runs()
+    folder = tmp_path / "browser"
+    folder.mkdir()
+    script = """
+      const images = [...document.images];
+      images.forEach((image) => { image.loading = "eager"; });
+      await Promise.all(images.map((image) => image.decode()));
+      const links = [...document.querySelectorAll("a[href^='#']")];
+      return {
+        images: images.length,
+        without_alt: images.filter((image) => !image.alt).length,
+        lost: links.filter((link) => !document.querySelector(link.hash)).length,
+        sideways: document.documentElement.scrollWidth > innerWidth,
+      };
+    """
+    seen = run_in_page(report_page(shown(experiment)), script, Path(folder))
+    assert seen == {"images": 8, "without_alt": 0, "lost": 0, "sideways": False}

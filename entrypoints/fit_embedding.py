@@ -89,7 +89,7 @@ def main(argv=None) -> None:
                 figure = plot_cost(steps, options.label, caption, reference)
                 run.log_figure(figure, "figures/cost.png")
         fit.raise_if_diverged(options)
-        run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds}, fit.epochs)
+        run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds})
 
         about = likes.about() | {"optimizer": options.label, "dim": options.dim, "cost": fit.cost}
         movies = likes.movies.assign(likes=likes.popularity)
@@ -100,7 +100,7 @@ def main(argv=None) -> None:
         score = Score(COST, fit.cost)
         if args.register and args.promote_by == "ndcg":
             score = Score(NDCG, held_out_ndcg(likes, options, args.seed, device))
-            run.log_metrics({"test/ndcg": score.value}, fit.epochs)
+            run.log_metrics({"test/ndcg": score.value})
         card = movie_card(run, likes, fit, reference, score)
         name = args.model_name if args.register else None
         model, registered = publish(run, model_uri, card, score, name, args.promote)

@@ -61,11 +61,15 @@ def test_a_run_id_or_an_empty_text_is_accepted():
 
 
 def test_best_is_no_id_and_one_id_is_too_few():
-    assert run_ids("best") == ()
-    assert run_ids(" a, b ,a") == ("a", "b")
+    two_or_more = run_ids("best", 2)
+    assert two_or_more("best") == ()
+    assert two_or_more(" a, b ,a") == ("a", "b")
     for text in ("", "a", "a,a"):
-        with pytest.raises(ArgumentTypeError, match="two or more run ids"):
-            run_ids(text)
+        with pytest.raises(ArgumentTypeError, match="expected best, or two or more run ids"):
+            two_or_more(text)
+    assert run_ids("latest", 1)("a") == ("a",)
+    with pytest.raises(ArgumentTypeError, match="expected latest, or one or more run ids"):
+        run_ids("latest", 1)(" , ")
 
 
 def test_auto_is_none_and_several_numbers_are_a_tuple():

@@ -52,9 +52,8 @@ def make_run(kind: str, **tags: str) -> str:
             mlflow.log_metrics({"test/accuracy_high": value + 0.1, "best/val_accuracy": 0.5})
             mlflow.log_metrics({"time/fit_seconds": 90})
         if kind.startswith(("compare", "evaluate")):
-            mlflow.log_text(
-                f"### {kind} answers\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n", "summary.md"
-            )
+            answer = f"### {kind} answers\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\n"
+            mlflow.log_text(answer + "### Lists\n\nThey change.\n", "summary.md")
         if kind == "fit_embedding":
             mlflow.log_metrics({"final/cost": 1234.5})
         if kind == "compare_optimizers":

@@ -71,6 +71,7 @@ def save_view(
     """
     metric, _, direction = order_by.partition(" ")
     section = {"uuid": _SECTION, "name": name, "display": True, "isReordered": True}
+    section |= {"columns": 2, "cardHeight": 430}  # three of 360 px are too small to read
     state = {
         "searchFilter": search,
         "orderByKey": f"metrics.`{metric}`",

@@ -206,10 +206,10 @@ def log_embedding(
     run.log_figure(figure, "figures/neighbours.png")
 
 
-def log_test(run: TrackedRun, test: Predictions, images: ImageDataset, epoch: int) -> Report:
+def log_test(run: TrackedRun, test: Predictions, images: ImageDataset) -> Report:
     """Evaluate the test images: metrics, tables, figures, and the predictions themselves."""
     report = evaluate(test, images.classes)
-    run.log_metrics(report.as_metrics(), epoch)
+    run.log_metrics(report.as_metrics())
     run.log_table(report.per_class, "tables/per_class.json")
     counts = pd.DataFrame(report.confusion, columns=[f"as {name}" for name in images.classes])
     counts.insert(0, "true class", images.classes)
@@ -268,10 +268,9 @@ def finish(
             "best/val_accuracy": best.score.accuracy,
             "best/val_loss": best.score.loss,
             "time/fit_seconds": trained.seconds,
-        },
-        best.epoch,
+        }
     )
-    report = log_test(run, test, images, best.epoch)
+    report = log_test(run, test, images)
     about = {
         "backbone": trained.backbone,
         "flip_view": classifier.tta_flip,

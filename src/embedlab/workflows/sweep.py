@@ -25,6 +25,7 @@ from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch
+from embedlab.movies.sweep.plots import run_colours
 from embedlab.movies.sweep.ray_backend import Job, RayFit, RayOptions, fits_by_ray, ray_session
 from embedlab.movies.sweep.results import SweepFit, gap_as_text
 from embedlab.progress import OnProgress, Step
@@ -170,12 +171,12 @@ class Sweep:
                         on_step(step)
                 else:
                     fit = fit_weighted(self.likes.weighted, options, seed, self.device, on_step)
-                child.log_metrics({"time/fit_seconds": fit.seconds}, fit.epochs)
+                child.log_metrics({"time/fit_seconds": fit.seconds})
                 fit.raise_if_diverged(options)
                 gap = _gap(fit, exact_cost)
-                child.log_metrics({"final/cost": fit.cost, "final/gap": gap}, fit.epochs)
+                child.log_metrics({"final/cost": fit.cost, "final/gap": gap})
                 if gap > 0:
-                    child.log_metrics({LOG_GAP: math.log10(gap)}, fit.epochs)
+                    child.log_metrics({LOG_GAP: math.log10(gap)})
                 about = self.likes.about() | {"optimizer": options.label, "cost": fit.cost}
                 movies = self.likes.movies.assign(likes=self.likes.popularity)
                 with child.artifact_folder(ARTIFACT) as folder:
@@ -185,11 +186,12 @@ class Sweep:
         return child.id, fit, steps
 
     def log_overlaps(self, fits: Sequence[SweepFit], overlap: np.ndarray) -> None:
-        """Log each child's overlap with the exact solver's lists, (n_fits,), as a metric."""
+        """Log each child's overlap with the exact solver's lists, (n_fits,), and its colour."""
         client = mlflow.MlflowClient()
-        for item, value in zip(fits, overlap, strict=True):
+        for item, value, colour in zip(fits, overlap, run_colours(fits), strict=True):
             if np.isfinite(value):
-                client.log_metric(item.run_id, "final/overlap", value, step=item.fit.epochs)
+                client.log_metric(item.run_id, "final/overlap", value)
+            client.set_tag(item.run_id, "mlflow.runColor", colour)
 
     def save_view(self, name: str, n_fits: int) -> str | None:
         """Address of the charts that compare the children; None if they could not be saved."""

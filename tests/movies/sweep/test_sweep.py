@@ -4,6 +4,7 @@ import ast
 import io
 import itertools
 import json
+import re
 
 import mlflow
 import numpy as np
@@ -232,6 +233,16 @@ def test_figures_show_the_fits(fits):
     by_epoch, by_seconds = figures["best"].axes
     assert list(by_epoch.lines[0].get_xdata()) == [0, 1]
     np.testing.assert_allclose(by_seconds.lines[0].get_xdata(), [0, 0.1])
+
+
+def test_runs_have_a_hue_an_optimizer_and_a_lighter_shade_a_smaller_rate(fits):
+    colours = sweep_figures.run_colours(fits)
+    by_fit = dict(zip(((f.optimizer, f.options.lr) for f in fits), colours, strict=True))
+    assert len({*colours}) == len(by_fit)
+    for (optimizer, lr), colour in by_fit.items():
+        assert re.fullmatch("#[0-9a-f]{6}", colour)
+        smaller = [by_fit[key] for key in by_fit if key[0] == optimizer and key[1] and key[1] < lr]
+        assert all(int(other[1:], 16) > int(colour[1:], 16) for other in smaller)
 
 
 def test_a_map_of_one_cell_has_room_for_its_words(fits):

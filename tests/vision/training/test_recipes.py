@@ -23,31 +23,43 @@ from embedlab.vision.training.trainer import Trainer
 RESOLUTION = 32
 
 
+PHOTOS = (96, 128, 160)
+
+
 @pytest.mark.parametrize(
-    ("n_train", "side", "optimizer", "batch_size", "lr", "epochs", "resolution"),
+    ("n_train", "side", "batch_size", "lr", "epochs", "resolution"),
     [
-        (60, 128, "adamw", 16, 3e-5, 40, (128,)),
-        (172, 256, "adamw", 16, 3e-5, 12, (224,)),
-        (999, 8, "adamw", 32, 6e-5, 8, (64,)),
-        (1_000, 8, "sgd", 32, 0.0025, 8, (64,)),
-        (3_058, 128, "sgd", 128, 0.01, 8, AUTO.resolution),
-        (42_500, 32, "sgd", 128, 0.01, 8, AUTO.resolution),
-        (1_000_000, 256, "sgd", 128, 0.01, 8, (128, 160, 224, 224)),
+        (60, 128, 16, 3.75e-5, 40, (160,)),
+        (172, 256, 16, 3.75e-5, 12, (224,)),
+        (999, 8, 32, 7.5e-5, 8, (64,)),
+        (1_000, 8, 32, 7.5e-5, 10, (64,)),
+        (3_058, 128, 128, 3e-4, 13, PHOTOS),
+        (4_250, 32, 128, 3e-4, 9, PHOTOS),
+        (19_999, 32, 128, 3e-4, 8, PHOTOS),
+        (20_000, 32, 128, 3e-4, 8, AUTO.resolution),
+        (42_500, 32, 128, 3e-4, 8, AUTO.resolution),
+        (1_000_000, 256, 128, 3e-4, 8, (128, 160, 224, 224)),
     ],
 )
-def test_the_choice_follows_the_data(n_train, side, optimizer, batch_size, lr, epochs, resolution):
+def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, resolution):
     options = make_options("auto", DataFacts(n_train, side))
-    assert (options.optimizer, options.batch_size, options.epochs) == (
-        optimizer,
-        batch_size,
-        epochs,
-    )
+    assert (options.batch_size, options.epochs) == (batch_size, epochs)
     assert options.lr == pytest.approx(lr, rel=1e-12)
+    assert options.resolution == resolution
+    assert options.head == "linear_probe"
     assert options.batch_norm == ("keep" if n_train < 1_000 else "update")
-    sentence = explain_auto(n_train, side, dict.fromkeys(BY_DATA) | {"lr": lr}, options)
+    settings = dict.fromkeys(BY_DATA) | {"lr": lr, "weights": "imagenet"}
+    sentence = explain_auto(n_train, side, settings, options)
     assert f"for {n_train:,} training images of {side} px: " in sentence
     # What was given is not explained.
     assert all((f"{name}=" in sentence) == (name != "lr") for name in BY_DATA)
+
+
+def test_random_weights_have_nothing_to_probe_or_to_keep():
+    options = make_options("auto", DataFacts(500, 32, is_pretrained=False))
+    assert (options.head, options.batch_norm) == ("random", "update")
+    sentence = explain_auto(500, 32, dict.fromkeys(BY_DATA) | {"weights": "none"}, options)
+    assert "head=random (random weights)" in sentence
 
 
 def test_without_facts_it_has_the_values_for_cifar_10():
@@ -56,9 +68,9 @@ def test_without_facts_it_has_the_values_for_cifar_10():
 
 def test_a_given_value_counts_for_the_others():
     options = make_options("auto", DataFacts(4_000, 128), batch_size=32)
-    assert (options.batch_size, options.lr) == (32, 0.01 * 32 / 128)
-    options = make_options("auto", DataFacts(4_000, 128), optimizer="adamw", epochs=3)
-    assert (options.lr, options.epochs, len(options.resolution)) == (2.4e-4, 3, 3)
+    assert (options.batch_size, options.lr) == (32, 3e-4 * 32 / 128)
+    options = make_options("auto", DataFacts(4_000, 128), optimizer="sgd", epochs=2)
+    assert (options.lr, options.epochs, options.resolution) == (0.01, 2, (128, 160))
     assert make_options("auto", DataFacts(4_000, 128), lr=0.5).lr == 0.5
 
 

@@ -1,8 +1,10 @@
 """Figures of a comparison of fits: cost curves, gaps, and the overlap of recommendations."""
 
+from collections.abc import Sequence
+
 import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm, Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -33,6 +35,25 @@ def comparison_figures(fits: Comparison, about: str, k: int) -> dict[str, Figure
             fits, f"Nearer to the exact cost, nearer to its top {k}?"
         ),
     }
+
+
+def run_colours(fits: Sequence[SweepFit]) -> list[str]:
+    """`#rrggbb` of each fit: a hue an optimizer, lighter for each smaller learning rate."""
+    rates: dict[str, list[float]] = {}
+    for item in fits:
+        rates.setdefault(item.optimizer, []).append(item.options.lr or 0.0)
+    colours = []
+    for item in fits:
+        largest_first = sorted(set(rates[item.optimizer]), reverse=True)
+        lightness = 0.7 * largest_first.index(item.options.lr or 0.0) / len(largest_first)
+        red, green, blue = to_rgb(OPTIMIZER_COLOURS.get(item.optimizer, GREY))
+        mixed = (
+            red + lightness * (1 - red),
+            green + lightness * (1 - green),
+            blue + lightness * (1 - blue),
+        )
+        colours.append(to_hex(mixed))
+    return colours
 
 
 def plot_cost_by_epoch(fits: Comparison, optimizer: str, about: str) -> Figure:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from embedlab.errors import OptionError
-from embedlab.vision.options import FIXED_RESOLUTION, check_backbone
+from embedlab.vision.options import FIXED_RESOLUTION, NO_WEIGHTS, check_backbone
 from embedlab.wording import value_as_text
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
@@ -100,21 +100,33 @@ NOTEBOOK = FinetuneOptions(
     ema=0.0,
     flip_view=False,
 )
-AUTO = FinetuneOptions(recipe="auto", head="linear_probe")
+AUTO = FinetuneOptions(
+    recipe="auto",
+    head="linear_probe",
+    optimizer="adamw",
+    lr=3e-4,
+    augment="zoom_flip",
+)
 # What AUTO chooses by the data, and holds here for CIFAR-10's 42,500 images.
-BY_DATA = ("batch_norm", "optimizer", "lr", "epochs", "batch_size", "resolution")
+BY_DATA = ("head", "batch_norm", "lr", "epochs", "batch_size", "resolution")
 RECIPES = MappingProxyType({recipe.recipe: recipe for recipe in (AUTO, FAST, NOTEBOOK)})
 RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
 
-# Of fewer images, AdamW's small steps from the linear probe improve on it, where SGD or changed
-# statistics of BatchNorm undo it (docs/accuracy.md).
-FEW_IMAGES = 1_000
-# The highest learning rate for a batch of 128; it grows with the batch.
-LR_OF_128 = {"sgd": 0.01, "rmsprop": 2.4e-4, "adam": 2.4e-4, "adamw": 2.4e-4}
+FEW_IMAGES = 1_000  # of fewer, changed statistics of BatchNorm undo the linear probe
+MANY_IMAGES = 20_000  # from these on, the smaller resolutions of `fast` save time
+# The highest learning rate for a batch of 128; it grows with the batch. SGD's undoes the linear
+# probe in the first epoch (docs/accuracy.md).
+LR_OF_128 = {"sgd": 0.01, "rmsprop": 3e-4, "adam": 3e-4, "adamw": 3e-4}
 UPDATES_PER_EPOCH, MIN_BATCH, MAX_BATCH = 20, 16, 128
-MIN_UPDATES, MIN_EPOCHS = 120, 8
-# Resolutions from the first epoch to the last, by the largest side of images in pixels.
-RESOLUTIONS = {16: (64,), 160: FAST.resolution, 1 << 16: (128, 160, 224, 224)}
+MIN_EPOCHS = 8
+MIN_UPDATES, MIN_UPDATES_OF_FEW = 290, 120
+# Resolutions from the first epoch to the last, of fewer than MANY_IMAGES and of others, by the
+# largest side of images in pixels.
+RESOLUTIONS = {
+    16: ((64,), (64,)),
+    160: ((96, 128, 160), FAST.resolution),
+    1 << 16: ((128, 160, 224, 224), (128, 160, 224, 224)),
+}
 
 
 @dataclass(frozen=True)
@@ -124,11 +136,13 @@ class DataFacts:
     n_train           number of training images.
     side              pixels of a side of the images as they are stored, 256 at the most.
     fixed_resolution  of a backbone that takes one only.
+    is_pretrained     whether the weights are not random.
     """
 
     n_train: int
     side: int
     fixed_resolution: int | None = None
+    is_pretrained: bool = True
 
 
 def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) -> FinetuneOptions:
@@ -153,28 +167,34 @@ def options_of(settings: Mapping[str, Any], n_train: int = 1, side: int = 0) -> 
     for them: `auto` chooses the most epochs then, so that nothing is refused which others allow.
     """
     backbone, names = settings["backbone"], ("recipe", *RECIPE_FIELDS)
-    facts = DataFacts(n_train, side, FIXED_RESOLUTION.get(backbone))
+    is_pretrained = settings["weights"] != NO_WEIGHTS
+    facts = DataFacts(n_train, side, FIXED_RESOLUTION.get(backbone), is_pretrained)
     options = make_options(facts=facts, **{name: settings[name] for name in names})
     check_backbone(backbone, options.resolution, options.freeze)
     return options
 
 
+def min_updates(n_train: int) -> int:
+    """At least so many updates has a training by `auto`."""
+    return MIN_UPDATES_OF_FEW if n_train < FEW_IMAGES else MIN_UPDATES
+
+
 def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
     """The values of BY_DATA; what is given instead of one of them counts for the others."""
-    is_few = facts.n_train < FEW_IMAGES
+    is_few = facts.n_train < FEW_IMAGES and facts.is_pretrained
     exponent = int(math.log2(max(1, facts.n_train / UPDATES_PER_EPOCH)))
     batch_size = given.get("batch_size", min(max(2**exponent, MIN_BATCH), MAX_BATCH))
     updates = max(1, facts.n_train // batch_size)  # in an epoch
-    optimizer = given.get("optimizer", "adamw" if is_few else AUTO.optimizer)
-    resolution = next(sides for largest, sides in RESOLUTIONS.items() if facts.side <= largest)
+    by_number = next(found for largest, found in RESOLUTIONS.items() if facts.side <= largest)
+    resolution = by_number[facts.n_train >= MANY_IMAGES]
     if facts.fixed_resolution or is_few:  # the linear probe's is the last one
         resolution = (facts.fixed_resolution or resolution[-1],)
     return {
+        "head": "linear_probe" if facts.is_pretrained else "random",
         "batch_norm": "keep" if is_few else AUTO.batch_norm,
-        "optimizer": optimizer,
         "batch_size": batch_size,
-        "lr": LR_OF_128[optimizer] * batch_size / 128,
-        "epochs": max(MIN_EPOCHS, math.ceil(MIN_UPDATES / updates)),
+        "lr": LR_OF_128[given.get("optimizer", AUTO.optimizer)] * batch_size / 128,
+        "epochs": max(MIN_EPOCHS, math.ceil(min_updates(facts.n_train) / updates)),
         "resolution": resolution,
     }
 
@@ -184,13 +204,14 @@ def explain_auto(
 ) -> str:
     """What `auto` chose and why, in a sentence, without what `settings` gave."""
     size = f"{'fewer than' if n_train < FEW_IMAGES else 'at least'} {FEW_IMAGES:,} images"
+    weights = "pretrained weights" if settings["weights"] != NO_WEIGHTS else "random weights"
     reasons = {
+        "head": weights,
         "batch_size": f"about {UPDATES_PER_EPOCH} updates an epoch, {MIN_BATCH} to {MAX_BATCH}",
         "lr": "in proportion to the batch",
-        "epochs": f"at least {MIN_EPOCHS}, and {MIN_UPDATES} updates",
-        "optimizer": size,
-        "batch_norm": size,
-        "resolution": "by the images' size",
+        "epochs": f"at least {MIN_EPOCHS}, and {min_updates(n_train)} updates",
+        "batch_norm": f"{weights}, {size}",
+        "resolution": "by the images' size and number",
     }
     chosen = (
         f"{name}={value_as_text(getattr(options, name))} ({reason})"

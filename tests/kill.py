@@ -79,6 +79,7 @@ def commands(images: Path) -> list[Command]:
         Command("extract_features", "extract_features", small | {"epochs": 5}),
         Command("finetune", "finetune", tuning, resumes=True),
         Command("compare_transfer", "compare_transfer"),
+        Command("report", "report"),
         Command("build_matrix", "build_matrix", {"ratings": "sample"}),
         Command(
             "build_matrix, downloading",

@@ -45,6 +45,7 @@ NAMED_AT_RANDOM = ("images/", "table_images/")
 # They hold run ids, times, or such names.
 NOT_COMPARED = (
     "MLmodel",
+    "report.html",
     "predictions.json",
     "model_card.md",
     "summary.md",

@@ -71,7 +71,8 @@ def test_help_lists_every_target(checkout):
     shown = dry_run(checkout, "help")
     ran = subprocess.run(["make"], cwd=checkout, capture_output=True, text=True, check=True)
     listed = {line.split()[1] for line in ran.stdout.splitlines() if line.startswith("make ")}
-    assert shown and listed == {"help", "run", "test", "test-fast", "lint", "ui", "bench", "lock"}
+    targets = {"help", "run", "test", "test-fast", "lint", "ui", "bench", "pictures", "lock"}
+    assert shown and listed == targets
 
 
 def test_ui_makes_the_tables_before_it_starts_on_the_same_store(checkout):

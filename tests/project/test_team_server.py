@@ -244,6 +244,7 @@ ARGUMENTS = {
     "extract_features": SMALL,
     "finetune": f"{SMALL} --register true",
     "compare_transfer": "--runs best",
+    "report": "",
     "promote": "--model-name movie-embedding --version 1 --reason best",
     "clean_runs": "",
     "evaluate_embedding": "--ratings sample --dims 5 --k 3 --resamples 100",

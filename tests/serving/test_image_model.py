@@ -607,7 +607,7 @@ def test_a_real_server_without_the_project_and_without_pickle(served, model_fold
         response = send(address, ask(saved(IMAGE), JPEG))
         refused = send(address, ask(b"no image"))
         large = saved(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
-        answers = [by_the_readme(address, large, tmp_path, shell) for shell in ("bash", "sh")]
+        answers = [by_the_page(address, large, tmp_path, shell) for shell in ("bash", "sh")]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         try:
@@ -625,12 +625,12 @@ def test_a_real_server_without_the_project_and_without_pickle(served, model_fold
         assert_is(row, served.expected(decode_image(large, SIDE).transpose(1, 2, 0)))
 
 
-def by_the_readme(address: str, file: bytes, folder: Path, shell: str) -> dict:
-    """The answer to the README's command, word for word but for the address."""
+def by_the_page(address: str, file: bytes, folder: Path, shell: str) -> dict:
+    """The answer to the page's command, word for word but for the address."""
     assert len(file) > 150_000  # more than one argument of a command may hold
     (folder / "image.png").write_bytes(file)
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    (block,) = (b for b in re.findall(r"```bash\n(.*?)```", readme, re.DOTALL) if "5902/" in b)
+    page = (PROJECT / "docs" / "serving.md").read_text(encoding="utf-8")
+    (block,) = (b for b in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "5902/" in b)
     command = block.replace("http://127.0.0.1:5902", address)
     assert command != block
     ended = subprocess.run([shell, "-c", command], cwd=folder, capture_output=True, text=True)

@@ -120,7 +120,7 @@ def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedRun
         metrics["best/val_accuracy"],
         metrics.get("time/fit_seconds"),
         _test_predictions(run_id),
-        params.get("resolved/weights", params["weights"]),
+        params.get("resolved/weights", params.get("weights", "")),
     )
     dataset = params.get("resolved/dataset", params["dataset"])
     steps = read_steps(client, run_id, CURVES)

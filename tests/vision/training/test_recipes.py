@@ -29,10 +29,10 @@ PHOTOS = (96, 128, 160)
 @pytest.mark.parametrize(
     ("n_train", "side", "batch_size", "lr", "epochs", "resolution"),
     [
-        (60, 128, 16, 3.75e-5, 40, (160,)),
-        (172, 256, 16, 3.75e-5, 12, (224,)),
-        (999, 8, 32, 7.5e-5, 8, (64,)),
-        (1_000, 8, 32, 7.5e-5, 10, (64,)),
+        (60, 128, 16, 3e-5, 40, (128,)),
+        (172, 256, 16, 3e-5, 12, (224,)),
+        (999, 8, 32, 6e-5, 8, (64,)),
+        (1_000, 8, 32, 0.0025, 10, (64,)),
         (3_058, 128, 128, 3e-4, 13, PHOTOS),
         (4_250, 32, 128, 3e-4, 9, PHOTOS),
         (19_999, 32, 128, 3e-4, 8, PHOTOS),
@@ -48,6 +48,9 @@ def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, reso
     assert options.resolution == resolution
     assert options.head == "linear_probe"
     assert options.batch_norm == ("keep" if n_train < 1_000 else "update")
+    is_tiny = side == 8
+    assert options.augment == ("crop_flip" if n_train < 1_000 or is_tiny else "zoom_flip")
+    assert options.optimizer == ("sgd" if n_train >= 1_000 and is_tiny else "adamw")
     settings = dict.fromkeys(BY_DATA) | {"lr": lr, "weights": "imagenet"}
     sentence = explain_auto(n_train, side, settings, options)
     assert f"for {n_train:,} training images of {side} px: " in sentence

@@ -108,7 +108,9 @@ AUTO = FinetuneOptions(
     augment="zoom_flip",
 )
 # What AUTO chooses by the data, and holds here for CIFAR-10's 42,500 images.
-BY_DATA = ("head", "batch_norm", "lr", "epochs", "batch_size", "resolution")
+BY_DATA = (
+    *("head", "batch_norm", "optimizer", "lr", "epochs", "batch_size", "resolution", "augment"),
+)
 RECIPES = MappingProxyType({recipe.recipe: recipe for recipe in (AUTO, FAST, NOTEBOOK)})
 RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
 
@@ -120,12 +122,14 @@ LR_OF_128 = {"sgd": 0.01, "rmsprop": 3e-4, "adam": 3e-4, "adamw": 3e-4}
 UPDATES_PER_EPOCH, MIN_BATCH, MAX_BATCH = 20, 16, 128
 MIN_EPOCHS = 8
 MIN_UPDATES, MIN_UPDATES_OF_FEW = 290, 120
-# Resolutions from the first epoch to the last, of fewer than MANY_IMAGES and of others, by the
-# largest side of images in pixels.
+RATE_OF_FEW = 0.8  # of the rate of more images
+TINY_SIDE = 16  # pixels; such images are no photos, and the network has to change more for them
+# Resolutions from the first epoch to the last, of few, of more, and of many images, by the largest
+# side of images in pixels.
 RESOLUTIONS = {
-    16: ((64,), (64,)),
-    160: ((96, 128, 160), FAST.resolution),
-    1 << 16: ((128, 160, 224, 224), (128, 160, 224, 224)),
+    TINY_SIDE: ((64,), (64,), (64,)),
+    160: ((128,), (96, 128, 160), FAST.resolution),
+    1 << 16: ((224,), (128, 160, 224, 224), (128, 160, 224, 224)),
 }
 
 
@@ -182,20 +186,25 @@ def min_updates(n_train: int) -> int:
 def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
     """The values of BY_DATA; what is given instead of one of them counts for the others."""
     is_few = facts.n_train < FEW_IMAGES and facts.is_pretrained
+    is_tiny = facts.side <= TINY_SIDE and not is_few
     exponent = int(math.log2(max(1, facts.n_train / UPDATES_PER_EPOCH)))
     batch_size = given.get("batch_size", min(max(2**exponent, MIN_BATCH), MAX_BATCH))
     updates = max(1, facts.n_train // batch_size)  # in an epoch
     by_number = next(found for largest, found in RESOLUTIONS.items() if facts.side <= largest)
-    resolution = by_number[facts.n_train >= MANY_IMAGES]
-    if facts.fixed_resolution or is_few:  # the linear probe's is the last one
-        resolution = (facts.fixed_resolution or resolution[-1],)
+    resolution = by_number[0 if is_few else 1 + (facts.n_train >= MANY_IMAGES)]
+    if facts.fixed_resolution:
+        resolution = (facts.fixed_resolution,)
+    optimizer = given.get("optimizer", "sgd" if is_tiny else AUTO.optimizer)
+    lr = LR_OF_128[optimizer] * batch_size / 128
     return {
         "head": "linear_probe" if facts.is_pretrained else "random",
         "batch_norm": "keep" if is_few else AUTO.batch_norm,
+        "optimizer": optimizer,
         "batch_size": batch_size,
-        "lr": LR_OF_128[given.get("optimizer", AUTO.optimizer)] * batch_size / 128,
+        "lr": lr * RATE_OF_FEW if is_few else lr,
         "epochs": max(MIN_EPOCHS, math.ceil(min_updates(facts.n_train) / updates)),
         "resolution": resolution,
+        "augment": "crop_flip" if is_few or is_tiny else AUTO.augment,
     }
 
 
@@ -212,6 +221,8 @@ def explain_auto(
         "epochs": f"at least {MIN_EPOCHS}, and {min_updates(n_train)} updates",
         "batch_norm": f"{weights}, {size}",
         "resolution": "by the images' size and number",
+        "optimizer": f"images of {side} px",
+        "augment": f"{size} of {side} px",
     }
     chosen = (
         f"{name}={value_as_text(getattr(options, name))} ({reason})"

@@ -168,8 +168,10 @@ def test_a_browser_finds_a_typed_title_and_shows_the_models_list(sample, tmp_pat
       type("no such movie");
       const none = document.getElementById("matches").textContent;
       const canvas = document.getElementById("canvas");
-      const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-      return {found, dot, cosine, next, none, drawn: pixels.some((value) => value > 0)};
+      const isDrawn = () => canvas.getContext("2d")
+        .getImageData(0, 0, canvas.width, canvas.height).data.some((value) => value > 0);
+      while (!isDrawn()) await new Promise((done) => setTimeout(done, 50));
+      return {found, dot, cosine, next, none};
     """
     seen = run_in_page(page_of(vectors, movies, index), script, tmp_path)
     (row,) = index.find_all("Toy Story")
@@ -180,7 +182,6 @@ def test_a_browser_finds_a_typed_title_and_shows_the_models_list(sample, tmp_pat
     assert seen["found"][0] == titles[row]
     assert seen["next"] == seen["cosine"][0]
     assert seen["none"] == "No title has these words."
-    assert seen["drawn"]
 
 
 @needs_chromium
@@ -188,7 +189,8 @@ def test_a_browser_finds_a_typed_title_and_shows_the_models_list(sample, tmp_pat
 def test_a_movie_clicked_on_the_map_is_chosen(sample, tmp_path):
     script = """
       const canvas = document.getElementById("canvas"), box = canvas.getBoundingClientRect();
-      await new Promise((done) => setTimeout(done, 200)); // the map has its size
+      while (canvas.width !== Math.floor(box.width * devicePixelRatio)) // until it has its size
+        await new Promise((done) => setTimeout(done, 50));
       for (let y = box.top; y < box.bottom; y += 9)
         for (let x = box.left; x < box.right; x += 9) {
           const at = {clientX: x, clientY: y, bubbles: true};

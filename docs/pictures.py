@@ -54,8 +54,9 @@ def mlflow_ui(store: str):
         server.wait()
 
 
-def take(address: str, name: str, folder: Path, milliseconds: int) -> None:
-    """A screenshot of the page, when it had so much time to draw, as `figures/<name>.jpg`."""
+def take(address: str, name: str, folder: Path, milliseconds: int, width: int = SIZE[0]) -> None:
+    """The left `width` pixels of the page, when it had so much time to draw, as
+    `figures/<name>.jpg`."""
     chromium = shutil.which("chromium")
     if chromium is None:
         sys.exit("pictures: chromium is not installed (on Debian: apt install chromium)")
@@ -64,7 +65,9 @@ def take(address: str, name: str, folder: Path, milliseconds: int) -> None:
     options += [f"--virtual-time-budget={milliseconds}", f"--user-data-dir={folder / 'profile'}"]
     subprocess.run([chromium, *options, address], check=True, capture_output=True)
     with Image.open(shot) as image:
-        image.convert("RGB").save(DOCS / "figures" / f"{name}.jpg", quality=85)
+        image.convert("RGB").crop((0, 0, width, SIZE[1])).save(
+            DOCS / "figures" / f"{name}.jpg", quality=85
+        )
     print(f"docs/figures/{name}.jpg")
 
 
@@ -85,7 +88,8 @@ def main() -> None:
         compared = run(folder, "compare_optimizers", ratings=ratings)
         *_, charts = re.findall(r"Open\s+http://[^/]+/(\S+)", compared)
         with mlflow_ui(store):
-            take(f"http://127.0.0.1:{PORT}/{charts}", "charts", folder, 30_000)
+            # Without the assistant that MLflow opens on the right.
+            take(f"http://127.0.0.1:{PORT}/{charts}", "charts", folder, 30_000, width=1068)
 
 
 if __name__ == "__main__":

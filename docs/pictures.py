@@ -48,6 +48,8 @@ def mlflow_ui(store: str):
                 break
             except OSError:
                 time.sleep(1)
+        else:
+            sys.exit(f"pictures: the MLflow UI did not start in {SECONDS_TO_START} s")
         yield
     finally:
         server.terminate()

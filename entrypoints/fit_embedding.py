@@ -44,7 +44,7 @@ def main(argv=None) -> None:
     if launch_workers("fit_embedding", args.processes, argv):
         return
 
-    from embedlab.cli.console import console, epoch_progress
+    from embedlab.cli.console import console, epoch_progress, work_progress
     from embedlab.distributed.collectives import process_group
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
     from embedlab.movies.plots import plot_cost
@@ -96,7 +96,9 @@ def main(argv=None) -> None:
         model_uri = log_movie_model(run, fit.embedding, movies, about)
         after = counted(fit.epochs, "round" if options.optimizer == "exact" else "epoch")
         console.print(f"{options.label}: cost {cost_as_text(fit.cost)} after {after}")
-        console.print(log_explorer(run, likes, fit, options.label, args.embedding_map))
+        with work_progress("map of the movies"):
+            explorer = log_explorer(run, likes, fit, options.label, args.embedding_map)
+        console.print(explorer)
         score = Score(COST, fit.cost)
         if args.register and args.promote_by == "ndcg":
             score = Score(NDCG, held_out_ndcg(likes, options, args.seed, device))

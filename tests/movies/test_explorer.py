@@ -1,5 +1,6 @@
 """The movie map and `explore.html`: its lists are the served model's, and a browser shows them."""
 
+import json
 import re
 
 import numpy as np
@@ -12,16 +13,15 @@ from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.explorer import (
     EXPONENTS,
-    GENRE_COLOURS,
-    GENRE_GROUPS,
+    GRID,
     MIN_MAPPED,
     K,
     explorer_page,
     map_movies,
     nearest_movies,
-    plot_movie_map,
 )
 from embedlab.movies.options import FitOptions
+from embedlab.movies.plots import GENRE_COLOURS, GENRE_GROUPS, plot_movie_map
 from embedlab.movies.solvers.fit import fit_likes
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
@@ -44,13 +44,14 @@ def sample():
 
 def page_of(vectors, movies, index, n: int = 10_000) -> str:
     found = map_movies(vectors, movies, "pca", 0, n)
-    return explorer_page(found, vectors, index.duplicates_of, "sample, exact, dim 20")
+    return explorer_page(found, vectors, "sample, exact, dim 20")
 
 
 def assert_served(vectors, index, rows) -> None:
     """The lists of the first and the last exponent are `Neighbours`', but for equal scores."""
     served = Neighbours(vectors)
-    lists = nearest_movies(vectors, lambda row: index.duplicates_of([row]))
+    copies = [index.duplicates_of([row]) for row in range(len(vectors))]
+    lists = nearest_movies(vectors, copies)
     for row in rows:
         for score, column in (("dot", 0), ("cosine", len(EXPONENTS) - 1)):
             expected = served.top([row], K, score, exclude=index.duplicates_of([row]))
@@ -79,7 +80,7 @@ def test_lists_of_real_movies_are_the_served_models(real_movielens):
 
 def test_between_the_ends_scores_are_divided_by_a_power_of_the_length(sample):
     vectors, *_ = sample
-    lists = nearest_movies(vectors, lambda row: [])
+    lists = nearest_movies(vectors, [[]] * len(vectors))
     norms = np.linalg.norm(vectors.astype(float), axis=1)
     row = int(norms.argmax())
     for column, exponent in enumerate(EXPONENTS):
@@ -92,8 +93,13 @@ def test_between_the_ends_scores_are_divided_by_a_power_of_the_length(sample):
 
 def test_movies_that_are_left_out_are_in_no_list(sample):
     vectors, *_ = sample
-    first = int(nearest_movies(vectors, lambda row: [])[0, 0, 0])
-    assert first not in nearest_movies(vectors, lambda row: [first])[0]
+    none = [[]] * len(vectors)
+    first = int(nearest_movies(vectors, none)[0, 0, 0])
+    assert first not in nearest_movies(vectors, [[first], *none[1:]])[0]
+    # Of eleven movies nine are left, and no list is filled up with what is left out.
+    lists = nearest_movies(vectors[:11], [[5], *none[1:11]])
+    assert lists.shape[2] == 9
+    assert not {0, 5} & {*lists[0].ravel().tolist()}
 
 
 def test_the_map_has_the_most_liked_first_and_places_the_others_among_them(monkeypatch, sample):
@@ -130,6 +136,17 @@ def test_a_movies_colour_is_of_the_first_group_that_it_is_in(sample):
     unknown = pd.DataFrame({"title": "m", "genres": "(no genres listed)", "likes": range(30)})
     other = map_movies(np.eye(30, dtype=np.float32), unknown, "pca", 0)
     assert {names[i] for i in other.groups} == {"Drama, other"}
+
+
+def test_places_are_rounded_to_a_ten_thousandth_of_the_map(sample):
+    vectors, movies, _ = sample
+    found = map_movies(vectors, movies, "pca", 0)
+    page = explorer_page(found, vectors, "sample")
+    data = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+    placed = np.array([data["x"], data["y"]]).T
+    shifted = found.positions - found.positions.min(0)
+    assert np.abs(placed * shifted.max() / GRID - shifted).max() <= 0.51 * shifted.max() / GRID
+    assert data["titles"] == found.movies["title"].tolist()
 
 
 def test_the_figure_names_the_best_known_movies(sample):

@@ -147,6 +147,26 @@ def test_latest_is_the_newest_finished_and_the_images_are_those_compared(experim
     assert newer not in found.values()
 
 
+def test_a_fit_of_a_comparison_that_was_stopped_is_no_comparison(experiment):
+    whole = make_run("compare_optimizers")
+    make_run("compare_optimizers", fit_key="a fit of a later one")
+    assert reported_runs(experiment, ())["compare_optimizers"].info.run_id == whole
+
+
+def test_of_several_compared_runs_of_a_kind_the_first_is_shown(experiment):
+    best, second, frozen = make_run("finetune"), make_run("finetune"), make_run("extract_features")
+    make_run("compare_transfer", compared_runs=f"{best},{second},{frozen}")
+    found = reported_runs(experiment, ())
+    assert found["finetune"].info.run_id == best
+    assert found["extract_features"].info.run_id == frozen
+
+
+def test_two_runs_of_a_kind_are_one_sentence(experiment):
+    first, second = make_run("finetune"), make_run("finetune")
+    with pytest.raises(TrackingError, match=f"one run of finetune, got {first} and {second}: leav"):
+        reported_runs(experiment, (first, second))
+
+
 def test_named_runs_alone_are_reported(experiment):
     made = all_runs()
     assert [*reported_runs(experiment, (made["finetune"],))] == ["finetune"]

@@ -1,27 +1,23 @@
 """The movie map and `explore.html`: walk through an embedding, from a movie to its nearest ones.
 
-In: vectors, and the movies with their likes. Out: a `MovieMap`, a figure of it, and a page with the
-ten nearest movies of each by `v_j·v_q / ‖v_j‖^a`: a = 0 is the served model's score `dot`, which
+In: vectors, and the movies with their likes. Out: a `MovieMap`, and a page of it with the ten
+nearest movies of each by `v_j·v_q / ‖v_j‖^a`: a = 0 is the served model's score `dot`, which
 prefers popular movies, a = 1 ranks as its `cosine`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.transforms import Bbox
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import KNeighborsRegressor
 
-from embedlab.movies.plots import short_title
+from embedlab.movies.plots import GENRE_COLOURS, GENRE_GROUPS, genre_group
 from embedlab.pages import as_base64, render_page
-from embedlab.plotting import new_figure
 from embedlab.projection import project
+from embedlab_serving.titles import TitleIndex
 
 MIN_MAPPED = 10
 MAX_PROJECTED = 3_000  # movies; t-SNE of as many takes seconds
@@ -31,23 +27,6 @@ GRID = 9_999  # positions of a page are whole numbers up to it
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 K = 10
 BLOCK = 512  # movies whose scores are in memory at once
-
-# The first group that has one of a movie's genres is its colour's.
-GENRE_GROUPS = {
-    "Animation, children": ("Animation", "Children"),
-    "Documentary": ("Documentary",),
-    "Horror": ("Horror",),
-    "Science fiction, fantasy": ("Sci-Fi", "Fantasy"),
-    "Action, adventure": ("Action", "Adventure", "War", "Western"),
-    "Crime, thriller": ("Crime", "Thriller", "Mystery", "Film-Noir"),
-    "Comedy": ("Comedy",),
-    "Drama, other": (),
-}
-# Okabe and Ito's palette, which the colour-blind can tell apart, with grey for its black.
-GENRE_COLOURS = (
-    *("#e69f00", "#56b4e9", "#cc79a7", "#0072b2"),
-    *("#d55e00", "#009e73", "#d9c400", "#8a8f98"),
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +54,7 @@ class MovieMap:
     def groups(self) -> np.ndarray:
         """(n,) int64: each movie's position in GENRE_GROUPS."""
         genres = self.movies["genres"].str.split("|", regex=False)
-        return np.array([_group_of(names) for names in genres], dtype=np.int64)
+        return np.array([genre_group(names) for names in genres], dtype=np.int64)
 
 
 def map_movies(
@@ -106,51 +85,43 @@ def map_movies(
 
 
 def nearest_movies(
-    vectors: np.ndarray, left_out: Callable[[int], Sequence[int]], k: int = K
+    vectors: np.ndarray, left_out: Sequence[Sequence[int]], k: int = K
 ) -> np.ndarray:
     """(n, len(EXPONENTS), k) uint16: for each movie and exponent the rows of the nearest others.
 
+    k is smaller if there are fewer others.
+
     vectors   (n, dim) float32, n up to 65,536.
-    left_out  by row: rows that are no answer to it, such as other copies of the movie.
+    left_out  for each movie other rows that are no answer to it, such as copies of the movie.
     """
     v = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
     norms = v.double().norm(dim=1).float()  # (n,)
     inverse = torch.where(norms > 0, 1 / norms, 0)
     powers = [torch.where(norms > 0, inverse**a, 0) for a in EXPONENTS]  # (n,) each
-    k = min(k, len(v) - 1)
+    k = min(k, len(v) - 1 - max(map(len, left_out)))
     found = torch.empty((len(v), len(EXPONENTS), k), dtype=torch.int64)
     for start in range(0, len(v), BLOCK):
         block = slice(start, start + BLOCK)
         dots = v[block] @ v.T  # (b, n)
-        for i in range(len(dots)):
-            dots[i, [start + i, *left_out(start + i)]] = -torch.inf
+        for i, others in enumerate(left_out[block]):
+            dots[i, [start + i, *others]] = -torch.inf
         for j, power in enumerate(powers):
             scores = torch.where(dots > -torch.inf, dots * power, dots)
             found[block, j] = scores.topk(k).indices
     return found.numpy().astype(np.uint16)
 
 
-def explorer_page(
-    found: MovieMap,
-    vectors: np.ndarray,
-    duplicates_of: Callable[[list[int]], Sequence[int]],
-    about: str,
-) -> str:
+def explorer_page(found: MovieMap, vectors: np.ndarray, about: str) -> str:
     """`explore.html` of a map and of all vectors, (n_movies, dim) float32.
 
-    duplicates_of  rows of the same movies as these rows; they are no answer.
-    about          which embedding it is, for the page's first lines.
+    about  which embedding it is, for the page's first lines.
     """
-    position = {row: i for i, row in enumerate(found.rows.tolist())}
-
-    def left_out(i: int) -> list[int]:
-        same = duplicates_of([int(found.rows[i])])
-        return [position[row] for row in same if row in position]
-
+    index = TitleIndex(found.movies["title"].tolist(), found.movies["likes"].to_numpy())
+    copies = [index.duplicates_of([row]) for row in range(len(found.rows))]
     low, high = found.positions.min(0), found.positions.max(0)
     scale = GRID / max((high - low).max(), 1e-9)
     grid = np.rint((found.positions - low) * scale).astype(int)  # (n, 2)
-    nearest = nearest_movies(vectors[found.rows], left_out)
+    nearest = nearest_movies(vectors[found.rows], copies)
     data = {
         "titles": found.movies["title"].tolist(),
         "genres": found.movies["genres"].str.replace("|", ", ", regex=False).tolist(),
@@ -172,52 +143,3 @@ def explorer_page(
         n_movies=len(vectors),
         exponents=EXPONENTS,
     )
-
-
-def plot_movie_map(found: MovieMap, title: str, n_names: int = 30) -> Figure:
-    """The projected movies: area by likes, colour by genre, the best known by name."""
-    n, likes = found.n_projected, found.movies["likes"].to_numpy(float)
-    positions, groups = found.positions[:n], found.groups[:n]
-    areas = 2 + 120 * likes[:n] / max(likes.max(), 1)
-    figure = new_figure(10, 9)
-    axes = figure.subplots()
-    axes.set(title=title, xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    for group, (name, colour) in enumerate(zip(GENRE_GROUPS, GENRE_COLOURS, strict=True)):
-        of_group = groups == group
-        if of_group.any():
-            x, y = positions[of_group].T
-            axes.scatter(x, y, areas[of_group], colour, alpha=0.75, linewidths=0)
-            axes.scatter([], [], 40, colour, label=name)  # the legend's, of one size
-    axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 0))
-    figure.draw_without_rendering()  # the layout: names have sizes in pixels
-    _name_points(axes, positions, found.movies["title"][:n].tolist(), n_names)
-    return figure
-
-
-def _name_points(axes: Axes, positions: np.ndarray, titles: Sequence[str], n_names: int) -> None:
-    """Names where they do not cover one another, the most liked first."""
-    taken: list[Bbox] = []
-    for position, title in zip(positions, titles, strict=True):
-        text = axes.annotate(
-            short_title(title.rsplit(" (", 1)[0], 28),
-            position,
-            xytext=(0, 5),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
-        )
-        box = text.get_window_extent().padded(2)
-        if len(taken) < n_names and not any(box.overlaps(other) for other in taken):
-            taken.append(box)
-        else:
-            text.remove()
-        if len(taken) == n_names:
-            return
-
-
-def _group_of(genres: Sequence[str]) -> int:
-    has = set(genres)
-    matches = (i for i, names in enumerate(GENRE_GROUPS.values()) if has & {*names})
-    return next(matches, len(GENRE_GROUPS) - 1)

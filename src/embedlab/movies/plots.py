@@ -1,19 +1,41 @@
-"""Figures of ratings, likes and fits: arrays in, matplotlib Figures out, without a display."""
+"""Figures of ratings, likes, fits and maps: arrays in, matplotlib Figures out; no display."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import Bbox
 from matplotlib.typing import ColorType
 
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.data.ratings import Ratings
-from embedlab.plotting import BLUE, GREY, heat_map, new_panel
+from embedlab.plotting import BLUE, GREY, heat_map, new_figure, new_panel
 from embedlab.progress import Step
 from embedlab.wording import cost_as_text
 
+if TYPE_CHECKING:
+    from embedlab.movies.explorer import MovieMap
+
+# The first group that has one of a movie's genres is its colour's.
+GENRE_GROUPS = {
+    "Animation, children": ("Animation", "Children"),
+    "Documentary": ("Documentary",),
+    "Horror": ("Horror",),
+    "Science fiction, fantasy": ("Sci-Fi", "Fantasy"),
+    "Action, adventure": ("Action", "Adventure", "War", "Western"),
+    "Crime, thriller": ("Crime", "Thriller", "Mystery", "Film-Noir"),
+    "Comedy": ("Comedy",),
+    "Drama, other": (),
+}
+# Okabe and Ito's palette, which the colour-blind can tell apart, with grey for its black.
+GENRE_COLOURS = (
+    *("#e69f00", "#56b4e9", "#cc79a7", "#0072b2"),
+    *("#d55e00", "#009e73", "#d9c400", "#8a8f98"),
+)
 _large_numbers = FuncFormatter(lambda value, _: cost_as_text(value))
 
 
@@ -123,6 +145,56 @@ def finish_costs(axes: Axes, exact_cost: float | None, x: str = "epoch") -> None
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=x, ylabel="cost")
     axes.legend(frameon=False, fontsize=9)
+
+
+def plot_movie_map(found: "MovieMap", title: str, n_names: int = 30) -> Figure:
+    """The projected movies: area by likes, colour by genre, the best known by name."""
+    n, likes = found.n_projected, found.movies["likes"].to_numpy(float)
+    positions, groups = found.positions[:n], found.groups[:n]
+    areas = 2 + 120 * likes[:n] / max(likes.max(), 1)
+    figure = new_figure(10, 9)
+    axes = figure.subplots()
+    axes.set(title=title, xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    for group, (name, colour) in enumerate(zip(GENRE_GROUPS, GENRE_COLOURS, strict=True)):
+        of_group = groups == group
+        if of_group.any():
+            x, y = positions[of_group].T
+            axes.scatter(x, y, areas[of_group], colour, alpha=0.75, linewidths=0)
+            axes.scatter([], [], 40, colour, label=name)  # the legend's, of one size
+    axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 0))
+    figure.draw_without_rendering()  # the layout: names have sizes in pixels
+    _name_points(axes, positions, found.movies["title"][:n].tolist(), n_names)
+    return figure
+
+
+def _name_points(axes: Axes, positions: np.ndarray, titles: Sequence[str], n_names: int) -> None:
+    """Names where they do not cover one another, the most liked first."""
+    taken: list[Bbox] = []
+    for position, title in zip(positions, titles, strict=True):
+        text = axes.annotate(
+            short_title(title.rsplit(" (", 1)[0], 28),
+            position,
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )
+        box = text.get_window_extent().padded(2)
+        if len(taken) < n_names and not any(box.overlaps(other) for other in taken):
+            taken.append(box)
+        else:
+            text.remove()
+        if len(taken) == n_names:
+            return
+
+
+def genre_group(genres: Sequence[str]) -> int:
+    """The position in GENRE_GROUPS of a movie of these genres."""
+    has = set(genres)
+    matches = (i for i, names in enumerate(GENRE_GROUPS.values()) if has & {*names})
+    return next(matches, len(GENRE_GROUPS) - 1)
 
 
 def short_title(title: str, length: int = 36) -> str:

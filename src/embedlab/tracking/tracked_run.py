@@ -26,7 +26,7 @@ from embedlab.progress import Step
 from embedlab.tracking.offline.client import BufferedClient
 from embedlab.tracking.offline.retry import short_requests
 from embedlab.tracking.offline.spool import MAX_BATCH_METRICS
-from embedlab.tracking.store import store_address
+from embedlab.tracking.store import store_address, ui_address
 from embedlab.wording import value_as_text
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class TrackedRun:
         self.id: str = run.info.run_id
         self.name: str = run.info.run_name or ""
         self.experiment_id: str = run.info.experiment_id
+        self._artifact_uri: str = run.info.artifact_uri
         self.origin: dict[str, str] = {}  # entry_point, git.commit and git.dirty
         self._client = BufferedClient(self.id)
         self._logged_params = dict(run.data.params)
@@ -153,12 +154,10 @@ class TrackedRun:
 
     def where(self, path: str) -> str:
         """Where to find an artifact: its file, or its page in the server's UI."""
-        uri = urlparse(f"{mlflow.get_run(self.id).info.artifact_uri}/{path}")
+        uri = urlparse(f"{self._artifact_uri}/{path}")
         if uri.scheme in ("", "file"):
             return url2pathname(uri.path)
-        return (
-            f"{store_address()}/#/experiments/{self.experiment_id}/runs/{self.id}/artifacts/{path}"
-        )
+        return f"{ui_address()}/#/experiments/{self.experiment_id}/runs/{self.id}/artifacts/{path}"
 
     def log_folder(self, folder: Path, path: str) -> None:
         """Log every file of a local folder as artifacts under `path`."""

@@ -11,7 +11,8 @@ from embedlab.datasets.movielens import locate_ratings, name_of
 from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
-from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies, plot_movie_map
+from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies
+from embedlab.movies.plots import plot_movie_map
 from embedlab.movies.solvers.result import FitResult
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
@@ -20,7 +21,6 @@ from embedlab.tracking.store import first_line, store_address
 from embedlab.wording import cost_as_text, counted
 from embedlab.workflows.contradictions import refuse_contradictions
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
-from embedlab_serving.titles import TitleIndex
 
 PAGE = "explore.html"
 PARAMS = (
@@ -96,8 +96,7 @@ def log_explorer(run: TrackedRun, likes: Likes, fit: FitResult, label: str, how:
     found = map_movies(vectors, movies, how, seed=0)
     if found is None:
         return f"No map: fewer than {MIN_MAPPED} movies have vectors of different directions."
-    index = TitleIndex(movies["title"].tolist(), likes.popularity)
-    run.log_text(explorer_page(found, vectors, index.duplicates_of, about), PAGE)
+    run.log_text(explorer_page(found, vectors, about), PAGE)
     title = f"{about}: movies that the same people like are near"
     run.log_figure(plot_movie_map(found, title), "figures/movie_map.png")
     return f"Walk through the movies: {run.where(PAGE)}"

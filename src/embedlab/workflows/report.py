@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import mlflow
@@ -22,11 +23,13 @@ from markupsafe import Markup
 from mlflow.entities import Run
 from PIL import Image
 
+from embedlab.errors import TrackingError
 from embedlab.pages import render_page
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
 from embedlab.workflows.finished_runs import finished_run
 from embedlab.workflows.image_runs import ENTRY_POINTS as IMAGE_KINDS
+from embedlab.workflows.sweep import KEY
 
 KINDS = (
     *(*IMAGE_KINDS, "compare_transfer", "compare_optimizers"),
@@ -39,27 +42,39 @@ PAGE = "report.html"
 def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
     """The newest finished run of each entry point, or those of these ids, by entry point.
 
-    The two image runs are those that the newest `compare_transfer` compares, if there is one.
-    Raises TrackingError for an id that is none of a finished run of KINDS.
+    The image runs are those that the newest `compare_transfer` compares, if there is one: of
+    several of a kind the most accurate.
+    Raises TrackingError for an id of no finished run of KINDS, or for two ids of one kind.
     """
     client = mlflow.MlflowClient()
-    if ids:
-        runs = [finished_run(client, run_id, KINDS) for run_id in ids]
-        return {run.data.tags["entry_point"]: run for run in runs}
-    found = {kind: run for kind in KINDS if (run := _newest(client, experiment_id, kind))}
+    found: dict[str, Run] = {}
+    for run in (finished_run(client, run_id, KINDS) for run_id in ids):
+        kind = run.data.tags["entry_point"]
+        if kind in found:
+            raise TrackingError(
+                f"runs: expected at most one run of {kind}, got {found[kind].info.run_id} and "
+                f"{run.info.run_id}: leave one out."
+            )
+        found[kind] = run
+    if found:
+        return found
+    newest = {kind: _newest(client, experiment_id, kind) for kind in KINDS}
+    found = {kind: run for kind, run in newest.items() if run}
     if comparison := found.get("compare_transfer"):
-        for run_id in comparison.data.tags["compared_runs"].split(","):
-            run = client.get_run(run_id)
+        best_first = comparison.data.tags["compared_runs"].split(",")
+        for run_id in reversed(best_first):
+            run = finished_run(client, run_id, IMAGE_KINDS)
             found[run.data.tags["entry_point"]] = run
     return found
 
 
 def _newest(client: mlflow.MlflowClient, experiment_id: str, kind: str) -> Run | None:
     query = f"tags.entry_point = '{kind}' AND attributes.status = 'FINISHED'"
-    order = ["attributes.end_time DESC"]
-    return next(
-        iter(client.search_runs([experiment_id], query, order_by=order, max_results=1)), None
+    found = client.search_runs(
+        [experiment_id], query, order_by=["attributes.end_time DESC"], max_results=1000
     )
+    # The fits of a comparison that was stopped have finished, it has not.
+    return next((run for run in found if KEY not in run.data.tags), None)
 
 
 def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
@@ -147,15 +162,17 @@ class ReportedRun:
 
     def table(self, path: str) -> pd.DataFrame:
         """A table that `log_table` logged."""
-        split = json.loads(self.text(path))
-        return pd.DataFrame(split["data"], columns=split["columns"])
+        return pd.DataFrame(**json.loads(self.text(path)))
+
+    @cached_property
+    def figure_paths(self) -> list[str]:
+        files = mlflow.MlflowClient().list_artifacts(self.run.info.run_id, "figures")
+        return sorted(file.path for file in files)
 
     def figures(self, prefix: str) -> list[str]:
         """Addresses `data:…` of the figures whose name begins so, in order of their names."""
-        client = mlflow.MlflowClient()
-        names = [item.path for item in client.list_artifacts(self.run.info.run_id, "figures")]
-        found = sorted(name for name in names if name.startswith(f"figures/{prefix}"))
-        return [_as_webp(_fetch(self.run, name)) for name in found]
+        found = [path for path in self.figure_paths if path.startswith(f"figures/{prefix}")]
+        return [_as_webp(_fetch(self.run, path)) for path in found]
 
 
 def _fetch(run: Run, path: str) -> Path:

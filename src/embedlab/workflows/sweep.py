@@ -7,6 +7,7 @@ stopped comparison continues when it is started again, and a larger one reuses f
 import hashlib
 import json
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ import mlflow
 import numpy as np
 import scipy
 import torch
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from embedlab.errors import DataError, DivergedError, EmbedlabError, RayError
@@ -189,9 +190,10 @@ class Sweep:
         """Log each child's overlap with the exact solver's lists, (n_fits,), and its colour."""
         client = mlflow.MlflowClient()
         for item, value, colour in zip(fits, overlap, run_colours(fits), strict=True):
-            if np.isfinite(value):
-                client.log_metric(item.run_id, "final/overlap", value)
-            client.set_tag(item.run_id, "mlflow.runColor", colour)
+            now = int(time.time() * 1000)
+            metrics = [Metric("final/overlap", value, now, 0)] if np.isfinite(value) else []
+            tags = [RunTag("mlflow.runColor", colour)]
+            client.log_batch(item.run_id, metrics=metrics, tags=tags)
 
     def save_view(self, name: str, n_fits: int) -> str | None:
         """Address of the charts that compare the children; None if they could not be saved."""

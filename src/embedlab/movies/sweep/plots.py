@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import LogNorm, Normalize, to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -46,13 +46,9 @@ def run_colours(fits: Sequence[SweepFit]) -> list[str]:
     for item in fits:
         largest_first = sorted(set(rates[item.optimizer]), reverse=True)
         lightness = 0.7 * largest_first.index(item.options.lr or 0.0) / len(largest_first)
-        red, green, blue = to_rgb(OPTIMIZER_COLOURS.get(item.optimizer, GREY))
-        mixed = (
-            red + lightness * (1 - red),
-            green + lightness * (1 - green),
-            blue + lightness * (1 - blue),
-        )
-        colours.append(to_hex(mixed))
+        hue = OPTIMIZER_COLOURS.get(item.optimizer, GREY)
+        to_white = LinearSegmentedColormap.from_list(item.optimizer, [hue, "white"])
+        colours.append(to_hex(to_white(lightness)))
     return colours
 
 

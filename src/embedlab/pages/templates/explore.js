@@ -70,7 +70,6 @@
       item.role = "option";
       item.textContent = titles[movie];
       item.dataset.movie = movie;
-      item.ariaSelected = i === active;
       return item;
     }));
     if (!found.length && query.value.trim()) {

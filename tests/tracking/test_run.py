@@ -21,7 +21,7 @@ import git
 import mlflow
 import psutil
 import pytest
-from conftest import PROJECT, empty_store, fresh_store
+from conftest import PROJECT, empty_store, fresh_store, use_store
 from mlflow.entities import Run
 from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.projects import load_project
@@ -216,6 +216,39 @@ def test_a_value_that_mlflow_logs_in_quotes_is_shown_as_it_was_used(
 def test_parameters_are_spelt_as_in_mlproject_and_left_out_where_they_do_not_apply(client):
     kept = short_run(client, optimizer="exact", register=True, lr=None)
     assert kept.data.params == {"optimizer": "exact", "register": "true"}
+
+
+def run_with(artifacts: str) -> TrackedRun:
+    info = SimpleNamespace(run_id="r", run_name="a", experiment_id="1", artifact_uri=artifacts)
+    return TrackedRun(SimpleNamespace(info=info, data=SimpleNamespace(params={})))
+
+
+@pytest.mark.parametrize("artifacts", ["/a b#1/artifacts", "file:///a%20b%231/artifacts"])
+def test_an_artifact_in_a_folder_of_any_name_is_a_file(client, artifacts):
+    assert run_with(artifacts).where("page.html") == "/a b#1/artifacts/page.html"
+
+
+def test_an_artifact_of_a_local_store_is_a_file(client):
+    with start_run("recommend", "a name", {}) as run:
+        run.log_text("text", "a folder/page.html")
+        place = run.where("a folder/page.html")
+    with open(place, encoding="utf-8") as file:
+        assert file.read() == "text"
+
+
+@pytest.mark.parametrize(
+    ("store_uri", "artifacts", "address"),
+    [
+        ("http://ann:secret@host:5000", "mlflow-artifacts:/1/r/artifacts", "http://host:5000"),
+        ("sqlite:///mlflow.db", "s3://bucket/1/r/artifacts", "http://127.0.0.1:5000"),
+    ],
+)
+def test_an_artifact_elsewhere_is_a_page_of_the_ui(client, store_uri, artifacts, address):
+    with use_store(store_uri):  # no server is asked
+        assert (
+            run_with(artifacts).where("page.html")
+            == f"{address}/#/experiments/1/runs/r/artifacts/page.html"
+        )
 
 
 def test_epochs_are_written_in_batches_and_all_are_there(client, monkeypatch):

@@ -154,9 +154,10 @@ class TrackedRun:
 
     def where(self, path: str) -> str:
         """Where to find an artifact: its file, or its page in the server's UI."""
-        uri = urlparse(f"{self._artifact_uri}/{path}")
-        if uri.scheme in ("", "file"):
-            return url2pathname(uri.path)
+        uri = f"{self._artifact_uri}/{path}"
+        scheme = urlparse(uri).scheme
+        if scheme in ("", "file"):  # a path has no scheme, and may have a # in it
+            return url2pathname(urlparse(uri).path) if scheme else uri
         return f"{ui_address()}/#/experiments/{self.experiment_id}/runs/{self.id}/artifacts/{path}"
 
     def log_folder(self, folder: Path, path: str) -> None:

@@ -44,7 +44,7 @@ PHOTOS = (96, 128, 160)
 def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, resolution):
     options = make_options("auto", DataFacts(n_train, side))
     assert (options.batch_size, options.epochs) == (batch_size, epochs)
-    assert options.lr == pytest.approx(lr, rel=1e-12)
+    assert options.lr == lr
     assert options.resolution == resolution
     assert options.head == "linear_probe"
     assert options.batch_norm == ("keep" if n_train < 1_000 else "update")

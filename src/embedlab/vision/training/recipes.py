@@ -179,7 +179,7 @@ def options_of(settings: Mapping[str, Any], n_train: int = 1, side: int = 0) -> 
 
 
 def min_updates(n_train: int) -> int:
-    """At least so many updates has a training by `auto`."""
+    """The fewest updates of a training by `auto`, all epochs together."""
     return MIN_UPDATES_OF_FEW if n_train < FEW_IMAGES else MIN_UPDATES
 
 
@@ -195,13 +195,13 @@ def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
     if facts.fixed_resolution:
         resolution = (facts.fixed_resolution,)
     optimizer = given.get("optimizer", "sgd" if is_tiny else AUTO.optimizer)
-    lr = LR_OF_128[optimizer] * batch_size / 128
+    lr = LR_OF_128[optimizer] * batch_size / 128 * (RATE_OF_FEW if is_few else 1)
     return {
         "head": "linear_probe" if facts.is_pretrained else "random",
         "batch_norm": "keep" if is_few else AUTO.batch_norm,
         "optimizer": optimizer,
         "batch_size": batch_size,
-        "lr": lr * RATE_OF_FEW if is_few else lr,
+        "lr": float(f"{lr:.6g}"),  # as people write it: 3e-05, not 2.9999999999999997e-05
         "epochs": max(MIN_EPOCHS, math.ceil(min_updates(facts.n_train) / updates)),
         "resolution": resolution,
         "augment": "crop_flip" if is_few or is_tiny else AUTO.augment,

@@ -238,9 +238,10 @@ def first_line(error: Exception) -> str:
     return " ".join(lines) if lines[0].endswith(":") else lines[0]
 
 
-def run_page(experiment_id: str, run_id: str) -> str:
-    """The path of a run's page in the MLflow UI, `#/…`."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}?{CLASSIC}"
+def run_page(experiment_id: str, run_id: str, artifact: str = "") -> str:
+    """The path of a run's page in the MLflow UI, `#/…`, or of the page of its artifact."""
+    shown = f"/artifacts/{artifact}" if artifact else ""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{shown}?{CLASSIC}"
 
 
 def ui_address() -> str:

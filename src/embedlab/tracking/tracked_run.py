@@ -26,7 +26,7 @@ from embedlab.progress import Step
 from embedlab.tracking.offline.client import BufferedClient
 from embedlab.tracking.offline.retry import short_requests
 from embedlab.tracking.offline.spool import MAX_BATCH_METRICS
-from embedlab.tracking.store import store_address, ui_address
+from embedlab.tracking.store import run_page, store_address, ui_address
 from embedlab.wording import value_as_text
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class TrackedRun:
         scheme = urlparse(uri).scheme
         if scheme in ("", "file"):  # a path has no scheme, and may have a # in it
             return url2pathname(urlparse(uri).path) if scheme else uri
-        return f"{ui_address()}/#/experiments/{self.experiment_id}/runs/{self.id}/artifacts/{path}"
+        return f"{ui_address()}/{run_page(self.experiment_id, self.id, path)}"
 
     def log_folder(self, folder: Path, path: str) -> None:
         """Log every file of a local folder as artifacts under `path`."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import sqlalchemy
-from conftest import PROJECT, empty_store, use_store
+from conftest import PROJECT, empty_store, no_experiment_chosen, use_store
 from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 
@@ -38,7 +38,8 @@ def database(tmp_path) -> Iterator[Path]:
     file.parent.mkdir()
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(f"sqlite:///{file}")
-    yield file
+    with no_experiment_chosen():
+        yield file
     mlflow.set_tracking_uri(before)
 
 

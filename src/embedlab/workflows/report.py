@@ -120,9 +120,10 @@ class ReportedRun:
     def name(self) -> str:
         return self.run.info.run_name
 
-    @property
-    def link(self) -> str:
-        return f"{ui_address()}/{run_page(self.run.info.experiment_id, self.run.info.run_id)}"
+    def link(self, artifact: str = "") -> str:
+        """The address of the run's page in the MLflow UI, or of the page of its artifact."""
+        info = self.run.info
+        return f"{ui_address()}/{run_page(info.experiment_id, info.run_id, artifact)}"
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import chdir, closing, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import mlflow
 import pytest
@@ -38,7 +39,8 @@ def database(tmp_path) -> Iterator[Path]:
     file.parent.mkdir()
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(f"sqlite:///{file}")
-    with no_experiment_chosen():
+    with patch.dict(os.environ), no_experiment_chosen():  # MLflow sets a variable for it, too
+        os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
         yield file
     mlflow.set_tracking_uri(before)
 

@@ -15,7 +15,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/make \1 \t/p' $(MAKEFILE_LIST)
 
 run: store  ## the whole project, small, on built-in data; ARGS="-P ratings=ml-latest-small"
-	mlflow run . --env-manager local --experiment-name embedlab $(ARGS)
+	MLFLOW_LOGGING_LEVEL=WARNING mlflow run . --env-manager local --experiment-name embedlab $(ARGS)
 
 test: lint  ## linters, types and all tests; ARGS="tests/serving/test_titles.py"
 	$(PYTEST) $(ARGS)

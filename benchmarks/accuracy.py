@@ -45,7 +45,8 @@ def run(entry_point: ModuleType, parameters: Mapping[str, object]) -> Metrics:
     ended = mlflow.last_active_run()
     assert ended is not None, "the entry point has just made one"
     metrics = ended.data.metrics
-    return {name: metrics[name] for name in (*METRICS, "data/train", "data/test")}
+    counts = {name: float(ended.data.params[name]) for name in ("data/train", "data/test")}
+    return counts | {name: metrics[name] for name in METRICS}
 
 
 def measure(dataset: str, seeds: Sequence[int], both: Mapping, changes: Mapping) -> Row:

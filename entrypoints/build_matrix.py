@@ -4,7 +4,7 @@ from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean
 
-NOT_KEPT = "So many are not kept: fit_embedding works from the likes, which are.\n"
+NOT_KEPT = "So many are not kept: fit_embedding works from the likes, which are."
 
 
 def build_parser() -> Parser:
@@ -32,7 +32,7 @@ def main(argv=None) -> None:
     from embedlab.movies.data.likes import find_likes, save_likes
     from embedlab.movies.data.ratings import read_ratings
     from embedlab.tracking.run import start_run
-    from embedlab.wording import counted
+    from embedlab.wording import command, counted
 
     with start_run("build_matrix", f"build_matrix {args.like_rule}", vars(args)) as run:
         device = choose_device(args.device)
@@ -42,14 +42,19 @@ def main(argv=None) -> None:
         likes = find_likes(ratings, args.like_rule, args.user_weight, args.item_power)
         counts = build_cooccurrence(likes.weighted.likes, device if args.dense else None)
 
-        run.log_params({"device": device, "data_digest": likes.cost_digest})
-        run.log_metrics(
+        run.log_params(
             {
+                "device": device,
+                "data_digest": likes.cost_digest,
                 "data/users": ratings.n_users,
                 "data/movies": ratings.n_movies,
                 "data/ratings": ratings.n_ratings,
                 "data/likes": likes.matrix.nnz,
                 **{f"data/dropped_{reason}": n for reason, n in ratings.dropped.items()},
+            }
+        )
+        run.log_metrics(
+            {
                 "matrix/nonzeros": counts.nonzeros,
                 "matrix/density": counts.density,
                 "matrix/off_diagonal_squares": counts.off_diagonal_squares,
@@ -65,17 +70,17 @@ def main(argv=None) -> None:
             save_likes(likes, folder)
             if counts.matrix is not None:
                 save_cooccurrence(counts.matrix, folder)
-    dropped = "".join(f", {n:,} dropped: {reason}" for reason, n in ratings.dropped.items() if n)
-    note = "" if counts.matrix is not None else NOT_KEPT
-    for remark in likes.remarks:
-        console.print(remark)
-    console.print(
-        f"{likes.name}: {counted(ratings.n_ratings, 'rating')}{dropped}, "
-        f"{counted(ratings.n_users, 'user')}, {counted(ratings.n_movies, 'movie')}, "
-        f"{counted(likes.matrix.nnz, 'like')}; {counted(counts.nonzeros, 'entry', 'entries')} "
-        f"of the matrix other than 0 ({counts.density:.1%})\n{note}"
-        f"Fit it with  -e fit_embedding -P matrix=runs:/{run.id}/matrix"
-    )
+        dropped = "".join(f", {n:,} dropped: {why}" for why, n in ratings.dropped.items() if n)
+        found = (
+            f"{likes.name}: {counted(ratings.n_ratings, 'rating')}{dropped}, "
+            f"{counted(ratings.n_users, 'user')}, {counted(ratings.n_movies, 'movie')}, "
+            f"{counted(likes.matrix.nnz, 'like')}; {counted(counts.nonzeros, 'entry', 'entries')} "
+            f"of the matrix other than 0 ({counts.density:.1%})"
+        )
+        notes = [*likes.remarks, *([NOT_KEPT] if counts.matrix is None else [])]
+        fit = command("fit_embedding", matrix=f"runs:/{run.id}/matrix")
+        run.describe("\n\n".join([f"**{found}**", *notes, f"Fit it: `{fit}`"]))
+    console.print(found, *notes, f"Fit it with  {fit}", run.how_to_open(), sep="\n")
 
 
 if __name__ == "__main__":

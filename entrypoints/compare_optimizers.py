@@ -8,6 +8,8 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
 from embedlab.movies.sweep.ray_backend import LAUNCHERS, parse_launcher
 
+PAGE = "compare.html"
+
 
 def build_parser() -> Parser:
     parser = Parser(
@@ -51,10 +53,11 @@ def main(argv=None) -> None:
 
     from embedlab.cli.console import console, work_progress
     from embedlab.device import choose_device
+    from embedlab.movies.sweep.convergence import watch_movies
+    from embedlab.movies.sweep.page import comparison_page
     from embedlab.movies.sweep.plots import comparison_figures
     from embedlab.movies.sweep.results import Comparison
     from embedlab.tracking.run import start_run
-    from embedlab.tracking.store import how_to_open
     from embedlab.workflows.movie_runs import find_or_load_likes
     from embedlab.workflows.sweep import Sweep
     from embedlab_serving.titles import TitleIndex
@@ -66,13 +69,14 @@ def main(argv=None) -> None:
         likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
         run.log_params({"device": device})
         index = TitleIndex(likes.movies["title"].tolist(), likes.popularity)
-        queries = index.find_all(args.titles)
+        asked = index.find_all(args.titles)
+        watch = watch_movies(index, likes.popularity, asked, args.k)
 
         with work_progress("compare optimizers") as show:
-            children = Sweep(run, likes, device, args.reuse, show, console.print)
+            children = Sweep(run, likes, watch, device, args.reuse, show, console.print)
             fits = children.fit_all(grid, args.seeds, ray)
 
-        compared = Comparison(fits, index, queries, args.k)
+        compared = Comparison(fits, index, watch)
         children.log_overlaps(fits, compared.overlap[0])
         run.log_metrics({"reference/cost": fits[0].fit.cost, "fits": len(fits)})
 
@@ -82,12 +86,14 @@ def main(argv=None) -> None:
         about = f"{likes.name}, dim {args.dim}"
         for name, figure in comparison_figures(compared, about, args.k).items():
             run.log_figure(figure, f"figures/{name}.png")
+        run.log_text(comparison_page(compared, about), PAGE)
         summary = compared.to_markdown(likes.name)
         run.log_text(summary, "summary.md")
-        run.set_tags({"mlflow.note.content": summary})
+        run.describe(summary)
         page = children.save_view(f"Optimizers: {about}", len(fits))
     console.print(summary)
-    console.print(how_to_open(run.experiment_id, run.id, *([page] if page else [])))
+    console.print(f"Watch the lists converge: {run.where(PAGE)}")
+    console.print(run.how_to_open(*([page] if page else [])))
 
 
 if __name__ == "__main__":

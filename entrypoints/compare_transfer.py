@@ -23,7 +23,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.cli.console import console
     from embedlab.datasets.images import locate_images
     from embedlab.tracking.run import start_run
-    from embedlab.tracking.store import how_to_open
     from embedlab.vision.data.images import read_images
     from embedlab.vision.evaluation import plots as figures
     from embedlab.vision.evaluation.comparison import compare_runs, only_right
@@ -68,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         summary = comparison.to_markdown(name)
         run.log_text(summary, "summary.md")
-        run.set_tags({"mlflow.note.content": summary})
+        run.describe(summary)
     console.print(summary)
-    console.print(how_to_open(run.experiment_id, run.id))
+    console.print(run.how_to_open())
 
 
 if __name__ == "__main__":

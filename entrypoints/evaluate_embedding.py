@@ -41,7 +41,7 @@ def main(argv=None) -> None:
     )
     from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty
     from embedlab.tracking.run import start_run
-    from embedlab.tracking.store import how_to_open
+    from embedlab.wording import command
     from embedlab.workflows.movie_runs import find_or_load_likes
 
     with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:
@@ -69,15 +69,14 @@ def main(argv=None) -> None:
             run.log_metrics({f"{slug}/test_{name}": value for name, value in means.items()})
         summary = to_markdown(table, likes.name, options, absent)
         run.log_text(summary, "summary.md")
-        run.set_tags({"mlflow.note.content": summary})
+        run.describe(summary)
     console.print(summary)
-    source = f"matrix={args.matrix}" if args.matrix else f"ratings={args.ratings}"
-    chosen = " ".join(f"-P {name}={value}" for name, value in ours.settings.items())
+    source = {"matrix": args.matrix} if args.matrix else {"ratings": args.ratings}
+    chosen = command("fit_embedding", **source, optimizer="exact", **ours.settings)
     console.print(
-        f"Fit what validation chose with  -e fit_embedding -P {source} -P optimizer=exact {chosen}"
-        f"\nand ask it by its score, {ours.score}"
+        f"Fit what validation chose with  {chosen}\nand ask it by its score, {ours.score}"
     )
-    console.print(how_to_open(run.experiment_id, run.id))
+    console.print(run.how_to_open())
 
 
 if __name__ == "__main__":

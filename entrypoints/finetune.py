@@ -11,6 +11,7 @@ from embedlab.vision.options import DATA
 from embedlab.vision.training.recipes import RECIPE_FIELDS, explain_auto, options_of
 
 SETTINGS = (*DATA, "backbone", "weights", "recipe", *RECIPE_FIELDS, "seed", "precision")
+SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")  # of every epoch
 
 
 def build_parser() -> Parser:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if launch_workers("finetune", args.processes, argv):
         return
 
-    from embedlab.cli.console import console, print_step, time_estimate, work_progress
+    from embedlab.cli.console import EpochTable, console, time_estimate, work_progress
     from embedlab.distributed.collectives import broadcast, local_main_first, process_group
     from embedlab.tracking.run import start_run
     from embedlab.vision.inference import Classifier, choose_precision
@@ -96,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         cheaper = cheaper_options(options, n_train, len(split.val))
         on_estimate = time_estimate(f"{options.label}, {device}, {precision}", cheaper)
+        table = EpochTable(SHOWN)
         with (
             image_runs.EpochLog(run, images, split, options.label) as log,
             work_progress(options.label, on_estimate) as show,
@@ -106,13 +108,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             for epoch in trainer.train(show):
                 save()
                 log.record(*epoch)
-                print_step(epoch.step)
+                table.add(epoch.step, is_best=trainer.best.epoch == epoch.step.epoch)
         test = model.predict(images, split.test)
         if test is None:  # rank 0 has them, and goes on alone
             return
-        text = f"finetune {options.label}"
-        backbone_name = settings["backbone"]
-        trained = image_runs.Trained(model, trainer.best, trainer.seconds, backbone_name, text)
+        how = settings["backbone"], f"finetune {options.label}"
+        trained = image_runs.Trained(model, trainer.best, trainer.seconds, *how)
         messages = image_runs.finish(run, trained, test, images, split, given)
         for training in filter(None, (run.id, args.resume)):
             Checkpoints(training).delete()

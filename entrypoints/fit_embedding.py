@@ -44,7 +44,7 @@ def main(argv=None) -> None:
     if launch_workers("fit_embedding", args.processes, argv):
         return
 
-    from embedlab.cli.console import console, epoch_progress, work_progress
+    from embedlab.cli.console import console, epoch_progress, round_progress, work_progress
     from embedlab.distributed.collectives import process_group
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
     from embedlab.movies.plots import plot_cost
@@ -53,9 +53,14 @@ def main(argv=None) -> None:
     from embedlab.tracking.registry.promotion import Score
     from embedlab.tracking.registry.versions import publish
     from embedlab.tracking.run import start_run
-    from embedlab.wording import cost_as_text, counted
+    from embedlab.wording import command
     from embedlab.workflows.models import log_movie_model
-    from embedlab.workflows.movie_runs import find_or_load_likes, log_explorer, movie_card
+    from embedlab.workflows.movie_runs import (
+        find_or_load_likes,
+        fit_in_words,
+        log_explorer,
+        movie_card,
+    )
 
     given = vars(args) | {"lr": options.lr}
     title = f"fit {options.label}"
@@ -73,7 +78,11 @@ def main(argv=None) -> None:
             reference = found.cost
             run.log_metrics({"reference/cost": reference})
         steps: list[Step] = []
-        with epoch_progress(title, options.epochs, "train/cost") as show:
+        if options.optimizer == "exact":
+            progress = round_progress(title, "train/cost")
+        else:
+            progress = epoch_progress(title, options.epochs, "train/cost")
+        with progress as show:
 
             def on_step(step: Step) -> None:
                 steps.append(add_gap_metric(step, reference))
@@ -94,8 +103,8 @@ def main(argv=None) -> None:
         about = likes.about() | {"optimizer": options.label, "dim": options.dim, "cost": fit.cost}
         movies = likes.movies.assign(likes=likes.popularity)
         model_uri = log_movie_model(run, fit.embedding, movies, about)
-        after = counted(fit.epochs, "round" if options.optimizer == "exact" else "epoch")
-        console.print(f"{options.label}: cost {cost_as_text(fit.cost)} after {after}")
+        outcome = fit_in_words(fit, options, reference)
+        console.print(outcome)
         with work_progress("map of the movies"):
             explorer = log_explorer(run, likes, fit, options.label, args.embedding_map)
         console.print(explorer)
@@ -106,8 +115,9 @@ def main(argv=None) -> None:
         card = movie_card(run, likes, fit, reference, score)
         name = args.model_name if args.register else None
         model, registered = publish(run, model_uri, card, score, name, args.promote)
-        how_to_ask = f"Ask it with  -e recommend -P model={model} -P title='Toy Story'"
-        console.print(*registered, how_to_ask, sep="\n")
+        ask = command("recommend", model=model, title="Toy Story")
+        run.describe("\n\n".join([f"**{outcome}**", *registered, f"Ask it: `{ask}`"]))
+    console.print(*registered, f"Ask it with  {ask}", run.how_to_open(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,18 @@ from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import auto_or, integer, nonblank, one_of, positive_number
 from embedlab.movies.options import OPTIMIZERS, FitOptions
 
+STEPS = (
+    *("build_matrix", "fit_embedding", "recommend", "compare_optimizers", "evaluate_embedding"),
+    *("extract_features", "finetune", "compare_transfer"),
+)
+
 
 def build_parser() -> Parser:
     parser = Parser(
         "main",
-        "Run the steps one after the other as nested runs: build_matrix, fit_embedding, recommend, "
-        "compare_optimizers, evaluate_embedding; extract_features, finetune, compare_transfer. The "
-        "fits register their models. Ends with report.html, a page of all of it. With the defaults "
-        "nothing is downloaded.",
+        f"Run the steps one after the other as nested runs: {', '.join(STEPS)}. fit_embedding and "
+        "finetune register their models. Ends with report.html, a page of all of it. With the "
+        "defaults nothing is downloaded.",
     )
     arguments.add_ratings(parser, "sample")
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver")
@@ -34,36 +38,44 @@ def main(argv=None) -> None:
 
     from embedlab.cli.console import console
     from embedlab.tracking.run import start_run
-    from embedlab.tracking.store import how_to_open
     from embedlab.workflows.project import run_entry_point
     from embedlab.workflows.report import log_report, reported_runs
 
+    def step(name: str, **parameters: object) -> str:
+        """Run a step; returns its run id."""
+        console.rule(f"{1 + STEPS.index(name)}/{len(STEPS)} {name}", style="bold")
+        return run_entry_point(name, parameters)
+
     given = vars(args) | {"lr": options.lr}
     with start_run("main", f"main {args.ratings}", given) as run:
-        matrix_run = run_entry_point("build_matrix", {"ratings": args.ratings})
+        matrix_run = step("build_matrix", ratings=args.ratings)
+        matrix = {"matrix": f"runs:/{matrix_run}/matrix"}
         fit = {name: getattr(args, name) for name in ("optimizer", "dim", "epochs", "seed")}
         fit |= {"lr": "auto" if args.lr is None else args.lr, "reference": "true"}
-        matrix = f"runs:/{matrix_run}/matrix"
-        fit_run = run_entry_point("fit_embedding", {**fit, "matrix": matrix, "register": "true"})
-        ask = {"model": f"runs:/{fit_run}/model", "title": args.title}
-        movie_runs = [fit_run, run_entry_point("recommend", ask)]
-        grid = {name: getattr(args, name) for name in ("dim", "epochs")} | {"matrix": matrix}
-        movie_runs.append(run_entry_point("compare_optimizers", {**grid, "titles": args.title}))
-        held_out = {"matrix": matrix, "dims": args.dim}
-        movie_runs.append(run_entry_point("evaluate_embedding", held_out))
+        fit_run = step("fit_embedding", **fit, **matrix, register="true")
+        movie_runs = [
+            fit_run,
+            step("recommend", model=f"runs:/{fit_run}/model", title=args.title),
+            step(
+                "compare_optimizers",
+                **{"dim": args.dim, "epochs": args.epochs, "titles": args.title, **matrix},
+            ),
+            step("evaluate_embedding", **matrix, dims=args.dim),
+        ]
         shared = ("dataset", "weights", "resolution", "train_limit", "seed")
         images = {name: getattr(args, name) for name in shared}
-        features_run = run_entry_point("extract_features", images)
         # Digits must not be mirrored, and a small data set wants small batches.
         small = {"recipe": "fast", "augment": "crop", "flip_view": "false", "batch_size": "32"}
-        small |= {"epochs": "4"}
-        tuned_run = run_entry_point("finetune", {**images, **small, "register": "true"})
-        image_runs = [features_run, tuned_run]
-        compared = run_entry_point("compare_transfer", {"runs": ",".join(image_runs)})
+        image_runs = [
+            step("extract_features", **images),
+            step("finetune", **images, **small, epochs=4, register="true"),
+        ]
+        compared = step("compare_transfer", runs=",".join(image_runs))
         made = reported_runs(run.experiment_id, (*image_runs, compared, *movie_runs))
         place = log_report(run, made)
-    console.print(f"\nSee the runs:\n{how_to_open(run.experiment_id, run.id)}")
-    console.print(f"\nReport of all of it: {place}", style="bold")
+    console.rule("done")
+    console.print(f"{run.how_to_open()}\n")
+    console.print(f"The answers, on one page: {place}", style="bold")
 
 
 if __name__ == "__main__":

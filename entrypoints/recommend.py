@@ -3,6 +3,8 @@
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean, integer, nonblank, one_of
 
+DESCRIBED = 5  # titles
+
 
 def build_parser() -> Parser:
     parser = Parser(
@@ -40,7 +42,9 @@ def main(argv=None) -> None:
         run.log_table(answer, "recommendations.json")
         table = recommendation_table(answer, args.score)
         run.log_text(as_text(table), "recommendations.txt")
-        console.print(table)
+        top = "".join(f"\n1. {title}" for title in answer["title"][:DESCRIBED])
+        run.describe(f"**{table.title}**\n{top}")
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import console
     from embedlab.tracking.run import start_run
-    from embedlab.tracking.store import how_to_open
     from embedlab.workflows.report import log_report, reported_runs
 
     with start_run("report", "report", {"runs": ",".join(args.runs) or "latest"}) as run:
         runs = reported_runs(run.experiment_id, args.runs)
         run.log_resolved({"runs": ",".join(item.info.run_id for item in runs.values())})
         place = log_report(run, runs)
-    console.print(how_to_open(run.experiment_id, run.id))
+    console.print(run.how_to_open())
     console.print(f"Report {place}")
 
 

@@ -23,6 +23,9 @@ OnStep = Callable[[Step], None]
 
 
 class OnProgress(Protocol):
-    """Called while work is under way: the work done and all of it, in any unit, and a detail."""
+    """Called while work is under way: the work done and all of it, in any unit, and a detail.
 
-    def __call__(self, done: float, total: float, detail: str = "", /) -> None: ...
+    all of it  None where nobody knows, as with a solver that stops when it has converged.
+    """
+
+    def __call__(self, done: float, total: float | None, detail: str = "", /) -> None: ...

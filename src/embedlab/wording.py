@@ -1,6 +1,7 @@
-"""Counted nouns, values, costs and file names, as printed texts have them."""
+"""Counted nouns, values, costs, commands and file names, as printed texts have them."""
 
 import re
+import shlex
 
 # Python decodes a byte 0xNN of a name that is no UTF-8 to the surrogate U+DCNN (PEP 383).
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -21,6 +22,18 @@ def value_as_text(value: object) -> str:
 def cost_as_text(cost: float) -> str:
     """`733,625`; from 10^15 on, where the digits say nothing, `1.23e+15`."""
     return f"{cost:,.0f}" if abs(cost) < 1e15 else f"{cost:.3g}"
+
+
+def command(entry_point: str, **parameters: object) -> str:
+    """The shell command of an entry point: `mlflow run . -e recommend … -P title='Toy Story'`."""
+    given = (f" -P {name}={shlex.quote(value_as_text(v))}" for name, v in parameters.items())
+    start = f"mlflow run . -e {entry_point} --env-manager local --experiment-name embedlab"
+    return start + "".join(given)
+
+
+def serve_command(model: str) -> str:
+    """The shell command that serves a model; MLflow's own port is the UI's."""
+    return f"mlflow models serve -m {model} --env-manager local -p 5001"
 
 
 def printable(name: str) -> str:

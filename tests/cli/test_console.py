@@ -80,9 +80,26 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     assert "fit" in shown.getvalue() and "100%" in shown.getvalue() and "almost" in shown.getvalue()
 
 
-def test_a_finished_epoch_is_a_line(capsys):
-    module.print_step(Step(3, {"val/accuracy": 0.5, "val/loss": 1.23456}, 400))
-    assert capsys.readouterr().out == "epoch 3: val/accuracy 0.5, val/loss 1.235, 7 min\n"
+def test_a_solver_of_unknown_length_shows_rounds_and_the_change(clock, capsys):
+    with module.round_progress("fit", "train/cost") as on_step:
+        for round_ in range(3):
+            on_step(Step(round_, {"train/cost": 800.0 / 2**round_}))
+            clock.now += 10
+    assert capsys.readouterr().out.splitlines() == [
+        "fit: round 1, train/cost 400 (-5.0e-01)",
+        "fit: round 2, train/cost 200 (-5.0e-01)",
+    ]
+
+
+def test_finished_epochs_are_lines_of_a_table(capsys):
+    table = module.EpochTable(["train/loss", "val/accuracy"])
+    table.add(Step(0, {"val/accuracy": 0.25}), is_best=True)
+    table.add(Step(10, {"val/accuracy": 0.5, "train/loss": 1.23456}, 400), is_best=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch  train/loss  val/accuracy    time",
+        "    0                      0.25          best so far",
+        "   10       1.235           0.5   7 min",
+    ]
 
 
 def titles_printed(text: str) -> list[str]:

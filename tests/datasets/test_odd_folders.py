@@ -84,7 +84,7 @@ def test_files_left_out_are_in_a_table_and_the_first_are_printed(tmp_path, capsy
     assert rows(ended, "tables/unreadable.json") == expected
     lines = "".join(f"{name}: {reason}\n" for name, reason in expected)
     assert artifact(ended, "unreadable.txt") == lines
-    assert ended.data.metrics["data/unreadable"] == 8
+    assert ended.data.params["data/unreadable"] == "8"
     said = "8 files and folders left out, such as __MACOSX (the system's metadata and previews), "
     assert said + "cat/broken0.jpg (not an image), " in capsys.readouterr().out
 
@@ -97,8 +97,8 @@ def test_copies_in_two_parts_are_counted_listed_and_printed(tmp_path, capsys):
         copied = (tmp_path / "pets/train/cat" / f"{number:02}.png").read_bytes()
         (tmp_path / "pets/test/cat" / f"copy{number}.png").write_bytes(copied)
     ended = run(extract_features, "--dataset", f"folder:{tmp_path / 'pets'}", *FAST)
-    assert ended.data.metrics["data/unreadable"] == 0
-    assert ended.data.metrics["data/duplicates_across_parts"] == 2
+    assert ended.data.params["data/unreadable"] == "0"
+    assert ended.data.params["data/duplicates_across_parts"] == "2"
     for number, row in enumerate(rows(ended, "tables/duplicates.json")):
         assert row[:3] == (f"test/cat/copy{number}.png", "test", f"train/cat/{number:02}.png")
         assert row[3] in ("train", "val")

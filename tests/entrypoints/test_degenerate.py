@@ -80,9 +80,10 @@ def artifact(run_id: str, path: str) -> Path:
 def test_it_is_counted_fitted_and_asked(tmp_path, world, capsys):
     n_movies, _, _, n_likes = WORLDS[world]
     data = write(tmp_path, world)
-    matrix, metrics = run(build_matrix, *data)
+    matrix, _ = run(build_matrix, *data)
+    params = mlflow.get_run(matrix).data.params
     assert not re.search(r"\b1 (\w+s|entries)\b", capsys.readouterr().out)
-    assert (metrics["data/likes"], metrics["data/movies"]) == (n_likes, n_movies)
+    assert (params["data/likes"], params["data/movies"]) == (str(n_likes), str(n_movies))
     counts = co_likes_by_loop(load_likes(artifact(matrix, "matrix")).matrix.toarray())
 
     # dim is larger than the number of movies.

@@ -26,16 +26,15 @@ FITS = {
 }
 LISTS = {
     "exact": MOVIES[:2],
-    "sgd lr=0.1": (MOVIES[2], MOVIES[0]),
+    "sgd lr=0.1": (f"+ {MOVIES[2]}", MOVIES[0]),
     "adam lr=1": MOVIES[:2],
-    "adam lr=0.1": (MOVIES[2], MOVIES[2]),
+    "adam lr=0.1": (f"+ {MOVIES[2]}", f"+ {MOVIES[2]}"),
 }
 RECOMMENDED = {
-    "columns": ["fit", "query", "rank", "title"],
+    "columns": ["query", "rank", *LISTS],
     "data": [
-        [fit, "Toy Story (1995)", rank, title]
-        for fit, titles in LISTS.items()
-        for rank, title in enumerate(titles, start=1)
+        ["Toy Story (1995)", rank, *titles]
+        for rank, titles in enumerate(zip(*LISTS.values(), strict=True), start=1)
     ],
 }
 ACCURACY = {"extract_features": 0.75, "finetune": 0.8125}

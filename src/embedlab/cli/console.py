@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -31,8 +31,8 @@ def work_progress(
 ) -> Iterator[OnProgress]:
     """Progress of work whose size comes with every report.
 
-    On a terminal it is a bar with the time left; elsewhere (a log, MLflow's pipe) a line at most
-    every ten seconds.
+    On a terminal it is a bar with the time left, which goes when the work is done: what follows
+    says it. Elsewhere (a log, MLflow's pipe) it is a line at most every ten seconds.
 
     on_estimate  called once, after the first few reports, with the seconds that all takes.
     """
@@ -43,23 +43,25 @@ def work_progress(
         TextColumn("{task.fields[detail]}"),
         console=console,
         disable=not console.is_terminal,
+        transient=True,
         get_time=time.monotonic,
         speed_estimate_period=float("inf"),
     ) as progress:
         task_id = progress.add_task(label, total=None, detail="")
         (task,) = progress.tasks
 
-        def on_progress(done: float, total: float, detail: str = "", /) -> None:
+        def on_progress(done: float, total: float | None, detail: str = "", /) -> None:
             nonlocal n_reports, last_line
             progress.update(task_id, completed=done, total=total, detail=detail)
             n_reports += 1
-            if n_reports == REPORTS_BEFORE_ESTIMATE and on_estimate and task.speed:
+            if n_reports == REPORTS_BEFORE_ESTIMATE and on_estimate and total and task.speed:
                 on_estimate(total / task.speed)
             now, left = time.monotonic(), task.time_remaining
-            if progress.disable and left and now - last_line >= SECONDS_BETWEEN_LINES:
+            is_due = progress.disable and now - last_line >= SECONDS_BETWEEN_LINES
+            if is_due and (left or total is None):
                 last_line = now
-                text = f"{label}: {done / total:.0%}, about {duration(left)} left"
-                console.print(text + (f", {detail}" if detail else ""))
+                share = f"{done / total:.0%}, about {duration(left)} left" if total and left else ""
+                console.print(f"{label}: {', '.join(filter(None, [share, detail]))}")
 
         yield on_progress
 
@@ -72,6 +74,20 @@ def epoch_progress(label: str, n_epochs: int, metric: str) -> Iterator[OnStep]:
         def on_step(step: Step) -> None:
             detail = f"epoch {step.epoch}/{n_epochs}, {metric} {step.metrics[metric]:.4g}"
             on_progress(step.epoch, n_epochs, detail)
+
+        yield on_step
+
+
+@contextmanager
+def round_progress(label: str, metric: str) -> Iterator[OnStep]:
+    """Progress of a solver that stops when it has converged, with the change of `metric`."""
+    with work_progress(label) as on_progress:
+        values: list[float] = []
+
+        def on_step(step: Step) -> None:
+            values.append(step.metrics[metric])
+            change = f" ({values[-1] / values[-2] - 1:+.1e})" if len(values) > 1 else ""
+            on_progress(step.epoch, None, f"round {step.epoch}, {metric} {values[-1]:.6g}{change}")
 
         yield on_step
 
@@ -91,11 +107,23 @@ def time_estimate(label: str, cheaper: Iterable[tuple[str, float]]) -> Callable[
     return on_estimate
 
 
-def print_step(step: Step) -> None:
-    """Print a line for a finished epoch."""
-    metrics = ", ".join(f"{name} {value:.4g}" for name, value in step.metrics.items())
-    seconds = "" if step.seconds is None else f", {duration(step.seconds)}"
-    console.print(f"epoch {step.epoch}: {metrics}{seconds}")
+class EpochTable:
+    """A line for every finished epoch, as soon as it is there, below a line of headings."""
+
+    def __init__(self, metrics: Sequence[str]):
+        self._metrics, self._has_headings = metrics, False
+
+    def add(self, step: Step, is_best: bool) -> None:
+        """Print the metrics that there are, and `best so far` behind them."""
+        if not self._has_headings:
+            console.print("  ".join(["epoch", *self._metrics, "  time"]))
+            self._has_headings = True
+        found = ((name, step.metrics.get(name)) for name in self._metrics)
+        cells = ["" if value is None else f"{value:.4g}" for _, value in found]
+        cells = [cell.rjust(len(name)) for name, cell in zip(self._metrics, cells, strict=True)]
+        time = "" if step.seconds is None else duration(step.seconds)
+        mark = "  best so far" if is_best else ""
+        console.print("  ".join([f"{step.epoch:5}", *cells, time.rjust(6)]) + mark)
 
 
 def duration(seconds: float) -> str:

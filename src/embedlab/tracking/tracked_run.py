@@ -21,12 +21,13 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from embedlab.progress import Step
 from embedlab.tracking.offline.client import BufferedClient
 from embedlab.tracking.offline.retry import short_requests
 from embedlab.tracking.offline.spool import MAX_BATCH_METRICS
-from embedlab.tracking.store import run_page, store_address, ui_address
+from embedlab.tracking.store import how_to_open, run_page, store_address, ui_address
 from embedlab.wording import value_as_text
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class TrackedRun:
         self.id: str = run.info.run_id
         self.name: str = run.info.run_name or ""
         self.experiment_id: str = run.info.experiment_id
+        self.is_nested = MLFLOW_PARENT_RUN_ID in run.data.tags
         self._artifact_uri: str = run.info.artifact_uri
         self.origin: dict[str, str] = {}  # entry_point, git.commit and git.dirty
         self._client = BufferedClient(self.id)
@@ -92,6 +94,10 @@ class TrackedRun:
     def set_tags(self, tags: Mapping[str, object]) -> None:
         entities = [RunTag(key, str(value)) for key, value in tags.items()]
         self._client.log_batch(self.id, tags=entities)
+
+    def describe(self, markdown: str) -> None:
+        """Set the run's description, which the MLflow UI shows first: what the run has found."""
+        self.set_tags({MLFLOW_RUN_NOTE: markdown})
 
     def record(self, step: Step) -> None:
         """Log a finished epoch: its metrics and `time/epoch_seconds`."""
@@ -159,6 +165,11 @@ class TrackedRun:
         if scheme in ("", "file"):  # a path has no scheme, and may have a # in it
             return url2pathname(urlparse(uri).path) if scheme else uri
         return f"{ui_address()}/{run_page(self.experiment_id, self.id, path)}"
+
+    def how_to_open(self, *pages: str) -> str:
+        """How to open the run and other pages, `#/…`, in the MLflow UI; "" for a step of `main`,
+        which says so at its end."""
+        return "" if self.is_nested else how_to_open(self.experiment_id, self.id, *pages)
 
     def log_folder(self, folder: Path, path: str) -> None:
         """Log every file of a local folder as artifacts under `path`."""

@@ -25,7 +25,6 @@ from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import publish
 from embedlab.tracking.run import TrackedRun
-from embedlab.tracking.store import how_to_open
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset, read_images
 from embedlab.vision.data.splits import Split, duplicates_across_parts, split_images
@@ -40,7 +39,7 @@ from embedlab.vision.evaluation.metrics import (
 from embedlab.vision.evaluation.projection import map_images, nearest, one_query_a_class
 from embedlab.vision.inference import Classifier
 from embedlab.vision.options import DATA
-from embedlab.wording import counted
+from embedlab.wording import counted, serve_command
 from embedlab.workflows.model_facts import (
     IMAGE_LIMITS,
     VAL_ACCURACY,
@@ -82,11 +81,11 @@ def load_images(
     split = split_images(images, *how_split)
     assert_same_across_ranks("dataset", (images.digest, split.digest))
     run.log_dataset(images.name, images.digest, source.source, "training")
-    run.log_params({"data_digest": split.digest})
     run.set_tags({"data_digest": split.digest, "pictures_digest": images.digest})
     duplicates = duplicates_across_parts(images, split)
-    run.log_metrics(
+    run.log_params(
         {
+            "data_digest": split.digest,
             "data/classes": len(images.classes),
             **{f"data/{part}": len(rows) for part, rows in split.parts.items()},
             "data/unreadable": len(images.left_out),
@@ -288,13 +287,11 @@ def finish(
     name = args["model_name"] if args["register"] else None
     score = Score(VAL_ACCURACY, *best.score)
     model, registered = publish(run, model, card, score, name, args["promote"])
-    return [
-        f"{best}; {report}",
-        *registered,
-        f"Serve it with  mlflow models serve -m {model} --env-manager local -p 5902",
-        "See the run, and all image runs side by side:",
-        how_to_open(run.experiment_id, run.id, *comparison_view(run.experiment_id)),
-    ]
+    serve = serve_command(model)
+    found = f"{report} of {counted(len(test.labels), 'image')}; {best}"
+    run.describe("\n\n".join([f"**{found}**", *registered, f"Serve it: `{serve}`"]))
+    how_to_open = run.how_to_open(*comparison_view(run.experiment_id))
+    return [found, *registered, f"Serve it with  {serve}", *filter(None, [how_to_open])]
 
 
 def _card(
@@ -327,7 +324,7 @@ def _card(
             "calibration error on the test images": f"{report.calibration_error:.2%}",
         },
         limits=IMAGE_LIMITS,
-        command="mlflow models serve -m {model} --env-manager local -h 127.0.0.1 -p 5902",
+        command=serve_command("{model}"),
     )
 
 

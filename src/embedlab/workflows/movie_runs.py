@@ -12,13 +12,15 @@ from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies
+from embedlab.movies.options import FitOptions
 from embedlab.movies.plots import plot_movie_map
 from embedlab.movies.solvers.result import FitResult
+from embedlab.movies.sweep.results import gap_as_text
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import first_line, store_address
-from embedlab.wording import cost_as_text, counted
+from embedlab.wording import command, cost_as_text, counted
 from embedlab.workflows.contradictions import refuse_contradictions
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
 
@@ -83,6 +85,16 @@ def find_or_load_likes(
     return likes
 
 
+def fit_in_words(fit: FitResult, options: FitOptions, reference_cost: float | None) -> str:
+    """`adam lr=0.1: cost 765,544 after 150 epochs, 4.35% above the exact 733,625`"""
+    after = counted(fit.epochs, "round" if options.optimizer == "exact" else "epoch")
+    text = f"{options.label}: cost {cost_as_text(fit.cost)} after {after}"
+    if not reference_cost:
+        return text
+    gap = gap_as_text(fit.cost / reference_cost - 1)
+    return f"{text}, {gap} the exact {cost_as_text(reference_cost)}"
+
+
 def log_explorer(run: TrackedRun, likes: Likes, fit: FitResult, label: str, how: str) -> str:
     """Log the movie map, `figures/movie_map.png`, and `explore.html`; returns what to tell of them.
 
@@ -132,6 +144,5 @@ def movie_card(
         metrics=metrics,
         results=results,
         limits=MOVIE_LIMITS,
-        command="mlflow run . -e recommend --env-manager local --experiment-name embedlab \\\n"
-        "  -P model={model} -P title='Toy Story'",
+        command=command("recommend", title="Toy Story") + " -P model={model}",
     )

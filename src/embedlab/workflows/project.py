@@ -1,5 +1,6 @@
 """Run another entry point of this project as a nested MLflow run, in a process of its own."""
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
     """
     parent = mlflow.active_run()
     assert parent is not None, "run_entry_point needs an active run"
+    logging.getLogger("mlflow.projects").setLevel(logging.WARNING)  # else six lines for each
     python_folder = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != python_folder:
         os.environ["PATH"] = os.pathsep.join([python_folder, os.environ.get("PATH", "")])

@@ -84,7 +84,7 @@ def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
     """
     shown = {kind: ReportedRun(one) for kind, one in runs.items()}
     run.log_text(report_page(shown), PAGE)
-    run.set_tags({"mlflow.note.content": answers(shown)})
+    run.describe(answers(shown))
     return run.where(PAGE)
 
 
@@ -190,14 +190,11 @@ def _as_webp(file: Path) -> str:
 
 def _compared_lists(sweep: ReportedRun | None) -> dict[str, pd.DataFrame]:
     """By title asked for: a row a rank, a column for the exact solver and for each optimizer's best
-    fit. The titles of the first column are those that the others are compared with."""
+    fit; titles that the exact solver does not recommend begin with `results.NEW`."""
     if sweep is None:
         return {}
     fits, recommended = sweep.table("tables/fits.json"), sweep.table("tables/recommendations.json")
     finite = fits[fits["cost"].notna()]
     best = finite.loc[finite.groupby("optimizer", sort=False)["cost"].idxmin(), "fit"].tolist()
-    by_title = recommended[recommended["fit"].isin(best)].groupby("query", sort=False)
-    return {
-        title: rows.pivot(index="rank", columns="fit", values="title")[best]
-        for title, rows in by_title
-    }
+    by_title = recommended.groupby("query", sort=False)
+    return {title: rows.set_index("rank")[best] for title, rows in by_title}

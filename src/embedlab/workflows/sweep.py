@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import chain
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -24,10 +25,19 @@ from mlflow.exceptions import MlflowException
 from embedlab.errors import DataError, DivergedError, EmbedlabError, RayError
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch
+from embedlab.movies.sweep.convergence import FILE as LISTS_FILE
+from embedlab.movies.sweep.convergence import (
+    Lists,
+    Watch,
+    drawn_overlap,
+    fit_watched,
+    read_lists,
+    save_lists,
+)
+from embedlab.movies.sweep.grid import Job
 from embedlab.movies.sweep.plots import run_colours
-from embedlab.movies.sweep.ray_backend import Job, RayFit, RayOptions, fits_by_ray, ray_session
+from embedlab.movies.sweep.ray_backend import RayFit, RayOptions, fits_by_ray, ray_session
 from embedlab.movies.sweep.results import SweepFit, gap_as_text
 from embedlab.progress import OnProgress, Step
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
@@ -38,6 +48,7 @@ from embedlab.workflows.models import save_embedding
 from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
 
 KEY = "fit_key"
+LISTS = "lists"
 NODE = "ray_node"  # a task's host and the first characters of its node's id
 LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates have no logarithmic axis
 # The code that a fit's result depends on.
@@ -45,13 +56,14 @@ FIT_CODE = ("movies/options.py", "movies/data/*.py", "movies/solvers/*.py")
 # Time of an epoch relative to a first-order optimizer's (of the exact solver: of all rounds).
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
-FinishedFit = tuple[str, FitResult, list[Step]]  # with its run id
+FinishedFit = tuple[str, FitResult, list[Step], Lists]  # with its run id
 
 
 @dataclass(frozen=True)
 class Sweep:
     """The comparison that all children belong to.
 
+    watch        which movies every fit is asked, by epoch.
     reuse        take over finished children with equal parameters, data and code.
     on_progress  receives the work done, in first-order epochs.
     say          receives a line per child.
@@ -59,6 +71,7 @@ class Sweep:
 
     run: TrackedRun
     likes: Likes
+    watch: Watch
     device: str
     reuse: bool
     on_progress: OnProgress
@@ -87,11 +100,13 @@ class Sweep:
         missing = [job for job in jobs if finished[job] is None] if ray else []
         ray = ray if missing else None
         fits: dict[Job, SweepFit] = {}
+        exact_fit: SweepFit | None = None
         failed: dict[str, list[str]] = defaultdict(list)
-        exact_cost, total, done = None, sum(map(_work, jobs)), 0.0
+        total, done = sum(map(_work, jobs)), 0.0
+        weighted = self.likes.weighted
         with ray_session(ray, self.say) if ray else nullcontext():
             here = ((job, None) for job in jobs if job not in missing)
-            there = fits_by_ray(self.likes.weighted, missing, self.device, ray) if ray else ()
+            there = fits_by_ray(weighted, missing, self.watch, self.device, ray) if ray else ()
             # The exact fit comes first, as every gap is to its cost.
             for job, outcome in chain(there, here) if first in missing else chain(here, there):
 
@@ -99,13 +114,13 @@ class Sweep:
                     self.on_progress(done + fraction * _work(job), total, job[0].label)
 
                 try:
-                    fits[job] = self._fit(job, finished[job], outcome, exact_cost, progress)
+                    fits[job] = self._fit(job, finished[job], outcome, exact_fit, progress)
                 except EmbedlabError as error:
                     if error is not outcome or job == first:
                         raise
                     failed[str(error)].append(f"{job[0].label}, seed {job[1]}")
-                exact_cost = fits[first].fit.cost
-                if exact_cost == 0:
+                exact_fit = fits[first]
+                if exact_fit.fit.cost == 0:
                     raise DataError(
                         f"dim: expected one at which the exact solver leaves a cost to compare "
                         f"with, but with dim={exact.dim} it fits these {self.likes.n_movies:,} "
@@ -123,30 +138,30 @@ class Sweep:
 
     def _find(self, options: FitOptions, seed: int) -> FinishedFit | None:
         key = fit_key(options, seed, self.likes.cost_digest, self.device)
-        return find_fit(self.run.experiment_id, key) if self.reuse else None
+        return find_fit(self.run.experiment_id, key, self.watch) if self.reuse else None
 
     def _fit(
         self,
         job: Job,
         finished: FinishedFit | None,
         outcome: RayFit | EmbedlabError | None,
-        exact_cost: float | None,
+        exact: SweepFit | None,
         progress: Callable[[float], None],
     ) -> SweepFit:
         """The finished child, or a new one for the outcome of a task or, without, a fit here."""
         options, seed = job
         if finished:
             mlflow.MlflowClient().set_tag(finished[0], self.tag, "reused")
-        run_id, fit, steps = finished or self._run_child(job, outcome, exact_cost, progress)
-        gap, note = _gap(fit, exact_cost), ", found finished" if finished else ""
+        run_id, fit, steps, lists = finished or self._run_child(job, outcome, exact, progress)
+        gap, note = _gap(fit, exact), ", found finished" if finished else ""
         self.say(f"{options.label}, seed {seed}: {_result_in_words(fit, gap)}{note}")
-        return SweepFit(options, seed, fit, steps, gap, run_id)
+        return SweepFit(options, seed, fit, steps, lists, gap, run_id)
 
     def _run_child(
         self,
         job: Job,
         outcome: RayFit | EmbedlabError | None,
-        exact_cost: float | None,
+        exact: SweepFit | None,
         progress: Callable[[float], None],
     ) -> FinishedFit:
         options, seed = job
@@ -160,22 +175,24 @@ class Sweep:
             with start_child_run(options.label, params, tags) as child:
 
                 def on_step(step: Step) -> None:
-                    steps.append(add_gap_metric(step, exact_cost))
+                    steps.append(add_gap_metric(step, exact.fit.cost if exact else None))
                     child.record(steps[-1])
                     progress(step.epoch / options.epochs)
 
                 if isinstance(outcome, EmbedlabError):
                     raise outcome
                 if outcome:
-                    fit = outcome.fit
+                    fit, lists = outcome.fit, outcome.lists
                     for step in outcome.steps:
                         on_step(step)
                 else:
-                    fit = fit_weighted(self.likes.weighted, options, seed, self.device, on_step)
+                    where = self.device, on_step
+                    fit, lists = fit_watched(self.likes.weighted, self.watch, job, *where)
                 child.log_metrics({"time/fit_seconds": fit.seconds})
                 fit.raise_if_diverged(options)
-                gap = _gap(fit, exact_cost)
+                gap = _gap(fit, exact)
                 child.log_metrics({"final/cost": fit.cost, "final/gap": gap})
+                self._log_lists(child, lists, exact)
                 if gap > 0:
                     child.log_metrics({LOG_GAP: math.log10(gap)})
                 about = self.likes.about() | {"optimizer": options.label, "cost": fit.cost}
@@ -184,7 +201,18 @@ class Sweep:
                     save_embedding(folder, fit.embedding, movies, about)
         except DivergedError:
             pass  # the child's tags say so, and the comparison continues
-        return child.id, fit, steps
+        return child.id, fit, steps, lists
+
+    def _log_lists(self, child: TrackedRun, lists: Lists, exact: SweepFit | None) -> None:
+        """Log a fit's lists, and what they share with the exact solver's as a metric by epoch."""
+        if exact is None:
+            return
+        exact_lists = self.watch.lists(exact.fit.embedding)
+        for epoch, found in sorted(lists.items()):
+            share, _ = drawn_overlap(self.watch, found, exact_lists)
+            child.log_metrics({"train/overlap": share}, epoch)
+        with child.artifact_folder(LISTS) as folder:
+            save_lists(folder, self.watch, lists)
 
     def log_overlaps(self, fits: Sequence[SweepFit], overlap: np.ndarray) -> None:
         """Log each child's overlap with the exact solver's lists, (n_fits,), and its colour."""
@@ -204,6 +232,7 @@ class Sweep:
             charts=[
                 line_chart("Cost by epoch", ["train/cost"], log_scale=True, n_runs=n_fits),
                 line_chart("Above the exact cost", ["train/gap"], log_scale=True, n_runs=n_fits),
+                line_chart("Overlap with the exact lists", ["train/overlap"], n_runs=n_fits),
                 parallel_chart(
                     "Optimizer, rate, gap, overlap",
                     ["optimizer", LOG_LR],
@@ -253,15 +282,16 @@ def _code_digest() -> str:
     return sha.hexdigest()
 
 
-def find_fit(experiment_id: str, key: str) -> FinishedFit | None:
-    """Run id, fit and steps of the newest finished child with `key` whose artifacts are intact."""
+def find_fit(experiment_id: str, key: str, watch: Watch) -> FinishedFit | None:
+    """The newest finished child with `key` whose artifacts are intact."""
     client = mlflow.MlflowClient()
     for run in client.search_runs([experiment_id], f"tags.{KEY} = '{key}'"):
         reason = run.data.tags.get("stop_reason")
         if reason in ("finished", DivergedError.stop_reason):
             try:
                 steps = read_steps(client, run.info.run_id, ["train/cost"])
-                return run.info.run_id, _fit_of(run, steps, reason == "finished"), steps
+                fit = _fit_of(run, steps, reason == "finished")
+                return run.info.run_id, fit, steps, _lists_of(client, run, watch)
             except (MlflowException, OSError, ValueError, LookupError):
                 continue  # partly deleted or damaged
     return None
@@ -282,13 +312,22 @@ def _fit_of(run: Run, steps: list[Step], is_finished: bool) -> FitResult:
     return FitResult(no_vectors, cost, epochs, seconds, diverged_at, error)
 
 
-def _gap(fit: FitResult, exact_cost: float | None) -> float:
+def _lists_of(client: mlflow.MlflowClient, run: Run, watch: Watch) -> Lists:
+    """Those that the child logged; older versions logged none, and so do fits that diverged."""
+    path = f"{LISTS}/{LISTS_FILE}"
+    if path not in {file.path for file in client.list_artifacts(run.info.run_id, LISTS)}:
+        return {}
+    file = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path)
+    return read_lists(Path(file).read_bytes(), watch)
+
+
+def _gap(fit: FitResult, exact: SweepFit | None) -> float:
     """Cost over the exact cost, minus 1: nan if the fit diverged, 0 for the exact fit."""
     if fit.has_diverged:
         return float("nan")
-    if exact_cost is None or fit.cost == exact_cost:
+    if exact is None or fit.cost == exact.fit.cost:
         return 0.0
-    return fit.cost / exact_cost - 1
+    return fit.cost / exact.fit.cost - 1
 
 
 def _result_in_words(fit: FitResult, gap: float) -> str:

@@ -17,6 +17,7 @@ from embedlab.movies.evaluation.metrics import agreements, overlap_at_k, rank_bi
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep import plots as sweep_figures
+from embedlab.movies.sweep.convergence import watch_movies
 from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
 from embedlab.movies.sweep.results import Comparison, SweepFit
 from embedlab.progress import Step
@@ -113,11 +114,12 @@ def test_overlaps_of_equal_and_of_foreign_lists():
 # ------------------------------------------------------------- fits side by side, a world by hand
 
 
-def made(optimizer, lr, cost, embedding, seed=0, diverged_at=None) -> SweepFit:
+def made(optimizer, lr, cost, embedding, seed=0, diverged_at=None, lists=None) -> SweepFit:
     fit = FitResult(np.array(embedding, np.float32), cost, 2, 0.5, diverged_at)
     steps = [Step(0, {"train/cost": 2 * cost}, 0.1), Step(1, {"train/cost": cost})]
     gap = float("nan") if diverged_at else cost / 100 - 1
-    return SweepFit(FitOptions(optimizer, lr, dim=2), seed, fit, steps, gap, f"run-{optimizer}{lr}")
+    options = FitOptions(optimizer, lr, dim=2)
+    return SweepFit(options, seed, fit, steps, lists or {}, gap, f"run-{optimizer}{lr}")
 
 
 # Movies 0 and 1 belong together, and so do 2 and 3; `turned` is the same world, rotated by 90°.
@@ -125,6 +127,11 @@ BLOCKS = [[3, 0], [2, 0], [0, 3], [0, 2]]
 TURNED = [[0, 3], [0, 2], [-3, 0], [-2, 0]]
 MIXED = [[3, 0], [0, 2], [2, 0], [0, 3]]
 FOUR = TitleIndex(["A", "B", "C", "D"])
+
+
+def compare(fits, titles, asked, k) -> Comparison:
+    """The fits asked for these rows, without drawn ones: no movie of the toy has a like."""
+    return Comparison(fits, titles, watch_movies(titles, np.zeros(4), asked, k))
 
 
 @pytest.fixture
@@ -138,7 +145,7 @@ def fits():
 
 
 def test_turned_vectors_recommend_the_same_and_others_do_not(fits):
-    compared = Comparison(fits, FOUR, [0, 2], k=1)
+    compared = compare(fits, FOUR, [0, 2], k=1)
     assert [found if found is None else found.tolist() for found in compared.lists] == [
         [[1], [3]],
         [[1], [3]],
@@ -158,7 +165,7 @@ def test_turned_vectors_recommend_the_same_and_others_do_not(fits):
 
 
 def test_a_fit_that_diverged_is_kept_without_a_cost_and_is_never_the_best(fits):
-    compared = Comparison(fits, FOUR, [0], k=1)
+    compared = compare(fits, FOUR, [0], k=1)
     table = compared.fit_table()
     assert table["status"].tolist() == ["fitted"] * 3 + ["diverged at epoch 3"]
     assert table["cost"].isna().tolist() == [False] * 3 + [True]
@@ -173,7 +180,7 @@ def test_a_fit_that_diverged_is_kept_without_a_cost_and_is_never_the_best(fits):
 def test_words_say_by_what_fits_that_stayed_at_their_start_recommend():
     far = [made("sgd", lr, 1e6, start, seed) for lr, start, seed in STUCK]
     fits = [made("exact", None, 100, BLOCKS), *far]
-    said = Comparison(fits, FOUR, [0], k=1).to_markdown("toy")
+    said = compare(fits, FOUR, [0], k=1).to_markdown("toy")
     assert "The 3 fits that end at more than 1,000 times the exact cost" in said
     assert "100% with others of the same random start, 0% with others of another start" in said
 
@@ -185,7 +192,7 @@ STUCK = [(1.0, MIXED, 0), (0.1, MIXED, 0), (1.0, [[3, 0], [1, 0], [0, 2], [2, 0]
 def test_words_do_not_claim_a_fall_that_is_not_there():
     fits = [made("exact", None, 100, BLOCKS)]
     fits += [made("adam", lr, 100 + lr, BLOCKS if lr % 2 else MIXED) for lr in range(1, 7)]
-    said = Comparison(fits, FOUR, [0], k=1).to_markdown("toy")
+    said = compare(fits, FOUR, [0], k=1).to_markdown("toy")
     assert "The overlap does not clearly fall as the gap grows (Spearman" in said
 
 
@@ -193,7 +200,7 @@ def test_words_do_not_claim_a_fall_that_is_not_there():
 def test_the_correlation_of_fits_that_share_their_start_has_no_p_value(n, is_said):
     fits = [made("exact", None, 100, BLOCKS)]
     fits += [made("adam", lr, 100 + lr, BLOCKS if lr < 4 else MIXED) for lr in range(1, n + 1)]
-    said = Comparison(fits, FOUR, [0], k=1).to_markdown("toy")
+    said = compare(fits, FOUR, [0], k=1).to_markdown("toy")
     correlation = (
         "The overlap falls as the gap grows (Spearman's rank correlation -0.88 over 6 fits)."
     )
@@ -204,32 +211,33 @@ def test_the_correlation_of_fits_that_share_their_start_has_no_p_value(n, is_sai
 def test_no_list_holds_another_row_of_the_movie_that_was_asked_for():
     titles = TitleIndex(["A (1990)", "A (1990)", "C", "D"])
     fits = [made("exact", None, 100, BLOCKS)]
-    (lists,) = Comparison(fits, titles, [0, 2], k=10).lists
+    (lists,) = compare(fits, titles, [0, 2], k=10).lists
     assert lists.tolist() == [[2, 3], [3, 0]]  # of the shorter one's length
 
 
 def test_names_carry_the_seed_where_there_are_several(fits):
     twice = [*fits, made("adam", 1.0, 102, BLOCKS, seed=1)]
-    names = list(Comparison(twice, FOUR, [0], k=1).names.values())
+    names = list(compare(twice, FOUR, [0], k=1).names.values())
     assert names[:2] == ["exact", "adam lr=1 seed=0"]
     assert names[-1] == "adam lr=1 seed=1"
 
 
 def test_figures_show_the_fits(fits):
-    compared = Comparison(fits, FOUR, [0], k=1)
+    compared = compare(fits, FOUR, [0], k=1)
     figures = sweep_figures.comparison_figures(compared, "toy", 1)
-    assert list(figures) == ["cost_adam", "cost_sgd", "best", "gap", "overlap", "overlap_by_gap"]
-    axes = figures["cost_adam"].axes[0]
-    assert [list(line.get_ydata()) for line in axes.lines[:2]] == [[202, 101], [1800, 900]]
-    assert axes.get_yscale() == "log"
-    line, cross, _ = figures["cost_sgd"].axes[0].lines
-    assert (line.get_label(), cross.get_marker()) == ("lr 1: diverged at 3", "x")
+    assert list(figures) == ["costs", "best", "gap", "overlap", "overlap_by_gap"]
+    adam, sgd = figures["costs"].axes
+    assert [list(line.get_ydata()) for line in adam.lines[:2]] == [[202, 101], [1800, 900]]
+    assert adam.get_yscale() == "log"
+    line, cross, _ = sgd.lines
+    assert (line.get_label(), cross.get_marker()) == ("1: diverged", "x")
     cells = [text.get_text() for text in figures["gap"].axes[0].texts]
-    assert cells == ["lr 1\n+1.00%", "lr 0.1\n× 9", "lr 1\ndiverged", ""]
-    points = figures["overlap_by_gap"].axes[0].collections
-    np.testing.assert_allclose(points[0].get_offsets(), [[0.01, 1], [8, 0]])
+    assert cells == ["lr 1\n+1.00%", "lr 0.1\n+800%", "lr 1\ndiverged", ""]
+    collections = figures["overlap_by_gap"].axes[0].collections
+    ends = [np.ravel(dot.get_offsets()) for dot in collections if len(dot.get_offsets())]
+    np.testing.assert_allclose(ends, [[0.01, 1], [8, 0]])
     texts = [text.get_text() for text in figures["overlap"].axes[0].texts]
-    assert len(list(filter(None, texts))) == 9  # of the three that did not diverge
+    assert len(list(filter(None, texts))) == 6  # pairs of the three that did not diverge
     by_epoch, by_seconds = figures["best"].axes
     assert list(by_epoch.lines[0].get_xdata()) == [0, 1]
     np.testing.assert_allclose(by_seconds.lines[0].get_xdata(), [0, 0.1])
@@ -246,7 +254,7 @@ def test_runs_have_a_hue_an_optimizer_and_a_lighter_shade_a_smaller_rate(fits):
 
 
 def test_a_map_of_one_cell_has_room_for_its_words(fits):
-    compared = Comparison(fits[:2], FOUR, [0], k=1)
+    compared = compare(fits[:2], FOUR, [0], k=1)
     title = "Final cost above the exact one: ml-latest-small, dim 100"
     figure = sweep_figures.plot_gap_heat_map(compared, title)
     figure.savefig(io.BytesIO())  # lays it out
@@ -374,7 +382,7 @@ def test_the_parent_holds_figures_tables_and_the_answer(compared, tmp_path):
     }
     assert files >= {
         "summary.md",
-        *(f"figures/cost_{name}.png" for name in ("adam", "sgd")),
+        "figures/costs.png",
         *(f"figures/{name}.png" for name in ("best", "gap", "overlap", "overlap_by_gap")),
         *(f"tables/{name}.json" for name in ("fits", "overlap", "recommendations")),
     }
@@ -382,7 +390,9 @@ def test_the_parent_holds_figures_tables_and_the_answer(compared, tmp_path):
     assert table["run_id"].tolist() == list(children(client))[:5]
     recommended = mlflow.load_table("tables/recommendations.json", run_ids=[run_id])
     assert set(recommended["query"]) == {"Toy Story (1995)", "Apollo 13 (1995)"}
-    assert len(recommended) == 4 * 2 * 10  # fits that did not diverge, titles, ranks
+    fits = ["exact", "adam lr=1", "adam lr=0.1", "sgd lr=1e-05"]  # those that did not diverge
+    assert list(recommended) == ["query", "rank", *fits]
+    assert len(recommended) == 2 * 10  # titles, ranks
     assert parent.data.tags["mlflow.note.content"] in printed
 
 
@@ -459,14 +469,14 @@ def test_a_comparison_that_is_stopped_goes_on(tmp_path, monkeypatch):
     with fresh_store(tmp_path) as client:
         from embedlab.workflows import sweep as tracked
 
-        solve, calls = tracked.fit_weighted, itertools.count(1)
+        solve, calls = tracked.fit_watched, itertools.count(1)
 
         def stopped_in_the_third(*args):
             if next(calls) == 3:
                 raise KeyboardInterrupt
             return solve(*args)
 
-        monkeypatch.setattr(tracked, "fit_weighted", stopped_in_the_third)
+        monkeypatch.setattr(tracked, "fit_watched", stopped_in_the_third)
         with pytest.raises(KeyboardInterrupt):
             main([*GRID, *RATES, *TITLES])
         stopped = [(r.info.run_name, r.data.tags["stop_reason"]) for r in children(client).values()]

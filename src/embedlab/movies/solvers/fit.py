@@ -14,7 +14,7 @@ from embedlab.movies.options import FitOptions, check_processes
 from embedlab.movies.solvers.gradient import fit_by_gradient
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored, Objective
-from embedlab.movies.solvers.result import FitResult
+from embedlab.movies.solvers.result import FitResult, Snapshots
 from embedlab.progress import OnStep
 from embedlab_serving.neighbours import unservable_reason
 
@@ -26,11 +26,13 @@ def fit_likes(
     device: str,
     on_step: OnStep,
     processes: int = 1,
+    snapshots: Snapshots | None = None,
 ) -> FitResult:
     """Fit the likes L, (n_users, n_movies) CSR. The exact solver always runs on the CPU.
 
     processes  number of ranks that share the fit. All of them call this function: rank 0 with the
                likes, which it scatters, the others with None.
+    snapshots  of the vectors; the exact solver takes none.
 
     Raises OptionError if the vectors do not fit the memory or the ranks cannot share the fit,
     DataError if a dense X does not fit.
@@ -50,14 +52,15 @@ def fit_likes(
                 f"smaller one (dim={n_movies}, the number of movies, can fit every count)"
             )
         if options.optimizer == "exact":
-            generator = np.random.default_rng(seed)
-            return fit_minres(likes, dim, generator, options.epochs, on_step=on_step)
+            drawn = np.random.default_rng(seed)
+            return fit_minres(likes, dim, drawn, options.epochs, on_step=on_step)
         if options.objective == "factored":
             objective = Factored(likes, device, is_shared=processes > 1)
         else:
             check_dense_fits(n_movies, device)
             objective = Dense(cooccurrence(likes), device)
-    return fit_by_gradient(objective, options, torch.Generator().manual_seed(seed), on_step)
+    generator = torch.Generator().manual_seed(seed)
+    return fit_by_gradient(objective, options, generator, on_step, snapshots)
 
 
 def fit_weighted(
@@ -67,12 +70,19 @@ def fit_weighted(
     device: str,
     on_step: OnStep,
     processes: int = 1,
+    snapshots: Snapshots | None = None,
 ) -> FitResult:
     """Fit weighted likes: the cost is that of the weighted X, the embedding that of the movies.
 
     An embedding that cannot be served (`unservable_reason`) counts as diverged, whatever its cost.
+    Snapshots are those of the embedding.
     """
-    fit = fit_likes(weighted.likes, options, seed, device, on_step, processes)
+    if snapshots:
+        take = snapshots.take
+        scaled = snapshots._replace(take=lambda epoch, v: take(epoch, weighted.embedding(v)))
+    else:
+        scaled = None
+    fit = fit_likes(weighted.likes, options, seed, device, on_step, processes, scaled)
     fit = replace(fit, embedding=weighted.embedding(fit.embedding))
     reason = None if fit.has_diverged else unservable_reason(fit.embedding)
     return replace(fit, diverged_at=fit.epochs, divergence=reason) if reason else fit

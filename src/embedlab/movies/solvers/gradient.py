@@ -13,7 +13,7 @@ import torch
 
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.objective import Objective
-from embedlab.movies.solvers.result import FitResult, divergence_epoch
+from embedlab.movies.solvers.result import FitResult, Snapshots, divergence_epoch
 from embedlab.progress import OnStep, Step
 from embedlab.wording import counted
 
@@ -41,6 +41,7 @@ def fit_by_gradient(
     options: FitOptions,
     generator: torch.Generator,
     on_step: OnStep = lambda step: None,
+    snapshots: Snapshots | None = None,
 ) -> FitResult:
     """Minimise `objective` from a N(0, init_scale²) start that `generator` draws on the CPU.
 
@@ -60,6 +61,8 @@ def fit_by_gradient(
     seconds, costs = 0.0, []
     for epoch in range(options.epochs + 1):
         norms.clear()
+        if snapshots and epoch in snapshots.epochs:
+            snapshots.take(epoch, v.detach().cpu().numpy())
         started = time.perf_counter()
         is_update = epoch < options.epochs
         cost = optimizer.step(evaluate) if is_update else evaluate()

@@ -1,8 +1,9 @@
 """`FitResult`, which every solver returns, and what a sequence of costs says about divergence."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,17 @@ from embedlab.progress import Step
 # RMSprop and Adam with too high a rate rise up to a million times and recover; a fit that ends this
 # far above its random start has not.
 DIVERGED_RATIO = 1000.0
+
+
+class Snapshots(NamedTuple):
+    """Vectors that somebody wants to see during a fit.
+
+    epochs  the vectors before these epochs' updates.
+    take    called with the epoch and the vectors, (n_movies, dim) float32.
+    """
+
+    epochs: Container[int]
+    take: Callable[[int, np.ndarray], object]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from dataclasses import replace
 from embedlab.errors import OptionError
 from embedlab.movies.options import DEFAULT_LR, FitOptions
 
+Job = tuple[FitOptions, int]  # the options and the seed of a fit
+
 # The published grid; other optimizers have their default rate.
 PUBLISHED_RATES = {
     "adam": (1.0, 0.1, 0.01, 0.001, 0.0001),

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from embedlab.movies.plots import draw_costs, finish_costs
-from embedlab.movies.sweep.results import Comparison, SweepFit, ratio_as_text
+from embedlab.movies.sweep.results import Comparison, SweepFit
 from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, heat_map, new_figure, new_panel, tidy
 from embedlab.wording import cost_as_text
 
@@ -21,18 +21,19 @@ OPTIMIZER_COLOURS = {
     "lbfgs": "#8e44ad",
     "adamw": "#17a2b8",
 }
+OPTIMIZER_MARKERS = {"adam": "o", "rmsprop": "s", "sgd": "^", "lbfgs": "D", "adamw": "v"}
+WORST_SHOWN = 20  # times the largest starting cost: a spike must not flatten the others
 
 
 def comparison_figures(fits: Comparison, about: str, k: int) -> dict[str, Figure]:
     """Every figure of a comparison, by name; `about` names the data and the dim in titles."""
-    optimizers = dict.fromkeys(item.optimizer for item in fits.others)
     return {
-        **{f"cost_{name}": plot_cost_by_epoch(fits, name, about) for name in optimizers},
-        "best": plot_best_curves(fits, f"Best of each: {about}"),
+        "costs": plot_costs(fits, f"Cost by epoch of every learning rate: {about}"),
+        "best": plot_best_curves(fits, f"The best learning rate of each optimizer: {about}"),
         "gap": plot_gap_heat_map(fits, f"Final cost above the exact one: {about}"),
         "overlap": plot_overlap_heat_map(fits, f"Top {k} in common, mean over the titles"),
         "overlap_by_gap": plot_overlap_by_gap(
-            fits, f"Nearer to the exact cost, nearer to its top {k}?"
+            fits, f"Nearer to the exact cost, nearer to its top {k}: {about}"
         ),
     }
 
@@ -52,39 +53,68 @@ def run_colours(fits: Sequence[SweepFit]) -> list[str]:
     return colours
 
 
-def plot_cost_by_epoch(fits: Comparison, optimizer: str, about: str) -> Figure:
-    """The cost before each update of one optimizer's fits: a colour a learning rate, a line a
-    seed, a cross where a fit diverged."""
-    figure, axes = new_panel(7.5, 4.5, title=f"{optimizer}: {about}")
-    by_rate: dict[float | None, list[SweepFit]] = {}
-    for item in fits.others:
-        if item.optimizer == optimizer:
-            by_rate.setdefault(item.options.lr, []).append(item)
-    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(by_rate)))
-    for (lr, of_rate), colour in zip(by_rate.items(), colours, strict=True):
-        ends = [item.fit.cost for item in of_rate if not item.has_diverged]
-        diverged = f"diverged at {of_rate[0].fit.diverged_at}"
-        label = f"lr {lr:g}: {cost_as_text(float(np.mean(ends))) if ends else diverged}"
-        for item in of_rate:
-            draw_costs(axes, item.steps, colour, label if item is of_rate[0] else "")
-            for last in item.steps[-1:] if item.has_diverged else ():
-                cost = last.metrics["train/cost"]
-                axes.plot(last.epoch, cost, "x", color=colour, markersize=9, markeredgewidth=2)
-    finish_costs(axes, fits.exact.fit.cost)
+def plot_costs(fits: Comparison, title: str) -> Figure:
+    """The cost before each update: a panel an optimizer, a line a fit, a cross where it diverged.
+
+    Costs far above the start's are at the upper edge.
+    """
+    names = list(dict.fromkeys(item.optimizer for item in fits.others))
+    figure = new_figure(max(6.0, 3.4 * len(names)), 4.6)
+    figure.suptitle(title)
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    top = WORST_SHOWN * max(item.steps[0].metrics["train/cost"] for item in fits.others)
+    colours = dict(zip(fits.fits, run_colours(fits.fits), strict=True))
+    for axes, name in zip(panels, names, strict=True):
+        of_optimizer = [item for item in fits.others if item.optimizer == name]
+        for item in of_optimizer:
+            end = "diverged" if item.has_diverged else cost_as_text(item.fit.cost)
+            label = f"{_rate(item)}: {end}"
+            draw_costs(axes, item.steps, colours[item], label)
+            if item.has_diverged:
+                last = item.steps[-1]
+                y = min(last.metrics["train/cost"], top)
+                style = {"color": colours[item], "markersize": 9, "markeredgewidth": 2}
+                axes.plot(last.epoch, y, "x", clip_on=False, **style)
+        finish_costs(axes, fits.exact.fit.cost)
+        axes.get_legend().remove()
+        axes.legend(title="rate: final cost", loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        axes.get_legend().set(frame_on=False)
+        axes.set(title=name, ylabel="cost" if name == names[0] else "", yscale="log")
+        tidy(axes)
+    bottom = min(item.fit.cost for item in fits.fits if not item.has_diverged)
+    panels[0].set_ylim(max(bottom, MIN_GAP) * 0.8, top)
     return figure
 
 
+def _rate(item: SweepFit) -> str:
+    several = "" if item.seed == 0 else f", seed {item.seed}"
+    return f"{item.options.lr:g}{several}"
+
+
 def plot_best_curves(fits: Comparison, title: str) -> Figure:
-    """The best fit of each optimizer: cost by epoch, and by seconds."""
-    figure = new_figure(12, 4.5)
+    """The best fit of each optimizer: cost by epoch, and by seconds, where the exact fit is a
+    point."""
+    figure = new_figure(12, 5)
     figure.suptitle(title)
     panels = figure.subplots(1, 2, sharey=True)
+    exact = fits.exact.fit
     for axes, x in zip(panels, ("epoch", "seconds of computing"), strict=True):
+        in_seconds = x != "epoch"
         for item in fits.best:
-            colour, name = OPTIMIZER_COLOURS[item.optimizer], fits.names[item]
-            draw_costs(axes, item.steps, colour, name, in_seconds=x != "epoch")
-        finish_costs(axes, fits.exact.fit.cost, x)
+            name = item.optimizer
+            label = f"{fits.names[item]}: {cost_as_text(item.fit.cost)}"
+            draw_costs(axes, item.steps, OPTIMIZER_COLOURS[name], label, in_seconds=in_seconds)
+            axes.lines[-1].set(marker=OPTIMIZER_MARKERS[name], markevery=[-1], linewidth=1.6)
+        if in_seconds:
+            style = {"color": GREY, "markersize": 13, "markeredgecolor": "white"}
+            axes.plot(max(exact.seconds, 1e-3), exact.cost, "*", zorder=5, **style)
+            axes.set_xscale("log")
+        finish_costs(axes, exact.cost, x)
+        axes.get_legend().remove()
         tidy(axes)
+    handles, labels = panels[0].get_legend_handles_labels()
+    labels[-1] += f" in {exact.seconds:.1f} s (★)"
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -104,7 +134,8 @@ def plot_gap_heat_map(fits: Comparison, title: str) -> Figure:
     # Title and colour bar need their room, however few the cells.
     size = max(6.0, 2.2 + 1.6 * cells.shape[1]), max(3.2, 1.6 + 0.8 * len(names))
     norm = LogNorm(1e-4, 1e4, clip=True)
-    figure, axes = heat_map(size, cells, "final cost / exact cost − 1", norm, texts)
+    figure, axes = heat_map(size, cells, "above the exact cost", norm, texts)
+    _show_percent(figure.axes[-1], "y")
     axes.set_yticks(range(len(names)), names)
     axes.set(title=title, xlabel="learning rate, largest first", xticks=[])
     return figure
@@ -113,37 +144,69 @@ def plot_gap_heat_map(fits: Comparison, title: str) -> Figure:
 def _gap_as_text(gap: float) -> str:
     if np.isnan(gap):
         return "diverged"
-    return f"+{gap:.2%}" if gap < 1 else f"× {ratio_as_text(gap + 1)}"
+    return f"+{gap:.2%}" if gap < 1 else f"+{_percent(gap)}"
+
+
+def _percent(share: float) -> str:
+    """`0.01%`, `523%`, `12,000%`, `3.1e+08%`"""
+    return f"{100 * share:,.0f}%" if 1 <= share < 1e4 else f"{100 * share:.2g}%"
+
+
+def _show_percent(axes: Axes, axis: str) -> None:
+    of_axes = axes.yaxis if axis == "y" else axes.xaxis
+    of_axes.set_major_formatter(FuncFormatter(lambda share, _: _percent(share)))
 
 
 def plot_overlap_heat_map(fits: Comparison, title: str) -> Figure:
-    """The overlap of each pair of fits; grey where one of them diverged."""
-    overlap, names = fits.overlap, list(fits.names.values())
+    """The overlap of each pair of fits, the exact one first, then by cost; without those that
+    diverged, which recommend nothing."""
+    order = sorted(
+        (i for i, item in enumerate(fits.fits) if not item.has_diverged),
+        key=lambda i: (fits.fits[i] is not fits.exact, fits.fits[i].fit.cost),
+    )
+    overlap = fits.overlap[np.ix_(order, order)]
+    overlap = np.where(np.tri(len(order), dtype=bool), overlap, np.nan)
+    names = [fits.names[fits.fits[i]] for i in order]
     texts = np.array([["" if np.isnan(v) else f"{v:.0%}" for v in row] for row in overlap])
     side = 3.5 + 0.42 * len(names)
     label = "share of the top list in common"
     figure, axes = heat_map((side + 1, side), overlap, label, Normalize(0, 1), texts, names)
-    axes.set_title(title)
+    axes.set_facecolor("none")  # each pair has one cell
+    axes.set_title(f"{title}; fits by final cost")
     return figure
 
 
 def plot_overlap_by_gap(fits: Comparison, title: str) -> Figure:
-    """A point per fit: its gap to the exact cost, and its overlap with the exact solver's lists."""
+    """Gap to the exact cost and overlap with the exact lists over the drawn movies: a path per fit,
+    from its start on the right, and a point with its interval at its end."""
     figure, axes = new_panel(
-        *(7.5, 4.8),
+        *(9, 5.4),
         title=title,
-        xlabel="final cost / exact cost − 1",
-        ylabel="overlap with the exact solver's top list",
+        xlabel="cost above the exact one",
+        ylabel="movies in common with the exact lists",
         xscale="log",
-        ylim=(-0.05, 1.08),
+        ylim=(-0.03, 1.05),
     )
     axes.axhline(1, color=GREY, linestyle="--", linewidth=1)
-    table = fits.fit_table().assign(overlap=fits.overlap[0])[1:]
-    for name, of_name in table.groupby("optimizer", sort=False):
-        gaps, colour = of_name["gap"].clip(lower=MIN_GAP), OPTIMIZER_COLOURS[name]
-        axes.scatter(
-            gaps, of_name["overlap"], 60, colour, label=name, alpha=0.85, edgecolors="white"
-        )
+    named: set[str] = set()
+    for item, (share, half) in fits.drawn.items():
+        name, colour = item.optimizer, OPTIMIZER_COLOURS[item.optimizer]
+        costs = {step.epoch: step.metrics["train/cost"] for step in item.steps}
+        path = [(e, s) for e, s in fits.drawn_by_epoch[item].items() if e in costs]
+        gaps = [costs[epoch] / fits.exact.fit.cost - 1 for epoch, _ in path]
+        x = np.clip([*gaps, item.gap], MIN_GAP, None)
+        y = [*(s for _, s in path), share]
+        axes.plot(x, y, color=colour, linewidth=1, alpha=0.5)
+        axes.errorbar(x[-1], y[-1], half, color=colour, fmt="none", zorder=3)
+        marker, label = OPTIMIZER_MARKERS[name], "" if name in named else name
+        end = axes.scatter(x[-1:], y[-1:], 64, colour, marker=marker, edgecolors="white", zorder=4)
+        end.set_label(label)
+        named.add(name)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.legend(frameon=False)
+    _show_percent(axes, "x")
+    n_drawn = len(fits.watch.queries) - fits.watch.n_asked
+    axes.legend(
+        frameon=False,
+        title=f"end of each fit, mean over {n_drawn} movies\nwith its 95 % interval; lines: epochs",
+    )
     return figure

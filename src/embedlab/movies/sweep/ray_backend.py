@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedlab.errors import EmbedlabError, OptionError, RayError
-from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
+from embedlab.movies.sweep.grid import Job
 from embedlab.progress import Step
 from embedlab.wording import counted
 
 if TYPE_CHECKING:
     from embedlab.movies.data.weighting import Weighted
+    from embedlab.movies.sweep.convergence import Lists, Watch
 
 LAUNCHERS = ("local", "ray")
 SOURCES = Path(__file__).resolve().parents[3]
@@ -38,8 +39,6 @@ RETRIES = 3  # of a fit whose process or node is lost
 SECONDS_TO_CONNECT = 10.0
 LIBRARIES = ("numpy", "scipy", "torch")
 ADDRESS = re.compile(r"(ray://)?(?P<host>[\w.-]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})")
-
-Job = tuple[FitOptions, int]  # the options and the seed of a fit
 
 
 @dataclass(frozen=True)
@@ -103,10 +102,11 @@ def parse_launcher(
 
 @dataclass(frozen=True)
 class RayFit:
-    """A finished task: the fit, its epochs, and the host and id of its node."""
+    """A finished task: the fit, its epochs, its lists, and the host and id of its node."""
 
     fit: FitResult
     steps: Sequence[Step]
+    lists: "Lists"
     node: str
 
 
@@ -186,7 +186,7 @@ def _capacity(nodes: Sequence[dict], options: RayOptions) -> str:
 
 
 def fits_by_ray(
-    weighted: "Weighted", jobs: Sequence[Job], device: str, options: RayOptions
+    weighted: "Weighted", jobs: Sequence[Job], watch: "Watch", device: str, options: RayOptions
 ) -> Iterator[tuple[Job, RayFit | EmbedlabError]]:
     """Every job with its fit, or the error that ended it: the first one, then as they complete.
 
@@ -197,8 +197,9 @@ def fits_by_ray(
     task = ray.remote(
         num_cpus=options.cpus_per_fit, num_gpus=options.gpus_per_fit, max_retries=RETRIES
     )(_fit)
-    likes, threads, versions = ray.put(weighted), options.cpus_per_fit, _versions()
-    jobs_of = {task.remote(likes, job, device, threads, versions).future(): job for job in jobs}
+    likes, asked = ray.put(weighted), ray.put(watch)
+    where = device, options.cpus_per_fit, _versions()
+    jobs_of = {task.remote(likes, asked, job, *where).future(): job for job in jobs}
     first = next(iter(jobs_of))
     for future in chain([first], as_completed(set(jobs_of) - {first})):
         job = jobs_of.pop(future)
@@ -231,7 +232,9 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".:")
 
 
-def _fit(weighted: "Weighted", job: Job, device: str, n_threads: int, versions: str) -> RayFit:
+def _fit(
+    weighted: "Weighted", watch: "Watch", job: Job, device: str, n_threads: int, versions: str
+) -> RayFit:
     """The task, which runs on a node."""
     if _versions() != versions:
         raise RayError(
@@ -241,14 +244,13 @@ def _fit(weighted: "Weighted", job: Job, device: str, n_threads: int, versions: 
     import ray
     import torch
 
-    from embedlab.movies.solvers.fit import fit_weighted
+    from embedlab.movies.sweep.convergence import fit_watched
 
-    options, seed = job
     torch.set_num_threads(n_threads)
     steps: list[Step] = []
-    fit = fit_weighted(weighted, options, seed, device, steps.append)
+    fit, lists = fit_watched(weighted, watch, job, device, steps.append)
     node_id = ray.get_runtime_context().get_node_id()
-    return RayFit(fit, steps, f"{socket.gethostname()} {node_id[:8]}")
+    return RayFit(fit, steps, lists, f"{socket.gethostname()} {node_id[:8]}")
 
 
 def _versions() -> str:

@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
+from embedlab.movies.sweep.convergence import MIN_LIKES, Lists, Watch, drawn_overlap
 from embedlab.progress import Step
 from embedlab.wording import cost_as_text, counted
 from embedlab_serving.neighbours import Neighbours
@@ -25,6 +26,7 @@ CONVERGED_GAP = 0.1
 FAR_GAP = 1.0
 STUCK_GAP = 1000.0
 MIN_FITS_FOR_CORRELATION = 6
+NEW = "+ "  # before a title that the exact solver does not recommend
 CLEAR_CORRELATION = -0.5
 
 
@@ -33,6 +35,7 @@ class SweepFit:
     """One fit of a comparison.
 
     steps   its epochs, with train/cost.
+    lists   what it recommended at some epochs; none for the exact fit.
     gap     final cost over the exact solver's, minus 1; nan if it diverged.
     run_id  of its tracked run.
     """
@@ -41,6 +44,7 @@ class SweepFit:
     seed: int
     fit: FitResult
     steps: Sequence[Step]
+    lists: Lists
     gap: float
     run_id: str
 
@@ -58,20 +62,21 @@ class SweepFit:
 
 
 class Comparison:
-    """Fits, the exact solver's first, and the `k` movies that each recommends for every query.
+    """Fits, the exact solver's first, and the movies that each recommends for every query.
 
     names    the name of each fit: `adam lr=0.1`, with the seed if there are several.
     best     the fit with the lowest cost of every optimizer, lowest first, without the exact one.
     lists    for each fit the nearest rows of every query, (n_queries, k); None if it diverged.
     overlap  (n_fits, n_fits) overlap@k of each pair, mean over the queries; nan if one diverged.
+    drawn    the overlap with the exact lists over the drawn movies, and half of its interval, of
+             each other fit that did not diverge; `drawn_by_epoch` by epoch, without intervals.
 
     The lists have fewer than k rows if some query has fewer neighbours.
     """
 
-    def __init__(
-        self, fits: Sequence[SweepFit], titles: TitleIndex, queries: Sequence[int], k: int
-    ):
-        self.fits, self.titles, self.queries = fits, titles.titles, queries
+    def __init__(self, fits: Sequence[SweepFit], titles: TitleIndex, watch: Watch):
+        self.fits, self.titles, self.watch = fits, titles.titles, watch
+        self.queries, k = watch.queries[: watch.n_asked].tolist(), watch.k
         self.exact, *self.others = fits
         several_seeds = len({item.seed for item in fits}) > 1
         self.names = {
@@ -84,12 +89,25 @@ class Comparison:
             if not item.has_diverged:
                 best.setdefault(item.optimizer, item)
         self.best = list(best.values())
-        duplicates = [titles.duplicates_of([query]) for query in queries]
+        copies = watch.left_out[: watch.n_asked]
         self.lists = [
-            None if item.has_diverged else _top_rows(item.fit.embedding, queries, duplicates, k)
+            None if item.has_diverged else _top_rows(item.fit.embedding, self.queries, copies, k)
             for item in fits
         ]
         self.overlap = _pairwise(self.lists)
+        exact_lists = watch.lists(self.exact.fit.embedding)
+        self.drawn = {
+            item: drawn_overlap(watch, watch.lists(item.fit.embedding), exact_lists)
+            for item in self.others
+            if not item.has_diverged
+        }
+        self.drawn_by_epoch = {
+            item: {
+                epoch: drawn_overlap(watch, lists, exact_lists)[0]
+                for epoch, lists in sorted(item.lists.items())
+            }
+            for item in self.drawn
+        }
 
     def fit_table(self) -> pd.DataFrame:
         """A row per fit, in the given order."""
@@ -121,15 +139,25 @@ class Comparison:
         return pd.DataFrame(rows, columns=["first", "second", "overlap", "rbo"])
 
     def recommendation_table(self) -> pd.DataFrame:
-        """A row per fit, query and rank: the recommended title."""
-        rows = [
-            (name, self.titles[query], rank, self.titles[row])
-            for name, found in zip(self.names.values(), self.lists, strict=True)
-            if found is not None
-            for query, of_query in zip(self.queries, found, strict=True)
-            for rank, row in enumerate(of_query, start=1)
-        ]
-        return pd.DataFrame(rows, columns=["fit", "query", "rank", "title"])
+        """A row per query and rank, a column per fit that did not diverge: the recommended titles.
+
+        A title that is not in the exact solver's list for the query begins with NEW.
+        """
+        exact = self.lists[0]
+        assert exact is not None, "the exact fit does not diverge"
+        ranks = range(1, exact.shape[1] + 1)
+        columns = {
+            "query": [self.titles[query] for query in self.queries for _ in ranks],
+            "rank": [rank for _ in self.queries for rank in ranks],
+        }
+        for name, found in zip(self.names.values(), self.lists, strict=True):
+            if found is not None:
+                columns[name] = [
+                    ("" if row in of_exact else NEW) + self.titles[row]
+                    for of_query, of_exact in zip(found, exact, strict=True)
+                    for row in of_query
+                ]
+        return pd.DataFrame(columns)
 
     def to_markdown(self, data: str) -> str:
         """The answer as Markdown: which optimizer is best, do recommendations change, and why."""
@@ -182,6 +210,14 @@ class Comparison:
                     f"{values.mean():.1f} of {counted(k, 'movie')} with it{spread}."
                 )
         yield ""
+        if self.drawn and len(self.watch.queries) > self.watch.n_asked:
+            n_drawn = len(self.watch.queries) - self.watch.n_asked
+            best, (share, half) = max(self.drawn.items(), key=lambda item: item[1][0])
+            yield (
+                f"Over {counted(n_drawn, 'movie')} drawn from those with at least {MIN_LIKES} "
+                f"likes, {self.names[best]} shares most: {share * k:.1f} ± {half * k:.1f} of "
+                f"{counted(k, 'movie')}."
+            )
         if len(gaps) >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap) > 0:
             # The fits share their start and their data, so there is no p-value.
             correlation = spearmanr(gaps, overlap).statistic

@@ -14,7 +14,6 @@ the aliases that a later one has set.
 """
 
 import math
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from embedlab.tracking.registry.model import check_answers_its_example
 from embedlab.tracking.registry.promotion import Candidate, Score, ScoreMetric, should_promote
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import explain_store_errors, store_address
+from embedlab.wording import command
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 UNDECIDED_SECONDS = 60  # after which a registration counts as killed
@@ -84,11 +84,9 @@ class Promotion(Registration):
         """The command that makes the version before it champion again, if there was one."""
         if self.before in (None, self.version):
             return ""
-        return (
-            "Undo it with  mlflow run . -e promote --env-manager local --experiment-name embedlab "
-            f"-P model_name={shlex.quote(self.name)} -P version={self.before} "
-            f"-P reason='instead of version {self.version}'"
-        )
+        because = f"instead of version {self.version}"
+        given = {"model_name": self.name, "version": self.before, "reason": because}
+        return f"Undo it with  {command('promote', **given)}"
 
 
 def publish(
@@ -123,6 +121,7 @@ def register(
         tags = {**card.tags, **score.tags, "promote": promote}
         made = mlflow.register_model(model_uri, name, tags=tags)
         version = int(made.version)
+        model.describe(card.what)
         model.client.update_model_version(name, made.version, card.markdown(_uri(name, version)))
         since = made.creation_timestamp - 1000 * UNDECIDED_SECONDS
         for killed in model.wait_for_registrations(UNDECIDED_SECONDS, since, below=version):
@@ -160,6 +159,11 @@ class _RegisteredModel:
 
     def __init__(self, name: str):
         self.name, self.client = name, mlflow.MlflowClient()
+
+    def describe(self, what: str) -> None:
+        """Set the description of the model, above its versions, if it has none."""
+        if not self.client.get_registered_model(self.name).description:
+            self.client.update_registered_model(self.name, what)
 
     def versions(self) -> dict[int, ModelVersion]:
         """Those that have not been deleted, by number, in order."""

@@ -1,0 +1,125 @@
+"""How the recommendations of a fit converge: its lists at some epochs, and how many of the exact
+solver's movies they have.
+
+A hundred epochs change little at the end and much at the start, so the epochs are spaced evenly on
+a logarithmic axis. Besides the movies that somebody asks for, some hundred drawn ones are asked:
+three famous movies say little about the others.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from embedlab.movies.data.weighting import Weighted
+from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.result import FitResult, Snapshots
+from embedlab.movies.sweep.grid import Job
+from embedlab.progress import OnStep
+from embedlab_serving.titles import TitleIndex
+
+N_EPOCHS = 16
+N_DRAWN = 200
+MIN_LIKES = 5  # of a movie that is drawn: vectors of less liked ones say little
+FILE = "lists.npz"
+
+Lists = Mapping[int, np.ndarray]  # epoch -> (n_queries, k) int32 rows of movies, or -1
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Which movies are asked, and how.
+
+    queries   (n_queries,) int64 rows of movies: those asked for, then the drawn ones.
+    n_asked   number of those asked for.
+    left_out  for each query the other rows of the same movie, which are no answer to it.
+    k         length of the lists.
+    """
+
+    queries: np.ndarray
+    n_asked: int
+    left_out: Sequence[Sequence[int]]
+    k: int
+
+    def lists(self, embedding: np.ndarray) -> np.ndarray:
+        """(n_queries, k) int32: the rows with the largest inner products, largest first.
+
+        embedding  (n_movies, dim) float32.
+        """
+        v = torch.from_numpy(np.ascontiguousarray(embedding, np.float32))
+        scores = v[self.queries] @ v.T  # (n_queries, n_movies)
+        for row, (query, others) in enumerate(zip(self.queries, self.left_out, strict=True)):
+            scores[row, [query, *others]] = -torch.inf
+        return scores.topk(self.k).indices.int().numpy()
+
+
+def watch_movies(titles: TitleIndex, likes: np.ndarray, asked: Sequence[int], k: int) -> Watch:
+    """Watch the movies asked for, and N_DRAWN of those with at least MIN_LIKES likes.
+
+    likes  (n_movies,) number of each movie's likes.
+    asked  rows of movies.
+    """
+    known = np.flatnonzero(likes >= MIN_LIKES)
+    drawn = np.random.default_rng(0).permutation(known)[:N_DRAWN]
+    queries = np.array([*asked, *drawn], np.int64)
+    left_out = [titles.duplicates_of([query]) for query in queries]
+    others = len(likes) - 1 - max(map(len, left_out))
+    return Watch(queries, len(asked), left_out, max(0, min(k, others)))
+
+
+def watched_epochs(n_epochs: int) -> frozenset[int]:
+    """0, the last one, and between them up to N_EPOCHS - 2 at equal ratios."""
+    between = np.geomspace(1, max(n_epochs, 1), N_EPOCHS - 1).round().astype(int)
+    return frozenset([0, *between.tolist()])
+
+
+def fit_watched(
+    weighted: Weighted, watch: Watch, job: Job, device: str, on_step: OnStep
+) -> tuple[FitResult, Lists]:
+    """A fit, and its lists at the watched epochs; the exact solver has none."""
+    options, seed = job
+    lists: dict[int, np.ndarray] = {}
+    snapshots = Snapshots(
+        watched_epochs(options.epochs),
+        lambda epoch, embedding: lists.__setitem__(epoch, watch.lists(embedding)),
+    )
+    return fit_weighted(weighted, options, seed, device, on_step, snapshots=snapshots), lists
+
+
+def drawn_overlap(watch: Watch, lists: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
+    """The share of the exact lists, (n_queries, k), that lists have: the mean over the drawn movies
+    and half of its 95 % interval. Without drawn ones: of those asked for."""
+    start = watch.n_asked if len(lists) > watch.n_asked else 0
+    is_shared = (lists[start:, :, None] == exact[start:, None, :]).any(axis=2)  # (n_drawn, k)
+    shares = is_shared.mean(axis=1) if watch.k else np.ones(len(is_shared))
+    error = shares.std(ddof=1) / np.sqrt(len(shares)) if len(shares) > 1 else 0.0
+    return float(shares.mean()), float(1.96 * error)
+
+
+def save_lists(folder: Path, watch: Watch, lists: Lists) -> None:
+    epochs = sorted(lists)
+    np.savez_compressed(
+        folder / FILE,
+        queries=watch.queries,
+        epochs=np.array(epochs, np.int32),
+        lists=np.array([lists[epoch] for epoch in epochs], np.int32).reshape(
+            len(epochs), len(watch.queries), -1
+        ),
+    )
+
+
+def read_lists(content: bytes, watch: Watch) -> Lists:
+    """The lists of a finished fit, which may have been asked for other movies: -1 for what it was
+    not asked; none at all if its lists are shorter."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        epochs, queries, lists = stored["epochs"], stored["queries"], stored["lists"]
+    if lists.shape[2] < watch.k:
+        return {}
+    at = {query: position for position, query in enumerate(queries.tolist())}
+    positions = [at.get(query, len(queries)) for query in watch.queries.tolist()]
+    nothing = np.full((len(epochs), 1, watch.k), -1, np.int32)
+    found = np.concatenate([lists[:, :, : watch.k], nothing], axis=1)[:, positions]
+    return dict(zip(epochs.tolist(), found, strict=True))

@@ -1,0 +1,102 @@
+"""Lists by epoch: asked while a fit goes on, kept with it, and compared with the exact solver's."""
+
+import numpy as np
+import pytest
+from oracles import small_ratings
+
+from embedlab.movies.data.likes import find_likes
+from embedlab.movies.options import FitOptions
+from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.sweep.convergence import (
+    FILE,
+    MIN_LIKES,
+    drawn_overlap,
+    fit_watched,
+    read_lists,
+    save_lists,
+    watch_movies,
+    watched_epochs,
+)
+from embedlab.progress import Step
+from embedlab_serving.neighbours import Neighbours
+from embedlab_serving.titles import TitleIndex
+
+TITLES = ["A (1990)", "B", "C", "A (1990)", "D", "E"]
+LIKES = np.array([9, 9, MIN_LIKES - 1, 9, 0, 9])
+
+
+@pytest.fixture
+def vectors() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+
+
+def watch(asked=(0, 4), k=10):
+    return watch_movies(TitleIndex(TITLES), LIKES, asked, k)
+
+
+@pytest.mark.parametrize("n_epochs", [1, 2, 5, 150, 10_000])
+def test_epochs_are_dense_at_the_start_and_hold_both_ends(n_epochs):
+    epochs = sorted(watched_epochs(n_epochs))
+    assert (epochs[0], epochs[-1]) == (0, n_epochs)
+    assert len(epochs) <= 16
+    assert all(np.diff(np.diff(epochs)) >= -1)  # the steps grow, but for rounding
+
+
+def test_well_known_movies_are_drawn_besides_those_asked_for():
+    found = watch()
+    assert found.queries[: found.n_asked].tolist() == [0, 4]
+    assert sorted(found.queries[found.n_asked :]) == [0, 1, 3, 5]
+    assert found.k == 4  # of six, without a movie itself and the other row of the same name
+
+
+def test_lists_are_those_of_the_served_model(vectors):
+    found = watch()
+    model = Neighbours(vectors)
+    for query, others, rows in zip(
+        found.queries, found.left_out, found.lists(vectors), strict=True
+    ):
+        expected = model.top([int(query)], found.k, exclude=others)
+        assert rows.tolist() == [one.row for one in expected]
+
+
+def test_the_overlap_is_the_mean_over_the_drawn_movies_with_its_interval():
+    found = watch(asked=[0, 4], k=2)
+    exact = np.array([[1, 2]] * 6)
+    lists = np.array([[8, 9], [8, 9], [1, 2], [2, 1], [1, 9], [8, 9]])
+    mean, half = drawn_overlap(found, lists, exact)
+    shares = [1, 1, 0.5, 0]
+    assert mean == np.mean(shares)
+    assert half == pytest.approx(1.96 * np.std(shares, ddof=1) / 2)
+
+
+def test_lists_are_read_back_and_other_questions_have_none(tmp_path, vectors):
+    first, second = watch(asked=[0]), watch(asked=[2])
+    lists = {0: first.lists(vectors), 5: first.lists(2 * vectors)}
+    save_lists(tmp_path, first, lists)
+    content = (tmp_path / FILE).read_bytes()
+    same = read_lists(content, first)
+    assert list(same) == [0, 5]
+    np.testing.assert_array_equal(same[5], lists[5])
+    other = read_lists(content, second)[0]
+    assert (other[0] == -1).all()  # nobody asked that fit for movie 2
+    np.testing.assert_array_equal(other[1:], lists[0][1:])  # but for the drawn ones
+
+
+def test_lists_that_are_too_short_are_asked_anew(tmp_path, vectors):
+    short = watch(k=2)
+    save_lists(tmp_path, short, {0: short.lists(vectors)})
+    assert read_lists((tmp_path / FILE).read_bytes(), watch(k=3)) == {}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_to_watch_a_fit_does_not_change_it(optimizer):
+    likes = find_likes(small_ratings(np.random.default_rng(0)), "user_mean", item_power=0.5)
+    titles = TitleIndex(likes.movies["title"].tolist())
+    asked = watch_movies(titles, likes.popularity, [0], 2)
+    options = FitOptions(optimizer, 0.1, dim=3, epochs=4)
+    steps: list[Step] = []
+    plain = fit_weighted(likes.weighted, options, 0, "cpu", lambda step: None)
+    fit, lists = fit_watched(likes.weighted, asked, (options, 0), "cpu", steps.append)
+    np.testing.assert_array_equal(fit.embedding, plain.embedding)
+    assert set(lists) == watched_epochs(4) == {0, 1, 2, 3, 4}
+    np.testing.assert_array_equal(lists[4], asked.lists(fit.embedding))

@@ -20,6 +20,8 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
+    import numpy as np
+
     from embedlab.cli.console import console
     from embedlab.datasets.images import locate_images
     from embedlab.tracking.run import start_run
@@ -46,9 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_table(comparison.pairs, "tables/pairs.json")
         run.log_table(comparison.recall.reset_index(), "tables/recall.json")
         curves = {item.compared.name: item.steps for item in found}
-        run.log_figure(figures.plot_curves(curves, name), "figures/curves.png")
+        chosen = {item.compared.name: item.best_epoch for item in found}
+        run.log_figure(figures.plot_curves(curves, name, chosen), "figures/curves.png")
         run.log_figure(figures.plot_accuracies(comparison.table, name), "figures/accuracy.png")
-        classes = figures.plot_class_differences(comparison.recall, name)
+        counts = np.bincount(found[0].compared.test.labels, minlength=len(images.classes))
+        classes = figures.plot_class_differences(comparison.recall, counts, name)
         run.log_figure(classes, "figures/classes.png")
         best, *others = comparison.runs
         for i, other in enumerate(others, start=1):

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data = (train, images.labels[split.train]), (val, images.labels[split.val])
         probe = LinearProbe(*data, len(images.classes), options, args.seed, device)
         with (
-            image_runs.EpochLog(run, images, split, label) as log,
+            image_runs.EpochLog(run, images, split, label, lambda: probe.best.epoch) as log,
             epoch_progress(label, options.epochs, "val/accuracy") as print_progress,
         ):
             for epoch in probe.train():

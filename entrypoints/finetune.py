@@ -97,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         cheaper = cheaper_options(options, n_train, len(split.val))
         on_estimate = time_estimate(f"{options.label}, {device}, {precision}", cheaper)
-        table = EpochTable(SHOWN)
+        table, best_epoch = EpochTable(SHOWN), lambda: trainer.best.epoch
         with (
-            image_runs.EpochLog(run, images, split, options.label) as log,
+            image_runs.EpochLog(run, images, split, options.label, best_epoch) as log,
             work_progress(options.label, on_estimate) as show,
         ):
             for step in trainer.history:  # of the resumed run
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for epoch in trainer.train(show):
                 save()
                 log.record(*epoch)
-                table.add(epoch.step, is_best=trainer.best.epoch == epoch.step.epoch)
+                table.add(epoch.step, is_best=best_epoch() == epoch.step.epoch)
         test = model.predict(images, split.test)
         if test is None:  # rank 0 has them, and goes on alone
             return

@@ -44,10 +44,10 @@ def main(argv=None) -> None:
     if launch_workers("fit_embedding", args.processes, argv):
         return
 
-    from embedlab.cli.console import console, epoch_progress, round_progress, work_progress
+    from embedlab.cli.console import console, epoch_progress, work_progress
     from embedlab.distributed.collectives import process_group
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
-    from embedlab.movies.plots import plot_cost
+    from embedlab.movies.plots import plot_fit
     from embedlab.movies.solvers.fit import fit_likes, fit_weighted
     from embedlab.movies.solvers.result import add_gap_metric
     from embedlab.tracking.registry.promotion import Score
@@ -78,11 +78,8 @@ def main(argv=None) -> None:
             reference = found.cost
             run.log_metrics({"reference/cost": reference})
         steps: list[Step] = []
-        if options.optimizer == "exact":
-            progress = round_progress(title, "train/cost")
-        else:
-            progress = epoch_progress(title, options.epochs, "train/cost")
-        with progress as show:
+        n_epochs = None if options.optimizer == "exact" else options.epochs  # until it converges
+        with epoch_progress(title, n_epochs, "train/cost") as show:
 
             def on_step(step: Step) -> None:
                 steps.append(add_gap_metric(step, reference))
@@ -95,7 +92,7 @@ def main(argv=None) -> None:
                 )
             finally:  # a stopped fit has its curve, too
                 caption = f"{likes.name}: cost, dim {options.dim}"
-                figure = plot_cost(steps, options.label, caption, reference)
+                figure = plot_fit(steps, options, caption, reference)
                 run.log_figure(figure, "figures/cost.png")
         fit.raise_if_diverged(options)
         run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds})

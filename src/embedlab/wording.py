@@ -1,4 +1,4 @@
-"""Counted nouns, values, costs, commands and file names, as printed texts have them."""
+"""Counted nouns, values, costs, durations, commands and file names, as printed texts have them."""
 
 import re
 import shlex
@@ -34,6 +34,13 @@ def command(entry_point: str, **parameters: object) -> str:
 def serve_command(model: str) -> str:
     """The shell command that serves a model; MLflow's own port is the UI's."""
     return f"mlflow models serve -m {model} --env-manager local -p 5001"
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def printable(name: str) -> str:

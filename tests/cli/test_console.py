@@ -81,7 +81,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
 
 
 def test_a_solver_of_unknown_length_shows_rounds_and_the_change(clock, capsys):
-    with module.round_progress("fit", "train/cost") as on_step:
+    with module.epoch_progress("fit", None, "train/cost") as on_step:
         for round_ in range(3):
             on_step(Step(round_, {"train/cost": 800.0 / 2**round_}))
             clock.now += 10

@@ -6,7 +6,8 @@ from oracles import small_ratings
 
 from embedlab.movies.data.cooccurrence import cooccurrence
 from embedlab.movies.data.likes import find_likes
-from embedlab.movies.plots import plot_cost, plot_popularity, plot_ratings, plot_top_block
+from embedlab.movies.options import FitOptions
+from embedlab.movies.plots import plot_cost, plot_fit, plot_popularity, plot_ratings, plot_top_block
 from embedlab.progress import Step
 
 
@@ -29,17 +30,25 @@ def test_the_long_tail_is_sorted_and_whole(world):
     assert list(shown) == sorted(likes.popularity[likes.popularity > 0], reverse=True)
 
 
-def test_the_block_is_that_of_the_most_liked_movies_without_its_diagonal(world):
+def test_the_block_is_that_of_the_most_liked_movies_over_chance_without_its_diagonal(world):
     _, likes = world
-    counts = cooccurrence(likes.matrix)
     axes = plot_top_block(likes, n_top=4).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    rows = [likes.movies["title"].tolist().index(name) for name in names]
     top = np.argsort(-likes.popularity, kind="stable")[:4]
-    expected = counts.toarray()[np.ix_(top, top)].astype(float)
+    assert sorted(rows) == sorted(top)
+    counts = cooccurrence(likes.matrix).toarray()[np.ix_(rows, rows)]
+    liked = likes.popularity[rows]
+    expected = counts * likes.matrix.shape[0] / (liked[:, None] * liked)
     np.fill_diagonal(expected, np.nan)
-    np.testing.assert_array_equal(axes.images[0].get_array().filled(np.nan), expected)
-    assert [label.get_text() for label in axes.get_yticklabels()] == [
-        likes.movies["title"][row] for row in top
-    ]
+    np.testing.assert_allclose(axes.images[0].get_array().filled(np.nan), expected)
+
+
+def test_rounds_of_the_exact_solver_are_shown_above_the_last():
+    steps = [Step(epoch, {"train/cost": cost}) for epoch, cost in enumerate([20.0, 11.0, 10.0])]
+    axes = plot_fit(steps, FitOptions("exact"), "title", None).axes[0]
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([1, 0.1])
+    assert axes.get_yscale() == "log"
 
 
 @pytest.mark.parametrize(("costs", "scale"), [([1e6, 1e3], "log"), ([10.0, 9.0], "linear")])

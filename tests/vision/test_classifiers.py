@@ -578,11 +578,11 @@ def test_the_prediction_grid_has_a_row_a_class_right_left_and_wrong_right():
     (axes,) = figure.axes
     assert len(axes.images) == len(top) == 6
     shown = texts(figure)
-    assert shown[:2] == ["most confident, right", "most confident, wrong"]
-    assert shown[2:] == [
-        "red", "red 90%", "red 70%", "green 60%",
-        "green", "green 80%", "blue 50%",
-        "blue", "blue 90%",
+    assert shown[:3] == ["true class", "most confident, right", "most confident, wrong"]
+    assert shown[3:] == [
+        "red", "red 90%", "red 70%", "green 60%", "no more\nmistakes",
+        "green", "green 80%", "blue 50%", "no more\nmistakes",
+        "blue", "blue 90%", "no\nmistakes",
     ]  # fmt: skip
     left, right = ([i.get_extent()[0] for i in axes.images[:2]], axes.images[2].get_extent()[0])
     assert max(left) < right
@@ -604,7 +604,7 @@ def test_the_other_figures_are_drawn():
     for figure in (
         figures.plot_confusion(report, "t"),
         figures.plot_predictions(rows, IMAGES.pixels[rows.rows], CLASSES, "t"),
-        figures.plot_embedding_map(points, HAND.labels, CLASSES, "t"),
+        figures.plot_embedding_map(points, HAND.labels, IMAGES.pixels[:6], CLASSES, "t"),
         figures.plot_neighbours(np.array([0]), np.array([[1, 2]]), IMAGES, "t"),
         figures.plot_disagreements(
             rows, rows.take(np.array([], dtype=int)), ("a", "b"), IMAGES, "t"

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from embedlab.distributed.env import is_main_process
 from embedlab.progress import OnProgress, OnStep, Step
+from embedlab.wording import duration
 
 SECONDS_BETWEEN_LINES = 10.0
 REPORTS_BEFORE_ESTIMATE = 8
@@ -67,27 +68,22 @@ def work_progress(
 
 
 @contextmanager
-def epoch_progress(label: str, n_epochs: int, metric: str) -> Iterator[OnStep]:
-    """Progress of a fit of `n_epochs`, with the newest value of `metric`."""
+def epoch_progress(label: str, n_epochs: int | None, metric: str) -> Iterator[OnStep]:
+    """Progress of a fit of `n_epochs`, with the newest value of `metric`.
+
+    n_epochs  None for a solver that stops when it has converged; its rounds show the change, too.
+    """
+    values: list[float] = []
     with work_progress(label) as on_progress:
-
-        def on_step(step: Step) -> None:
-            detail = f"epoch {step.epoch}/{n_epochs}, {metric} {step.metrics[metric]:.4g}"
-            on_progress(step.epoch, n_epochs, detail)
-
-        yield on_step
-
-
-@contextmanager
-def round_progress(label: str, metric: str) -> Iterator[OnStep]:
-    """Progress of a solver that stops when it has converged, with the change of `metric`."""
-    with work_progress(label) as on_progress:
-        values: list[float] = []
 
         def on_step(step: Step) -> None:
             values.append(step.metrics[metric])
-            change = f" ({values[-1] / values[-2] - 1:+.1e})" if len(values) > 1 else ""
-            on_progress(step.epoch, None, f"round {step.epoch}, {metric} {values[-1]:.6g}{change}")
+            if n_epochs is not None:
+                detail = f"epoch {step.epoch}/{n_epochs}, {metric} {values[-1]:.4g}"
+            else:
+                change = f" ({values[-1] / values[-2] - 1:+.1e})" if len(values) > 1 else ""
+                detail = f"round {step.epoch}, {metric} {values[-1]:.6g}{change}"
+            on_progress(step.epoch, n_epochs, detail)
 
         yield on_step
 
@@ -124,13 +120,6 @@ class EpochTable:
         time = "" if step.seconds is None else duration(step.seconds)
         mark = "  best so far" if is_best else ""
         console.print("  ".join([f"{step.epoch:5}", *cells, time.rjust(6)]) + mark)
-
-
-def duration(seconds: float) -> str:
-    """As people say it: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def recommendation_table(answer: pd.DataFrame, score: str) -> Table:

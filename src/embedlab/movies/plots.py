@@ -10,9 +10,11 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 from matplotlib.typing import ColorType
+from scipy.cluster.hierarchy import leaves_list, linkage
 
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.data.ratings import Ratings
+from embedlab.movies.options import FitOptions
 from embedlab.plotting import BLUE, GREY, heat_map, new_figure, new_panel
 from embedlab.progress import Step
 from embedlab.wording import cost_as_text
@@ -36,6 +38,7 @@ GENRE_COLOURS = (
     *("#e69f00", "#56b4e9", "#cc79a7", "#0072b2"),
     *("#d55e00", "#009e73", "#d9c400", "#8a8f98"),
 )
+ROUNDOFF = 1e-15
 _large_numbers = FuncFormatter(lambda value, _: cost_as_text(value))
 
 
@@ -75,43 +78,79 @@ def plot_popularity(likes: Likes) -> Figure:
         yscale="log",
     )
     axes.plot(rank[shown], counts[shown], color=BLUE, linewidth=2)
-    axes.fill_between(rank[:half], counts[:half], 0.8, color=BLUE, alpha=0.15, linewidth=0)
+    bottom = max(0.8, 0.7 * counts[shown].min()) if shown.any() else 0.8
+    axes.fill_between(rank[:half], counts[:half], bottom, color=BLUE, alpha=0.15, linewidth=0)
     axes.annotate(
         f"{half:,} movies hold half of all likes",
-        (half / 2, 1),
+        (half / 2, bottom),
         xytext=(0, 10),
         textcoords="offset points",
         ha="right",
         color=BLUE,
     )
-    axes.set_ylim(0.8, None)
+    axes.set_ylim(bottom, None)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(_large_numbers)
     return figure
 
 
 def plot_top_block(likes: Likes, n_top: int = 40) -> Figure:
-    """Heat map of X among the `n_top` most liked movies; the diagonal, outside of the cost, is
-    grey."""
+    """Heat map of the `n_top` most liked movies: how many users like both, over the number that
+    chance would give; similar movies are neighbours. The diagonal, outside of the cost, is grey."""
     top = np.argsort(-likes.popularity, kind="stable")[:n_top]
-    of_top = likes.weighted.likes[:, top].astype(float)  # (n_users, n_top)
-    block = (of_top.T @ of_top).toarray()  # (n_top, n_top)
-    np.fill_diagonal(block, np.nan)
-    names = [short_title(likes.movies["title"].iloc[row]) for row in top]
-    users = "weighted users" if likes.is_weighted else "users"
-    figure, axes = heat_map((11, 10), block, users, names=names)
-    axes.set_title(f"{likes.name}: {users} who like both, the {len(top)} most liked movies")
+    of_top = likes.matrix[:, top].astype(float)  # (n_users, n_top)
+    counts, liked = (of_top.T @ of_top).toarray(), likes.popularity[top]
+    # Independent likes of x_i and x_j of U users: x_i x_j / U like both.
+    lift = counts * likes.matrix.shape[0] / np.outer(liked, liked).clip(1)  # (n_top, n_top)
+    order = _by_cluster(lift)
+    lift = lift[np.ix_(order, order)]
+    np.fill_diagonal(lift, np.nan)
+    names = [short_title(likes.movies["title"].iloc[row]) for row in top[order]]
+    label = "users who like both, over what chance would give"
+    figure, axes = heat_map((11, 10), lift, label, names=names)
+    axes.set_title(f"{likes.name}: liked together, the {len(top)} most liked movies by cluster")
     return figure
+
+
+def _by_cluster(similarity: np.ndarray) -> np.ndarray:
+    """An order of the rows, (n,), in which similar ones are neighbours."""
+    if len(similarity) < 3:
+        return np.arange(len(similarity))
+    distance = 1 / (1 + similarity)
+    condensed = distance[np.triu_indices(len(similarity), 1)]
+    return leaves_list(linkage(condensed, "average", optimal_ordering=True))
 
 
 def plot_cost(
     steps: Sequence[Step], label: str, title: str, exact_cost: float | None = None
 ) -> Figure:
     """Cost before each epoch's update; the exact solver's is dashed."""
-    figure, axes = new_panel(7, 4.5, title=title)
+    figure, axes = new_panel(8, 4.8, title=title)
     end = cost_as_text(steps[-1].metrics["train/cost"]) if steps else "no finite cost"
     draw_costs(axes, steps, BLUE, f"{label}: {end}")
     finish_costs(axes, exact_cost)
+    return figure
+
+
+def plot_fit(
+    steps: Sequence[Step], options: FitOptions, title: str, exact_cost: float | None
+) -> Figure:
+    """What the solver's epochs, or the exact one's rounds, did to the cost."""
+    if options.optimizer == "exact":
+        return plot_rounds(steps, options.label, title)
+    return plot_cost(steps, options.label, title, exact_cost)
+
+
+def plot_rounds(steps: Sequence[Step], label: str, title: str) -> Figure:
+    """How far each round of the exact solver is above its last: the cost itself hardly moves."""
+    costs = np.array([step.metrics["train/cost"] for step in steps])
+    if len(costs) < 3 or not costs[-1] > 0:
+        return plot_cost(steps, label, title)
+    above = costs[:-1] / costs[-1] - 1
+    figure, axes = new_panel(8, 4.8, title=title, yscale="log")
+    axes.plot(range(len(above)), above.clip(ROUNDOFF), "o-", color=BLUE, linewidth=2)
+    axes.set(xlabel="round", ylabel=f"cost above the last round's, {cost_as_text(costs[-1])}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

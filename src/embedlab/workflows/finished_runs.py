@@ -29,6 +29,7 @@ class FinishedRun:
     id: str
     compared: ComparedRun
     steps: list[Step]
+    best_epoch: int
     dataset: str
     images_digest: str
 
@@ -124,7 +125,9 @@ def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedRun
     )
     dataset = params.get("resolved/dataset", params["dataset"])
     steps = read_steps(client, run_id, CURVES)
-    return FinishedRun(run_id, compared, steps, dataset, run.data.tags["pictures_digest"])
+    best_epoch = int(metrics.get("best/epoch", -1))
+    digest = run.data.tags["pictures_digest"]
+    return FinishedRun(run_id, compared, steps, best_epoch, dataset, digest)
 
 
 def read_steps(client: mlflow.MlflowClient, run_id: str, metrics: Sequence[str]) -> list[Step]:

@@ -1,6 +1,7 @@
 """The parts that `extract_features` and `finetune` share: data, epochs, test report, model."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ PREDICTIONS = "predictions/test.npz"
 VAL_GRID = "val_predictions"
 LEFT_OUT_TABLE, DUPLICATES_TABLE = "tables/unreadable.json", "tables/duplicates.json"
 NAMES_SHOWN = 3
-IMAGES_EACH_EPOCH = 24
+IMAGES_EACH_EPOCH = 25  # a square
 TRAINING_IMAGES = 36
 NEIGHBOURS = 8
 MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
@@ -144,11 +145,20 @@ def prepare_fonts(images: ImageDataset) -> list[str]:
 class EpochLog:
     """Log every epoch of a training: metrics, predictions for the same validation images, curves.
 
+    best_epoch  returns the best one so far by validation.
+
     The curves are logged at the end, also of a training that was stopped.
     """
 
-    def __init__(self, run: TrackedRun, images: ImageDataset, split: Split, label: str):
-        self.run, self.images, self.label = run, images, label
+    def __init__(
+        self,
+        run: TrackedRun,
+        images: ImageDataset,
+        split: Split,
+        label: str,
+        best_epoch: Callable[[], int],
+    ):
+        self.run, self.images, self.label, self._best_epoch = run, images, label, best_epoch
         self.steps: list[Step] = []
         # Evenly over the classes, whose images lie anywhere among the rows.
         by_class = np.argsort(images.labels[split.val], kind="stable")
@@ -162,7 +172,8 @@ class EpochLog:
     def __exit__(self, *_: object) -> None:
         if self.steps:
             title = f"{self.images.name}: {self.label}"
-            self.run.log_figure(figures.plot_curves({"": self.steps}, title), "figures/curves.png")
+            figure = figures.plot_curves({"": self.steps}, title, {"": self._best_epoch()})
+            self.run.log_figure(figure, "figures/curves.png")
 
     def record(self, step: Step, predictions: Predictions | None = None) -> None:
         """`predictions` of all validation images, in the order of the split, at rank 0."""
@@ -170,6 +181,13 @@ class EpochLog:
         self.run.record(step)
         if predictions is None:
             return
+        if len(self.steps) == 1 and step.epoch:  # the UI opens on step 0
+            names = [self.images.classes[label] for label in self.images.labels[self._rows]]
+            truth = "validation images with their true classes"
+            columns = math.isqrt(IMAGES_EACH_EPOCH)
+            pixels = self.images.pixels[self._rows]
+            grid = figures.plot_image_grid(pixels, names, truth, columns=columns)
+            self.run.log_image(figures.as_pixels(grid), VAL_GRID, 0)
         title = f"validation images, epoch {step.epoch}: accuracy {predictions.score.accuracy:.1%}"
         shown = predictions.take(self._shown)
         pixels = self.images.pixels[self._rows]
@@ -196,7 +214,8 @@ def log_embedding(
     points, shown = map_images(features, how, seed=0)
     labels = images.labels[rows]
     title = f"{images.name}, test images in the embedding, by {MAP_NAMES[how]}"
-    figure = figures.plot_embedding_map(points, labels[shown], images.classes, title)
+    pixels = images.pixels[rows[shown]]
+    figure = figures.plot_embedding_map(points, labels[shown], pixels, images.classes, title)
     run.log_figure(figure, "figures/embedding_map.png")
     queries = one_query_a_class(labels)
     found = nearest(features, queries, NEIGHBOURS)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from embedlab.vision.evaluation.metrics import Predictions, evaluate, mcnemar
-from embedlab.wording import counted
+from embedlab.wording import counted, duration
 
 SIGNIFICANT = 0.05
 MAX_SHOWN = 24  # images of a disagreement
@@ -64,7 +64,7 @@ class Comparison:
             heading = f"### {best.name} leads on {data}; its lead over {', over '.join(leads)}"
         lines = [heading, ""]
         for row in self.table.itertuples():
-            minutes = "" if pd.isna(row.minutes) else f", {row.minutes:,.1f} min of computing"
+            minutes = "" if pd.isna(row.minutes) else f", {duration(60 * row.minutes)} of computing"
             lines.append(
                 f"- **{row.run}** ({row.kind}): {row.accuracy:.2%} of {n_test:,} test images right "
                 f"(95 % interval {row.low:.2%} to {row.high:.2%}), validation "

@@ -1,5 +1,6 @@
 """Figures of image classifiers: arrays in, matplotlib Figures out, without a display."""
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, repeat
@@ -11,18 +12,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, RED, PlainTextFigure, new_figure, tidy
 from embedlab.progress import Step
 from embedlab.vision.data.images import ImageDataset
-from embedlab.vision.evaluation.metrics import Predictions, Report
+from embedlab.vision.evaluation.metrics import Predictions, Report, wilson_interval
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)  # of runs, in turn
 PALE = "#d5d8dc"
 CLASSES_ON_A_PAGE = 25
 LEGEND_CLASSES = 30
 COLUMNS = 12  # of a grid of images
+MAP_RATIO = 1.2  # width of the map over its height
+ROWS_OF_THUMBNAILS = 18
 TILE = 1.28  # height of an image and its caption, in widths of an image
 
 
@@ -34,12 +39,18 @@ class Tile(NamedTuple):
     colour: str = GREY
 
 
-Row = tuple[str, Sequence[Tile | None]]  # a name at the left, and images; None is a gap
+# A name at the left, and images; None is a gap, a text stands in an image's place.
+Row = tuple[str, Sequence[Tile | str | None]]
 Heading = tuple[float, str]  # x of its middle, in images, and its text
 
 
-def plot_curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
-    """Loss and accuracy by epoch: training dashed, validation solid, a colour a run."""
+def plot_curves(
+    runs: Mapping[str, Sequence[Step]], title: str, chosen: Mapping[str, int]
+) -> Figure:
+    """Loss and accuracy by epoch: training dashed, validation solid, a colour a run.
+
+    chosen  the epoch of each run that validation chose, which is marked.
+    """
     figure = new_figure(10, 4, PlainTextFigure)
     figure.suptitle(title)
     panels = figure.subplots(1, 2)
@@ -51,13 +62,25 @@ def plot_curves(runs: Mapping[str, Sequence[Step]], title: str) -> Figure:
                 style += "o" if len(values) < 4 else ""
                 of_run = {"color": colour, "label": f"{label} {split}".strip(), "linewidth": 2}
                 axes.plot(list(values), list(values.values()), style, **of_run)
-        axes.set(xlabel="epoch", ylabel=name)
+                if split == "val" and chosen.get(label) in values:
+                    at = chosen[label], values[chosen[label]]
+                    axes.plot(*at, "*", color=colour, markersize=15, markeredgecolor="white")
+        axes.set(xlabel="epoch (★: chosen by validation)", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes)
+    _cut_first_losses(panels[0])
     panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
     lines = panels[0].get_legend_handles_labels()  # below: names of runs would hide the curves
     figure.legend(*lines, loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+def _cut_first_losses(axes: Axes) -> None:
+    """End the axis above the later losses if a first one would flatten them."""
+    curves = [np.asarray(line.get_ydata(), float) for line in axes.lines]
+    later = max((curve[1:].max() for curve in curves if len(curve) > 2), default=np.inf)
+    if max((curve.max() for curve in curves), default=0) > 3 * later:
+        axes.set_ylim(0, 1.3 * later)
 
 
 def plot_confusion(report: Report, title: str) -> Figure:
@@ -86,7 +109,8 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
     top  as `metrics.top_predictions` returns it. One figure for every 25 classes.
     """
     k = int(top["rank"].max()) if len(top) else 0
-    headings = [(k / 2, "most confident, right"), (1.5 * k + 1, "most confident, wrong")]
+    headings = [(-0.6, "true class"), (k / 2, "most confident, right")]
+    headings.append((1.5 * k + 1, "most confident, wrong"))
     pages = range(0, len(images.classes), CLASSES_ON_A_PAGE)
     figures = []
     for start in pages:
@@ -94,8 +118,12 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
         part = "" if len(pages) == 1 else f" ({start + 1} to {start + len(classes)})"
         rows: list[Row] = []
         for name in classes:
-            tiles: list[Tile | None] = [None] * (2 * k + 1)
-            for item in top[top["class"] == name].itertuples():
+            tiles: list[Tile | str | None] = [None] * (2 * k + 1)
+            of_class = top[top["class"] == name]
+            n_wrong = (of_class["kind"] == "wrong").sum()
+            if n_wrong < k:
+                tiles[k + 1 + n_wrong] = "no more\nmistakes" if n_wrong else "no\nmistakes"
+            for item in of_class.itertuples():
                 first, colour = (0, GREEN) if item.kind == "right" else (k + 1, RED)
                 caption = f"{item.predicted} {item.confidence:.0%}"
                 tiles[first + item.rank - 1] = Tile(images.pixels[item.row], caption, colour)
@@ -105,30 +133,47 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
 
 
 def plot_image_grid(
-    images: np.ndarray, captions: Sequence[str], title: str, colours: Iterable[str] = repeat(GREY)
+    images: np.ndarray,
+    captions: Sequence[str],
+    title: str,
+    colours: Iterable[str] = repeat(GREY),
+    columns: int = COLUMNS,
 ) -> Figure:
-    """Images (n, 3, side, side) uint8 in rows of up to 12, a caption under each."""
-    return _tile_rows(_wrap("", list(map(Tile, images, captions, colours))), title)
+    """Images (n, 3, side, side) uint8 in rows, a caption under each."""
+    return _tile_rows(_wrap("", list(map(Tile, images, captions, colours)), columns), title)
 
 
 def plot_predictions(
     predictions: Predictions, pixels: np.ndarray, classes: tuple[str, ...], title: str
 ) -> Figure:
-    """The predicted class and its confidence under each image; green if it is right.
+    """The predicted class and its confidence under each image, in a square; green if it is right.
 
     pixels  (n, 3, side, side) uint8, an image a prediction.
     """
     names = [classes[label] for label in predictions.predicted]
     captions = [f"{n} {c:.0%}" for n, c in zip(names, predictions.confidence, strict=True)]
     colours = [GREEN if is_right else RED for is_right in predictions.is_right]
-    return plot_image_grid(pixels, captions, title, colours)
+    return plot_image_grid(pixels, captions, title, colours, _square(len(names)))
+
+
+def _square(n: int) -> int:
+    """The number of columns of a square of n images."""
+    return max(1, math.ceil(math.sqrt(n)))
 
 
 def plot_embedding_map(
-    points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], title: str
+    points: np.ndarray,
+    labels: np.ndarray,
+    pixels: np.ndarray,
+    classes: tuple[str, ...],
+    title: str,
 ) -> Figure:
-    """points (n, 2): a dot an image, a colour a class. The frame omits far outliers."""
-    figure = new_figure(9.5, 7.5, PlainTextFigure)
+    """points (n, 2): a dot an image, a colour a class, and thumbnails where they have room. The
+    name of a class stands at the middle of its images. The frame omits far outliers.
+
+    pixels  (n, 3, side, side) uint8.
+    """
+    figure = new_figure(11, 8.5, PlainTextFigure)
     axes = figure.subplots()
     n = len(classes)
     few = n <= 10  # as many colours as tab10 has
@@ -136,7 +181,7 @@ def plot_embedding_map(
     colours = colour_map(np.arange(n) if few else np.arange(n) / n)  # (classes, 4)
     order = np.random.default_rng(0).permutation(len(points))  # no class lies on top of the others
     x, y = points[order].T
-    axes.scatter(x, y, s=10, c=colours[labels[order]], alpha=0.6, linewidths=0)
+    axes.scatter(x, y, s=14, c=colours[labels[order]], alpha=0.5, linewidths=0)
     dots = [axes.scatter([], [], s=40, color=colour) for colour in colours[:LEGEND_CLASSES]]
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
     margin = 0.08 * (high - low)
@@ -145,6 +190,23 @@ def plot_embedding_map(
     names = classes[:LEGEND_CLASSES]  # as an argument: matplotlib omits labels that begin with _
     axes.legend(dots, names, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.spines[:].set_color(PALE)
+    height = (upper - bottom) / ROWS_OF_THUMBNAILS
+    width = height * (right - left) / (upper - bottom) / MAP_RATIO
+    cells = np.floor((points - (left, bottom)) / (width, height)).astype(int)  # (n, 2)
+    _, first = np.unique(cells[order], axis=0, return_index=True)
+    for row in order[first]:
+        x, y = points[row]
+        box = (x - 0.4 * width, x + 0.4 * width, y - 0.4 * height, y + 0.4 * height)
+        if left < box[0] and box[1] < right and bottom < box[2] and box[3] < upper:
+            axes.imshow(pixels[row].transpose(1, 2, 0), extent=box, aspect="auto", zorder=2)
+            frame = Rectangle((box[0], box[2]), 0.8 * width, 0.8 * height, zorder=3)
+            frame.set(fill=False, edgecolor=colours[labels[row]], linewidth=1.6)
+            axes.add_patch(frame)
+    for label in np.unique(labels) if n <= LEGEND_CLASSES else ():
+        x, y = np.median(points[labels == label], axis=0)
+        halo = [withStroke(linewidth=3.5, foreground="white")]
+        text = axes.text(x, y, classes[label], size=12, weight="bold", zorder=4)
+        text.set(ha="center", va="center", path_effects=halo)
     return figure
 
 
@@ -186,26 +248,40 @@ def plot_disagreements(
 
 
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
-    """A bar a run with its 95 % interval; `table` has run, accuracy, low, high."""
+    """A dot a run with its 95 % interval; `table` has run, accuracy, low, high."""
     label = "test accuracy, with 95 % interval"
     figure, axes, y = _rows(table["run"], 1.4 + 0.6 * len(table), title, label)
-    axes.barh(y, table["accuracy"], color=BLUE, height=0.55)
     errors = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
-    axes.errorbar(table["accuracy"], y, xerr=errors, fmt="none", color="black", capsize=4)
+    axes.errorbar(table["accuracy"], y, xerr=errors, fmt="o", color=BLUE, capsize=4, markersize=8)
     for at, row in zip(y, table.itertuples(), strict=True):
-        axes.text(row.high + 0.01, at, f"{row.accuracy:.1%}", va="center", weight="bold")
-    axes.set(xlim=(0, 1.1))
+        place = (row.accuracy, at), (0, 9)
+        text = f"{row.accuracy:.1%}"
+        axes.annotate(text, *place, textcoords="offset points", ha="center", weight="bold")
+    axes.set_ylim(-0.6, len(table) - 0.3)
+    axes.margins(x=0.08)
     return figure
 
 
-def plot_class_differences(table: pd.DataFrame, title: str) -> Figure:
-    """Recall of each class, a dot a run, joined by a line; `table` is class by run."""
-    label = "right predictions of the class (recall)"
-    figure, axes, y = _rows(table.index, 1.6 + 0.36 * len(table), title, label)
-    axes.hlines(y, table.min(axis=1), table.max(axis=1), color=PALE, linewidth=3)
+def plot_class_differences(table: pd.DataFrame, counts: np.ndarray, title: str) -> Figure:
+    """Recall of each class with its 95 % interval, a dot a run; `table` is class by run.
+
+    counts  (classes,) number of each class's test images.
+    """
+    label = "right predictions of the class (recall), with 95 % interval"
+    height = 0.2 + 0.17 * len(table.columns)  # of a class
+    figure, axes, y = _rows(table.index, 1.6 + height * len(table), title, label)
     for i, name in enumerate(table):
-        axes.plot(table[name], y, "o", color=COLOURS[i % len(COLOURS)], label=name)
-    axes.legend(frameon=False, loc="best")
+        recall = table[name].to_numpy()
+        right = np.rint(recall * counts).astype(int)
+        pairs = zip(right, counts, strict=True)
+        found = [wilson_interval(k, n) if n else (0.0, 1.0) for k, n in pairs]
+        errors = np.abs(np.transpose(found) - recall)
+        at = y + 0.5 - (i + 1) / (len(table.columns) + 1)
+        colour = COLOURS[i % len(COLOURS)]
+        axes.errorbar(recall, at, xerr=errors, fmt="o", color=colour, elinewidth=1.2, label=name)
+    axes.hlines(y[:-1] - 0.5, 0, 1, color=PALE, linewidth=0.8)
+    axes.set_xlim(None, 1.01)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False)
     return figure
 
 
@@ -230,10 +306,10 @@ def _rows(
     return figure, axes, y
 
 
-def _wrap(name: str, tiles: Sequence[Tile]) -> list[Row]:
-    """Rows of up to 12 images, the first with that name; without images an empty row."""
-    starts = range(0, max(1, len(tiles)), COLUMNS)
-    return [(name if i == 0 else "", tiles[i : i + COLUMNS]) for i in starts]
+def _wrap(name: str, tiles: Sequence[Tile], columns: int = COLUMNS) -> list[Row]:
+    """Rows of images, the first with that name; without images an empty row."""
+    starts = range(0, max(1, len(tiles)), columns)
+    return [(name if i == 0 else "", tiles[i : i + columns]) for i in starts]
 
 
 def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()) -> Figure:
@@ -254,10 +330,13 @@ def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()
         for x, tile in enumerate(tiles):
             if tile is None:
                 continue
+            if isinstance(tile, str):
+                axes.text(x + 0.5, y + 0.5, tile, ha="center", va="center", size=9, color=GREY)
+                continue
             box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
             pixels = tile.image.transpose(1, 2, 0)
             axes.imshow(pixels, extent=box, interpolation="bicubic", aspect="auto")
             lines = tile.caption.split("\n")
-            text = "\n".join(t if len(t) <= 16 else f"{t[:9]}…{t[-6:]}" for t in lines)
-            axes.text(x + 0.5, y + 1, text, ha="center", va="top", size=7, color=tile.colour)
+            text = "\n".join(t if len(t) <= 14 else f"{t[:7]}…{t[-6:]}" for t in lines)
+            axes.text(x + 0.5, y + 1, text, ha="center", va="top", size=8, color=tile.colour)
     return figure

@@ -38,7 +38,7 @@ def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     return np.array([row[row != query][:k] for query, row in zip(queries, found, strict=True)])
 
 
-def one_query_a_class(labels: np.ndarray, max_classes: int = 8) -> np.ndarray:
+def one_query_a_class(labels: np.ndarray, max_classes: int = 10) -> np.ndarray:
     """The first row of each of the first classes."""
     _, first = np.unique(labels, return_index=True)
     return first[:max_classes]

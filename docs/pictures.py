@@ -1,9 +1,9 @@
-"""The README's screenshots, made again: `make pictures`.
+"""The README's screenshots and the figures of docs/optimizers.md, made again: `make pictures`.
 
     python docs/pictures.py --ratings ml-latest-small
 
 Fits the exact embedding and the published grid into a store of its own, and lets headless Chromium
-(Debian's `chromium`) show the movie explorer and the MLflow UI's charts.
+(Debian's `chromium`) show the movie explorer, the lists by epoch and the MLflow UI's charts.
 """
 
 import argparse
@@ -24,6 +24,7 @@ DOCS = Path(__file__).parent
 PORT = 5907
 SIZE = (1440, 900)
 SECONDS_TO_START = 120
+FIGURES = ("best", "gap", "overlap", "overlap_by_gap")  # of docs/optimizers.md
 MOVIE = "Toy Story (1995)"
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
 
@@ -88,6 +89,11 @@ def main() -> None:
         explorer = Path(page[1]).as_uri()
         take(f"{explorer}#{urllib.request.quote(MOVIE)}", "explorer", folder, 5_000)
         compared = run(folder, "compare_optimizers", ratings=ratings)
+        page = re.search(r"Watch the lists converge: (\S+)", compared)
+        assert page, compared
+        take(Path(page[1]).as_uri(), "compare", folder, 3_000)
+        for figure in FIGURES:
+            shutil.copy(Path(page[1]).parent / "figures" / f"{figure}.png", DOCS / "figures")
         *_, charts = re.findall(r"Open\s+http://[^/]+/(\S+)", compared)
         with mlflow_ui(store):
             # Without the assistant that MLflow opens on the right.

@@ -61,6 +61,11 @@ LINEAR_PROBE_LR = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001, "lbfgs": 1.0}
 PROBE_UPDATES_PER_EPOCH, PROBE_MIN_BATCH = 20, 8
 
 
+def has_stages(name: str) -> bool:
+    """Whether `freeze` can name stages of this backbone."""
+    return any(name in FAMILIES[family].split() for family in RESNETS)
+
+
 def check_backbone(name: str, resolutions: Sequence[int], freeze: str = "none") -> None:
     """Raises OptionError for a resolution or a part to freeze that this network does not have."""
     fixed = FIXED_RESOLUTION.get(name)
@@ -74,8 +79,7 @@ def check_backbone(name: str, resolutions: Sequence[int], freeze: str = "none") 
             f"resolution: expected at least {ALEXNET_RESOLUTION} with backbone=alexnet, got "
             f"{min(resolutions)}"
         )
-    is_resnet = any(name in FAMILIES[family].split() for family in RESNETS)
-    if not is_resnet and freeze not in ("none", "all-but-head"):
+    if not has_stages(name) and freeze not in ("none", "all-but-head"):
         raise OptionError(
             f"freeze: expected none or all-but-head with backbone={name}, got {freeze}; only "
             f"networks of the families {', '.join(RESNETS)} have these stages"

@@ -13,10 +13,12 @@ from embedlab.vision.training.linear_probe import probe_logits
 from embedlab.vision.training.recipes import (
     AUTO,
     BY_DATA,
+    RECIPE_FIELDS,
     DataFacts,
     FinetuneOptions,
     explain_auto,
     make_options,
+    options_of,
 )
 from embedlab.vision.training.trainer import Trainer
 
@@ -34,8 +36,8 @@ PHOTOS = (96, 128, 160)
         (999, 8, 32, 6e-5, 8, (64,)),
         (1_000, 8, 32, 0.0025, 10, (64,)),
         (3_058, 128, 128, 3e-4, 13, PHOTOS),
-        (4_250, 32, 128, 3e-4, 9, PHOTOS),
-        (19_999, 32, 128, 3e-4, 8, PHOTOS),
+        (4_250, 32, 128, 3e-4, 12, PHOTOS),
+        (19_999, 32, 128, 3e-4, 12, PHOTOS),
         (20_000, 32, 128, 3e-4, 8, AUTO.resolution),
         (42_500, 32, 128, 3e-4, 8, AUTO.resolution),
         (1_000_000, 256, 128, 3e-4, 8, (128, 160, 224, 224)),
@@ -51,6 +53,8 @@ def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, reso
     is_tiny = side == 8
     assert options.augment == ("crop_flip" if n_train < 1_000 or is_tiny else "zoom_flip")
     assert options.optimizer == ("sgd" if n_train >= 1_000 and is_tiny else "adamw")
+    is_middling = 1_000 <= n_train < 20_000 and not is_tiny
+    assert options.freeze == ("stage2" if is_middling else "none")
     settings = dict.fromkeys(BY_DATA) | {"lr": lr, "weights": "imagenet"}
     sentence = explain_auto(n_train, side, settings, options)
     assert f"for {n_train:,} training images of {side} px: " in sentence
@@ -75,6 +79,15 @@ def test_a_given_value_counts_for_the_others():
     options = make_options("auto", DataFacts(4_000, 128), optimizer="sgd", epochs=2)
     assert (options.lr, options.epochs, options.resolution) == (0.01, 2, (128, 160))
     assert make_options("auto", DataFacts(4_000, 128), lr=0.5).lr == 0.5
+    assert make_options("auto", DataFacts(10_000, 128), freeze="none").epochs == 8
+
+
+def test_only_stages_that_the_backbone_has_are_kept():
+    assert make_options("auto", DataFacts(4_000, 128, has_stages=False)).freeze == "none"
+    settings = dict.fromkeys(("recipe", *RECIPE_FIELDS)) | {"recipe": "auto", "weights": "imagenet"}
+    for backbone, kept in (("resnet50", "stage2"), ("convnext_tiny", "none")):
+        options = options_of(settings | {"backbone": backbone}, n_train=4_000, side=128)
+        assert options.freeze == kept
 
 
 def test_a_backbone_of_one_resolution_has_that_one():

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from embedlab.errors import OptionError
-from embedlab.vision.options import FIXED_RESOLUTION, NO_WEIGHTS, check_backbone
+from embedlab.vision.options import FIXED_RESOLUTION, NO_WEIGHTS, check_backbone, has_stages
 from embedlab.wording import value_as_text
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
@@ -110,6 +110,7 @@ AUTO = FinetuneOptions(
 # What AUTO chooses by the data, and holds here for CIFAR-10's 42,500 images.
 BY_DATA = (
     *("head", "batch_norm", "optimizer", "lr", "epochs", "batch_size", "resolution", "augment"),
+    "freeze",
 )
 RECIPES = MappingProxyType({recipe.recipe: recipe for recipe in (AUTO, FAST, NOTEBOOK)})
 RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
@@ -120,7 +121,10 @@ MANY_IMAGES = 20_000  # from these on, the smaller resolutions of `fast` save ti
 # probe in the first epoch (docs/accuracy.md).
 LR_OF_128 = {"sgd": 0.01, "rmsprop": 3e-4, "adam": 3e-4, "adamw": 3e-4}
 UPDATES_PER_EPOCH, MIN_BATCH, MAX_BATCH = 20, 16, 128
-MIN_EPOCHS = 8
+# What the early stages see of photos, edges and textures, they know; without training them an epoch
+# takes two thirds of the time, and there are more of them.
+FROZEN = "stage2"
+MIN_EPOCHS, MIN_EPOCHS_OF_FROZEN = 8, 12
 MIN_UPDATES, MIN_UPDATES_OF_FEW = 290, 120
 RATE_OF_FEW = 0.8  # of the rate of more images
 TINY_SIDE = 16  # pixels; such images are no photos, and the network has to change more for them
@@ -141,12 +145,14 @@ class DataFacts:
     side              pixels of a side of the images as they are stored, 256 at the most.
     fixed_resolution  of a backbone that takes one only.
     is_pretrained     whether the weights are not random.
+    has_stages        whether the backbone has stages that can be frozen.
     """
 
     n_train: int
     side: int
     fixed_resolution: int | None = None
     is_pretrained: bool = True
+    has_stages: bool = True
 
 
 def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) -> FinetuneOptions:
@@ -172,7 +178,8 @@ def options_of(settings: Mapping[str, Any], n_train: int = 1, side: int = 0) -> 
     """
     backbone, names = settings["backbone"], ("recipe", *RECIPE_FIELDS)
     is_pretrained = settings["weights"] != NO_WEIGHTS
-    facts = DataFacts(n_train, side, FIXED_RESOLUTION.get(backbone), is_pretrained)
+    fixed = FIXED_RESOLUTION.get(backbone)
+    facts = DataFacts(n_train, side, fixed, is_pretrained, has_stages(backbone))
     options = make_options(facts=facts, **{name: settings[name] for name in names})
     check_backbone(backbone, options.resolution, options.freeze)
     return options
@@ -183,18 +190,26 @@ def min_updates(n_train: int) -> int:
     return MIN_UPDATES_OF_FEW if n_train < FEW_IMAGES else MIN_UPDATES
 
 
+def min_epochs(freeze: str) -> int:
+    """The fewest epochs of a training by `auto` that keeps these stages."""
+    return MIN_EPOCHS if freeze == "none" else MIN_EPOCHS_OF_FROZEN
+
+
 def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
     """The values of BY_DATA; what is given instead of one of them counts for the others."""
     is_few = facts.n_train < FEW_IMAGES and facts.is_pretrained
-    is_tiny = facts.side <= TINY_SIDE and not is_few
+    is_tiny, is_many = facts.side <= TINY_SIDE and not is_few, facts.n_train >= MANY_IMAGES
     exponent = int(math.log2(max(1, facts.n_train / UPDATES_PER_EPOCH)))
     batch_size = given.get("batch_size", min(max(2**exponent, MIN_BATCH), MAX_BATCH))
     updates = max(1, facts.n_train // batch_size)  # in an epoch
     by_number = next(found for largest, found in RESOLUTIONS.items() if facts.side <= largest)
-    resolution = by_number[0 if is_few else 1 + (facts.n_train >= MANY_IMAGES)]
+    resolution = by_number[0 if is_few else 1 + is_many]
     if facts.fixed_resolution:
         resolution = (facts.fixed_resolution,)
     optimizer = given.get("optimizer", "sgd" if is_tiny else AUTO.optimizer)
+    is_middling = facts.is_pretrained and not (is_few or is_tiny or is_many)
+    freeze = given.get("freeze", FROZEN if is_middling and facts.has_stages else AUTO.freeze)
+    epochs = max(min_epochs(freeze), math.ceil(min_updates(facts.n_train) / updates))
     lr = LR_OF_128[optimizer] * batch_size / 128 * (RATE_OF_FEW if is_few else 1)
     return {
         "head": "linear_probe" if facts.is_pretrained else "random",
@@ -202,9 +217,10 @@ def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
         "optimizer": optimizer,
         "batch_size": batch_size,
         "lr": float(f"{lr:.6g}"),  # as people write it: 3e-05, not 2.9999999999999997e-05
-        "epochs": max(MIN_EPOCHS, math.ceil(min_updates(facts.n_train) / updates)),
+        "epochs": epochs,
         "resolution": resolution,
         "augment": "crop_flip" if is_few or is_tiny else AUTO.augment,
+        "freeze": freeze,
     }
 
 
@@ -218,11 +234,12 @@ def explain_auto(
         "head": weights,
         "batch_size": f"about {UPDATES_PER_EPOCH} updates an epoch, {MIN_BATCH} to {MAX_BATCH}",
         "lr": "in proportion to the batch",
-        "epochs": f"at least {MIN_EPOCHS}, and {min_updates(n_train)} updates",
+        "epochs": f"at least {min_epochs(options.freeze)}, and {min_updates(n_train)} updates",
         "batch_norm": f"{weights}, {size}",
         "resolution": "by the images' size and number",
         "optimizer": f"images of {side} px",
         "augment": f"{size} of {side} px",
+        "freeze": f"{weights}, {n_train:,} images",
     }
     chosen = (
         f"{name}={value_as_text(getattr(options, name))} ({reason})"

@@ -79,6 +79,7 @@ def main(argv=None) -> None:
         compared = Comparison(fits, index, watch)
         children.log_overlaps(fits, compared.overlap[0])
         run.log_metrics({"reference/cost": fits[0].fit.cost, "fits": len(fits)})
+        run.log_metrics(compared.best_metrics())
 
         run.log_table(compared.fit_table(), "tables/fits.json")
         run.log_table(compared.pair_table(), "tables/overlap.json")

@@ -122,6 +122,14 @@ def test_lists_are_of_the_best_fit_of_each_optimizer_and_what_changed_is_marked(
     assert re.findall(r"<mark>(.*?)</mark>", page) == [MOVIES[2]]
 
 
+def test_it_leads_to_the_pages_of_its_runs_that_there_are(experiment):
+    made = all_runs()
+    assert f"{made['fit_embedding']}/artifacts/explore.html?" in report_page(shown(experiment))
+    assert "compare.html" not in report_page(shown(experiment))  # as of an older version
+    mlflow.MlflowClient().log_text(made["compare_optimizers"], "a page", "compare.html")
+    assert f"{made['compare_optimizers']}/artifacts/compare.html?" in report_page(shown(experiment))
+
+
 def test_titles_are_text_and_no_part_of_the_page(experiment):
     all_runs()
     page = report_page(shown(experiment))

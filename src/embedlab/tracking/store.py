@@ -17,7 +17,7 @@ import mlflow
 import requests
 import sqlalchemy
 from filelock import FileLock, Timeout
-from mlflow.environment_variables import MLFLOW_RUN_ID
+from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR, MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -41,6 +41,7 @@ PASSWORD = re.compile(
 # MLflow logs each table, thread and batch of its own work, and every request that it repeats.
 MLFLOW_LOG_LEVELS = {
     "mlflow.tracking.fluent": logging.WARNING,
+    "mlflow.pyfunc": logging.WARNING,
     "alembic": logging.WARNING,
     "mlflow.store.db": logging.CRITICAL,
     "mlflow.system_metrics": logging.CRITICAL,
@@ -75,6 +76,8 @@ def initialise_store() -> None:
     """
     for name, level in MLFLOW_LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
+    if not MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.is_set():  # bars of files among the work's own
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     uri = mlflow.get_tracking_uri()
     database = _Database(uri) if uri.startswith(("sqlite:", "postgresql")) else None
     try:

@@ -204,6 +204,16 @@ class TrackedRun:
         )
         mlflow.log_input(dataset, context=context)
 
+    def log_inputs_of(self, run_id: str) -> None:
+        """Log the data sets of another run as this one's, too."""
+        client = mlflow.MlflowClient()
+
+        def copy() -> None:
+            inputs = client.get_run(run_id).inputs
+            client.log_inputs(self.id, datasets=inputs.dataset_inputs)
+
+        self.retry_until_available(copy)
+
 
 class NullRun(TrackedRun):
     """The run in the worker processes other than the main one: logs nothing, as the main process

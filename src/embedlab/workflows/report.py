@@ -165,6 +165,11 @@ class ReportedRun:
         """A table that `log_table` logged."""
         return pd.DataFrame(**json.loads(self.text(path)))
 
+    def has(self, path: str) -> bool:
+        """Whether the run, which may be an older version's, has this artifact."""
+        files = mlflow.MlflowClient().list_artifacts(self.run.info.run_id)
+        return path in {file.path for file in files}
+
     @cached_property
     def figure_paths(self) -> list[str]:
         files = mlflow.MlflowClient().list_artifacts(self.run.info.run_id, "figures")

@@ -173,6 +173,7 @@ class Sweep:
         steps: list[Step] = []
         try:
             with start_child_run(options.label, params, tags) as child:
+                child.log_inputs_of(self.run.id)
 
                 def on_step(step: Step) -> None:
                     steps.append(add_gap_metric(step, exact.fit.cost if exact else None))

@@ -394,6 +394,13 @@ def test_the_parent_holds_figures_tables_and_the_answer(compared, tmp_path):
     assert list(recommended) == ["query", "rank", *fits]
     assert len(recommended) == 2 * 10  # titles, ranks
     assert parent.data.tags["mlflow.note.content"] in printed
+    metrics, best = parent.data.metrics, table[table["optimizer"] != "exact"]["cost"].min()
+    assert metrics["best/cost"] == best
+    assert metrics["best/gap"] == pytest.approx(best / metrics["reference/cost"] - 1)
+    assert 0 <= metrics["best/drawn_overlap"] <= 1
+    inputs = [run.inputs.dataset_inputs for run in (parent, list(children(client).values())[1])]
+    assert len({found.dataset.digest for of_run in inputs for found in of_run}) == 1
+    assert all(inputs)
 
 
 @pytest.mark.slow

@@ -128,6 +128,14 @@ class Comparison:
         ]
         return pd.DataFrame(rows)
 
+    def best_metrics(self) -> dict[str, float]:
+        """Cost, gap and overlap over the drawn movies of the fit with the lowest cost."""
+        if not self.best:
+            return {}
+        best = self.best[0]
+        found = {"cost": best.fit.cost, "gap": best.gap, "drawn_overlap": self.drawn[best][0]}
+        return {f"best/{name}": value for name, value in found.items()}
+
     def pair_table(self) -> pd.DataFrame:
         """A row per pair of fits: overlap@k and rank-biased overlap, mean over the queries."""
         rbo, names = _pairwise(self.lists, rank_biased_overlap), list(self.names.values())

@@ -1,5 +1,6 @@
 # Each target sets up what it needs; what is there already is not installed again.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3.14 python3; do \
+  command -v $$one && break; done)
 STORE ?= $(or $(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
 PORT ?= 5000
 VENV := $(CURDIR)/.venv
@@ -51,6 +52,10 @@ lock: $(VENV)/.test  ## requirements.lock from requirements.txt, for every syste
 	  --no-annotate --no-header --no-emit-find-links -o requirements.lock
 
 $(VENV)/.run: requirements.lock
+	@test -x $(VENV)/bin/python || { test -n "$(PYTHON)" && $(PYTHON) -c \
+	  "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))"; } 2>/dev/null || { echo \
+	  "embedlab needs Python 3.11 or newer with its venv (on Debian and Ubuntu: apt install" \
+	  "python3-venv), or the path of one: make PYTHON=<path>" >&2; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	python -m pip install -r requirements.lock
 	touch $@

@@ -8,7 +8,6 @@ and every epoch reads the disk. What counts is the share of its time that traini
 """
 
 import argparse
-import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 
 from benchmarks.report import Report
 from embedlab.datasets.images import locate_images
+from embedlab.process import peak_memory
 from embedlab.vision.data.images import read_images
 from embedlab.vision.data.splits import split_images
 from embedlab.vision.inference import Classifier, choose_precision
@@ -75,7 +75,7 @@ def main() -> None:
     report.add("training", [len(split.train) / (step.seconds or 1) for step in steps], "images/s")
     waits = [100 * step.metrics["time/waiting_share"] for step in steps]
     report.add("of its time, waiting for images", waits, "%")
-    report.add("peak memory", [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20], "GiB")
+    report.add("peak memory", [peak_memory() / 2**30], "GiB")
     report.show()
 
 

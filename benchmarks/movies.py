@@ -8,7 +8,6 @@ meets both; memory is measured in a process of its own.
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored
+from embedlab.process import peak_memory
 from embedlab.progress import Step
 from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_movie_model
@@ -118,11 +118,11 @@ def matrix(report: Report, likes: Likes, n: int) -> None:
 
 def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int, results) -> None:
     likes = load(ratings)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    before = peak_memory() / 2**20
     fit_likes(
         likes.matrix, FitOptions(objective=objective, epochs=epochs), 0, "cpu", lambda step: None
     )
-    results.put((before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10))
+    results.put((before, peak_memory() / 2**20))
 
 
 def memory(report: Report, ratings: str, n: int) -> None:

@@ -10,7 +10,6 @@ is the slope of its time against the number of ratings, both in logarithms.
 import argparse
 import json
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +30,7 @@ from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Factored
+from embedlab.process import peak_memory
 from embedlab.progress import Step
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
@@ -44,7 +44,7 @@ UNITS = {"memory of reading": "GiB", "memory of fitting": "GiB", "a title": "ms"
 
 
 def peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_memory() / 2**30
 
 
 def timed(call: Callable[[], T]) -> tuple[T, float]:

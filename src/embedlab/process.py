@@ -1,8 +1,9 @@
-"""The identity of a process (host, number, start time), and whether a process has ended."""
+"""The identity of a process (host, number, start time), its memory, and whether it has ended."""
 
 import os
 import platform
 import re
+import sys
 from functools import cache
 
 PID_NAMESPACE = "/proc/self/ns/pid"  # Linux; a container has one of its own
@@ -29,6 +30,18 @@ def started_at() -> float:
     import psutil
 
     return psutil.Process().create_time()
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had so far, in bytes."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def has_ended(host: str, pid: int, was_there: float) -> bool:

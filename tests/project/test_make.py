@@ -49,7 +49,8 @@ def dry_run(folder: Path, *arguments: str, **environment: str) -> list[str]:
 
 def test_run_makes_the_tables_and_is_one_mlflow_run_of_the_project(checkout):
     """MLflow would make them, too, but a kill meanwhile would leave a store that never opens."""
-    command = "mlflow run . --env-manager local --experiment-name embedlab"
+    command = "MLFLOW_LOGGING_LEVEL=WARNING mlflow run . --env-manager local"
+    command += " --experiment-name embedlab"
     tables, run = dry_run(checkout, "run")
     assert "initialise_store()" in tables
     assert run.rstrip() == command
@@ -65,6 +66,20 @@ def test_test_fast_leaves_out_what_is_slow_or_needs_real_data(checkout):
     *linters, pytest = dry_run(checkout, "test-fast")
     assert linters == LINTERS
     assert pytest.rstrip() == f'{PYTEST} -m "not slow and not real"'
+
+
+@pytest.mark.parametrize("python", ["", "false"])  # none at all, and one that is too old
+def test_without_a_python_one_sentence_says_which(checkout, python):
+    shutil.rmtree(checkout / ".venv")
+    ended = subprocess.run(
+        ["make", "--no-print-directory", "run", f"PYTHON={python}"],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode != 0
+    assert ended.stderr.startswith("embedlab needs Python 3.11 or newer with its venv")
+    assert not (checkout / ".venv").exists()
 
 
 def test_help_lists_every_target(checkout):

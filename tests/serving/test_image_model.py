@@ -630,8 +630,9 @@ def by_the_page(address: str, file: bytes, folder: Path, shell: str) -> dict:
     assert len(file) > 150_000  # more than one argument of a command may hold
     (folder / "image.png").write_bytes(file)
     page = (PROJECT / "docs" / "serving.md").read_text(encoding="utf-8")
-    (block,) = (b for b in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "5902/" in b)
-    command = block.replace("http://127.0.0.1:5902", address)
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    (block,) = (block for block in blocks if "--data-binary" in block)
+    command = block.replace("http://127.0.0.1:5001", address)
     assert command != block
     ended = subprocess.run([shell, "-c", command], cwd=folder, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")

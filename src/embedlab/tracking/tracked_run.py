@@ -3,8 +3,6 @@
 While the tracking server is away a fit goes on; only what cannot be spooled waits for the server.
 """
 
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepositor
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
+from embedlab.process import peak_memory
 from embedlab.progress import Step
 from embedlab.tracking.offline.client import BufferedClient
 from embedlab.tracking.offline.retry import short_requests
@@ -138,7 +137,7 @@ class TrackedRun:
         self._client.retry_now()
         try:
             self.set_tags(tags)  # first, so that a metric that MLflow refuses does not prevent it
-            self.log_metrics({"memory/peak_mib": _peak_memory_mib()})
+            self.log_metrics({"memory/peak_mib": peak_memory() / 2**20})
             self.flush()
         finally:
             self._client.end_run(status)
@@ -225,8 +224,3 @@ class NullRun(TrackedRun):
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
         return (lambda *_, **__: None) if callable(found) else found
-
-
-def _peak_memory_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -9,6 +9,7 @@ import json
 import math
 import mmap
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import TimeoutError as NotYet
@@ -79,7 +80,7 @@ class ImageDataset:
 
     def read_ahead(self, rows: np.ndarray) -> None:
         """Ask the system to read those images of a mapped file, without waiting for it."""
-        if self.mapped is None:
+        if self.mapped is None or sys.platform == "win32":
             return
         size = self.pixels[0].nbytes
         for start in (rows * size).tolist():
@@ -179,7 +180,8 @@ def _load_pixels(file: Path, shape: list[int]) -> tuple[np.ndarray, mmap.mmap | 
         return np.fromfile(file, np.uint8).reshape(shape), None
     with open(file, "rb") as opened:
         mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    mapped.madvise(mmap.MADV_RANDOM)  # training reads in random order: no read-ahead around it
+    if sys.platform != "win32":
+        mapped.madvise(mmap.MADV_RANDOM)  # training reads in random order: no read-ahead around it
     return np.frombuffer(mapped, np.uint8).reshape(shape), mapped
 
 

@@ -148,12 +148,13 @@ def test_bench_runs_the_benchmarks(checkout):
 @pytest.mark.parametrize("target", ["run", "ui", "test"])
 def test_installs_first_what_the_lock_names_where_the_stamp_is_older_or_missing(checkout, target):
     os.utime(checkout / "requirements.lock", (3000, 3000))
-    venv, install, touch, *_ = dry_run(checkout, target)
+    check, venv, install, touch, *_ = dry_run(checkout, target)
+    assert "embedlab needs Python 3.11 or newer" in check
     assert venv.startswith(f"test -x {checkout}/.venv/bin/python || ")
     assert install == INSTALL
     assert touch == f"touch {checkout}/.venv/.run"
     (checkout / ".venv" / ".run").unlink()
-    assert dry_run(checkout, target)[1] == INSTALL
+    assert dry_run(checkout, target)[2] == INSTALL
 
 
 def test_test_installs_the_test_tools_on_top(checkout):

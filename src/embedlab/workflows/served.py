@@ -29,7 +29,8 @@ def load_model(uri: str) -> PyFuncModel:
         with warnings.catch_warnings(), _without_own_modules():
             warnings.simplefilter("ignore")
             _check_kind(uri, mlflow.models.get_model_info(uri))
-            return mlflow.pyfunc.load_model(uri)
+            # MLflow's check of the installed packages takes a second; the model needs few of them.
+            return mlflow.pyfunc.load_model(uri, suppress_warnings=True)
     except TrackingError:
         raise
     except Exception as error:  # a damaged model can raise anything, in MLflow or in its own code

@@ -53,8 +53,8 @@ def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, reso
     is_tiny = side == 8
     assert options.augment == ("crop_flip" if n_train < 1_000 or is_tiny else "zoom_flip")
     assert options.optimizer == ("sgd" if n_train >= 1_000 and is_tiny else "adamw")
-    is_middling = 1_000 <= n_train < 20_000 and not is_tiny
-    assert options.freeze == ("stage2" if is_middling else "none")
+    kept = "none" if n_train < 1_000 or is_tiny else "stage2" if n_train < 20_000 else "stem"
+    assert options.freeze == kept
     settings = dict.fromkeys(BY_DATA) | {"lr": lr, "weights": "imagenet"}
     sentence = explain_auto(n_train, side, settings, options)
     assert f"for {n_train:,} training images of {side} px: " in sentence

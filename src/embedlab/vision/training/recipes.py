@@ -106,6 +106,7 @@ AUTO = FinetuneOptions(
     optimizer="adamw",
     lr=3e-4,
     augment="zoom_flip",
+    freeze="stem",
 )
 # What AUTO chooses by the data, and holds here for CIFAR-10's 42,500 images.
 BY_DATA = (
@@ -121,9 +122,9 @@ MANY_IMAGES = 20_000  # from these on, the smaller resolutions of `fast` save ti
 # probe in the first epoch (docs/accuracy.md).
 LR_OF_128 = {"sgd": 0.01, "rmsprop": 3e-4, "adam": 3e-4, "adamw": 3e-4}
 UPDATES_PER_EPOCH, MIN_BATCH, MAX_BATCH = 20, 16, 128
-# What the early stages see of photos, edges and textures, they know; without training them an epoch
-# takes two thirds of the time, and there are more of them.
-FROZEN = "stage2"
+# Edges and textures of photos are known to the early stages. Without training them an epoch takes two
+# thirds of the time, so there are more of them.
+FREEZE_OF_THOUSANDS, FREEZE_OF_MANY = "stage2", "stem"
 MIN_EPOCHS, MIN_EPOCHS_OF_FROZEN = 8, 12
 MIN_UPDATES, MIN_UPDATES_OF_FEW = 290, 120
 RATE_OF_FEW = 0.8  # of the rate of more images
@@ -192,7 +193,7 @@ def min_updates(n_train: int) -> int:
 
 def min_epochs(freeze: str) -> int:
     """The fewest epochs of a training by `auto` that keeps these stages."""
-    return MIN_EPOCHS if freeze == "none" else MIN_EPOCHS_OF_FROZEN
+    return MIN_EPOCHS if freeze in ("none", "stem") else MIN_EPOCHS_OF_FROZEN
 
 
 def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
@@ -207,8 +208,10 @@ def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
     if facts.fixed_resolution:
         resolution = (facts.fixed_resolution,)
     optimizer = given.get("optimizer", "sgd" if is_tiny else AUTO.optimizer)
-    is_middling = facts.is_pretrained and not (is_few or is_tiny or is_many)
-    freeze = given.get("freeze", FROZEN if is_middling and facts.has_stages else AUTO.freeze)
+    freeze = "none"
+    if facts.is_pretrained and facts.has_stages and not (is_few or is_tiny):
+        freeze = FREEZE_OF_MANY if is_many else FREEZE_OF_THOUSANDS
+    freeze = given.get("freeze", freeze)
     epochs = max(min_epochs(freeze), math.ceil(min_updates(facts.n_train) / updates))
     lr = LR_OF_128[optimizer] * batch_size / 128 * (RATE_OF_FEW if is_few else 1)
     return {

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import run_ids
 
+PAGE = "images.html"
+
 
 def build_parser() -> Parser:
     parser = Parser(
@@ -28,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.data.images import read_images
     from embedlab.vision.evaluation import plots as figures
     from embedlab.vision.evaluation.comparison import compare_runs, only_right
+    from embedlab.vision.evaluation.page import images_page
     from embedlab.workflows.finished_runs import check_images, find_runs
     from embedlab.workflows.image_runs import prepare_fonts
 
@@ -62,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             title = f"{name}: where the two differ, the most confident mistakes first"
             figure = figures.plot_disagreements(*sides, (best.name, other.name), images, title)
             run.log_figure(figure, f"figures/disagreements_{i}.png")
+        if page := images_page(comparison.runs, images):
+            run.log_text(page, PAGE)
         run.log_metrics(
             {
                 "best/test_accuracy": comparison.table["accuracy"][0],
@@ -73,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_text(summary, "summary.md")
         run.describe(summary)
     console.print(summary)
+    if page:
+        console.print(f"Look at what is taken for what: {run.where(PAGE)}")
     console.print(run.how_to_open())
 
 

@@ -71,7 +71,7 @@ def test_fine_tuning_learns_in_two_epochs(images, backbone):
 def test_fine_tuning_by_the_data_alone_ends_above_the_frozen_features(
     real_images, real_weights, tmp_path
 ):
-    """A row of docs/accuracy.md, small: nothing but the data is named, and a resolution for time."""
+    """A row of docs/accuracy.md, but for the resolution: a smaller one saves time."""
     limits = {"train_limit": 700, "val_limit": 200, "resolution": RESOLUTION}
     with fresh_store(tmp_path):
         both = {"weights": real_weights, **limits}

@@ -209,7 +209,7 @@ class TrackedRun:
 
         def copy() -> None:
             inputs = client.get_run(run_id).inputs
-            client.log_inputs(self.id, datasets=inputs.dataset_inputs)
+            client.log_inputs(self.id, datasets=inputs.dataset_inputs if inputs else [])
 
         self.retry_until_available(copy)
 

@@ -122,8 +122,8 @@ MANY_IMAGES = 20_000  # from these on, the smaller resolutions of `fast` save ti
 # probe in the first epoch (docs/accuracy.md).
 LR_OF_128 = {"sgd": 0.01, "rmsprop": 3e-4, "adam": 3e-4, "adamw": 3e-4}
 UPDATES_PER_EPOCH, MIN_BATCH, MAX_BATCH = 20, 16, 128
-# Edges and textures of photos are known to the early stages. Without training them an epoch takes two
-# thirds of the time, so there are more of them.
+# Edges and textures of photos are known to the early stages. Without training them an epoch takes
+# two thirds of the time, so there are more of them.
 FREEZE_OF_THOUSANDS, FREEZE_OF_MANY = "stage2", "stem"
 MIN_EPOCHS, MIN_EPOCHS_OF_FROZEN = 8, 12
 MIN_UPDATES, MIN_UPDATES_OF_FEW = 290, 120

@@ -1,0 +1,85 @@
+"""`images.html`: a browser opens the images of a cell, and says what the other run says of them."""
+
+import re
+
+import numpy as np
+import pytest
+from browser import needs_chromium, run_in_page
+
+from embedlab.vision.data.images import ImageDataset
+from embedlab.vision.evaluation import page as module
+from embedlab.vision.evaluation.comparison import ComparedRun
+from embedlab.vision.evaluation.metrics import Predictions
+from embedlab.vision.evaluation.page import images_page
+
+CLASSES = ("<i>cat", "dog", "fox")
+LABELS = np.array([0, 0, 0, 1, 1, 2])
+
+
+def dataset(classes=CLASSES) -> ImageDataset:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 8, 8), np.uint8)
+    labels = np.array([9, 9, *LABELS])  # the first two are none of the test images
+    data = {"pixels": pixels, "labels": labels, "classes": classes}
+    return ImageDataset(name="toy", given_parts={}, digest="", **data)
+
+
+def run(name: str, predicted: list[int], confidence: list[float]) -> ComparedRun:
+    probabilities = np.full((6, 3), 0.0)
+    for row, (label, sure) in enumerate(zip(predicted, confidence, strict=True)):
+        probabilities[row] = (1 - sure) / 2
+        probabilities[row, label] = sure
+    test = Predictions(probabilities, LABELS, np.arange(2, 8))
+    return ComparedRun(name, "finetune", 0.5, 1.0, test)
+
+
+RUNS = [
+    run("tuned", [0, 1, 1, 1, 1, 2], [0.9, 0.6, 0.8, 0.7, 0.9, 0.5]),
+    run("frozen", [0, 0, 1, 1, 0, 2], [0.8, 0.7, 0.9, 0.6, 0.5, 0.4]),
+]
+
+
+def test_it_needs_nothing_from_outside_and_names_of_classes_are_no_html():
+    page = images_page(RUNS, dataset())
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|@import""", page)
+    assert "<i>cat" not in page
+
+
+def test_there_is_no_page_of_more_classes_than_can_be_read():
+    assert images_page(RUNS, dataset(tuple(map(str, range(41))))) is None
+
+
+def test_of_a_cell_the_most_confident_images_are_shown(monkeypatch):
+    monkeypatch.setattr(module, "SHOWN_PER_CELL", 1)
+    # The cells of `tuned` are (0, 0), (0, 1), (1, 1), (2, 2).
+    assert sorted(module._most_confident(RUNS[0])) == [0, 2, 4, 5]
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_browser_opens_the_images_of_a_cell_for_each_run(tmp_path):
+    script = """
+      const byId = (id) => document.getElementById(id);
+      const seen = () => ({cell: byId("cell").textContent, words: byId("words").textContent,
+        tiles: [...document.querySelectorAll("figure")].map((tile) =>
+          [tile.querySelector("figcaption").textContent, tile.className]),
+        accuracy: byId("accuracy").textContent.slice(0, 19)});
+      const first = seen();
+      document.querySelectorAll("[name=run]")[1].click();
+      const other = seen();
+      document.querySelector("[data-truth='1'][data-answer='1']").click();
+      const sprite = getComputedStyle(document.querySelector(".pixels")).backgroundImage;
+      const counts = [...document.querySelectorAll("#matrix button")].map((b) => b.textContent);
+      const isDrawn = sprite.startsWith('url("data:image/webp');
+      return {first, other, right: seen(), isDrawn, counts};
+    """
+    seen = run_in_page(images_page(RUNS, dataset()), script, tmp_path)
+    assert seen["first"] == {
+        "cell": "<i>cat, taken for dog",  # the largest confusion
+        "words": "2 images.",
+        "tiles": [["80%frozen: dog 90%", ""], ["60%frozen: <i>cat 70%", "mended"]],
+        "accuracy": "Test accuracy 66.7%",
+    }
+    assert seen["other"]["tiles"] == [["90%tuned: dog 80%", ""]]
+    assert (seen["right"]["cell"], seen["right"]["words"]) == ("dog, recognised", "1 image.")
+    assert seen["counts"] == ["2", "1", "·", "1", "1", "·", "·", "·", "1"]
+    assert seen["isDrawn"]

@@ -218,9 +218,14 @@ def test_parameters_are_spelt_as_in_mlproject_and_left_out_where_they_do_not_app
     assert kept.data.params == {"optimizer": "exact", "register": "true"}
 
 
-def run_with(artifacts: str) -> TrackedRun:
+def run_with(artifacts: str, **tags: str) -> TrackedRun:
     info = SimpleNamespace(run_id="r", run_name="a", experiment_id="1", artifact_uri=artifacts)
-    return TrackedRun(SimpleNamespace(info=info, data=SimpleNamespace(params={})))
+    return TrackedRun(SimpleNamespace(info=info, data=SimpleNamespace(params={}, tags=tags)))
+
+
+def test_a_step_of_main_leaves_it_to_main_to_say_how_to_open_the_ui():
+    assert "/runs/r?" in run_with("/a").how_to_open("#/charts")
+    assert run_with("/a", **{"mlflow.parentRunId": "main"}).how_to_open("#/charts") == ""
 
 
 @pytest.mark.parametrize("artifacts", ["/a b#1/artifacts", "file:///a%20b%231/artifacts"])

@@ -40,6 +40,7 @@ class Memory:
         self.before = before
         self.versions: dict[int, SimpleNamespace] = {}
         self.aliases: dict[str, int] = {}
+        self.description = ""
 
     def MlflowClient(self) -> "Memory":
         return self
@@ -62,7 +63,11 @@ class Memory:
 
     def get_registered_model(self, _name: str) -> SimpleNamespace:
         self.before()
-        return SimpleNamespace(aliases=dict(self.aliases))
+        return SimpleNamespace(aliases=dict(self.aliases), description=self.description)
+
+    def update_registered_model(self, _name: str, description: str) -> None:
+        self.before()
+        self.description = description
 
     def get_model_version(self, _name: str, version: str) -> SimpleNamespace:
         self.before()

@@ -105,6 +105,14 @@ def test_a_version_has_tags_for_its_data_code_parameters_and_scores(empty):
     assert version.run_id == mlflow.models.get_model_info(empty.uri).run_id
 
 
+def test_a_model_says_what_it_is_unless_somebody_has_said_it(empty):
+    empty.add(100)
+    assert empty.client.get_registered_model(empty.name).description == card_of("a").what
+    empty.client.update_registered_model(empty.name, "ours")
+    empty.add(99)
+    assert empty.client.get_registered_model(empty.name).description == "ours"
+
+
 def test_a_challenger_has_a_tag_with_the_reason_and_none_of_a_promotion(registry):
     entry = registry.add(cost=101)
     assert registry.tags("2")["registered_as"] == f"challenger: {entry.reason}"

@@ -13,11 +13,9 @@ Not guaranteed: a registration that stands still for longer than that while it d
 the aliases that a later one has set.
 """
 
-import io
 import math
 import time
 from collections.abc import Callable
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -121,8 +119,7 @@ def register(
     model = _RegisteredModel(name)
     with explain_store_errors():
         tags = {**card.tags, **score.tags, "promote": promote}
-        with redirect_stderr(io.StringIO()):  # MLflow prints what our own line says
-            made = mlflow.register_model(model_uri, name, tags=tags)
+        made = mlflow.register_model(model_uri, name, tags=tags)
         version = int(made.version)
         model.describe(card.what)
         model.client.update_model_version(name, made.version, card.markdown(_uri(name, version)))

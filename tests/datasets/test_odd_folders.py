@@ -127,7 +127,8 @@ def test_any_name_of_a_class_comes_through_all_entry_points(tmp_path, capsys, re
 def test_names_are_shown_as_they_are():
     points = np.random.default_rng(0).normal(size=(20, 2))
     labels = np.arange(20) % 2
-    figure = figures.plot_embedding_map(points, labels, ("_misc", "$x^$"), "of $y^$")
+    pixels = np.zeros((20, 3, 8, 8), np.uint8)
+    figure = figures.plot_embedding_map(points, labels, pixels, ("_misc", "$x^$"), "of $y^$")
     figures.as_pixels(figure)  # no formula that matplotlib cannot read
     legend = figure.axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["_misc", "$x^$"]

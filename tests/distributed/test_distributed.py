@@ -259,7 +259,7 @@ def test_a_run_whose_process_dies_records_it_and_can_be_resumed(
     world, tmp_path, victim, how, code, status, reason
 ):
     launcher = start("finetune", tmp_path, **TUNE, processes=2)
-    wait_for("epoch 1:", tmp_path, launcher)
+    wait_for("\n    1  ", tmp_path, launcher)  # the first epoch's line
     ranks = [rank(launcher, number) for number in (0, 1)]
     psutil.Process(launcher.pid if victim is None else ranks[victim].pid).send_signal(how)
     assert launcher.wait(60) == code

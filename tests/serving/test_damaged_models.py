@@ -170,6 +170,9 @@ class Unlogged:
     def log_text(self, text: str, path: str) -> None:
         self.text = text
 
+    def describe(self, markdown: str) -> None:
+        self.description = markdown
+
 
 @pytest.fixture
 def type_recommend(monkeypatch, capsys):

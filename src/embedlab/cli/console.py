@@ -19,6 +19,7 @@ SECONDS_BETWEEN_LINES = 10.0
 REPORTS_BEFORE_ESTIMATE = 8
 LONG_SECONDS = 3600.0
 FILE_WIDTH = 120
+NUMBER_WIDTH = 9  # of 0.0003125
 
 # Titles and names are shown as they are: "[rec]" is no markup, ":skull:" no image.
 PlainConsole = partial(Console, markup=False, emoji=False)
@@ -107,16 +108,17 @@ class EpochTable:
     """A line for every finished epoch, as soon as it is there, below a line of headings."""
 
     def __init__(self, metrics: Sequence[str]):
-        self._metrics, self._has_headings = metrics, False
+        self._columns = {name: max(len(name), NUMBER_WIDTH) for name in metrics}
+        self._has_headings = False
 
     def add(self, step: Step, is_best: bool) -> None:
         """Print the metrics that there are, and `best so far` behind them."""
         if not self._has_headings:
-            console.print("  ".join(["epoch", *self._metrics, "  time"]))
+            headings = [name.rjust(width) for name, width in self._columns.items()]
+            console.print("  ".join(["epoch", *headings, "  time"]))
             self._has_headings = True
-        found = ((name, step.metrics.get(name)) for name in self._metrics)
-        cells = ["" if value is None else f"{value:.4g}" for _, value in found]
-        cells = [cell.rjust(len(name)) for name, cell in zip(self._metrics, cells, strict=True)]
+        found = ((step.metrics.get(name), width) for name, width in self._columns.items())
+        cells = [("" if value is None else f"{value:.4g}").rjust(width) for value, width in found]
         time = "" if step.seconds is None else duration(step.seconds)
         mark = "  best so far" if is_best else ""
         console.print("  ".join([f"{step.epoch:5}", *cells, time.rjust(6)]) + mark)

@@ -230,7 +230,7 @@ def test_main_is_a_run_with_its_steps_nested(everything):
 def test_main_ends_with_the_report_of_its_steps(everything):
     store, main = everything.store, everything.main.run
     last = everything.main.stdout.strip().splitlines()[-1]
-    path = Path(last.removeprefix("Report of all of it: "))
+    path = Path(last.removeprefix("The answers, on one page: "))
     assert path.is_absolute()
     page = path.read_text(encoding="utf-8")
     assert page == store.artifact(main, "report.html").read_text(encoding="utf-8")
@@ -431,7 +431,7 @@ def test_an_image_run_logs_epochs_report_figures_and_model(everything, name):
         "tables/predictions.json",
     }
     grids = [p for p in artifacts if p.startswith("images/val_predictions") and "png" in p]
-    assert len(grids) == len(epochs)
+    assert len(grids) == 1 + len(epochs)  # and one with the true classes at step 0
     assert len(run.outputs.model_outputs) == 1
 
 

@@ -46,6 +46,7 @@ NAMED_AT_RANDOM = ("images/", "table_images/")
 NOT_COMPARED = (
     "MLmodel",
     "report.html",
+    "compare.html",
     "predictions.json",
     "model_card.md",
     "summary.md",

@@ -82,7 +82,8 @@ def epoch_progress(label: str, n_epochs: int | None, metric: str) -> Iterator[On
             if n_epochs is not None:
                 detail = f"epoch {step.epoch}/{n_epochs}, {metric} {values[-1]:.4g}"
             else:
-                change = f" ({values[-1] / values[-2] - 1:+.1e})" if len(values) > 1 else ""
+                *_, before, now = 0.0, *values
+                change = f" ({now / before - 1:+.1e})" if before else ""
                 detail = f"round {step.epoch}, {metric} {values[-1]:.6g}{change}"
             on_progress(step.epoch, n_epochs, detail)
 

@@ -47,6 +47,7 @@ from embedlab.movies.evaluation.splits import (
     hold_out,
 )
 from embedlab.movies.solvers.minres import fit_minres
+from embedlab.wording import command
 
 BY_MATRIX = {
     "co-likes": (baselines.co_likes_rows, {"user_weight": "inverse"}),
@@ -578,8 +579,8 @@ def test_the_entry_point_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert metrics["popularity/test_hit_rate"] < metrics["test/hit_rate"] - 0.2
     assert words in out
     assert "Left out: gensim's item2vec, not installed (pip install -r requirements-extra" in out
-    chosen = (f"-P {name}={params[f'chosen_{name}']}" for name in ("dim", "user_weight"))
-    assert f"-e fit_embedding -P ratings=sample -P optimizer=exact {' '.join(chosen)}" in out
+    chosen = {name: params[f"chosen_{name}"] for name in ("dim", "user_weight")}
+    assert command("fit_embedding", ratings="sample", optimizer="exact", **chosen) in out
 
 
 @pytest.mark.parametrize(

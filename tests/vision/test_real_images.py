@@ -72,12 +72,12 @@ def test_fine_tuning_by_the_data_alone_ends_above_the_frozen_features(
     real_images, real_weights, tmp_path
 ):
     """A row of docs/accuracy.md, but for the resolution: a smaller one saves time."""
-    limits = {"train_limit": 700, "val_limit": 200, "resolution": RESOLUTION}
+    limits = {"train_limit": 300, "val_limit": 100, "resolution": RESOLUTION}
     with fresh_store(tmp_path):
         both = {"weights": real_weights, **limits}
         row = measure(f"folder:{real_images}", [0], both, {})
     (frozen,), (tuned,) = row.frozen, row.finetuned
-    assert (frozen["data/train"], frozen["data/test"]) == (700, 500)
+    assert (frozen["data/train"], frozen["data/test"]) == (300, 500)
     assert tuned["best/val_accuracy"] >= frozen["best/val_accuracy"]
-    # 0.000 and 0.000 when this was written; one of 500 images is 0.002.
+    # 0.570 and 0.512 when this was written, with 300 images to train; chance is 0.1.
     assert tuned["test/accuracy"] > frozen["test/accuracy"]

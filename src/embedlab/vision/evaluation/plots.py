@@ -279,7 +279,8 @@ def plot_class_differences(table: pd.DataFrame, counts: np.ndarray, title: str) 
         at = y + 0.5 - (i + 1) / (len(table.columns) + 1)
         colour = COLOURS[i % len(COLOURS)]
         axes.errorbar(recall, at, xerr=errors, fmt="o", color=colour, elinewidth=1.2, label=name)
-    axes.hlines(y[:-1] - 0.5, 0, 1, color=PALE, linewidth=0.8)
+    for between in y[:-1] - 0.5:
+        axes.axhline(between, color=PALE, linewidth=0.8)
     axes.set_xlim(None, 1.01)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False)
     return figure

@@ -32,15 +32,8 @@ OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
 def run(folder: Path, entry_point: str, **parameters: object) -> str:
     """What the entry point prints; artifacts are kept in `folder`, where it is started."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()]
-    command = [sys.executable, "-m", f"entrypoints.{entry_point}", *flags]
-    ended = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
-    return ended.stdout
-
-
-@contextmanager
-def mlflow_ui(store: str):
-    """The MLflow UI on PORT until the block ends."""
-    command = ["mlflow", "ui", "--backend-store-uri", store, "--port", str(PORT)]
+    options = ["--backend-store-uri", store, "--port", str(PORT)]
+    command = [sys.executable, "-m", "mlflow", "ui", *options]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(SECONDS_TO_START):

@@ -22,8 +22,6 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
-    import numpy as np
-
     from embedlab.cli.console import console
     from embedlab.datasets.images import locate_images
     from embedlab.tracking.run import start_run
@@ -54,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen = {item.compared.name: item.best_epoch for item in found}
         run.log_figure(figures.plot_curves(curves, name, chosen), "figures/curves.png")
         run.log_figure(figures.plot_accuracies(comparison.table, name), "figures/accuracy.png")
-        counts = np.bincount(found[0].compared.test.labels, minlength=len(images.classes))
-        classes = figures.plot_class_differences(comparison.recall, counts, name)
+        labels = comparison.runs[0].test.labels
+        classes = figures.plot_class_differences(comparison.recall, labels, name)
         run.log_figure(classes, "figures/classes.png")
         best, *others = comparison.runs
         for i, other in enumerate(others, start=1):

@@ -48,10 +48,12 @@ def test_there_is_no_page_of_more_classes_than_can_be_read():
     assert images_page(RUNS, dataset(tuple(map(str, range(41))))) is None
 
 
-def test_of_a_cell_the_most_confident_images_are_shown(monkeypatch):
-    monkeypatch.setattr(module, "SHOWN_PER_CELL", 1)
-    # The cells of `tuned` are (0, 0), (0, 1), (1, 1), (2, 2).
-    assert sorted(module._most_confident(RUNS[0])) == [0, 2, 4, 5]
+def test_a_page_of_many_images_has_the_most_confident_of_each_cell(monkeypatch):
+    monkeypatch.setattr(module, "MAX_SHOWN", 4)
+    page = images_page(RUNS[:1], dataset())
+    # The cells of `tuned` are (0, 0), (0, 1), (1, 1), (2, 2); the second image of two goes.
+    assert '"confidence":[0.9,0.8,0.9,0.5]' in page
+    assert "Up to 1 image of a cell" in page
 
 
 @needs_chromium

@@ -130,6 +130,24 @@ def test_it_leads_to_the_pages_of_its_runs_that_there_are(experiment):
     assert f"{made['compare_optimizers']}/artifacts/compare.html?" in report_page(shown(experiment))
 
 
+def test_lists_of_an_older_version_have_a_row_a_fit(experiment):
+    made = all_runs()
+    new = report_page(shown(experiment))
+    rows = [
+        [fit, "Toy Story (1995)", rank, title.removeprefix("+ ")]
+        for fit, titles in LISTS.items()
+        for rank, title in enumerate(titles, start=1)
+    ]
+    older = json.dumps({"columns": ["fit", "query", "rank", "title"], "data": rows})
+    path = "tables/recommendations.json"
+    mlflow.MlflowClient().log_text(made["compare_optimizers"], older, path)
+    lists = [
+        re.search(r'<table class="lists">.*?</table>', page, re.DOTALL)[0]
+        for page in (new, report_page(shown(experiment)))
+    ]
+    assert lists[0] == lists[1]
+
+
 def test_titles_are_text_and_no_part_of_the_page(experiment):
     all_runs()
     page = report_page(shown(experiment))

@@ -129,6 +129,7 @@ def plot_cost(
     end = cost_as_text(steps[-1].metrics["train/cost"]) if steps else "no finite cost"
     draw_costs(axes, steps, BLUE, f"{label}: {end}")
     finish_costs(axes, exact_cost)
+    axes.legend(frameon=False, fontsize=9)
     return figure
 
 
@@ -167,7 +168,7 @@ def draw_costs(
 
 
 def finish_costs(axes: Axes, exact_cost: float | None, x: str = "epoch") -> None:
-    """The exact solver's cost as a dashed line, axes and legend for lines of `draw_costs`.
+    """The exact solver's cost as a dashed line, and axes for lines of `draw_costs`.
 
     The cost's axis is logarithmic if costs span more than a factor of ten.
     """
@@ -183,7 +184,6 @@ def finish_costs(axes: Axes, exact_cost: float | None, x: str = "epoch") -> None
     if x == "epoch":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=x, ylabel="cost")
-    axes.legend(frameon=False, fontsize=9)
 
 
 def plot_movie_map(found: "MovieMap", title: str, n_names: int = 30) -> Figure:

@@ -5,12 +5,14 @@ page in a sandboxed frame: its scripts run, `localStorage` is blocked.
 """
 
 import base64
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 FOLDER = Path(__file__).parent
 
@@ -32,6 +34,13 @@ def render_page(template: str, **values: object) -> str:
 def as_base64(array: np.ndarray) -> str:
     """The array's bytes, little-endian, for a typed array in the page."""
     return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def webp_address(image: Image.Image, quality: int) -> str:
+    """The image as an address, `data:image/webp;…`, for a page that carries it."""
+    file = io.BytesIO()
+    image.save(file, "webp", quality=quality)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _as_json(value: object) -> Markup:

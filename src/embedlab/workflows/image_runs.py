@@ -1,6 +1,5 @@
 """The parts that `extract_features` and `finetune` share: data, epochs, test report, model."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -181,16 +180,15 @@ class EpochLog:
         self.run.record(step)
         if predictions is None:
             return
+        pixels = self.images.pixels[self._rows]
         if len(self.steps) == 1 and step.epoch:  # the UI opens on step 0
             names = [self.images.classes[label] for label in self.images.labels[self._rows]]
-            truth = "validation images with their true classes"
-            columns = math.isqrt(IMAGES_EACH_EPOCH)
-            pixels = self.images.pixels[self._rows]
-            grid = figures.plot_image_grid(pixels, names, truth, columns=columns)
+            title = "validation images with their true classes"
+            columns = figures.square(len(names))
+            grid = figures.plot_image_grid(pixels, names, title, columns=columns)
             self.run.log_image(figures.as_pixels(grid), VAL_GRID, 0)
         title = f"validation images, epoch {step.epoch}: accuracy {predictions.score.accuracy:.1%}"
         shown = predictions.take(self._shown)
-        pixels = self.images.pixels[self._rows]
         grid = figures.plot_predictions(shown, pixels, self.images.classes, title)
         self.run.log_image(figures.as_pixels(grid), VAL_GRID, step.epoch)
 

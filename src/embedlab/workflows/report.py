@@ -4,8 +4,6 @@ In: runs, by entry point. Out: the text of the page. Its numbers, words and figu
 runs; what has not been run is a line with the command that runs it.
 """
 
-import base64
-import io
 import json
 import platform
 import re
@@ -24,7 +22,8 @@ from mlflow.entities import Run
 from PIL import Image
 
 from embedlab.errors import TrackingError
-from embedlab.pages import render_page
+from embedlab.movies.sweep.results import NEW
+from embedlab.pages import render_page, webp_address
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
 from embedlab.workflows.finished_runs import finished_run
@@ -187,19 +186,21 @@ def _fetch(run: Run, path: str) -> Path:
 
 
 def _as_webp(file: Path) -> str:
-    out = io.BytesIO()
     with Image.open(file) as image:
-        image.convert("RGB").save(out, "webp", quality=WEBP_QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+        return webp_address(image.convert("RGB"), WEBP_QUALITY)
 
 
 def _compared_lists(sweep: ReportedRun | None) -> dict[str, pd.DataFrame]:
     """By title asked for: a row a rank, a column for the exact solver and for each optimizer's best
-    fit; titles that the exact solver does not recommend begin with `results.NEW`."""
+    fit. The titles of the first column are those that the others are compared with."""
     if sweep is None:
         return {}
     fits, recommended = sweep.table("tables/fits.json"), sweep.table("tables/recommendations.json")
     finite = fits[fits["cost"].notna()]
     best = finite.loc[finite.groupby("optimizer", sort=False)["cost"].idxmin(), "fit"].tolist()
+    if "fit" in recommended:  # an older version's has a row a fit
+        wide = recommended.pivot(index=["query", "rank"], columns="fit", values="title")
+        recommended = wide.reset_index()
+    recommended[best] = recommended[best].map(lambda title: title.removeprefix(NEW))
     by_title = recommended.groupby("query", sort=False)
     return {title: rows.set_index("rank")[best] for title, rows in by_title}

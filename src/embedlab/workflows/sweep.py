@@ -208,9 +208,8 @@ class Sweep:
         """Log a fit's lists, and what they share with the exact solver's as a metric by epoch."""
         if exact is None:
             return
-        exact_lists = self.watch.lists(exact.fit.embedding)
         for epoch, found in sorted(lists.items()):
-            share, _ = drawn_overlap(self.watch, found, exact_lists)
+            share, _ = drawn_overlap(self.watch, found, exact.last_lists)
             child.log_metrics({"train/overlap": share}, epoch)
         with child.artifact_folder(LISTS) as folder:
             save_lists(folder, self.watch, lists)
@@ -292,7 +291,10 @@ def find_fit(experiment_id: str, key: str, watch: Watch) -> FinishedFit | None:
             try:
                 steps = read_steps(client, run.info.run_id, ["train/cost"])
                 fit = _fit_of(run, steps, reason == "finished")
-                return run.info.run_id, fit, steps, _lists_of(client, run, watch)
+                lists = _lists_of(client, run, watch)
+                if not fit.has_diverged:
+                    lists = {**lists, fit.epochs: watch.lists(fit.embedding)}
+                return run.info.run_id, fit, steps, lists
             except (MlflowException, OSError, ValueError, LookupError):
                 continue  # partly deleted or damaged
     return None

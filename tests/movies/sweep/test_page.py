@@ -25,7 +25,8 @@ def fit(optimizer, embedding, diverged_at=None, lists=None) -> SweepFit:
     costs = [4000.0, 200.0, 100.0, 50.0, 20.0]
     steps = [Step(e, {"train/cost": cost}, 0.125) for e, cost in enumerate(costs)]
     gap = np.nan if diverged_at else 1.0
-    return SweepFit(options, 0, result, steps, lists or {}, gap, optimizer)
+    last = {} if diverged_at else {4: WATCH.lists(result.embedding)}
+    return SweepFit(options, 0, result, steps, {**(lists or {}), **last}, gap, optimizer)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import re
+from dataclasses import replace
 
 import mlflow
 import numpy as np
@@ -20,6 +21,7 @@ from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep import plots as sweep_figures
 from embedlab.movies.sweep.convergence import watch_movies
 from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
+from embedlab.movies.sweep.page import comparison_page
 from embedlab.movies.sweep.results import Comparison, SweepFit
 from embedlab.progress import Step
 from embedlab.workflows.sweep import FIT_CODE, fit_key
@@ -115,12 +117,12 @@ def test_overlaps_of_equal_and_of_foreign_lists():
 # ------------------------------------------------------------- fits side by side, a world by hand
 
 
-def made(optimizer, lr, cost, embedding, seed=0, diverged_at=None, lists=None) -> SweepFit:
+def made(optimizer, lr, cost, embedding, seed=0, diverged_at=None) -> SweepFit:
     fit = FitResult(np.array(embedding, np.float32), cost, 2, 0.5, diverged_at)
     steps = [Step(0, {"train/cost": 2 * cost}, 0.1), Step(1, {"train/cost": cost})]
     gap = float("nan") if diverged_at else cost / 100 - 1
     options = FitOptions(optimizer, lr, dim=2)
-    return SweepFit(options, seed, fit, steps, lists or {}, gap, f"run-{optimizer}{lr}")
+    return SweepFit(options, seed, fit, steps, {}, gap, f"run-{optimizer}{lr}")
 
 
 # Movies 0 and 1 belong together, and so do 2 and 3; `turned` is the same world, rotated by 90°.
@@ -132,7 +134,10 @@ FOUR = TitleIndex(["A", "B", "C", "D"])
 
 def compare(fits, titles, asked, k) -> Comparison:
     """The fits asked for these rows, without drawn ones: no movie of the toy has a like."""
-    return Comparison(fits, titles, watch_movies(titles, np.zeros(4), asked, k))
+    watch = watch_movies(titles, np.zeros(4), asked, k)
+    last = [{} if f.has_diverged else {f.fit.epochs: watch.lists(f.fit.embedding)} for f in fits]
+    fits = [replace(fit, lists=lists) for fit, lists in zip(fits, last, strict=True)]
+    return Comparison(fits, titles, watch)
 
 
 @pytest.fixture
@@ -243,6 +248,15 @@ def test_figures_show_the_fits(fits):
     by_epoch, by_seconds = figures["best"].axes
     assert list(by_epoch.lines[0].get_xdata()) == [0, 1]
     np.testing.assert_allclose(by_seconds.lines[0].get_xdata(), [0, 0.1])
+
+
+def test_fits_that_diverge_at_their_start_have_figures_without_a_line(fits):
+    exact, *_, diverged = fits
+    nothing = replace(diverged, steps=[])  # a first cost that is not finite is not recorded
+    compared = compare([exact, nothing], FOUR, [0], k=1)
+    for figure in sweep_figures.comparison_figures(compared, "toy", 1).values():
+        figure.savefig(io.BytesIO())
+    assert comparison_page(compared, "toy")
 
 
 def test_runs_have_a_hue_an_optimizer_and_a_lighter_shade_a_smaller_rate(fits):

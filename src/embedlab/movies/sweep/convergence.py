@@ -79,14 +79,18 @@ def watched_epochs(n_epochs: int) -> frozenset[int]:
 def fit_watched(
     weighted: Weighted, watch: Watch, job: Job, device: str, on_step: OnStep
 ) -> tuple[FitResult, Lists]:
-    """A fit, and its lists at the watched epochs; the exact solver has none."""
+    """A fit, and its lists at the watched epochs; of the exact solver only the last."""
     options, seed = job
     lists: dict[int, np.ndarray] = {}
-    snapshots = Snapshots(
-        watched_epochs(options.epochs),
-        lambda epoch, embedding: lists.__setitem__(epoch, watch.lists(embedding)),
-    )
-    return fit_weighted(weighted, options, seed, device, on_step, snapshots=snapshots), lists
+
+    def take(epoch: int, embedding: np.ndarray) -> None:
+        lists[epoch] = watch.lists(embedding)
+
+    snapshots = Snapshots(watched_epochs(options.epochs) - {options.epochs}, take)
+    fit = fit_weighted(weighted, options, seed, device, on_step, snapshots=snapshots)
+    if not fit.has_diverged:
+        take(fit.epochs, fit.embedding)
+    return fit, lists
 
 
 def drawn_overlap(watch: Watch, lists: np.ndarray, exact: np.ndarray) -> tuple[float, float]:

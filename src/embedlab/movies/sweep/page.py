@@ -13,16 +13,16 @@ DIGITS = 6  # of a cost: more cannot be seen
 
 def comparison_page(compared: Comparison, about: str) -> str:
     """`compare.html`; `about` names the data and the dim."""
-    exact, exact_lists = compared.exact.fit, compared.lists[0]
-    assert exact_lists is not None, "the exact fit does not diverge"
+    exact, n_asked = compared.exact.fit, compared.watch.n_asked
+    exact_lists = compared.exact.last_lists[:n_asked]
     fits = [
-        _fit_data(compared, position, colour)
-        for position, colour in enumerate(run_colours(compared.fits))
-        if position
+        _fit_data(compared, item, colour)
+        for item, colour in zip(compared.fits, run_colours(compared.fits), strict=True)
+        if item is not compared.exact
     ]
     shown = {row for of_query in exact_lists.tolist() for row in of_query}
     shown |= {row for fit in fits for lists in fit["lists"].values() for q in lists for row in q}
-    n_drawn = len(compared.watch.queries) - compared.watch.n_asked
+    n_drawn = len(compared.watch.queries) - n_asked
     data = {
         "fits": fits,
         "exact": {"cost": exact.cost, "seconds": exact.seconds, "lists": exact_lists.tolist()},
@@ -33,37 +33,34 @@ def comparison_page(compared: Comparison, about: str) -> str:
     return render_page("compare.html", data=data, about=about, n_drawn=n_drawn, k=compared.watch.k)
 
 
-def _fit_data(compared: Comparison, position: int, colour: str) -> dict:
-    item = compared.fits[position]
+def _fit_data(compared: Comparison, item: SweepFit, colour: str) -> dict:
     seconds = [0.0]
     for step in item.steps[:-1]:  # an epoch's cost is that before its update
         seconds.append(seconds[-1] + (step.seconds or 0.0))
     return {
         "name": compared.names[item],
         "optimizer": item.optimizer,
-        "lr": f"{item.options.lr:g}",
         "colour": colour,
         "gap": None if item.has_diverged else item.gap,
         "epochs": [step.epoch for step in item.steps],
         "costs": [float(f"{step.metrics['train/cost']:.{DIGITS}g}") for step in item.steps],
         "seconds": [round(value, 4) for value in seconds],
-        "lists": _asked_lists(compared, item, position),
-        "shares": {e: round(share, 4) for e, share in _shares(compared, item).items()},
+        "lists": {} if item.has_diverged else _asked_lists(compared, item),
+        "shares": _shares(compared, item),
     }
 
 
-def _asked_lists(compared: Comparison, item: SweepFit, position: int) -> dict[int, list]:
+def _asked_lists(compared: Comparison, item: SweepFit) -> dict[int, list]:
     """The rows for each title asked for, by epoch, without epochs at which one was not asked."""
-    final = compared.lists[position]
-    if final is None:
-        return {}
-    n, length = compared.watch.n_asked, final.shape[1]
-    by_epoch = {epoch: lists[:n, :length] for epoch, lists in sorted(item.lists.items())}
-    known = {epoch: lists for epoch, lists in by_epoch.items() if (lists >= 0).all()}
-    return {epoch: lists.tolist() for epoch, lists in {**known, item.fit.epochs: final}.items()}
+    n = compared.watch.n_asked
+    return {
+        epoch: lists[:n].tolist()
+        for epoch, lists in sorted(item.lists.items())
+        if (lists[:n] >= 0).all()
+    }
 
 
 def _shares(compared: Comparison, item: SweepFit) -> dict[int, float]:
-    if item.has_diverged or len(compared.watch.queries) == compared.watch.n_asked:
+    if len(compared.watch.queries) == compared.watch.n_asked:
         return {}
-    return {**compared.drawn_by_epoch[item], item.fit.epochs: compared.drawn[item][0]}
+    return {epoch: round(share, 4) for epoch, (share, _) in compared.drawn.get(item, {}).items()}

@@ -62,7 +62,8 @@ def plot_costs(fits: Comparison, title: str) -> Figure:
     figure = new_figure(max(6.0, 3.4 * len(names)), 4.6)
     figure.suptitle(title)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    top = WORST_SHOWN * max(item.steps[0].metrics["train/cost"] for item in fits.others)
+    starts = [item.steps[0].metrics["train/cost"] for item in fits.others if item.steps]
+    top = WORST_SHOWN * max(starts, default=fits.exact.fit.cost)
     colours = dict(zip(fits.fits, run_colours(fits.fits), strict=True))
     for axes, name in zip(panels, names, strict=True):
         of_optimizer = [item for item in fits.others if item.optimizer == name]
@@ -70,13 +71,11 @@ def plot_costs(fits: Comparison, title: str) -> Figure:
             end = "diverged" if item.has_diverged else cost_as_text(item.fit.cost)
             label = f"{_rate(item)}: {end}"
             draw_costs(axes, item.steps, colours[item], label)
-            if item.has_diverged:
-                last = item.steps[-1]
+            for last in item.steps[-1:] if item.has_diverged else ():
                 y = min(last.metrics["train/cost"], top)
                 style = {"color": colours[item], "markersize": 9, "markeredgewidth": 2}
                 axes.plot(last.epoch, y, "x", clip_on=False, **style)
         finish_costs(axes, fits.exact.fit.cost)
-        axes.get_legend().remove()
         axes.legend(title="rate: final cost", loc="upper center", bbox_to_anchor=(0.5, -0.16))
         axes.get_legend().set(frame_on=False)
         axes.set(title=name, ylabel="cost" if name == names[0] else "", yscale="log")
@@ -110,7 +109,6 @@ def plot_best_curves(fits: Comparison, title: str) -> Figure:
             axes.plot(max(exact.seconds, 1e-3), exact.cost, "*", zorder=5, **style)
             axes.set_xscale("log")
         finish_costs(axes, exact.cost, x)
-        axes.get_legend().remove()
         tidy(axes)
     handles, labels = panels[0].get_legend_handles_labels()
     labels[-1] += f" in {exact.seconds:.1f} s (★)"
@@ -189,13 +187,13 @@ def plot_overlap_by_gap(fits: Comparison, title: str) -> Figure:
     )
     axes.axhline(1, color=GREY, linestyle="--", linewidth=1)
     named: set[str] = set()
-    for item, (share, half) in fits.drawn.items():
+    for item, by_epoch in fits.drawn.items():
         name, colour = item.optimizer, OPTIMIZER_COLOURS[item.optimizer]
         costs = {step.epoch: step.metrics["train/cost"] for step in item.steps}
-        path = [(e, s) for e, s in fits.drawn_by_epoch[item].items() if e in costs]
-        gaps = [costs[epoch] / fits.exact.fit.cost - 1 for epoch, _ in path]
-        x = np.clip([*gaps, item.gap], MIN_GAP, None)
-        y = [*(s for _, s in path), share]
+        costs[item.fit.epochs] = item.fit.cost
+        x = [max(costs[epoch] / fits.exact.fit.cost - 1, MIN_GAP) for epoch in by_epoch]
+        y = [share for share, _ in by_epoch.values()]
+        _, half = by_epoch[item.fit.epochs]
         axes.plot(x, y, color=colour, linewidth=1, alpha=0.5)
         axes.errorbar(x[-1], y[-1], half, color=colour, fmt="none", zorder=3)
         marker, label = OPTIMIZER_MARKERS[name], "" if name in named else name
@@ -204,9 +202,8 @@ def plot_overlap_by_gap(fits: Comparison, title: str) -> Figure:
         named.add(name)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     _show_percent(axes, "x")
-    n_drawn = len(fits.watch.queries) - fits.watch.n_asked
-    axes.legend(
-        frameon=False,
-        title=f"end of each fit, mean over {n_drawn} movies\nwith its 95 % interval; lines: epochs",
-    )
+    if fits.drawn:
+        n_drawn = len(fits.watch.queries) - fits.watch.n_asked
+        how = f"end of each fit, mean over {n_drawn} movies\nwith its 95 % interval; lines: epochs"
+        axes.legend(frameon=False, title=how)
     return figure

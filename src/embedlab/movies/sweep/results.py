@@ -35,7 +35,7 @@ class SweepFit:
     """One fit of a comparison.
 
     steps   its epochs, with train/cost.
-    lists   what it recommended at some epochs; none for the exact fit.
+    lists   what it recommended at some epochs, the last one among them; none if it diverged.
     gap     final cost over the exact solver's, minus 1; nan if it diverged.
     run_id  of its tracked run.
     """
@@ -57,6 +57,11 @@ class SweepFit:
         return self.fit.has_diverged
 
     @property
+    def last_lists(self) -> np.ndarray:
+        """(n_queries, k) int32 of a fit that did not diverge."""
+        return self.lists[self.fit.epochs]
+
+    @property
     def status(self) -> str:
         return f"diverged at epoch {self.fit.diverged_at}" if self.has_diverged else "fitted"
 
@@ -68,8 +73,8 @@ class Comparison:
     best     the fit with the lowest cost of every optimizer, lowest first, without the exact one.
     lists    for each fit the nearest rows of every query, (n_queries, k); None if it diverged.
     overlap  (n_fits, n_fits) overlap@k of each pair, mean over the queries; nan if one diverged.
-    drawn    the overlap with the exact lists over the drawn movies, and half of its interval, of
-             each other fit that did not diverge; `drawn_by_epoch` by epoch, without intervals.
+    drawn    of each other fit that did not diverge, by epoch: the overlap with the exact lists over
+             the drawn movies, and half of its interval.
 
     The lists have fewer than k rows if some query has fewer neighbours.
     """
@@ -95,18 +100,13 @@ class Comparison:
             for item in fits
         ]
         self.overlap = _pairwise(self.lists)
-        exact_lists = watch.lists(self.exact.fit.embedding)
         self.drawn = {
-            item: drawn_overlap(watch, watch.lists(item.fit.embedding), exact_lists)
-            for item in self.others
-            if not item.has_diverged
-        }
-        self.drawn_by_epoch = {
             item: {
-                epoch: drawn_overlap(watch, lists, exact_lists)[0]
+                epoch: drawn_overlap(watch, lists, self.exact.last_lists)
                 for epoch, lists in sorted(item.lists.items())
             }
-            for item in self.drawn
+            for item in self.others
+            if not item.has_diverged
         }
 
     def fit_table(self) -> pd.DataFrame:
@@ -133,7 +133,8 @@ class Comparison:
         if not self.best:
             return {}
         best = self.best[0]
-        found = {"cost": best.fit.cost, "gap": best.gap, "drawn_overlap": self.drawn[best][0]}
+        share, _ = self.drawn[best][best.fit.epochs]
+        found = {"cost": best.fit.cost, "gap": best.gap, "drawn_overlap": share}
         return {f"best/{name}": value for name, value in found.items()}
 
     def pair_table(self) -> pd.DataFrame:
@@ -220,7 +221,8 @@ class Comparison:
         yield ""
         if self.drawn and len(self.watch.queries) > self.watch.n_asked:
             n_drawn = len(self.watch.queries) - self.watch.n_asked
-            best, (share, half) = max(self.drawn.items(), key=lambda item: item[1][0])
+            last = {item: by_epoch[item.fit.epochs] for item, by_epoch in self.drawn.items()}
+            best, (share, half) = max(last.items(), key=lambda item: item[1][0])
             yield (
                 f"Over {counted(n_drawn, 'movie')} drawn from those with at least {MIN_LIKES} "
                 f"likes, {self.names[best]} shares most: {share * k:.1f} ± {half * k:.1f} of "

@@ -1,8 +1,6 @@
 "use strict";
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
   const { fits, exact, asked, titles, drawn } = data;
-  const byId = (id) => document.getElementById(id);
   const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
   const cost = (value) => value < 1e12 ? number.format(value) : value.toPrecision(3);
   const above = (gap) => {
@@ -11,13 +9,6 @@
     return `+${percent < 10 ? percent.toFixed(2) : percent < 1e6 ? number.format(percent)
       : percent.toExponential(1)}%`;
   };
-  const withText = (kind, text, name = "") => {
-    const element = document.createElement(kind);
-    element.textContent = text;
-    element.className = name;
-    return element;
-  };
-
   // The first fit shown is one that shares about half of its list: there is something to see.
   const inCommon = (fit) => {
     const last = Object.values(fit.lists).at(-1)?.[0] ?? [];
@@ -29,7 +20,7 @@
   // ---- the chart ----------------------------------------------------------------------------
   const chart = d3.select("#chart"), tip = byId("tip");
   const margin = { top: 10, right: 14, bottom: 34, left: 58 };
-  const started = Math.max(...fits.map((fit) => fit.costs[0]));
+  const started = Math.max(...fits.map((fit) => fit.costs[0] ?? exact.cost));
   const draw = () => {
     const { width, height } = byId("chart").getBoundingClientRect();
     if (!width) return;

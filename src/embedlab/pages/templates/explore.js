@@ -1,11 +1,9 @@
 "use strict";
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
   const { titles, genres, likes, groups, x, y, exponents, k, colours, groupNames } = data;
   const bytes = Uint8Array.from(atob(data.nearest), (c) => c.charCodeAt(0));
   const nearestRows = new Uint16Array(bytes.buffer); // (movies, exponents, k)
   const n = titles.length;
-  const byId = (id) => document.getElementById(id);
   const canvas = byId("canvas"), context = canvas.getContext("2d");
   const mostLiked = Math.max(...likes, 1);
   const number = new Intl.NumberFormat("en");
@@ -113,12 +111,6 @@
     span.style.background = colours[groups[movie]];
     return span;
   };
-  const textOf = (kind, text, name = "") => {
-    const element = document.createElement(kind);
-    element.textContent = text;
-    element.className = name;
-    return element;
-  };
   const people = (count) => `${number.format(count)} ${count === 1 ? "user likes" : "users like"} it`;
 
   const showList = () => {
@@ -127,16 +119,16 @@
       : a === 1 ? "v·w / |v|, ranks as the served model’s score=cosine" : `v·w / |v|^${a}`;
     if (chosen < 0) return;
     byId("chosen").replaceChildren(
-      textOf("strong", titles[chosen]),
-      textOf("span", `${genres[chosen]} · ${people(likes[chosen])}`, "quiet"));
+      withText("strong", titles[chosen]),
+      withText("span", `${genres[chosen]} · ${people(likes[chosen])}`, "quiet"));
     const found = likes[chosen] ? nearest(chosen) : [];
     byId("list").replaceChildren(...found.map((movie, i) => {
       const button = document.createElement("button");
       button.type = "button";
       button.dataset.movie = movie;
       button.title = `${titles[movie]} · ${genres[movie]} · ${people(likes[movie])}`;
-      button.append(textOf("span", i + 1, "rank"), dot(movie), textOf("span", titles[movie]),
-        textOf("span", number.format(likes[movie]), "likes"));
+      button.append(withText("span", i + 1, "rank"), dot(movie), withText("span", titles[movie]),
+        withText("span", number.format(likes[movie]), "likes"));
       button.addEventListener("click", () => choose(movie));
       const item = document.createElement("li");
       item.append(button);
@@ -283,7 +275,7 @@
     const button = document.createElement("button");
     button.type = "button";
     button.setAttribute("aria-pressed", "true");
-    const mark = textOf("span", "", "dot");
+    const mark = withText("span", "", "dot");
     mark.style.background = colours[i];
     button.append(mark, group);
     button.addEventListener("click", () => {

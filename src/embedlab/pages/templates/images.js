@@ -1,20 +1,11 @@
 "use strict";
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
   const { classes, columns, labels, runs } = data;
-  const byId = (id) => document.getElementById(id);
   const number = new Intl.NumberFormat("en");
   const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)}%`;
   const SIZE = 96; // pixels of a shown image
   const rows = Math.ceil(labels.length / columns);
   let run = 0, truth = 0, answer = 0;
-
-  const withText = (kind, text, name = "") => {
-    const element = document.createElement(kind);
-    element.textContent = text;
-    element.className = name;
-    return element;
-  };
 
   const tile = (image) => {
     const pixels = document.createElement("div");

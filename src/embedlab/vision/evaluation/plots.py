@@ -153,10 +153,10 @@ def plot_predictions(
     names = [classes[label] for label in predictions.predicted]
     captions = [f"{n} {c:.0%}" for n, c in zip(names, predictions.confidence, strict=True)]
     colours = [GREEN if is_right else RED for is_right in predictions.is_right]
-    return plot_image_grid(pixels, captions, title, colours, _square(len(names)))
+    return plot_image_grid(pixels, captions, title, colours, square(len(names)))
 
 
-def _square(n: int) -> int:
+def square(n: int) -> int:
     """The number of columns of a square of n images."""
     return max(1, math.ceil(math.sqrt(n)))
 
@@ -262,11 +262,12 @@ def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def plot_class_differences(table: pd.DataFrame, counts: np.ndarray, title: str) -> Figure:
+def plot_class_differences(table: pd.DataFrame, labels: np.ndarray, title: str) -> Figure:
     """Recall of each class with its 95 % interval, a dot a run; `table` is class by run.
 
-    counts  (classes,) number of each class's test images.
+    labels  (n,) true classes of the test images.
     """
+    counts = np.bincount(labels, minlength=len(table))  # (classes,)
     label = "right predictions of the class (recall), with 95 % interval"
     height = 0.2 + 0.17 * len(table.columns)  # of a class
     figure, axes, y = _rows(table.index, 1.6 + height * len(table), title, label)

@@ -32,6 +32,14 @@ OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
 def run(folder: Path, entry_point: str, **parameters: object) -> str:
     """What the entry point prints; artifacts are kept in `folder`, where it is started."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()]
+    command = [sys.executable, "-m", f"entrypoints.{entry_point}", *flags]
+    ended = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    return ended.stdout
+
+
+@contextmanager
+def mlflow_ui(store: str):
+    """The MLflow UI on PORT until the block ends."""
     options = ["--backend-store-uri", store, "--port", str(PORT)]
     command = [sys.executable, "-m", "mlflow", "ui", *options]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -53,7 +53,7 @@ def main(argv=None) -> None:
 
     from embedlab.cli.console import console, work_progress
     from embedlab.device import choose_device
-    from embedlab.movies.sweep.convergence import watch_movies
+    from embedlab.movies.sweep.convergence import choose_queries
     from embedlab.movies.sweep.page import comparison_page
     from embedlab.movies.sweep.plots import comparison_figures
     from embedlab.movies.sweep.results import Comparison
@@ -70,13 +70,13 @@ def main(argv=None) -> None:
         run.log_params({"device": device})
         index = TitleIndex(likes.movies["title"].tolist(), likes.popularity)
         asked = index.find_all(args.titles)
-        watch = watch_movies(index, likes.popularity, asked, args.k)
+        queries = choose_queries(index, likes.popularity, asked, args.k)
 
         with work_progress("compare optimizers") as show:
-            children = Sweep(run, likes, watch, device, args.reuse, show, console.print)
+            children = Sweep(run, likes, queries, device, args.reuse, show, console.print)
             fits = children.fit_all(grid, args.seeds, ray)
 
-        compared = Comparison(fits, index, watch)
+        compared = Comparison(fits, index, queries)
         children.log_overlaps(fits, compared.overlap[0])
         run.log_metrics({"reference/cost": fits[0].fit.cost, "fits": len(fits)})
         run.log_metrics(compared.best_metrics())
@@ -93,7 +93,7 @@ def main(argv=None) -> None:
         run.describe(summary)
         page = children.save_view(f"Optimizers: {about}", len(fits))
     console.print(summary)
-    console.print(f"Watch the lists converge: {run.where(PAGE)}")
+    console.print(f"Queries the lists converge: {run.where(PAGE)}")
     console.print(run.how_to_open(*([page] if page else [])))
 
 

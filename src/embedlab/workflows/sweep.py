@@ -29,9 +29,9 @@ from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence
 from embedlab.movies.sweep.convergence import FILE as LISTS_FILE
 from embedlab.movies.sweep.convergence import (
     Lists,
-    Watch,
+    Queries,
     drawn_overlap,
-    fit_watched,
+    fit_with_snapshots,
     read_lists,
     save_lists,
 )
@@ -63,7 +63,7 @@ FinishedFit = tuple[str, FitResult, list[Step], Lists]  # with its run id
 class Sweep:
     """The comparison that all children belong to.
 
-    watch        which movies every fit is asked, by epoch.
+    queries      movies for which every fit recommends others, at some epochs.
     reuse        take over finished children with equal parameters, data and code.
     on_progress  receives the work done, in first-order epochs.
     say          receives a line per child.
@@ -71,7 +71,7 @@ class Sweep:
 
     run: TrackedRun
     likes: Likes
-    watch: Watch
+    queries: Queries
     device: str
     reuse: bool
     on_progress: OnProgress
@@ -106,7 +106,7 @@ class Sweep:
         weighted = self.likes.weighted
         with ray_session(ray, self.say) if ray else nullcontext():
             here = ((job, None) for job in jobs if job not in missing)
-            there = fits_by_ray(weighted, missing, self.watch, self.device, ray) if ray else ()
+            there = fits_by_ray(weighted, missing, self.queries, self.device, ray) if ray else ()
             # The exact fit comes first, as every gap is to its cost.
             for job, outcome in chain(there, here) if first in missing else chain(here, there):
 
@@ -138,7 +138,7 @@ class Sweep:
 
     def _find(self, options: FitOptions, seed: int) -> FinishedFit | None:
         key = fit_key(options, seed, self.likes.cost_digest, self.device)
-        return find_fit(self.run.experiment_id, key, self.watch) if self.reuse else None
+        return find_fit(self.run.experiment_id, key, self.queries) if self.reuse else None
 
     def _fit(
         self,
@@ -188,7 +188,7 @@ class Sweep:
                         on_step(step)
                 else:
                     where = self.device, on_step
-                    fit, lists = fit_watched(self.likes.weighted, self.watch, job, *where)
+                    fit, lists = fit_with_snapshots(self.likes.weighted, self.queries, job, *where)
                 child.log_metrics({"time/fit_seconds": fit.seconds})
                 fit.raise_if_diverged(options)
                 gap = _gap(fit, exact)
@@ -209,10 +209,10 @@ class Sweep:
         if exact is None:
             return
         for epoch, found in sorted(lists.items()):
-            share, _ = drawn_overlap(self.watch, found, exact.last_lists)
-            child.log_metrics({"train/overlap": share}, epoch)
+            share, _ = drawn_overlap(self.queries, found, exact.last_lists)
+            child.log_metrics({"train/overlap_random": share}, epoch)
         with child.artifact_folder(LISTS) as folder:
-            save_lists(folder, self.watch, lists)
+            save_lists(folder, self.queries, lists)
 
     def log_overlaps(self, fits: Sequence[SweepFit], overlap: np.ndarray) -> None:
         """Log each child's overlap with the exact solver's lists, (n_fits,), and its colour."""
@@ -232,7 +232,11 @@ class Sweep:
             charts=[
                 line_chart("Cost by epoch", ["train/cost"], log_scale=True, n_runs=n_fits),
                 line_chart("Above the exact cost", ["train/gap"], log_scale=True, n_runs=n_fits),
-                line_chart("Overlap with the exact lists", ["train/overlap"], n_runs=n_fits),
+                line_chart(
+                    "Overlap with the exact lists, movies at random",
+                    ["train/overlap_random"],
+                    n_runs=n_fits,
+                ),
                 parallel_chart(
                     "Optimizer, rate, gap, overlap",
                     ["optimizer", LOG_LR],
@@ -282,7 +286,7 @@ def _code_digest() -> str:
     return sha.hexdigest()
 
 
-def find_fit(experiment_id: str, key: str, watch: Watch) -> FinishedFit | None:
+def find_fit(experiment_id: str, key: str, queries: Queries) -> FinishedFit | None:
     """The newest finished child with `key` whose artifacts are intact."""
     client = mlflow.MlflowClient()
     for run in client.search_runs([experiment_id], f"tags.{KEY} = '{key}'"):
@@ -291,9 +295,9 @@ def find_fit(experiment_id: str, key: str, watch: Watch) -> FinishedFit | None:
             try:
                 steps = read_steps(client, run.info.run_id, ["train/cost"])
                 fit = _fit_of(run, steps, reason == "finished")
-                lists = _lists_of(client, run, watch)
+                lists = _lists_of(client, run, queries)
                 if not fit.has_diverged:
-                    lists = {**lists, fit.epochs: watch.lists(fit.embedding)}
+                    lists = {**lists, fit.epochs: queries.lists(fit.embedding)}
                 return run.info.run_id, fit, steps, lists
             except (MlflowException, OSError, ValueError, LookupError):
                 continue  # partly deleted or damaged
@@ -315,13 +319,13 @@ def _fit_of(run: Run, steps: list[Step], is_finished: bool) -> FitResult:
     return FitResult(no_vectors, cost, epochs, seconds, diverged_at, error)
 
 
-def _lists_of(client: mlflow.MlflowClient, run: Run, watch: Watch) -> Lists:
+def _lists_of(client: mlflow.MlflowClient, run: Run, queries: Queries) -> Lists:
     """Those that the child logged; older versions logged none, and so do fits that diverged."""
     path = f"{LISTS}/{LISTS_FILE}"
     if path not in {file.path for file in client.list_artifacts(run.info.run_id, LISTS)}:
         return {}
     file = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path)
-    return read_lists(Path(file).read_bytes(), watch)
+    return read_lists(Path(file).read_bytes(), queries)
 
 
 def _gap(fit: FitResult, exact: SweepFit | None) -> float:

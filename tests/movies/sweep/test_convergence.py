@@ -10,12 +10,12 @@ from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.sweep.convergence import (
     FILE,
     MIN_LIKES,
+    choose_queries,
     drawn_overlap,
-    fit_watched,
+    fit_with_snapshots,
     read_lists,
     save_lists,
-    watch_movies,
-    watched_epochs,
+    snapshot_epochs,
 )
 from embedlab.progress import Step
 from embedlab_serving.neighbours import Neighbours
@@ -30,37 +30,35 @@ def vectors() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
 
 
-def watch(asked=(0, 4), k=10):
-    return watch_movies(TitleIndex(TITLES), LIKES, asked, k)
+def queries(asked=(0, 4), k=10):
+    return choose_queries(TitleIndex(TITLES), LIKES, asked, k)
 
 
 @pytest.mark.parametrize("n_epochs", [1, 2, 5, 150, 10_000])
 def test_epochs_are_dense_at_the_start_and_hold_both_ends(n_epochs):
-    epochs = sorted(watched_epochs(n_epochs))
+    epochs = sorted(snapshot_epochs(n_epochs))
     assert (epochs[0], epochs[-1]) == (0, n_epochs)
     assert len(epochs) <= 16
     assert all(np.diff(np.diff(epochs)) >= -1)  # the steps grow, but for rounding
 
 
 def test_well_known_movies_are_drawn_besides_those_asked_for():
-    found = watch()
-    assert found.queries[: found.n_asked].tolist() == [0, 4]
-    assert sorted(found.queries[found.n_asked :]) == [0, 1, 3, 5]
+    found = queries()
+    assert found.rows[: found.n_asked].tolist() == [0, 4]
+    assert sorted(found.rows[found.n_asked :]) == [0, 1, 3, 5]
     assert found.k == 4  # of six, without a movie itself and the other row of the same name
 
 
 def test_lists_are_those_of_the_served_model(vectors):
-    found = watch()
+    found = queries()
     model = Neighbours(vectors)
-    for query, others, rows in zip(
-        found.queries, found.left_out, found.lists(vectors), strict=True
-    ):
+    for query, others, rows in zip(found.rows, found.left_out, found.lists(vectors), strict=True):
         expected = model.top([int(query)], found.k, exclude=others)
         assert rows.tolist() == [one.row for one in expected]
 
 
 def test_the_overlap_is_the_mean_over_the_drawn_movies_with_its_interval():
-    found = watch(asked=[0, 4], k=2)
+    found = queries(asked=[0, 4], k=2)
     exact = np.array([[1, 2]] * 6)
     lists = np.array([[8, 9], [8, 9], [1, 2], [2, 1], [1, 9], [8, 9]])
     mean, half = drawn_overlap(found, lists, exact)
@@ -70,7 +68,7 @@ def test_the_overlap_is_the_mean_over_the_drawn_movies_with_its_interval():
 
 
 def test_lists_are_read_back_and_other_questions_have_none(tmp_path, vectors):
-    first, second = watch(asked=[0]), watch(asked=[2])
+    first, second = queries(asked=[0]), queries(asked=[2])
     lists = {0: first.lists(vectors), 5: first.lists(2 * vectors)}
     save_lists(tmp_path, first, lists)
     content = (tmp_path / FILE).read_bytes()
@@ -83,20 +81,20 @@ def test_lists_are_read_back_and_other_questions_have_none(tmp_path, vectors):
 
 
 def test_lists_that_are_too_short_are_asked_anew(tmp_path, vectors):
-    short = watch(k=2)
+    short = queries(k=2)
     save_lists(tmp_path, short, {0: short.lists(vectors)})
-    assert read_lists((tmp_path / FILE).read_bytes(), watch(k=3)) == {}
+    assert read_lists((tmp_path / FILE).read_bytes(), queries(k=3)) == {}
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_to_watch_a_fit_does_not_change_it(optimizer):
     likes = find_likes(small_ratings(np.random.default_rng(0)), "user_mean", item_power=0.5)
     titles = TitleIndex(likes.movies["title"].tolist())
-    asked = watch_movies(titles, likes.popularity, [0], 2)
+    asked = choose_queries(titles, likes.popularity, [0], 2)
     options = FitOptions(optimizer, 0.1, dim=3, epochs=4)
     steps: list[Step] = []
     plain = fit_weighted(likes.weighted, options, 0, "cpu", lambda step: None)
-    fit, lists = fit_watched(likes.weighted, asked, (options, 0), "cpu", steps.append)
+    fit, lists = fit_with_snapshots(likes.weighted, asked, (options, 0), "cpu", steps.append)
     np.testing.assert_array_equal(fit.embedding, plain.embedding)
-    assert set(lists) == watched_epochs(4) == {0, 1, 2, 3, 4}
+    assert set(lists) == snapshot_epochs(4) == {0, 1, 2, 3, 4}
     np.testing.assert_array_equal(lists[4], asked.lists(fit.embedding))

@@ -8,7 +8,7 @@ from browser import needs_chromium, run_in_page
 
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
-from embedlab.movies.sweep.convergence import watch_movies
+from embedlab.movies.sweep.convergence import choose_queries
 from embedlab.movies.sweep.page import comparison_page
 from embedlab.movies.sweep.results import Comparison, SweepFit
 from embedlab.progress import Step
@@ -16,7 +16,7 @@ from embedlab_serving.titles import TitleIndex
 
 TITLES = ["<b>A", "B", "C", "D", "E", "F"]
 EXACT = np.array([[5, 0], [4, 0], [3, 0], [2, 0], [1, 0], [0.5, 0]], np.float32)
-WATCH = watch_movies(TitleIndex(TITLES), np.full(6, 9), [0, 1], 3)
+QUERIES = choose_queries(TitleIndex(TITLES), np.full(6, 9), [0, 1], 3)
 
 
 def fit(optimizer, embedding, diverged_at=None, lists=None) -> SweepFit:
@@ -25,16 +25,16 @@ def fit(optimizer, embedding, diverged_at=None, lists=None) -> SweepFit:
     costs = [4000.0, 200.0, 100.0, 50.0, 20.0]
     steps = [Step(e, {"train/cost": cost}, 0.125) for e, cost in enumerate(costs)]
     gap = np.nan if diverged_at else 1.0
-    last = {} if diverged_at else {4: WATCH.lists(result.embedding)}
+    last = {} if diverged_at else {4: QUERIES.lists(result.embedding)}
     return SweepFit(options, 0, result, steps, {**(lists or {}), **last}, gap, optimizer)
 
 
 @pytest.fixture
 def page() -> str:
-    early = {0: WATCH.lists(EXACT[::-1]), 2: WATCH.lists(EXACT[[0, 1, 4, 5, 2, 3]])}
+    early = {0: QUERIES.lists(EXACT[::-1]), 2: QUERIES.lists(EXACT[[0, 1, 4, 5, 2, 3]])}
     fits = [fit("exact", EXACT), fit("adam", EXACT, lists=early), fit("sgd", EXACT, diverged_at=2)]
     fits += [fit("rmsprop", EXACT[::-1])]  # taken over: its earlier lists are not known
-    return comparison_page(Comparison(fits, TitleIndex(TITLES), WATCH), "toy")
+    return comparison_page(Comparison(fits, TitleIndex(TITLES), QUERIES), "toy")
 
 
 def test_it_needs_nothing_from_outside_and_titles_are_no_html(page):
@@ -77,7 +77,7 @@ def test_a_browser_moves_through_the_epochs_of_a_fit(page, tmp_path):
     assert start["words"].startswith("Cost 19,900% above the exact one. 1 of 3 movies in common")
     assert (middle["fit"], middle["marked"]) == (["B", "E", "F"], ["E", "F"])
     assert (end["marked"], end["lines"]) == ([], 3)
-    assert "over 6 drawn movies 100%" in end["words"]
+    assert "over 6 movies drawn at random 100%" in end["words"]
     assert seen["other"]["fit"] == ["<b>A", "C", "D"]
     assert (seen["paths"], seen["known"]) == (3, "0")
     assert seen["diverged"] == "This fit diverged and recommends nothing."

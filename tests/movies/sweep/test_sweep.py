@@ -19,7 +19,7 @@ from embedlab.movies.evaluation.metrics import agreements, overlap_at_k, rank_bi
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep import plots as sweep_figures
-from embedlab.movies.sweep.convergence import watch_movies
+from embedlab.movies.sweep.convergence import choose_queries
 from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
 from embedlab.movies.sweep.page import comparison_page
 from embedlab.movies.sweep.results import Comparison, SweepFit
@@ -134,10 +134,10 @@ FOUR = TitleIndex(["A", "B", "C", "D"])
 
 def compare(fits, titles, asked, k) -> Comparison:
     """The fits asked for these rows, without drawn ones: no movie of the toy has a like."""
-    watch = watch_movies(titles, np.zeros(4), asked, k)
-    last = [{} if f.has_diverged else {f.fit.epochs: watch.lists(f.fit.embedding)} for f in fits]
+    queries = choose_queries(titles, np.zeros(4), asked, k)
+    last = [{} if f.has_diverged else {f.fit.epochs: queries.lists(f.fit.embedding)} for f in fits]
     fits = [replace(fit, lists=lists) for fit, lists in zip(fits, last, strict=True)]
-    return Comparison(fits, titles, watch)
+    return Comparison(fits, titles, queries)
 
 
 @pytest.fixture
@@ -413,7 +413,7 @@ def test_the_parent_holds_figures_tables_and_the_answer(compared, tmp_path):
     metrics, best = parent.data.metrics, table[table["optimizer"] != "exact"]["cost"].min()
     assert metrics["best/cost"] == pytest.approx(best)  # as JSON has it
     assert metrics["best/gap"] == pytest.approx(best / metrics["reference/cost"] - 1)
-    assert 0 <= metrics["best/drawn_overlap"] <= 1
+    assert 0 <= metrics["best/overlap_random"] <= 1
     inputs = [run.inputs.dataset_inputs for run in (parent, list(children(client).values())[1])]
     assert len({found.dataset.digest for of_run in inputs for found in of_run}) == 1
     assert all(inputs)
@@ -492,14 +492,14 @@ def test_a_comparison_that_is_stopped_goes_on(tmp_path, monkeypatch):
     with fresh_store(tmp_path) as client:
         from embedlab.workflows import sweep as tracked
 
-        solve, calls = tracked.fit_watched, itertools.count(1)
+        solve, calls = tracked.fit_with_snapshots, itertools.count(1)
 
         def stopped_in_the_third(*args):
             if next(calls) == 3:
                 raise KeyboardInterrupt
             return solve(*args)
 
-        monkeypatch.setattr(tracked, "fit_watched", stopped_in_the_third)
+        monkeypatch.setattr(tracked, "fit_with_snapshots", stopped_in_the_third)
         with pytest.raises(KeyboardInterrupt):
             main([*GRID, *RATES, *TITLES])
         stopped = [(r.info.run_name, r.data.tags["stop_reason"]) for r in children(client).values()]

@@ -2,7 +2,7 @@
 solver's movies they have.
 
 A hundred epochs change little at the end and much at the start, so the epochs are spaced evenly on
-a logarithmic axis. Besides the movies that somebody asks for, some hundred drawn ones are asked:
+a logarithmic axis. Besides the movies that somebody asks for, some hundred are drawn at random:
 three famous movies say little about the others.
 """
 
@@ -30,19 +30,24 @@ Lists = Mapping[int, np.ndarray]  # epoch -> (n_queries, k) int32 rows of movies
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Which movies are asked, and how.
+class Queries:
+    """Movies for which every fit recommends others.
 
-    queries   (n_queries,) int64 rows of movies: those asked for, then the drawn ones.
+    rows      (n_queries,) int64 rows of movies: those asked for, then those drawn at random.
     n_asked   number of those asked for.
     left_out  for each query the other rows of the same movie, which are no answer to it.
     k         length of the lists.
     """
 
-    queries: np.ndarray
+    rows: np.ndarray
     n_asked: int
     left_out: Sequence[Sequence[int]]
     k: int
+
+    @property
+    def n_drawn(self) -> int:
+        """Number of those drawn at random."""
+        return len(self.rows) - self.n_asked
 
     def lists(self, embedding: np.ndarray) -> np.ndarray:
         """(n_queries, k) int32: the rows with the largest inner products, largest first.
@@ -50,80 +55,80 @@ class Watch:
         embedding  (n_movies, dim) float32.
         """
         v = torch.from_numpy(np.ascontiguousarray(embedding, np.float32))
-        scores = v[self.queries] @ v.T  # (n_queries, n_movies)
-        for row, (query, others) in enumerate(zip(self.queries, self.left_out, strict=True)):
+        scores = v[self.rows] @ v.T  # (n_queries, n_movies)
+        for row, (query, others) in enumerate(zip(self.rows, self.left_out, strict=True)):
             scores[row, [query, *others]] = -torch.inf
         return scores.topk(self.k).indices.int().numpy()
 
 
-def watch_movies(titles: TitleIndex, likes: np.ndarray, asked: Sequence[int], k: int) -> Watch:
-    """Watch the movies asked for, and N_DRAWN of those with at least MIN_LIKES likes.
+def choose_queries(titles: TitleIndex, likes: np.ndarray, asked: Sequence[int], k: int) -> Queries:
+    """The movies asked for, and N_DRAWN at random of those with at least MIN_LIKES likes.
 
     likes  (n_movies,) number of each movie's likes.
     asked  rows of movies.
     """
     known = np.flatnonzero(likes >= MIN_LIKES)
     drawn = np.random.default_rng(0).permutation(known)[:N_DRAWN]
-    queries = np.array([*asked, *drawn], np.int64)
-    left_out = [titles.duplicates_of([query]) for query in queries]
+    rows = np.array([*asked, *drawn], np.int64)
+    left_out = [titles.duplicates_of([query]) for query in rows]
     others = len(likes) - 1 - max(map(len, left_out))
-    return Watch(queries, len(asked), left_out, max(0, min(k, others)))
+    return Queries(rows, len(asked), left_out, max(0, min(k, others)))
 
 
-def watched_epochs(n_epochs: int) -> frozenset[int]:
+def snapshot_epochs(n_epochs: int) -> frozenset[int]:
     """0, the last one, and between them up to N_EPOCHS - 2 at equal ratios."""
     between = np.geomspace(1, max(n_epochs, 1), N_EPOCHS - 1).round().astype(int)
     return frozenset([0, *between.tolist()])
 
 
-def fit_watched(
-    weighted: Weighted, watch: Watch, job: Job, device: str, on_step: OnStep
+def fit_with_snapshots(
+    weighted: Weighted, queries: Queries, job: Job, device: str, on_step: OnStep
 ) -> tuple[FitResult, Lists]:
-    """A fit, and its lists at the watched epochs; of the exact solver only the last."""
+    """A fit, and its lists at some epochs; of the exact solver only the last."""
     options, seed = job
     lists: dict[int, np.ndarray] = {}
 
     def take(epoch: int, embedding: np.ndarray) -> None:
-        lists[epoch] = watch.lists(embedding)
+        lists[epoch] = queries.lists(embedding)
 
-    snapshots = Snapshots(watched_epochs(options.epochs) - {options.epochs}, take)
+    snapshots = Snapshots(snapshot_epochs(options.epochs) - {options.epochs}, take)
     fit = fit_weighted(weighted, options, seed, device, on_step, snapshots=snapshots)
     if not fit.has_diverged:
         take(fit.epochs, fit.embedding)
     return fit, lists
 
 
-def drawn_overlap(watch: Watch, lists: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
+def drawn_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
     """The share of the exact lists, (n_queries, k), that lists have: the mean over the drawn movies
     and half of its 95 % interval. Without drawn ones: of those asked for."""
-    start = watch.n_asked if len(lists) > watch.n_asked else 0
+    start = queries.n_asked if queries.n_drawn else 0
     is_shared = (lists[start:, :, None] == exact[start:, None, :]).any(axis=2)  # (n_drawn, k)
-    shares = is_shared.mean(axis=1) if watch.k else np.ones(len(is_shared))
+    shares = is_shared.mean(axis=1) if queries.k else np.ones(len(is_shared))
     error = shares.std(ddof=1) / np.sqrt(len(shares)) if len(shares) > 1 else 0.0
     return float(shares.mean()), float(1.96 * error)
 
 
-def save_lists(folder: Path, watch: Watch, lists: Lists) -> None:
+def save_lists(folder: Path, queries: Queries, lists: Lists) -> None:
     epochs = sorted(lists)
     np.savez_compressed(
         folder / FILE,
-        queries=watch.queries,
+        rows=queries.rows,
         epochs=np.array(epochs, np.int32),
         lists=np.array([lists[epoch] for epoch in epochs], np.int32).reshape(
-            len(epochs), len(watch.queries), -1
+            len(epochs), len(queries.rows), -1
         ),
     )
 
 
-def read_lists(content: bytes, watch: Watch) -> Lists:
+def read_lists(content: bytes, queries: Queries) -> Lists:
     """The lists of a finished fit, which may have been asked for other movies: -1 for what it was
     not asked; none at all if its lists are shorter."""
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        epochs, queries, lists = stored["epochs"], stored["queries"], stored["lists"]
-    if lists.shape[2] < watch.k:
+        epochs, asked, lists = stored["epochs"], stored["rows"], stored["lists"]
+    if lists.shape[2] < queries.k:
         return {}
-    at = {query: position for position, query in enumerate(queries.tolist())}
-    positions = [at.get(query, len(queries)) for query in watch.queries.tolist()]
-    nothing = np.full((len(epochs), 1, watch.k), -1, np.int32)
-    found = np.concatenate([lists[:, :, : watch.k], nothing], axis=1)[:, positions]
+    at = {query: position for position, query in enumerate(asked.tolist())}
+    positions = [at.get(query, len(asked)) for query in queries.rows.tolist()]
+    nothing = np.full((len(epochs), 1, queries.k), -1, np.int32)
+    found = np.concatenate([lists[:, :, : queries.k], nothing], axis=1)[:, positions]
     return dict(zip(epochs.tolist(), found, strict=True))

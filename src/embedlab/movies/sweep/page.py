@@ -1,7 +1,7 @@
-"""`compare.html`: watch the list of every fit approach the exact solver's, epoch by epoch.
+"""`compare.html`: the list of every fit as it approaches the exact solver's, epoch by epoch.
 
 In: a `Comparison`. Out: the text of a page, with the costs of all fits, and what each recommended
-at the watched epochs for the movies that were asked for.
+at some epochs for the movies that were asked for.
 """
 
 from embedlab.movies.sweep.plots import run_colours
@@ -13,7 +13,7 @@ DIGITS = 6  # of a cost: more cannot be seen
 
 def comparison_page(compared: Comparison, about: str) -> str:
     """`compare.html`; `about` names the data and the dim."""
-    exact, n_asked = compared.exact.fit, compared.watch.n_asked
+    exact, n_asked = compared.exact.fit, compared.queries.n_asked
     exact_lists = compared.exact.last_lists[:n_asked]
     fits = [
         _fit_data(compared, item, colour)
@@ -22,15 +22,17 @@ def comparison_page(compared: Comparison, about: str) -> str:
     ]
     shown = {row for of_query in exact_lists.tolist() for row in of_query}
     shown |= {row for fit in fits for lists in fit["lists"].values() for q in lists for row in q}
-    n_drawn = len(compared.watch.queries) - n_asked
+    n_drawn = compared.queries.n_drawn
     data = {
         "fits": fits,
         "exact": {"cost": exact.cost, "seconds": exact.seconds, "lists": exact_lists.tolist()},
-        "asked": [compared.titles[query] for query in compared.queries],
+        "asked": [compared.titles[query] for query in compared.asked],
         "titles": {row: compared.titles[row] for row in sorted(shown)},
         "drawn": n_drawn,
     }
-    return render_page("compare.html", data=data, about=about, n_drawn=n_drawn, k=compared.watch.k)
+    return render_page(
+        "compare.html", data=data, about=about, n_drawn=n_drawn, k=compared.queries.k
+    )
 
 
 def _fit_data(compared: Comparison, item: SweepFit, colour: str) -> dict:
@@ -52,7 +54,7 @@ def _fit_data(compared: Comparison, item: SweepFit, colour: str) -> dict:
 
 def _asked_lists(compared: Comparison, item: SweepFit) -> dict[int, list]:
     """The rows for each title asked for, by epoch, without epochs at which one was not asked."""
-    n = compared.watch.n_asked
+    n = compared.queries.n_asked
     return {
         epoch: lists[:n].tolist()
         for epoch, lists in sorted(item.lists.items())
@@ -61,6 +63,6 @@ def _asked_lists(compared: Comparison, item: SweepFit) -> dict[int, list]:
 
 
 def _shares(compared: Comparison, item: SweepFit) -> dict[int, float]:
-    if len(compared.watch.queries) == compared.watch.n_asked:
+    if not compared.queries.n_drawn:
         return {}
     return {epoch: round(share, 4) for epoch, (share, _) in compared.drawn.get(item, {}).items()}

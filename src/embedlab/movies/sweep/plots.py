@@ -203,7 +203,7 @@ def plot_overlap_by_gap(fits: Comparison, title: str) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     _show_percent(axes, "x")
     if fits.drawn:
-        n_drawn = len(fits.watch.queries) - fits.watch.n_asked
+        n_drawn = fits.queries.n_drawn
         how = f"end of each fit, mean over {n_drawn} movies\nwith its 95 % interval; lines: epochs"
         axes.legend(frameon=False, title=how)
     return figure

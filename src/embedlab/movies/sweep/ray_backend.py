@@ -30,7 +30,7 @@ from embedlab.wording import counted
 
 if TYPE_CHECKING:
     from embedlab.movies.data.weighting import Weighted
-    from embedlab.movies.sweep.convergence import Lists, Watch
+    from embedlab.movies.sweep.convergence import Lists, Queries
 
 LAUNCHERS = ("local", "ray")
 SOURCES = Path(__file__).resolve().parents[3]
@@ -186,7 +186,7 @@ def _capacity(nodes: Sequence[dict], options: RayOptions) -> str:
 
 
 def fits_by_ray(
-    weighted: "Weighted", jobs: Sequence[Job], watch: "Watch", device: str, options: RayOptions
+    weighted: "Weighted", jobs: Sequence[Job], queries: "Queries", device: str, options: RayOptions
 ) -> Iterator[tuple[Job, RayFit | EmbedlabError]]:
     """Every job with its fit, or the error that ended it: the first one, then as they complete.
 
@@ -197,7 +197,7 @@ def fits_by_ray(
     task = ray.remote(
         num_cpus=options.cpus_per_fit, num_gpus=options.gpus_per_fit, max_retries=RETRIES
     )(_fit)
-    likes, asked = ray.put(weighted), ray.put(watch)
+    likes, asked = ray.put(weighted), ray.put(queries)
     where = device, options.cpus_per_fit, _versions()
     jobs_of = {task.remote(likes, asked, job, *where).future(): job for job in jobs}
     first = next(iter(jobs_of))
@@ -233,7 +233,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _fit(
-    weighted: "Weighted", watch: "Watch", job: Job, device: str, n_threads: int, versions: str
+    weighted: "Weighted", queries: "Queries", job: Job, device: str, n_threads: int, versions: str
 ) -> RayFit:
     """The task, which runs on a node."""
     if _versions() != versions:
@@ -244,11 +244,11 @@ def _fit(
     import ray
     import torch
 
-    from embedlab.movies.sweep.convergence import fit_watched
+    from embedlab.movies.sweep.convergence import fit_with_snapshots
 
     torch.set_num_threads(n_threads)
     steps: list[Step] = []
-    fit, lists = fit_watched(weighted, watch, job, device, steps.append)
+    fit, lists = fit_with_snapshots(weighted, queries, job, device, steps.append)
     node_id = ray.get_runtime_context().get_node_id()
     return RayFit(fit, steps, lists, f"{socket.gethostname()} {node_id[:8]}")
 

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
-from embedlab.movies.sweep.convergence import MIN_LIKES, Lists, Watch, drawn_overlap
+from embedlab.movies.sweep.convergence import MIN_LIKES, Lists, Queries, drawn_overlap
 from embedlab.progress import Step
 from embedlab.wording import cost_as_text, counted
 from embedlab_serving.neighbours import Neighbours
@@ -79,9 +79,9 @@ class Comparison:
     The lists have fewer than k rows if some query has fewer neighbours.
     """
 
-    def __init__(self, fits: Sequence[SweepFit], titles: TitleIndex, watch: Watch):
-        self.fits, self.titles, self.watch = fits, titles.titles, watch
-        self.queries, k = watch.queries[: watch.n_asked].tolist(), watch.k
+    def __init__(self, fits: Sequence[SweepFit], titles: TitleIndex, queries: Queries):
+        self.fits, self.titles, self.queries = fits, titles.titles, queries
+        self.asked, k = queries.rows[: queries.n_asked].tolist(), queries.k
         self.exact, *self.others = fits
         several_seeds = len({item.seed for item in fits}) > 1
         self.names = {
@@ -94,15 +94,15 @@ class Comparison:
             if not item.has_diverged:
                 best.setdefault(item.optimizer, item)
         self.best = list(best.values())
-        copies = watch.left_out[: watch.n_asked]
+        copies = queries.left_out[: queries.n_asked]
         self.lists = [
-            None if item.has_diverged else _top_rows(item.fit.embedding, self.queries, copies, k)
+            None if item.has_diverged else _top_rows(item.fit.embedding, self.asked, copies, k)
             for item in fits
         ]
         self.overlap = _pairwise(self.lists)
         self.drawn = {
             item: {
-                epoch: drawn_overlap(watch, lists, self.exact.last_lists)
+                epoch: drawn_overlap(queries, lists, self.exact.last_lists)
                 for epoch, lists in sorted(item.lists.items())
             }
             for item in self.others
@@ -134,7 +134,7 @@ class Comparison:
             return {}
         best = self.best[0]
         share, _ = self.drawn[best][best.fit.epochs]
-        found = {"cost": best.fit.cost, "gap": best.gap, "drawn_overlap": share}
+        found = {"cost": best.fit.cost, "gap": best.gap, "overlap_random": share}
         return {f"best/{name}": value for name, value in found.items()}
 
     def pair_table(self) -> pd.DataFrame:
@@ -156,8 +156,8 @@ class Comparison:
         assert exact is not None, "the exact fit does not diverge"
         ranks = range(1, exact.shape[1] + 1)
         columns = {
-            "query": [self.titles[query] for query in self.queries for _ in ranks],
-            "rank": [rank for _ in self.queries for rank in ranks],
+            "query": [self.titles[query] for query in self.asked for _ in ranks],
+            "rank": [rank for _ in self.asked for rank in ranks],
         }
         for name, found in zip(self.names.values(), self.lists, strict=True):
             if found is not None:
@@ -198,7 +198,7 @@ class Comparison:
         if exact_lists is None or exact_lists.shape[1] == 0:
             yield "There is no other movie to recommend."
             return
-        k, titles = exact_lists.shape[1], "; ".join(self.titles[query] for query in self.queries)
+        k, titles = exact_lists.shape[1], "; ".join(self.titles[query] for query in self.asked)
         yield from (f"Top {k} for {titles}, by inner product, against the exact solver's:", "")
         is_other = np.isfinite(self.overlap[0])
         is_other[0] = False
@@ -219,13 +219,13 @@ class Comparison:
                     f"{values.mean():.1f} of {counted(k, 'movie')} with it{spread}."
                 )
         yield ""
-        if self.drawn and len(self.watch.queries) > self.watch.n_asked:
-            n_drawn = len(self.watch.queries) - self.watch.n_asked
+        if self.drawn and self.queries.n_drawn:
             last = {item: by_epoch[item.fit.epochs] for item, by_epoch in self.drawn.items()}
             best, (share, half) = max(last.items(), key=lambda item: item[1][0])
+            n_drawn = counted(self.queries.n_drawn, "movie")
             yield (
-                f"Over {counted(n_drawn, 'movie')} drawn from those with at least {MIN_LIKES} "
-                f"likes, {self.names[best]} shares most: {share * k:.1f} ± {half * k:.1f} of "
+                f"Over {n_drawn} drawn at random from those with at least {MIN_LIKES} likes, "
+                f"{self.names[best]} shares most: {share * k:.1f} ± {half * k:.1f} of "
                 f"{counted(k, 'movie')}."
             )
         if len(gaps) >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap) > 0:

@@ -121,7 +121,7 @@
     const shared = found.filter((row) => of.includes(row)).length;
     const share = chosen.shares[epoch];
     byId("words").textContent = `Cost ${above(now).slice(1)} above the exact one. ${shared} of ${of.length} `
-      + `movies in common${share === undefined ? "" : `; over ${drawn} drawn movies ${(100 * share).toFixed(0)}%`}.`;
+      + `movies in common${share === undefined ? "" : `; over ${drawn} movies drawn at random ${(100 * share).toFixed(0)}%`}.`;
   };
   const choose = (fit) => {
     const before = epochs[at] ?? Infinity;

@@ -93,7 +93,7 @@ def main(argv=None) -> None:
         run.describe(summary)
         page = children.save_view(f"Optimizers: {about}", len(fits))
     console.print(summary)
-    console.print(f"Queries the lists converge: {run.where(PAGE)}")
+    console.print(f"Watch the lists converge: {run.where(PAGE)}")
     console.print(run.how_to_open(*([page] if page else [])))
 
 

@@ -1,8 +1,6 @@
-"""Finished image runs: find them in the store, and read back what they logged."""
+"""Finished image runs: find those to compare, and read back what they logged."""
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlflow
@@ -12,13 +10,14 @@ from mlflow.exceptions import MlflowException
 
 from embedlab.errors import TrackingError
 from embedlab.progress import Step
+from embedlab.tracking.finished import finished_run, read_steps
 from embedlab.tracking.store import first_line, store_address
-from embedlab.tracking.tracked_run import EPOCH_SECONDS
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
 from embedlab.wording import counted
-from embedlab.workflows.image_runs import ENTRY_POINTS, PREDICTIONS
 
+ENTRY_POINTS = ("extract_features", "finetune")
+PREDICTIONS = "predictions/test.npz"
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
 
@@ -86,24 +85,6 @@ def best_pair(client: mlflow.MlflowClient, experiment_id: str) -> list[Run]:
     )
 
 
-def finished_run(client: mlflow.MlflowClient, run_id: str, kinds: Sequence[str]) -> Run:
-    """The finished run of that id, of one of these entry points. Raises TrackingError."""
-    expected = f"finished runs of {' or '.join(kinds)}"
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        raise TrackingError(
-            f"runs: there is no run {run_id!r} in {store_address()} ({first_line(error)}): give "
-            f"ids of {expected}, joined by commas."
-        ) from None
-    if run.data.tags.get("entry_point") not in kinds or run.info.status != "FINISHED":
-        raise TrackingError(
-            f"runs: {run_id} is a {run.data.tags.get('entry_point', 'foreign')} run that is "
-            f"{run.info.status}; expected {expected}."
-        )
-    return run
-
-
 def _val_score(run: Run) -> tuple[float, float]:
     metrics = run.data.metrics  # without the loss in runs of an earlier version
     return metrics["best/val_accuracy"], -metrics.get("best/val_loss", math.inf)
@@ -128,16 +109,6 @@ def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedRun
     best_epoch = int(metrics.get("best/epoch", -1))
     digest = run.data.tags["pictures_digest"]
     return FinishedRun(run_id, compared, steps, best_epoch, dataset, digest)
-
-
-def read_steps(client: mlflow.MlflowClient, run_id: str, metrics: Sequence[str]) -> list[Step]:
-    """The epochs of a run that have one of these metrics, as `TrackedRun.record` logged them."""
-    by_epoch: dict[int, dict[str, float]] = defaultdict(dict)
-    for name in metrics:
-        for point in client.get_metric_history(run_id, name):
-            by_epoch[point.step][name] = point.value
-    seconds = {p.step: p.value for p in client.get_metric_history(run_id, EPOCH_SECONDS)}
-    return [Step(epoch, by_epoch[epoch], seconds.get(epoch)) for epoch in sorted(by_epoch)]
 
 
 def _test_predictions(run_id: str) -> Predictions:

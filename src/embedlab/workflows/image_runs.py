@@ -48,7 +48,6 @@ from embedlab.workflows.model_facts import (
 )
 from embedlab.workflows.models import log_image_model
 
-PREDICTIONS = "predictions/test.npz"
 VAL_GRID = "val_predictions"
 LEFT_OUT_TABLE, DUPLICATES_TABLE = "tables/unreadable.json", "tables/duplicates.json"
 NAMES_SHOWN = 3
@@ -57,7 +56,6 @@ TRAINING_IMAGES = 36
 NEIGHBOURS = 8
 MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 VIEW = "pictures"
-ENTRY_POINTS = ("extract_features", "finetune")
 PARAMS = (
     *("backbone", "weights", "recipe", "head", "batch_norm", "optimizer", "lr", "weight_decay"),
     *("schedule", "epochs", "batch_size", "resolution", "augment", "freeze", "flip_view"),

@@ -11,7 +11,6 @@ from embedlab.datasets.movielens import locate_ratings, name_of
 from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
-from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies
 from embedlab.movies.options import FitOptions
 from embedlab.movies.plots import plot_movie_map
 from embedlab.movies.solvers.result import FitResult
@@ -103,6 +102,9 @@ def log_explorer(run: TrackedRun, likes: Likes, fit: FitResult, label: str, how:
     """
     if how == "none":
         return "No map of the movies, as embedding_map=none asks."
+    # Here, as scikit-learn takes half a second, and other movie runs need none of it.
+    from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies
+
     vectors, movies = fit.embedding, likes.movies.assign(likes=likes.popularity)
     about = f"{likes.name}, {label}, dim {vectors.shape[1]}"
     found = map_movies(vectors, movies, how, seed=0)

@@ -24,10 +24,10 @@ from PIL import Image
 from embedlab.errors import TrackingError
 from embedlab.movies.sweep.results import NEW
 from embedlab.pages import render_page, webp_address
+from embedlab.tracking.finished import finished_run
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
-from embedlab.workflows.finished_runs import finished_run
-from embedlab.workflows.image_runs import ENTRY_POINTS as IMAGE_KINDS
+from embedlab.workflows.finished_runs import ENTRY_POINTS as IMAGE_KINDS
 from embedlab.workflows.sweep import KEY
 
 KINDS = (

@@ -41,9 +41,9 @@ from embedlab.movies.sweep.ray_backend import RayFit, RayOptions, fits_by_ray, r
 from embedlab.movies.sweep.results import SweepFit, gap_as_text
 from embedlab.progress import OnProgress, Step
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
+from embedlab.tracking.finished import read_steps
 from embedlab.tracking.run import PROJECT_ROOT, TrackedRun, start_child_run
 from embedlab.wording import cost_as_text
-from embedlab.workflows.finished_runs import read_steps
 from embedlab.workflows.models import save_embedding
 from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
 

@@ -6,19 +6,17 @@ at the current V and bounds it from above elsewhere, and the eigenpairs minimise
 error, so no round can raise the cost. X = LᵀL is applied, never formed.
 
 Two things make it fast. First, a round needs no converged eigenpairs, only better ones than the
-last round's. With many likes, where products dominate, `BlockKrylov` improves a subspace by one
-product with LᵀL and keeps it; the best V of a subspace that contains the last V cannot cost more.
-With few likes `Lanczos` is faster, which does less besides its products. Second, a movie with
-nearly a dimension of its own would approach its n_i by 1 % per round: `newton_diagonal` solves for
-it, and if that raises the cost, the plain n is used instead.
-`benchmarks/eigenpairs.py` compares the eigensolvers.
+last round's: `BlockKrylov` improves a subspace by one product with LᵀL and keeps it, and the best V
+of a subspace that contains the last V cannot cost more. Second, a movie with nearly a dimension of
+its own would approach its n_i by 1 % per round: `newton_diagonal` solves for it, and if that raises
+the cost, the plain n is used instead. `benchmarks/eigenpairs.py` compares eigensolvers.
 
 Sources: H. H. Harman and W. H. Jones, "Factor analysis by minimizing residuals (minres)",
 Psychometrika 31 (1966); H. H. Thomson's iterated principal axes is the same iteration.
 K. G. Jöreskog, "Factor analysis by least-squares and maximum likelihood methods", 1977: Newton's
 method on the diagonal, with the same Hessian.
-C. Musco and C. Musco, "Randomized block Krylov methods for stronger and faster approximate singular
-value decomposition", NeurIPS 2015.
+K. Wu and H. Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems", SIAM J.
+Matrix Anal. Appl. 22 (2000): which vectors to keep.
 """
 
 import math
@@ -28,11 +26,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.sparse.linalg import LinearOperator, eigsh
+import torch
 
 from embedlab.movies.data.cooccurrence import off_diagonal_squares
 from embedlab.movies.solvers.objective import clamp_roundoff
-from embedlab.movies.solvers.operators import MIN_LIKES_FOR_SCIPY, ScipyLikesOperator
+from embedlab.movies.solvers.operators import TorchLikesOperator
 from embedlab.movies.solvers.result import FitResult
 from embedlab.progress import OnStep, Step
 
@@ -40,12 +38,13 @@ from embedlab.progress import OnStep, Step
 MAX_MOVIES_FOR_LAPACK = 600
 SPARE = 0.2  # additional vectors, as a fraction of k: the last of a subspace converge last
 MIN_SPARE = 8
-FIRST_TOLERANCE, LAST_TOLERANCE = 1e-1, 1e-7  # of Lanczos' eigenpairs
+KEPT = 1.5  # Ritz vectors that a restart keeps, as a multiple of the wanted ones
+MAX_OVERLAP = 1e-8  # inner product of unit vectors that count as orthogonal
 HIGH_LEVERAGE = 0.1  # of at most 10·dim movies, since leverages add up to dim
 MIN_CURVATURE = 0.05  # of the Hessian that Newton's method divides by
 
-# The top k eigenvalues, ascending, (k,); their vectors E and X E, (n_movies, k).
-Eigenpairs = tuple[np.ndarray, np.ndarray, np.ndarray]
+# The top k eigenvalues, ascending, (k,); their vectors E and X E, (n_movies, k); all float64.
+Eigenpairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Eigensolver(Protocol):
@@ -53,10 +52,10 @@ class Eigensolver(Protocol):
 
     products: int  # of LᵀL with a vector, so far
 
-    def expand_subspace(self, shift: np.ndarray) -> None:
+    def expand_subspace(self, shift: torch.Tensor) -> None:
         """Prepare better eigenpairs, for about this shift, (n_movies,)."""
 
-    def rayleigh_ritz(self, shift: np.ndarray, k: int) -> Eigenpairs:
+    def rayleigh_ritz(self, shift: torch.Tensor, k: int) -> Eigenpairs:
         """The best eigenpairs that are known, for this shift, (n_movies,)."""
         ...
 
@@ -65,7 +64,7 @@ def choose_eigensolver(likes: sp.csr_matrix, k: int, generator: np.random.Genera
     """The fastest eigensolver for k eigenpairs of LᵀL, by size."""
     if likes.shape[1] <= max(MAX_MOVIES_FOR_LAPACK, 4 * k):
         return FullDecomposition(likes)
-    return (BlockKrylov if likes.nnz >= MIN_LIKES_FOR_SCIPY else Lanczos)(likes, k, generator)
+    return BlockKrylov(likes, k, generator)
 
 
 def fit_minres(
@@ -89,13 +88,14 @@ def fit_minres(
     """
     n_movies = likes.shape[1]
     likes = likes.astype(np.float64)
-    x = np.asarray(likes.power(2).sum(axis=0)).ravel()  # (n_movies,) x_i = X_ii
+    x = torch.from_numpy(np.asarray(likes.power(2).sum(axis=0)).ravel())  # (n_movies,) x_i = X_ii
     squares = off_diagonal_squares(likes)
     k = min(dim, n_movies)
     pairs = eigensolver(likes, k, generator)
 
     n, rounds, seconds = x, 0, 0.0
-    best = _Solution(np.empty((n_movies, 0)), np.empty((n_movies, 0)), x, math.inf, math.inf)
+    nothing = torch.empty((n_movies, 0), dtype=torch.float64)
+    best = _Solution(nothing, nothing, x, math.inf, math.inf)
     for round_ in range(max_rounds + 1):
         started = time.perf_counter()
         pairs.expand_subspace(n - x)
@@ -124,121 +124,98 @@ class _Solution(NamedTuple):
     e, v  (n_movies, k); n  (n_movies,) n_i = ‖v_i‖².
     """
 
-    e: np.ndarray
-    v: np.ndarray
-    n: np.ndarray
+    e: torch.Tensor
+    v: torch.Tensor
+    n: torch.Tensor
     cost: float
     gradient_norm: float
 
 
 def _solution(
-    values: np.ndarray, e: np.ndarray, xe: np.ndarray, x: np.ndarray, squares: float
+    values: torch.Tensor, e: torch.Tensor, xe: torch.Tensor, x: torch.Tensor, squares: float
 ) -> _Solution:
     """From eigenpairs (k,), (n_movies, k) and X E; x_i = X_ii, squares = ‖X‖²_off."""
-    root = np.sqrt(np.maximum(values, 0))
-    v, xv = e * root, xe * root  # V = E √λ₊
-    n = np.square(v).sum(axis=1)  # (n_movies,)
-    g = root**2  # the diagonal of G = VᵀV, which has nothing else
+    g = values.clamp(min=0)  # the diagonal of G = VᵀV, which has nothing else
+    v, xv = e * g.sqrt(), xe * g.sqrt()  # V = E √λ₊
+    n = torch.linalg.vecdot(v, v)  # (n_movies,)
     # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i), and ‖LV‖²_F = tr(VᵀXV)
-    g_squares, lv_squares = np.square(g).sum(), np.vdot(v, xv)
+    g_squares, lv_squares = g.square().sum(), torch.linalg.vecdot(v, xv).sum()
     pulls = lv_squares - x @ n
-    cost = float(squares + g_squares - np.square(n).sum() - 2 * pulls)
-    cost = clamp_roundoff(cost, g_squares + lv_squares)
+    cost = float(squares + g_squares - n.square().sum() - 2 * pulls)
+    cost = clamp_roundoff(cost, float(g_squares + lv_squares))
     # ∇c(V) = 4 [ V G − X V − diag(n − x) V ]
     gradient = 4 * (v * g - xv - (n - x)[:, None] * v)
-    return _Solution(e, v, n, cost, float(np.linalg.norm(gradient)))
+    return _Solution(e, v, n, cost, float(torch.linalg.vector_norm(gradient)))
 
 
-def newton_diagonal(filled: np.ndarray, found: _Solution) -> np.ndarray:
+def newton_diagonal(filled: torch.Tensor, found: _Solution) -> torch.Tensor:
     """The next diagonal to fill in, (n_movies,), after `filled` gave `found`.
 
     The minimal cost with a diagonal n, as a function of n, has the gradient 2 r, r_i = n_i −
     ‖v_i‖², and approximately the Hessian 2 H, H = (I − P)∘(I − P), P = EEᵀ. For a movie of leverage
     P_ii near 0, Newton's step is r, that of the plain iteration; the others are solved for.
     """
-    leverage = np.square(found.e).sum(axis=1)  # P_ii
-    high = np.flatnonzero(leverage > HIGH_LEVERAGE)
+    leverage = torch.linalg.vecdot(found.e, found.e)  # P_ii
+    high = torch.nonzero(leverage > HIGH_LEVERAGE).ravel()
     e = found.e[high]
-    curvature, axes = np.linalg.eigh(np.square(np.eye(len(high)) - e @ e.T))
+    complement = torch.eye(len(high), dtype=torch.float64) - e @ e.T
+    curvature, axes = torch.linalg.eigh(complement.square())
     step = filled - found.n
-    step[high] = axes @ ((axes.T @ step[high]) / np.maximum(curvature, MIN_CURVATURE))
-    return np.maximum(filled - step, 0)
+    step[high] = axes @ ((axes.T @ step[high]) / curvature.clamp(min=MIN_CURVATURE))
+    return (filled - step).clamp(min=0)
 
 
 class FullDecomposition:
     """All eigenpairs of X + diag(shift), by LAPACK."""
 
     def __init__(self, likes: sp.csr_matrix):
-        self._x = (likes.T @ likes).toarray()
+        self._x = torch.from_numpy((likes.T @ likes).toarray())
         self.products = 0
 
-    def expand_subspace(self, shift: np.ndarray) -> None:
+    def expand_subspace(self, shift: torch.Tensor) -> None:
         self.products += len(shift)
 
-    def rayleigh_ritz(self, shift: np.ndarray, k: int) -> Eigenpairs:
-        values, e = np.linalg.eigh(self._x + np.diag(shift))
+    def rayleigh_ritz(self, shift: torch.Tensor, k: int) -> Eigenpairs:
+        values, e = torch.linalg.eigh(self._x + torch.diag(shift))
         return values[-k:], e[:, -k:], self._x @ e[:, -k:]
-
-
-class Lanczos:
-    """The top eigenpairs of X + diag(shift) by ARPACK, ten times tighter in every round."""
-
-    def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):
-        self._likes, self._likes_t = likes, likes.T
-        self._start = generator.standard_normal(likes.shape[1])
-        self._tolerance = FIRST_TOLERANCE
-        self.products = 0
-
-    def expand_subspace(self, shift: np.ndarray) -> None:
-        self._tolerance = max(self._tolerance / 10, LAST_TOLERANCE)
-
-    def rayleigh_ritz(self, shift: np.ndarray, k: int) -> Eigenpairs:
-        shape = (len(shift), len(shift))
-        operator = LinearOperator(shape, lambda v: self._x(v) + shift * v, dtype=np.float64)
-        # 1.5 k Lanczos vectors: orthogonalisations cost more than products here.
-        ncv = min(k + max(k // 2, 20), len(shift))
-        start, tolerance = self._start, self._tolerance
-        values, e = eigsh(operator, k, which="LA", v0=start, ncv=ncv, tol=tolerance)
-        self._start = e.sum(axis=1)  # lies in this round's subspace
-        return values, e, self._x(e)
-
-    def _x(self, vectors: np.ndarray) -> np.ndarray:
-        """LᵀL times a vector, or the columns of a matrix."""
-        self.products += vectors.size // len(vectors)
-        return self._likes_t @ (self._likes @ vectors)
 
 
 class BlockKrylov:
     """A subspace that approaches the top eigenvectors of X + diag(shift) in every round.
 
-    A block Krylov method of one step on a matrix whose diagonal moves, restarted from the last
-    round's vectors. The subspace is spanned by the current vectors Q and their residuals W, all
-    orthonormal. X Q is a combination of known products, so only X W is computed.
+    A block Krylov method with thick restarts, on a matrix whose diagonal moves. The orthonormal
+    basis is the top Ritz vectors of the last round, more of them than are wanted, and W, what the
+    products of the wanted ones add. X times a Ritz vector combines known products, so only X W is
+    computed.
     """
 
     def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):
-        self._product = ScipyLikesOperator(likes)
+        self._likes = TorchLikesOperator(likes, torch.float64, torch.device("cpu"))
         self.products = 0
         self._width = k + max(MIN_SPARE, round(SPARE * k))
-        drawn = generator.standard_normal((likes.shape[1], self._width))
-        self._q = np.linalg.qr(self._gram(drawn)).Q  # (n_movies, width)
-        self._xq = self._gram(self._q)
+        drawn = torch.from_numpy(generator.standard_normal((likes.shape[1], self._width)))
+        self._ritz = torch.linalg.qr(self._gram(drawn)).Q  # (n_movies, width and later more)
+        self._x_ritz = self._gram(self._ritz)
 
-    def expand_subspace(self, shift: np.ndarray) -> None:
-        """Span the current vectors and their products with X + diag(shift)."""
-        pushed = self._xq + shift[:, None] * self._q
-        w = np.linalg.qr(np.hstack([self._q, pushed])).Q[:, self._width :]
-        self._basis = np.hstack([self._q, w])  # (n_movies, 2 width)
-        self._x_basis = np.hstack([self._xq, self._gram(w)])
+    def expand_subspace(self, shift: torch.Tensor) -> None:
+        """Add the products of the wanted Ritz vectors with X + diag(shift)."""
+        wanted, x_wanted = self._ritz[:, -self._width :], self._x_ritz[:, -self._width :]
+        w = torch.addcmul(x_wanted, shift[:, None], wanted)
+        overlap = self._ritz.T @ w
+        while overlap.abs().max() > MAX_OVERLAP:
+            w = torch.linalg.qr(w - self._ritz @ overlap).Q
+            overlap = self._ritz.T @ w
+        self._basis = torch.hstack([w, self._ritz])  # (n_movies, 2 width and later more)
+        self._x_basis = torch.hstack([self._gram(w), self._x_ritz])
 
-    def rayleigh_ritz(self, shift: np.ndarray, k: int) -> Eigenpairs:
-        """The top k Ritz pairs of the subspace, the current vectors of the next round."""
-        projected = self._basis.T @ (self._x_basis + shift[:, None] * self._basis)
-        values, turned = np.linalg.eigh((projected + projected.T) / 2)
-        turned = turned[:, -self._width :]  # (2 width, width)
-        self._q, self._xq = self._basis @ turned, self._x_basis @ turned
-        return values[-k:], self._q[:, -k:], self._xq[:, -k:]
+    def rayleigh_ritz(self, shift: torch.Tensor, k: int) -> Eigenpairs:
+        """The top k Ritz pairs of the subspace."""
+        projected = self._basis.T @ torch.addcmul(self._x_basis, shift[:, None], self._basis)
+        values, turned = torch.linalg.eigh((projected + projected.T) / 2)
+        kept = turned[:, -round(KEPT * self._width) :]
+        self._ritz, self._x_ritz = self._basis @ kept, self._x_basis @ kept
+        return values[-k:], self._ritz[:, -k:], self._x_ritz[:, -k:]
 
-    def _gram(self, vectors: np.ndarray) -> np.ndarray:
+    def _gram(self, vectors: torch.Tensor) -> torch.Tensor:
         self.products += vectors.shape[1]
-        return self._product.gram(vectors)
+        return self._likes.backward(self._likes.forward(vectors))

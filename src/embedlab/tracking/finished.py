@@ -1,0 +1,41 @@
+"""Finished runs: one of them by its id, and the epochs that it logged."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from embedlab.errors import TrackingError
+from embedlab.progress import Step
+from embedlab.tracking.store import first_line, store_address
+from embedlab.tracking.tracked_run import EPOCH_SECONDS
+
+
+def finished_run(client: mlflow.MlflowClient, run_id: str, kinds: Sequence[str]) -> Run:
+    """The finished run of that id, of one of these entry points. Raises TrackingError."""
+    expected = f"finished runs of {' or '.join(kinds)}"
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise TrackingError(
+            f"runs: there is no run {run_id!r} in {store_address()} ({first_line(error)}): give "
+            f"ids of {expected}, joined by commas."
+        ) from None
+    if run.data.tags.get("entry_point") not in kinds or run.info.status != "FINISHED":
+        raise TrackingError(
+            f"runs: {run_id} is a {run.data.tags.get('entry_point', 'foreign')} run that is "
+            f"{run.info.status}; expected {expected}."
+        )
+    return run
+
+
+def read_steps(client: mlflow.MlflowClient, run_id: str, metrics: Sequence[str]) -> list[Step]:
+    """The epochs of a run that have one of these metrics, as `TrackedRun.record` logged them."""
+    by_epoch: dict[int, dict[str, float]] = defaultdict(dict)
+    for name in metrics:
+        for point in client.get_metric_history(run_id, name):
+            by_epoch[point.step][name] = point.value
+    seconds = {p.step: p.value for p in client.get_metric_history(run_id, EPOCH_SECONDS)}
+    return [Step(epoch, by_epoch[epoch], seconds.get(epoch)) for epoch in sorted(by_epoch)]

@@ -115,7 +115,7 @@ def main() -> None:
             steps: list[Step] = []
             generator = np.random.default_rng(seed)
             minres.fit_minres(
-                likes.matrix, DIM, generator, args.rounds, 1e-8, steps.append, SIDES[name]
+                likes.weighted, DIM, generator, args.rounds, 1e-8, steps.append, SIDES[name]
             )
             found.append(steps)
     limit = min(steps[-1].metrics["train/cost"] for found in fits.values() for steps in found)

@@ -21,7 +21,7 @@ from embedlab.movies.data.cooccurrence import cooccurrence, to_dense
 from embedlab.movies.data.likes import Likes, find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_likes
+from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored
 from embedlab.process import peak_memory
@@ -74,7 +74,7 @@ def epochs(report: Report, likes: Likes, n: int) -> None:
     sides = {
         "epoch, published (dense, autograd)": (published_epoch(to_dense(counts)), 1),
         "epoch, dense": (our_epoch(Dense(counts)), 1),
-        "epoch, factored": (our_epoch(Factored(likes.matrix)), 20),
+        "epoch, factored": (our_epoch(Factored(likes.weighted)), 20),
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for epoch, _ in sides.values():
@@ -92,11 +92,11 @@ def epochs(report: Report, likes: Likes, n: int) -> None:
 def exact_solver(report: Report, likes: Likes, n: int) -> None:
     """Seconds until the cost is within a fraction of the limit, which many more rounds give."""
     reached: dict[float, list[float]] = {1e-2: [], 1e-4: [], 1e-6: []}
-    limit = fit_minres(likes.matrix, DIM, np.random.default_rng(99), tolerance=1e-13).cost
+    limit = fit_minres(likes.weighted, DIM, np.random.default_rng(99), tolerance=1e-13).cost
     totals = []
     for seed in range(n):
         steps: list[Step] = []
-        fit = fit_minres(likes.matrix, DIM, np.random.default_rng(seed), on_step=steps.append)
+        fit = fit_minres(likes.weighted, DIM, np.random.default_rng(seed), on_step=steps.append)
         totals.append(fit.seconds)
         spent = np.cumsum([step.seconds for step in steps])
         gaps = np.array([step.metrics["train/cost"] / limit - 1 for step in steps])
@@ -119,8 +119,8 @@ def matrix(report: Report, likes: Likes, n: int) -> None:
 def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int, results) -> None:
     likes = load(ratings)
     before = peak_memory() / 2**20
-    fit_likes(
-        likes.matrix, FitOptions(objective=objective, epochs=epochs), 0, "cpu", lambda step: None
+    fit_weighted(
+        likes.weighted, FitOptions(objective=objective, epochs=epochs), 0, "cpu", lambda step: None
     )
     results.put((before, peak_memory() / 2**20))
 

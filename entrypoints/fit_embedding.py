@@ -48,7 +48,7 @@ def main(argv=None) -> None:
     from embedlab.distributed.collectives import process_group
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
     from embedlab.movies.plots import plot_fit
-    from embedlab.movies.solvers.fit import fit_likes, fit_weighted
+    from embedlab.movies.solvers.fit import fit_weighted
     from embedlab.movies.solvers.result import add_gap_metric
     from embedlab.tracking.registry.promotion import Score
     from embedlab.tracking.registry.versions import publish
@@ -66,7 +66,7 @@ def main(argv=None) -> None:
     title = f"fit {options.label}"
     with start_run("fit_embedding", title, given) as run, process_group(vars(args)) as device:
         if not is_main_process():  # rank 0 scatters the likes
-            fit_likes(None, options, args.seed, device, lambda step: None, args.processes)
+            fit_weighted(None, options, args.seed, device, lambda step: None, args.processes)
             return
         likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
         run.log_params({"device": device})
@@ -74,7 +74,7 @@ def main(argv=None) -> None:
         reference = None
         if args.reference:
             exact = FitOptions("exact", dim=options.dim)
-            found = fit_likes(likes.weighted.likes, exact, args.seed, device, lambda step: None)
+            found = fit_weighted(likes.weighted, exact, args.seed, device, lambda step: None)
             reference = found.cost
             run.log_metrics({"reference/cost": reference})
         steps: list[Step] = []

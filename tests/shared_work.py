@@ -20,8 +20,9 @@ from squares import split_of, squares
 from embedlab.distributed.collectives import assert_same_across_ranks, process_group
 from embedlab.distributed.env import STARTED_BY_TORCHRUN, is_main_process, rank, world_size
 from embedlab.errors import OptionError
+from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_likes
+from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.progress import Step
 from embedlab.vision import inference
 from embedlab.vision.features import extract_features
@@ -53,12 +54,12 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
     """The cost of every epoch, and the inner products of the vectors."""
     costs = []
     options = FitOptions(optimizer, FITS[optimizer], dim=4, epochs=EPOCHS)
-    likes = LIKES if is_main_process() else None
+    weighted = weight_likes(LIKES) if is_main_process() else None
 
     def listen(step: Step) -> None:
         costs.append(step.metrics["train/cost"])
 
-    v = fit_likes(likes, options, 0, "cpu", listen, world_size()).embedding
+    v = fit_weighted(weighted, options, 0, "cpu", listen, world_size()).embedding
     return costs, v @ v.T
 
 

@@ -17,6 +17,7 @@ from oracles import co_likes_by_loop, cost_by_loop
 
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.movies.data.likes import load_likes
+from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.solvers.objective import Factored
 from embedlab.movies.solvers.result import add_gap_metric
 from embedlab.progress import Step
@@ -108,7 +109,8 @@ def test_it_is_counted_fitted_and_asked(tmp_path, world, capsys):
 
 def test_a_cost_that_is_rounding_alone_is_none():
     """One movie has no pair: its cost is 0, whatever its vector."""
-    objective = Factored(sp.csr_matrix(np.ones((3, 1), dtype=np.int32)), dtype=torch.float64)
+    likes = sp.csr_matrix(np.ones((3, 1), dtype=np.int32))
+    objective = Factored(weight_likes(likes), dtype=torch.float64)
     rng = np.random.default_rng(0)
 
     def cost(scale: float) -> float:
@@ -119,7 +121,8 @@ def test_a_cost_that_is_rounding_alone_is_none():
 
 def test_a_cost_that_overflows_is_not_none():
     """Fourth powers of 3e76 are finite, the square of a hundred of them is not."""
-    objective = Factored(sp.csr_matrix(np.ones((3, 100), dtype=np.int32)), dtype=torch.float64)
+    likes = sp.csr_matrix(np.ones((3, 100), dtype=np.int32))
+    objective = Factored(weight_likes(likes), dtype=torch.float64)
     cost, _ = objective.cost_and_gradient(torch.full((100, 1), 3e76, dtype=torch.float64))
     assert cost == np.inf
 

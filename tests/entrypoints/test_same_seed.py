@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_likes
+from embedlab.movies.solvers.fit import fit_weighted
 
 pytestmark = pytest.mark.slow
 
@@ -157,13 +157,13 @@ def test_another_number_of_threads_gives_the_same_metrics_to_rounding(first, tmp
 @pytest.mark.parametrize("optimizer, tolerance", [("exact", 1e-9), ("adam", 1e-9)])
 def test_another_number_of_threads_on_ml_latest_small(real_movielens, optimizer, tolerance):
     """On the sample's 82 movies nothing is shared out among threads; here it is."""
-    likes = find_likes(read_ratings(real_movielens), "user_mean").matrix
+    weighted = find_likes(read_ratings(real_movielens), "user_mean").weighted
     costs = []
     before = torch.get_num_threads()
     for n_threads in (1, 2):
         torch.set_num_threads(n_threads)
         with threadpool_limits(n_threads):
             options = FitOptions(optimizer, dim=20, epochs=20)
-            costs.append(fit_likes(likes, options, 0, "cpu", lambda step: None).cost)
+            costs.append(fit_weighted(weighted, options, 0, "cpu", lambda step: None).cost)
     torch.set_num_threads(before)
     assert costs[1] == pytest.approx(costs[0], rel=tolerance)

@@ -22,7 +22,7 @@ from embedlab.movies.explorer import (
 )
 from embedlab.movies.options import FitOptions
 from embedlab.movies.plots import GENRE_COLOURS, GENRE_GROUPS, plot_movie_map
-from embedlab.movies.solvers.fit import fit_likes
+from embedlab.movies.solvers.fit import fit_weighted
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
 
@@ -32,7 +32,7 @@ MAX_BYTES = 3_000_000  # of the page of ml-latest-small
 def embedding_of(ratings: str, dim: int) -> tuple[np.ndarray, pd.DataFrame, TitleIndex]:
     files = locate_ratings(ratings)
     likes = find_likes(read_ratings(files.path, files.name), "user_mean")
-    fit = fit_likes(likes.matrix, FitOptions("exact", dim=dim), 0, "cpu", lambda step: None)
+    fit = fit_weighted(likes.weighted, FitOptions("exact", dim=dim), 0, "cpu", lambda step: None)
     movies = likes.movies.assign(likes=likes.popularity)
     return fit.embedding, movies, TitleIndex(movies["title"].tolist(), likes.popularity)
 

@@ -8,7 +8,7 @@ from embedlab.movies.data.cooccurrence import build_cooccurrence, cooccurrence
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_likes
+from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored
 from embedlab_serving.neighbours import Neighbours
@@ -29,7 +29,7 @@ def likes(ratings):
 
 @pytest.fixture(scope="module")
 def exact(likes):
-    return fit_minres(likes.matrix, 100, np.random.default_rng(0))
+    return fit_minres(likes.weighted, 100, np.random.default_rng(0))
 
 
 def test_ratings_and_likes(ratings, likes):
@@ -72,25 +72,25 @@ def test_counts(likes):
 def test_the_published_curve_comes_back(likes, optimizer, lr, published, tolerance):
     steps = []
     options = FitOptions(optimizer, lr, dim=100, epochs=max(published))
-    fit_likes(likes.matrix, options, 0, "cpu", steps.append)
+    fit_weighted(likes.weighted, options, 0, "cpu", steps.append)
     found = {epoch: steps[epoch].metrics["train/cost"] for epoch in published}
     assert found == pytest.approx(published, rel=tolerance)
 
 
 def test_the_exact_solver_reaches_the_minimum_from_any_seed(likes, exact):
     costs = [exact.cost]
-    costs += [fit_minres(likes.matrix, 100, np.random.default_rng(s)).cost for s in (1, 2)]
+    costs += [fit_minres(likes.weighted, 100, np.random.default_rng(s)).cost for s in (1, 2)]
     assert max(costs) <= 733_626
     assert max(costs) - min(costs) < 0.1
 
 
 def test_no_gradient_fit_ends_below_the_exact_cost(likes, exact):
-    result = fit_likes(likes.matrix, FitOptions("lbfgs"), 0, "cpu", lambda step: None)
+    result = fit_weighted(likes.weighted, FitOptions("lbfgs"), 0, "cpu", lambda step: None)
     assert exact.cost < result.cost < exact.cost * 1.001
 
 
 def test_the_dense_and_the_factored_form_agree(likes, exact):
-    factored, dense = Factored(likes.matrix), Dense(cooccurrence(likes.matrix))
+    factored, dense = Factored(likes.weighted), Dense(cooccurrence(likes.matrix))
     start = torch.randn(9742, 100, generator=torch.Generator().manual_seed(0))
     # At the start residuals are near 10 and well-conditioned; at the exact fit most are near 0 and
     # float32 leaves 1e-7 of products near 300 in each of them: relative to the cost still 1e-6.

@@ -20,7 +20,7 @@ from embedlab.movies.data.likes import find_likes, load_likes, save_likes
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers import operators
-from embedlab.movies.solvers.fit import fit_likes
+from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.operators import ScipyLikesOperator, TorchLikesOperator
 
 
@@ -89,7 +89,8 @@ def test_a_dense_tensor_that_does_not_fit_is_refused_before_the_sparse_matrix_is
     with pytest.raises(DataError, match=r"30 movies needs .* \(in build_matrix, dense=false\)"):
         build_cooccurrence(likes, "cpu")
     with pytest.raises(DataError, match=r"30 movies needs .* objective=factored"):
-        fit_likes(likes, FitOptions(objective="dense"), 0, "cpu", lambda step: None)
+        weighted, options = weight_likes(likes), FitOptions(objective="dense")
+        fit_weighted(weighted, options, 0, "cpu", lambda step: None)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])

@@ -246,7 +246,7 @@ def test_weighted_likes_give_the_weighted_counts_of_a_loop(likes, user_weight, i
 
 def test_the_weighted_fit_minimises_the_weighted_errors_and_keeps_fractions(likes):
     weighted = weight_likes(likes, "inverse", 0.25)
-    fit = fit_minres(weighted.likes, 5, rng())
+    fit = fit_minres(weighted, 5, rng())
     v = weighted.embedding(fit.embedding).astype(np.float64)
     dense = likes.toarray() / np.sqrt(np.maximum(likes.sum(axis=1), 1)).A
     scale = np.maximum(np.asarray(likes.sum(axis=0)).ravel(), 1) ** 0.25
@@ -254,7 +254,7 @@ def test_the_weighted_fit_minimises_the_weighted_errors_and_keeps_fractions(like
     np.fill_diagonal(errors, 0)
     # The embedding is kept as float32.
     assert np.square(errors).sum() == pytest.approx(fit.cost, rel=1e-4)
-    nudged = fit_minres(weighted.likes, 5, rng()).embedding + 0.05
+    nudged = fit_minres(weighted, 5, rng()).embedding + 0.05
     other = weighted.embedding(nudged).astype(np.float64)
     errors = (other @ other.T - dense.T @ dense) / np.outer(scale, scale)
     np.fill_diagonal(errors, 0)
@@ -315,7 +315,7 @@ def test_ease_minimises_its_objective(likes):
 
 def test_the_scores_of_an_embedding_go_from_dot_to_cosine(likes):
     weighted = weight_likes(likes, "inverse", 0.25)
-    v = weighted.embedding(fit_minres(weighted.likes, 4, rng()).embedding).astype(np.float64)
+    v = weighted.embedding(fit_minres(weighted, 4, rng()).embedding).astype(np.float64)
     found = embedding(likes, dim=4, user_weight="inverse", item_power=0.25)
     assert list(found) == ["dot", "dot / |v|^0.25", "dot / |v|^0.5", "dot / |v|^0.75", "cosine"]
     norms = np.linalg.norm(v, axis=1)

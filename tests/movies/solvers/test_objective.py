@@ -9,12 +9,13 @@ from oracles import co_likes_by_loop, cost_by_loop, gradient_by_differences, ran
 from scipy.stats import ortho_group
 
 from embedlab.movies.data.cooccurrence import cooccurrence
+from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.solvers import objective as objective_module
 from embedlab.movies.solvers.objective import Dense, Factored
 
 
 def both_forms(likes):
-    return {"factored": Factored(likes), "dense": Dense(cooccurrence(likes))}
+    return {"factored": Factored(weight_likes(likes)), "dense": Dense(cooccurrence(likes))}
 
 
 worlds = st.tuples(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 7), st.integers(1, 5))
@@ -57,7 +58,7 @@ def test_the_smaller_gram_matrix_gives_the_same_norm_of_the_counts(n_users):
     likes = random_likes(np.random.default_rng(1), n_users, n_movies=20)
     counts = co_likes_by_loop(likes.toarray())
     off_diagonal = counts - np.diag(np.diag(counts))
-    assert Factored(likes).off_diagonal_squares == (off_diagonal**2).sum()
+    assert Factored(weight_likes(likes)).off_diagonal_squares == (off_diagonal**2).sum()
 
 
 @given(seed=st.integers(0, 10**6))
@@ -91,10 +92,11 @@ def test_an_exact_fit_costs_nothing_and_is_never_negative():
     # do vectors at right angles, where large sums cancel.
     likes = random_likes(np.random.default_rng(0), 1, 6) * 0
     v = torch.eye(6) * 1e3
-    cost, gradient = Factored(likes).cost_and_gradient(v)
+    cost, gradient = Factored(weight_likes(likes)).cost_and_gradient(v)
     assert cost == 0
     assert gradient.abs().max() == 0
 
 
 def cost_of(likes, v):
-    return Factored(likes, dtype=torch.float64).cost_and_gradient(torch.from_numpy(v))[0]
+    objective = Factored(weight_likes(likes), dtype=torch.float64)
+    return objective.cost_and_gradient(torch.from_numpy(v))[0]

@@ -10,12 +10,13 @@ import torch
 from oracles import co_likes_by_loop, cost_by_loop, random_likes, two_taste_blocks
 
 from embedlab.errors import DivergedError, OptionError
+from embedlab.movies.data import weighting
 from embedlab.movies.data.cooccurrence import cooccurrence
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.options import DEFAULT_LR, OPTIMIZERS, FitOptions
 from embedlab.movies.solvers import fit as solve_module
 from embedlab.movies.solvers import minres
-from embedlab.movies.solvers.fit import fit_likes, fit_weighted
+from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.gradient import fit_by_gradient, random_start
 from embedlab.movies.solvers.minres import (
     BlockKrylov,
@@ -37,7 +38,7 @@ def fit(likes, optimizer, epochs=400, seed=0, dim=4, objective="factored"):
     steps = []
     lr = SMALL_LR.get(optimizer)
     options = FitOptions(optimizer, lr, dim, epochs, objective)
-    return fit_likes(likes, options, seed, "cpu", steps.append), steps
+    return fit_weighted(weight_likes(likes), options, seed, "cpu", steps.append), steps
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -54,7 +55,7 @@ def test_two_taste_blocks_come_out_as_two_blocks(optimizer):
 @pytest.mark.parametrize("optimizer", GRADIENT_OPTIMIZERS)
 def test_a_fit_ends_near_the_exact_cost_and_never_below_it(optimizer):
     likes = random_likes(np.random.default_rng(2), n_users=60, n_movies=20)
-    reference = fit_minres(likes, 4, np.random.default_rng(0))
+    reference = fit_minres(weight_likes(likes), 4, np.random.default_rng(0))
     result, _ = fit(likes, optimizer, epochs=2000)
     # Local minima of this problem are rare but real, and AdamW's weight decay pulls away from the
     # minimum, so 5 % above is allowed; below is not, beyond float32's rounding.
@@ -78,7 +79,7 @@ def test_step_zero_is_the_start_and_the_closing_evaluation_has_no_time():
     options = FitOptions("adam", 0.05, dim=4, epochs=3)
     _, steps = fit(likes, "adam", epochs=3)
     start = random_start(15, options, torch.Generator().manual_seed(0))
-    cost, gradient = Factored(likes).cost_and_gradient(start)
+    cost, gradient = Factored(weight_likes(likes)).cost_and_gradient(start)
     assert steps[0].metrics["train/cost"] == cost
     assert steps[0].metrics["train/gradient_norm"] == pytest.approx(gradient.norm().item())
     assert [step.seconds is None for step in steps] == [False, False, False, True]
@@ -89,8 +90,8 @@ def test_one_sgd_update_is_the_gradient_times_the_rate():
     options = FitOptions("sgd", 1e-3, dim=4, epochs=1, init_scale=0.1)
     generator = torch.Generator().manual_seed(5)
     start = random_start(15, options, torch.Generator().manual_seed(5))
-    result = fit_by_gradient(Factored(likes), options, generator)
-    _, gradient = Factored(likes).cost_and_gradient(start)
+    result = fit_by_gradient(Factored(weight_likes(likes)), options, generator)
+    _, gradient = Factored(weight_likes(likes)).cost_and_gradient(start)
     np.testing.assert_allclose(result.embedding, start - 1e-3 * gradient, rtol=1e-6)
 
 
@@ -116,7 +117,7 @@ def test_a_fit_that_diverges_stops_and_says_where():
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
     options = FitOptions("sgd", 10.0, dim=4, epochs=50)
     steps = []
-    result = fit_likes(likes, options, 0, "cpu", steps.append)
+    result = fit_weighted(weight_likes(likes), options, 0, "cpu", steps.append)
     assert result.epochs == len(steps) < 50
     costs = [step.metrics["train/cost"] for step in steps]
     assert all(np.isfinite(costs))
@@ -127,8 +128,8 @@ def test_a_fit_that_diverges_stops_and_says_where():
 
 def test_a_finite_cost_far_above_the_start_has_diverged_and_a_spike_has_not():
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
-    exploded = fit_likes(
-        likes, FitOptions("sgd", 0.1, dim=4, epochs=2), 0, "cpu", lambda step: None
+    exploded = fit_weighted(
+        weight_likes(likes), FitOptions("sgd", 0.1, dim=4, epochs=2), 0, "cpu", lambda step: None
     )
     assert np.isfinite(exploded.cost)
     assert (exploded.diverged_at, exploded.epochs) == (1, 2)
@@ -138,7 +139,7 @@ def test_a_finite_cost_far_above_the_start_has_diverged_and_a_spike_has_not():
 
     steps = []
     options = FitOptions("rmsprop", 3.0, dim=20, epochs=100)
-    spiked = fit_likes(likes, options, 0, "cpu", steps.append)
+    spiked = fit_weighted(weight_likes(likes), options, 0, "cpu", steps.append)
     costs = [step.metrics["train/cost"] for step in steps]
     assert max(costs) > 1000 * costs[0]
     assert costs[-1] < 1000 * costs[0]
@@ -174,7 +175,7 @@ def test_the_exact_solver_recovers_planted_vectors():
     # X = VVᵀ off the diagonal with dim well below the number of movies: cost 0 is reachable.
     # Likes in blocks: movie j is liked by the users of its block only, so X has rank 3.
     likes = np.kron(np.eye(3, dtype=np.int32), np.ones((4, 5), dtype=np.int32))
-    result = fit_minres(sp.csr_matrix(likes), 3, np.random.default_rng(0))
+    result = fit_minres(weight_likes(sp.csr_matrix(likes)), 3, np.random.default_rng(0))
     counts = likes.T @ likes
     np.testing.assert_allclose(result.embedding @ result.embedding.T, counts, atol=1e-3)
     assert result.cost < 1e-6
@@ -182,11 +183,11 @@ def test_the_exact_solver_recovers_planted_vectors():
 
 @pytest.mark.parametrize("n_movies", [40, 700])
 def test_no_exact_round_raises_the_cost_whatever_the_seed(n_movies):
-    likes = random_likes(np.random.default_rng(3), n_users=100, n_movies=n_movies)
+    weighted = weight_likes(random_likes(np.random.default_rng(3), 100, n_movies))
     results = []
     for seed in range(3):
         steps = []
-        results.append(fit_minres(likes, 10, np.random.default_rng(seed), on_step=steps.append))
+        results.append(fit_minres(weighted, 10, np.random.default_rng(seed), on_step=steps.append))
         costs = [step.metrics["train/cost"] for step in steps]
         assert all(later <= earlier for earlier, later in pairwise(costs))
     # The stopping rule leaves 1e-8 of the cost a round, a few times over.
@@ -195,10 +196,10 @@ def test_no_exact_round_raises_the_cost_whatever_the_seed(n_movies):
 
 
 def test_the_block_method_agrees_with_the_full_decomposition():
-    likes = random_likes(np.random.default_rng(4), n_users=80, n_movies=120)
+    weighted = weight_likes(random_likes(np.random.default_rng(4), n_users=80, n_movies=120))
     steps = []
-    common = {"likes": likes, "dim": 10, "tolerance": 1e-10, "eigensolver": BlockKrylov}
-    full = fit_minres(likes, 10, np.random.default_rng(0))  # so few movies are decomposed fully
+    common = {"weighted": weighted, "dim": 10, "tolerance": 1e-10, "eigensolver": BlockKrylov}
+    full = fit_minres(weighted, 10, np.random.default_rng(0))  # so few movies are decomposed fully
     found = fit_minres(generator=np.random.default_rng(0), on_step=steps.append, **common)
     assert found.cost == pytest.approx(full.cost, rel=1e-7)
     np.testing.assert_allclose(
@@ -231,14 +232,27 @@ def test_a_movie_with_a_dimension_of_its_own_is_found_at_once(monkeypatch):
     """Two movies outside of all blocks, liked by nearly all: each takes a dimension, nearly."""
     rng = np.random.default_rng(0)
     likes = sp.csr_matrix((rng.random((300, 60)) < np.r_[0.9, 0.8, np.full(58, 0.08)]).astype("i4"))
-    rounds = {}
+    weighted, rounds = weight_likes(likes), {}
     for name, step in (("newton", newton_diagonal), ("plain", lambda filled, found: found.n)):
         monkeypatch.setattr(minres, "newton_diagonal", step)
         steps = []
-        fit_minres(likes, 6, rng, max_rounds=3000, tolerance=1e-9, on_step=steps.append)
+        fit_minres(weighted, 6, rng, max_rounds=3000, tolerance=1e-9, on_step=steps.append)
         rounds[name] = [step.metrics["train/cost"] for step in steps]
     assert rounds["newton"][-1] <= rounds["plain"][-1] * (1 + 1e-6)
     assert len(rounds["newton"]) * 3 < len(rounds["plain"])
+
+
+def test_fits_of_the_same_likes_count_the_squares_of_x_once(monkeypatch):
+    counted = []
+    count = weighting.off_diagonal_squares
+    monkeypatch.setattr(
+        weighting, "off_diagonal_squares", lambda likes: counted.append(likes) or count(likes)
+    )
+    weighted = weight_likes(random_likes(np.random.default_rng(0), 20, 30))
+    for optimizer in ("exact", "adam", "lbfgs"):
+        options = FitOptions(optimizer, dim=3, epochs=2)
+        fit_weighted(weighted, options, 0, "cpu", lambda step: None)
+    assert len(counted) == 1
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -253,7 +267,7 @@ def test_degenerate_worlds_fit(optimizer, n_users, n_movies):
 
 def test_no_likes_at_all_fit_to_nothing():
     likes = random_likes(np.random.default_rng(0), 4, 6) * 0
-    result = fit_minres(likes, 2, np.random.default_rng(0))
+    result = fit_minres(weight_likes(likes), 2, np.random.default_rng(0))
     assert result.cost == 0
     assert not result.embedding.any()
 
@@ -303,4 +317,4 @@ def test_vectors_larger_than_the_memory_are_refused(monkeypatch, optimizer, obje
         r"dim=99999 needs 11\d\.\d GiB and cpu has 24\.0 GiB free: .* \(dim=30, the number of"
     )
     with pytest.raises(OptionError, match=sentence):
-        fit_likes(likes, options, 0, "cpu", lambda step: None)
+        fit_weighted(weight_likes(likes), options, 0, "cpu", lambda step: None)

@@ -70,8 +70,6 @@ class Likes:
     @cached_property
     def weighted(self) -> Weighted:
         """The likes that a solver fits."""
-        if not self.is_weighted:
-            return Weighted(self.matrix, np.ones(self.n_movies))
         return weight_likes(self.matrix, self.user_weight, self.item_power)
 
     @property

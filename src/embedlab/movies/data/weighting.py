@@ -11,10 +11,12 @@ plain cost; β = 1/2 divides by the standard deviation of independent counts (Pe
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
 
+from embedlab.movies.data.cooccurrence import off_diagonal_squares
 from embedlab.movies.options import USER_WEIGHTS
 
 
@@ -28,6 +30,11 @@ class Weighted:
 
     likes: sp.csr_matrix
     scale: np.ndarray
+
+    @cached_property
+    def off_diagonal_squares(self) -> float:
+        """‖X‖²_off = Σ_{i≠j} X_ij², the cost of vectors of zeros; counted once for all fits."""
+        return off_diagonal_squares(self.likes)
 
     def embedding(self, vectors: np.ndarray) -> np.ndarray:
         """A solver's vectors for `likes`, (n_movies, dim) -> the embedding, float32."""
@@ -43,6 +50,8 @@ def weight_likes(
     user_weight  one of USER_WEIGHTS.
     item_power   β, from 0 to 1.
     """
+    if user_weight == "none" and not item_power:
+        return Weighted(likes, np.ones(likes.shape[1]))
     n = np.diff(likes.indptr)  # (n_users,)
     x = np.bincount(likes.indices, minlength=likes.shape[1])  # (n_movies,)
     root_w = _power(n, -USER_WEIGHTS[user_weight] / 2)

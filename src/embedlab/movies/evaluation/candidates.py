@@ -44,7 +44,7 @@ def embedding(
 ) -> Mapping[str, Scorer]:
     """The embedding of weighted likes by the exact solver, with the scores v_q·v_j / ‖v_j‖^a."""
     weighted = weight_likes(likes, user_weight, item_power)
-    fit = fit_minres(weighted.likes, dim, np.random.default_rng(0), tolerance=tolerance)
+    fit = fit_minres(weighted, dim, np.random.default_rng(0), tolerance=tolerance)
     v = weighted.embedding(fit.embedding)  # (n_movies, dim)
     norms = np.linalg.norm(v, axis=1, keepdims=True)
 

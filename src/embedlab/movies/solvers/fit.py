@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from embedlab.device import free_bytes
@@ -19,52 +18,8 @@ from embedlab.progress import OnStep
 from embedlab_serving.neighbours import unservable_reason
 
 
-def fit_likes(
-    likes: sp.csr_matrix | None,
-    options: FitOptions,
-    seed: int,
-    device: str,
-    on_step: OnStep,
-    processes: int = 1,
-    snapshots: Snapshots | None = None,
-) -> FitResult:
-    """Fit the likes L, (n_users, n_movies) CSR. The exact solver always runs on the CPU.
-
-    processes  number of ranks that share the fit. All of them call this function: rank 0 with the
-               likes, which it scatters, the others with None.
-    snapshots  of the vectors; the exact solver takes none.
-
-    Raises OptionError if the vectors do not fit the memory or the ranks cannot share the fit,
-    DataError if a dense X does not fit.
-    """
-    check_processes(options, processes)
-    if likes is None:
-        objective: Objective = Factored(None, device, is_shared=True)
-    else:
-        (n_users, n_movies), dim, free = likes.shape, options.dim, free_bytes(device)
-        # V (n_movies, dim) with the optimizer's copies and one in float64; a float64 and a float32
-        # of L V (n_users, dim) and of G (dim, dim)
-        needed = 12 * dim * (3 * n_movies + n_users + dim)  # bytes
-        if needed > free:
-            raise OptionError(
-                f"dim: expected vectors that fit into memory, but dim={dim} needs "
-                f"{needed / 2**30:,.1f} GiB and {device} has {free / 2**30:,.1f} GiB free: use a "
-                f"smaller one (dim={n_movies}, the number of movies, can fit every count)"
-            )
-        if options.optimizer == "exact":
-            drawn = np.random.default_rng(seed)
-            return fit_minres(likes, dim, drawn, options.epochs, on_step=on_step)
-        if options.objective == "factored":
-            objective = Factored(likes, device, is_shared=processes > 1)
-        else:
-            check_dense_fits(n_movies, device)
-            objective = Dense(cooccurrence(likes), device)
-    generator = torch.Generator().manual_seed(seed)
-    return fit_by_gradient(objective, options, generator, on_step, snapshots)
-
-
 def fit_weighted(
-    weighted: Weighted,
+    weighted: Weighted | None,
     options: FitOptions,
     seed: int,
     device: str,
@@ -74,15 +29,49 @@ def fit_weighted(
 ) -> FitResult:
     """Fit weighted likes: the cost is that of the weighted X, the embedding that of the movies.
 
-    An embedding that cannot be served (`unservable_reason`) counts as diverged, whatever its cost.
-    Snapshots are those of the embedding.
+    The exact solver always runs on the CPU. An embedding that cannot be served
+    (`unservable_reason`) counts as diverged, whatever its cost.
+
+    processes  number of ranks that share the fit. All of them call this function: rank 0 with the
+               likes, which it scatters, the others with None, whose result is that of the vectors.
+    snapshots  of the embedding; the exact solver takes none.
+
+    Raises OptionError if the vectors do not fit the memory or the ranks cannot share the fit,
+    DataError if a dense X does not fit.
     """
-    if snapshots:
-        take = snapshots.take
-        scaled = snapshots._replace(take=lambda epoch, v: take(epoch, weighted.embedding(v)))
+    check_processes(options, processes)
+    generator = torch.Generator().manual_seed(seed)
+    if weighted is None:
+        objective: Objective = Factored(None, device, is_shared=True)
+        return fit_by_gradient(objective, options, generator, on_step)
+    _check_memory(weighted.likes.shape, options.dim, device)
+    if options.optimizer == "exact":
+        drawn = np.random.default_rng(seed)
+        fit = fit_minres(weighted, options.dim, drawn, options.epochs, on_step=on_step)
     else:
-        scaled = None
-    fit = fit_likes(weighted.likes, options, seed, device, on_step, processes, scaled)
+        if options.objective == "factored":
+            objective = Factored(weighted, device, is_shared=processes > 1)
+        else:
+            check_dense_fits(weighted.likes.shape[1], device)
+            objective = Dense(cooccurrence(weighted.likes), device)
+        if snapshots:
+            take = snapshots.take
+            snapshots = snapshots._replace(take=lambda epoch, v: take(epoch, weighted.embedding(v)))
+        fit = fit_by_gradient(objective, options, generator, on_step, snapshots)
     fit = replace(fit, embedding=weighted.embedding(fit.embedding))
     reason = None if fit.has_diverged else unservable_reason(fit.embedding)
     return replace(fit, diverged_at=fit.epochs, divergence=reason) if reason else fit
+
+
+def _check_memory(shape: tuple[int, int], dim: int, device: str) -> None:
+    """Raises OptionError if the vectors of a fit do not fit the memory."""
+    n_users, n_movies = shape
+    # V (n_movies, dim) with the optimizer's copies and one in float64; a float64 and a float32 of
+    # L V (n_users, dim) and of G (dim, dim)
+    needed, free = 12 * dim * (3 * n_movies + n_users + dim), free_bytes(device)  # bytes
+    if needed > free:
+        raise OptionError(
+            f"dim: expected vectors that fit into memory, but dim={dim} needs "
+            f"{needed / 2**30:,.1f} GiB and {device} has {free / 2**30:,.1f} GiB free: use a "
+            f"smaller one (dim={n_movies}, the number of movies, can fit every count)"
+        )

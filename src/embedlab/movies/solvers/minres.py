@@ -28,7 +28,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from embedlab.movies.data.cooccurrence import off_diagonal_squares
+from embedlab.movies.data.weighting import Weighted
 from embedlab.movies.solvers.objective import clamp_roundoff
 from embedlab.movies.solvers.operators import TorchLikesOperator
 from embedlab.movies.solvers.result import FitResult
@@ -68,7 +68,7 @@ def choose_eigensolver(likes: sp.csr_matrix, k: int, generator: np.random.Genera
 
 
 def fit_minres(
-    likes: sp.csr_matrix,
+    weighted: Weighted,
     dim: int,
     generator: np.random.Generator,
     max_rounds: int = 150,
@@ -78,7 +78,7 @@ def fit_minres(
 ) -> FitResult:
     """Fill the diagonal until a round lowers the cost by less than `tolerance`, relatively.
 
-    likes        (n_users, n_movies) CSR: L.
+    weighted     its likes, (n_users, n_movies) CSR, are L.
     generator    draws the first subspace; the result does not depend on it.
     eigensolver  called with likes, k and generator.
 
@@ -86,10 +86,10 @@ def fit_minres(
     a vector so far. Epoch 0, the start, has the first eigenpairs of X with its own diagonal. If
     dim > n_movies, the columns beyond n_movies are 0.
     """
+    likes = weighted.likes.astype(np.float64)
     n_movies = likes.shape[1]
-    likes = likes.astype(np.float64)
     x = torch.from_numpy(np.asarray(likes.power(2).sum(axis=0)).ravel())  # (n_movies,) x_i = X_ii
-    squares = off_diagonal_squares(likes)
+    squares = weighted.off_diagonal_squares
     k = min(dim, n_movies)
     pairs = eigensolver(likes, k, generator)
 

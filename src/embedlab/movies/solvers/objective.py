@@ -16,7 +16,8 @@ import torch
 
 from embedlab.distributed.collectives import all_reduce_sum, local_slice, scatter
 from embedlab.distributed.env import is_main_process, world_size
-from embedlab.movies.data.cooccurrence import ROWS_AT_ONCE, off_diagonal_squares, to_dense
+from embedlab.movies.data.cooccurrence import ROWS_AT_ONCE, to_dense
+from embedlab.movies.data.weighting import Weighted
 from embedlab.movies.solvers.operators import TorchLikesOperator
 
 ROUNDING = 1e-14  # of a float64 sum, relative to its largest terms
@@ -52,19 +53,20 @@ class Factored:
 
     def __init__(
         self,
-        likes: sp.csr_matrix | None,
+        weighted: Weighted | None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         is_shared: bool = False,
     ):
-        """likes  (n_users, n_movies) CSR: L. If shared, rank 0 scatters it, others pass None."""
+        """weighted  its likes are L. If shared, rank 0 scatters it, others pass None."""
         self.device = torch.device(device)
         self.is_shared = is_shared
         self.is_main = not is_shared or is_main_process()
         parts: list[tuple[np.ndarray, sp.csr_matrix]] = []
-        if likes is not None:
+        if weighted is not None:
+            likes = weighted.likes
             x = np.asarray(likes.astype(np.float64).power(2).sum(axis=0)).ravel()  # x_i = X_ii
-            self.off_diagonal_squares = off_diagonal_squares(likes)
+            self.off_diagonal_squares = weighted.off_diagonal_squares
             parts = [(x, likes)]
             if is_shared:
                 parts = [(x, likes[rows]) for rows in balanced_row_shards(likes, world_size())]

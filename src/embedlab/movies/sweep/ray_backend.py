@@ -197,6 +197,7 @@ def fits_by_ray(
     task = ray.remote(
         num_cpus=options.cpus_per_fit, num_gpus=options.gpus_per_fit, max_retries=RETRIES
     )(_fit)
+    _ = weighted.off_diagonal_squares  # counted here, not again in every task
     likes, asked = ray.put(weighted), ray.put(queries)
     where = device, options.cpus_per_fit, _versions()
     jobs_of = {task.remote(likes, asked, job, *where).future(): job for job in jobs}

@@ -39,6 +39,7 @@ MAX_MOVIES_FOR_LAPACK = 600
 SPARE = 0.2  # additional vectors, as a fraction of k: the last of a subspace converge last
 MIN_SPARE = 8
 KEPT = 1.5  # Ritz vectors that a restart keeps, as a multiple of the wanted ones
+MIN_RESIDUAL = 0.01  # relative to the largest, of a vector whose product is worth its time
 MAX_OVERLAP = 1e-8  # inner product of unit vectors that count as orthogonal
 HIGH_LEVERAGE = 0.1  # of at most 10·dim movies, since leverages add up to dim
 MIN_CURVATURE = 0.05  # of the Hessian that Newton's method divides by
@@ -184,8 +185,8 @@ class BlockKrylov:
     """A subspace that approaches the top eigenvectors of X + diag(shift) in every round.
 
     A block Krylov method with thick restarts, on a matrix whose diagonal moves. The orthonormal
-    basis is the top Ritz vectors of the last round, more of them than are wanted, and W, what the
-    products of the wanted ones add. X times a Ritz vector combines known products, so only X W is
+    basis is the top Ritz vectors of the last round, more of them than are wanted, and W, from the
+    residuals of the wanted ones. X times a Ritz vector combines known products, so only X W is
     computed.
     """
 
@@ -198,9 +199,12 @@ class BlockKrylov:
         self._x_ritz = self._gram(self._ritz)
 
     def expand_subspace(self, shift: torch.Tensor) -> None:
-        """Add the products of the wanted Ritz vectors with X + diag(shift)."""
+        """Add the residuals of the wanted Ritz vectors of X + diag(shift), orthonormalised."""
         wanted, x_wanted = self._ritz[:, -self._width :], self._x_ritz[:, -self._width :]
         w = torch.addcmul(x_wanted, shift[:, None], wanted)
+        w -= wanted * torch.linalg.vecdot(wanted, w, dim=0)  # the residuals
+        norms = torch.linalg.vector_norm(w, dim=0)
+        w = w[:, norms > MIN_RESIDUAL * norms.max()]
         overlap = self._ritz.T @ w
         while overlap.abs().max() > MAX_OVERLAP:
             w = torch.linalg.qr(w - self._ritz @ overlap).Q

@@ -9,7 +9,7 @@ export STORE  # commands name it as the shell does: make prints them, and it may
 
 PYTEST := python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help run test test-fast lint ui bench pictures lock store
+.PHONY: help run test test-fast lint ui bench bench-peers pictures lock store
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -43,6 +43,10 @@ bench: $(VENV)/.run  ## speed and memory, as ratios; ARGS="--ratings <path>"
 	python -m benchmarks.movies $(ARGS)
 	python -m benchmarks.vision
 	python -m benchmarks.startup
+
+bench-peers: $(VENV)/.run  ## fits beside the library implicit's; ARGS="--folder <for made ratings>"
+	grep ^implicit= requirements-extra.txt | python -m pip install -r /dev/stdin
+	python -m benchmarks.peers $(ARGS)
 
 pictures: $(VENV)/.run  ## the README's screenshots, by chromium; ARGS="--ratings <path>"
 	python docs/pictures.py $(ARGS)

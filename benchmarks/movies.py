@@ -7,7 +7,6 @@ meets both; memory is measured in a process of its own.
 """
 
 import argparse
-import multiprocessing
 import tempfile
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import mlflow
 import numpy as np
 import torch
 
-from benchmarks.report import Report, times
+from benchmarks.report import Report, in_a_process, times
 from embedlab.datasets.movielens import locate_ratings
 from embedlab.movies.data.cooccurrence import cooccurrence, to_dense
 from embedlab.movies.data.likes import Likes, find_likes
@@ -116,30 +115,22 @@ def matrix(report: Report, likes: Likes, n: int) -> None:
     report.add("X, sparse to dense", times(lambda: to_dense(counts), n), "s")
 
 
-def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int, results) -> None:
+def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int) -> tuple[float, float]:
+    """Before the fit and after it."""
     likes = load(ratings)
     before = peak_memory() / 2**20
-    fit_weighted(
-        likes.weighted, FitOptions(objective=objective, epochs=epochs), 0, "cpu", lambda step: None
-    )
-    results.put((before, peak_memory() / 2**20))
+    options = FitOptions(objective=objective, epochs=epochs)
+    fit_weighted(likes.weighted, options, 0, "cpu", lambda step: None)
+    return before, peak_memory() / 2**20
 
 
 def memory(report: Report, ratings: str, n: int) -> None:
     """Peak resident memory of whole processes; two epochs of the dense form are as many as 150."""
-    context = multiprocessing.get_context("spawn")
     for objective, epochs in (("factored", 150), ("dense", 2)):
-        peaks = []
-        for _ in range(n):
-            results = context.Queue()
-            process = context.Process(
-                target=_peak_mib_of_a_fit, args=(ratings, objective, epochs, results)
-            )
-            process.start()
-            imported, peak = results.get()
-            process.join()
-            peaks.append(peak)
+        found = [in_a_process(_peak_mib_of_a_fit, ratings, objective, epochs) for _ in range(n)]
         name = f"peak memory of a process, {epochs} epochs {objective}"
+        imported = found[-1][0]
+        peaks = [peak for _, peak in found]
         report.add(f"{name} ({imported:,.0f} MiB of it imports and likes)", peaks, "MiB")
 
 

@@ -1,17 +1,21 @@
-"""What every benchmark shares: repeated timing, a table of medians and ratios, the same as JSON."""
+"""What benchmarks share: repeated timing, processes, a table of medians and ratios, and as JSON."""
 
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "mlflow")
+T = TypeVar("T")
 
 
 def times(call: Callable[[], object], n: int, warm_up: int = 1) -> list[float]:
@@ -24,6 +28,12 @@ def times(call: Callable[[], object], n: int, warm_up: int = 1) -> list[float]:
         call()
         seconds.append(time.perf_counter() - started)
     return seconds
+
+
+def in_a_process(function: Callable[..., T], *args: object) -> T:
+    """What the function of a module returns in a process of its own, which has its own memory."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *args).result()
 
 
 def machine() -> dict[str, object]:

@@ -9,7 +9,6 @@ is the slope of its time against the number of ratings, both in logarithms.
 
 import argparse
 import json
-import multiprocessing
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.report import machine
+from benchmarks.report import in_a_process, machine
 from benchmarks.synthetic_ratings import LARGEST, SMALLEST, write
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
@@ -53,13 +52,13 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
     return found, time.perf_counter() - started
 
 
-def read(folder: Path, results) -> None:
+def read(folder: Path) -> dict[str, float]:
     ratings, reading = timed(lambda: read_ratings(folder))
     likes, liking = timed(lambda: find_likes(ratings, "user_mean"))
     sp.save_npz(folder / LIKES, likes.matrix, compressed=False)
     (folder / TITLES).write_text(json.dumps(likes.movies["title"].tolist()))
     found = {"reading": reading, "likes": liking, "memory of reading": peak_gib()}
-    results.put({"ratings": ratings.n_ratings, "likes found": likes.matrix.nnz, **found})
+    return {"ratings": ratings.n_ratings, "likes found": likes.matrix.nnz, **found}
 
 
 def seconds_of_epochs(weighted: Weighted) -> list[float]:
@@ -75,7 +74,7 @@ def seconds_of_epochs(weighted: Weighted) -> list[float]:
     return [timed(epoch)[1] for _ in range(EPOCHS + 1)][1:]
 
 
-def fit(folder: Path, results) -> None:
+def fit(folder: Path) -> dict[str, float]:
     likes = sp.load_npz(folder / LIKES)
     weighted = weight_likes(likes)
     _, squares = timed(lambda: weighted.off_diagonal_squares)
@@ -105,30 +104,18 @@ def fit(folder: Path, results) -> None:
     rows = np.random.default_rng(0).choice(len(titles), ASKED)
     typed = [titles[row].rpartition(" (")[0].lower() for row in rows]
     asked = [timed(partial(ask, title))[1] for title in typed]
-    results.put(
-        {
-            "‖X‖²": squares,
-            "an Adam epoch": float(np.median(epochs)),
-            "exact, to 1e-3 of its end": squares + near,
-            "exact, whole": squares + whole,
-            "memory of fitting": memory,
-            "index of titles": indexing,
-            "a title": 1e3 * float(np.median(asked)),
-            "rounds": len(steps) - 1,
-            "rounds to 1e-3": first,
-            "products": steps[-1].metrics["train/products"],
-        }
-    )
-
-
-def in_a_process(stage: Callable, folder: Path) -> dict[str, float]:
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=stage, args=(folder, results))
-    process.start()
-    found = results.get()
-    process.join()
-    return found
+    return {
+        "‖X‖²": squares,
+        "an Adam epoch": float(np.median(epochs)),
+        "exact, to 1e-3 of its end": squares + near,
+        "exact, whole": squares + whole,
+        "memory of fitting": memory,
+        "index of titles": indexing,
+        "a title": 1e3 * float(np.median(asked)),
+        "rounds": len(steps) - 1,
+        "rounds to 1e-3": first,
+        "products": steps[-1].metrics["train/products"],
+    }
 
 
 def exponent(ratings: list[float], values: list[float]) -> float:

@@ -86,7 +86,10 @@ def test_help_lists_every_target(checkout):
     shown = dry_run(checkout, "help")
     ran = subprocess.run(["make"], cwd=checkout, capture_output=True, text=True, check=True)
     listed = {line.split()[1] for line in ran.stdout.splitlines() if line.startswith("make ")}
-    targets = {"help", "run", "test", "test-fast", "lint", "ui", "bench", "pictures", "lock"}
+    targets = {
+        *("help", "run", "test", "test-fast", "lint", "ui"),
+        *("bench", "bench-peers", "pictures", "lock"),
+    }
     assert shown and listed == targets
 
 
@@ -143,6 +146,14 @@ def test_bench_runs_the_benchmarks(checkout):
         "python -m benchmarks.vision",
         "python -m benchmarks.startup",
     ]
+
+
+def test_bench_peers_installs_implicit_alone(checkout):
+    install, compare = dry_run(checkout, "bench-peers", "ARGS=--n 1")
+    assert install == "grep ^implicit= requirements-extra.txt | python -m pip install -r /dev/stdin"
+    assert compare == "python -m benchmarks.peers --n 1"
+    lines = (PROJECT / "requirements-extra.txt").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if line.startswith("implicit=")]) == 1
 
 
 @pytest.mark.parametrize("target", ["run", "ui", "test"])

@@ -11,7 +11,6 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
@@ -230,7 +229,8 @@ class Comparison:
             )
         if len(gaps) >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap) > 0:
             # The fits share their start and their data, so there is no p-value.
-            correlation = spearmanr(gaps, overlap).statistic
+            ranks = pd.DataFrame({"gap": gaps, "overlap": overlap}).rank()
+            correlation = ranks["gap"].corr(ranks["overlap"])  # Spearman's
             falls = "falls" if correlation < CLEAR_CORRELATION else "does not clearly fall"
             yield (
                 f"The overlap {falls} as the gap grows "

@@ -1,0 +1,180 @@
+"""The exact solver beside implicit's ALS on the same likes: time, memory, a top 10, hit rate.
+
+    python -m benchmarks.peers --folder <where the made ratings go> --ratings ml-latest-small
+
+Both have dim 100 and all cores: ALS (Hu, Koren and Volinsky, ICDM 2008) with its defaults, 15
+iterations; the exact solver until it is within 1e-3 of its end. Two likes of each user are held
+out; the hit rate is that of `evaluate_embedding`, on each side by the best of its own scores. The
+sides take turns. Every fit has a process of its own, whose peak of resident memory includes Python,
+its libraries and the likes.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from rich.console import Console
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+from benchmarks.report import in_a_process, machine, times
+from benchmarks.synthetic_ratings import LARGEST, write
+from embedlab.datasets.movielens import locate_ratings
+from embedlab.movies.data.likes import find_likes
+from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.data.weighting import weight_likes
+from embedlab.movies.evaluation.baselines import cosine
+from embedlab.movies.evaluation.metrics import Scorer, rank_held_out
+from embedlab.movies.evaluation.splits import Holdout, hold_out
+from embedlab.movies.solvers.minres import fit_minres
+from embedlab.plotting import BLUE, GREEN, new_panel
+from embedlab.process import peak_memory
+from embedlab.progress import Step
+from embedlab_serving.neighbours import Neighbours
+
+DIM, NEAR_END, N_TOP_10 = 100, 1e-3, 200
+SIZES = (1_000_000, 10_000_000, LARGEST)
+LIKES, QUESTIONS = "likes.npz", "questions.npz"
+Found = dict[str, float]
+
+
+def hold_out_likes(ratings: str, folder: Path, n_users: int) -> dict[str, object]:
+    """Write the likes that are learnt from, and the questions, to `folder`; returns the sizes."""
+    files = locate_ratings(ratings)
+    likes = find_likes(read_ratings(files.path, files.name), "user_mean").matrix
+    holdout = hold_out(likes, np.random.default_rng(0), n_users)
+    sp.save_npz(folder / LIKES, holdout.likes, compressed=False)
+    questions = {name: getattr(holdout, name) for name in ("user", "query", "targets")}
+    np.savez(folder / QUESTIONS, **questions)
+    return {"users": likes.shape[0], "movies": likes.shape[1], "likes": likes.nnz}
+
+
+def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str, Scorer]]:
+    """Seconds of the fit, who answers with a top 10, and the scores."""
+    steps: list[Step] = []
+    started = time.perf_counter()
+    generator = np.random.default_rng(0)
+    fit = fit_minres(weight_likes(likes), DIM, generator, tolerance=1e-5, on_step=steps.append)
+    whole = time.perf_counter() - started
+    seconds = np.array([step.seconds for step in steps])
+    costs = np.array([step.metrics["train/cost"] for step in steps])
+    after = int(np.argmax(costs <= fit.cost * (1 + NEAR_END))) + 1  # rounds that were not needed
+    v = fit.embedding
+    neighbours = Neighbours(v)
+    scorers = {"dot": lambda query: v[query] @ v.T, "cosine": cosine(v)}
+    return whole - float(seconds[after:].sum()), lambda row: neighbours.top([row], 10), scorers
+
+
+def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str, Scorer]]:
+    """The same of implicit's ALS."""
+    from implicit.als import AlternatingLeastSquares
+
+    model = AlternatingLeastSquares(DIM, random_state=0, use_gpu=False)
+    started = time.perf_counter()
+    with threadpool_limits(1, "blas"):  # as implicit asks for: it has threads of its own
+        model.fit(likes.astype(np.float32), show_progress=False)
+    seconds = time.perf_counter() - started
+    y = np.asarray(model.item_factors)
+    inverse = np.linalg.inv(y.T @ y + model.regularization * np.eye(DIM, dtype=y.dtype))
+    scorers = {
+        "dot": lambda query: y[query] @ y.T,
+        "cosine": cosine(y),
+        "fold-in": lambda query: y[query] @ inverse @ y.T,
+    }
+    return seconds, lambda row: model.similar_items(row, 11), scorers
+
+
+SIDES = {"exact solver": (by_exact_solver, BLUE), "implicit's ALS": (by_als, GREEN)}
+
+
+def measure(side: str, folder: Path, is_ranked: bool) -> Found:
+    """Fit; and, if asked for, the hit rate of the best score."""
+    with np.load(folder / QUESTIONS) as questions:
+        holdout = Holdout(sp.load_npz(folder / LIKES), **questions)
+    seconds, top_10, scorers = SIDES[side][0](holdout.likes)
+    found = {"fit, s": seconds, "memory, GiB": peak_memory() / 2**30}
+    rows = np.random.default_rng(0).choice(holdout.query, N_TOP_10)
+    asked = [times(partial(top_10, row), 1, warm_up=0)[0] for row in rows]
+    found["a top 10, ms"] = 1e3 * statistics.median(asked)
+    if is_ranked:
+        rates = [rank_held_out(scorer, holdout).means()["hit_rate"] for scorer in scorers.values()]
+        found["hit rate"] = max(rates)
+    return found
+
+
+def compare(ratings: str, folder: Path, n: int, n_users: int) -> dict[str, object]:
+    """Every number of both sides, from `n` fits; the sizes of the data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    row = in_a_process(hold_out_likes, ratings, folder, n_users)
+    found: dict[str, list[Found]] = {side: [] for side in SIDES}
+    for turn in range(n):
+        for side in list(SIDES)[:: 1 if turn % 2 == 0 else -1]:
+            found[side].append(in_a_process(measure, side, folder, turn == 0))
+    return row | found
+
+
+def show(rows: list[dict]) -> None:
+    table = Table(title=f"dim {DIM}, median (range)", title_justify="left")
+    for heading in ("likes", "side", "n", *rows[0]["exact solver"][0]):
+        table.add_column(heading, justify="left" if heading == "side" else "right")
+    for row in rows:
+        for side in SIDES:
+            cells = [f"{row['likes']:,}", side, str(len(row[side]))]
+            for name in row[side][0]:
+                values = [found[name] for found in row[side] if name in found]
+                spread = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
+                cells.append(f"{statistics.median(values):.3g}{spread}")
+            table.add_row(*cells)
+    Console(width=140).print(table)
+    packages = {"implicit": version("implicit"), **machine()}
+    print(json.dumps({"machine": packages, "rows": rows}), flush=True)
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    axes = {"xscale": "log", "yscale": "log", "xlabel": "likes", "ylabel": "seconds"}
+    figure, panel = new_panel(6.4, 3.8, title=f"time to fit, dim {DIM}, two cores", **axes)
+    likes = [row["likes"] for row in rows]
+    for side, (_, colour) in SIDES.items():
+        seconds = [statistics.median(found["fit, s"] for found in row[side]) for row in rows]
+        panel.plot(likes, seconds, marker="o", linewidth=2, color=colour)
+        panel.annotate(
+            side,
+            (likes[-1], seconds[-1]),
+            textcoords="offset points",
+            xytext=(8, 0),
+            color=colour,
+            va="center",
+        )
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True, help="for the made ratings, 1.5 GB")
+    parser.add_argument("--ratings", default="ml-latest-small", help="the first data set")
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="made, in ratings")
+    parser.add_argument("--n", type=int, default=3, help="fits of each side")
+    parser.add_argument("--users", type=int, default=2_000, help="asked for the hit rate, at most")
+    parser.add_argument("--figure", type=Path, help="where to draw it")
+    args = parser.parse_args()
+    rows = [compare(args.ratings, args.folder / "first", args.n, args.users)]
+    for size in args.sizes:
+        folder = args.folder / str(size)
+        if not (folder / "movies.csv").exists():
+            write(folder, size)
+        rows.append(compare(str(folder), folder, args.n, args.users))
+        show(rows)
+    show(rows)
+    if args.figure:
+        draw(rows, args.figure)
+
+
+if __name__ == "__main__":
+    main()

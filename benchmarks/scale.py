@@ -26,7 +26,7 @@ from benchmarks.report import in_a_process, machine
 from benchmarks.synthetic_ratings import LARGEST, SMALLEST, write
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
-from embedlab.movies.data.weighting import Weighted, weight_likes
+from embedlab.movies.data.weighting import WeightedLikes, weight_likes
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Factored
 from embedlab.process import peak_memory
@@ -61,7 +61,7 @@ def read(folder: Path) -> dict[str, float]:
     return {"ratings": ratings.n_ratings, "likes found": likes.matrix.nnz, **found}
 
 
-def seconds_of_epochs(weighted: Weighted) -> list[float]:
+def seconds_of_epochs(weighted: WeightedLikes) -> list[float]:
     objective = Factored(weighted)
     v = torch.randn((objective.n_movies, DIM), requires_grad=True)
     optimizer = torch.optim.Adam([v], lr=1.0, fused=True)

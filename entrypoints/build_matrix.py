@@ -1,5 +1,7 @@
 """Ratings -> likes -> X = LᵀL, sparse and dense, as artifacts that `fit_embedding` takes."""
 
+from collections.abc import Sequence
+
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean
@@ -21,7 +23,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from embedlab.cli.console import console
@@ -40,7 +42,7 @@ def main(argv=None) -> None:
         ratings = read_ratings(files.path, files.name)
         run.log_dataset(ratings.name, ratings.digest, files.source, "ratings")
         likes = find_likes(ratings, args.like_rule, args.user_weight, args.item_power)
-        counts = build_cooccurrence(likes.weighted.likes, device if args.dense else None)
+        counts = build_cooccurrence(likes.weighted.matrix, device if args.dense else None)
 
         run.log_params(
             {

@@ -1,4 +1,6 @@
-"""Runs that say RUNNING although nobody works on them, and files that nobody will finish."""
+"""Mark stale runs KILLED, and remove unfinished files from the cache."""
+
+from collections.abc import Sequence
 
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean, number
@@ -18,7 +20,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from embedlab.cli.console import console, plain_table

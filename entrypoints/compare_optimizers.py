@@ -1,6 +1,8 @@
 """A grid of optimizers, learning rates and seeds on the same matrix: which is best, and do the
 recommendations change?"""
 
+from collections.abc import Sequence
+
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean, integer, integers, nonblank, number, one_of
@@ -42,7 +44,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     exact = FitOptions("exact", None, args.dim, args.epochs, args.objective, args.init_scale)
@@ -56,7 +58,7 @@ def main(argv=None) -> None:
     from embedlab.movies.sweep.convergence import choose_queries
     from embedlab.movies.sweep.page import comparison_page
     from embedlab.movies.sweep.plots import comparison_figures
-    from embedlab.movies.sweep.results import Comparison
+    from embedlab.movies.sweep.results import OptimizerComparison
     from embedlab.tracking.run import start_run
     from embedlab.workflows.movie_runs import find_or_load_likes
     from embedlab.workflows.sweep import Sweep
@@ -66,7 +68,7 @@ def main(argv=None) -> None:
     given = vars(args) | {"learning_rates": rates}
     with start_run("compare_optimizers", "compare_optimizers", given) as run:
         device = ray.device if ray else choose_device(args.device)
-        likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
+        likes = find_or_load_likes(run, vars(args), parser.non_default(args), console.print)
         run.log_params({"device": device})
         index = TitleIndex(likes.movies["title"].tolist(), likes.popularity)
         asked = index.find_all(args.titles)
@@ -76,9 +78,9 @@ def main(argv=None) -> None:
             children = Sweep(run, likes, queries, device, args.reuse, show, console.print)
             fits = children.fit_all(grid, args.seeds, ray)
 
-        compared = Comparison(fits, index, queries)
+        compared = OptimizerComparison(fits, index, queries)
         children.log_overlaps(fits, compared.overlap[0])
-        run.log_metrics({"reference/cost": fits[0].fit.cost, "fits": len(fits)})
+        run.log_metrics({"reference/cost": compared.exact.fit.cost, "fits": len(fits)})
         run.log_metrics(compared.best_metrics())
 
         run.log_table(compared.fit_table(), "tables/fits.json")

@@ -1,5 +1,7 @@
 """Evaluate recommendations on held-out likes: the embedding in its forms, and tuned baselines."""
 
+from collections.abc import Sequence
+
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import integer, integers, one_of
@@ -27,7 +29,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
 
@@ -45,7 +47,7 @@ def main(argv=None) -> None:
     from embedlab.workflows.movie_runs import find_or_load_likes
 
     with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:
-        likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
+        likes = find_or_load_likes(run, vars(args), parser.non_default(args), console.print)
         present, absent = build_candidates(args.dims, args.seed, likes.matrix.shape)
         for reason in absent:
             console.print(f"Left out: {reason}")

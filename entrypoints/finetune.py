@@ -8,7 +8,7 @@ from embedlab.cli.types import integer, run_id_or_nothing
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
 from embedlab.vision.options import DATA
-from embedlab.vision.training.recipes import RECIPE_FIELDS, explain_auto, options_of
+from embedlab.vision.training.recipes import RECIPE_FIELDS, explain_auto, resolve_options
 
 SETTINGS = (*DATA, "backbone", "weights", "recipe", *RECIPE_FIELDS, "seed", "precision")
 SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")  # of every epoch
@@ -17,8 +17,8 @@ SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")  # of
 def build_parser() -> Parser:
     parser = Parser(
         "finetune",
-        "Train a pretrained network on images. A recipe has a value for every ingredient, which "
-        "'auto' takes. A run that was stopped goes on with resume=<run id> after its last epoch.",
+        "Train a pretrained network on images. A recipe sets every hyperparameter; 'auto' keeps "
+        "its value. resume=<run id> continues a stopped run after its last complete epoch.",
     )
     arguments.add_images(parser)
     arguments.add_recipe(parser)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     given = vars(args)
     settings = {name: given[name] for name in SETTINGS}
-    options_of(settings)  # refused before anything is loaded
+    resolve_options(settings)  # refused before anything is loaded
     label = f"resume {args.resume[:8]}" if args.resume else args.recipe
     if launch_workers("finetune", args.processes, argv):
         return
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.training.trainer import Trainer
     from embedlab.vision.training.work import cheaper_options
     from embedlab.workflows import image_runs
-    from embedlab.workflows.contradictions import refuse_contradictions
+    from embedlab.workflows.conflicts import refuse_conflicts
 
     with (
         start_run("finetune", f"finetune {label}", given) as run,
@@ -67,8 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         with work_progress("decode images") as show:
             images, split, messages = image_runs.load_images(run, settings, show)
         n_train, seed = len(split.train), settings["seed"]
-        options = options_of(settings, n_train, images.side)
-        refuse_contradictions(f"resume={args.resume}", settings | vars(options), parser.given(args))
+        options = resolve_options(settings, n_train, images.side)
+        refuse_conflicts(
+            f"resume={args.resume}", settings | vars(options), parser.non_default(args)
+        )
         run.log_params({"device": device, **settings})
         run.log_resolved(vars(options))
         if options.recipe == "auto":

@@ -1,5 +1,7 @@
 """One optimizer, one learning rate, or the exact solver -> a movie embedding, logged and served."""
 
+from collections.abc import Sequence
+
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import auto_or, boolean, integer, one_of, positive_number
@@ -34,7 +36,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     options = FitOptions(
@@ -57,7 +59,7 @@ def main(argv=None) -> None:
     from embedlab.workflows.models import log_movie_model
     from embedlab.workflows.movie_runs import (
         find_or_load_likes,
-        fit_in_words,
+        fit_summary,
         log_explorer,
         movie_card,
     )
@@ -68,7 +70,7 @@ def main(argv=None) -> None:
         if not is_main_process():  # rank 0 scatters the likes
             fit_weighted(None, options, args.seed, device, lambda step: None, args.processes)
             return
-        likes = find_or_load_likes(run, vars(args), parser.given(args), console.print)
+        likes = find_or_load_likes(run, vars(args), parser.non_default(args), console.print)
         run.log_params({"device": device})
 
         reference = None
@@ -100,7 +102,7 @@ def main(argv=None) -> None:
         about = likes.about() | {"optimizer": options.label, "dim": options.dim, "cost": fit.cost}
         movies = likes.movies.assign(likes=likes.popularity)
         model_uri = log_movie_model(run, fit.embedding, movies, about)
-        outcome = fit_in_words(fit, options, reference)
+        outcome = fit_summary(fit, options, reference)
         console.print(outcome)
         with work_progress("map of the movies"):
             explorer = log_explorer(run, likes, fit, options.label, args.embedding_map)

@@ -1,5 +1,7 @@
 """Everything, small, end to end: both families, registered models, recommendations."""
 
+from collections.abc import Sequence
+
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import auto_or, integer, nonblank, one_of, positive_number
@@ -32,7 +34,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     options = FitOptions(args.optimizer, args.lr, args.dim, args.epochs)  # refused before any step
 

@@ -1,4 +1,6 @@
-"""A registered version becomes champion because somebody says so: rollback, or a challenger."""
+"""Make a registered version champion by hand: a rollback, or a challenger."""
+
+from collections.abc import Sequence
 
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import model_name, nonblank, version
@@ -23,7 +25,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from embedlab.cli.console import console

@@ -1,5 +1,7 @@
 """Titles in, the nearest movies by name out, from a registered embedding."""
 
+from collections.abc import Sequence
+
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean, integer, nonblank, one_of
 
@@ -29,7 +31,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from embedlab.cli.console import as_text, console, recommendation_table

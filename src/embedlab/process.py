@@ -44,10 +44,10 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def has_ended(host: str, pid: int, was_there: float) -> bool:
+def has_ended(host: str, pid: int, running_at: float) -> bool:
     """Whether process `pid` of `host` has ended; False if that is unknown, as on another host.
 
-    was_there  a time (seconds since 1970) at which it was running: a process of the same number
+    running_at  a time (seconds since 1970) at which it was running: a process of the same number
                that started later is another one.
     """
     if host != this_host():
@@ -57,7 +57,7 @@ def has_ended(host: str, pid: int, was_there: float) -> bool:
 
     try:
         process = psutil.Process(pid)
-        is_another = process.create_time() > was_there + CLOCK_SECONDS
+        is_another = process.create_time() > running_at + CLOCK_SECONDS
         return is_another or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True

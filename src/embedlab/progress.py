@@ -7,7 +7,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Step:
-    """What one epoch showed.
+    """The record of one finished epoch.
 
     epoch    0 is the start.
     metrics  by name, `<split>/<name>`: `train/cost`, `val/accuracy`.
@@ -25,7 +25,7 @@ OnStep = Callable[[Step], None]
 class OnProgress(Protocol):
     """Called while work is under way: the work done and all of it, in any unit, and a detail.
 
-    all of it  None where nobody knows, as with a solver that stops when it has converged.
+    all of it  None if it is unknown, as for a solver that stops on convergence.
     """
 
     def __call__(self, done: float, total: float | None, detail: str = "", /) -> None: ...

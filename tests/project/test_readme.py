@@ -94,7 +94,8 @@ def test_the_limits_of_a_request_are_those_of_the_code():
 
 
 def test_every_link_to_a_file_and_a_heading_leads_somewhere():
-    for page in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")):
+    pages = (PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *(PROJECT / "docs").glob("*.md"))
+    for page in pages:
         for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
             if re.match("[a-z]+:", target):
                 continue

@@ -207,7 +207,7 @@ def test_silence_counts_only_where_no_process_can_be_seen(client, experiment):
         silent: "no sign of life for 30.0 hours from its process on elsewhere",
         begun.info.run_id: "no sign of life for 30.0 hours and no process has taken it up",
     }
-    found = {item.run.info.run_id: item.last_sign for item in find_stale(experiment, 2)}
+    found = {item.run.info.run_id: item.last_activity for item in find_stale(experiment, 2)}
     assert set(found) == {silent, begun.info.run_id, heard}
     assert found[heard] == pytest.approx(ago(3), abs=60_000)  # a minute for the test itself
 

@@ -38,9 +38,9 @@ def add_likes(parser: Parser) -> None:
 
 def add_weighting(parser: Parser) -> None:
     """The weights of likes in X; the defaults are the published X."""
-    what = "what a user's likes count: 1, or 1/√n or 1/n of a user with n likes"
+    what = "weight of a user with n likes: none 1, inverse_sqrt 1/√n, inverse 1/n"
     parser.add("user_weight", types.one_of(*USER_WEIGHTS), "none", what)
-    what = "errors are measured in (likes of i · likes of j) to this power; 0.5: as by chance"
+    what = "β: errors are divided by (likes of i · likes of j)^β; 0.5: Pearson residuals"
     parser.add("item_power", types.number(0, 1), 0.0, what)
 
 
@@ -139,7 +139,7 @@ def add_recipe(parser: Parser) -> None:
 
 
 def add_precision(parser: Parser) -> None:
-    """The parameter `precision`: the bits in which a network multiplies."""
+    """The parameter `precision`: the dtype of the layers' products."""
     what = (
         "of the layers' products; auto: bfloat16 where the processor has it, float16 on older GPUs"
     )
@@ -163,5 +163,7 @@ def add_device(parser: Parser, what: str) -> None:
 
 def add_processes(parser: Parser) -> None:
     """The parameter `processes`: how many work on one run."""
-    what = "that share the work on this host, started by torchrun; 1 under a torchrun of your own"
+    what = (
+        "number of processes on this host, launched by torchrun; 1 if you start torchrun yourself"
+    )
     parser.add("processes", types.processes, "1", what)

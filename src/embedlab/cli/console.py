@@ -1,4 +1,4 @@
-"""What an entry point shows on the terminal: progress with a time estimate, and tables."""
+"""Terminal output of entry points: progress with a time estimate, and tables."""
 
 import io
 import time

@@ -56,10 +56,10 @@ def build_folder(
     """Return the folder `final`, first built by `fill` if `is_whole(final)` is not true.
 
     `fill(folder)` gets an empty temporary folder beside `final` and writes plain files into it.
-    When it has returned, they are moved into `final`, each in one step: who reads one of them at
-    that moment is not disturbed, and a folder that a killed process left without a file is not
-    whole. `final` must name its content (a digest or a version): of two processes that build it at
-    the same time either may win.
+    When it has returned, they are moved into `final`, each in one step: a concurrent reader keeps
+    the old file, and a folder that a killed process left without a file is not whole. `final` must
+    name its content (a digest or a version): of two processes that build it at the same time either
+    may win.
 
     Raises DataError if the disk is full or not writable, and whatever `fill` raises; `final` is
     then as it was.
@@ -102,10 +102,10 @@ class Leftover:
 
 
 def find_leftovers(hours: float) -> list[Leftover]:
-    """What processes that were killed left half built in the cache.
+    """Files and folders in the cache that killed processes left unfinished.
 
-    That is: untouched for an hour and of a process of this host that has ended; or of another
-    host, or of nobody known, and untouched for `hours`, at least one.
+    An entry counts after an hour without a change if its process on this host has ended; if it is
+    of another host or of no known process, after `hours` (at least one).
     """
     leftovers = []
     for path in sorted(path for name in UNFINISHED for path in cache_folder().rglob(name)):

@@ -50,7 +50,7 @@ class ClassFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder holds.
+    """The classes and files of a folder.
 
     classes   names, by label.
     files     by part, label and path.

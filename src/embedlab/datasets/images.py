@@ -27,7 +27,7 @@ CIFAR10_FOLDER = "cifar-10-batches-py"
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where images are.
+    """The location of a data set's images.
 
     `kind` is SAMPLE, CIFAR10 or FOLDER; `path` the folder, None for the sample. `name` is short
     enough for a figure's title; `source` is the URL, the absolute path or "built-in sample", and

@@ -58,13 +58,13 @@ def _ratings() -> pd.DataFrame:
     films = np.arange((sample_films()["group"] != "").sum())
     group = films % _N_GROUPS
     rank = films // _N_GROUPS  # in popularity, inside the group
-    tickets = 60 // (rank + 3)  # the long tail: 20 tickets for the best known, 3 for the last
+    weights = 60 // (rank + 3)  # the long tail: 20 for the best known, 3 for the last
 
     rows = []
     for user in range(_N_USERS):
         own = group == user % _N_GROUPS
-        seen = _draw(rng, np.flatnonzero(own), tickets, int(rng.integers(10, 15)))
-        seen += _draw(rng, np.flatnonzero(~own), tickets, int(rng.integers(10, 27)))
+        seen = _draw(rng, np.flatnonzero(own), weights, int(rng.integers(10, 15)))
+        seen += _draw(rng, np.flatnonzero(~own), weights, int(rng.integers(10, 27)))
         for film in sorted(seen):
             likes = own[film] != (rng.integers(12) == 0)
             half_stars = rng.integers(8, 11) if likes else rng.integers(2, 7)
@@ -73,7 +73,8 @@ def _ratings() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["userId", "movieId", "rating", "timestamp"])
 
 
-def _draw(rng: np.random.Generator, films: np.ndarray, tickets: np.ndarray, n: int) -> list[int]:
-    """`n` different films, each as likely to come early as it has tickets in the shuffled box."""
-    box = rng.permutation(np.repeat(films, tickets[films]))
-    return list(dict.fromkeys(box.tolist()))[:n]
+def _draw(rng: np.random.Generator, films: np.ndarray, weights: np.ndarray, n: int) -> list[int]:
+    """Weighted sample of `n` different films: the first `n` distinct ones of a shuffled list that
+    has each film `weights[film]` times."""
+    shuffled = rng.permutation(np.repeat(films, weights[films]))
+    return list(dict.fromkeys(shuffled.tolist()))[:n]

@@ -143,8 +143,8 @@ def ended_ranks(others: Mapping[int, Identity]) -> str:
     """Which processes of this host have ended, in words; "" if none has."""
     lost = [
         f"number {i} ({pid} on {host})"
-        for i, (host, pid, was_there) in others.items()
-        if has_ended(host, pid, was_there)
+        for i, (host, pid, running_at) in others.items()
+        if has_ended(host, pid, running_at)
     ]
     ended = "has ended before its time" if len(lost) == 1 else "have ended before their time"
     return f"of {world_size()} processes {', '.join(lost)} {ended}" if lost else ""

@@ -49,7 +49,8 @@ def plot_ratings(ratings: Ratings, likes: Likes) -> Figure:
     liked_mask = np.asarray(likes.matrix[ratings.user, ratings.movie]).ravel() > 0
     liked = np.array([np.count_nonzero(liked_mask & (ratings.stars == v)) for v in values])
     figure, axes = new_panel(
-        *(7, 4),
+        width=7,
+        height=4,
         title=f"{likes.name}: {ratings.n_ratings:,} ratings, {likes.matrix.nnz:,} likes",
         xlabel="stars",
         ylabel="ratings",
@@ -70,7 +71,8 @@ def plot_popularity(likes: Likes) -> Figure:
     half = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1
     n_unliked = np.count_nonzero(~shown)
     figure, axes = new_panel(
-        *(7, 4),
+        width=7,
+        height=4,
         title=f"{likes.name}: popularity, {n_unliked:,} of {len(counts):,} movies liked by nobody",
         xlabel="movie, most liked first",
         ylabel="users who like it",
@@ -136,7 +138,7 @@ def plot_cost(
 def plot_fit(
     steps: Sequence[Step], options: FitOptions, title: str, exact_cost: float | None
 ) -> Figure:
-    """What the solver's epochs, or the exact one's rounds, did to the cost."""
+    """Cost by epoch, or by round for the exact solver."""
     if options.optimizer == "exact":
         return plot_rounds(steps, options.label, title)
     return plot_cost(steps, options.label, title, exact_cost)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as exceptions: the first one raises, later ones and late ones do not."""
+"""SIGTERM and Ctrl-C as exceptions: the first one raises, later ones are ignored."""
 
 import signal
 import sys

@@ -35,11 +35,11 @@ def owner_tags() -> dict[str, str]:
 class StaleRun:
     """A run whose process has ended, or seems to have.
 
-    last_sign  the time of its newest metric, or of its start, in milliseconds since 1970.
+    last_activity  the time of its newest metric, or of its start, in milliseconds since 1970.
     """
 
     run: Run
-    last_sign: int
+    last_activity: int
     reason: str
 
     def mark(self) -> None:
@@ -49,7 +49,7 @@ class StaleRun:
         if client.get_run(run_id).info.status == "RUNNING":
             tags = {"stop_reason": STOP_REASON, "error": self.reason}
             client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
-            client.set_terminated(run_id, "KILLED", self.last_sign)
+            client.set_terminated(run_id, "KILLED", self.last_activity)
 
 
 def mark_dead_runs(experiment_id: str) -> None:
@@ -74,15 +74,15 @@ def find_stale(experiment_id: str, hours: float = math.inf) -> list[StaleRun]:
     )
     stale = []
     for run in found:
-        last_sign = _last_sign(run)
-        quiet = time.time() / 3600 - last_sign / 3_600_000
+        last_activity = _last_activity(run)
+        quiet = time.time() / 3600 - last_activity / 3_600_000
         reason = _why_stale(run.data.tags, quiet, hours)
         if reason and _is_ours(run):
-            stale.append(StaleRun(run, last_sign, reason))
+            stale.append(StaleRun(run, last_activity, reason))
     return stale
 
 
-def _last_sign(run: Run) -> int:
+def _last_activity(run: Run) -> int:
     times = [metric.timestamp for metric in run.data.to_proto().metrics]
     return max([run.info.start_time, *times])
 
@@ -97,8 +97,8 @@ def _is_ours(run: Run) -> bool:
 def _why_stale(tags: dict[str, str], quiet: float, hours: float) -> str | None:
     host = tags.get("host")
     if host == this_host() and "process_started" in tags:
-        pid, was_there = int(tags["pid"]), float(tags["process_started"])
-        has_died = has_ended(host, pid, was_there)
+        pid, running_at = int(tags["pid"]), float(tags["process_started"])
+        has_died = has_ended(host, pid, running_at)
         return f"its process {pid} on {host} has ended without a word" if has_died else None
     if quiet < hours:
         return None

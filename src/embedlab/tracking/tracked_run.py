@@ -81,14 +81,11 @@ class TrackedRun:
     def params(self, names: Sequence[str]) -> dict[str, str]:
         """The resolved values of these parameters, without those that do not apply."""
         logged = self._logged_params
-        found = {name: logged.get(f"resolved/{name}", logged.get(name)) for name in names}
         # The value of the recipe `auto` is its name; of other parameters `auto` is none.
-        is_resolved = {name for name in names if f"resolved/{name}" in logged}
-        return {
-            name: text
-            for name, text in found.items()
-            if text is not None and (text != "auto" or name in is_resolved)
-        }
+        plain = {name: logged[name] for name in names if logged.get(name, "auto") != "auto"}
+        resolved = {n: logged[f"resolved/{n}"] for n in names if f"resolved/{n}" in logged}
+        found = plain | resolved
+        return {name: found[name] for name in names if name in found}
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         entities = [RunTag(key, str(value)) for key, value in tags.items()]
@@ -125,7 +122,7 @@ class TrackedRun:
         self._client.retry_until_available(lambda: None)
 
     def retry_until_available(self, do: Callable[[], T]) -> T:
-        """What `do` returns; it is called again while the store is away.
+        """Call `do` until the store is available, and return its result.
 
         Raises ServerAwayError after the limit, EMBEDLAB_WAIT_FOR_SERVER.
         """

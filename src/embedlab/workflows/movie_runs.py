@@ -20,7 +20,7 @@ from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import first_line, store_address
 from embedlab.wording import command, cost_as_text, counted
-from embedlab.workflows.contradictions import refuse_contradictions
+from embedlab.workflows.conflicts import refuse_conflicts
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
 
 PAGE = "explore.html"
@@ -71,7 +71,7 @@ def find_or_load_likes(
         own = dict(given)
         if "ratings" in own:
             own["ratings"] = name_of(params["ratings"])
-        refuse_contradictions(f"matrix={source}", likes.params, own)
+        refuse_conflicts(f"matrix={source}", likes.params, own)
     else:
         files = locate_ratings(params["ratings"])
         ratings = read_ratings(files.path, files.name)
@@ -84,7 +84,7 @@ def find_or_load_likes(
     return likes
 
 
-def fit_in_words(fit: FitResult, options: FitOptions, reference_cost: float | None) -> str:
+def fit_summary(fit: FitResult, options: FitOptions, reference_cost: float | None) -> str:
     """`adam lr=0.1: cost 765,544 after 150 epochs, 4.35% above the exact 733,625`"""
     after = counted(fit.epochs, "round" if options.optimizer == "exact" else "epoch")
     text = f"{options.label}: cost {cost_as_text(fit.cost)} after {after}"

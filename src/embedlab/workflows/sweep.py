@@ -154,7 +154,7 @@ class Sweep:
             mlflow.MlflowClient().set_tag(finished[0], self.tag, "reused")
         run_id, fit, steps, lists = finished or self._run_child(job, outcome, exact, progress)
         gap, note = _gap(fit, exact), ", found finished" if finished else ""
-        self.say(f"{options.label}, seed {seed}: {_result_in_words(fit, gap)}{note}")
+        self.say(f"{options.label}, seed {seed}: {_result_summary(fit, gap)}{note}")
         return SweepFit(options, seed, fit, steps, lists, gap, run_id)
 
     def _run_child(
@@ -337,7 +337,7 @@ def _gap(fit: FitResult, exact: SweepFit | None) -> float:
     return fit.cost / exact.fit.cost - 1
 
 
-def _result_in_words(fit: FitResult, gap: float) -> str:
+def _result_summary(fit: FitResult, gap: float) -> str:
     if fit.has_diverged:
         return f"diverged at epoch {fit.diverged_at}"
     above = f", {gap_as_text(gap)} the exact one" if gap else ""

@@ -32,7 +32,7 @@ def test_likes_come_back_from_files_with_their_weighting(
     found = load_likes(tmp_path)
     assert (found.user_weight, found.item_power) == (user_weight, item_power)
     assert (found.digest, found.cost_digest) == (likes.digest, likes.cost_digest)
-    assert (found.weighted.likes != likes.weighted.likes).nnz == 0
+    assert (found.weighted.matrix != likes.weighted.matrix).nnz == 0
 
 
 def test_files_from_before_there_were_weights_are_the_published_likes(ratings, tmp_path):
@@ -62,13 +62,15 @@ def test_the_weighted_matrix_is_the_sum_over_users_sparse_and_dense(
         if n[user]:
             expected += np.outer(row, row) * n[user] ** -USER_WEIGHTS[user_weight]
     expected /= np.maximum(np.outer(x, x), 1) ** item_power
-    counts = build_cooccurrence(likes.weighted.likes, "cpu")  # raises where sparse and dense differ
+    counts = build_cooccurrence(
+        likes.weighted.matrix, "cpu"
+    )  # raises where sparse and dense differ
     np.testing.assert_allclose(counts.matrix.toarray(), expected, rtol=1e-12)
 
 
 def test_unweighted_likes_are_fitted_as_they_are(ratings):
     likes = find_likes(ratings, "user_mean")
-    assert likes.weighted.likes is likes.matrix
+    assert likes.weighted.matrix is likes.matrix
     assert (likes.weighted.scale == 1).all()
 
 
@@ -79,7 +81,7 @@ def test_vectors_of_weighted_likes_stand_for_the_unscaled_products(ratings):
     plain = find_likes(ratings, "user_mean", "inverse_sqrt", 0.0)
     options = FitOptions("exact", dim=likes.n_movies, epochs=5_000)
     fit = fit_weighted(likes.weighted, options, 0, "cpu", lambda step: None)
-    expected = (plain.weighted.likes.T @ plain.weighted.likes).toarray()
+    expected = (plain.weighted.matrix.T @ plain.weighted.matrix).toarray()
     off = ~np.eye(likes.n_movies, dtype=bool)
     # The rounds stop where they gain less than 1e-8 of the cost, a hundredth of a count away.
     np.testing.assert_allclose((fit.embedding @ fit.embedding.T)[off], expected[off], atol=0.05)

@@ -33,10 +33,10 @@ from embedlab.movies.evaluation.evaluate import (
     tune_and_evaluate,
 )
 from embedlab.movies.evaluation.metrics import (
-    interval,
+    bootstrap_interval,
+    bootstrap_weights,
     rank_held_out,
     recommend_for,
-    resample_users,
 )
 from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty, spread
 from embedlab.movies.evaluation.splits import (
@@ -50,7 +50,7 @@ from embedlab.movies.solvers.minres import fit_minres
 from embedlab.wording import command
 
 BY_MATRIX = {
-    "co-likes": (baselines.co_likes_rows, {"user_weight": "inverse"}),
+    "co-likes": (baselines.cooccurrence_rows, {"user_weight": "inverse"}),
     "item-kNN": (baselines.item_knn, {"user_weight": "none", "shrinkage": 2.0}),
     "EASE": (baselines.ease, {"user_weight": "none", "penalty": 3.0}),
     "embedding": (embedding, {"dim": 4, "user_weight": "inverse_sqrt", "item_power": 0.25}),
@@ -206,9 +206,9 @@ def test_bad_questions_are_refused(holdout):
 
 def test_an_interval_is_about_as_wide_as_the_normal_one_and_covers_as_often():
     values = rng().random((300, 200))  # 300 experiments of 200 users, mean 1/2
-    samples = resample_users(200, 1000, rng(1))
+    samples = bootstrap_weights(200, 1000, rng(1))
     np.testing.assert_allclose(samples.sum(axis=1), 1)
-    ends = np.array([interval(row, samples) for row in values])
+    ends = np.array([bootstrap_interval(row, samples) for row in values])
     normal = 2 * 1.96 * values.std(axis=1) / math.sqrt(200)
     np.testing.assert_allclose(ends[:, 1] - ends[:, 0], normal, rtol=0.15)
     covered = np.mean((ends[:, 0] <= 0.5) & (ends[:, 1] >= 0.5))
@@ -218,13 +218,16 @@ def test_an_interval_is_about_as_wide_as_the_normal_one_and_covers_as_often():
 def test_a_paired_difference_is_told_apart_where_two_intervals_overlap():
     easy = rng().random(400)  # users differ much, the two candidates little
     harder = easy - 0.02 + 0.05 * rng(1).standard_normal(400)
-    samples = resample_users(400, 1000, rng(2))
-    (low, high), (low_2, high_2) = interval(easy, samples), interval(harder, samples)
+    samples = bootstrap_weights(400, 1000, rng(2))
+    (low, high), (low_2, high_2) = (
+        bootstrap_interval(easy, samples),
+        bootstrap_interval(harder, samples),
+    )
     assert low < high_2
     assert low_2 < low
     assert high_2 < high
-    assert interval(easy - harder, samples)[0] > 0
-    assert interval(easy - easy, samples) == (0, 0)
+    assert bootstrap_interval(easy - harder, samples)[0] > 0
+    assert bootstrap_interval(easy - easy, samples) == (0, 0)
 
 
 # -- weights -----------------------------------------------------------------------------------
@@ -270,7 +273,7 @@ def scores_of(scorer, n_movies):
 
 def test_co_likes_and_popularity_are_counts(likes):
     dense = likes.toarray()
-    found = scores_of(baselines.co_likes_rows(likes, "none")["count"], 60)
+    found = scores_of(baselines.cooccurrence_rows(likes, "none")["count"], 60)
     x = dense.T @ dense
     # Equal counts by popularity, which adds no more than a thousandth of the best.
     np.testing.assert_allclose(found, x, atol=1.001e-3 * x.max())

@@ -265,8 +265,9 @@ def test_degenerate_worlds_fit(optimizer, n_users, n_movies):
     assert np.isfinite(result.cost)
 
 
-def test_no_likes_at_all_fit_to_nothing():
-    likes = random_likes(np.random.default_rng(0), 4, 6) * 0
+@pytest.mark.parametrize("n_movies", [6, 700])  # by LAPACK, by the block method
+def test_no_likes_at_all_fit_to_nothing(n_movies):
+    likes = random_likes(np.random.default_rng(0), 4, n_movies) * 0
     result = fit_minres(weight_likes(likes), 2, np.random.default_rng(0))
     assert result.cost == 0
     assert not result.embedding.any()

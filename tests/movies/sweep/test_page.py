@@ -10,7 +10,7 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep.convergence import choose_queries
 from embedlab.movies.sweep.page import comparison_page
-from embedlab.movies.sweep.results import Comparison, SweepFit
+from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
 from embedlab.progress import Step
 from embedlab_serving.titles import TitleIndex
 
@@ -34,7 +34,7 @@ def page() -> str:
     early = {0: QUERIES.lists(EXACT[::-1]), 2: QUERIES.lists(EXACT[[0, 1, 4, 5, 2, 3]])}
     fits = [fit("exact", EXACT), fit("adam", EXACT, lists=early), fit("sgd", EXACT, diverged_at=2)]
     fits += [fit("rmsprop", EXACT[::-1])]  # taken over: its earlier lists are not known
-    return comparison_page(Comparison(fits, TitleIndex(TITLES), QUERIES), "toy")
+    return comparison_page(OptimizerComparison(fits, TitleIndex(TITLES), QUERIES), "toy")
 
 
 def test_it_needs_nothing_from_outside_and_titles_are_no_html(page):

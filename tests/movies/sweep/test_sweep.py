@@ -22,7 +22,7 @@ from embedlab.movies.sweep import plots as sweep_figures
 from embedlab.movies.sweep.convergence import choose_queries
 from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
 from embedlab.movies.sweep.page import comparison_page
-from embedlab.movies.sweep.results import Comparison, SweepFit
+from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
 from embedlab.progress import Step
 from embedlab.workflows.sweep import FIT_CODE, fit_key
 from embedlab_serving.titles import TitleIndex
@@ -132,12 +132,12 @@ MIXED = [[3, 0], [0, 2], [2, 0], [0, 3]]
 FOUR = TitleIndex(["A", "B", "C", "D"])
 
 
-def compare(fits, titles, asked, k) -> Comparison:
+def compare(fits, titles, asked, k) -> OptimizerComparison:
     """The fits asked for these rows, without drawn ones: no movie of the toy has a like."""
     queries = choose_queries(titles, np.zeros(4), asked, k)
     last = [{} if f.has_diverged else {f.fit.epochs: queries.lists(f.fit.embedding)} for f in fits]
     fits = [replace(fit, lists=lists) for fit, lists in zip(fits, last, strict=True)]
-    return Comparison(fits, titles, queries)
+    return OptimizerComparison(fits, titles, queries)
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 import pytest
 
-from embedlab.tracking.registry.promotion import Candidate, Score, should_promote
+from embedlab.tracking.registry.promotion import RegisteredVersion, Score, should_promote
 from embedlab.workflows.model_facts import COST, VAL_ACCURACY
 
 
 def candidate(version, accuracy, digest="digest", promote="if_better", loss=None):
     tags = Score(VAL_ACCURACY, accuracy, loss).tags | {"promote": promote}
-    return Candidate(version, tags | ({"data_digest": digest} if digest else {}))
+    return RegisteredVersion(version, tags | ({"data_digest": digest} if digest else {}))
 
 
 CHAMPION = candidate(7, 0.9)

@@ -18,7 +18,7 @@ from embedlab.vision.training.recipes import (
     FinetuneOptions,
     explain_auto,
     make_options,
-    options_of,
+    resolve_options,
 )
 from embedlab.vision.training.trainer import Trainer
 
@@ -86,7 +86,7 @@ def test_only_stages_that_the_backbone_has_are_kept():
     assert make_options("auto", DataFacts(4_000, 128, has_stages=False)).freeze == "none"
     settings = dict.fromkeys(("recipe", *RECIPE_FIELDS)) | {"recipe": "auto", "weights": "imagenet"}
     for backbone, kept in (("resnet50", "stage2"), ("convnext_tiny", "none")):
-        options = options_of(settings | {"backbone": backbone}, n_train=4_000, side=128)
+        options = resolve_options(settings | {"backbone": backbone}, n_train=4_000, side=128)
         assert options.freeze == kept
 
 

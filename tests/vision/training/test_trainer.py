@@ -29,7 +29,7 @@ from embedlab.vision.inference import Classifier
 from embedlab.vision.models.backbone import Backbone, attach_head, load_backbone, new_head
 from embedlab.vision.options import FREEZE
 from embedlab.vision.training.checkpoint import Checkpoints
-from embedlab.vision.training.optim import build_average, build_optimizer, build_schedule
+from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import (
     FAST,
     NOTEBOOK,
@@ -216,7 +216,7 @@ def test_step_divides_by_ten_and_constant_does_nothing():
 def test_the_average_follows_from_the_first_steps():
     """Its decay rises to 0.995; a fixed one would leave 96 % of the start after nine steps."""
     layer = torch.nn.Linear(1, 1, bias=False)
-    average = build_average(layer, 0.995)
+    average = build_ema(layer, 0.995)
     expected = None
     for n in range(300):
         torch.nn.init.constant_(layer.weight, float(n))

@@ -92,8 +92,9 @@ def off_diagonal_squares(likes: sp.csr_matrix) -> float:
     if np.square(by_user).sum() <= np.square(by_movie).sum():
         return _sums_of_blocks(likes)[1]
     # ‖LᵀL‖_F = ‖LLᵀ‖_F, and here that product is less work.
-    rows = np.asarray(likes.multiply(likes).sum(axis=1)).ravel().astype(np.float64)
-    columns = np.asarray(likes.multiply(likes).sum(axis=0)).ravel().astype(np.float64)
+    squared = likes.astype(np.float64).power(2)
+    rows = np.asarray(squared.sum(axis=1)).ravel()  # (n_users,) (LLᵀ)_uu
+    columns = np.asarray(squared.sum(axis=0)).ravel()  # (n_movies,) X_ii
     squares = _sums_of_blocks(likes.T.tocsr())[1] + np.square(rows).sum()
     return float(squares - np.square(columns).sum())
 

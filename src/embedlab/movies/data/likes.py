@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from embedlab.datasets.archive import DAMAGED
 from embedlab.errors import DataError
 from embedlab.movies.data.ratings import Ratings
-from embedlab.movies.data.weighting import Weighted, weight_likes
+from embedlab.movies.data.weighting import WeightedLikes, weight_likes
 from embedlab.movies.options import parse_like_rule
 from embedlab.wording import counted
 from embedlab_serving.titles import repeated_titles
@@ -68,7 +68,7 @@ class Likes:
         return self.user_weight != "none" or self.item_power != 0
 
     @cached_property
-    def weighted(self) -> Weighted:
+    def weighted(self) -> WeightedLikes:
         """The likes that a solver fits."""
         return weight_likes(self.matrix, self.user_weight, self.item_power)
 

@@ -49,7 +49,7 @@ _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # by Python's error handler "surr
 
 @dataclass(frozen=True, eq=False)
 class Ratings:
-    """Who gave which movie how many stars, in the order of the file.
+    """Ratings by user and movie, in the order of the file.
 
     `movies` has a row for each movie in order of `movie_id`, unrated movies included. `dropped`
     counts the rows of `ratings.csv` left out: `unknown_movie` (not in `movies.csv`) and

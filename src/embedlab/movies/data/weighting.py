@@ -21,20 +21,25 @@ from embedlab.movies.options import USER_WEIGHTS
 
 
 @dataclass(frozen=True)
-class Weighted:
+class WeightedLikes:
     """Likes for a solver, and the scale that turns its vectors into the embedding.
 
-    likes  (n_users, n_movies) CSR: L'; float64 if weighted.
+    matrix (n_users, n_movies) CSR: L'; float64 if weighted.
     scale  (n_movies,) float64: x^β; with β > 0 it is 0 for a movie without likes.
     """
 
-    likes: sp.csr_matrix
+    matrix: sp.csr_matrix
     scale: np.ndarray
+
+    @cached_property
+    def diagonal(self) -> np.ndarray:
+        """(n_movies,) float64: x_i = X_ii."""
+        return np.asarray(self.matrix.astype(np.float64).power(2).sum(axis=0)).ravel()
 
     @cached_property
     def off_diagonal_squares(self) -> float:
         """‖X‖²_off = Σ_{i≠j} X_ij², the cost of vectors of zeros; counted once for all fits."""
-        return off_diagonal_squares(self.likes)
+        return off_diagonal_squares(self.matrix)
 
     def embedding(self, vectors: np.ndarray) -> np.ndarray:
         """A solver's vectors for `likes`, (n_movies, dim) -> the embedding, float32."""
@@ -44,14 +49,14 @@ class Weighted:
 
 def weight_likes(
     likes: sp.csr_matrix, user_weight: str = "none", item_power: float = 0.0
-) -> Weighted:
+) -> WeightedLikes:
     """likes (n_users, n_movies) CSR of ones -> L' and x^β.
 
     user_weight  one of USER_WEIGHTS.
     item_power   β, from 0 to 1.
     """
     if user_weight == "none" and not item_power:
-        return Weighted(likes, np.ones(likes.shape[1]))
+        return WeightedLikes(likes, np.ones(likes.shape[1]))
     n = np.diff(likes.indptr)  # (n_users,)
     x = np.bincount(likes.indices, minlength=likes.shape[1])  # (n_movies,)
     root_w = _power(n, -USER_WEIGHTS[user_weight] / 2)
@@ -60,7 +65,7 @@ def weight_likes(
     weighted = sp.csr_matrix(weighted @ sp.diags_array(_power(x, -item_power)))
     weighted.sort_indices()
     scale = _power(x, item_power) if item_power else np.ones(len(x))  # (n_movies,)
-    return Weighted(weighted, scale)
+    return WeightedLikes(weighted, scale)
 
 
 def _power(counts: np.ndarray, exponent: float) -> np.ndarray:

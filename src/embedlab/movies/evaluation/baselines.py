@@ -22,18 +22,18 @@ def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:
     return {"likes": lambda query: np.tile(counts, (len(query), 1))}
 
 
-def co_likes_rows(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
+def cooccurrence_rows(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
     """X itself: the number of users who like both, equal counts in order of popularity."""
-    weighted = weight_likes(likes, user_weight).likes
-    return {"count": _by_popularity_if_equal(_co_likes(weighted), likes)}
+    weighted = weight_likes(likes, user_weight).matrix
+    return {"count": _by_popularity_if_equal(_rows_of_x(weighted), likes)}
 
 
 def item_knn(likes: sp.csr_matrix, user_weight: str, shrinkage: float) -> Mapping[str, Scorer]:
     """X_ij / (√(x_i x_j) + shrinkage): the cosine of two movies' columns of L, damped if few
     users like either."""
-    weighted = weight_likes(likes, user_weight).likes
+    weighted = weight_likes(likes, user_weight).matrix
     norms = np.sqrt(np.asarray(weighted.power(2).sum(axis=0)).ravel())  # (n_movies,)
-    rows = _co_likes(weighted)
+    rows = _rows_of_x(weighted)
 
     def score(query: np.ndarray) -> np.ndarray:
         below = np.outer(norms[query], norms) + shrinkage  # (n, n_movies)
@@ -57,7 +57,7 @@ def ease(likes: sp.csr_matrix, user_weight: str, penalty: float) -> Mapping[str,
 
     Source: H. Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019.
     """
-    weighted = weight_likes(likes, user_weight).likes  # (n_users, n_movies)
+    weighted = weight_likes(likes, user_weight).matrix  # (n_users, n_movies)
     gram = (weighted @ weighted.T).toarray()  # (n_users, n_users)
     k = np.linalg.inv(gram + penalty * np.eye(len(gram)))
     kl = (weighted.T @ k).T  # K L, K is symmetric: (n_users, n_movies)
@@ -158,7 +158,7 @@ def cosine(vectors: np.ndarray) -> Scorer:
     return lambda query: unit[query] @ unit.T
 
 
-def _co_likes(likes: sp.csr_matrix) -> Scorer:
+def _rows_of_x(likes: sp.csr_matrix) -> Scorer:
     """Rows of LᵀL, dense: (n, n_movies)."""
     by_movie = likes.T.tocsr()  # (n_movies, n_users)
     return lambda query: (by_movie[query] @ likes).toarray()

@@ -87,7 +87,7 @@ def build_candidates(
     weighted = _grid(dim=dims, user_weight=weights, item_power=ITEM_POWERS)
     found = [
         Candidate("popularity", baselines.popularity),
-        Candidate("raw co-likes", baselines.co_likes_rows, _grid(user_weight=weights)),
+        Candidate("raw co-likes", baselines.cooccurrence_rows, _grid(user_weight=weights)),
         Candidate(
             "item-kNN cosine",
             baselines.item_knn,

@@ -23,10 +23,10 @@ from embedlab.movies.evaluation.candidates import (
 )
 from embedlab.movies.evaluation.metrics import (
     Ranking,
-    average,
-    interval,
+    bootstrap_interval,
+    bootstrap_weights,
+    mean_ranking,
     rank_held_out,
-    resample_users,
 )
 from embedlab.movies.evaluation.splits import (
     HELD_OUT,
@@ -168,8 +168,8 @@ def _evaluation(
         score,
         val_hit_rate=means[best],
         chosen_in=int(np.count_nonzero(chosen == best)),
-        test=average([test[trials[0][i][2]] for test, i in zip(tests, chosen, strict=True)]),
-        by_score={score: average([test[score] for test in tests]) for score in tests[0]},
+        test=mean_ranking([test[trials[0][i][2]] for test, i in zip(tests, chosen, strict=True)]),
+        by_score={score: mean_ranking([test[score] for test in tests]) for score in tests[0]},
     )
 
 
@@ -183,7 +183,7 @@ def result_table(entries: Sequence[Evaluation], n_resamples: int, seed: int) -> 
     with the paired difference's interval.
     """
     n_users = len(entries[0].test.hit_rate)
-    samples = resample_users(n_users, n_resamples, np.random.default_rng(seed))
+    samples = bootstrap_weights(n_users, n_resamples, np.random.default_rng(seed))
     ours = next(entry.test for entry in entries if entry.name == WEIGHTED_EMBEDDING)
     rows = []
     for entry in entries:
@@ -206,7 +206,7 @@ def result_table(entries: Sequence[Evaluation], n_resamples: int, seed: int) -> 
 
 
 def _with_interval(name: str, per_user: np.ndarray, samples: np.ndarray) -> dict[str, float]:
-    low, high = interval(per_user, samples)
+    low, high = bootstrap_interval(per_user, samples)
     return {name: float(per_user.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
@@ -231,7 +231,7 @@ def to_markdown(
     lines = [
         f"### On {data}, the weighted embedding {verdict} (hit rate@{k})",
         "",
-        f"Validation chose `{ours.settings}`, asked by {ours.score}: the choice of "
+        f"Validation chose `{ours.settings}`, scored by {ours.score}: the choice of "
         f"{ours.chosen_in} of {n_splits} splits, hit rate {ours.val_hit_rate:.4f} there. In "
         "brackets: 95 % intervals.",
         "",

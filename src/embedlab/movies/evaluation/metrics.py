@@ -102,22 +102,22 @@ def _by_user(values: np.ndarray, user: np.ndarray) -> np.ndarray:
     return np.bincount(which, values) / np.bincount(which)
 
 
-def average(rankings: Sequence[Ranking]) -> Ranking:
+def mean_ranking(rankings: Sequence[Ranking]) -> Ranking:
     """Mean of the rankings of several splits with the same users."""
     return Ranking(
         *(np.mean(values, axis=0) for values in zip(*map(astuple, rankings), strict=True))
     )
 
 
-def resample_users(n_users: int, n: int, generator: np.random.Generator) -> np.ndarray:
+def bootstrap_weights(n_users: int, n: int, generator: np.random.Generator) -> np.ndarray:
     """`n` bootstrap samples of users: the fraction that each is of a sample, (n, n_users)."""
     return generator.multinomial(n_users, np.full(n_users, 1 / n_users), size=n) / n_users
 
 
-def interval(per_user: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
+def bootstrap_interval(per_user: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of `per_user`, (n_users,).
 
-    samples  from `resample_users`. One set for all candidates makes comparisons paired: the
+    samples  from `bootstrap_weights`. One set for all candidates makes comparisons paired: the
              interval of a difference is that of the users' differences.
     """
     tail = (1 - CONFIDENCE) / 2

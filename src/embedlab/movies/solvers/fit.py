@@ -8,7 +8,7 @@ import torch
 from embedlab.device import free_bytes
 from embedlab.errors import OptionError
 from embedlab.movies.data.cooccurrence import check_dense_fits, cooccurrence
-from embedlab.movies.data.weighting import Weighted
+from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.options import FitOptions, check_processes
 from embedlab.movies.solvers.gradient import fit_by_gradient
 from embedlab.movies.solvers.minres import fit_minres
@@ -19,7 +19,7 @@ from embedlab_serving.neighbours import unservable_reason
 
 
 def fit_weighted(
-    weighted: Weighted | None,
+    weighted: WeightedLikes | None,
     options: FitOptions,
     seed: int,
     device: str,
@@ -44,7 +44,7 @@ def fit_weighted(
     if weighted is None:
         objective: Objective = Factored(None, device, is_shared=True)
         return fit_by_gradient(objective, options, generator, on_step)
-    _check_memory(weighted.likes.shape, options.dim, device)
+    _check_memory(weighted.matrix.shape, options.dim, device)
     if options.optimizer == "exact":
         drawn = np.random.default_rng(seed)
         fit = fit_minres(weighted, options.dim, drawn, options.epochs, on_step=on_step)
@@ -52,8 +52,8 @@ def fit_weighted(
         if options.objective == "factored":
             objective = Factored(weighted, device, is_shared=processes > 1)
         else:
-            check_dense_fits(weighted.likes.shape[1], device)
-            objective = Dense(cooccurrence(weighted.likes), device)
+            check_dense_fits(weighted.matrix.shape[1], device)
+            objective = Dense(cooccurrence(weighted.matrix), device)
         if snapshots:
             take = snapshots.take
             snapshots = snapshots._replace(take=lambda epoch, v: take(epoch, weighted.embedding(v)))

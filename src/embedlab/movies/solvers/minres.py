@@ -28,7 +28,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from embedlab.movies.data.weighting import Weighted
+from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.objective import clamp_roundoff
 from embedlab.movies.solvers.operators import TorchLikesOperator
 from embedlab.movies.solvers.result import FitResult
@@ -69,7 +69,7 @@ def choose_eigensolver(likes: sp.csr_matrix, k: int, generator: np.random.Genera
 
 
 def fit_minres(
-    weighted: Weighted,
+    weighted: WeightedLikes,
     dim: int,
     generator: np.random.Generator,
     max_rounds: int = 150,
@@ -79,7 +79,7 @@ def fit_minres(
 ) -> FitResult:
     """Fill the diagonal until a round lowers the cost by less than `tolerance`, relatively.
 
-    weighted     its likes, (n_users, n_movies) CSR, are L.
+    weighted     its matrix, (n_users, n_movies) CSR, is L.
     generator    draws the first subspace; the result does not depend on it.
     eigensolver  called with likes, k and generator.
 
@@ -87,9 +87,9 @@ def fit_minres(
     a vector so far. Epoch 0, the start, has the first eigenpairs of X with its own diagonal. If
     dim > n_movies, the columns beyond n_movies are 0.
     """
-    likes = weighted.likes.astype(np.float64)
+    likes = weighted.matrix.astype(np.float64)
     n_movies = likes.shape[1]
-    x = torch.from_numpy(np.asarray(likes.power(2).sum(axis=0)).ravel())  # (n_movies,) x_i = X_ii
+    x = torch.from_numpy(weighted.diagonal)  # (n_movies,)
     squares = weighted.off_diagonal_squares
     k = min(dim, n_movies)
     pairs = eigensolver(likes, k, generator)
@@ -102,7 +102,8 @@ def fit_minres(
         pairs.expand_subspace(n - x)
         found = _solution(*pairs.rayleigh_ritz(n - x, k), x, squares)
         if found.cost > best.cost:
-            found = _solution(*pairs.rayleigh_ritz(best.n - x, k), x, squares)
+            n = best.n
+            found = _solution(*pairs.rayleigh_ritz(n - x, k), x, squares)
         elapsed = time.perf_counter() - started
         seconds += elapsed
         if found.cost > best.cost:  # by rounding: nothing is left to gain
@@ -141,8 +142,7 @@ def _solution(
     n = torch.linalg.vecdot(v, v)  # (n_movies,)
     # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i), and ‖LV‖²_F = tr(VᵀXV)
     g_squares, lv_squares = g.square().sum(), torch.linalg.vecdot(v, xv).sum()
-    pulls = lv_squares - x @ n
-    cost = float(squares + g_squares - n.square().sum() - 2 * pulls)
+    cost = float(squares + g_squares - n.square().sum() - 2 * (lv_squares - x @ n))
     cost = clamp_roundoff(cost, float(g_squares + lv_squares))
     # ∇c(V) = 4 [ V G − X V − diag(n − x) V ]
     gradient = 4 * (v * g - xv - (n - x)[:, None] * v)
@@ -204,7 +204,11 @@ class BlockKrylov:
         w = torch.addcmul(x_wanted, shift[:, None], wanted)
         w -= wanted * torch.linalg.vecdot(wanted, w, dim=0)  # the residuals
         norms = torch.linalg.vector_norm(w, dim=0)
-        w = w[:, norms > MIN_RESIDUAL * norms.max()]
+        large = norms > MIN_RESIDUAL * norms.max()
+        if not large.any():  # every residual is 0: the subspace is invariant
+            self._basis, self._x_basis = self._ritz, self._x_ritz
+            return
+        w = w[:, large]
         overlap = self._ritz.T @ w
         while overlap.abs().max() > MAX_OVERLAP:
             w = torch.linalg.qr(w - self._ritz @ overlap).Q
@@ -215,8 +219,8 @@ class BlockKrylov:
     def rayleigh_ritz(self, shift: torch.Tensor, k: int) -> Eigenpairs:
         """The top k Ritz pairs of the subspace."""
         projected = self._basis.T @ torch.addcmul(self._x_basis, shift[:, None], self._basis)
-        values, turned = torch.linalg.eigh((projected + projected.T) / 2)
-        kept = turned[:, -round(KEPT * self._width) :]
+        values, rotation = torch.linalg.eigh((projected + projected.T) / 2)
+        kept = rotation[:, -round(KEPT * self._width) :]
         self._ritz, self._x_ritz = self._basis @ kept, self._x_basis @ kept
         return values[-k:], self._ritz[:, -k:], self._x_ritz[:, -k:]
 

@@ -17,14 +17,14 @@ import torch
 from embedlab.distributed.collectives import all_reduce_sum, local_slice, scatter
 from embedlab.distributed.env import is_main_process, world_size
 from embedlab.movies.data.cooccurrence import ROWS_AT_ONCE, to_dense
-from embedlab.movies.data.weighting import Weighted
+from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.operators import TorchLikesOperator
 
 ROUNDING = 1e-14  # of a float64 sum, relative to its largest terms
 
 
 class Objective(Protocol):
-    """What a gradient solver needs."""
+    """A cost of V and its gradient."""
 
     n_movies: int
     device: torch.device
@@ -53,19 +53,19 @@ class Factored:
 
     def __init__(
         self,
-        weighted: Weighted | None,
+        weighted: WeightedLikes | None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         is_shared: bool = False,
     ):
-        """weighted  its likes are L. If shared, rank 0 scatters it, others pass None."""
+        """weighted  its matrix is L. If shared, rank 0 scatters it, others pass None."""
         self.device = torch.device(device)
         self.is_shared = is_shared
         self.is_main = not is_shared or is_main_process()
         parts: list[tuple[np.ndarray, sp.csr_matrix]] = []
         if weighted is not None:
-            likes = weighted.likes
-            x = np.asarray(likes.astype(np.float64).power(2).sum(axis=0)).ravel()  # x_i = X_ii
+            likes = weighted.matrix
+            x = weighted.diagonal
             self.off_diagonal_squares = weighted.off_diagonal_squares
             parts = [(x, likes)]
             if is_shared:

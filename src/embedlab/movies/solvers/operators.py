@@ -39,10 +39,6 @@ class ScipyLikesOperator:
         """Lᵀ U: (n_users, b) -> (n_movies, b)."""
         return _by_columns(self._likes_t, vectors)[self._position]
 
-    def gram(self, vectors: np.ndarray) -> np.ndarray:
-        """LᵀL V: (n_movies, b) -> (n_movies, b)."""
-        return self.backward(self.forward(vectors))
-
 
 class TorchLikesOperator:
     """L for tensors on any device; V is float64, U and Lᵀ U have `dtype`.

@@ -17,7 +17,7 @@ DIVERGED_RATIO = 1000.0
 
 
 class Snapshots(NamedTuple):
-    """Vectors that somebody wants to see during a fit.
+    """A request for the vectors at some epochs of a fit.
 
     epochs  the vectors before these epochs' updates.
     take    called with the epoch and the vectors, (n_movies, dim) float32.

@@ -1,9 +1,9 @@
 """How the recommendations of a fit converge: its lists at some epochs, and how many of the exact
 solver's movies they have.
 
-A hundred epochs change little at the end and much at the start, so the epochs are spaced evenly on
-a logarithmic axis. Besides the movies that somebody asks for, some hundred are drawn at random:
-three famous movies say little about the others.
+Lists change most in the first epochs, so the epochs are spaced evenly on a logarithmic axis.
+Besides the movies asked for, N_DRAWN are drawn at random, since a few famous movies are not
+representative.
 """
 
 import io
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from embedlab.movies.data.weighting import Weighted
+from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.result import FitResult, Snapshots
 from embedlab.movies.sweep.grid import Job
@@ -82,7 +82,7 @@ def snapshot_epochs(n_epochs: int) -> frozenset[int]:
 
 
 def fit_with_snapshots(
-    weighted: Weighted, queries: Queries, job: Job, device: str, on_step: OnStep
+    weighted: WeightedLikes, queries: Queries, job: Job, device: str, on_step: OnStep
 ) -> tuple[FitResult, Lists]:
     """A fit, and its lists at some epochs; of the exact solver only the last."""
     options, seed = job

@@ -1,17 +1,17 @@
 """`compare.html`: the list of every fit as it approaches the exact solver's, epoch by epoch.
 
-In: a `Comparison`. Out: the text of a page, with the costs of all fits, and what each recommended
-at some epochs for the movies that were asked for.
+In: an `OptimizerComparison`. Out: the text of a page, with the costs of all fits, and what each
+recommended at some epochs for the movies that were asked for.
 """
 
 from embedlab.movies.sweep.plots import run_colours
-from embedlab.movies.sweep.results import Comparison, SweepFit
+from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
 from embedlab.pages import render_page
 
 DIGITS = 6  # of a cost: more cannot be seen
 
 
-def comparison_page(compared: Comparison, about: str) -> str:
+def comparison_page(compared: OptimizerComparison, about: str) -> str:
     """`compare.html`; `about` names the data and the dim."""
     exact, n_asked = compared.exact.fit, compared.queries.n_asked
     exact_lists = compared.exact.last_lists[:n_asked]
@@ -35,7 +35,7 @@ def comparison_page(compared: Comparison, about: str) -> str:
     )
 
 
-def _fit_data(compared: Comparison, item: SweepFit, colour: str) -> dict:
+def _fit_data(compared: OptimizerComparison, item: SweepFit, colour: str) -> dict:
     seconds = [0.0]
     for step in item.steps[:-1]:  # an epoch's cost is that before its update
         seconds.append(seconds[-1] + (step.seconds or 0.0))
@@ -52,7 +52,7 @@ def _fit_data(compared: Comparison, item: SweepFit, colour: str) -> dict:
     }
 
 
-def _asked_lists(compared: Comparison, item: SweepFit) -> dict[int, list]:
+def _asked_lists(compared: OptimizerComparison, item: SweepFit) -> dict[int, list]:
     """The rows for each title asked for, by epoch, without epochs at which one was not asked."""
     n = compared.queries.n_asked
     return {
@@ -62,7 +62,7 @@ def _asked_lists(compared: Comparison, item: SweepFit) -> dict[int, list]:
     }
 
 
-def _shares(compared: Comparison, item: SweepFit) -> dict[int, float]:
+def _shares(compared: OptimizerComparison, item: SweepFit) -> dict[int, float]:
     if not compared.queries.n_drawn:
         return {}
     return {epoch: round(share, 4) for epoch, (share, _) in compared.drawn.get(item, {}).items()}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from embedlab.movies.plots import draw_costs, finish_costs
-from embedlab.movies.sweep.results import Comparison, SweepFit
+from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
 from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, heat_map, new_figure, new_panel, tidy
 from embedlab.wording import cost_as_text
 
@@ -25,15 +25,15 @@ OPTIMIZER_MARKERS = {"adam": "o", "rmsprop": "s", "sgd": "^", "lbfgs": "D", "ada
 WORST_SHOWN = 20  # times the largest starting cost: a spike must not flatten the others
 
 
-def comparison_figures(fits: Comparison, about: str, k: int) -> dict[str, Figure]:
+def comparison_figures(compared: OptimizerComparison, about: str, k: int) -> dict[str, Figure]:
     """Every figure of a comparison, by name; `about` names the data and the dim in titles."""
     return {
-        "costs": plot_costs(fits, f"Cost by epoch of every learning rate: {about}"),
-        "best": plot_best_curves(fits, f"The best learning rate of each optimizer: {about}"),
-        "gap": plot_gap_heat_map(fits, f"Final cost above the exact one: {about}"),
-        "overlap": plot_overlap_heat_map(fits, f"Top {k} in common, mean over the titles"),
+        "costs": plot_costs(compared, f"Cost by epoch of every learning rate: {about}"),
+        "best": plot_best_curves(compared, f"The best learning rate of each optimizer: {about}"),
+        "gap": plot_gap_heat_map(compared, f"Final cost above the exact one: {about}"),
+        "overlap": plot_overlap_heat_map(compared, f"Top {k} in common, mean over the titles"),
         "overlap_by_gap": plot_overlap_by_gap(
-            fits, f"Nearer to the exact cost, nearer to its top {k}: {about}"
+            compared, f"Nearer to the exact cost, nearer to its top {k}: {about}"
         ),
     }
 
@@ -53,20 +53,20 @@ def run_colours(fits: Sequence[SweepFit]) -> list[str]:
     return colours
 
 
-def plot_costs(fits: Comparison, title: str) -> Figure:
+def plot_costs(compared: OptimizerComparison, title: str) -> Figure:
     """The cost before each update: a panel an optimizer, a line a fit, a cross where it diverged.
 
     Costs far above the start's are at the upper edge.
     """
-    names = list(dict.fromkeys(item.optimizer for item in fits.others))
+    names = list(dict.fromkeys(item.optimizer for item in compared.others))
     figure = new_figure(max(6.0, 3.4 * len(names)), 4.6)
     figure.suptitle(title)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    starts = [item.steps[0].metrics["train/cost"] for item in fits.others if item.steps]
-    top = WORST_SHOWN * max(starts, default=fits.exact.fit.cost)
-    colours = dict(zip(fits.fits, run_colours(fits.fits), strict=True))
+    starts = [item.steps[0].metrics["train/cost"] for item in compared.others if item.steps]
+    top = WORST_SHOWN * max(starts, default=compared.exact.fit.cost)
+    colours = dict(zip(compared.fits, run_colours(compared.fits), strict=True))
     for axes, name in zip(panels, names, strict=True):
-        of_optimizer = [item for item in fits.others if item.optimizer == name]
+        of_optimizer = [item for item in compared.others if item.optimizer == name]
         for item in of_optimizer:
             end = "diverged" if item.has_diverged else cost_as_text(item.fit.cost)
             label = f"{_rate(item)}: {end}"
@@ -75,12 +75,12 @@ def plot_costs(fits: Comparison, title: str) -> Figure:
                 y = min(last.metrics["train/cost"], top)
                 style = {"color": colours[item], "markersize": 9, "markeredgewidth": 2}
                 axes.plot(last.epoch, y, "x", clip_on=False, **style)
-        finish_costs(axes, fits.exact.fit.cost)
+        finish_costs(axes, compared.exact.fit.cost)
         axes.legend(title="rate: final cost", loc="upper center", bbox_to_anchor=(0.5, -0.16))
         axes.get_legend().set(frame_on=False)
         axes.set(title=name, ylabel="cost" if name == names[0] else "", yscale="log")
         tidy(axes)
-    bottom = min(item.fit.cost for item in fits.fits if not item.has_diverged)
+    bottom = min(item.fit.cost for item in compared.fits if not item.has_diverged)
     panels[0].set_ylim(max(bottom, MIN_GAP) * 0.8, top)
     return figure
 
@@ -90,18 +90,18 @@ def _rate(item: SweepFit) -> str:
     return f"{item.options.lr:g}{several}"
 
 
-def plot_best_curves(fits: Comparison, title: str) -> Figure:
+def plot_best_curves(compared: OptimizerComparison, title: str) -> Figure:
     """The best fit of each optimizer: cost by epoch, and by seconds, where the exact fit is a
     point."""
     figure = new_figure(12, 5)
     figure.suptitle(title)
     panels = figure.subplots(1, 2, sharey=True)
-    exact = fits.exact.fit
+    exact = compared.exact.fit
     for axes, x in zip(panels, ("epoch", "seconds of computing"), strict=True):
         in_seconds = x != "epoch"
-        for item in fits.best:
+        for item in compared.best:
             name = item.optimizer
-            label = f"{fits.names[item]}: {cost_as_text(item.fit.cost)}"
+            label = f"{compared.names[item]}: {cost_as_text(item.fit.cost)}"
             draw_costs(axes, item.steps, OPTIMIZER_COLOURS[name], label, in_seconds=in_seconds)
             axes.lines[-1].set(marker=OPTIMIZER_MARKERS[name], markevery=[-1], linewidth=1.6)
         if in_seconds:
@@ -116,12 +116,12 @@ def plot_best_curves(fits: Comparison, title: str) -> Figure:
     return figure
 
 
-def plot_gap_heat_map(fits: Comparison, title: str) -> Figure:
+def plot_gap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
     """Optimizer by learning rate: how far the final cost is above the exact one, mean over seeds.
 
     A cell is a rate of its optimizer, the largest on the left.
     """
-    table = fits.fit_table()[1:]
+    table = compared.fit_table()[1:]
     gaps = table.groupby(["optimizer", "lr"], sort=False)["gap"].mean().reset_index()
     names = list(gaps["optimizer"].unique())
     row, column = gaps["optimizer"].map(names.index), gaps.groupby("optimizer").cumcount()
@@ -155,16 +155,16 @@ def _show_percent(axes: Axes, axis: str) -> None:
     of_axes.set_major_formatter(FuncFormatter(lambda share, _: _percent(share)))
 
 
-def plot_overlap_heat_map(fits: Comparison, title: str) -> Figure:
+def plot_overlap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
     """The overlap of each pair of fits, the exact one first, then by cost; without those that
     diverged, which recommend nothing."""
     order = sorted(
-        (i for i, item in enumerate(fits.fits) if not item.has_diverged),
-        key=lambda i: (fits.fits[i] is not fits.exact, fits.fits[i].fit.cost),
+        (i for i, item in enumerate(compared.fits) if not item.has_diverged),
+        key=lambda i: (compared.fits[i] is not compared.exact, compared.fits[i].fit.cost),
     )
-    overlap = fits.overlap[np.ix_(order, order)]
+    overlap = compared.overlap[np.ix_(order, order)]
     overlap = np.where(np.tri(len(order), dtype=bool), overlap, np.nan)
-    names = [fits.names[fits.fits[i]] for i in order]
+    names = [compared.names[compared.fits[i]] for i in order]
     texts = np.array([["" if np.isnan(v) else f"{v:.0%}" for v in row] for row in overlap])
     side = 3.5 + 0.42 * len(names)
     label = "share of the top list in common"
@@ -174,11 +174,12 @@ def plot_overlap_heat_map(fits: Comparison, title: str) -> Figure:
     return figure
 
 
-def plot_overlap_by_gap(fits: Comparison, title: str) -> Figure:
+def plot_overlap_by_gap(compared: OptimizerComparison, title: str) -> Figure:
     """Gap to the exact cost and overlap with the exact lists over the drawn movies: a path per fit,
     from its start on the right, and a point with its interval at its end."""
     figure, axes = new_panel(
-        *(9, 5.4),
+        width=9,
+        height=5.4,
         title=title,
         xlabel="cost above the exact one",
         ylabel="movies in common with the exact lists",
@@ -187,11 +188,11 @@ def plot_overlap_by_gap(fits: Comparison, title: str) -> Figure:
     )
     axes.axhline(1, color=GREY, linestyle="--", linewidth=1)
     named: set[str] = set()
-    for item, by_epoch in fits.drawn.items():
+    for item, by_epoch in compared.drawn.items():
         name, colour = item.optimizer, OPTIMIZER_COLOURS[item.optimizer]
         costs = {step.epoch: step.metrics["train/cost"] for step in item.steps}
         costs[item.fit.epochs] = item.fit.cost
-        x = [max(costs[epoch] / fits.exact.fit.cost - 1, MIN_GAP) for epoch in by_epoch]
+        x = [max(costs[epoch] / compared.exact.fit.cost - 1, MIN_GAP) for epoch in by_epoch]
         y = [share for share, _ in by_epoch.values()]
         _, half = by_epoch[item.fit.epochs]
         axes.plot(x, y, color=colour, linewidth=1, alpha=0.5)
@@ -202,8 +203,8 @@ def plot_overlap_by_gap(fits: Comparison, title: str) -> Figure:
         named.add(name)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     _show_percent(axes, "x")
-    if fits.drawn:
-        n_drawn = fits.queries.n_drawn
+    if compared.drawn:
+        n_drawn = compared.queries.n_drawn
         how = f"end of each fit, mean over {n_drawn} movies\nwith its 95 % interval; lines: epochs"
         axes.legend(frameon=False, title=how)
     return figure

@@ -29,7 +29,7 @@ from embedlab.progress import Step
 from embedlab.wording import counted
 
 if TYPE_CHECKING:
-    from embedlab.movies.data.weighting import Weighted
+    from embedlab.movies.data.weighting import WeightedLikes
     from embedlab.movies.sweep.convergence import Lists, Queries
 
 LAUNCHERS = ("local", "ray")
@@ -186,7 +186,11 @@ def _capacity(nodes: Sequence[dict], options: RayOptions) -> str:
 
 
 def fits_by_ray(
-    weighted: "Weighted", jobs: Sequence[Job], queries: "Queries", device: str, options: RayOptions
+    weighted: "WeightedLikes",
+    jobs: Sequence[Job],
+    queries: "Queries",
+    device: str,
+    options: RayOptions,
 ) -> Iterator[tuple[Job, RayFit | EmbedlabError]]:
     """Every job with its fit, or the error that ended it: the first one, then as they complete.
 
@@ -234,7 +238,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def _fit(
-    weighted: "Weighted", queries: "Queries", job: Job, device: str, n_threads: int, versions: str
+    weighted: "WeightedLikes",
+    queries: "Queries",
+    job: Job,
+    device: str,
+    n_threads: int,
+    versions: str,
 ) -> RayFit:
     """The task, which runs on a node."""
     if _versions() != versions:

@@ -65,7 +65,7 @@ class SweepFit:
         return f"diverged at epoch {self.fit.diverged_at}" if self.has_diverged else "fitted"
 
 
-class Comparison:
+class OptimizerComparison:
     """Fits, the exact solver's first, and the movies that each recommends for every query.
 
     names    the name of each fit: `adam lr=0.1`, with the seed if there are several.

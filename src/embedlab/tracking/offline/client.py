@@ -103,7 +103,7 @@ class BufferedClient(mlflow.MlflowClient):
         return None
 
     def retry_until_available(self, do: Callable[[], T]) -> T:
-        """What `do` returns, once the spool is sent; both are tried again while the store is away.
+        """Send the spool, then call `do`, until both succeed; return the result of `do`.
 
         Raises ServerAwayError after `retry.seconds_to_wait`.
         """

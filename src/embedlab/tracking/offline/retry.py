@@ -99,7 +99,7 @@ def seconds_to_wait() -> float:
 
 
 def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0) -> T:
-    """What `do` returns; it is called again while `store` is away, with a log line every 30 s, the
+    """Call `do` until `store` is available, and return its result, with a log line every 30 s, the
     first one after `silence` seconds.
 
     Raises ServerAwayError after `seconds_to_wait`; errors that are no outage are raised at once.

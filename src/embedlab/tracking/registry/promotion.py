@@ -61,7 +61,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RegisteredVersion:
     """A version as the rule sees it. One that was registered by hand has none of our tags."""
 
     version: int
@@ -69,7 +69,7 @@ class Candidate:
 
 
 def should_promote(
-    new: Candidate, champion: Candidate | None, metric: ScoreMetric
+    new: RegisteredVersion, champion: RegisteredVersion | None, metric: ScoreMetric
 ) -> tuple[bool, str]:
     """Whether version `new` replaces the champion, and the reason in words.
 

@@ -1,4 +1,4 @@
-"""The model registry: a new version is a challenger, and champion only if it earns it.
+"""The model registry: a new version is a challenger, or champion if it is better on the same data.
 
 Two aliases: `champion` answers `recommend` and `mlflow models serve`, `challenger` is the newest
 version that has not replaced it. Scores are compared only on equal data, by its digest.
@@ -27,7 +27,12 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, ErrorCode
 from embedlab.errors import TrackingError
 from embedlab.tracking.registry.card import CARD_FILE, Card
 from embedlab.tracking.registry.model import check_answers_its_example
-from embedlab.tracking.registry.promotion import Candidate, Score, ScoreMetric, should_promote
+from embedlab.tracking.registry.promotion import (
+    RegisteredVersion,
+    Score,
+    ScoreMetric,
+    should_promote,
+)
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import explain_store_errors, store_address
 from embedlab.wording import command
@@ -126,7 +131,7 @@ def register(
         since = made.creation_timestamp - 1000 * UNDECIDED_SECONDS
         for killed in model.wait_for_registrations(UNDECIDED_SECONDS, since, below=version):
             model.decide(killed, score.metric)
-        alias, reason = model.decide(_candidate(made), score.metric)
+        alias, reason = model.decide(_registered_version(made), score.metric)
     return Registration(name, version, alias, reason)
 
 
@@ -171,11 +176,11 @@ class _RegisteredModel:
         found = self.client.search_model_versions(f"name = {quote}{self.name}{quote}")
         return dict(sorted((int(version.version), version) for version in found))
 
-    def by_alias(self, alias: str) -> Candidate | None:
+    def by_alias(self, alias: str) -> RegisteredVersion | None:
         number = self.client.get_registered_model(self.name).aliases.get(alias)
         if number is None:
             return None
-        return _candidate(self.client.get_model_version(self.name, str(number)))
+        return _registered_version(self.client.get_model_version(self.name, str(number)))
 
     def find(self, wanted: str) -> int:
         """The number of the version that `set_champion` was asked for."""
@@ -206,7 +211,7 @@ class _RegisteredModel:
 
     def wait_for_registrations(
         self, seconds: float, since: float, below: float = math.inf
-    ) -> list[Candidate]:
+    ) -> list[RegisteredVersion]:
         """Wait until every version with a number under `below` is decided, or none is for so many
         seconds. Versions that were made before `since` (ms since 1970) are left alone.
 
@@ -215,7 +220,7 @@ class _RegisteredModel:
         waiting, end = None, 0.0
         while True:
             undecided = [
-                _candidate(version)
+                _registered_version(version)
                 for number, version in self.versions().items()
                 if number < below
                 and "promote" in version.tags  # else somebody registered it by hand
@@ -228,7 +233,7 @@ class _RegisteredModel:
                 return undecided
             time.sleep(POLL_SECONDS)
 
-    def decide(self, new: Candidate, metric: ScoreMetric) -> tuple[str, str]:
+    def decide(self, new: RegisteredVersion, metric: ScoreMetric) -> tuple[str, str]:
         """Make the version champion or challenger. Returns the alias, and the reason in words."""
         champion = self.by_alias(CHAMPION)
         if champion and champion.version == new.version:  # its process was killed after that
@@ -242,7 +247,7 @@ class _RegisteredModel:
         self.tag(new.version, registered_as=f"{alias}: {reason}")
         return alias, reason
 
-    def make_champion(self, version: int, because: str, replaced: Candidate | None) -> None:
+    def make_champion(self, version: int, because: str, replaced: RegisteredVersion | None) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.tag(version, promoted_because=because, promoted_at=now)
         if replaced:
@@ -272,8 +277,8 @@ def _retry(call: Callable[..., None], *args: str) -> None:
                 raise
 
 
-def _candidate(version: ModelVersion) -> Candidate:
-    return Candidate(int(version.version), version.tags)
+def _registered_version(version: ModelVersion) -> RegisteredVersion:
+    return RegisteredVersion(int(version.version), version.tags)
 
 
 def _uri(name: str, version: int) -> str:

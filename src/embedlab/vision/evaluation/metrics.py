@@ -25,7 +25,7 @@ PER_CLASS = ("class", "pictures", "precision", "recall", "f1")
 
 
 class ValidationScore(NamedTuple):
-    """What chooses the best epoch: accuracy, a fraction, and mean cross-entropy in nats."""
+    """The score that selects the best epoch: accuracy, a fraction, and cross-entropy in nats."""
 
     accuracy: float
     loss: float

@@ -57,7 +57,7 @@ def build_schedule(
     return lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def build_average(network: nn.Module, decay: float) -> AveragedModel:
+def build_ema(network: nn.Module, decay: float) -> AveragedModel:
     """The exponential moving average of weights and buffers.
 
     The decay rises to its value, so that the start has little weight in a short training.

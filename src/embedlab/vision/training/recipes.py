@@ -120,7 +120,7 @@ FEW_IMAGES = 1_000  # of fewer, changed statistics of BatchNorm undo the linear 
 MANY_IMAGES = 20_000  # from these on, the smaller resolutions of `fast` save time
 # The highest learning rate for a batch of 128; it grows with the batch. SGD's undoes the linear
 # probe in the first epoch (docs/accuracy.md).
-LR_OF_128 = {"sgd": 0.01, "rmsprop": 3e-4, "adam": 3e-4, "adamw": 3e-4}
+BASE_LR = {"sgd": 0.01, "rmsprop": 3e-4, "adam": 3e-4, "adamw": 3e-4}
 UPDATES_PER_EPOCH, MIN_BATCH, MAX_BATCH = 20, 16, 128
 # Edges and textures of photos are known to the early stages. Without training them an epoch takes
 # two thirds of the time, so there are more of them.
@@ -140,7 +140,7 @@ RESOLUTIONS = {
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the recipe `auto` chooses by.
+    """The facts from which the recipe `auto` chooses.
 
     n_train           number of training images.
     side              pixels of a side of the images as they are stored, 256 at the most.
@@ -171,11 +171,13 @@ def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) ->
     return FinetuneOptions(**values)
 
 
-def options_of(settings: Mapping[str, Any], n_train: int = 1, side: int = 0) -> FinetuneOptions:
+def resolve_options(
+    settings: Mapping[str, Any], n_train: int = 1, side: int = 0
+) -> FinetuneOptions:
     """The options of parameters by name, recipe and backbone among them, for these images.
 
-    Raises OptionError for what cannot be combined. Before the images are known, the fewest stand
-    for them: `auto` chooses the most epochs then, so that nothing is refused which others allow.
+    Raises OptionError for what cannot be combined. Before the images are read, `n_train=1` stands
+    in: `auto` then chooses the most epochs, so nothing is refused that the real data would allow.
     """
     backbone, names = settings["backbone"], ("recipe", *RECIPE_FIELDS)
     is_pretrained = settings["weights"] != NO_WEIGHTS
@@ -213,7 +215,7 @@ def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
         freeze = FREEZE_OF_MANY if is_many else FREEZE_OF_THOUSANDS
     freeze = given.get("freeze", freeze)
     epochs = max(min_epochs(freeze), math.ceil(min_updates(facts.n_train) / updates))
-    lr = LR_OF_128[optimizer] * batch_size / 128 * (RATE_OF_FEW if is_few else 1)
+    lr = BASE_LR[optimizer] * batch_size / 128 * (RATE_OF_FEW if is_few else 1)
     return {
         "head": "linear_probe" if facts.is_pretrained else "random",
         "batch_norm": "keep" if is_few else AUTO.batch_norm,

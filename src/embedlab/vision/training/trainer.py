@@ -29,7 +29,7 @@ from embedlab.vision.evaluation.metrics import NO_SCORE, BestEpoch, Epoch, Valid
 from embedlab.vision.inference import Classifier, iter_batches
 from embedlab.vision.models.backbone import freeze
 from embedlab.vision.seeds import seeded
-from embedlab.vision.training.optim import build_average, build_optimizer, build_schedule
+from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.work import epoch_work, validation_cost
 
@@ -85,14 +85,14 @@ class Trainer:
         self.network = network
         self._optimizer = build_optimizer(network, options)
         self._schedule = build_schedule(self._optimizer, options, self.steps_per_epoch)
-        self._average = build_average(network, options.ema) if options.ema else None
+        self._ema = build_ema(network, options.ema) if options.ema else None
         self._scaler = torch.amp.GradScaler(device, enabled=classifier.precision == "float16")
         self._stateful: dict[str, Any] = {  # torch has no common type for what has a state_dict
             "network": network,
             "optimizer": self._optimizer,
             "schedule": self._schedule,
             "scaler": self._scaler,
-            **({"average": self._average} if self._average else {}),
+            **({"average": self._ema} if self._ema else {}),
         }
         self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
         self.history: list[Step] = []
@@ -176,7 +176,7 @@ class Trainer:
         on_progress: OnProgress | None = None,
     ) -> Epoch:
         """End an epoch that has `started` then, with these metrics of its training."""
-        eval_model = self.network if self._average is None else self._average.module
+        eval_model = self.network if self._ema is None else self._ema.module
         val_preprocessing = replace(self.classifier.preprocessing, resolution=resolution)
         classifier = replace(self.classifier, network=eval_model, preprocessing=val_preprocessing)
         predictions = classifier.predict(self.images, self.split.val, on_progress)
@@ -220,8 +220,8 @@ class Trainer:
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._schedule.step()
-            if self._average is not None:
-                self._average.update_parameters(self.network)
+            if self._ema is not None:
+                self._ema.update_parameters(self.network)
 
             unchecked.append(torch.stack([loss.detach(), (logits.argmax(1) == labels).sum()]))
             if len(unchecked) == STEPS_BETWEEN_CHECKS or step == self.steps_per_epoch:

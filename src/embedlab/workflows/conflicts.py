@@ -1,4 +1,4 @@
-"""Parameters that contradict what a matrix or a resumed run brings with it."""
+"""Parameters that conflict with what a matrix or a resumed run brings with it."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,7 @@ from embedlab.errors import OptionError
 from embedlab.wording import value_as_text
 
 
-def refuse_contradictions(
-    source: str, own: Mapping[str, object], given: Mapping[str, object]
-) -> None:
+def refuse_conflicts(source: str, own: Mapping[str, object], given: Mapping[str, object]) -> None:
     """Raises OptionError if a parameter was given with another value than `source` brings."""
     for name, value in given.items():
         if name in own and own[name] != value:

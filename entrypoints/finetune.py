@@ -68,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             images, split, messages = image_runs.load_images(run, settings, show)
         n_train, seed = len(split.train), settings["seed"]
         options = resolve_options(settings, n_train, images.side)
-        refuse_conflicts(
-            f"resume={args.resume}", settings | vars(options), parser.non_default(args)
-        )
+        refuse_conflicts(f"resume={args.resume}", settings | vars(options), parser.changed(args))
         run.log_params({"device": device, **settings})
         run.log_resolved(vars(options))
         if options.recipe == "auto":

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not is_main_process():  # rank 0 scatters the likes
             fit_weighted(None, options, args.seed, device, lambda step: None, args.processes)
             return
-        likes = find_or_load_likes(run, vars(args), parser.non_default(args), console.print)
+        likes = find_or_load_likes(run, vars(args), parser.changed(args), console.print)
         run.log_params({"device": device})
 
         reference = None

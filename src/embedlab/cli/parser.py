@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
             metavar=getattr(type, "metavar", None) or name.rpartition("_")[2].upper(),
         )
 
-    def non_default(self, args: argparse.Namespace) -> dict[str, object]:
+    def changed(self, args: argparse.Namespace) -> dict[str, object]:
         """The parameters that are not at their default, which `mlflow run` passes, too."""
         defaults = {name: action.default for name, action in self.parameters.items()}
         for name, action in self.parameters.items():

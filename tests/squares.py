@@ -1,4 +1,5 @@
-"""A toy data set: squares of one colour with noise, a class a colour. Any classifier learns it."""
+"""Made data of the vision tests: squares of one colour with noise, which any classifier learns;
+features, predictions, and a file with one weight changed."""
 
 import numpy as np
 
@@ -33,3 +34,21 @@ def predictions(labels: list[int], predicted: list[int], confidence: list[float]
     probabilities = np.array([[(1 - c) / 2] * 3 for c in confidence])
     probabilities[np.arange(len(labels)), predicted] = confidence
     return Predictions(probabilities, np.array(labels), np.arange(100, 100 + len(labels)))
+
+
+def blobs(n=300, d=6, seed=0):
+    """Features and labels of three classes that overlap a little."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    centres = np.random.default_rng(9).normal(size=(3, d))
+    features = centres[labels] * 1.5 + rng.normal(size=(n, d))
+    return (features * 3 + 7).astype(np.float32), labels  # neither centred nor scaled
+
+
+def tampered(content: bytes) -> bytes:
+    """The same file, but for one weight."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+HAND = predictions([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2], [0.9, 0.7, 0.6, 0.8, 0.5, 0.9])

@@ -1,15 +1,8 @@
 """Texts that count something: one of it has no s."""
 
-from types import SimpleNamespace
-
 import pytest
 
-from embedlab.distributed import collectives
-from embedlab.errors import TrackingError
-from embedlab.movies.sweep.ray_backend import RayOptions, _capacity
-from embedlab.process import this_host
 from embedlab.wording import cost_as_text, counted, value_as_text
-from embedlab.workflows import finished_runs
 
 
 @pytest.mark.parametrize(
@@ -40,30 +33,3 @@ def test_a_cost_is_never_a_line_of_digits(cost, text):
 )
 def test_a_value_is_spelled_as_on_the_command_line(value, text):
     assert value_as_text(value) == text
-
-
-@pytest.mark.parametrize(
-    ("cores", "text"),
-    [
-        ([1], "Ray: 1 fit at once, on 1 node"),
-        ([2, 3], "Ray: 5 fits at once, on 2 nodes"),
-        ([0], "Ray: of 1 node, none has 1 CPU for a fit; waiting for one that has"),
-    ],
-)
-def test_ray_counts_fits_and_nodes(cores, text):
-    nodes = [{"Alive": True, "Resources": {"CPU": n}} for n in cores]
-    assert _capacity(nodes, RayOptions("auto")) == text
-
-
-def test_processes_that_are_lost_are_one_or_several():
-    for n, end in ((1, " has ended before its time"), (2, " have ended before their time")):
-        others = {i: (this_host(), 2**22 + 1, 0.0) for i in range(n)}
-        assert collectives.ended_ranks(others).endswith(end)
-
-
-@pytest.mark.parametrize(("n", "text"), [(1, "found 1 finished run "), (2, "2 finished runs ")])
-def test_finished_runs_without_a_pair_are_one_or_several(n, text):
-    run = SimpleNamespace(data=SimpleNamespace(tags={"entry_point": "finetune"}))
-    client = SimpleNamespace(search_runs=lambda *_, **__: [run] * n)
-    with pytest.raises(TrackingError, match=text):
-        finished_runs.best_pair(client, "1")

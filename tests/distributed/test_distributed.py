@@ -25,8 +25,10 @@ import torch
 import torch.distributed as dist
 from conftest import PROJECT, free_port, long, use_store
 
+from embedlab.distributed import collectives
 from embedlab.distributed.sync_batchnorm import SyncBatchNorm
 from embedlab.movies.solvers.objective import balanced_row_shards
+from embedlab.process import this_host
 from entrypoints import finetune
 
 pytestmark = pytest.mark.slow
@@ -140,6 +142,12 @@ def test_processes_with_other_data_are_refused(by_several):
     sentence = by_several["refused"]
     assert sentence.startswith("dataset: expected the same for all ")
     assert "number 1 has others than number 0" in sentence
+
+
+def test_processes_that_are_lost_are_one_or_several():
+    for n, end in ((1, " has ended before its time"), (2, " have ended before their time")):
+        others = {i: (this_host(), 2**22 + 1, 0.0) for i in range(n)}
+        assert collectives.ended_ranks(others).endswith(end)
 
 
 def test_shares_of_users_hold_about_as_many_likes():

@@ -16,7 +16,7 @@ import pytest
 from conftest import PROJECT, free_port, fresh_store
 
 from embedlab.errors import OptionError, RayError
-from embedlab.movies.sweep.ray_backend import RETRIES, RayOptions, parse_launcher
+from embedlab.movies.sweep.ray_backend import RETRIES, RayOptions, describe_capacity, parse_launcher
 from entrypoints.compare_optimizers import main
 
 needs_ray = pytest.mark.skipif(
@@ -321,3 +321,16 @@ def test_more_cores_than_there_are_is_refused_by_a_ray_of_its_own(tmp_path):
         ),
     ):
         main([*SMALL, "--launcher", "ray", "--cpus-per-fit", "5000"])
+
+
+@pytest.mark.parametrize(
+    ("cores", "text"),
+    [
+        ([1], "Ray: 1 fit at once, on 1 node"),
+        ([2, 3], "Ray: 5 fits at once, on 2 nodes"),
+        ([0], "Ray: of 1 node, none has 1 CPU for a fit; waiting for one that has"),
+    ],
+)
+def test_ray_counts_fits_and_nodes(cores, text):
+    nodes = [{"Alive": True, "Resources": {"CPU": n}} for n in cores]
+    assert describe_capacity(nodes, RayOptions("auto")) == text

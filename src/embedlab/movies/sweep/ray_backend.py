@@ -124,7 +124,7 @@ def ray_session(options: RayOptions, say: Callable[[str], object]) -> Iterator[N
 
     try:
         _init(options)
-        say(_capacity(ray.nodes(), options))
+        say(describe_capacity(ray.nodes(), options))
         yield
     finally:
         ray.shutdown()
@@ -167,7 +167,7 @@ def _init(options: RayOptions) -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _capacity(nodes: Sequence[dict], options: RayOptions) -> str:
+def describe_capacity(nodes: Sequence[dict], options: RayOptions) -> str:
     """The number of concurrent fits, in words. Raises OptionError if a local Ray has no room."""
     reserved = {"CPU": options.cpus_per_fit, "GPU": options.gpus_per_fit}
     reserved = {name: amount for name, amount in reserved.items() if amount}

@@ -1,0 +1,53 @@
+"""Comparison of runs, in numbers and words."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from squares import CLASSES, predictions
+
+from embedlab.vision.evaluation.comparison import ComparedRun, compare_runs, only_right
+
+
+def compared_runs():
+    labels = [0, 1, 2] * 20
+    good = predictions(labels, labels, [0.9] * 60)
+    worse = [(label + 1) % 3 if i < 12 else label for i, label in enumerate(labels)]
+    bad = predictions(labels, worse, [0.7] * 60)
+    return [
+        ComparedRun("features", "extract_features", 0.79, 60.0, bad),
+        ComparedRun("tuned", "finetune", 0.99, 600.0, good),
+    ]
+
+
+def test_runs_are_compared_in_numbers_and_words():
+    found = compare_runs(compared_runs(), CLASSES)
+    assert [run.name for run in found.runs] == found.table["run"].tolist() == ["tuned", "features"]
+    assert found.table["accuracy"].tolist() == [1.0, 0.8]
+    assert found.table["minutes"].tolist() == [10.0, 1.0]
+    (pair,) = found.pairs.to_dict("records")
+    assert (pair["first"], pair["only_first_right"], pair["only_second_right"]) == ("tuned", 12, 0)
+    assert pair["p_value"] == pytest.approx(2 / 2**12)
+    assert found.recall["features"].tolist() == [0.8, 0.8, 0.8]
+    words = found.to_markdown("squares")
+    assert words.startswith("### tuned is the best of 2 on squares\n")
+    assert "+20.00 points, significant (McNemar" in words
+    assert re.search(r"gains most is \w+ \(\+20\.0 points\)", words)
+
+
+def test_a_difference_that_is_not_significant_is_called_that():
+    first, _ = compared_runs()
+    twin = replace(first, name="twin", test=first.test)
+    words = compare_runs([first, twin], CLASSES).to_markdown("squares")
+    heading = "### features leads on squares; its lead over twin is not significant (p = 1)\n"
+    assert words.startswith(heading)
+    assert "+0.00 points, not significant (McNemar" in words
+    assert "chance" not in words
+
+
+def test_disagreements_show_the_wrong_answers_most_confident_first():
+    bad, good = (run.test for run in compared_runs())
+    shown = only_right(good, bad, max_shown=5)
+    assert len(shown.rows) == 5
+    assert not shown.is_right.any()
+    assert len(only_right(bad, good).rows) == 0

@@ -1,0 +1,124 @@
+"""Frozen features: the penultimate layer, cached by everything that matters."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from squares import split_of, squares, tampered
+from torchvision import models
+
+from embedlab.datasets.cache import cache_folder
+from embedlab.errors import OptionError
+from embedlab.vision.features import extract_features, features_key
+from embedlab.vision.inference import Classifier, choose_precision
+from embedlab.vision.models.backbone import load_backbone
+from embedlab_serving.preprocess import Preprocessing
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PREPROCESSING = Preprocessing(32, 1.0, MEAN, STD)
+IMAGES = squares()
+SPLIT = split_of(IMAGES)
+
+
+@pytest.fixture
+def backbone():
+    return load_backbone("resnet18", "none", seed=1)
+
+
+def extract(backbone, images=IMAGES, tta_flip=False):
+    extractor = Classifier(backbone.network, PREPROCESSING, tta_flip=tta_flip)
+    return extract_features(backbone.digest, extractor, images, SPLIT)
+
+
+def test_frozen_means_frozen(backbone):
+    backbone.network.train()
+    before = {key: value.clone() for key, value in backbone.network.state_dict().items()}
+    extract(backbone)
+    after = backbone.network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(parameter.grad is None for parameter in backbone.network.parameters())
+
+
+def test_features_are_the_penultimate_layer(backbone):
+    found = extract(backbone).parts["val"]
+    assert found.shape == (len(SPLIT.val), 512)
+    plain = models.resnet18()
+    plain.fc = torch.nn.Identity()
+    plain.load_state_dict(backbone.network.state_dict())
+    images = torch.from_numpy(IMAGES.pixels[SPLIT.val])
+    with torch.inference_mode():
+        expected = plain.eval()(PREPROCESSING(images)).numpy()
+    # float32 convolutions of other batch sizes add in another order.
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_features_do_not_depend_on_the_batch(backbone, monkeypatch):
+    extractor = Classifier(backbone.network, PREPROCESSING)
+    monkeypatch.setattr("embedlab.vision.inference.BATCH_SIZE", 64)
+    together = extractor.predict_logits(IMAGES, SPLIT.train)
+    monkeypatch.setattr("embedlab.vision.inference.BATCH_SIZE", 1)
+    alone = extractor.predict_logits(IMAGES, SPLIT.train)
+    np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-4)  # as above
+
+
+def test_test_time_augmentation_is_the_mean_of_an_image_and_its_mirror_image(backbone):
+    mirrored = replace(IMAGES, pixels=IMAGES.pixels[..., ::-1].copy(), digest="mirrored")
+    both = extract(backbone, tta_flip=True).parts["test"]
+    plain, flipped = (extract(backbone, p).parts["test"] for p in (IMAGES, mirrored))
+    np.testing.assert_allclose(both, (plain + flipped) / 2, rtol=1e-4, atol=1e-4)
+
+
+def test_a_second_run_reads_the_cache(backbone, monkeypatch):
+    first = extract(backbone)
+
+    def forbidden(*_, **__):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(Classifier, "predict_logits", forbidden)
+    second = extract(backbone)
+    assert (first.was_cached, second.was_cached) == (False, True)
+    assert second.seconds == first.seconds
+    assert all(np.array_equal(first.parts[part], second.parts[part]) for part in first.parts)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"", lambda content: content[:10], lambda content: content[:-1], tampered]
+)
+def test_features_that_are_damaged_in_the_cache_are_computed_again(backbone, damage):
+    first = extract(backbone)
+    (file,) = cache_folder().rglob("features.npz")
+    file.write_bytes(damage(file.read_bytes()))
+    again = extract(backbone)
+    assert not again.was_cached
+    assert all(np.array_equal(first.parts[part], again.parts[part]) for part in first.parts)
+    assert extract(backbone).was_cached
+
+
+def test_the_key_changes_with_everything_that_matters(backbone):
+    extractor = Classifier(backbone.network, PREPROCESSING)
+    usual = ("weights", extractor, IMAGES, SPLIT)
+    preprocessings = (
+        replace(PREPROCESSING, resolution=48),
+        replace(PREPROCESSING, crop_pct=0.9),
+        replace(PREPROCESSING, mean=(0.5, 0.5, 0.5)),
+    )
+    changes = [
+        (0, "other weights"),
+        *((1, replace(extractor, preprocessing=other)) for other in preprocessings),
+        (1, replace(extractor, precision="bfloat16")),
+        (1, replace(extractor, tta_flip=True)),
+        (2, replace(IMAGES, digest="other data")),
+        (3, replace(SPLIT, train=SPLIT.train[1:])),
+    ]
+    keys = {features_key(*usual)}
+    for position, value in changes:
+        keys.add(features_key(*usual[:position], value, *usual[position + 1 :]))
+    assert len(keys) == 1 + len(changes)
+    assert features_key(*usual) in keys
+
+
+def test_precisions_that_the_cpu_has_not_are_refused():
+    assert choose_precision("auto", "cpu") in ("float32", "bfloat16")
+    with pytest.raises(OptionError, match="float16 needs a GPU"):
+        choose_precision("float16", "cpu")

@@ -1,0 +1,120 @@
+"""The linear probe against scikit-learn, and how its best epoch is kept."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+from squares import blobs
+
+from embedlab.errors import DivergedError, OptionError
+from embedlab.vision.evaluation.metrics import (
+    NO_SCORE,
+    ValidationScore,
+)
+from embedlab.vision.options import LinearProbeOptions
+from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
+from entrypoints import extract_features as extract_features_entry
+
+
+def fit(options, train=None, val=None):
+    """The fitted probe and its epochs."""
+    probe = LinearProbe(train or blobs(), val or blobs(150, seed=1), 3, options, 0, "cpu")
+    return probe, list(probe.train())
+
+
+def test_lbfgs_is_scikit_learns_logistic_regression():
+    decay, (x, y) = 0.01, blobs()
+    probe, _ = fit(LinearProbeOptions("lbfgs", weight_decay=decay, epochs=15), (x, y))
+    standardised = (x - x.mean(0)) / x.std(0, ddof=1)
+    oracle = LogisticRegression(C=1 / (decay * len(x)), tol=1e-8, max_iter=1000)
+    oracle.fit(standardised, y)
+    ours = softmax(probe_logits(probe.layer(), x), axis=1)
+    # The best epoch by validation need not be the last; both have converged to three digits.
+    np.testing.assert_allclose(ours, oracle.predict_proba(standardised), atol=2e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "lbfgs"])
+def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
+    lr = 0.0 if optimizer == "lbfgs" else 0.05
+    probe, epochs = fit(LinearProbeOptions(optimizer, lr, batch_size=32, epochs=8))
+    assert [epoch.step.epoch for epoch in epochs] == list(range(1, 9))
+    assert epochs[-1].step.metrics["train/loss"] < math.log(3) / 2
+    scores = [epoch.predictions.score for epoch in epochs]
+    assert [s.accuracy for s in scores] == [e.step.metrics["val/accuracy"] for e in epochs]
+    assert [s.loss for s in scores] == [e.step.metrics["val/loss"] for e in epochs]
+    assert probe.best.score == scores[probe.best.epoch - 1]
+    assert not any(score.beats(probe.best.score) for score in scores)
+    # The folded layer of plain features predicts what the standardised one did.
+    x, _ = blobs(150, seed=1)
+    expected = epochs[probe.best.epoch - 1].predictions.probabilities
+    found = softmax(probe_logits(probe.layer(), x), axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_of_epochs_with_equal_accuracy_the_one_with_the_lowest_loss_is_kept():
+    apart = blobs(60)[0] + 100 * np.eye(6, dtype=np.float32)[np.arange(60) % 3], np.arange(60) % 3
+    probe, epochs = fit(LinearProbeOptions(epochs=15), apart, apart)
+    assert {epoch.step.metrics["val/accuracy"] for epoch in epochs} == {1.0}
+    assert probe.best.epoch == 15
+    assert probe.best.score == (1.0, min(epoch.step.metrics["val/loss"] for epoch in epochs))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "beats"),
+    [
+        ((0.8, 9.0), (0.7, 0.1), True),
+        ((0.8, 0.4), (0.8, 0.5), True),
+        ((0.8, 0.5), (0.8, 0.5), False),
+        ((0.8, math.nan), (0.8, 0.5), False),
+        ((0.0, math.inf), NO_SCORE, True),
+    ],
+)
+def test_the_higher_accuracy_is_better_and_of_equal_ones_the_lower_loss(one, other, beats):
+    assert ValidationScore(*one).beats(ValidationScore(*other)) is beats
+
+
+@pytest.mark.parametrize(
+    ("n_images", "batch_size", "expected"),
+    [(42_500, 256, 256), (1_273, 256, 63), (126, 256, 8), (3, 256, 8), (126, 4, 4)],
+)
+def test_an_epoch_over_few_images_has_several_updates(n_images, batch_size, expected):
+    assert LinearProbeOptions(batch_size=batch_size).batch_size_for(n_images) == expected
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_probe_of_few_images_leaves_its_start(optimizer):
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    features = rng.normal(size=(90, 512)) + 3 * rng.normal(size=(3, 512))[labels] / 512**0.25
+    one = features.astype(np.float32), labels
+    _, epochs = fit(LinearProbeOptions(optimizer), one, one)
+    # Chance is ln 3 = 1.1. By one update an epoch, as of 90 images in one batch, it ends at 0.059,
+    # by eleven at 0.004.
+    assert epochs[-1].step.metrics["train/loss"] < 0.02
+
+
+def test_a_probe_that_diverges_says_so():
+    with pytest.raises(DivergedError, match=r"not finite after epoch 1.*lr=1e"):
+        fit(LinearProbeOptions("sgd", lr=1e38))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("optimizer", "lion", "optimizer: expected one of sgd, adam, adamw, lbfgs"),
+        ("lr", "-1", "lr: expected 'auto' or a number above 0"),
+        ("weight-decay", "-1", "weight_decay: expected a number from 0 up"),
+        ("epochs", "0", "epochs: expected a whole number from 1 up"),
+        ("batch-size", "0", "batch_size: expected a whole number from 1 up"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_the_parser(name, value, sentence):
+    with pytest.raises(OptionError, match=sentence):
+        extract_features_entry.build_parser().parse_args([f"--{name}", value])
+
+
+def test_each_optimizer_has_its_own_learning_rate():
+    assert LinearProbeOptions("sgd").lr == 0.01
+    assert LinearProbeOptions("sgd", 0.5).lr == 0.5

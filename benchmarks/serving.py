@@ -107,7 +107,7 @@ def refused(bodies: list[bytes]) -> list[Body]:
 def movie_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
     run(folder, "fit_embedding", "--ratings", "sample", "--optimizer", "exact", "--dim", "20")
     model = load_model("movie-embedding")
-    titles = model.unwrap_python_model().movies["title"].tolist()
+    titles = list(model.unwrap_python_model().titles.titles)
     good = [answered(model, "title", title, k=k) for title in titles for k in (3, 10)]
     many = {"dataframe_records": [{"title": "Toy Story"}] * 2_000}
     bad = [

@@ -59,9 +59,8 @@ class MovieModel(PythonModel):
         vectors = np.load(folder / VECTORS_FILE, allow_pickle=False)  # (n_movies, dim) float32
         text = {"title": str, "genres": str}  # also where all titles look like numbers
         movies = pd.read_csv(folder / MOVIES_FILE, keep_default_na=False, dtype=text)
-        self.movies = movies[["movie_id", "title", "genres"]]
         # A table takes milliseconds to select rows from, an array microseconds.
-        self._columns = {name: column.to_numpy() for name, column in self.movies.items()}
+        self._columns = {name: movies[name].to_numpy() for name in ("movie_id", "title", "genres")}
         self.neighbours = Neighbours(vectors)
         self.titles = TitleIndex(movies["title"].tolist(), movies["likes"].to_numpy())
 

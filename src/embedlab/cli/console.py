@@ -127,10 +127,8 @@ class EpochTable:
 
 def recommendation_table(answer: pd.DataFrame, score: str) -> Table:
     """A row a recommendation: rank, score, title, genres; the table's title names the query."""
-    if answer.empty:
-        title = "No other movies to recommend"
-    else:
-        title = f"Recommended for {answer['query'].iloc[0]}"
+    asked = answer["query"].tolist()
+    title = f"Recommended for {asked[0]}" if asked else "No other movies to recommend"
     table = Table(title=title, title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column(score, justify="right")

@@ -50,10 +50,7 @@ class Parser(argparse.ArgumentParser):
 
     def changed(self, args: argparse.Namespace) -> dict[str, object]:
         """The parameters that are not at their default, which `mlflow run` passes, too."""
-        defaults = {name: action.default for name, action in self.parameters.items()}
-        for name, action in self.parameters.items():
-            if callable(action.type) and isinstance(action.default, str):
-                defaults[name] = action.type(action.default)
+        defaults = vars(self.parse_args([]))
         return {name: value for name, value in vars(args).items() if value != defaults[name]}
 
     def parse_known_args(

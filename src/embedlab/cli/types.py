@@ -9,6 +9,7 @@ import math
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Generic, TypeVar
@@ -40,12 +41,8 @@ def checked(
     """Type of a valid value that `convert` returns; its ValueError or KeyError is a refusal."""
 
     def parse(text: str) -> Value:
-        try:
-            value = convert(text)
-        except (ValueError, KeyError):
-            pass
-        else:
-            if is_valid(value):
+        with suppress(ValueError, KeyError):
+            if is_valid(value := convert(text)):
                 return value
         raise ArgumentTypeError(f"expected {expected}, got {text!r}")
 
@@ -75,22 +72,21 @@ def number(minimum: float, maximum: float = math.inf) -> ArgumentType[float]:
 
 positive_number = checked(float, lambda x: 0 < x < math.inf, "a number above 0")
 fraction = checked(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
-model_name = checked(
-    str.strip, lambda name: name and not {"/", ":"} & set(name), "a name without '/' and ':'"
-)
-# A registered version: its number, or a word for one.
-version = checked(
-    str.strip,
-    re.compile("challenger|previous|[1-9][0-9]{0,8}").fullmatch,
-    "a version's number, challenger or previous",
-)
-run_id_or_nothing = checked(
-    str.strip,
-    re.compile("([0-9a-f]{32})?").fullmatch,
-    "a run's id, 32 of the characters 0-9 and a-f",
-)
 # As MLproject and people write it: true, True, 1, yes, on.
 boolean = checked(lambda text: BOOLEANS[text.strip().lower()], lambda _: True, "true or false")
+
+
+def matching(pattern: str, what: str) -> ArgumentType[str]:
+    """Type of a text that, without blanks around it, matches the pattern as a whole."""
+    return checked(str.strip, re.compile(pattern).fullmatch, what)
+
+
+model_name = matching("[^/:]+", "a name without '/' and ':'")
+run_id_or_nothing = matching("([0-9a-f]{32})?", "a run's id, 32 of the characters 0-9 and a-f")
+# A registered version: its number, or a word for one.
+version = matching(
+    "challenger|previous|[1-9][0-9]{0,8}", "a version's number, challenger or previous"
+)
 
 
 def nonblank(what: str) -> ArgumentType[str]:
@@ -147,10 +143,9 @@ def run_ids(default: str, at_least: int) -> Callable[[str], tuple[str, ...]]:
         if ids == (default,):
             return ()
         if len(ids) < at_least:
-            message = (
+            raise ArgumentTypeError(
                 f"expected {default}, or {number} or more run ids joined by commas, got {text!r}"
             )
-            raise ArgumentTypeError(message)
         return ids
 
     return parse

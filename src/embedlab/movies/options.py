@@ -3,7 +3,7 @@
 Imports neither torch, scipy nor pandas: the parsers read these names before any heavy import.
 """
 
-import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 from embedlab.errors import OptionError
@@ -27,12 +27,9 @@ def parse_like_rule(text: str) -> tuple[str, float | None]:
     if not colon and rule in ("user_mean", "user_median"):
         return rule, None
     if rule == "threshold" and colon:
-        try:
-            value = float(stars)
-        except ValueError:
-            value = math.nan
-        if 0.5 <= value <= 5:
-            return rule, value
+        with suppress(ValueError):
+            if 0.5 <= (value := float(stars)) <= 5:
+                return rule, value
         raise OptionError(f"like_rule: expected threshold:<0.5 to 5 stars>, got '{text}'")
     raise OptionError(f"like_rule: expected {LIKE_RULES}, got '{text}'")
 

@@ -76,7 +76,7 @@ def save_view(
         "searchFilter": search,
         "orderByKey": f"metrics.`{metric}`",
         "orderByAsc": direction == "ASC",
-        "selectedColumns": [_column(column) for column in columns],
+        "selectedColumns": [column.replace(".", ".`", 1) + "`" for column in columns],
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": [
             {**chart, "uuid": f"{view_id}-{number}"} for number, chart in enumerate(charts)
@@ -99,8 +99,3 @@ def save_view(
 
 def _chart(kind: str, title: str, **options: object) -> dict:
     return {"type": kind, "displayName": title, "metricSectionId": _SECTION, **options}
-
-
-def _column(name: str) -> str:
-    kind, _, key = name.partition(".")
-    return f"{kind}.`{key}`"

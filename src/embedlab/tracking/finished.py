@@ -31,6 +31,12 @@ def finished_run(client: mlflow.MlflowClient, run_id: str, kinds: Sequence[str])
     return run
 
 
+def newest_finished(client: mlflow.MlflowClient, experiment_id: str, query: str) -> list[Run]:
+    """The finished runs of an experiment that match MLflow's `query`, newest first."""
+    query, order = f"{query} AND attributes.status = 'FINISHED'", ["attributes.end_time DESC"]
+    return client.search_runs([experiment_id], query, order_by=order, max_results=1000)
+
+
 def read_steps(client: mlflow.MlflowClient, run_id: str, metrics: Sequence[str]) -> list[Step]:
     """The epochs of a run that have one of these metrics, as `TrackedRun.record` logged them."""
     by_epoch: dict[int, dict[str, float]] = defaultdict(dict)

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -30,8 +30,7 @@ def _handle(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
             signal.signal(number, old)
 
 
-@contextmanager
-def raise_first_signal() -> Iterator[None]:
+def raise_first_signal() -> AbstractContextManager[None]:
     """Inside, the first signal raises KeyboardInterrupt, or SystemExit for SIGTERM; later ones are
     ignored, so that they do not disturb what is closed on the way."""
 
@@ -39,16 +38,13 @@ def raise_first_signal() -> Iterator[None]:
         ignore_signals()
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(EXIT_TERMINATED)
 
-    with _handle(stop):
-        yield
+    return _handle(stop)
 
 
-@contextmanager
-def defer_signals_to_main_process() -> Iterator[None]:
+def defer_signals_to_main_process() -> AbstractContextManager[None]:
     """Inside, a signal ends this process of several after 5 s. The main process, which gets it too,
     ends before that: it must see that all are alive, to record the signal as the reason."""
-    with _handle(lambda *_: signal.alarm(SECONDS_AFTER_A_SIGNAL)):
-        yield
+    return _handle(lambda *_: signal.alarm(SECONDS_AFTER_A_SIGNAL))
 
 
 @contextmanager

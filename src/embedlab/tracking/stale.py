@@ -21,10 +21,6 @@ from embedlab.errors import TrackingError
 from embedlab.process import has_ended, started_at, this_host
 from embedlab.tracking.store import first_line, store_address
 
-STOP_REASON = "died"
-
-_log = logging.getLogger(__name__)
-
 
 def owner_tags() -> dict[str, str]:
     """The tags by which `find_stale` finds this process: host, number, start in seconds of 1970."""
@@ -47,7 +43,7 @@ class StaleRun:
         client, run_id = mlflow.MlflowClient(), self.run.info.run_id
         # It may have closed itself after it was listed and before its process ended.
         if client.get_run(run_id).info.status == "RUNNING":
-            tags = {"stop_reason": STOP_REASON, "error": self.reason}
+            tags = {"stop_reason": "died", "error": self.reason}
             client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
             client.set_terminated(run_id, "KILLED", self.last_activity)
 
@@ -61,7 +57,8 @@ def mark_dead_runs(experiment_id: str) -> None:
         for stale in find_stale(experiment_id):
             stale.mark()
     except Exception as error:  # MLflow's, the database's, or ValueError for a foreign tag
-        _log.warning("runs that died could not be marked: %s", first_line(error))
+        text = "runs that died could not be marked: %s"
+        logging.getLogger(__name__).warning(text, first_line(error))
 
 
 def find_stale(experiment_id: str, hours: float = math.inf) -> list[StaleRun]:
@@ -74,17 +71,13 @@ def find_stale(experiment_id: str, hours: float = math.inf) -> list[StaleRun]:
     )
     stale = []
     for run in found:
-        last_activity = _last_activity(run)
+        times = [metric.timestamp for metric in run.data.to_proto().metrics]
+        last_activity = max([run.info.start_time, *times])
         quiet = time.time() / 3600 - last_activity / 3_600_000
         reason = _why_stale(run.data.tags, quiet, hours)
         if reason and _is_ours(run):
             stale.append(StaleRun(run, last_activity, reason))
     return stale
-
-
-def _last_activity(run: Run) -> int:
-    times = [metric.timestamp for metric in run.data.to_proto().metrics]
-    return max([run.info.start_time, *times])
 
 
 def _is_ours(run: Run) -> bool:
@@ -120,9 +113,7 @@ def experiment_named(name: str) -> str:
 
 def as_table(stale: list[StaleRun], leftovers: list[Leftover]) -> pd.DataFrame:
     """A row for each run and each file: `what` it is, `which`, and the `reason` why it is stale."""
-    runs = [
-        (item.run.data.tags.get("entry_point", "run"), item.run.info.run_id, item.reason)
-        for item in stale
-    ]
+    found = ((item.run, item.reason) for item in stale)
+    runs = [(run.data.tags.get("entry_point", "run"), run.info.run_id, why) for run, why in found]
     files = [("cache", str(item.path), item.reason) for item in leftovers]
     return pd.DataFrame([*runs, *files], columns=["what", "which", "reason"])

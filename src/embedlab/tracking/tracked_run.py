@@ -88,8 +88,7 @@ class TrackedRun:
         return {name: found[name] for name in names if name in found}
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
-        entities = [RunTag(key, str(value)) for key, value in tags.items()]
-        self._client.log_batch(self.id, tags=entities)
+        self._client.log_batch(self.id, tags=[RunTag(key, str(v)) for key, v in tags.items()])
 
     def describe(self, markdown: str) -> None:
         """Set the run's description, which the MLflow UI shows first: what the run has found."""

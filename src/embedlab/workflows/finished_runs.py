@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from embedlab.errors import TrackingError
 from embedlab.progress import Step
-from embedlab.tracking.finished import finished_run, read_steps
+from embedlab.tracking.finished import finished_run, newest_finished, read_steps
 from embedlab.tracking.store import first_line, store_address
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
@@ -64,12 +64,7 @@ def check_images(runs: list[FinishedRun], digest: str) -> None:
 
 def best_pair(client: mlflow.MlflowClient, experiment_id: str) -> list[Run]:
     """The best finished run of each kind on the newest data that has both."""
-    found = client.search_runs(
-        [experiment_id],
-        "tags.pictures_digest IS NOT NULL AND attributes.status = 'FINISHED'",
-        order_by=["attributes.end_time DESC"],
-        max_results=1000,
-    )
+    found = newest_finished(client, experiment_id, "tags.pictures_digest IS NOT NULL")
     by_data: dict[str, dict[str, list[Run]]] = {}  # newest first
     for run in found:
         kinds = by_data.setdefault(_digest(run), {kind: [] for kind in ENTRY_POINTS})

@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -35,12 +34,11 @@ def log_movie_model(
     """
     popular = _title_for_an_example(movies)
     example = (pd.DataFrame({"title": [popular]}), {"k": 3})
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary, movie_model.ARTIFACT)
-        folder.mkdir()
+
+    def write(folder: Path) -> None:
         save_embedding(folder, vectors, movies, about)
-        run.log_folder(folder, movie_model.ARTIFACT)
-        return log_model(run, movie_model, folder, MOVIE_PACKAGES, example, about)
+
+    return log_model(run, movie_model, write, MOVIE_PACKAGES, example, about)
 
 
 def _title_for_an_example(movies: pd.DataFrame) -> str:
@@ -78,12 +76,11 @@ def log_image_model(
     Image.fromarray(example.transpose(1, 2, 0)).save(image, "png")
     request = pd.DataFrame({"image": [base64.b64encode(image.getvalue()).decode()]})
     weights = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary, image_model.ARTIFACT)
-        folder.mkdir()
+
+    def write(folder: Path) -> None:
         save_file(weights, folder / image_model.WEIGHTS_FILE)
         text = json.dumps(about, indent=2) + "\n"
         (folder / image_model.ABOUT_FILE).write_text(text, encoding="utf-8")
-        run.log_folder(folder, image_model.ARTIFACT)
-        example_request = (request, {"k": min(3, len(cast("Sequence[str]", about["classes"])))})
-        return log_model(run, image_model, folder, IMAGE_PACKAGES, example_request, about)
+
+    example_request = (request, {"k": min(3, len(cast("Sequence[str]", about["classes"])))})
+    return log_model(run, image_model, write, IMAGE_PACKAGES, example_request, about)

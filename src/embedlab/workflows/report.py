@@ -8,7 +8,6 @@ import json
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +23,7 @@ from PIL import Image
 from embedlab.errors import TrackingError
 from embedlab.movies.sweep.results import NEW
 from embedlab.pages import render_page, webp_address
-from embedlab.tracking.finished import finished_run
+from embedlab.tracking.finished import finished_run, newest_finished
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
 from embedlab.workflows.finished_runs import ENTRY_POINTS as IMAGE_KINDS
@@ -68,10 +67,7 @@ def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
 
 
 def _newest(client: mlflow.MlflowClient, experiment_id: str, kind: str) -> Run | None:
-    query = f"tags.entry_point = '{kind}' AND attributes.status = 'FINISHED'"
-    found = client.search_runs(
-        [experiment_id], query, order_by=["attributes.end_time DESC"], max_results=1000
-    )
+    found = newest_finished(client, experiment_id, f"tags.entry_point = '{kind}'")
     # The fits of a comparison that was stopped have finished, it has not.
     return next((run for run in found if KEY not in run.data.tags), None)
 
@@ -109,36 +105,19 @@ def report_page(runs: Mapping[str, "ReportedRun"]) -> str:
     )
 
 
-@dataclass(frozen=True)
 class ReportedRun:
     """A finished run, as the template shows it."""
 
-    run: Run
-
-    @property
-    def name(self) -> str:
-        return self.run.info.run_name
+    def __init__(self, run: Run):
+        self.run, self.name = run, run.info.run_name
+        self.metrics, self.tags = run.data.metrics, run.data.tags
+        self.started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+        self.seconds = (run.info.end_time - run.info.start_time) / 1000
 
     def link(self, artifact: str = "") -> str:
         """The address of the run's page in the MLflow UI, or of the page of its artifact."""
         info = self.run.info
         return f"{ui_address()}/{run_page(info.experiment_id, info.run_id, artifact)}"
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return self.run.data.metrics
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return self.run.data.tags
-
-    @property
-    def started(self) -> datetime:
-        return datetime.fromtimestamp(self.run.info.start_time / 1000, UTC)
-
-    @property
-    def seconds(self) -> float:
-        return (self.run.info.end_time - self.run.info.start_time) / 1000
 
     @property
     def data(self) -> str:

@@ -106,7 +106,7 @@ class Sweep:
         weighted = self.likes.weighted
         with ray_session(ray, self.say) if ray else nullcontext():
             here = ((job, None) for job in jobs if job not in missing)
-            there = fits_by_ray(weighted, missing, self.queries, self.device, ray) if ray else ()
+            there = fits_by_ray(weighted, missing, self.queries, ray) if ray else ()
             # The exact fit comes first, as every gap is to its cost.
             for job, outcome in chain(there, here) if first in missing else chain(here, there):
 
@@ -225,6 +225,8 @@ class Sweep:
 
     def save_view(self, name: str, n_fits: int) -> str | None:
         """Address of the charts that compare the children; None if they could not be saved."""
+        at_random = "Overlap with the exact lists, movies at random"
+        axes = ["optimizer", LOG_LR], [LOG_GAP, "final/overlap"]
         return save_view(
             self.run.experiment_id,
             self.tag,
@@ -232,27 +234,14 @@ class Sweep:
             charts=[
                 line_chart("Cost by epoch", ["train/cost"], log_scale=True, n_runs=n_fits),
                 line_chart("Above the exact cost", ["train/gap"], log_scale=True, n_runs=n_fits),
-                line_chart(
-                    "Overlap with the exact lists, movies at random",
-                    ["train/overlap_random"],
-                    n_runs=n_fits,
-                ),
-                parallel_chart(
-                    "Optimizer, rate, gap, overlap",
-                    ["optimizer", LOG_LR],
-                    [LOG_GAP, "final/overlap"],
-                ),
+                line_chart(at_random, ["train/overlap_random"], n_runs=n_fits),
+                parallel_chart("Optimizer, rate, gap, overlap", *axes),
                 bar_chart("Overlap with the exact solver's top list", "final/overlap", n_fits),
             ],
             columns=[
-                "params.optimizer",
-                "params.lr",
-                "params.seed",
-                "metrics.final/cost",
-                "metrics.final/gap",
-                "metrics.final/overlap",
-                "metrics.time/fit_seconds",
-                "tags.stop_reason",
+                *(f"params.{key}" for key in ("optimizer", "lr", "seed")),
+                *(f"metrics.final/{key}" for key in ("cost", "gap", "overlap")),
+                *("metrics.time/fit_seconds", "tags.stop_reason"),
             ],
             order_by="final/cost ASC",
             search=f"tags.{self.tag} IS NOT NULL",

@@ -65,7 +65,6 @@ def test_a_small_set_is_read_as_it_stands(tmp_path):
     assert ratings.movies["genres"].tolist() == ["Comedy", "Crime", ""]
     assert triples(ratings) == [(5, 1, 4.0), (5, 7, 0.5), (3, 1, 5.0)]
     assert (ratings.n_users, ratings.n_movies, ratings.n_ratings) == (2, 3, 3)
-    assert ratings.density == 3 / 6
     assert ratings.dropped == {"unknown_movie": 0, "duplicate_rating": 0}
     assert ratings.digest == hashlib.sha256((RATINGS + MOVIES).encode()).hexdigest()
 

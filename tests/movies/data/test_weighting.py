@@ -40,7 +40,8 @@ def test_files_from_before_there_were_weights_are_the_published_likes(ratings, t
     about = json.loads((tmp_path / "about.json").read_text(encoding="utf-8"))
     del about["user_weight"], about["item_power"], about["sha256"]
     (tmp_path / "about.json").write_text(json.dumps(about), encoding="utf-8")
-    assert not load_likes(tmp_path).is_weighted
+    likes = load_likes(tmp_path)
+    assert (likes.user_weight, likes.item_power) == ("none", 0)
 
 
 def test_costs_are_comparable_only_of_likes_that_are_weighted_alike(ratings):

@@ -70,10 +70,8 @@ def build_cooccurrence(likes: sp.csr_matrix, device: str | None) -> Cooccurrence
     dense_seconds = None
     if device is not None:
         dense = to_dense(matrix, device)
-        n_wrong = sum(
-            np.count_nonzero(block != dense[rows].cpu().numpy())
-            for rows, block in _dense_blocks(matrix)
-        )
+        blocks = _dense_blocks(matrix)
+        n_wrong = sum(np.count_nonzero(own != dense[rows].cpu().numpy()) for rows, own in blocks)
         if n_wrong:
             raise EmbedlabError(
                 f"the dense matrix on {device} differs from the sparse one in {n_wrong:,} "

@@ -63,10 +63,6 @@ class Likes:
         """Users who like each movie: (n_movies,) int64, the diagonal of X."""
         return np.bincount(self.matrix.indices, minlength=self.n_movies)
 
-    @property
-    def is_weighted(self) -> bool:
-        return self.user_weight != "none" or self.item_power != 0
-
     @cached_property
     def weighted(self) -> WeightedLikes:
         """The likes that a solver fits."""
@@ -75,7 +71,7 @@ class Likes:
     @property
     def cost_digest(self) -> str:
         """sha256 (hex) of the likes and of how X weighs them: equal ones make costs comparable."""
-        if not self.is_weighted:
+        if self.user_weight == "none" and not self.item_power:
             return self.digest
         text = f"{self.digest} {self.user_weight} {self.item_power!r}"
         return hashlib.sha256(text.encode()).hexdigest()

@@ -78,11 +78,6 @@ class Ratings:
     def n_ratings(self) -> int:
         return len(self.stars)
 
-    @property
-    def density(self) -> float:
-        """Number of ratings as a fraction of users × movies, 0 to 1."""
-        return self.n_ratings / (self.n_users * self.n_movies)
-
 
 # Per row userId and movieId, (n_rows,) int64, rating, (n_rows,) float32, and timestamp, (n_rows,)
 # float64, or (0,) without that column.

@@ -19,11 +19,8 @@ from embedlab.movies.evaluation.metrics import Scorer
 from embedlab.movies.options import USER_WEIGHTS
 from embedlab.movies.solvers.minres import fit_minres
 
-WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING, PUBLISHED_COSINE = (
-    "embedding, weighted",
-    "embedding, published",
-    "embedding, published, cosine",
-)
+WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING = "embedding, weighted", "embedding, published"
+PUBLISHED_COSINE = f"{PUBLISHED_EMBEDDING}, cosine"
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NOT_INSTALLED = "not installed (pip install -r requirements-extra.txt)"
 ITEM_POWERS = (0.0, 0.25, 0.5)
@@ -85,14 +82,11 @@ def build_candidates(
     tuning_overrides = {"tolerance": TUNING_TOLERANCE}
     published = _grid(dim=dims, user_weight=["none"], item_power=[0.0])
     weighted = _grid(dim=dims, user_weight=weights, item_power=ITEM_POWERS)
+    damped = _grid(user_weight=weights, shrinkage=(0, 10, 100, 1000))
     found = [
         Candidate("popularity", baselines.popularity),
         Candidate("raw co-likes", baselines.cooccurrence_rows, _grid(user_weight=weights)),
-        Candidate(
-            "item-kNN cosine",
-            baselines.item_knn,
-            _grid(user_weight=weights, shrinkage=(0, 10, 100, 1000)),
-        ),
+        Candidate("item-kNN cosine", baselines.item_knn, damped),
         Candidate(PUBLISHED_EMBEDDING, embedding, published, (score_name(0),), tuning_overrides),
         Candidate(PUBLISHED_COSINE, embedding, published, (score_name(1),), tuning_overrides),
         Candidate(WEIGHTED_EMBEDDING, embedding, weighted, tuning_overrides=tuning_overrides),
@@ -108,15 +102,10 @@ def build_candidates(
         knn = _grid(kind=["BM25Recommender"], B=(0.0, 0.5))
         knn += _grid(kind=["CosineRecommender", "TFIDFRecommender"])
         strengths = ((10, 30), (10, 100), (30, 100), (100, 300))  # (alpha, regularization)
-        als = [
-            {"factors": factors, "alpha": alpha, "regularization": regularization}
-            for factors in (16, 32, 64)
-            for alpha, regularization in strengths
-        ]
-        found += [
-            Candidate("implicit item-kNN", baselines.implicit_knn, knn),
-            Candidate("implicit ALS", partial(baselines.implicit_als, seed=seed), als),
-        ]
+        pairs = product((16, 32, 64), strengths)
+        als = [{"factors": n, "alpha": a, "regularization": r} for n, (a, r) in pairs]
+        found.append(Candidate("implicit item-kNN", baselines.implicit_knn, knn))
+        found.append(Candidate("implicit ALS", partial(baselines.implicit_als, seed=seed), als))
     else:
         absent.append(f"implicit's baselines, {NOT_INSTALLED}")
     if find_spec("gensim"):

@@ -82,11 +82,6 @@ class Evaluation:
     test: Ranking
     by_score: Mapping[str, Ranking]
 
-    @property
-    def label(self) -> str:
-        """The settings: `dim=20 user_weight=inverse item_power=0.25`."""
-        return " ".join(f"{name}={value}" for name, value in self.settings.items())
-
 
 def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str, k: int = 10) -> float:
     """NDCG@k, by dot product, of a fit of `likes` without the held-out ones.
@@ -188,13 +183,9 @@ def result_table(entries: Sequence[Evaluation], n_resamples: int, seed: int) -> 
     rows = []
     for entry in entries:
         means = entry.test.means()
-        row = {
-            "contestant": entry.name,
-            "settings": entry.label,
-            "score": entry.score,
-            "val_hit_rate": entry.val_hit_rate,
-            "chosen_in": entry.chosen_in,
-        }
+        settings = " ".join(f"{name}={value}" for name, value in entry.settings.items())
+        row: dict[str, object] = {"contestant": entry.name, "settings": settings}
+        row |= {name: getattr(entry, name) for name in ("score", "val_hit_rate", "chosen_in")}
         for name in INTERVALS:
             values = getattr(entry.test, name)
             row |= _with_interval(name, values, samples)
@@ -245,9 +236,8 @@ def to_markdown(
             f"{row.popularity:.0f} users on average{_standing(row)}."
         )
     novel = table.sort_values("popularity").iloc[0]
-    excluded = {"query": "only the query movie is", "likes": "the user's known likes are"}[
-        options.exclude
-    ]
+    only_query = options.exclude == "query"
+    excluded = "only the query movie is" if only_query else "the user's known likes are"
     lines += [
         "",
         f"Accuracy is bought with popularity: {novel.contestant} recommends movies "

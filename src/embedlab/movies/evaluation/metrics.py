@@ -104,9 +104,8 @@ def _by_user(values: np.ndarray, user: np.ndarray) -> np.ndarray:
 
 def mean_ranking(rankings: Sequence[Ranking]) -> Ranking:
     """Mean of the rankings of several splits with the same users."""
-    return Ranking(
-        *(np.mean(values, axis=0) for values in zip(*map(astuple, rankings), strict=True))
-    )
+    columns = zip(*map(astuple, rankings), strict=True)
+    return Ranking(*(np.mean(values, axis=0) for values in columns))
 
 
 def bootstrap_weights(n_users: int, n: int, generator: np.random.Generator) -> np.ndarray:

@@ -16,7 +16,6 @@ from embedlab.movies.evaluation.evaluate import Evaluation
 from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
 
 COLOURS = {WEIGHTED_EMBEDDING: BLUE, PUBLISHED_EMBEDDING: ORANGE, PUBLISHED_COSINE: ORANGE}
-PATHS = {WEIGHTED_EMBEDDING: BLUE, PUBLISHED_EMBEDDING: ORANGE}
 LEADER = {"arrowstyle": "-", "color": "#a9afb7", "linewidth": 0.7, "relpos": (0, 0.5)}
 LINE_OF_TEXT = 0.052  # height of a label as a fraction of the panel
 LABELS = {
@@ -47,11 +46,11 @@ def plot_accuracy_against_novelty(
     heights = spread(((shown["hit_rate"] - bottom) / (top - bottom)).to_numpy(), LINE_OF_TEXT)
     for axes, (column, label) in zip(panels, LABELS.items(), strict=True):
         for entry in entries:
-            if entry.name in PATHS:
+            if entry.name in (WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING):
                 means = [ranking.means() for ranking in entry.by_score.values()]
                 x, y = ([mean[name] for mean in means] for name in (column, "hit_rate"))
                 path = f"{entry.name}: dot / |v|^a, from dot (a = 0) to cosine (a = 1)"
-                axes.plot(x, y, "-o", color=PATHS[entry.name], markersize=4, label=path)
+                axes.plot(x, y, "-o", color=COLOURS[entry.name], markersize=4, label=path)
         for row, height in zip(shown.itertuples(), heights, strict=True):
             x, colour = getattr(row, column), _colour(row.contestant)
             axes.vlines(x, row.hit_rate_low, row.hit_rate_high, colour, linewidth=5, alpha=0.2)

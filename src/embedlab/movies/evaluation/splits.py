@@ -32,11 +32,6 @@ class Holdout:
     query: np.ndarray
     targets: np.ndarray
 
-    @property
-    def n_users(self) -> int:
-        """Number of users with questions."""
-        return len(np.unique(self.user))
-
 
 def check_enough(likes: sp.csr_matrix, min_likes: int = MIN_LIKES) -> None:
     """Raises DataError if no user has `min_likes` likes."""

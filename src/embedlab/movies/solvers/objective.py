@@ -64,8 +64,7 @@ class Factored:
         self.is_main = not is_shared or is_main_process()
         parts: list[tuple[np.ndarray, sp.csr_matrix]] = []
         if weighted is not None:
-            likes = weighted.matrix
-            x = weighted.diagonal
+            likes, x = weighted.matrix, weighted.diagonal
             self.off_diagonal_squares = weighted.off_diagonal_squares
             parts = [(x, likes)]
             if is_shared:

@@ -109,15 +109,9 @@ def drawn_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> tup
 
 
 def save_lists(folder: Path, queries: Queries, lists: Lists) -> None:
-    epochs = sorted(lists)
-    np.savez_compressed(
-        folder / FILE,
-        rows=queries.rows,
-        epochs=np.array(epochs, np.int32),
-        lists=np.array([lists[epoch] for epoch in epochs], np.int32).reshape(
-            len(epochs), len(queries.rows), -1
-        ),
-    )
+    epochs = np.array(sorted(lists), np.int32)
+    found = np.array([lists[epoch] for epoch in sorted(lists)], np.int32)
+    np.savez_compressed(folder / FILE, rows=queries.rows, epochs=epochs, lists=found)
 
 
 def read_lists(content: bytes, queries: Queries) -> Lists:

@@ -4,6 +4,8 @@ In: an `OptimizerComparison`. Out: the text of a page, with the costs of all fit
 recommended at some epochs for the movies that were asked for.
 """
 
+from itertools import accumulate
+
 from embedlab.movies.sweep.plots import run_colours
 from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
 from embedlab.pages import render_page
@@ -15,11 +17,8 @@ def comparison_page(compared: OptimizerComparison, about: str) -> str:
     """`compare.html`; `about` names the data and the dim."""
     exact, n_asked = compared.exact.fit, compared.queries.n_asked
     exact_lists = compared.exact.last_lists[:n_asked]
-    fits = [
-        _fit_data(compared, item, colour)
-        for item, colour in zip(compared.fits, run_colours(compared.fits), strict=True)
-        if item is not compared.exact
-    ]
+    others = zip(compared.others, run_colours(compared.fits)[1:], strict=True)
+    fits = [_fit_data(compared, item, colour) for item, colour in others]
     shown = {row for of_query in exact_lists.tolist() for row in of_query}
     shown |= {row for fit in fits for lists in fit["lists"].values() for q in lists for row in q}
     n_drawn = compared.queries.n_drawn
@@ -36,9 +35,8 @@ def comparison_page(compared: OptimizerComparison, about: str) -> str:
 
 
 def _fit_data(compared: OptimizerComparison, item: SweepFit, colour: str) -> dict:
-    seconds = [0.0]
-    for step in item.steps[:-1]:  # an epoch's cost is that before its update
-        seconds.append(seconds[-1] + (step.seconds or 0.0))
+    # An epoch's cost is that before its update.
+    seconds = accumulate((step.seconds or 0.0 for step in item.steps[:-1]), initial=0.0)
     return {
         "name": compared.names[item],
         "optimizer": item.optimizer,

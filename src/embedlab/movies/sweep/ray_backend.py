@@ -186,11 +186,7 @@ def describe_capacity(nodes: Sequence[dict], options: RayOptions) -> str:
 
 
 def fits_by_ray(
-    weighted: "WeightedLikes",
-    jobs: Sequence[Job],
-    queries: "Queries",
-    device: str,
-    options: RayOptions,
+    weighted: "WeightedLikes", jobs: Sequence[Job], queries: "Queries", options: RayOptions
 ) -> Iterator[tuple[Job, RayFit | EmbedlabError]]:
     """Every job with its fit, or the error that ended it: the first one, then as they complete.
 
@@ -203,7 +199,7 @@ def fits_by_ray(
     )(_fit)
     _ = weighted.off_diagonal_squares  # counted here, not again in every task
     likes, asked = ray.put(weighted), ray.put(queries)
-    where = device, options.cpus_per_fit, _versions()
+    where = options.device, options.cpus_per_fit, _versions()
     jobs_of = {task.remote(likes, asked, job, *where).future(): job for job in jobs}
     first = next(iter(jobs_of))
     for future in chain([first], as_completed(set(jobs_of) - {first})):

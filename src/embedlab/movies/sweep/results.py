@@ -27,6 +27,7 @@ STUCK_GAP = 1000.0
 MIN_FITS_FOR_CORRELATION = 6
 NEW = "+ "  # before a title that the exact solver does not recommend
 CLEAR_CORRELATION = -0.5
+FITS = ("fit", "optimizer", "lr", "seed", "cost", "gap", "epochs", "seconds", "status", "run_id")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +61,6 @@ class SweepFit:
         """(n_queries, k) int32 of a fit that did not diverge."""
         return self.lists[self.fit.epochs]
 
-    @property
-    def status(self) -> str:
-        return f"diverged at epoch {self.fit.diverged_at}" if self.has_diverged else "fitted"
-
 
 class OptimizerComparison:
     """Fits, the exact solver's first, and the movies that each recommends for every query.
@@ -83,15 +80,12 @@ class OptimizerComparison:
         self.asked, k = queries.rows[: queries.n_asked].tolist(), queries.k
         self.exact, *self.others = fits
         several_seeds = len({item.seed for item in fits}) > 1
-        self.names = {
-            item: item.options.label
-            + (f" seed={item.seed}" if several_seeds and item is not self.exact else "")
-            for item in fits
-        }
+        seeds = {item: f" seed={item.seed}" for item in self.others if several_seeds}
+        self.names = {item: item.options.label + seeds.get(item, "") for item in fits}
+        fitted = [item for item in self.others if not item.has_diverged]
         best: dict[str, SweepFit] = {}
-        for item in sorted(self.others, key=lambda item: item.fit.cost):
-            if not item.has_diverged:
-                best.setdefault(item.optimizer, item)
+        for item in sorted(fitted, key=lambda item: item.fit.cost):
+            best.setdefault(item.optimizer, item)
         self.best = list(best.values())
         copies = queries.left_out[: queries.n_asked]
         self.lists = [
@@ -99,33 +93,22 @@ class OptimizerComparison:
             for item in fits
         ]
         self.overlap = _pairwise(self.lists)
-        self.drawn = {
-            item: {
-                epoch: drawn_overlap(queries, lists, self.exact.last_lists)
-                for epoch, lists in sorted(item.lists.items())
-            }
-            for item in self.others
-            if not item.has_diverged
-        }
+        self.drawn = {item: self._drawn_overlaps(item) for item in fitted}
+
+    def _drawn_overlaps(self, item: SweepFit) -> dict[int, tuple[float, float]]:
+        lists, exact = sorted(item.lists.items()), self.exact.last_lists
+        return {epoch: drawn_overlap(self.queries, found, exact) for epoch, found in lists}
 
     def fit_table(self) -> pd.DataFrame:
         """A row per fit, in the given order."""
-        rows = [
-            {
-                "fit": name,
-                "optimizer": item.optimizer,
-                "lr": item.options.lr,
-                "seed": item.seed,
-                "cost": math.nan if item.has_diverged else item.fit.cost,
-                "gap": item.gap,
-                "epochs": item.fit.epochs,
-                "seconds": item.fit.seconds,
-                "status": item.status,
-                "run_id": item.run_id,
-            }
-            for item, name in self.names.items()
-        ]
-        return pd.DataFrame(rows)
+        rows = []
+        for item, name in self.names.items():
+            fit, cost, status = item.fit, item.fit.cost, "fitted"
+            if item.has_diverged:
+                cost, status = math.nan, f"diverged at epoch {fit.diverged_at}"
+            about = name, item.optimizer, item.options.lr, item.seed, cost, item.gap
+            rows.append((*about, fit.epochs, fit.seconds, status, item.run_id))
+        return pd.DataFrame(rows, columns=FITS)
 
     def best_metrics(self) -> dict[str, float]:
         """Cost, gap and overlap over the drawn movies of the fit with the lowest cost."""
@@ -246,10 +229,9 @@ class OptimizerComparison:
             among = self.overlap[np.ix_(stuck, stuck)]
             seeds = np.array([self.fits[i].seed for i in stuck])
             has_same_start = seeds[:, None] == seeds
+            is_twin = has_same_start & ~np.eye(len(stuck), dtype=bool)
             shares = {
-                "with others of the same random start": among[
-                    has_same_start & ~np.eye(len(stuck), dtype=bool)
-                ],
+                "with others of the same random start": among[is_twin],
                 "with others of another start": among[~has_same_start],
                 "with the exact solver's": self.overlap[0, stuck],
             }

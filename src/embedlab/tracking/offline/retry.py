@@ -13,7 +13,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import requests
@@ -89,13 +89,10 @@ def seconds_to_wait() -> float:
     Raises OptionError if EMBEDLAB_WAIT_FOR_SERVER is not a finite number from 0 up.
     """
     text = os.environ.get(WAIT_VARIABLE) or str(WAIT_SECONDS)
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise OptionError(f"{WAIT_VARIABLE}: expected seconds, a number from 0 up, got {text!r}")
-    return seconds
+    with suppress(ValueError):
+        if 0 <= (seconds := float(text)) < math.inf:
+            return seconds
+    raise OptionError(f"{WAIT_VARIABLE}: expected seconds, a number from 0 up, got {text!r}")
 
 
 def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0) -> T:

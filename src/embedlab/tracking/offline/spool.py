@@ -47,7 +47,7 @@ class Spool:
 
     @property
     def folder(self) -> Path:
-        return _spool_folder() / self.run_id
+        return cache_folder() / "unsent" / self.run_id
 
     def add(
         self, metrics: Iterable[Metric], params: Iterable[Param], tags: Iterable[RunTag]
@@ -163,7 +163,7 @@ class Spool:
 def flush_spool() -> None:
     """Send what earlier runs with this cache could not log to this store."""
     try:
-        folders = sorted(_spool_folder().glob("*"))
+        folders = sorted((cache_folder() / "unsent").glob("*"))
     except DataError:  # a cache that cannot be written holds no spool
         return
     for folder in folders:
@@ -186,7 +186,3 @@ def upload_seconds(path: Path) -> int:
 def _files(path: Path) -> list[Path]:
     """All files of the folder, at any depth; the file itself."""
     return [file for file in (path, *path.rglob("*")) if file.is_file()]
-
-
-def _spool_folder() -> Path:
-    return cache_folder() / "unsent"

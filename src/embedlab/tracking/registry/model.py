@@ -7,7 +7,7 @@ logged with.
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,20 +30,24 @@ SERVING = "embedlab_serving"
 def log_model(
     run: TrackedRun,
     module: ModuleType,
-    folder: Path,
+    write: Callable[[Path], None],
     packages: tuple[str, ...],
     example: tuple[pd.DataFrame, dict],
     about: Mapping[str, object],
 ) -> str:
-    """Log a model whose code is `module` and whose artifacts are `folder`; returns its URI.
+    """Log a model whose code is `module`, and its files as the run's artifacts; returns its URI.
 
     module    of `embedlab_serving`; it has ARTIFACT and SIGNATURE.
+    write     writes the model's files into a folder.
     packages  names of requirements.txt that the model needs installed.
     example   a request: table and parameters.
     about     the model's metadata.
     """
     with TemporaryDirectory() as temporary:
-        package = _copy_of_serving(Path(temporary))
+        folder, package = Path(temporary, module.ARTIFACT), _copy_of_serving(Path(temporary))
+        folder.mkdir()
+        write(folder)
+        run.log_folder(folder, module.ARTIFACT)
         script = package / Path(str(module.__file__)).name
         files = {script.name: script}  # as MLflow lays them out
         files |= {f"code/{package.name}/{path.name}": path for path in package.iterdir()}
@@ -65,10 +69,8 @@ def log_model(
 
 def _copy_of_serving(folder: Path) -> Path:
     """Copy the package as `embedlab_serving_<digest>`, with its imports rewritten to that name."""
-    sources = {
-        path.name: path.read_text(encoding="utf-8")
-        for path in sorted((PROJECT_ROOT / "src" / SERVING).glob("*.py"))
-    }
+    paths = sorted((PROJECT_ROOT / "src" / SERVING).glob("*.py"))
+    sources = {path.name: path.read_text(encoding="utf-8") for path in paths}
     digest = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()
     package = folder / f"{SERVING}_{digest[:12]}"
     package.mkdir()

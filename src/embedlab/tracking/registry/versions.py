@@ -126,7 +126,8 @@ def register(
         tags = {**card.tags, **score.tags, "promote": promote}
         made = mlflow.register_model(model_uri, name, tags=tags)
         version = int(made.version)
-        model.describe(card.what)
+        if not model.client.get_registered_model(name).description:
+            model.client.update_registered_model(name, card.what)
         model.client.update_model_version(name, made.version, card.markdown(_uri(name, version)))
         since = made.creation_timestamp - 1000 * UNDECIDED_SECONDS
         for killed in model.wait_for_registrations(UNDECIDED_SECONDS, since, below=version):
@@ -164,11 +165,6 @@ class _RegisteredModel:
 
     def __init__(self, name: str):
         self.name, self.client = name, mlflow.MlflowClient()
-
-    def describe(self, what: str) -> None:
-        """Set the description of the model, above its versions, if it has none."""
-        if not self.client.get_registered_model(self.name).description:
-            self.client.update_registered_model(self.name, what)
 
     def versions(self) -> dict[int, ModelVersion]:
         """Those that have not been deleted, by number, in order."""

@@ -27,8 +27,7 @@ class Augmentation:
         zoom = {"zoom_flip": (0.5, 1.0), "notebook": (0.08, 1.0)}.get(name)
         steps = [v2.ColorJitter(hue=0.05, saturation=0.05)] if name == "notebook" else []
         if zoom:
-            steps += [v2.RandomResizedCrop(resolution, zoom, antialias=True)]
-            steps += [v2.RandomHorizontalFlip()]
+            steps += [v2.RandomResizedCrop(resolution, zoom), v2.RandomHorizontalFlip()]
         self._transform = v2.Compose(steps) if steps else None
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -51,16 +51,15 @@ def split_images(
     than the number of classes.
     """
     rows, n_classes = np.arange(len(images.labels)), len(images.classes)
-    ends = np.cumsum([*images.given_parts.values()]).tolist()
-    given = {
-        part: rows[end - n : end]
-        for (part, n), end in zip(images.given_parts.items(), ends, strict=True)
-    }
+    parts = np.split(rows, np.cumsum([*images.given_parts.values()], dtype=int))
+    given = dict(zip(images.given_parts, parts, strict=False))  # after the last end is nothing
     train = given.get("train", rows)
     try:
         for part, share in (("test", TEST_SHARE), ("val", VAL_SHARE)):
             if part not in given:
-                train, given[part] = _share(train, images.labels, share, seed)
+                strata = images.labels[train]
+                both = train_test_split(train, test_size=share, random_state=seed, stratify=strata)
+                train, given[part] = map(np.sort, both)
         val, test = given["val"], given["test"]
     except ValueError:
         smallest = np.bincount(images.labels, minlength=n_classes).argmin()
@@ -103,13 +102,6 @@ def duplicates_across_parts(images: ImageDataset, split: Split) -> list[tuple[in
         found += [(row, first[key]) for key, row in part if key in first]
         first = dict(part) | first
     return found
-
-
-def _share(
-    rows: np.ndarray, labels: np.ndarray, share: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    rest, part = train_test_split(rows, test_size=share, random_state=seed, stratify=labels[rows])
-    return np.sort(rest), np.sort(part)
 
 
 def _limited(rows: np.ndarray, labels: np.ndarray, limit: int, seed: int) -> np.ndarray:

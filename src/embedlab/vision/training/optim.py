@@ -8,8 +8,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.recipes import FinetuneOptions
 
-LBFGS_EVALUATIONS = 20  # in one step
-
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
@@ -27,8 +25,7 @@ def build_optimizer(
     ]
     lr, momentum = options.lr, options.momentum
     if options.optimizer == "lbfgs":
-        search = "strong_wolfe"
-        return torch.optim.LBFGS(trained, lr, LBFGS_EVALUATIONS, line_search_fn=search)
+        return torch.optim.LBFGS(trained, lr, line_search_fn="strong_wolfe")
     if options.optimizer == "sgd":
         nesterov = options.nesterov and momentum > 0
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)

@@ -18,7 +18,6 @@ from typing import TypeVar
 import numpy as np
 import scipy.sparse as sp
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +28,7 @@ from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.data.weighting import WeightedLikes, weight_likes
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Factored
+from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, RED, new_figure, tidy
 from embedlab.process import peak_memory
 from embedlab.progress import Step
 from embedlab_serving.neighbours import Neighbours
@@ -39,6 +39,7 @@ SIZES = (SMALLEST, 1_000_000, 10_000_000, LARGEST)
 DIM, EPOCHS, ASKED = 100, 5, 200
 NEAR_LIMIT = 1e-3
 LIKES, TITLES = "likes.npz", "titles.json"
+COLOURS = (BLUE, ORANGE, GREEN, RED, "#8e44ad", "#17a2b8", GREY, "#b8860b")
 UNITS = {"memory of reading": "GiB", "memory of fitting": "GiB", "a title": "ms"}
 
 
@@ -140,9 +141,11 @@ def show(found: list[dict[str, float]]) -> None:
 
 
 def draw(found: list[dict[str, float]], path: Path) -> None:
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure = new_figure(13, 4.2)
     ratings = [row["ratings"] for row in found]
     seconds, memory = figure.subplots(1, 2)
+    for axes in (seconds, memory):
+        axes.set_prop_cycle(color=COLOURS)
     for stage in list(found[0])[1:]:
         values = [row[stage] for row in found]
         if isinstance(values[0], int):
@@ -155,14 +158,13 @@ def draw(found: list[dict[str, float]], path: Path) -> None:
     memory.set(title="peak resident memory of the process", ylabel="GiB")
     for axes in (seconds, memory):
         axes.set(xscale="log", yscale="log", xlabel="ratings")
-        axes.grid(alpha=0.3)
+        tidy(axes)
         # Beside the lines, in their order from the top.
         lines = sorted(axes.lines, key=lambda line: -line.get_ydata()[-1])
         axes.legend(
             handles=lines, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
         )
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path)
 
 
 def main() -> None:

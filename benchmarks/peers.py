@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
+from matplotlib.ticker import EngFormatter
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
@@ -34,7 +35,7 @@ from embedlab.movies.evaluation.baselines import cosine
 from embedlab.movies.evaluation.metrics import Scorer, rank_held_out
 from embedlab.movies.evaluation.splits import Holdout, hold_out
 from embedlab.movies.solvers.minres import fit_minres
-from embedlab.plotting import BLUE, GREEN, new_panel
+from embedlab.plotting import BLUE, GREEN, new_figure, tidy
 from embedlab.process import peak_memory
 from embedlab.progress import Step
 from embedlab_serving.neighbours import Neighbours
@@ -138,20 +139,22 @@ def show(rows: list[dict]) -> None:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    axes = {"xscale": "log", "yscale": "log", "xlabel": "likes", "ylabel": "seconds"}
-    figure, panel = new_panel(6.4, 3.8, title=f"time to fit, dim {DIM}, two cores", **axes)
+    figure = new_figure(9, 3.6)
+    seconds, rates = figure.subplots(1, 2)
     likes = [row["likes"] for row in rows]
     for side, (_, colour) in SIDES.items():
-        seconds = [statistics.median(found["fit, s"] for found in row[side]) for row in rows]
-        panel.plot(likes, seconds, marker="o", linewidth=2, color=colour)
-        panel.annotate(
-            side,
-            (likes[-1], seconds[-1]),
-            textcoords="offset points",
-            xytext=(8, 0),
-            color=colour,
-            va="center",
-        )
+        line = {"color": colour, "marker": "o", "linewidth": 2, "label": side}
+        medians = [statistics.median(found["fit, s"] for found in row[side]) for row in rows]
+        seconds.plot(likes, medians, **line)
+        rates.plot(likes, [row[side][0]["hit rate"] for row in rows], **line)
+    seconds.set(title=f"Time to fit, dim {DIM}", ylabel="seconds", yscale="log")
+    seconds.yaxis.set_major_formatter("{x:g}")
+    rates.set(title="Held-out likes in the top ten", ylabel="fraction", ylim=(0, None))
+    for axes in (seconds, rates):
+        axes.set(xscale="log", xlabel="likes")
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.legend(frameon=False)
+        tidy(axes)
     figure.savefig(path)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import mlflow
 import numpy as np
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from embedlab.errors import TrackingError
 from embedlab.progress import Step
@@ -111,7 +110,7 @@ def _test_predictions(run_id: str) -> Predictions:
         path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=PREDICTIONS)
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Predictions(arrays["probabilities"], arrays["labels"], arrays["rows"])
-    except (MlflowException, OSError) as error:
+    except Exception as error:  # MLflow's, and numpy's or zipfile's for a damaged file
         raise TrackingError(
             f"runs: {run_id} has no {PREDICTIONS} that can be read ({first_line(error)})."
         ) from None

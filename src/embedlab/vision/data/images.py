@@ -171,7 +171,7 @@ def _load(folder: Path) -> tuple[np.ndarray, mmap.mmap | None, np.ndarray, dict]
         pixels, mapped = _load_pixels(folder / IMAGES, about["shape"])
         fingerprints = np.load(folder / FINGERPRINTS, allow_pickle=False)
         return pixels, mapped, fingerprints.reshape(len(pixels)), about
-    except (OSError, EOFError, ValueError, KeyError, TypeError):  # also of another number of images
+    except Exception:  # a damaged file may raise anything; also of another number of images
         return None
 
 

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.evaluation import plots as figures
     from embedlab.vision.evaluation.comparison import compare_runs, only_right
     from embedlab.vision.evaluation.page import images_page
-    from embedlab.workflows.finished_runs import check_images, find_runs
+    from embedlab.workflows.finished_image_runs import check_images, find_runs
     from embedlab.workflows.image_runs import prepare_fonts
 
     given = {"runs": ",".join(args.runs) or "best"}

@@ -48,7 +48,7 @@ def has_ended(host: str, pid: int, running_at: float) -> bool:
     """Whether process `pid` of `host` has ended; False if that is unknown, as on another host.
 
     running_at  a time (seconds since 1970) at which it was running: a process of the same number
-               that started later is another one.
+                that started later is another one.
     """
     if host != this_host():
         return False

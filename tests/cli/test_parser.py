@@ -184,6 +184,36 @@ def test_the_parameter_that_may_be_meant_is_named(name, arguments, sentence):
         parser.parse_args(arguments.split())
 
 
+@pytest.mark.parametrize(
+    ("entry_point", "name", "value", "sentence"),
+    [
+        ("extract_features", "optimizer", "lion", "expected one of sgd, adam, adamw, lbfgs"),
+        ("extract_features", "lr", "-1", "expected 'auto' or a number above 0"),
+        ("extract_features", "weight_decay", "-1", "expected a number from 0 up"),
+        ("extract_features", "epochs", "0", "expected a whole number from 1 up"),
+        ("extract_features", "batch_size", "0", "expected a whole number from 1 up"),
+        ("finetune", "recipe", "slow", "expected one of auto, fast, notebook"),
+        ("finetune", "optimizer", "lion", "expected 'auto' or one of sgd, adam"),
+        ("finetune", "schedule", "cosine", "expected 'auto' or one of one_cycle"),
+        ("finetune", "augment", "mixup", "expected 'auto' or one of none"),
+        ("finetune", "freeze", "all", "expected 'auto' or one of none, stem"),
+        ("finetune", "precision", "float8", "expected one of auto, float32"),
+        ("finetune", "lr", "0", "expected 'auto' or a number above 0"),
+        ("finetune", "epochs", "0", "expected 'auto' or a whole number from 1"),
+        ("finetune", "momentum", "1.0", "expected 'auto' or a number from 0 to below 1"),
+        ("finetune", "label_smoothing", "1.0", "expected 'auto' or a number from 0 to below"),
+        ("finetune", "ema", "-0.1", "expected 'auto' or a number from 0 to below 1"),
+        ("finetune", "weight_decay", "-1", "expected 'auto' or a number from 0 up"),
+        ("finetune", "resolution", "16", "expected 'auto' or a whole number from 32 to 1024"),
+        ("finetune", "resolution", "64,2000", "expected 'auto' or a whole number from 32 to 1024"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(entry_point, name, value, sentence):
+    parser = importlib.import_module(f"entrypoints.{entry_point}").build_parser()
+    with pytest.raises(OptionError, match=f"^{name}: {sentence}"):
+        parser.parse_args([f"--{name.replace('_', '-')}", value])
+
+
 def test_a_parameter_may_be_spelt_as_in_mlproject():
     parser = importlib.import_module("entrypoints.fit_embedding").build_parser()
     args = parser.parse_args(["--like_rule", "user_median", "--init_scale=2"])

@@ -49,7 +49,7 @@ from embedlab.tracking.charts import save_view
 from embedlab.tracking.run import TrackedRun, start_run
 from embedlab.tracking.store import how_to_open
 from embedlab.vision.options import DATA
-from embedlab.workflows.finished_runs import find_runs
+from embedlab.workflows.finished_image_runs import find_runs
 from embedlab.workflows.image_runs import VIEW, comparison_view, load_images
 from embedlab.workflows.models import log_image_model
 from embedlab_serving.decode import decode_image

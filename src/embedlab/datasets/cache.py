@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
+from zipfile import BadZipFile
 
 from embedlab.errors import DataError
 from embedlab.process import has_ended, this_host
@@ -24,6 +26,8 @@ BUILDING = ".building-"
 OWNED = re.compile(rf"{re.escape(BUILDING)}(\d+)@(.+)-\w+")
 UNFINISHED = (f"{BUILDING}*", "*.partial")  # torch's own name for a download under way
 LEFTOVER_HOURS = 1.0
+# What reading a damaged `.npy` or `.npz` raises; TokenError from Python 3.12 on.
+DAMAGED_ARRAY = (OSError, EOFError, ValueError, SyntaxError, TokenError, BadZipFile)
 
 
 def absolute_path(text: str) -> Path:

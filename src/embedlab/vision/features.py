@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedlab.datasets.cache import build_folder, cache_folder
+from embedlab.datasets.cache import DAMAGED_ARRAY, build_folder, cache_folder
 from embedlab.distributed.collectives import assert_same_across_ranks, broadcast
 from embedlab.distributed.env import is_main_process
 from embedlab.progress import OnProgress
@@ -99,6 +99,6 @@ def _read(file: Path, key: str) -> Features | None:
         # Reading all arrays compares the checksums of the zip, which find any damage.
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as saved:
             parts = dict(saved)
-    except Exception:  # numpy's, zipfile's, and since Python 3.12 the tokenizer's
+    except DAMAGED_ARRAY:
         return None
     return Features(parts, key, True, float(parts.pop(SECONDS)))

@@ -6,9 +6,9 @@ from embedlab.errors import OptionError
 from embedlab.wording import value_as_text
 
 
-def refuse_conflicts(source: str, own: Mapping[str, object], given: Mapping[str, object]) -> None:
+def refuse_conflicts(source: str, own: Mapping[str, object], changed: Mapping[str, object]) -> None:
     """Raises OptionError if a parameter was given with another value than `source` brings."""
-    for name, value in given.items():
+    for name, value in changed.items():
         if name in own and own[name] != value:
             raise OptionError(
                 f"{name}: expected {value_as_text(own[name])}, which {source} brings with it, got "

@@ -40,6 +40,7 @@ from embedlab.vision.evaluation.projection import map_images, nearest, one_query
 from embedlab.vision.inference import Classifier
 from embedlab.vision.options import DATA
 from embedlab.wording import counted, serve_command
+from embedlab.workflows.finished_image_runs import PREDICTIONS
 from embedlab.workflows.model_facts import (
     IMAGE_LIMITS,
     VAL_ACCURACY,
@@ -240,8 +241,9 @@ def log_test(run: TrackedRun, test: Predictions, images: ImageDataset) -> Report
     table = top.drop(columns="row").round({"confidence": 4})
     table.insert(3, "picture", shown)
     run.log_table(table, "tables/predictions.json")
-    with run.artifact_folder("predictions") as folder:
-        np.savez(folder / "test.npz", **vars(test))
+    folder_name, _, file_name = PREDICTIONS.partition("/")
+    with run.artifact_folder(folder_name) as folder:
+        np.savez(folder / file_name, **vars(test))
     return report
 
 

@@ -55,20 +55,20 @@ def fetch_matrix(uri: str) -> Path:
 def find_or_load_likes(
     run: TrackedRun,
     params: Mapping[str, Any],
-    given: Mapping[str, object],
+    changed: Mapping[str, object],
     say: Callable[[str], object],
 ) -> Likes:
     """The likes of build_matrix's artifacts, or of ratings; logs their lineage.
 
     params  the parsed command line: matrix, ratings, like_rule and, if the entry point has them,
             user_weight and item_power. A matrix that is not empty replaces the others.
-    given   the parameters that are not at their default. Raises OptionError if one of them
+    changed the parameters that are not at their default. Raises OptionError if one of them
             contradicts the matrix.
     say     receives a sentence per peculiarity of the data.
     """
     if source := params["matrix"]:
         likes = load_likes(fetch_matrix(source))
-        own = dict(given)
+        own = dict(changed)
         if "ratings" in own:
             own["ratings"] = name_of(params["ratings"])
         refuse_conflicts(f"matrix={source}", likes.params, own)

@@ -26,7 +26,7 @@ from embedlab.pages import render_page, webp_address
 from embedlab.tracking.finished import finished_run, newest_finished
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
-from embedlab.workflows.finished_runs import ENTRY_POINTS as IMAGE_KINDS
+from embedlab.workflows.finished_image_runs import ENTRY_POINTS as IMAGE_KINDS
 from embedlab.workflows.sweep import KEY
 
 KINDS = (

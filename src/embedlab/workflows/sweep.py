@@ -20,7 +20,9 @@ import numpy as np
 import scipy
 import torch
 from mlflow.entities import Metric, Run, RunTag
+from mlflow.exceptions import MlflowException
 
+from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import DataError, DivergedError, EmbedlabError, RayError
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
@@ -287,7 +289,7 @@ def find_fit(experiment_id: str, key: str, queries: Queries) -> FinishedFit | No
                 if not fit.has_diverged:
                     lists = {**lists, fit.epochs: queries.lists(fit.embedding)}
                 return run.info.run_id, fit, steps, lists
-            except Exception:
+            except (MlflowException, LookupError, *DAMAGED_ARRAY):
                 continue  # partly deleted or damaged
     return None
 

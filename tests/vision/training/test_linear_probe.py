@@ -8,14 +8,13 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from squares import blobs
 
-from embedlab.errors import DivergedError, OptionError
+from embedlab.errors import DivergedError
 from embedlab.vision.evaluation.metrics import (
     NO_SCORE,
     ValidationScore,
 )
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
-from entrypoints import extract_features as extract_features_entry
 
 
 def fit(options, train=None, val=None):
@@ -98,21 +97,6 @@ def test_a_probe_of_few_images_leaves_its_start(optimizer):
 def test_a_probe_that_diverges_says_so():
     with pytest.raises(DivergedError, match=r"not finite after epoch 1.*lr=1e"):
         fit(LinearProbeOptions("sgd", lr=1e38))
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "sentence"),
-    [
-        ("optimizer", "lion", "optimizer: expected one of sgd, adam, adamw, lbfgs"),
-        ("lr", "-1", "lr: expected 'auto' or a number above 0"),
-        ("weight-decay", "-1", "weight_decay: expected a number from 0 up"),
-        ("epochs", "0", "epochs: expected a whole number from 1 up"),
-        ("batch-size", "0", "batch_size: expected a whole number from 1 up"),
-    ],
-)
-def test_a_value_out_of_range_is_refused_by_the_parser(name, value, sentence):
-    with pytest.raises(OptionError, match=sentence):
-        extract_features_entry.build_parser().parse_args([f"--{name}", value])
 
 
 def test_each_optimizer_has_its_own_learning_rate():

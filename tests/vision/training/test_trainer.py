@@ -480,30 +480,6 @@ def test_resolutions_rise_evenly_over_the_epochs():
     assert [replace(options, epochs=4).resolution_at(e) for e in range(1, 5)] == [64, 64, 96, 128]
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "sentence"),
-    [
-        ("recipe", "slow", "recipe: expected one of auto, fast, notebook"),
-        ("optimizer", "lion", "optimizer: expected 'auto' or one of sgd, adam"),
-        ("schedule", "cosine", "schedule: expected 'auto' or one of one_cycle"),
-        ("augment", "mixup", "augment: expected 'auto' or one of none"),
-        ("freeze", "all", "freeze: expected 'auto' or one of none, stem"),
-        ("precision", "float8", "precision: expected one of auto, float32"),
-        ("lr", "0", "lr: expected 'auto' or a number above 0"),
-        ("epochs", "0", "epochs: expected 'auto' or a whole number from 1"),
-        ("momentum", "1.0", "momentum: expected 'auto' or a number from 0 to below 1"),
-        ("label_smoothing", "1.0", "label_smoothing: expected 'auto' or a number from 0 to below"),
-        ("ema", "-0.1", "ema: expected 'auto' or a number from 0 to below 1"),
-        ("weight_decay", "-1", "weight_decay: expected 'auto' or a number from 0 up"),
-        ("resolution", "16", "resolution: expected 'auto' or a whole number from 32 to 1024"),
-        ("resolution", "64,2000", "resolution: expected 'auto' or a whole number from 32 to 1024"),
-    ],
-)
-def test_a_value_out_of_range_is_refused_by_the_parser(name, value, sentence):
-    with pytest.raises(OptionError, match=sentence):
-        finetune_entry.build_parser().parse_args([f"--{name.replace('_', '-')}", value])
-
-
 def test_more_resolutions_than_epochs_are_refused():
     with pytest.raises(OptionError, match="resolution: expected at most one for each of 3 epochs"):
         replace(SHORT, resolution=(64,) * 4)

@@ -15,6 +15,8 @@ Sources: H. H. Harman and W. H. Jones, "Factor analysis by minimizing residuals 
 Psychometrika 31 (1966); H. H. Thomson's iterated principal axes is the same iteration.
 K. G. Jöreskog, "Factor analysis by least-squares and maximum likelihood methods", 1977: Newton's
 method on the diagonal, with the same Hessian.
+C. Musco and C. Musco, "Randomized block Krylov methods for stronger and faster approximate singular
+value decomposition", NeurIPS 2015.
 K. Wu and H. Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems", SIAM J.
 Matrix Anal. Appl. 22 (2000): which vectors to keep.
 """
@@ -40,7 +42,7 @@ SPARE = 0.2  # additional vectors, as a fraction of k: the last of a subspace co
 MIN_SPARE = 8
 KEPT = 1.5  # Ritz vectors that a restart keeps, as a multiple of the wanted ones
 MIN_RESIDUAL = 0.01  # relative to the largest, of a vector whose product is worth its time
-MAX_OVERLAP = 1e-8  # inner product of unit vectors that count as orthogonal
+MAX_OVERLAP = 1e-10  # inner product of unit vectors that count as orthogonal
 HIGH_LEVERAGE = 0.1  # of at most 10·dim movies, since leverages add up to dim
 MIN_CURVATURE = 0.05  # of the Hessian that Newton's method divides by
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from embedlab.datasets.cache import build_folder, cache_folder
+from embedlab.datasets.cache import DAMAGED_ARRAY, build_folder, cache_folder
 from embedlab.datasets.folder import ClassFile, LeftOut, Listing, list_files
 from embedlab.datasets.images import CIFAR10, ImageSource
 from embedlab.errors import DataError
@@ -171,7 +171,7 @@ def _load(folder: Path) -> tuple[np.ndarray, mmap.mmap | None, np.ndarray, dict]
         pixels, mapped = _load_pixels(folder / IMAGES, about["shape"])
         fingerprints = np.load(folder / FINGERPRINTS, allow_pickle=False)
         return pixels, mapped, fingerprints.reshape(len(pixels)), about
-    except Exception:  # a damaged file may raise anything; also of another number of images
+    except (*DAMAGED_ARRAY, KeyError, TypeError):  # also of another number of images
         return None
 
 

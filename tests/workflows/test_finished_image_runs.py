@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from embedlab.errors import TrackingError
-from embedlab.workflows import finished_runs
+from embedlab.workflows import finished_image_runs
 
 
 @pytest.mark.parametrize(("n", "text"), [(1, "found 1 finished run "), (2, "2 finished runs ")])
@@ -13,4 +13,4 @@ def test_finished_runs_without_a_pair_are_one_or_several(n, text):
     run = SimpleNamespace(data=SimpleNamespace(tags={"entry_point": "finetune"}))
     client = SimpleNamespace(search_runs=lambda *_, **__: [run] * n)
     with pytest.raises(TrackingError, match=text):
-        finished_runs.best_pair(client, "1")
+        finished_image_runs.best_pair(client, "1")

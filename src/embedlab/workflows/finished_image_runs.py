@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import mlflow
 import numpy as np
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
+from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import TrackingError
 from embedlab.progress import Step
 from embedlab.tracking.finished import finished_run, newest_finished, read_steps
@@ -110,7 +112,7 @@ def _test_predictions(run_id: str) -> Predictions:
         path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=PREDICTIONS)
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Predictions(arrays["probabilities"], arrays["labels"], arrays["rows"])
-    except Exception as error:  # MLflow's, and numpy's or zipfile's for a damaged file
+    except (MlflowException, *DAMAGED_ARRAY) as error:
         raise TrackingError(
             f"runs: {run_id} has no {PREDICTIONS} that can be read ({first_line(error)})."
         ) from None

@@ -185,8 +185,13 @@ def test_a_browser_finds_a_typed_title_and_shows_the_models_list(sample, tmp_pat
       type("no such movie");
       const none = document.getElementById("matches").textContent;
       const canvas = document.getElementById("canvas");
-      const isDrawn = () => canvas.getContext("2d")
-        .getImageData(0, 0, canvas.width, canvas.height).data.some((value) => value > 0);
+      // A copy is read, again and again: of the page's own canvas Chromium would advise against it.
+      const copy = new OffscreenCanvas(canvas.width, canvas.height)
+        .getContext("2d", {willReadFrequently: true});
+      const isDrawn = () => {
+        copy.drawImage(canvas, 0, 0);
+        return copy.getImageData(0, 0, canvas.width, canvas.height).data.some((v) => v > 0);
+      };
       while (!isDrawn()) await new Promise((done) => setTimeout(done, 50));
       return {found, dot, cosine, next, none};
     """

@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -31,6 +32,7 @@ from embedlab.movies.solvers.objective import Factored
 from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, RED, new_figure, tidy
 from embedlab.process import peak_memory
 from embedlab.progress import Step
+from embedlab_serving.errors import TitleError
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
 
@@ -40,7 +42,8 @@ DIM, EPOCHS, ASKED = 100, 5, 200
 NEAR_LIMIT = 1e-3
 LIKES, TITLES = "likes.npz", "titles.json"
 COLOURS = (BLUE, ORANGE, GREEN, RED, "#8e44ad", "#17a2b8", GREY, "#b8860b")
-UNITS = {"memory of reading": "GiB", "memory of fitting": "GiB", "a title": "ms"}
+UNITS = {"memory of reading": "GiB", "memory of fitting": "GiB"}
+UNITS |= {"a title": "ms", "a missing title": "ms"}
 
 
 def peak_gib() -> float:
@@ -105,6 +108,7 @@ def fit(folder: Path) -> dict[str, float]:
     rows = np.random.default_rng(0).choice(len(titles), ASKED)
     typed = [titles[row].rpartition(" (")[0].lower() for row in rows]
     asked = [timed(partial(ask, title))[1] for title in typed]
+    missing = [timed(partial(not_found, index, f"{title} {title[::-1]}"))[1] for title in typed]
     return {
         "‖X‖²": squares,
         "an Adam epoch": float(np.median(epochs)),
@@ -113,10 +117,17 @@ def fit(folder: Path) -> dict[str, float]:
         "memory of fitting": memory,
         "index of titles": indexing,
         "a title": 1e3 * float(np.median(asked)),
+        "a missing title": 1e3 * float(np.median(missing)),
         "rounds": len(steps) - 1,
         "rounds to 1e-3": first,
         "products": steps[-1].metrics["train/products"],
     }
+
+
+def not_found(index: TitleIndex, title: str) -> None:
+    """The time of its error, which lists the nearest titles."""
+    with suppress(TitleError):
+        index.find(title)
 
 
 def exponent(ratings: list[float], values: list[float]) -> float:

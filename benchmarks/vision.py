@@ -26,7 +26,7 @@ from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe
 from embedlab.vision.training.recipes import make_options
 from embedlab.vision.training.trainer import Trainer
-from embedlab_serving.preprocess import Preprocessing
+from embedlab_serving.network import Preprocessing
 
 N_CLASSES, SIDE, EPOCHS = 10, 32, 15
 

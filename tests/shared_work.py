@@ -30,7 +30,7 @@ from embedlab.vision.inference import Classifier
 from embedlab.vision.models.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.training.recipes import FinetuneOptions, make_options
 from embedlab.vision.training.trainer import Trainer
-from embedlab_serving.preprocess import Preprocessing
+from embedlab_serving.network import Preprocessing
 
 LIKES = random_likes(np.random.default_rng(0), n_users=70, n_movies=40)
 FITS = {"adam": 0.05, "sgd": 2e-4, "lbfgs": 1.0}

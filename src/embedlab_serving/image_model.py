@@ -30,8 +30,7 @@ from embedlab_serving.decode import decode_image
 from embedlab_serving.digests import check_model
 from embedlab_serving.errors import DataError, OptionError
 from embedlab_serving.http_errors import map_errors
-from embedlab_serving.network import head_name
-from embedlab_serving.preprocess import Preprocessing
+from embedlab_serving.network import Preprocessing, head_name
 
 ARTIFACT = "classifier"
 WEIGHTS_FILE, ABOUT_FILE = "weights.safetensors", "about.json"

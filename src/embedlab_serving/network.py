@@ -1,8 +1,40 @@
-"""The last layer of torchvision's classifiers: `fc`, `classifier.1`, `head`, … by family."""
+"""A classifier of torchvision: the preprocessing of its images, and its last layer.
 
+For training and for the served model. Needs torch and torchvision only.
+"""
+
+from dataclasses import dataclass
+
+import torch
 from torch import nn
+from torchvision.transforms.v2 import functional as F
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Deterministic preprocessing of a batch on its device: scale, middle crop, normalise.
+
+    In: (batch, 3, side, side) uint8 squares. Out: (batch, 3, resolution, resolution) float32,
+    normalised by the constants of the weights.
+
+    crop_pct  side of the crop over the side before it: 224 / 256 as published, 1 for all of it.
+    """
+
+    resolution: int
+    crop_pct: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        side = round(self.resolution / self.crop_pct)
+        batch = F.to_dtype(images, torch.float32, scale=True)  # uint8 -> 0 to 1
+        if batch.shape[-1] != side:
+            batch = F.resize(batch, [side, side], antialias=True)  # (batch, 3, side, side)
+        batch = F.center_crop(batch, [self.resolution, self.resolution])
+        batch = F.normalize(batch, self.mean, self.std)
+        return batch.contiguous(memory_format=torch.channels_last)
 
 
 def head_name(network: nn.Module) -> str:
-    """The name of the last linear layer, which gives the classes' logits."""
+    """The name of the last linear layer, which gives the logits: `fc`, `classifier.1`, …"""
     return [name for name, part in network.named_modules() if isinstance(part, nn.Linear)][-1]

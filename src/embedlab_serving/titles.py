@@ -28,6 +28,7 @@ import numpy as np
 from rapidfuzz import fuzz, process
 from rapidfuzz.distance import OSA
 
+from embedlab_serving.bigrams import BigramIndex
 from embedlab_serving.errors import TitleError
 
 MAX_QUERY = 500  # characters of one title; the longest of MovieLens has about 200
@@ -36,7 +37,9 @@ MAX_LISTED = 8  # titles in one error text
 MIN_PART = 3  # characters of a part of a title
 MIN_TYPO = 6  # characters of a title with a typo: below, every word is a neighbour of another
 MIN_LIKENESS = 72  # of a suggestion, by rapidfuzz's ratios: 100 is equal
+PART_COUNTS = 0.9  # the likeness to a part of a name, of that to a full name
 LIKENESS_MARGIN = 12  # of a suggestion behind the nearest
+FIRST_COMPARED = 300  # names, of the most bigrams in common: the best of them limits the others
 
 # ---------------------------------------------------------------------------------------------
 # Text to key
@@ -262,13 +265,13 @@ class TitleIndex:
         self._parsed = [parse_title(title) for title in self.titles]
         self._rows: dict[tuple[str, object], list[int]] = {}  # by (level, key)
         self._names: dict[str, list[int]] = {}  # rows by name, as typos see it
-        self._phrases: list[str] = []  # by row: all names, between spaces and line ends
+        phrases_of_rows: list[str] = []  # all names of a row, between spaces and line ends
         self._word_rows: dict[str, set[int]] = {}
         for row, (title, parsed) in enumerate(zip(self.titles, self._parsed, strict=True)):
             keys = dict.fromkeys(pair for pair in _title_keys(parsed) if pair[1])
             names = dict.fromkeys(name for level, name in keys if level in ("number", "article"))
             phrases = [name for level, name in keys if level in ("name", "also", "number")]
-            self._phrases.append("".join(f" {name} \n" for name in dict.fromkeys(phrases)))
+            phrases_of_rows.append("".join(f" {name} \n" for name in dict.fromkeys(phrases)))
             as_is = " ".join(title.casefold().split())
             for pair in (*keys, ("as is", as_is), ("identity", parsed.identity)):
                 self._rows.setdefault(pair, []).append(row)
@@ -276,6 +279,11 @@ class TitleIndex:
                 self._names.setdefault(name, []).append(row)
             for word in " ".join(names).split():
                 self._word_rows.setdefault(word, set()).add(row)
+        self._phrases = "".join(phrases_of_rows)
+        self._phrase_ends = np.cumsum([len(phrases) for phrases in phrases_of_rows])
+        self._spellings = list(self._names)
+        self._sorted_spellings = [_with_sorted_words(name) for name in self._names]
+        self._bigrams = BigramIndex(self._spellings)
 
     def find(self, query: str) -> int:
         """The row of the movie that `query` names.
@@ -385,19 +393,20 @@ class TitleIndex:
         """The rows with a name that contains the query, with or without its article."""
         phrases = dict.fromkeys((q.keys["name"], q.keys["bare"], q.keys["number"]))
         for phrase in filter(None, phrases):
-            words = f" {phrase} "
-            rows = [row for row, names in enumerate(self._phrases) if words in names]
+            starts = _occurrences(f" {phrase} ", self._phrases)
+            rows = dict.fromkeys(np.searchsorted(self._phrase_ends, starts, side="right").tolist())
             if found := self._of_year(rows, q.year):
                 return found
         return []
 
     def _near(self, q: _Reading, max_distance: int) -> list[tuple[int, list[int], str]]:
         """(distance, rows, name) of the names within `max_distance` letters, nearest first."""
-        typed, names = q.keys["number"], self._names
+        typed = q.keys["number"]
+        names = [self._spellings[i] for i in self._bigrams.within(typed, max_distance)]
         found = process.extract(
-            typed, names.keys(), scorer=OSA.distance, score_cutoff=max_distance, limit=None
+            typed, names, scorer=OSA.distance, score_cutoff=max_distance, limit=None
         )
-        alike = [(far, self._of_year(names[n], q.year), n) for n, far, _ in found]
+        alike = [(far, self._of_year(self._names[n], q.year), n) for n, far, _ in found]
         return [item for item in alike if item[1] and marks(item[2]) == marks(typed)]
 
     def _by_typo(self, q: _Reading) -> list[int]:
@@ -420,28 +429,48 @@ class TitleIndex:
                 return []
         return rows
 
+    def _suggested(self, typed: str) -> list[int]:
+        """The rows of the names that are most like a query's, nearest first."""
+        # A short name is a part of nearly every long query, as "Up" is of "Cup of Tea".
+        is_long = self._bigrams.lengths >= 0.6 * len(typed)
+        shared, _ = self._bigrams.shared_with(typed)
+        likely = np.argsort(-shared * is_long, kind="stable")[:FIRST_COMPARED]
+        listed, _ = self._likeness(typed, likely[is_long[likely]], MIN_LIKENESS)
+        limit = max(MIN_LIKENESS, listed.max(initial=0) - LIKENESS_MARGIN)
+        alike = self._bigrams.alike(typed, limit, limit / PART_COUNTS)
+        alike = alike[is_long[alike]]
+        listed, score = self._likeness(typed, alike, limit)
+        limit = max(MIN_LIKENESS, listed.max(initial=0) - LIKENESS_MARGIN)
+        scored = [
+            (-score[i], self._rank[row], row)
+            for i in np.flatnonzero(listed >= limit)
+            for row in self._names[self._spellings[alike[i]]]
+        ]
+        return [row for *_, row in sorted(scored)]
+
+    def _likeness(
+        self, typed: str, positions: np.ndarray, limit: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) likeness that lists these spellings from `limit` on, and (n,) what orders them."""
+        spellings = [self._spellings[i] for i in positions.tolist()]
+        with_sorted_words = [self._sorted_spellings[i] for i in positions.tolist()]
+        ratio = process.cdist([typed], spellings, scorer=fuzz.ratio)[0]
+        sorted_ratio = process.cdist(
+            [_with_sorted_words(typed)], with_sorted_words, scorer=fuzz.ratio
+        )[0]
+        part = process.cdist(
+            [typed], spellings, scorer=fuzz.partial_ratio, score_cutoff=limit / PART_COUNTS
+        )[0]
+        full = np.maximum(ratio, sorted_ratio)
+        # A part is enough to be listed, but comes after a full name that is as near.
+        return np.maximum(full, PART_COUNTS * part), np.maximum(full, 0.8 * part).round()
+
     def _unknown(self, q: _Reading, text: str) -> TitleError:
         """The error of a query that no movie fits, with the nearest titles by rapidfuzz."""
         if len(q.keys["name"]) < MIN_PART:
             rows = self._by_popularity(self._containing(q))
         else:
-            typed = q.keys["number"]
-            # A short name is a part of nearly every long query, as "Up" is of "Cup of Tea".
-            shortest = 0.6 * len(typed)
-            names = [name for name in self._names if len(name) >= shortest]
-            ratio, sorted_ratio, part = (
-                process.cdist([typed], names, scorer=scorer)[0]  # (n_names,)
-                for scorer in (fuzz.ratio, fuzz.token_sort_ratio, fuzz.partial_ratio)
-            )
-            full = np.maximum(ratio, sorted_ratio)
-            # A part is enough to be listed, but comes after a full name that is as near.
-            listed, score = np.maximum(full, 0.9 * part), np.maximum(full, 0.8 * part).round()
-            limit = max(MIN_LIKENESS, listed.max(initial=0) - LIKENESS_MARGIN)
-            near = np.flatnonzero(listed >= limit)
-            scored = [
-                (-score[i], self._rank[row], row) for i in near for row in self._names[names[i]]
-            ]
-            rows = [row for *_, row in sorted(scored)]
+            rows = self._suggested(q.keys["number"])
         candidates = self._titles_of(rows)[:MAX_LISTED]
         if not candidates:
             return TitleError(
@@ -454,6 +483,18 @@ class TitleIndex:
             "write one in full.",
             candidates,
         )
+
+
+def _with_sorted_words(name: str) -> str:
+    return " ".join(sorted(name.split()))
+
+
+def _occurrences(part: str, text: str) -> list[int]:
+    """Where `part` starts in `text`; occurrences may overlap."""
+    starts = [text.find(part)]
+    while starts[-1] >= 0:
+        starts.append(text.find(part, starts[-1] + 1))
+    return starts[:-1]
 
 
 def _short(text: str) -> str:

@@ -13,7 +13,7 @@ from embedlab.errors import OptionError
 from embedlab.vision.features import extract_features, features_key
 from embedlab.vision.inference import Classifier, choose_precision
 from embedlab.vision.models.backbone import load_backbone
-from embedlab_serving.preprocess import Preprocessing
+from embedlab_serving.network import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPROCESSING = Preprocessing(32, 1.0, MEAN, STD)

@@ -13,7 +13,7 @@ from embedlab.errors import OptionError
 from embedlab.progress import OnProgress
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, predictions_of
-from embedlab_serving.preprocess import Preprocessing
+from embedlab_serving.network import Preprocessing
 
 BATCH_SIZE = 250
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instruction sets of x86 and of Arm

@@ -8,7 +8,7 @@ from torchvision.models import ResNet18_Weights
 
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.training.recipes import AUGMENTATIONS
-from embedlab_serving.preprocess import Preprocessing
+from embedlab_serving.network import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPROCESSING = Preprocessing(32, 1.0, MEAN, STD)

@@ -38,7 +38,7 @@ from embedlab.vision.training.recipes import (
 )
 from embedlab.vision.training.trainer import Trainer
 from embedlab.vision.training.work import cheaper_options, epoch_work
-from embedlab_serving.preprocess import Preprocessing
+from embedlab_serving.network import Preprocessing
 from entrypoints import finetune as finetune_entry
 
 RESOLUTION = 32

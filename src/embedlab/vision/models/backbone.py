@@ -23,8 +23,7 @@ from embedlab.errors import DataError, DownloadError
 from embedlab.vision.options import FREEZE, IMAGENET, NO_WEIGHTS
 from embedlab.vision.seeds import seeded
 from embedlab_serving.hashing import sha256_of
-from embedlab_serving.network import head_name
-from embedlab_serving.preprocess import Preprocessing
+from embedlab_serving.network import Preprocessing, head_name
 
 NO_STATE_DICT = (AttributeError, KeyError, TypeError, ValueError)
 MAX_REASON = 400  # characters

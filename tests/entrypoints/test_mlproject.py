@@ -41,8 +41,9 @@ def required_parameters(name):
 
 
 def requirement_lines(file):
+    """Its pins, without comments and markers."""
     lines = (PROJECT / file).read_text(encoding="utf-8").splitlines()
-    return [text for line in lines if (text := line.partition("#")[0].strip())]
+    return [pin for line in lines if (pin := re.split("[#;]", line)[0].strip())]
 
 
 def test_every_entry_point_has_a_module_and_the_other_way_round():

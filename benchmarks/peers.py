@@ -42,18 +42,18 @@ from embedlab_serving.neighbours import Neighbours
 
 DIM, NEAR_END, N_TOP_10 = 100, 1e-3, 200
 SIZES = (1_000_000, 10_000_000, LARGEST)
-LIKES, QUESTIONS = "likes.npz", "questions.npz"
+LIKES, QUERIES = "likes.npz", "queries.npz"
 Found = dict[str, float]
 
 
 def hold_out_likes(ratings: str, folder: Path, n_users: int) -> dict[str, object]:
-    """Write the likes that are learnt from, and the questions, to `folder`; returns the sizes."""
+    """Write the likes that are learnt from, and the queries, to `folder`; returns the sizes."""
     files = locate_ratings(ratings)
     likes = find_likes(read_ratings(files.path, files.name), "user_mean").matrix
     holdout = hold_out(likes, np.random.default_rng(0), n_users)
     sp.save_npz(folder / LIKES, holdout.likes, compressed=False)
-    questions = {name: getattr(holdout, name) for name in ("user", "query", "targets")}
-    np.savez(folder / QUESTIONS, **questions)
+    queries = {name: getattr(holdout, name) for name in ("user", "query", "targets")}
+    np.savez(folder / QUERIES, **queries)
     return {"users": likes.shape[0], "movies": likes.shape[1], "likes": likes.nnz}
 
 
@@ -97,8 +97,8 @@ SIDES = {"exact solver": (by_exact_solver, BLUE), "implicit's ALS": (by_als, GRE
 
 def measure(side: str, folder: Path, is_ranked: bool) -> Found:
     """Fit; and, if asked for, the hit rate of the best score."""
-    with np.load(folder / QUESTIONS) as questions:
-        holdout = Holdout(sp.load_npz(folder / LIKES), **questions)
+    with np.load(folder / QUERIES) as queries:
+        holdout = Holdout(sp.load_npz(folder / LIKES), **queries)
     seconds, top_10, scorers = SIDES[side][0](holdout.likes)
     found = {"fit, s": seconds, "memory, GiB": peak_memory() / 2**30}
     rows = np.random.default_rng(0).choice(holdout.query, N_TOP_10)

@@ -53,21 +53,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             console.print(f"Left out: {reason}")
         options = EvaluationOptions(args.splits, args.seed, args.k, args.exclude, args.users)
         with work_progress("evaluate") as show:
-            entries = tune_and_evaluate(likes.matrix, present, options, show)
-        table = result_table(entries, args.resamples, args.seed)
+            evaluations = tune_and_evaluate(likes.matrix, present, options, show)
+        table = result_table(evaluations, args.resamples, args.seed)
 
         run.log_table(table, "tables/contestants.json")
         title = f"{likes.name}: accuracy against novelty"
-        figure = plot_accuracy_against_novelty(entries, table, title, args.k)
+        figure = plot_accuracy_against_novelty(evaluations, table, title, args.k)
         run.log_figure(figure, "figures/trade.png")
-        ours = next(entry for entry in entries if entry.name == WEIGHTED_EMBEDDING)
+        ours = next(one for one in evaluations if one.name == WEIGHTED_EMBEDDING)
         run.log_params({f"chosen_{name}": value for name, value in ours.settings.items()})
         run.log_params({"chosen_score": ours.score})
         run.log_metrics({f"test/{name}": value for name, value in ours.test.means().items()})
         run.log_metrics({"val/hit_rate": ours.val_hit_rate})
-        for entry in entries:
-            means = entry.test.means()
-            slug = "_".join(entry.name.lower().replace(",", "").replace("-", "_").split())
+        for evaluation in evaluations:
+            means = evaluation.test.means()
+            slug = "_".join(evaluation.name.lower().replace(",", "").replace("-", "_").split())
             run.log_metrics({f"{slug}/test_{name}": value for name, value in means.items()})
         summary = to_markdown(table, likes.name, options, absent)
         run.log_text(summary, "summary.md")

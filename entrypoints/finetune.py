@@ -112,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         test = model.predict(images, split.test)
         if test is None:  # rank 0 has them, and goes on alone
             return
-        how = settings["backbone"], f"finetune {options.label}"
-        trained = image_runs.Trained(model, trainer.best, trainer.seconds, *how)
+        about = settings["backbone"], f"finetune {options.label}"
+        trained = image_runs.Trained(model, trainer.best, trainer.seconds, *about)
         messages = image_runs.finish(run, trained, test, images, split, given)
         for training in filter(None, (run.id, args.resume)):
             Checkpoints(training).delete()

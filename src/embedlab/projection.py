@@ -5,13 +5,13 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 
-def project(vectors: np.ndarray, how: str, seed: int, max_iter: int = 1000) -> np.ndarray:
+def project(vectors: np.ndarray, method: str, seed: int, max_iter: int = 1000) -> np.ndarray:
     """(n, 2): `pca`, the two directions of most variance, or `tsne`, which keeps neighbours.
 
     vectors   (n, d).
     max_iter  of t-SNE.
     """
-    if how == "pca":
+    if method == "pca":
         return PCA(2, random_state=seed).fit_transform(vectors)
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, max_iter=max_iter, random_state=seed)

@@ -38,7 +38,7 @@ class MovieMap:
     positions   (n, 2) float64.
     n_projected so many of the most liked are projected; the others stand among the three nearest
                 of these.
-    how         the projection.
+    method      the projection.
     trust       trustworthiness of the projected ones for ten neighbours by cosine: 1 if all that
                 are near in the plane are near in the embedding (Venna and Kaski 2001).
     """
@@ -47,7 +47,7 @@ class MovieMap:
     rows: np.ndarray
     positions: np.ndarray
     n_projected: int
-    how: str
+    method: str
     trust: float
 
     @property
@@ -58,7 +58,7 @@ class MovieMap:
 
 
 def map_movies(
-    vectors: np.ndarray, movies: pd.DataFrame, how: str, seed: int, n: int = MAX_EXPLORED
+    vectors: np.ndarray, movies: pd.DataFrame, method: str, seed: int, n: int = MAX_EXPLORED
 ) -> MovieMap | None:
     """The map of the `n` most liked movies, by direction: a vector's length is popularity.
 
@@ -74,14 +74,14 @@ def map_movies(
     anchors, others = directions[:n_projected], directions[n_projected:]
     if len(np.unique(anchors, axis=0)) < MIN_MAPPED:
         return None
-    positions = project(anchors, how, seed, TSNE_ITERATIONS)
+    positions = project(anchors, method, seed, TSNE_ITERATIONS)
     k = min(10, (n_projected - 1) // 2)
     trust = float(trustworthiness(anchors, positions, n_neighbors=k))
     if len(others):
         placed = KNeighborsRegressor(3, weights="distance").fit(anchors, positions)
         positions = np.concatenate([positions, placed.predict(others)])
     movies = movies.iloc[rows].reset_index(drop=True)
-    return MovieMap(movies, rows, positions, n_projected, how, trust)
+    return MovieMap(movies, rows, positions, n_projected, method, trust)
 
 
 def nearest_movies(

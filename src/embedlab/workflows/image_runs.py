@@ -205,12 +205,12 @@ def log_training_images(
 
 
 def log_embedding(
-    run: TrackedRun, features: np.ndarray, images: ImageDataset, rows: np.ndarray, how: str
+    run: TrackedRun, features: np.ndarray, images: ImageDataset, rows: np.ndarray, method: str
 ) -> None:
     """The map of an embedding (n, d) of those rows, and nearest neighbours of some images."""
-    points, shown = map_images(features, how, seed=0)
+    points, shown = map_images(features, method, seed=0)
     labels = images.labels[rows]
-    title = f"{images.name}, test images in the embedding, by {MAP_NAMES[how]}"
+    title = f"{images.name}, test images in the embedding, by {MAP_NAMES[method]}"
     pixels = images.pixels[rows[shown]]
     figure = figures.plot_embedding_map(points, labels[shown], pixels, images.classes, title)
     run.log_figure(figure, "figures/embedding_map.png")

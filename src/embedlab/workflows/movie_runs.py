@@ -56,7 +56,7 @@ def find_or_load_likes(
     run: TrackedRun,
     params: Mapping[str, Any],
     changed: Mapping[str, object],
-    say: Callable[[str], object],
+    notify: Callable[[str], object],
 ) -> Likes:
     """The likes of build_matrix's artifacts, or of ratings; logs their lineage.
 
@@ -64,7 +64,7 @@ def find_or_load_likes(
             user_weight and item_power. A matrix that is not empty replaces the others.
     changed the parameters that are not at their default. Raises OptionError if one of them
             contradicts the matrix.
-    say     receives a sentence per peculiarity of the data.
+    notify  receives a sentence per peculiarity of the data.
     """
     if source := params["matrix"]:
         likes = load_likes(fetch_matrix(source))
@@ -80,7 +80,7 @@ def find_or_load_likes(
     run.log_dataset(f"{likes.name} likes", likes.digest, source, "training")
     run.log_params(likes.params)
     for remark in likes.remarks:
-        say(remark)
+        notify(remark)
     return likes
 
 
@@ -94,20 +94,20 @@ def fit_summary(fit: FitResult, options: FitOptions, reference_cost: float | Non
     return f"{text}, {gap} the exact {cost_as_text(reference_cost)}"
 
 
-def log_explorer(run: TrackedRun, likes: Likes, fit: FitResult, label: str, how: str) -> str:
+def log_explorer(run: TrackedRun, likes: Likes, fit: FitResult, label: str, method: str) -> str:
     """Log the movie map, `figures/movie_map.png`, and `explore.html`; returns what to tell of them.
 
     label  which fit it is, for titles.
-    how    one of `options.MAPS`.
+    method one of `options.MAPS`.
     """
-    if how == "none":
+    if method == "none":
         return "No map of the movies, as embedding_map=none asks."
     # Here, as scikit-learn takes half a second, and other movie runs need none of it.
     from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies
 
     vectors, movies = fit.embedding, likes.movies.assign(likes=likes.popularity)
     about = f"{likes.name}, {label}, dim {vectors.shape[1]}"
-    found = map_movies(vectors, movies, how, seed=0)
+    found = map_movies(vectors, movies, method, seed=0)
     if found is None:
         return f"No map: fewer than {MIN_MAPPED} movies have vectors of different directions."
     run.log_text(explorer_page(found, vectors, about), PAGE)

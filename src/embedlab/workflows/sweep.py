@@ -67,7 +67,7 @@ class Sweep:
     queries      movies for which every fit recommends others, at some epochs.
     reuse        take over finished children with equal parameters, data and code.
     on_progress  receives the work done, in first-order epochs.
-    say          receives a line per child.
+    notify       receives a line per child.
     """
 
     run: TrackedRun
@@ -76,7 +76,7 @@ class Sweep:
     device: str
     reuse: bool
     on_progress: OnProgress
-    say: Callable[[str], object]
+    notify: Callable[[str], object]
 
     @property
     def tag(self) -> str:
@@ -105,7 +105,7 @@ class Sweep:
         failed: dict[str, list[str]] = defaultdict(list)
         total, done = sum(map(_work, jobs)), 0.0
         weighted = self.likes.weighted
-        with ray_session(ray, self.say) if ray else nullcontext():
+        with ray_session(ray, self.notify) if ray else nullcontext():
             here = ((job, None) for job in jobs if job not in missing)
             there = fits_by_ray(weighted, missing, self.queries, ray) if ray else ()
             # The exact fit comes first, as every gap is to its cost.
@@ -155,7 +155,7 @@ class Sweep:
             mlflow.MlflowClient().set_tag(finished[0], self.tag, "reused")
         run_id, fit, steps, lists = finished or self._run_child(job, outcome, exact, progress)
         gap, note = _gap(fit, exact), ", found finished" if finished else ""
-        self.say(f"{options.label}, seed {seed}: {_result_summary(fit, gap)}{note}")
+        self.notify(f"{options.label}, seed {seed}: {_result_summary(fit, gap)}{note}")
         return SweepFit(options, seed, fit, steps, lists, gap, run_id)
 
     def _run_child(

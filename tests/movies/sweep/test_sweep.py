@@ -218,7 +218,9 @@ def test_no_list_holds_another_row_of_the_movie_that_was_asked_for():
     titles = TitleIndex(["A (1990)", "A (1990)", "C", "D"])
     fits = [made("exact", None, 100, BLOCKS)]
     (lists,) = compare(fits, titles, [0, 2], k=10).lists
-    assert lists.tolist() == [[2, 3], [3, 0]]  # of the shorter one's length
+    first, second = lists.tolist()  # of the shorter one's length
+    assert first == [2, 3]
+    assert second in ([3, 0], [3, 1])  # equal scores: rows of one movie
 
 
 def test_names_carry_the_seed_where_there_are_several(fits):

@@ -4,6 +4,7 @@ In: L. Out: for every candidate what validation chose and how it ranks the test 
 bootstrap intervals over users and paired ones of differences; as a table and in words.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -53,7 +54,7 @@ class EvaluationOptions:
     n_splits   number of random splits; results are means over them.
     seed       of the splits.
     k, exclude  as in `rank_held_out`.
-    max_users  maximum number of users with questions in a split; None for all.
+    max_users  maximum number of users with queries in a split; None for all.
     """
 
     n_splits: int = 1
@@ -113,9 +114,9 @@ def tune_and_evaluate(
     per candidate, in their order. Raises DataError if no user has enough likes.
     """
     check_enough(likes, MIN_LIKES + HELD_OUT)  # validation holds out of what test leaves
-    total, done = options.n_splits * sum(len(one.grid) for one in candidates), 0
-    trials: dict[str, list[list[_Trial]]] = {one.name: [] for one in candidates}
-    tests: dict[str, list[Mapping[str, Ranking]]] = {one.name: [] for one in candidates}
+    total, done = options.n_splits * sum(len(candidate.grid) for candidate in candidates), 0
+    trials: dict[str, list[list[_Trial]]] = defaultdict(list)  # by candidate
+    tests: dict[str, list[Mapping[str, Ranking]]] = defaultdict(list)
     generator = np.random.default_rng(options.seed)
 
     @cache  # candidates with the same fit share it
@@ -130,22 +131,23 @@ def tune_and_evaluate(
         rank.cache_clear()
         test = hold_out(likes, generator, options.max_users)
         validation = hold_out(test.likes, generator, options.max_users)
-        for one in candidates:
+        for candidate in candidates:
             found: list[_Trial] = []
-            for settings in one.grid:
-                rankings = rank(validation, one.fit, *{**settings, **one.tuning_overrides}.items())
+            for settings in candidate.grid:
+                changed = {**settings, **candidate.tuning_overrides}
+                rankings = rank(validation, candidate.fit, *changed.items())
                 found += [
                     (ranking.means()["hit_rate"], settings, score)
                     for score, ranking in rankings.items()
-                    if score in one.scores or not one.scores
+                    if score in candidate.scores or not candidate.scores
                 ]
                 done += 1
                 if on_progress:
                     on_progress(done, total)
             _, settings, _ = max(found, key=itemgetter(0))
-            trials[one.name].append(found)
-            tests[one.name].append(rank(test, one.fit, *settings.items()))
-    return [_evaluation(one.name, trials[one.name], tests[one.name]) for one in candidates]
+            trials[candidate.name].append(found)
+            tests[candidate.name].append(rank(test, candidate.fit, *settings.items()))
+    return [_evaluation(name, trials[name], tests[name]) for name in trials]
 
 
 def _evaluation(
@@ -168,7 +170,7 @@ def _evaluation(
     )
 
 
-def result_table(entries: Sequence[Evaluation], n_resamples: int, seed: int) -> pd.DataFrame:
+def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int) -> pd.DataFrame:
     """A row per candidate, best test hit rate first.
 
     Columns: `contestant` (its name), `settings`, `score`, `val_hit_rate` and `chosen_in` as in
@@ -177,17 +179,17 @@ def result_table(entries: Sequence[Evaluation], n_resamples: int, seed: int) -> 
     `hit_rate_behind` and `ndcg_behind`, by how much the candidate is behind WEIGHTED_EMBEDDING,
     with the paired difference's interval.
     """
-    n_users = len(entries[0].test.hit_rate)
+    n_users = len(evaluations[0].test.hit_rate)
     samples = bootstrap_weights(n_users, n_resamples, np.random.default_rng(seed))
-    ours = next(entry.test for entry in entries if entry.name == WEIGHTED_EMBEDDING)
+    ours = next(one.test for one in evaluations if one.name == WEIGHTED_EMBEDDING)
     rows = []
-    for entry in entries:
-        means = entry.test.means()
-        settings = " ".join(f"{name}={value}" for name, value in entry.settings.items())
-        row: dict[str, object] = {"contestant": entry.name, "settings": settings}
-        row |= {name: getattr(entry, name) for name in ("score", "val_hit_rate", "chosen_in")}
+    for evaluation in evaluations:
+        means = evaluation.test.means()
+        settings = " ".join(f"{name}={value}" for name, value in evaluation.settings.items())
+        row: dict[str, object] = {"contestant": evaluation.name, "settings": settings}
+        row |= {name: getattr(evaluation, name) for name in ("score", "val_hit_rate", "chosen_in")}
         for name in INTERVALS:
-            values = getattr(entry.test, name)
+            values = getattr(evaluation.test, name)
             row |= _with_interval(name, values, samples)
             if name in COMPARED:
                 row |= _with_interval(f"{name}_behind", getattr(ours, name) - values, samples)

@@ -1,7 +1,7 @@
 """Ranking metrics of held-out likes, their bootstrap intervals, and the overlap of ranked lists.
 
 In: a `Holdout` and a `Scorer`. Out: a `Ranking`: accuracy, coverage and popularity. Every user has
-the same weight: numbers are means over a user's questions first.
+the same weight: numbers are means over a user's queries first.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ PERSISTENCE = 0.9  # the first ten ranks have 86 % of the weight (Webber et al.,
 
 @dataclass(frozen=True)
 class Ranking:
-    """Metrics of the k best movies of every question.
+    """Metrics of the k best movies of every query.
 
     hit_rate    (n_users,) fraction of the held-out likes that are among them.
     ndcg        (n_users,) NDCG@k with both held-out likes equally relevant.
@@ -44,18 +44,18 @@ class Ranking:
 
 
 def rank_held_out(scorer: Scorer, holdout: Holdout, k: int = 10, exclude: str = "query") -> Ranking:
-    """Metrics of the recommendations for every question of `holdout`.
+    """Metrics of the recommendations for every query of `holdout`.
 
     exclude  what is never recommended: `query`, the query movie alone, as in `recommend`, or
              `likes`, all of the user's known likes.
 
     Raises OptionError for a k above the number of movies that remain.
     """
-    best = recommend_for(scorer, holdout, k, exclude)  # (n_questions, k)
+    best = recommend_for(scorer, holdout, k, exclude)  # (n_queries, k)
     n_movies = holdout.likes.shape[1]
     likes_of = np.bincount(holdout.likes.indices, minlength=n_movies)  # (n_movies,)
-    is_hit = best[:, :, None] == holdout.targets[:, None, :]  # (n_questions, k, HELD_OUT)
-    at = is_hit.any(axis=2)  # (n_questions, k), ranks with a held-out like
+    is_hit = best[:, :, None] == holdout.targets[:, None, :]  # (n_queries, k, HELD_OUT)
+    at = is_hit.any(axis=2)  # (n_queries, k), ranks with a held-out like
     rank = np.arange(1, k + 1)
     # DCG = Σ 1 / log2(1 + rank) over the held-out likes in the list; the ideal list begins so
     gain = 1 / np.log2(1 + rank)
@@ -69,8 +69,8 @@ def rank_held_out(scorer: Scorer, holdout: Holdout, k: int = 10, exclude: str = 
 
 
 def recommend_for(scorer: Scorer, holdout: Holdout, k: int, exclude: str) -> np.ndarray:
-    """The `k` best movies of every question, best first: (n_questions, k). See `rank_held_out`."""
-    n_known = np.diff(holdout.likes.indptr)[holdout.user]  # (n_questions,)
+    """The `k` best movies of every query, best first: (n_queries, k). See `rank_held_out`."""
+    n_known = np.diff(holdout.likes.indptr)[holdout.user]  # (n_queries,)
     max_k = holdout.likes.shape[1] - (1 if exclude == "query" else int(n_known.max()))
     if not 0 < k <= max_k:
         raise OptionError(f"k: expected from 1 to {max_k}, the movies that are left, got {k}")
@@ -79,7 +79,7 @@ def recommend_for(scorer: Scorer, holdout: Holdout, k: int, exclude: str) -> np.
     for start in range(0, len(order), QUERIES_AT_ONCE):
         rows = order[start : start + QUERIES_AT_ONCE]
         query, which = np.unique(holdout.query[rows], return_inverse=True)
-        scores = np.array(scorer(query), dtype=np.float32)  # (n_queries, n_movies)
+        scores = np.array(scorer(query), dtype=np.float32)  # (different queries, n_movies)
         scores[np.arange(len(query)), query] = -np.inf
         if exclude == "query":
             best[rows] = _top(scores, k)[which]
@@ -97,7 +97,7 @@ def _top(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def _by_user(values: np.ndarray, user: np.ndarray) -> np.ndarray:
-    """Mean over each user's questions, in order of the users: (n_users,)."""
+    """Mean over each user's queries, in order of the users: (n_users,)."""
     _, which = np.unique(user, return_inverse=True)
     return np.bincount(which, values) / np.bincount(which)
 

@@ -25,7 +25,7 @@ LABELS = {
 
 
 def plot_accuracy_against_novelty(
-    entries: Sequence[Evaluation], table: pd.DataFrame, title: str, k: int
+    evaluations: Sequence[Evaluation], table: pd.DataFrame, title: str, k: int
 ) -> Figure:
     """Hit rate with its interval against coverage and against popularity, a dot per candidate.
 
@@ -45,12 +45,12 @@ def plot_accuracy_against_novelty(
     shown = table.sort_values("hit_rate")
     heights = spread(((shown["hit_rate"] - bottom) / (top - bottom)).to_numpy(), LINE_OF_TEXT)
     for axes, (column, label) in zip(panels, LABELS.items(), strict=True):
-        for entry in entries:
-            if entry.name in (WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING):
-                means = [ranking.means() for ranking in entry.by_score.values()]
+        for evaluation in evaluations:
+            if evaluation.name in (WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING):
+                means = [ranking.means() for ranking in evaluation.by_score.values()]
                 x, y = ([mean[name] for mean in means] for name in (column, "hit_rate"))
-                path = f"{entry.name}: dot / |v|^a, from dot (a = 0) to cosine (a = 1)"
-                axes.plot(x, y, "-o", color=COLOURS[entry.name], markersize=4, label=path)
+                path = f"{evaluation.name}: dot / |v|^a, from dot (a = 0) to cosine (a = 1)"
+                axes.plot(x, y, "-o", color=COLOURS[evaluation.name], markersize=4, label=path)
         for row, height in zip(shown.itertuples(), heights, strict=True):
             x, colour = getattr(row, column), _colour(row.contestant)
             axes.vlines(x, row.hit_rate_low, row.hit_rate_high, colour, linewidth=5, alpha=0.2)

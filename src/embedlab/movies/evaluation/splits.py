@@ -1,7 +1,7 @@
 """Leave-two-out split of each user's likes, by seed.
 
-In: L. Out: the likes to learn from, and questions: the query is a movie that the user likes, the
-targets are the two held-out ones. The validation split is the same split of `holdout.likes`.
+In: L. Out: the likes to learn from, and queries: a movie that the user likes, whose targets are the
+two held-out ones. The validation split is the same split of `holdout.likes`.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ MAX_QUERIES = 10  # other likes of such a user
 
 @dataclass(frozen=True, eq=False)
 class Holdout:
-    """The likes to learn from, and the questions, user by user.
+    """The likes to learn from, and the queries, user by user.
 
     likes    (n_users, n_movies) CSR: L without the held-out likes.
-    user     (n_questions,) rows of L.
-    query    (n_questions,) movies that the user likes, in `likes`.
-    targets  (n_questions, HELD_OUT) the user's held-out movies, the same for all questions of a
+    user     (n_queries,) rows of L.
+    query    (n_queries,) movies that the user likes, in `likes`.
+    targets  (n_queries, HELD_OUT) the user's held-out movies, the same for all queries of a
              user.
     """
 
@@ -50,7 +50,7 @@ def hold_out(
     ones are queries.
 
     likes      (n_users, n_movies) CSR, an entry per like.
-    max_users  maximum number of users with questions, drawn at random; None for all.
+    max_users  maximum number of users with queries, drawn at random; None for all.
 
     Raises DataError if no user has enough likes.
     """
@@ -73,5 +73,5 @@ def hold_out(
         (likes.data[order][~is_held], (user[~is_held], movie[~is_held])), shape=likes.shape
     )
     kept.sort_indices()
-    asked = user[is_query]  # (n_questions,)
+    asked = user[is_query]  # (n_queries,)
     return Holdout(kept, asked, movie[is_query].astype(np.int64), targets[asked])

@@ -205,6 +205,6 @@ def plot_overlap_by_gap(compared: OptimizerComparison, title: str) -> Figure:
     _show_percent(axes, "x")
     if compared.drawn:
         n_drawn = compared.queries.n_drawn
-        how = f"end of each fit, mean over {n_drawn} movies\nwith its 95 % interval; lines: epochs"
-        axes.legend(frameon=False, title=how)
+        key = f"end of each fit, mean over {n_drawn} movies\nwith its 95 % interval; lines: epochs"
+        axes.legend(frameon=False, title=key)
     return figure

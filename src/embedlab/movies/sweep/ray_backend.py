@@ -111,7 +111,7 @@ class RayFit:
 
 
 @contextmanager
-def ray_session(options: RayOptions, say: Callable[[str], object]) -> Iterator[None]:
+def ray_session(options: RayOptions, notify: Callable[[str], object]) -> Iterator[None]:
     """Inside, Ray is connected for `fits_by_ray`; a local Ray is shut down with the block.
 
     Raises RayError if it cannot be reached or started, OptionError if a local Ray could never run
@@ -124,7 +124,7 @@ def ray_session(options: RayOptions, say: Callable[[str], object]) -> Iterator[N
 
     try:
         _init(options)
-        say(describe_capacity(ray.nodes(), options))
+        notify(describe_capacity(ray.nodes(), options))
         yield
     finally:
         ray.shutdown()

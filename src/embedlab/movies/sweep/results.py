@@ -18,7 +18,6 @@ from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep.convergence import MIN_LIKES, Lists, Queries, drawn_overlap
 from embedlab.progress import Step
 from embedlab.wording import cost_as_text, counted
-from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
 
 CONVERGED_GAP = 0.1
@@ -67,7 +66,8 @@ class OptimizerComparison:
 
     names    the name of each fit: `adam lr=0.1`, with the seed if there are several.
     best     the fit with the lowest cost of every optimizer, lowest first, without the exact one.
-    lists    for each fit the nearest rows of every query, (n_queries, k); None if it diverged.
+    lists    for each fit the nearest rows of every movie asked for, (n_asked, k); None if it
+             diverged.
     overlap  (n_fits, n_fits) overlap@k of each pair, mean over the queries; nan if one diverged.
     drawn    of each other fit that did not diverge, by epoch: the overlap with the exact lists over
              the drawn movies, and half of its interval.
@@ -77,7 +77,7 @@ class OptimizerComparison:
 
     def __init__(self, fits: Sequence[SweepFit], titles: TitleIndex, queries: Queries):
         self.fits, self.titles, self.queries = fits, titles.titles, queries
-        self.asked, k = queries.rows[: queries.n_asked].tolist(), queries.k
+        self.asked = queries.rows[: queries.n_asked].tolist()
         self.exact, *self.others = fits
         several_seeds = len({item.seed for item in fits}) > 1
         seeds = {item: f" seed={item.seed}" for item in self.others if several_seeds}
@@ -87,11 +87,8 @@ class OptimizerComparison:
         for item in sorted(fitted, key=lambda item: item.fit.cost):
             best.setdefault(item.optimizer, item)
         self.best = list(best.values())
-        copies = queries.left_out[: queries.n_asked]
-        self.lists = [
-            None if item.has_diverged else _top_rows(item.fit.embedding, self.asked, copies, k)
-            for item in fits
-        ]
+        n = queries.n_asked
+        self.lists = [None if item.has_diverged else item.last_lists[:n] for item in fits]
         self.overlap = _pairwise(self.lists)
         self.drawn = {item: self._drawn_overlaps(item) for item in fitted}
 
@@ -176,7 +173,7 @@ class OptimizerComparison:
 
     def _about_lists(self) -> Iterator[str]:
         """Lines on the overlap of the lists with the exact solver's, by gap."""
-        exact_lists = self.lists[0]  # (n_queries, k)
+        exact_lists = self.lists[0]  # (n_asked, k)
         if exact_lists is None or exact_lists.shape[1] == 0:
             yield "There is no other movie to recommend."
             return
@@ -242,22 +239,6 @@ class OptimizerComparison:
                 "cost have hardly left their start, which decides what they recommend: their lists "
                 f"share {', '.join(means)}."
             )
-
-
-def _top_rows(
-    embedding: np.ndarray, queries: Sequence[int], duplicates: Sequence[Sequence[int]], k: int
-) -> np.ndarray:
-    """The k nearest rows of every query by inner product, without its duplicates: (n_queries, k).
-
-    Every list is cut to the shortest one's length.
-    """
-    neighbours = Neighbours(embedding)
-    found = [
-        [one.row for one in neighbours.top([query], k, exclude=others)]
-        for query, others in zip(queries, duplicates, strict=True)
-    ]
-    shortest = min(map(len, found))
-    return np.array([rows[:shortest] for rows in found], int)
 
 
 def _pairwise(

@@ -12,17 +12,17 @@ from embedlab.projection import project
 MAX_POINTS = {"pca": 20_000, "tsne": 3_000}  # t-SNE of 3,000 takes about 20 s on two cores
 
 
-def map_images(features: np.ndarray, how: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def map_images(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Points (m, 2) of the standardised features, and which rows they are, (m,).
 
-    how  `pca` or `tsne`, as of `project`.
+    method  `pca` or `tsne`, as of `project`.
     If there are more rows than can be drawn, they are a random choice.
     """
     rows = np.arange(len(features))
-    if len(rows) > MAX_POINTS[how]:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_POINTS[how], replace=False))
+    if len(rows) > MAX_POINTS[method]:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_POINTS[method], replace=False))
     standardised = StandardScaler().fit_transform(features[rows])  # (m, d)
-    return project(standardised, how, seed), rows
+    return project(standardised, method, seed), rows
 
 
 def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:

@@ -63,8 +63,8 @@ class Checkpoints:
             ) from error
 
     @contextmanager
-    def explain_resume(self, say: Callable[[str], object]) -> Iterator[None]:
-        """If the training inside is stopped, `say` how to resume it; delete one that diverged."""
+    def explain_resume(self, notify: Callable[[str], object]) -> Iterator[None]:
+        """If the training inside is stopped, `notify` how to resume it; delete what diverged."""
         try:
             yield
         except DivergedError:
@@ -72,7 +72,7 @@ class Checkpoints:
             raise
         except (KeyboardInterrupt, SystemExit, LostProcessError):
             if self.file.is_file():
-                say(f"Go on from the last whole epoch with -P resume={self.folder.name}")
+                notify(f"Go on from the last whole epoch with -P resume={self.folder.name}")
             raise
 
     def delete(self) -> None:

@@ -73,7 +73,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.set_tags({"features_key": features.key, "features_cached": features.was_cached})
         run.log_metrics({"time/features_seconds": features.seconds})
         train, val, test = (features.parts[name] for name in ("train", "val", "test"))
-        image_runs.log_embedding(run, test, images, split.test, args.embedding_map)
 
         data = (train, images.labels[split.train]), (val, images.labels[split.val])
         probe = LinearProbe(*data, len(images.classes), options, args.seed, device)
@@ -89,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         seconds = features.seconds + probe.seconds
         trained = image_runs.Trained(model, probe.best, seconds, args.backbone, label)
         predictions = predictions_of(probe_logits(head, test), images.labels, split.test)
+        image_runs.log_embedding(run, test, predictions, images, args.embedding_map)
         messages = image_runs.finish(run, trained, predictions, images, split, given)
     console.print("\n".join(messages))
 

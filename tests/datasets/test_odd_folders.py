@@ -18,6 +18,7 @@ from PIL import Image
 
 from embedlab.plotting import add_fonts_for
 from embedlab.vision.evaluation import plots as figures
+from embedlab.vision.evaluation.metrics import Predictions
 from entrypoints import compare_transfer, extract_features, finetune
 
 pytestmark = pytest.mark.slow
@@ -128,10 +129,12 @@ def test_names_are_shown_as_they_are():
     points = np.random.default_rng(0).normal(size=(20, 2))
     labels = np.arange(20) % 2
     pixels = np.zeros((20, 3, 8, 8), np.uint8)
-    figure = figures.plot_embedding_map(points, labels, pixels, ("_misc", "$x^$"), "of $y^$")
+    right = Predictions(np.eye(2)[labels], labels, np.arange(20))
+    figure = figures.plot_embedding_map(points, right, pixels, ("_misc", "$x^$"), "of $y^$")
     figures.as_pixels(figure)  # no formula that matplotlib cannot read
     legend = figure.axes[0].get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == ["_misc", "$x^$"]
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["_misc", "$x^$", "misclassified (0.0%)"]
 
 
 def font_of(character: str, path: Path) -> str:

@@ -205,19 +205,18 @@ def log_training_images(
 
 
 def log_embedding(
-    run: TrackedRun, features: np.ndarray, images: ImageDataset, rows: np.ndarray, method: str
+    run: TrackedRun, features: np.ndarray, test: Predictions, images: ImageDataset, method: str
 ) -> None:
-    """The map of an embedding (n, d) of those rows, and nearest neighbours of some images."""
+    """The map of the embedding (n, d) of the n test images, and neighbours of some of them."""
     points, shown = map_images(features, method, seed=0)
-    labels = images.labels[rows]
     title = f"{images.name}, test images in the embedding, by {MAP_NAMES[method]}"
-    pixels = images.pixels[rows[shown]]
-    figure = figures.plot_embedding_map(points, labels[shown], pixels, images.classes, title)
+    pixels = images.pixels[test.rows[shown]]
+    figure = figures.plot_embedding_map(points, test.take(shown), pixels, images.classes, title)
     run.log_figure(figure, "figures/embedding_map.png")
-    queries = one_query_a_class(labels)
+    queries = one_query_a_class(test.labels)
     found = nearest(features, queries, NEIGHBOURS)
     title = f"{images.name}, test images: neighbours by cosine"
-    figure = figures.plot_neighbours(rows[queries], rows[found], images, title)
+    figure = figures.plot_neighbours(test.rows[queries], test.rows[found], images, title)
     run.log_figure(figure, "figures/neighbours.png")
 
 

@@ -163,16 +163,19 @@ def square(n: int) -> int:
 
 def plot_embedding_map(
     points: np.ndarray,
-    labels: np.ndarray,
+    predictions: Predictions,
     pixels: np.ndarray,
     classes: tuple[str, ...],
     title: str,
 ) -> Figure:
-    """points (n, 2): a dot an image, a colour a class, and thumbnails where they have room. The
-    name of a class stands at the middle of its images. The frame omits far outliers.
+    """points (n, 2): a dot an image, a colour a class, and thumbnails where they have room. A black
+    ring or frame marks a misclassified image. The name of a class stands at the
+    middle of its images. The frame omits far outliers.
 
-    pixels  (n, 3, side, side) uint8.
+    predictions  of n images.
+    pixels       (n, 3, side, side) uint8.
     """
+    labels, is_wrong = predictions.labels, ~predictions.is_right
     figure = new_figure(11, 8.5, PlainTextFigure)
     axes = figure.subplots()
     n = len(classes)
@@ -183,24 +186,30 @@ def plot_embedding_map(
     x, y = points[order].T
     axes.scatter(x, y, s=14, c=colours[labels[order]], alpha=0.5, linewidths=0)
     dots = [axes.scatter([], [], s=40, color=colour) for colour in colours[:LEGEND_CLASSES]]
+    ring = {"facecolors": "none", "edgecolors": "black"}
+    axes.scatter(*points[is_wrong].T, s=22, linewidths=0.5, alpha=0.6, **ring)
+    dots.append(axes.scatter([], [], s=40, **ring))
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
     margin = 0.08 * (high - low)
     (left, bottom), (right, upper) = low - margin, high + margin
     axes.set(title=title, xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, upper))
-    names = classes[:LEGEND_CLASSES]  # as an argument: matplotlib omits labels that begin with _
+    # As an argument: matplotlib omits labels that begin with _
+    names = [*classes[:LEGEND_CLASSES], f"misclassified ({is_wrong.mean():.1%})"]
     axes.legend(dots, names, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.spines[:].set_color(PALE)
     height = (upper - bottom) / ROWS_OF_THUMBNAILS
     width = height * (right - left) / (upper - bottom) / MAP_RATIO
     cells = np.floor((points - (left, bottom)) / (width, height)).astype(int)  # (n, 2)
     _, first = np.unique(cells[order], axis=0, return_index=True)
-    for row in order[first]:
+    for zorder, row in zip(np.linspace(2, 3, len(first)), order[first], strict=True):
         x, y = points[row]
         box = (x - 0.4 * width, x + 0.4 * width, y - 0.4 * height, y + 0.4 * height)
         if left < box[0] and box[1] < right and bottom < box[2] and box[3] < upper:
-            axes.imshow(pixels[row].transpose(1, 2, 0), extent=box, aspect="auto", zorder=2)
-            frame = Rectangle((box[0], box[2]), 0.8 * width, 0.8 * height, zorder=3)
+            axes.imshow(pixels[row].transpose(1, 2, 0), extent=box, aspect="auto", zorder=zorder)
+            frame = Rectangle((box[0], box[2]), 0.8 * width, 0.8 * height, zorder=zorder)
             frame.set(fill=False, edgecolor=colours[labels[row]], linewidth=1.6)
+            if is_wrong[row]:
+                frame.set_path_effects([withStroke(linewidth=4.5, foreground="black")])
             axes.add_patch(frame)
     for label in np.unique(labels) if n <= LEGEND_CLASSES else ():
         x, y = np.median(points[labels == label], axis=0)

@@ -1,40 +1,66 @@
-"""Start-up of each entry point: `--help` against a bare Python, whole processes from outside.
+"""Start-up: `--help` of each entry point against a bare Python, `recommend` against MLflow alone.
 
 python -m benchmarks.startup
+
+Whole processes, from outside, in turn.
 """
 
+import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import chdir
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.report import Report, times
 
 PROJECT = Path(__file__).resolve().parents[1]
+ROUNDS = 9
+MODEL = "models:/movie-embedding@champion"
+# What `recommend` does, without this project.
+MLFLOW_ALONE = f"""
+import mlflow, pandas
+with mlflow.start_run():
+    model = mlflow.pyfunc.load_model("{MODEL}", suppress_warnings=True)
+    answer = model.predict(pandas.DataFrame({{"title": ["Toy Story"]}}))
+    mlflow.log_table(answer, "answer.json")
+"""
+
+
+def python(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def compare(title: str, commands: Mapping[str, tuple[str, ...]]) -> None:
+    """Print the time of each command, and its multiple of the first one's."""
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(ROUNDS):
+        for name, arguments in commands.items():
+            seconds[name] += times(partial(python, *arguments), 1, warm_up=0)
+    first = statistics.median(next(iter(seconds.values())))
+    report = Report(title)
+    for name, values in seconds.items():
+        report.add(name, values, "s", statistics.median(values) / first)
+    report.show()
 
 
 def main() -> None:
-    report = Report("Start-up, whole processes")
-    commands = {"python -c pass": ["-c", "pass"]}
-    for file in sorted((PROJECT / "entrypoints").glob("[!_]*.py")):
-        module = f"entrypoints.{file.stem}"
-        commands[f"python -m {module} --help"] = ["-m", module, "--help"]
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(9):
-        for name, command in commands.items():
-            start = partial(
-                subprocess.run,
-                [sys.executable, *command],
-                cwd=PROJECT,
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            seconds[name] += times(start, 1, warm_up=0)
-    bare = statistics.median(seconds["python -c pass"])
-    for name, values in seconds.items():
-        report.add(name, values, "s", statistics.median(values) / bare)
-    report.show()
+    names = [file.stem for file in sorted((PROJECT / "entrypoints").glob("[!_]*.py"))]
+    modules = [f"entrypoints.{name}" for name in names]
+    helps = {f"python -m {module} --help": ("-m", module, "--help") for module in modules}
+    os.environ["PYTHONPATH"] = str(PROJECT)
+    compare("Start-up, whole processes", {"python -c pass": ("-c", "pass"), **helps})
+    with TemporaryDirectory() as folder, chdir(folder):
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        options = ("--ratings", "sample", "--optimizer", "exact", "--dim", "20")
+        fit = ("-m", "entrypoints.fit_embedding", *options, "--register", "true")
+        python(*fit)
+        recommend = ("-m", "entrypoints.recommend", "--title", "Toy Story")
+        both = {"MLflow alone": ("-c", MLFLOW_ALONE), "python -m entrypoints.recommend": recommend}
+        compare("A recommendation, whole processes", both)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,8 @@ def measure(side: str, folder: Path, is_ranked: bool) -> Found:
     asked = [times(partial(top_10, row), 1, warm_up=0)[0] for row in rows]
     found["a top 10, ms"] = 1e3 * statistics.median(asked)
     if is_ranked:
-        rates = [rank_held_out(scorer, holdout).means()["hit_rate"] for scorer in scorers.values()]
+        rankings = rank_held_out(scorers, holdout).values()
+        rates = [ranking.means()["hit_rate"] for ranking in rankings]
         found["hit rate"] = max(rates)
     return found
 

@@ -5,6 +5,7 @@ In: likes and settings. Out: `{name of a score: Scorer}`, as one fit may have se
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,6 +15,7 @@ from embedlab.movies.evaluation.metrics import Scorer
 
 # The most liked movie gains this fraction of the best score, which only orders equal counts.
 TIE_BREAK = 1e-3
+SHRINKAGES = (0, 10, 100, 1000)  # of `item_knn`, each a score
 
 
 def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:
@@ -28,18 +30,21 @@ def cooccurrence_rows(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Sc
     return {"count": _by_popularity_if_equal(_rows_of_x(weighted), likes)}
 
 
-def item_knn(likes: sp.csr_matrix, user_weight: str, shrinkage: float) -> Mapping[str, Scorer]:
+def item_knn(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
     """X_ij / (√(x_i x_j) + shrinkage): the cosine of two movies' columns of L, damped if few
     users like either."""
     weighted = weight_likes(likes, user_weight).matrix
     norms = np.sqrt(np.asarray(weighted.power(2).sum(axis=0)).ravel())  # (n_movies,)
     rows = _rows_of_x(weighted)
 
-    def score(query: np.ndarray) -> np.ndarray:
+    def score(query: np.ndarray, shrinkage: float) -> np.ndarray:
         below = np.outer(norms[query], norms) + shrinkage  # (n, n_movies)
         return np.divide(rows(query), below, out=np.zeros_like(below), where=below > 0)
 
-    return {"cosine": _by_popularity_if_equal(score, likes)}
+    return {
+        f"cosine, shrinkage={s:g}": _by_popularity_if_equal(partial(score, shrinkage=s), likes)
+        for s in SHRINKAGES
+    }
 
 
 def ease_bytes(n_users: int, n_movies: int) -> int:
@@ -159,9 +164,17 @@ def cosine(vectors: np.ndarray) -> Scorer:
 
 
 def _rows_of_x(likes: sp.csr_matrix) -> Scorer:
-    """Rows of LᵀL, dense: (n, n_movies)."""
+    """Rows of LᵀL, dense: (n, n_movies); the last ones are kept for other scorers."""
     by_movie = likes.T.tocsr()  # (n_movies, n_users)
-    return lambda query: (by_movie[query] @ likes).toarray()
+    last = np.empty(0, np.int64), np.empty((0, likes.shape[1]))
+
+    def rows(query: np.ndarray) -> np.ndarray:
+        nonlocal last
+        if last[0] is not query:
+            last = query, (by_movie[query] @ likes).toarray()
+        return last[1]
+
+    return rows
 
 
 def _by_popularity_if_equal(scorer: Scorer, likes: sp.csr_matrix) -> Scorer:

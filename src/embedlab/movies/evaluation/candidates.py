@@ -79,14 +79,14 @@ def build_candidates(
 ) -> tuple[list[Candidate], list[str]]:
     """The candidates for likes of `shape`, and those that are left out, with the reason."""
     weights = tuple(USER_WEIGHTS)
+    by_weight = _grid(user_weight=weights)
     tuning_overrides = {"tolerance": TUNING_TOLERANCE}
     published = _grid(dim=dims, user_weight=["none"], item_power=[0.0])
     weighted = _grid(dim=dims, user_weight=weights, item_power=ITEM_POWERS)
-    damped = _grid(user_weight=weights, shrinkage=(0, 10, 100, 1000))
     found = [
         Candidate("popularity", baselines.popularity),
-        Candidate("raw co-likes", baselines.cooccurrence_rows, _grid(user_weight=weights)),
-        Candidate("item-kNN cosine", baselines.item_knn, damped),
+        Candidate("raw co-likes", baselines.cooccurrence_rows, by_weight),
+        Candidate("item-kNN cosine", baselines.item_knn, by_weight),
         Candidate(PUBLISHED_EMBEDDING, embedding, published, (score_name(0),), tuning_overrides),
         Candidate(PUBLISHED_COSINE, embedding, published, (score_name(1),), tuning_overrides),
         Candidate(WEIGHTED_EMBEDDING, embedding, weighted, tuning_overrides=tuning_overrides),

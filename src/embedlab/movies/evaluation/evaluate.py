@@ -95,7 +95,8 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str, k: 
     fit = fit_weighted(rest.weighted, options, seed, device, on_step=lambda step: None)
     fit.raise_if_diverged(options)
     v = fit.embedding  # (n_movies, dim)
-    return rank_held_out(lambda query: v[query] @ v.T, holdout, k).means()["ndcg"]
+    by_dot_product = {"dot": lambda query: v[query] @ v.T}
+    return rank_held_out(by_dot_product, holdout, k)["dot"].means()["ndcg"]
 
 
 # Two BLAS threads wait for each other longer than matrices this narrow take to multiply.
@@ -122,10 +123,8 @@ def tune_and_evaluate(
     @cache  # candidates with the same fit share it
     def rank(part: Holdout, fit: FitFunction, *settings: tuple[str, object]) -> dict[str, Ranking]:
         """The rankings of `part`, by score."""
-        return {
-            score: rank_held_out(scorer, part, options.k, options.exclude)
-            for score, scorer in fit(part.likes, **dict(settings)).items()
-        }
+        scorers = fit(part.likes, **dict(settings))
+        return rank_held_out(scorers, part, options.k, options.exclude)
 
     for _ in range(options.n_splits):
         rank.cache_clear()

@@ -1,10 +1,10 @@
 """Ranking metrics of held-out likes, their bootstrap intervals, and the overlap of ranked lists.
 
-In: a `Holdout` and a `Scorer`. Out: a `Ranking`: accuracy, coverage and popularity. Every user has
-the same weight: numbers are means over a user's queries first.
+In: a `Holdout` and scorers. Out: a `Ranking` of each: accuracy, coverage and popularity. Every user
+has the same weight: numbers are means over a user's queries first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -43,16 +43,23 @@ class Ranking:
         return {name: float(np.mean(value)) for name, value in vars(self).items()}
 
 
-def rank_held_out(scorer: Scorer, holdout: Holdout, k: int = 10, exclude: str = "query") -> Ranking:
-    """Metrics of the recommendations for every query of `holdout`.
+def rank_held_out(
+    scorers: Mapping[str, Scorer], holdout: Holdout, k: int = 10, exclude: str = "query"
+) -> dict[str, Ranking]:
+    """Metrics of the recommendations for every query of `holdout`, by name of the scorer.
 
     exclude  what is never recommended: `query`, the query movie alone, as in `recommend`, or
              `likes`, all of the user's known likes.
 
     Raises OptionError for a k above the number of movies that remain.
     """
-    best = recommend_for(scorer, holdout, k, exclude)  # (n_queries, k)
-    n_movies = holdout.likes.shape[1]
+    recommended = recommend_for(scorers, holdout, k, exclude)
+    return {name: _ranking(best, holdout) for name, best in recommended.items()}
+
+
+def _ranking(best: np.ndarray, holdout: Holdout) -> Ranking:
+    """best (n_queries, k): recommended movies, best first."""
+    n_movies, k = holdout.likes.shape[1], best.shape[1]
     likes_of = np.bincount(holdout.likes.indices, minlength=n_movies)  # (n_movies,)
     is_hit = best[:, :, None] == holdout.targets[:, None, :]  # (n_queries, k, HELD_OUT)
     at = is_hit.any(axis=2)  # (n_queries, k), ranks with a held-out like
@@ -68,26 +75,34 @@ def rank_held_out(scorer: Scorer, holdout: Holdout, k: int = 10, exclude: str = 
     )
 
 
-def recommend_for(scorer: Scorer, holdout: Holdout, k: int, exclude: str) -> np.ndarray:
-    """The `k` best movies of every query, best first: (n_queries, k). See `rank_held_out`."""
+def recommend_for(
+    scorers: Mapping[str, Scorer], holdout: Holdout, k: int, exclude: str
+) -> dict[str, np.ndarray]:
+    """By each scorer the `k` best movies of every query, best first: (n_queries, k).
+
+    All scorers get the same array of movies, one after the other, so that they can share what they
+    compute of it. See `rank_held_out`.
+    """
     n_known = np.diff(holdout.likes.indptr)[holdout.user]  # (n_queries,)
     max_k = holdout.likes.shape[1] - (1 if exclude == "query" else int(n_known.max()))
     if not 0 < k <= max_k:
         raise OptionError(f"k: expected from 1 to {max_k}, the movies that are left, got {k}")
-    best = np.empty((len(holdout.query), k), dtype=np.int64)
+    best = {name: np.empty((len(holdout.query), k), dtype=np.int64) for name in scorers}
     order = np.argsort(holdout.query, kind="stable")  # scores a query of several users once
     for start in range(0, len(order), QUERIES_AT_ONCE):
         rows = order[start : start + QUERIES_AT_ONCE]
         query, which = np.unique(holdout.query[rows], return_inverse=True)
-        scores = np.array(scorer(query), dtype=np.float32)  # (different queries, n_movies)
-        scores[np.arange(len(query)), query] = -np.inf
-        if exclude == "query":
-            best[rows] = _top(scores, k)[which]
-        else:
-            scores = scores[which]  # (n_rows, n_movies)
-            known = holdout.likes[holdout.user[rows]]
-            scores[np.repeat(np.arange(len(rows)), np.diff(known.indptr)), known.indices] = -np.inf
-            best[rows] = _top(scores, k)
+        for name, scorer in scorers.items():
+            scores = np.array(scorer(query), dtype=np.float32)  # (different queries, n_movies)
+            scores[np.arange(len(query)), query] = -np.inf
+            if exclude == "query":
+                best[name][rows] = _top(scores, k)[which]
+            else:
+                scores = scores[which]  # (n_rows, n_movies)
+                known = holdout.likes[holdout.user[rows]]
+                of_row = np.repeat(np.arange(len(rows)), np.diff(known.indptr))
+                scores[of_row, known.indices] = -np.inf
+                best[name][rows] = _top(scores, k)
     return best
 
 

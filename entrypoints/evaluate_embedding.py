@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty
     from embedlab.tracking.run import start_run
     from embedlab.wording import command
-    from embedlab.workflows.movie_runs import find_or_load_likes
+    from embedlab.workflows.movie_runs import find_or_load_likes, fit_source
 
     with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:
         likes = find_or_load_likes(run, vars(args), parser.changed(args), console.print)
@@ -73,8 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_text(summary, "summary.md")
         run.describe(summary)
     console.print(summary)
-    source = {"matrix": args.matrix} if args.matrix else {"ratings": args.ratings}
-    chosen = command("fit_embedding", **source, optimizer="exact", **ours.settings)
+    weighting = {name: ours.settings[name] for name in ("user_weight", "item_power")}
+    source = fit_source(likes, vars(args), weighting)
+    chosen = command("fit_embedding", **source, optimizer="exact", dim=ours.settings["dim"])
     console.print(
         f"Fit what validation chose with  {chosen}\nand ask it by its score, {ours.score}"
     )

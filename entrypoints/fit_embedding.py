@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.tracking.registry.versions import publish
     from embedlab.tracking.run import start_run
     from embedlab.wording import command
-    from embedlab.workflows.models import log_movie_model
+    from embedlab.workflows.models import example_title, log_movie_model
     from embedlab.workflows.movie_runs import (
         find_or_load_likes,
         fit_summary,
@@ -100,8 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds})
 
         about = likes.about() | {"optimizer": options.label, "dim": options.dim, "cost": fit.cost}
-        movies = likes.movies.assign(likes=likes.popularity)
-        model_uri = log_movie_model(run, fit.embedding, movies, about)
+        model_uri = log_movie_model(run, fit.embedding, likes.table, about)
         outcome = fit_summary(fit, options, reference)
         console.print(outcome)
         with work_progress("map of the movies"):
@@ -114,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         card = movie_card(run, likes, fit, reference, score)
         name = args.model_name if args.register else None
         model, registered = publish(run, model_uri, card, score, name, args.promote)
-        ask = command("recommend", model=model, title="Toy Story")
+        ask = command("recommend", model=model, title=example_title(likes.table))
         run.describe("\n\n".join([f"**{outcome}**", *registered, f"Ask it: `{ask}`"]))
     console.print(*registered, f"Ask it with  {ask}", run.how_to_open(), sep="\n")
 

@@ -343,7 +343,7 @@ class TitleIndex:
     def _of_year(self, rows: Iterable[int], year: int | None) -> list[int]:
         """Those of `rows` that are of this year; all of them if it is None."""
         spans = ((row, self._parsed[row].years) for row in rows)
-        return [row for row, span in spans if not year or (span and span[0] <= year <= span[1])]
+        return [row for row, span in spans if year is None or (span and span[0] <= year <= span[1])]
 
     def _by_popularity(self, rows: Iterable[int]) -> list[int]:
         """Most popular first, only the first of each name and year."""

@@ -440,6 +440,9 @@ mlflow.models.set_model(Model())
 """
 
 
+FAILS_AS_OURS = """raise mlflow.exceptions.MlflowException("the server's log says why")"""
+
+
 @pytest.mark.parametrize(
     ("body", "before", "signature", "sentence"),
     [
@@ -447,10 +450,14 @@ mlflow.models.set_model(Model())
         ("return model_input", "", movie_model.SIGNATURE, "expected an answer of query, rank, "),
         ("return [1]", "", movie_model.SIGNATURE, "expected an answer of query, rank, movie_id,"),
         ("raise KeyError('x')", "", movie_model.SIGNATURE, "it fails (KeyError: 'x'): give one"),
+        (FAILS_AS_OURS, "", movie_model.SIGNATURE, "it fails (the server's log says why): give"),
         ("", "import nowhere_at_all", movie_model.SIGNATURE, "No module named 'nowhere_at_all'"),
         ("", "1 / 0", movie_model.SIGNATURE, "division by zero"),
     ],
-    ids=["no signature", "other columns", "no table", "fails", "lacks a package", "does not start"],
+    ids=[
+        *("no signature", "other columns", "no table", "fails", "fails as ours"),
+        *("lacks a package", "does not start"),
+    ],
 )
 def test_code_of_somebody_else_is_a_sentence(
     store, tmp_path, type_recommend, body, before, signature, sentence

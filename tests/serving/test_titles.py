@@ -158,6 +158,11 @@ def test_a_wrong_year_is_an_error_that_names_the_right_one():
         INDEX.find("Toy Story (1999)")
 
 
+def test_the_year_0_is_a_wrong_year_too():
+    with pytest.raises(TitleError, match=r"No movie of 0 .* Toy Story \(1995\)"):
+        INDEX.find("Toy Story (0000)")
+
+
 def test_an_unknown_title_suggests_the_nearest():
     with pytest.raises(TitleError, match="nearest") as error:
         INDEX.find("Toy Storyland")

@@ -10,8 +10,11 @@ import torch
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's global CPU generator starts from `seed`."""
-    with torch.random.fork_rng(devices=[]):
+def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
+    """Inside, torch's global generators of the CPU and of the device start from `seed`."""
+    is_cuda = device.startswith("cuda")
+    with torch.random.fork_rng(devices=[device] if is_cuda else []):
         torch.default_generator.manual_seed(seed)
+        if is_cuda:
+            torch.cuda.manual_seed(seed)
         yield

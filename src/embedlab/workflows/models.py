@@ -34,8 +34,7 @@ def log_movie_model(
     movies   a row a vector: movie_id, title, genres, likes.
     about    metadata for a reader of the artifacts: data, optimizer, cost.
     """
-    popular = _title_for_an_example(movies)
-    example = (pd.DataFrame({"title": [popular]}), {"k": 3})
+    example = (pd.DataFrame({"title": [example_title(movies)]}), {"k": 3})
 
     def write(folder: Path) -> None:
         save_embedding(folder, vectors, movies, about)
@@ -43,7 +42,7 @@ def log_movie_model(
     return log_model(run, movie_model, write, MOVIE_PACKAGES, example, about)
 
 
-def _title_for_an_example(movies: pd.DataFrame) -> str:
+def example_title(movies: pd.DataFrame) -> str:
     """The most popular title that a query can name: one with a "|" would be two."""
     by_likes = movies.sort_values("likes", ascending=False, kind="stable")["title"]
     usable = by_likes[~by_likes.str.contains("|", regex=False) & (by_likes.str.len() <= MAX_QUERY)]

@@ -22,6 +22,7 @@ from embedlab.tracking.store import first_line, store_address
 from embedlab.wording import command, cost_as_text, counted
 from embedlab.workflows.conflicts import refuse_conflicts
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
+from embedlab.workflows.models import example_title
 
 PAGE = "explore.html"
 PARAMS = (
@@ -84,6 +85,19 @@ def find_or_load_likes(
     return likes
 
 
+def fit_source(
+    likes: Likes, params: Mapping[str, Any], weighting: Mapping[str, object]
+) -> dict[str, object]:
+    """Parameters with which `fit_embedding` takes these likes with this user_weight and item_power.
+
+    A matrix brings its own weighting with it, so another one needs the ratings.
+    """
+    if params["matrix"] and weighting.items() <= likes.options.items():
+        return {"matrix": params["matrix"]}
+    ratings = likes.name if params["matrix"] else params["ratings"]
+    return {"ratings": ratings, "like_rule": likes.like_rule, **weighting}
+
+
 def fit_summary(fit: FitResult, options: FitOptions, reference_cost: float | None) -> str:
     """`adam lr=0.1: cost 765,544 after 150 epochs, 4.35% above the exact 733,625`"""
     after = counted(fit.epochs, "round" if options.optimizer == "exact" else "epoch")
@@ -105,7 +119,7 @@ def log_explorer(run: TrackedRun, likes: Likes, fit: FitResult, label: str, meth
     # Here, as scikit-learn takes half a second, and other movie runs need none of it.
     from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies
 
-    vectors, movies = fit.embedding, likes.movies.assign(likes=likes.popularity)
+    vectors, movies = fit.embedding, likes.table
     about = f"{likes.name}, {label}, dim {vectors.shape[1]}"
     found = map_movies(vectors, movies, method, seed=0)
     if found is None:
@@ -146,5 +160,5 @@ def movie_card(
         metrics=metrics,
         results=results,
         limits=MOVIE_LIMITS,
-        command=command("recommend", title="Toy Story") + " -P model={model}",
+        command=command("recommend", title=example_title(likes.table)) + " -P model={model}",
     )

@@ -26,6 +26,7 @@ from embedlab.pages import render_page, webp_address
 from embedlab.tracking.finished import finished_run, newest_finished
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
+from embedlab.wording import command
 from embedlab.workflows.finished_image_runs import ENTRY_POINTS as IMAGE_KINDS
 from embedlab.workflows.sweep import KEY
 
@@ -98,6 +99,7 @@ def report_page(runs: Mapping[str, "ReportedRun"]) -> str:
     return render_page(
         "report.html",
         runs=runs,
+        command=command,
         lists=_compared_lists(runs.get("compare_optimizers")),
         made=datetime.now(UTC),
         versions=f"Python {platform.python_version()}, torch {torch.__version__}, "

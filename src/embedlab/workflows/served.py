@@ -17,6 +17,7 @@ from mlflow.pyfunc.model import MODEL_CODE_PATH
 from embedlab.errors import TitleError, TrackingError
 from embedlab.tracking.registry.model import forget_model_code
 from embedlab.tracking.store import first_line, store_address
+from embedlab.wording import command
 from embedlab_serving.movie_model import COLUMNS, SIGNATURE
 
 GIVE_OURS = "give one that fit_embedding has logged, such as models:/movie-embedding@champion."
@@ -36,7 +37,7 @@ def load_model(uri: str) -> PyFuncModel:
     except Exception as error:  # a damaged model can raise anything, in MLflow or in its own code
         raise TrackingError(
             f"model: '{uri}' cannot be loaded from {store_address()} ({_reason(error)}): "
-            "fit and register one with `mlflow run . -e fit_embedding -P register=true`, or give "
+            f"fit and register one with `{command('fit_embedding', register=True)}`, or give "
             "model=runs:/<run id>/model."
         ) from error
 
@@ -88,9 +89,9 @@ def query(model: PyFuncModel, titles: list[str], params: dict) -> pd.DataFrame:
     """
     try:
         answer = model.predict(pd.DataFrame({"title": titles}), params=params)
-    except MlflowException as error:
-        raise TitleError(error.message) from None
-    except Exception as error:  # ours raises none
+    except Exception as error:
+        if isinstance(error, MlflowException) and error.error_code != "INTERNAL_ERROR":
+            raise TitleError(error.message) from None
         raise TrackingError(f"model: it fails ({_reason(error)}): {GIVE_OURS}") from error
     if not isinstance(answer, pd.DataFrame) or list(answer.columns) != COLUMNS:
         raise TrackingError(

@@ -198,9 +198,8 @@ class Sweep:
                 if gap > 0:
                     child.log_metrics({LOG_GAP: math.log10(gap)})
                 about = self.likes.about() | {"optimizer": options.label, "cost": fit.cost}
-                movies = self.likes.movies.assign(likes=self.likes.popularity)
                 with child.artifact_folder(ARTIFACT) as folder:
-                    save_embedding(folder, fit.embedding, movies, about)
+                    save_embedding(folder, fit.embedding, self.likes.table, about)
         except DivergedError:
             pass  # the child's tags say so, and the comparison continues
         return child.id, fit, steps, lists

@@ -516,6 +516,18 @@ def test_the_words_say_who_is_beaten_and_who_is_not(result, low, high, word, tit
     assert "Left out: gensim's item2vec, not installed; EASE." in said
 
 
+def test_novelty_is_said_to_cost_accuracy_only_where_it_does(result):
+    _, table = result
+    sentence = "Accuracy is bought with popularity"
+    is_ours = table["contestant"] == WEIGHTED_EMBEDDING
+    for of_others, is_said in ((-0.1, True), (0.1, False)):
+        hit_rate = table["hit_rate"].where(is_ours, table["hit_rate"][is_ours].item() + of_others)
+        changed = table.assign(hit_rate=hit_rate, popularity=np.where(is_ours, 9.0, 3.0))
+        assert (sentence in to_markdown(changed, "toy", EvaluationOptions(), [])) == is_said
+    most_novel = table.assign(popularity=np.where(is_ours, 3.0, 9.0))
+    assert sentence not in to_markdown(most_novel, "toy", EvaluationOptions(), [])
+
+
 def test_the_figure_labels_every_candidate_and_no_two_labels_overlap(result):
     entries, table = result
     figure = plot_accuracy_against_novelty(entries, table, "toy", 10)
@@ -590,8 +602,10 @@ def test_the_entry_point_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert metrics["popularity/test_hit_rate"] < metrics["test/hit_rate"] - 0.2
     assert words in out
     assert "Left out: gensim's item2vec, not installed (pip install -r requirements-extra" in out
-    chosen = {name: params[f"chosen_{name}"] for name in ("dim", "user_weight")}
-    assert command("fit_embedding", ratings="sample", optimizer="exact", **chosen) in out
+    chosen = {name: params[f"chosen_{name}"] for name in ("user_weight", "item_power")}
+    source = {"ratings": "sample", "like_rule": "user_mean", **chosen}
+    fit = command("fit_embedding", **source, optimizer="exact", dim=params["chosen_dim"])
+    assert fit in out
 
 
 @pytest.mark.parametrize(

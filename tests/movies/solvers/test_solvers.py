@@ -309,6 +309,15 @@ def test_options_out_of_range_are_refused_before_any_run(arguments, message):
         fit_embedding.main(arguments)
 
 
+def test_the_exact_solver_asks_for_no_memory_of_a_gpu(monkeypatch):
+    likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
+    monkeypatch.setattr(solve_module, "free_bytes", {"cpu": 24 << 30, "cuda": 0}.__getitem__)
+    fit = fit_weighted(
+        weight_likes(likes), FitOptions("exact", dim=3), 0, "cuda", lambda step: None
+    )
+    assert fit.embedding.shape == (30, 3)
+
+
 @pytest.mark.parametrize(("optimizer", "objective"), [("adam", "factored"), ("sgd", "dense")])
 def test_vectors_larger_than_the_memory_are_refused(monkeypatch, optimizer, objective):
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)

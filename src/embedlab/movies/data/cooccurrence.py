@@ -161,12 +161,13 @@ def _dense_blocks(counts: sp.csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
         yield rows, counts[rows].toarray().astype(np.float32)
 
 
-def check_dense_fits(n_movies: int, device: str) -> None:
-    """Raises DataError if a dense X of n_movies x n_movies does not fit the device's memory."""
-    needed, free = n_movies**2 * 4, free_bytes(device)
+def check_dense_fits(n_movies: int, device: str, n_matrices: int = 1) -> None:
+    """Raises DataError if dense matrices of n_movies x n_movies do not fit the device's memory."""
+    needed, free = n_matrices * n_movies**2 * 4, free_bytes(device)
     if needed > free:
+        what = "the dense matrix" if n_matrices == 1 else f"a fit with {n_matrices} dense matrices"
         raise DataError(
-            f"the dense matrix of {n_movies:,} movies needs {needed / 2**30:,.1f} GiB, but "
+            f"{what} of {n_movies:,} movies needs {needed / 2**30:,.1f} GiB, but "
             f"{device} has {free / 2**30:,.1f} GiB free: use objective=factored, which needs none "
             "(in build_matrix, dense=false)."
         )

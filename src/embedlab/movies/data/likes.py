@@ -63,6 +63,11 @@ class Likes:
         """Users who like each movie: (n_movies,) int64, the diagonal of X."""
         return np.bincount(self.matrix.indices, minlength=self.n_movies)
 
+    @property
+    def table(self) -> pd.DataFrame:
+        """The movies with the number of users who like each, in the column `likes`."""
+        return self.movies.assign(likes=self.popularity)
+
     @cached_property
     def weighted(self) -> WeightedLikes:
         """The likes that a solver fits."""
@@ -98,7 +103,11 @@ class Likes:
         ]
 
     def about(self) -> dict[str, object]:
-        """Identifies these likes in files and models made from them."""
+        """Identifies these likes in files and models made from them.
+
+        `data_digest` is that of the likes alone; the run's parameter of that name includes their
+        weighting.
+        """
         return {"data": self.name, "data_digest": self.digest, **self.options}
 
 
@@ -123,8 +132,7 @@ def find_likes(
 def save_likes(likes: Likes, folder: Path) -> None:
     """Write `likes.npz`, `movies.csv` (with each movie's likes) and `about.json` into `folder`."""
     sp.save_npz(folder / LIKES_FILE, likes.matrix)
-    table = likes.movies.assign(likes=likes.popularity)
-    table.to_csv(folder / MOVIES_FILE, index_label="index", lineterminator="\n")
+    likes.table.to_csv(folder / MOVIES_FILE, index_label="index", lineterminator="\n")
     about: dict[str, object] = {"name": likes.name, "digest": likes.digest, **likes.options}
     about[SEAL] = _seal(folder, about)
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

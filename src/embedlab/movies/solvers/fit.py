@@ -44,15 +44,16 @@ def fit_weighted(
     if weighted is None:
         objective: Objective = Factored(None, device, is_shared=True)
         return fit_by_gradient(objective, options, generator, on_step)
-    _check_memory(weighted.matrix.shape, options.dim, device)
-    if options.optimizer == "exact":
+    is_exact = options.optimizer == "exact"
+    _check_memory(weighted.matrix.shape, options.dim, "cpu" if is_exact else device)
+    if is_exact:
         drawn = np.random.default_rng(seed)
         fit = fit_minres(weighted, options.dim, drawn, options.epochs, on_step=on_step)
     else:
         if options.objective == "factored":
             objective = Factored(weighted, device, is_shared=processes > 1)
         else:
-            check_dense_fits(weighted.matrix.shape[1], device)
+            check_dense_fits(weighted.matrix.shape[1], device, n_matrices=2)  # X and its residual
             objective = Dense(cooccurrence(weighted.matrix), device)
         if snapshots:
             take = snapshots.take

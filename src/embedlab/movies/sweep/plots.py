@@ -142,7 +142,7 @@ def plot_gap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
 def _gap_as_text(gap: float) -> str:
     if np.isnan(gap):
         return "diverged"
-    return f"+{gap:.2%}" if gap < 1 else f"+{_percent(gap)}"
+    return f"{gap:+.2%}" if gap < 1 else f"+{_percent(gap)}"
 
 
 def _percent(share: float) -> str:

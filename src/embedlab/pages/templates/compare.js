@@ -6,7 +6,7 @@
   const above = (gap) => {
     if (gap === null) return "diverged";
     const percent = 100 * gap;
-    return `+${percent < 10 ? percent.toFixed(2) : percent < 1e6 ? number.format(percent)
+    return `${percent < 0 ? "" : "+"}${percent < 10 ? percent.toFixed(2) : percent < 1e6 ? number.format(percent)
       : percent.toExponential(1)}%`;
   };
   // The first fit shown is one that shares about half of its list: there is something to see.

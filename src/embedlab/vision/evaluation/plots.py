@@ -4,7 +4,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -77,7 +77,8 @@ def plot_curves(
 
 def _cut_first_losses(axes: Axes) -> None:
     """End the axis above the later losses if a first one would flatten them."""
-    curves = [np.asarray(line.get_ydata(), float) for line in axes.lines]
+    values = (np.asarray(line.get_ydata(), float) for line in axes.lines)
+    curves = [curve for curve in values if curve.size]  # epoch 0 has no training loss
     later = max((curve[1:].max() for curve in curves if len(curve) > 2), default=np.inf)
     if max((curve.max() for curve in curves), default=0) > 3 * later:
         axes.set_ylim(0, 1.3 * later)
@@ -186,8 +187,9 @@ def plot_embedding_map(
     x, y = points[order].T
     axes.scatter(x, y, s=14, c=colours[labels[order]], alpha=0.5, linewidths=0)
     dots = [axes.scatter([], [], s=40, color=colour) for colour in colours[:LEGEND_CLASSES]]
-    ring = {"facecolors": "none", "edgecolors": "black"}
-    axes.scatter(*points[is_wrong].T, s=22, linewidths=0.5, alpha=0.6, **ring)
+    ring: dict[str, Any] = {"facecolors": "none", "edgecolors": "black"}
+    x, y = points[is_wrong].T
+    axes.scatter(x, y, s=22, linewidths=0.5, alpha=0.6, **ring)
     dots.append(axes.scatter([], [], s=40, **ring))
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
     margin = 0.08 * (high - low)

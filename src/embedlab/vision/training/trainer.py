@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from embedlab.distributed.collectives import all_reduce_sum, broadcast, local_slice
-from embedlab.distributed.env import world_size
+from embedlab.distributed.env import rank, world_size
 from embedlab.distributed.sync_batchnorm import convert_sync_batchnorm
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.progress import OnProgress, Step
@@ -47,8 +47,8 @@ class Trainer:
     best     the epoch with the best validation accuracy of those at the last resolution.
     seconds  wall time of the linear probe and of all epochs, those before a resume included.
 
-    The ranks of a process group train together, equal to one process up to rounding: each has a
-    share of every batch.
+    The ranks of a process group train together, each on a share of every batch: equal to one
+    process up to rounding, but for what a backbone's dropout draws.
 
     Raises OptionError if there are more processes than images in a batch.
     """
@@ -208,9 +208,9 @@ class Trainer:
             wait_started = time.perf_counter()
             images, labels = next(batches)
             waited += time.perf_counter() - wait_started
-            # What dropout draws depends on the step alone, also after a resume.
-            step_seed = self._seed + (epoch * self.steps_per_epoch + step) * LARGE_PRIME
-            with self.classifier.autocast(), seeded(step_seed):
+            # What dropout draws depends on the step and the rank alone, also after a resume.
+            step_seed = self._seed + (epoch * self.steps_per_epoch + step) * LARGE_PRIME + rank()
+            with self.classifier.autocast(), seeded(step_seed, self.classifier.device):
                 logits = self._parallel(images)  # (b, classes)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
             loss = loss * (len(labels) / self.batch_size)  # the sum over the ranks is the batch's

@@ -1,0 +1,43 @@
+"""What is logged of every epoch: metrics, and images at the step that the MLflow UI opens on."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from squares import split_of, squares
+
+from embedlab.progress import Step
+from embedlab.vision.evaluation.metrics import Predictions
+from embedlab.workflows.image_runs import EpochLog
+
+IMAGES = squares()
+SPLIT = split_of(IMAGES)
+
+
+def step(epoch: int) -> Step:
+    return Step(epoch, {"val/loss": 1.0, "val/accuracy": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("before", "epochs", "shown"),
+    [
+        ([], [1, 2], [0, 1, 2]),  # at 0 the true classes
+        ([], [0, 1], [0, 1]),  # the linear probe
+        ([1, 2], [3], [0, 3]),  # resumed
+    ],
+)
+def test_there_are_images_at_step_0_and_of_every_epoch(before, epochs, shown):
+    logged: list[int] = []
+    run = SimpleNamespace(
+        record=lambda step: None,
+        log_image=lambda pixels, name, step: logged.append(step),
+        log_figure=lambda figure, name: None,
+    )
+    labels = IMAGES.labels[SPLIT.val]
+    predictions = Predictions(np.eye(3)[labels], labels, SPLIT.val)
+    with EpochLog(run, IMAGES, SPLIT, "toy", lambda: 1) as log:
+        for epoch in before:
+            log.record(step(epoch))
+        for epoch in epochs:
+            log.record(step(epoch), predictions)
+    assert logged == shown

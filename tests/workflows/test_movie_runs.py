@@ -1,0 +1,39 @@
+"""The command that fits what an evaluation chose takes the same likes and weighs them so."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from oracles import random_likes
+
+from embedlab.movies.data.likes import Likes
+from embedlab.workflows.movie_runs import fit_source
+
+MATRIX = "runs:/1234/matrix"
+LIKES = Likes(
+    random_likes(np.random.default_rng(0), n_users=6, n_movies=5),
+    pd.DataFrame({"movie_id": range(5), "title": list("abcde"), "genres": [""] * 5}),
+    name="ml-latest-small",
+    like_rule="threshold:4",
+)
+PLAIN = {"user_weight": "none", "item_power": 0.0}
+WEIGHTED = {"user_weight": "inverse", "item_power": 0.25}
+
+
+@pytest.mark.parametrize("weighting", [PLAIN, WEIGHTED])
+def test_a_matrix_of_the_chosen_weighting_is_named_alone(weighting):
+    params = {"matrix": MATRIX, "ratings": "sample"}
+    assert fit_source(replace(LIKES, **weighting), params, weighting) == {"matrix": MATRIX}
+
+
+def test_another_weighting_than_the_matrix_has_needs_its_ratings():
+    params = {"matrix": MATRIX, "ratings": "sample"}
+    expected = {"ratings": "ml-latest-small", "like_rule": "threshold:4", **WEIGHTED}
+    assert fit_source(LIKES, params, WEIGHTED) == expected
+
+
+def test_ratings_are_named_as_they_were_given_with_their_like_rule():
+    params = {"matrix": "", "ratings": "/data/ml-latest-small"}
+    expected = {"ratings": "/data/ml-latest-small", "like_rule": "threshold:4", **PLAIN}
+    assert fit_source(LIKES, params, PLAIN) == expected

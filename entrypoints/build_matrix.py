@@ -6,7 +6,7 @@ from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean
 
-NOT_KEPT = "So many are not kept: fit_embedding works from the likes, which are."
+NOT_KEPT = "The matrix is too large to keep; fit_embedding needs the likes alone, which are kept."
 
 
 def build_parser() -> Parser:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if counts.matrix is not None:
                 save_cooccurrence(counts.matrix, folder)
         dropped = "".join(f", {n:,} dropped: {why}" for why, n in ratings.dropped.items() if n)
-        found = (
+        summary = (
             f"{likes.name}: {counted(ratings.n_ratings, 'rating')}{dropped}, "
             f"{counted(ratings.n_users, 'user')}, {counted(ratings.n_movies, 'movie')}, "
             f"{counted(likes.matrix.nnz, 'like')}; {counted(counts.nonzeros, 'entry', 'entries')} "
@@ -81,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         notes = [*likes.remarks, *([NOT_KEPT] if counts.matrix is None else [])]
         fit = command("fit_embedding", matrix=f"runs:/{run.id}/matrix")
-        run.describe("\n\n".join([f"**{found}**", *notes, f"Fit it: `{fit}`"]))
-    console.print(found, *notes, f"Fit it with  {fit}", run.how_to_open(), sep="\n")
+        run.describe("\n\n".join([f"**{summary}**", *notes, f"Fit it: `{fit}`"]))
+    console.print(summary, *notes, f"Fit it with  {fit}", run.how_to_open(), sep="\n")
 
 
 if __name__ == "__main__":

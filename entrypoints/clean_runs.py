@@ -13,8 +13,8 @@ def build_parser() -> Parser:
         "for its own experiment and host, and also those of other hosts, or of none, that give no "
         "sign of life. Remove what killed processes left half built in the cache.",
     )
-    parser.add("experiment", str, "", "its name; none is the one that runs go to")
-    what = "without a sign of life until a run or file counts whose process cannot be seen"
+    parser.add("experiment", str, "", "name of the experiment; none: that of this run")
+    what = "of inactivity after which a run or file is stale if its process cannot be checked"
     parser.add("hours", number(0), 24, what)
     parser.add("dry_run", boolean, False, "only list what would be marked and removed")
     return parser

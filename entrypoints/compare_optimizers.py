@@ -25,7 +25,7 @@ def build_parser() -> Parser:
     parser.add(
         "optimizers", parse_optimizers, "adam,rmsprop,sgd,lbfgs", "to compare, joined by commas"
     )
-    what = "published: the notebook's; 1,0.1: for all; adam:1,0.1/sgd:2e-5: for some, others so"
+    what = "published: the notebook's; 1,0.1: for all; adam:1,0.1/sgd:2e-5: others as published"
     parser.add("learning_rates", parse_rates, "published", what)
     parser.add("seeds", integers(0), "0", "of the random starts, joined by commas")
     arguments.add_fit(parser)
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         asked = index.find_all(args.titles)
         queries = choose_queries(index, likes.popularity, asked, args.k)
 
-        with work_progress("compare optimizers") as show:
-            children = Sweep(run, likes, queries, device, args.reuse, show, console.print)
+        with work_progress("compare optimizers") as on_progress:
+            children = Sweep(run, likes, queries, device, args.reuse, on_progress, console.print)
             fits = children.fit_all(grid, args.seeds, ray)
 
         compared = OptimizerComparison(fits, index, queries)
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         page = children.save_view(f"Optimizers: {about}", len(fits))
     console.print(summary)
     console.print(f"Watch the lists converge: {run.where(PAGE)}")
-    console.print(run.how_to_open(*([page] if page else [])))
+    console.print(run.how_to_open(page))
 
 
 if __name__ == "__main__":

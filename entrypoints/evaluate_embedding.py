@@ -20,9 +20,9 @@ def build_parser() -> Parser:
     parser.add("k", integer(1, 1000), 10, "movies recommended for a query")
     what = "what is never recommended: the query movie, or all known likes of the user"
     parser.add("exclude", one_of("query", "likes"), "query", what)
-    what = "users asked in a split at the most, drawn by the seed; all are learnt from"
+    what = "maximum number of users with queries in a split, drawn by seed; fits learn from all"
     parser.add("users", integer(1), 20_000, what)
-    what = "how often the likes are split anew; the time grows with it, the intervals shrink"
+    what = "number of random splits; more take longer and narrow the intervals"
     parser.add("splits", integer(1, 100), 1, what)
     parser.add("resamples", integer(100), 2000, "bootstrap samples of the users")
     parser.add("seed", integer(0), 0, "of the splits, the samples and the baselines")
@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for reason in absent:
             console.print(f"Left out: {reason}")
         options = EvaluationOptions(args.splits, args.seed, args.k, args.exclude, args.users)
-        with work_progress("evaluate") as show:
-            evaluations = tune_and_evaluate(likes.matrix, present, options, show)
+        with work_progress("evaluate") as on_progress:
+            evaluations = tune_and_evaluate(likes.matrix, present, options, on_progress)
         table = result_table(evaluations, args.resamples, args.seed)
 
         run.log_table(table, "tables/contestants.json")

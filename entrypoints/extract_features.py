@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with start_run("extract_features", label, given) as run, process_group(given) as device:
         precision = broadcast(lambda: choose_precision(args.precision, device))
         run.log_params({"device": device, "precision": precision})
-        with work_progress("decode images") as show:
-            images, split, messages = image_runs.load_images(run, given, show)
+        with work_progress("decode images") as on_progress:
+            images, split, messages = image_runs.load_images(run, given, on_progress)
         console.print("\n".join(messages))
         batch_size = options.batch_size_for(len(split.train))
         resolved = {"resolution": args.resolution, "batch_size": batch_size}
@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             backbone = load_backbone(args.backbone, args.weights, args.seed)
         preprocessing = backbone.preprocessing(args.resolution, args.crop_pct)
         model = Classifier(backbone.network, preprocessing, device, precision, args.flip_view)
-        with work_progress("extract features") as show:
-            features = extract_features(backbone.digest, model, images, split, show)
+        with work_progress("extract features") as on_progress:
+            features = extract_features(backbone.digest, model, images, split, on_progress)
         if features is None:  # rank 0 has them, and goes on alone
             return
         run.set_tags({"features_key": features.key, "features_cached": features.was_cached})

@@ -60,12 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         process_group(given) as device,
     ):
         state = broadcast(Checkpoints(args.resume).load) if args.resume else None
-        # A checkpoint from before a parameter was there has the recipe's value of it.
+        # A parameter that an older checkpoint lacks keeps this command line's value.
         settings = settings | state["settings"] if state else settings
         precision = broadcast(lambda: choose_precision(settings["precision"], device))
         settings["precision"] = precision
-        with work_progress("decode images") as show:
-            images, split, messages = image_runs.load_images(run, settings, show)
+        with work_progress("decode images") as on_progress:
+            images, split, messages = image_runs.load_images(run, settings, on_progress)
         n_train, seed = len(split.train), settings["seed"]
         options = resolve_options(settings, n_train, images.side)
         refuse_conflicts(f"resume={args.resume}", settings | vars(options), parser.changed(args))
@@ -81,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = Classifier(backbone.network, preprocessing, device, precision, options.flip_view)
         head, head_seconds = new_head(backbone, len(images.classes), seed), 0.0
         if options.head == "linear_probe" and not state:
-            with work_progress("linear probe") as show:
-                head, head_seconds = probe_head(backbone, model, images, split, show)
+            with work_progress("linear probe") as on_progress:
+                head, head_seconds = probe_head(backbone, model, images, split, on_progress)
         attach_head(backbone, head)
         image_runs.log_training_images(run, images, split, options.augment, options.resolution[-1])
 
@@ -100,12 +100,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         table, best_epoch = EpochTable(SHOWN), lambda: trainer.best.epoch
         with (
             image_runs.EpochLog(run, images, split, options.label, best_epoch) as log,
-            work_progress(options.label, on_estimate) as show,
+            work_progress(options.label, on_estimate) as on_progress,
         ):
             for step in trainer.history:  # of the resumed run
                 log.record(step)
             save()  # a stop in the first epoch does not lose the head
-            for epoch in trainer.train(show):
+            for epoch in trainer.train(on_progress):
                 save()
                 log.record(*epoch)
                 table.add(epoch.step, is_best=best_epoch() == epoch.step.epoch)

@@ -81,12 +81,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             run.log_metrics({"reference/cost": reference})
         steps: list[Step] = []
         n_epochs = None if options.optimizer == "exact" else options.epochs  # until it converges
-        with epoch_progress(title, n_epochs, "train/cost") as show:
+        with epoch_progress(title, n_epochs, "train/cost") as on_progress:
 
             def on_step(step: Step) -> None:
                 steps.append(add_gap_metric(step, reference))
                 run.record(steps[-1])
-                show(step)
+                on_progress(step)
 
             try:
                 fit = fit_weighted(

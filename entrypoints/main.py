@@ -29,7 +29,7 @@ def build_parser() -> Parser:
     arguments.add_dataset(parser, "sample")
     arguments.add_weights(parser, "none")
     arguments.add_resolution(parser, 32)
-    parser.add("train_limit", integer(0), 0, "so many training images; 0 for all")
+    parser.add("train_limit", integer(0), 0, "number of training images; 0 for all")
     parser.add("seed", integer(0), 0, "of all random starts")
     return parser
 
@@ -73,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             step("finetune", **images, **small, epochs=4, register="true"),
         ]
         compared = step("compare_transfer", runs=",".join(image_runs))
-        made = reported_runs(run.experiment_id, (*image_runs, compared, *movie_runs))
-        place = log_report(run, made)
+        runs = reported_runs(run.experiment_id, (*image_runs, compared, *movie_runs))
+        report = log_report(run, runs)
     console.rule("done")
     console.print(f"{run.how_to_open()}\n")
-    console.print(f"The answers, on one page: {place}", style="bold")
+    console.print(f"The answers, on one page: {report}", style="bold")
 
 
 if __name__ == "__main__":

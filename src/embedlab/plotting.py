@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -74,10 +75,10 @@ def _glyphs(path: str, characters: set[str]) -> set[str]:
         return set()
 
 
-def tidy(axes: Axes) -> None:
+def tidy(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
     """Two spines, a light grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e3e5e8", linewidth=0.8)
+    axes.grid(axis=grid, color="#e3e5e8", linewidth=0.8)
     axes.set_axisbelow(True)
 
 

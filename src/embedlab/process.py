@@ -7,7 +7,7 @@ import sys
 from functools import cache
 
 PID_NAMESPACE = "/proc/self/ns/pid"  # Linux; a container has one of its own
-HOSTS_OWN_NAMESPACE = 0xEFFFFFFC  # its number outside of containers
+ROOT_PID_NAMESPACE = 0xEFFFFFFC  # its number outside of containers
 CLOCK_SECONDS = 10  # by which the system's clock may have been set since
 
 
@@ -20,8 +20,8 @@ def this_host() -> str:
     try:
         namespace = os.stat(PID_NAMESPACE).st_ino
     except OSError:
-        namespace = HOSTS_OWN_NAMESPACE
-    suffix = "" if namespace == HOSTS_OWN_NAMESPACE else f"+{namespace}"
+        namespace = ROOT_PID_NAMESPACE
+    suffix = "" if namespace == ROOT_PID_NAMESPACE else f"+{namespace}"
     return re.sub(r"[^\w.-]", "_", platform.node()) + suffix
 
 

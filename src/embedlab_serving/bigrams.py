@@ -34,8 +34,8 @@ class BigramIndex:
     def shared_with(self, query: str) -> tuple[np.ndarray, int]:
         """(n,) number of the query's different bigrams in each text; and how many it has."""
         bigrams = np.unique(_bigrams(f" {query} "))
-        found = [self._owners[self._starts[b] : self._starts[b + 1]] for b in bigrams]
-        return np.bincount(np.concatenate(found), minlength=len(self.lengths)), len(bigrams)
+        owners = [self._owners[self._starts[b] : self._starts[b + 1]] for b in bigrams]
+        return np.bincount(np.concatenate(owners), minlength=len(self.lengths)), len(bigrams)
 
     def within(self, query: str, distance: int) -> np.ndarray:
         """Positions of all texts within this distance of the query (insertions, deletions,

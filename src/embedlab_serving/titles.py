@@ -37,7 +37,8 @@ MAX_LISTED = 8  # titles in one error text
 MIN_PART = 3  # characters of a part of a title
 MIN_TYPO = 6  # characters of a title with a typo: below, every word is a neighbour of another
 MIN_LIKENESS = 72  # of a suggestion, by rapidfuzz's ratios: 100 is equal
-PART_COUNTS = 0.9  # the likeness to a part of a name, of that to a full name
+# Weights of the likeness to a part of a name: to be listed, and in the order of the list.
+PART_WEIGHT, PART_ORDER_WEIGHT = 0.9, 0.8
 LIKENESS_MARGIN = 12  # of a suggestion behind the nearest
 FIRST_COMPARED = 300  # names, of the most bigrams in common: the best of them limits the others
 
@@ -141,8 +142,8 @@ def compact(key: str) -> str:
 
 
 def marks(key: str) -> list[str]:
-    """What tells movies apart, so that no typo may change it: numbers, and single letters that are
-    a numeral or stand at an end ("Malcolm X", "Plan B"). In "Wrath f the Titans" one is a typo."""
+    """Numbers and significant single letters, which no typo may change: a numeral, or a letter at
+    an end ("Malcolm X", "Plan B"). In "Wrath f the Titans" one is a typo."""
     words = key.split()
     ends = (words[:1] + words[-1:]) if words else []
     single = (w for w in words if w in _SINGLE_ROMAN or (w in ends and len(w) == 1 and w != "a"))
@@ -437,7 +438,7 @@ class TitleIndex:
         likely = np.argsort(-shared * is_long, kind="stable")[:FIRST_COMPARED]
         listed, _ = self._likeness(typed, likely[is_long[likely]], MIN_LIKENESS)
         limit = max(MIN_LIKENESS, listed.max(initial=0) - LIKENESS_MARGIN)
-        alike = self._bigrams.alike(typed, limit, limit / PART_COUNTS)
+        alike = self._bigrams.alike(typed, limit, limit / PART_WEIGHT)
         alike = alike[is_long[alike]]
         listed, score = self._likeness(typed, alike, limit)
         limit = max(MIN_LIKENESS, listed.max(initial=0) - LIKENESS_MARGIN)
@@ -459,11 +460,12 @@ class TitleIndex:
             [_with_sorted_words(typed)], with_sorted_words, scorer=fuzz.ratio
         )[0]
         part = process.cdist(
-            [typed], spellings, scorer=fuzz.partial_ratio, score_cutoff=limit / PART_COUNTS
+            [typed], spellings, scorer=fuzz.partial_ratio, score_cutoff=limit / PART_WEIGHT
         )[0]
         full = np.maximum(ratio, sorted_ratio)
         # A part is enough to be listed, but comes after a full name that is as near.
-        return np.maximum(full, PART_COUNTS * part), np.maximum(full, 0.8 * part).round()
+        listed, order = (np.maximum(full, w * part) for w in (PART_WEIGHT, PART_ORDER_WEIGHT))
+        return listed, order.round()
 
     def _unknown(self, q: _Reading, text: str) -> TitleError:
         """The error of a query that no movie fits, with the nearest titles by rapidfuzz."""

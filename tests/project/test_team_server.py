@@ -369,7 +369,7 @@ def test_a_database_of_another_program_is_named_and_left_as_it_is(team, own_data
 def test_a_lock_that_another_process_holds_is_named_and_waited_for(
     team, own_database, monkeypatch, caplog
 ):
-    monkeypatch.setattr(store, "SECONDS_TO_THE_LINE", 0.1)
+    monkeypatch.setattr(store, "LOCK_NOTICE_SECONDS", 0.1)
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.5")
     engine = sqlalchemy.create_engine(own_database, poolclass=sqlalchemy.NullPool)
     held = f"another process holds its lock {store.LOCK_NUMBER} (advisory)"

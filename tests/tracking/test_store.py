@@ -162,7 +162,7 @@ def test_a_store_whose_last_writer_was_killed_is_opened(database):
 @pytest.fixture
 def impatient(monkeypatch):
     """A start says soon what it waits for, tries again soon, and gives up soon."""
-    monkeypatch.setattr(store, "SECONDS_TO_THE_LINE", 0.1)
+    monkeypatch.setattr(store, "LOCK_NOTICE_SECONDS", 0.1)
     monkeypatch.setattr(outage, "FIRST_PAUSE", 0.01)
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.5")
 
@@ -204,7 +204,7 @@ def test_a_start_goes_on_when_the_lock_is_free(database, impatient, monkeypatch)
 
 
 def test_a_start_that_waits_says_so_after_five_seconds():
-    assert store.SECONDS_TO_THE_LINE == 5
+    assert store.LOCK_NOTICE_SECONDS == 5
 
 
 def test_a_start_that_waits_for_a_lock_is_stopped_by_ctrl_c(database):

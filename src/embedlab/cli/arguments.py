@@ -81,7 +81,7 @@ def add_images(parser: Parser) -> None:
     add_dataset(parser, "cifar10")
     parser.add("split_seed", types.integer(0), 0, "of the split into training and validation")
     for part in ("train", "val", "test"):
-        what = f"so many {part} images, stratified; 0 for all"
+        what = f"number of {part} images, stratified; 0 for all"
         parser.add(f"{part}_limit", types.integer(0), 0, what)
     what = "a classifier of torchvision whose last layer is linear"
     name = types.one_of(*vision.BACKBONES, what=f"{what} (see --help)")

@@ -33,8 +33,8 @@ def work_progress(
 ) -> Iterator[OnProgress]:
     """Progress of work whose size comes with every report.
 
-    On a terminal it is a bar with the time left, which goes when the work is done: what follows
-    says it. Elsewhere (a log, MLflow's pipe) it is a line at most every ten seconds.
+    On a terminal: a transient bar with the time left. Elsewhere (a log, MLflow's pipe): a line at
+    most every ten seconds.
 
     on_estimate  called once, after the first few reports, with the seconds that all takes.
     """

@@ -19,7 +19,7 @@ from embedlab.wording import printable
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # metadata and previews: of macOS in a zip, of Synology
 
-Found = tuple[str, os.stat_result]  # a path, and what is there, links followed
+Entry = tuple[str, os.stat_result]  # a path, and what is there, links followed
 
 
 class LeftOut(NamedTuple):
@@ -92,8 +92,8 @@ def _list_files(root: Path) -> Listing:
     folders += [path for classes in by_part.values() for path in classes.values()]
     known = {_identity(os.stat(folder)) for folder in folders}
 
-    found: dict[str, dict[str, list[Found]]] = {part: {} for part in by_part}
-    for part, files_of in found.items():
+    files_by_class: dict[str, dict[str, list[Entry]]] = {part: {} for part in by_part}
+    for part, files_of in files_by_class.items():
         for name, path in by_part[part].items():
             n_before = len(reasons)
             files = list(_files_under(path, set(known), reasons))
@@ -102,13 +102,13 @@ def _list_files(root: Path) -> Listing:
             else:
                 reasons[path] = "an empty folder"
     left_out = tuple(LeftOut(_name(path, root), reasons[path]) for path in sorted(reasons))
-    classes, *others = map(list, found.values())
+    classes, *others = map(list, files_by_class.values())
     _check_classes(root, list(parts.values()), classes, others, left_out)
     class_files = tuple(
-        ClassFile(path, _name(path, root), label, part, about.st_size, about.st_mtime_ns)
-        for part, files_of in found.items()
+        ClassFile(path, _name(path, root), label, part, status.st_size, status.st_mtime_ns)
+        for part, files_of in files_by_class.items()
         for label, name in enumerate(classes)
-        for path, about in files_of[name]
+        for path, status in files_of[name]
     )
     notes = tuple(_notes(root, parts, list(top)))
     return Listing(tuple(map(printable, classes)), class_files, tuple(parts), left_out, notes)
@@ -138,22 +138,22 @@ def _parts_of(root: Path, names: list[str]) -> dict[str, str]:
 def _subfolders(folder: str, reasons: dict[str, str]) -> dict[str, str]:
     """Name -> path."""
     found = _entries(folder, reasons)
-    return {os.path.basename(path): path for path, about in found if stat.S_ISDIR(about.st_mode)}
+    return {os.path.basename(path): path for path, status in found if stat.S_ISDIR(status.st_mode)}
 
 
 def _files_under(
     folder: str, known: set[tuple[int, int]], reasons: dict[str, str]
-) -> Iterator[Found]:
+) -> Iterator[Entry]:
     """The files of a folder, then those of each folder in it that is not `known` yet."""
     below = []
     try:
-        for path, about in _entries(folder, reasons):
-            if stat.S_ISREG(about.st_mode):
-                yield path, about
-            elif _identity(about) in known:
+        for path, status in _entries(folder, reasons):
+            if stat.S_ISREG(status.st_mode):
+                yield path, status
+            elif _identity(status) in known:
                 reasons[path] = "a folder that is read under another name"
             else:
-                known.add(_identity(about))
+                known.add(_identity(status))
                 below.append(path)
     except OSError as error:
         reasons[folder] = error.strerror or str(error)
@@ -161,29 +161,29 @@ def _files_under(
         yield from _files_under(path, known, reasons)
 
 
-def _entries(folder: str, reasons: dict[str, str]) -> Iterator[Found]:
+def _entries(folder: str, reasons: dict[str, str]) -> Iterator[Entry]:
     """Regular files and folders, by name, without hidden ones."""
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         if name.startswith("."):
             continue
         try:
-            about = os.stat(path)
+            status = os.stat(path)
         except OSError as error:
             link = "a link that leads nowhere: " if os.path.islink(path) else ""
             reasons[path] = f"{link}{error.strerror}"
             continue
         if name in SYSTEM_FOLDERS:
             reasons[path] = "the system's metadata and previews"
-        elif stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode):
-            yield path, about
+        elif stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+            yield path, status
         else:
             reasons[path] = "a FIFO, socket or device; expected a regular file"
 
 
-def _identity(about: os.stat_result) -> tuple[int, int]:
+def _identity(status: os.stat_result) -> tuple[int, int]:
     """The same for a folder and for every link to it."""
-    return about.st_dev, about.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _name(path: str, root: Path) -> str:

@@ -84,12 +84,10 @@ def map_movies(
     return MovieMap(movies, rows, positions, n_projected, method, trust)
 
 
-def nearest_movies(
-    vectors: np.ndarray, left_out: Sequence[Sequence[int]], k: int = K
-) -> np.ndarray:
+def nearest_movies(vectors: np.ndarray, left_out: Sequence[Sequence[int]]) -> np.ndarray:
     """(n, len(EXPONENTS), k) uint16: for each movie and exponent the rows of the nearest others.
 
-    k is smaller if there are fewer others.
+    k is K, or less if there are fewer others.
 
     vectors   (n, dim) float32, n up to 65,536.
     left_out  for each movie other rows that are no answer to it, such as copies of the movie.
@@ -98,7 +96,7 @@ def nearest_movies(
     norms = v.double().norm(dim=1).float()  # (n,)
     inverse = torch.where(norms > 0, 1 / norms, 0)
     powers = [torch.where(norms > 0, inverse**a, 0) for a in EXPONENTS]  # (n,) each
-    k = min(k, len(v) - 1 - max(map(len, left_out)))
+    k = min(K, len(v) - 1 - max(map(len, left_out)))
     found = torch.empty((len(v), len(EXPONENTS), k), dtype=torch.int64)
     for start in range(0, len(v), BLOCK):
         block = slice(start, start + BLOCK)
@@ -111,22 +109,22 @@ def nearest_movies(
     return found.numpy().astype(np.uint16)
 
 
-def explorer_page(found: MovieMap, vectors: np.ndarray, about: str) -> str:
+def explorer_page(movie_map: MovieMap, vectors: np.ndarray, about: str) -> str:
     """`explore.html` of a map and of all vectors, (n_movies, dim) float32.
 
     about  which embedding it is, for the page's first lines.
     """
-    index = TitleIndex(found.movies["title"].tolist(), found.movies["likes"].to_numpy())
-    copies = [index.duplicates_of([row]) for row in range(len(found.rows))]
-    low, high = found.positions.min(0), found.positions.max(0)
+    index = TitleIndex(movie_map.movies["title"].tolist(), movie_map.movies["likes"].to_numpy())
+    copies = [index.duplicates_of([row]) for row in range(len(movie_map.rows))]
+    low, high = movie_map.positions.min(0), movie_map.positions.max(0)
     scale = GRID / max((high - low).max(), 1e-9)
-    grid = np.rint((found.positions - low) * scale).astype(int)  # (n, 2)
-    nearest = nearest_movies(vectors[found.rows], copies)
+    grid = np.rint((movie_map.positions - low) * scale).astype(int)  # (n, 2)
+    nearest = nearest_movies(vectors[movie_map.rows], copies)
     data = {
-        "titles": found.movies["title"].tolist(),
-        "genres": found.movies["genres"].str.replace("|", ", ", regex=False).tolist(),
-        "likes": found.movies["likes"].astype(int).tolist(),
-        "groups": found.groups.tolist(),
+        "titles": movie_map.movies["title"].tolist(),
+        "genres": movie_map.movies["genres"].str.replace("|", ", ", regex=False).tolist(),
+        "likes": movie_map.movies["likes"].astype(int).tolist(),
+        "groups": movie_map.groups.tolist(),
         "x": grid[:, 0].tolist(),
         "y": grid[:, 1].tolist(),
         "exponents": EXPONENTS,
@@ -139,7 +137,7 @@ def explorer_page(found: MovieMap, vectors: np.ndarray, about: str) -> str:
         "explore.html",
         data=data,
         about=about,
-        found=found,
+        movie_map=movie_map,
         n_movies=len(vectors),
         exponents=EXPONENTS,
     )

@@ -188,10 +188,10 @@ def finish_costs(axes: Axes, exact_cost: float | None, x: str = "epoch") -> None
     axes.set(xlabel=x, ylabel="cost")
 
 
-def plot_movie_map(found: "MovieMap", title: str, n_names: int = 30) -> Figure:
+def plot_movie_map(movie_map: "MovieMap", title: str, n_names: int = 30) -> Figure:
     """The projected movies: area by likes, colour by genre, the best known by name."""
-    n, likes = found.n_projected, found.movies["likes"].to_numpy(float)
-    positions, groups = found.positions[:n], found.groups[:n]
+    n, likes = movie_map.n_projected, movie_map.movies["likes"].to_numpy(float)
+    positions, groups = movie_map.positions[:n], movie_map.groups[:n]
     areas = 2 + 120 * likes[:n] / max(likes.max(), 1)
     figure = new_figure(10, 9)
     axes = figure.subplots()
@@ -205,7 +205,7 @@ def plot_movie_map(found: "MovieMap", title: str, n_names: int = 30) -> Figure:
             axes.scatter([], [], 40, colour, label=name)  # the legend's, of one size
     axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 0))
     figure.draw_without_rendering()  # the layout: names have sizes in pixels
-    _name_points(axes, positions, found.movies["title"][:n].tolist(), n_names)
+    _name_points(axes, positions, movie_map.movies["title"][:n].tolist(), n_names)
     return figure
 
 

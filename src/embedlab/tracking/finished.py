@@ -1,7 +1,9 @@
-"""Finished runs: one of them by its id, and the epochs that it logged."""
+"""Finished runs: one of them by its id, its artifacts, and the epochs that it logged."""
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import mlflow
 from mlflow.entities import Run
@@ -35,6 +37,17 @@ def newest_finished(client: mlflow.MlflowClient, experiment_id: str, query: str)
     """The finished runs of an experiment that match MLflow's `query`, newest first."""
     query, order = f"{query} AND attributes.status = 'FINISHED'", ["attributes.end_time DESC"]
     return client.search_runs([experiment_id], query, order_by=order, max_results=1000)
+
+
+def has_artifact(run_id: str, path: str) -> bool:
+    """Whether the run, which may be an older version's, has this artifact."""
+    files = mlflow.MlflowClient().list_artifacts(run_id, os.path.dirname(path) or None)
+    return path in {file.path for file in files}
+
+
+def fetch_artifact(run_id: str, path: str) -> Path:
+    """A local copy of an artifact. Raises MlflowException if there is none."""
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
 
 
 def read_steps(client: mlflow.MlflowClient, run_id: str, metrics: Sequence[str]) -> list[Step]:

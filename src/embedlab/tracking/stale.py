@@ -66,11 +66,11 @@ def find_stale(experiment_id: str, hours: float = math.inf) -> list[StaleRun]:
 
     hours  after which a run of another host, or of no process, counts as stale without a metric.
     """
-    found = mlflow.MlflowClient().search_runs(
+    running = mlflow.MlflowClient().search_runs(
         [experiment_id], "attributes.status = 'RUNNING'", order_by=["attributes.start_time ASC"]
     )
     stale = []
-    for run in found:
+    for run in running:
         times = [metric.timestamp for metric in run.data.to_proto().metrics]
         last_activity = max([run.info.start_time, *times])
         quiet = time.time() / 3600 - last_activity / 3_600_000
@@ -113,7 +113,9 @@ def experiment_named(name: str) -> str:
 
 def as_table(stale: list[StaleRun], leftovers: list[Leftover]) -> pd.DataFrame:
     """A row for each run and each file: `what` it is, `which`, and the `reason` why it is stale."""
-    found = ((item.run, item.reason) for item in stale)
-    runs = [(run.data.tags.get("entry_point", "run"), run.info.run_id, why) for run, why in found]
+    runs = [
+        (item.run.data.tags.get("entry_point", "run"), item.run.info.run_id, item.reason)
+        for item in stale
+    ]
     files = [("cache", str(item.path), item.reason) for item in leftovers]
     return pd.DataFrame([*runs, *files], columns=["what", "which", "reason"])

@@ -28,7 +28,7 @@ UI_ADDRESS = "http://127.0.0.1:5000"
 LOCK_NUMBER = 1_162_692_676  # of PostgreSQL's advisory locks; any that nobody else takes
 # The disk is full, or may not be written.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
-SECONDS_TO_THE_LINE = 5.0  # that says which lock is waited for
+LOCK_NOTICE_SECONDS = 5.0  # before a line names the lock that is waited for
 MLFLOW_TABLES = {"experiments", "metrics", "params", "runs", "tags"}  # since its first version
 GIVE_ANOTHER = "set MLFLOW_TRACKING_URI to another, such as sqlite:////absolute/path/mlflow.db."
 # The first group is shown, the rest is the password: for a server up to the last @ before a slash,
@@ -125,13 +125,13 @@ class _Database:
         if self.path is None:
             with self._connect() as connection:
                 take = partial(_take_advisory_lock, connection)
-                retry_until_available(store, take, SECONDS_TO_THE_LINE)
+                retry_until_available(store, take, LOCK_NOTICE_SECONDS)
                 yield  # the lock goes with the connection
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{self.path}.lock", blocking=False)
         Path(lock.lock_file).touch()  # FileLock may wait for a file that cannot be made
-        with retry_until_available(store, lock.acquire, SECONDS_TO_THE_LINE):
+        with retry_until_available(store, lock.acquire, LOCK_NOTICE_SECONDS):
             if not self.path.exists():
                 self._make_sqlite(self.path)
             yield

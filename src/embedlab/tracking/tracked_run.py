@@ -161,10 +161,12 @@ class TrackedRun:
             return url2pathname(urlparse(uri).path) if scheme else uri
         return f"{ui_address()}/{run_page(self.experiment_id, self.id, path)}"
 
-    def how_to_open(self, *pages: str) -> str:
+    def how_to_open(self, *pages: str | None) -> str:
         """How to open the run and other pages, `#/…`, in the MLflow UI; "" for a step of `main`,
         which says so at its end."""
-        return "" if self.is_nested else how_to_open(self.experiment_id, self.id, *pages)
+        return (
+            "" if self.is_nested else how_to_open(self.experiment_id, self.id, *filter(None, pages))
+        )
 
     def log_folder(self, folder: Path, path: str) -> None:
         """Log every file of a local folder as artifacts under `path`."""
@@ -211,8 +213,7 @@ class TrackedRun:
 
 
 class NullRun(TrackedRun):
-    """The run in the worker processes other than the main one: logs nothing, as the main process
-    logs. Every method returns None."""
+    """No-op run of every rank but 0, which alone logs; all methods return None."""
 
     def __init__(self) -> None:
         self.id = "of the main process"

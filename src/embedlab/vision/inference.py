@@ -10,7 +10,7 @@ from torch import nn
 
 from embedlab.distributed.collectives import gather, local_slice
 from embedlab.errors import OptionError
-from embedlab.progress import OnProgress
+from embedlab.progress import OnProgress, no_progress
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, predictions_of
 from embedlab_serving.network import Preprocessing
@@ -40,7 +40,7 @@ class Classifier:
         return torch.autocast(kind, dtype=dtype, enabled=self.precision != "float32")
 
     def predict_logits(
-        self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress | None = None
+        self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress = no_progress
     ) -> np.ndarray | None:
         """(n, outputs) float32: the network's output for each row, in eval mode.
 
@@ -59,15 +59,14 @@ class Classifier:
                     output = (output + self.network(batch.flip(-1))) / 2
                 outputs.append(output.float().cpu().numpy())
                 n_done += len(pixels)
-                if on_progress is not None:  # the other ranks are about as far
-                    on_progress(n_done * len(rows) / n_own, len(rows))
+                on_progress(n_done * len(rows) / n_own, len(rows))  # others are about as far
         by_rank = gather(outputs)
         if by_rank is None:
             return None
         return np.concatenate([output for part in by_rank for output in part])
 
     def predict(
-        self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress | None = None
+        self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress = no_progress
     ) -> Predictions | None:
         """Class probabilities for each row, at rank 0; None at the others."""
         logits = self.predict_logits(images, rows, on_progress)

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import TrackingError
 from embedlab.progress import Step
-from embedlab.tracking.finished import finished_run, newest_finished, read_steps
+from embedlab.tracking.finished import fetch_artifact, finished_run, newest_finished, read_steps
 from embedlab.tracking.store import first_line, store_address
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
@@ -109,8 +109,10 @@ def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedRun
 
 def _test_predictions(run_id: str) -> Predictions:
     try:
-        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=PREDICTIONS)
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with (
+            open(fetch_artifact(run_id, PREDICTIONS), "rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             return Predictions(arrays["probabilities"], arrays["labels"], arrays["rows"])
     except (MlflowException, *DAMAGED_ARRAY) as error:
         raise TrackingError(

@@ -308,7 +308,7 @@ def finish(
     serve = serve_command(model)
     found = f"{report} of {counted(len(test.labels), 'image')}; {best}"
     run.describe("\n\n".join([f"**{found}**", *registered, f"Serve it: `{serve}`"]))
-    how_to_open = run.how_to_open(*comparison_view(run.experiment_id))
+    how_to_open = run.how_to_open(comparison_view(run.experiment_id))
     return [found, *registered, f"Serve it with  {serve}", *filter(None, [how_to_open])]
 
 
@@ -346,9 +346,9 @@ def _card(
     )
 
 
-def comparison_view(experiment_id: str) -> list[str]:
-    """The URL of the charts that compare all image runs of the experiment, if they were saved."""
-    page = save_view(
+def comparison_view(experiment_id: str) -> str | None:
+    """The page of the charts that compare all image runs of the experiment; None if not saved."""
+    return save_view(
         experiment_id,
         VIEW,
         "Image runs",
@@ -370,4 +370,3 @@ def comparison_view(experiment_id: str) -> list[str]:
         order_by="best/val_accuracy DESC",
         search="tags.pictures_digest IS NOT NULL",  # of load_images; tags know no IN
     )
-    return [page] if page else []

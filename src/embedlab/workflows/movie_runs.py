@@ -121,12 +121,12 @@ def log_explorer(run: TrackedRun, likes: Likes, fit: FitResult, label: str, meth
 
     vectors, movies = fit.embedding, likes.table
     about = f"{likes.name}, {label}, dim {vectors.shape[1]}"
-    found = map_movies(vectors, movies, method, seed=0)
-    if found is None:
+    movie_map = map_movies(vectors, movies, method, seed=0)
+    if movie_map is None:
         return f"No map: fewer than {MIN_MAPPED} movies have vectors of different directions."
-    run.log_text(explorer_page(found, vectors, about), PAGE)
+    run.log_text(explorer_page(movie_map, vectors, about), PAGE)
     title = f"{about}: movies that the same people like are near"
-    run.log_figure(plot_movie_map(found, title), "figures/movie_map.png")
+    run.log_figure(plot_movie_map(movie_map, title), "figures/movie_map.png")
     return f"Walk through the movies: {run.where(PAGE)}"
 
 

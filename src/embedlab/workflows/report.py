@@ -23,7 +23,7 @@ from PIL import Image
 from embedlab.errors import TrackingError
 from embedlab.movies.sweep.results import NEW
 from embedlab.pages import render_page, webp_address
-from embedlab.tracking.finished import finished_run, newest_finished
+from embedlab.tracking.finished import fetch_artifact, finished_run, has_artifact, newest_finished
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
 from embedlab.wording import command
@@ -139,7 +139,7 @@ class ReportedRun:
         return Markup(markdown.render(parts[part]).replace("h3>", "h4>"))
 
     def text(self, path: str) -> str:
-        return _fetch(self.run, path).read_text(encoding="utf-8")
+        return fetch_artifact(self.run.info.run_id, path).read_text(encoding="utf-8")
 
     def table(self, path: str) -> pd.DataFrame:
         """A table that `log_table` logged."""
@@ -147,8 +147,7 @@ class ReportedRun:
 
     def has(self, path: str) -> bool:
         """Whether the run, which may be an older version's, has this artifact."""
-        files = mlflow.MlflowClient().list_artifacts(self.run.info.run_id)
-        return path in {file.path for file in files}
+        return has_artifact(self.run.info.run_id, path)
 
     @cached_property
     def figure_paths(self) -> list[str]:
@@ -158,12 +157,7 @@ class ReportedRun:
     def figures(self, prefix: str) -> list[str]:
         """Addresses `data:…` of the figures whose name begins so, in order of their names."""
         found = [path for path in self.figure_paths if path.startswith(f"figures/{prefix}")]
-        return [_as_webp(_fetch(self.run, path)) for path in found]
-
-
-def _fetch(run: Run, path: str) -> Path:
-    run_id = run.info.run_id
-    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
+        return [_as_webp(fetch_artifact(self.run.info.run_id, path)) for path in found]
 
 
 def _as_webp(file: Path) -> str:

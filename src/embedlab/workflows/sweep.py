@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import chain
-from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -42,7 +41,7 @@ from embedlab.movies.sweep.ray_backend import RayFit, RayOptions, fits_by_ray, r
 from embedlab.movies.sweep.results import SweepFit, gap_as_text
 from embedlab.progress import OnProgress, Step
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
-from embedlab.tracking.finished import read_steps
+from embedlab.tracking.finished import fetch_artifact, has_artifact, read_steps
 from embedlab.tracking.run import PROJECT_ROOT, TrackedRun, start_child_run
 from embedlab.wording import cost_as_text
 from embedlab.workflows.models import save_embedding
@@ -97,7 +96,7 @@ class Sweep:
         exact, *others = grid
         first = (exact, seeds[0])
         jobs = list(dict.fromkeys([first, *((o, seed) for o in others for seed in seeds)]))
-        finished = {job: self._find(*job) for job in jobs}
+        finished = {job: self._find(job) for job in jobs}
         missing = [job for job in jobs if finished[job] is None] if ray else []
         ray = ray if missing else None
         fits: dict[Job, SweepFit] = {}
@@ -137,9 +136,13 @@ class Sweep:
             )
         return [fits[job] for job in jobs]
 
-    def _find(self, options: FitOptions, seed: int) -> FinishedFit | None:
-        key = fit_key(options, seed, self.likes.cost_digest, self.device)
-        return find_fit(self.run.experiment_id, key, self.queries) if self.reuse else None
+    def _key(self, job: Job) -> str:
+        return fit_key(*job, self.likes.cost_digest, self.device)
+
+    def _find(self, job: Job) -> FinishedFit | None:
+        if not self.reuse:
+            return None
+        return find_fit(self.run.experiment_id, self._key(job), self.queries)
 
     def _fit(
         self,
@@ -168,8 +171,7 @@ class Sweep:
         options, seed = job
         params = {**self.likes.params, **asdict(options), "seed": seed, "device": self.device}
         params |= {LOG_LR: f"{math.log10(options.lr):.3g}"} if options.lr else {}
-        key = fit_key(options, seed, self.likes.cost_digest, self.device)
-        tags = {"entry_point": "compare_optimizers", KEY: key, self.tag: "made"}
+        tags = {"entry_point": "compare_optimizers", KEY: self._key(job), self.tag: "made"}
         tags |= {NODE: outcome.node} if isinstance(outcome, RayFit) else {}
         steps: list[Step] = []
         try:
@@ -284,7 +286,7 @@ def find_fit(experiment_id: str, key: str, queries: Queries) -> FinishedFit | No
             try:
                 steps = read_steps(client, run.info.run_id, ["train/cost"])
                 fit = _fit_of(run, steps, reason == "finished")
-                lists = _lists_of(client, run, queries)
+                lists = _lists_of(run, queries)
                 if not fit.has_diverged:
                     lists = {**lists, fit.epochs: queries.lists(fit.embedding)}
                 return run.info.run_id, fit, steps, lists
@@ -297,8 +299,7 @@ def _fit_of(run: Run, steps: list[Step], is_finished: bool) -> FitResult:
     epochs, cost = steps[-1].epoch, steps[-1].metrics["train/cost"]
     seconds = run.data.metrics["time/fit_seconds"]
     if is_finished:
-        path = f"{ARTIFACT}/{VECTORS_FILE}"
-        file = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path)
+        file = fetch_artifact(run.info.run_id, f"{ARTIFACT}/{VECTORS_FILE}")
         return FitResult(np.load(file, allow_pickle=False), cost, epochs, seconds)
     # A cost that is not finite is not recorded: it follows the last recorded epoch.
     epochs = min(epochs + 1, int(run.data.params["epochs"]))
@@ -308,13 +309,12 @@ def _fit_of(run: Run, steps: list[Step], is_finished: bool) -> FitResult:
     return FitResult(no_vectors, cost, epochs, seconds, diverged_at, error)
 
 
-def _lists_of(client: mlflow.MlflowClient, run: Run, queries: Queries) -> Lists:
+def _lists_of(run: Run, queries: Queries) -> Lists:
     """Those that the child logged; older versions logged none, and so do fits that diverged."""
-    path = f"{LISTS}/{LISTS_FILE}"
-    if path not in {file.path for file in client.list_artifacts(run.info.run_id, LISTS)}:
+    run_id, path = run.info.run_id, f"{LISTS}/{LISTS_FILE}"
+    if not has_artifact(run_id, path):
         return {}
-    file = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path)
-    return read_lists(Path(file).read_bytes(), queries)
+    return read_lists(fetch_artifact(run_id, path).read_bytes(), queries)
 
 
 def _gap(fit: FitResult, exact: SweepFit | None) -> float:

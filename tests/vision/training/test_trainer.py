@@ -365,7 +365,7 @@ def test_a_training_killed_by_sigkill_resumes_to_the_same_weights(
     moment, checkpoints_of_killed, uninterrupted
 ):
     state = checkpoints_of_killed[moment]
-    assert state["epoch"] == 1
+    assert len(state["history"]) == 1
     with one_thread():
         resumed = trainer_of()
         resumed.load_state(state)

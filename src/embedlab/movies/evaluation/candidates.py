@@ -24,7 +24,7 @@ PUBLISHED_COSINE = f"{PUBLISHED_EMBEDDING}, cosine"
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NOT_INSTALLED = "not installed (pip install -r requirements-extra.txt)"
 ITEM_POWERS = (0.0, 0.25, 0.5)
-# Of the exact solver: later rounds change the ranking of no settings.
+# The exact solver's tolerance while tuning: further rounds do not change the ranking of settings.
 TUNING_TOLERANCE = 1e-3
 
 Settings = Mapping[str, object]

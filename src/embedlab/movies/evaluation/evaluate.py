@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,12 +39,19 @@ from embedlab.movies.evaluation.splits import (
 )
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
-from embedlab.progress import OnProgress
+from embedlab.progress import OnProgress, no_progress
 
 MAX_USERS = 20_000  # of `held_out_ndcg`: its standard error is 1/140 of a standard deviation
 INTERVALS = ("hit_rate", "ndcg", "mrr")
 COMPARED = {"hit_rate": "hit rate", "ndcg": "NDCG"}
-_Trial = tuple[float, Settings, str]  # the hit rate on validation, settings and score
+
+
+class _Trial(NamedTuple):
+    """A score of some settings, and its hit rate on validation."""
+
+    hit_rate: float
+    settings: Settings
+    score: str
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,8 @@ class Evaluation:
     by_score: Mapping[str, Ranking]
 
 
-def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str, k: int = 10) -> float:
-    """NDCG@k, by dot product, of a fit of `likes` without the held-out ones.
+def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> float:
+    """NDCG@10, by dot product, of a fit of `likes` without the held-out ones.
 
     The held-out likes depend on the likes alone, not on their weighting or the fit. Raises
     DataError if no user has enough likes, DivergedError if the fit diverges.
@@ -96,7 +103,7 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str, k: 
     fit.raise_if_diverged(options)
     v = fit.embedding  # (n_movies, dim)
     by_dot_product = {"dot": lambda query: v[query] @ v.T}
-    return rank_held_out(by_dot_product, holdout, k)["dot"].means()["ndcg"]
+    return rank_held_out(by_dot_product, holdout)["dot"].means()["ndcg"]
 
 
 # Two BLAS threads wait for each other longer than matrices this narrow take to multiply.
@@ -105,7 +112,7 @@ def tune_and_evaluate(
     likes: sp.csr_matrix,
     candidates: Sequence[Candidate],
     options: EvaluationOptions,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = no_progress,
 ) -> list[Evaluation]:
     """Split the likes, tune each candidate on validation, rank the test likes; repeat.
 
@@ -131,21 +138,20 @@ def tune_and_evaluate(
         test = hold_out(likes, generator, options.max_users)
         validation = hold_out(test.likes, generator, options.max_users)
         for candidate in candidates:
-            found: list[_Trial] = []
+            of_split: list[_Trial] = []
             for settings in candidate.grid:
                 changed = {**settings, **candidate.tuning_overrides}
                 rankings = rank(validation, candidate.fit, *changed.items())
-                found += [
-                    (ranking.means()["hit_rate"], settings, score)
+                of_split += [
+                    _Trial(ranking.means()["hit_rate"], settings, score)
                     for score, ranking in rankings.items()
                     if score in candidate.scores or not candidate.scores
                 ]
                 done += 1
-                if on_progress:
-                    on_progress(done, total)
-            _, settings, _ = max(found, key=itemgetter(0))
-            trials[candidate.name].append(found)
-            tests[candidate.name].append(rank(test, candidate.fit, *settings.items()))
+                on_progress(done, total)
+            best = max(of_split, key=lambda trial: trial.hit_rate)
+            trials[candidate.name].append(of_split)
+            tests[candidate.name].append(rank(test, candidate.fit, *best.settings.items()))
     return [_evaluation(name, trials[name], tests[name]) for name in trials]
 
 
@@ -153,7 +159,7 @@ def _evaluation(
     name: str, trials: Sequence[Sequence[_Trial]], tests: Sequence[Mapping[str, Ranking]]
 ) -> Evaluation:
     """Means over the splits, from each split's trials and tests."""
-    rates = np.array([[rate for rate, _, _ in of_split] for of_split in trials])
+    rates = np.array([[trial.hit_rate for trial in of_split] for of_split in trials])
     chosen = rates.argmax(axis=1)  # (n_splits,) of the trials of each
     means = [float(np.mean(of_trial)) for of_trial in rates.T]
     best = int(np.argmax(means))
@@ -164,7 +170,9 @@ def _evaluation(
         score,
         val_hit_rate=means[best],
         chosen_in=int(np.count_nonzero(chosen == best)),
-        test=mean_ranking([test[trials[0][i][2]] for test, i in zip(tests, chosen, strict=True)]),
+        test=mean_ranking(
+            [test[trials[0][i].score] for test, i in zip(tests, chosen, strict=True)]
+        ),
         by_score={score: mean_ranking([test[score] for test in tests]) for score in tests[0]},
     )
 

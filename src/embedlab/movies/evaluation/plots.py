@@ -68,8 +68,7 @@ def plot_accuracy_against_novelty(
         axes.set(xscale="log", xlabel=label)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if column == "coverage" else (1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
-        tidy(axes)
-        axes.grid(axis="x", color="#e3e5e8", linewidth=0.8)
+        tidy(axes, grid="both")
     panels[0].xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda users, _: f"{users:g}"))
     panels[1].invert_xaxis()  # in both panels, novelty is on the right

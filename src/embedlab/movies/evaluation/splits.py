@@ -61,17 +61,16 @@ def hold_out(
     order = np.lexsort((generator.random(len(user)), user))
     movie = likes.indices[order]
     position = np.arange(len(user)) - likes.indptr[user]
-    asked = np.flatnonzero(n_likes >= MIN_LIKES)
-    if max_users is not None and len(asked) > max_users:
-        asked = generator.choice(asked, max_users, replace=False)
-    is_asked = np.isin(np.arange(len(n_likes)), asked)[user]  # (n_entries,)
-    is_held = is_asked & (position < HELD_OUT)
-    is_query = is_asked & ~is_held & (position < HELD_OUT + MAX_QUERIES)
+    chosen = np.flatnonzero(n_likes >= MIN_LIKES)  # users
+    if max_users is not None and len(chosen) > max_users:
+        chosen = generator.choice(chosen, max_users, replace=False)
+    is_chosen = np.isin(np.arange(len(n_likes)), chosen)[user]  # (n_entries,)
+    is_target = is_chosen & (position < HELD_OUT)
+    is_query = is_chosen & ~is_target & (position < HELD_OUT + MAX_QUERIES)
     targets = np.zeros((len(n_likes), HELD_OUT), dtype=np.int64)  # (n_users, HELD_OUT)
-    targets[user[is_held], position[is_held]] = movie[is_held]
-    kept = sp.csr_matrix(
-        (likes.data[order][~is_held], (user[~is_held], movie[~is_held])), shape=likes.shape
-    )
-    kept.sort_indices()
-    asked = user[is_query]  # (n_queries,)
-    return Holdout(kept, asked, movie[is_query].astype(np.int64), targets[asked])
+    targets[user[is_target], position[is_target]] = movie[is_target]
+    is_kept = ~is_target
+    entries = likes.data[order][is_kept], (user[is_kept], movie[is_kept])
+    kept = sp.csr_matrix(entries, shape=likes.shape).sorted_indices()
+    query_user = user[is_query]  # (n_queries,)
+    return Holdout(kept, query_user, movie[is_query].astype(np.int64), targets[query_user])

@@ -34,7 +34,7 @@ class FitResult:
     embedding    (n_movies, dim) float32, a row for each movie.
     cost         of the embedding, float64; the last finite one if the fit diverged.
     epochs       number of updates.
-    seconds      wall time of all updates.
+    seconds      wall time of all updates and of the last evaluation.
     diverged_at  None, or the epoch from which on the costs had diverged (`divergence_epoch`), or
                  the last epoch if only the embedding's rows are too long to be served.
     divergence   the evidence, in words.

@@ -69,7 +69,7 @@ def plot_costs(compared: OptimizerComparison, title: str) -> Figure:
         of_optimizer = [item for item in compared.others if item.optimizer == name]
         for item in of_optimizer:
             end = "diverged" if item.has_diverged else cost_as_text(item.fit.cost)
-            label = f"{_rate(item)}: {end}"
+            label = f"{compared.names[item].removeprefix(f'{name} lr=')}: {end}"
             draw_costs(axes, item.steps, colours[item], label)
             for last in item.steps[-1:] if item.has_diverged else ():
                 y = min(last.metrics["train/cost"], top)
@@ -83,11 +83,6 @@ def plot_costs(compared: OptimizerComparison, title: str) -> Figure:
     bottom = min(item.fit.cost for item in compared.fits if not item.has_diverged)
     panels[0].set_ylim(max(bottom, MIN_GAP) * 0.8, top)
     return figure
-
-
-def _rate(item: SweepFit) -> str:
-    several = "" if item.seed == 0 else f", seed {item.seed}"
-    return f"{item.options.lr:g}{several}"
 
 
 def plot_best_curves(compared: OptimizerComparison, title: str) -> Figure:

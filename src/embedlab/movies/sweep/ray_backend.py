@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedlab.errors import EmbedlabError, OptionError, RayError
-from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep.grid import Job
 from embedlab.progress import Step
 from embedlab.wording import counted
 
 if TYPE_CHECKING:
     from embedlab.movies.data.weighting import WeightedLikes
+    from embedlab.movies.solvers.result import FitResult
     from embedlab.movies.sweep.convergence import Lists, Queries
 
 LAUNCHERS = ("local", "ray")
@@ -104,7 +104,7 @@ def parse_launcher(
 class RayFit:
     """A finished task: the fit, its epochs, its lists, and the host and id of its node."""
 
-    fit: FitResult
+    fit: "FitResult"
     steps: Sequence[Step]
     lists: "Lists"
     node: str

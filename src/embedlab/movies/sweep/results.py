@@ -257,8 +257,6 @@ def _pairwise(
 
 def gap_as_text(gap: float) -> str:
     """`0.03% above` or `21 times`; the reference follows."""
-    return f"{gap:.2%} above" if gap < FAR_GAP else f"{ratio_as_text(gap + 1)} times"
-
-
-def ratio_as_text(ratio: float) -> str:
-    return cost_as_text(ratio) if ratio >= 100 else f"{ratio:.3g}"
+    if gap < FAR_GAP:
+        return f"{gap:.2%} above"
+    return f"{cost_as_text(gap + 1) if gap >= 99 else f'{gap + 1:.3g}'} times"

@@ -124,15 +124,15 @@ def register(
     model = _RegisteredModel(name)
     with explain_store_errors():
         tags = {**card.tags, **score.tags, "promote": promote}
-        made = mlflow.register_model(model_uri, name, tags=tags)
-        version = int(made.version)
+        created = mlflow.register_model(model_uri, name, tags=tags)
+        version = int(created.version)
         if not model.client.get_registered_model(name).description:
             model.client.update_registered_model(name, card.what)
-        model.client.update_model_version(name, made.version, card.markdown(_uri(name, version)))
-        since = made.creation_timestamp - 1000 * UNDECIDED_SECONDS
+        model.client.update_model_version(name, created.version, card.markdown(_uri(name, version)))
+        since = created.creation_timestamp - 1000 * UNDECIDED_SECONDS
         for killed in model.wait_for_registrations(UNDECIDED_SECONDS, since, below=version):
             model.decide(killed, score.metric)
-        alias, reason = model.decide(_registered_version(made), score.metric)
+        alias, reason = model.decide(_registered_version(created), score.metric)
     return Registration(name, version, alias, reason)
 
 
@@ -187,23 +187,28 @@ class _RegisteredModel:
                 f"{store_address()} has no {self.name!r}: register one by an entry point that "
                 "trains, with -P register=true."
             )
-        number: str | None = wanted
-        if wanted in (CHALLENGER, PREVIOUS):
-            alias = CHALLENGER if wanted == CHALLENGER else CHAMPION
-            found, number = self.by_alias(alias), None
-            problem = f"{self.name} has no {alias} now"
-            if found and wanted == CHALLENGER:
-                number = str(found.version)
-            elif found:
-                problem = f"the champion of {self.name}, version {found.version}, replaced no other"
-                number = found.tags.get("replaces_version")
+        number, problem = self._resolve(wanted)
+        if number in versions:
+            return number
         if number is not None:
-            if int(number) in versions:
-                return int(number)
-            what = "was deleted" if int(number) < max(versions) else "does not exist"
-            problem = f"version {number} of {self.name} {what}"
+            fate = "was deleted" if number < max(versions) else "does not exist"
+            problem = f"version {number} of {self.name} {fate}"
         newest = ", ".join(map(str, list(reversed(versions))[:NEWEST_SHOWN]))
         raise TrackingError(f"version: {problem}: give a number; its newest versions: {newest}.")
+
+    def _resolve(self, wanted: str) -> tuple[int | None, str]:
+        """The number that is wanted, by itself or by a word; or None, and why there is none."""
+        if wanted not in (CHALLENGER, PREVIOUS):
+            return int(wanted), ""
+        alias = CHALLENGER if wanted == CHALLENGER else CHAMPION
+        version = self.by_alias(alias)
+        if version is None:
+            return None, f"{self.name} has no {alias} now"
+        if wanted == CHALLENGER:
+            return version.version, ""
+        replaced = version.tags.get("replaces_version")
+        problem = f"the champion of {self.name}, version {version.version}, replaced no other"
+        return int(replaced) if replaced else None, problem
 
     def wait_for_registrations(
         self, seconds: float, since: float, below: float = math.inf

@@ -23,7 +23,7 @@ from embedlab.datasets.cache import DAMAGED_ARRAY, build_folder, cache_folder
 from embedlab.datasets.folder import ClassFile, LeftOut, Listing, list_files
 from embedlab.datasets.images import CIFAR10, ImageSource
 from embedlab.errors import DataError
-from embedlab.progress import OnProgress
+from embedlab.progress import OnProgress, no_progress
 from embedlab_serving.decode import decode_image, shorter_side
 
 MAX_SIDE = 256  # pixels; larger images are stored at this size, as the published transform does
@@ -88,7 +88,7 @@ class ImageDataset:
             self.mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
-def read_images(source: ImageSource, on_progress: OnProgress | None = None) -> ImageDataset:
+def read_images(source: ImageSource, on_progress: OnProgress = no_progress) -> ImageDataset:
     """Raises DataError if a folder has no images, a single class, or another layout."""
     if source.path is None:
         return _read_digits(source.name)
@@ -138,7 +138,7 @@ def _fingerprint(pixels: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "little")
 
 
-def _read_folder(name: str, root: Path, on_progress: OnProgress | None) -> ImageDataset:
+def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset:
     listing = list_files(root)
     folder = cache_folder() / "pictures" / _listing_digest(root, listing)
     if (cached := _load(folder)) is None:
@@ -194,7 +194,7 @@ def _listing_digest(root: Path, listing: Listing) -> str:
     return digest.hexdigest()[:32]
 
 
-def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgress | None) -> None:
+def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgress) -> None:
     """Write the files of the cache, in bounded memory."""
     files = listing.files
     unreadable: list[tuple[int, str]] = []
@@ -217,8 +217,7 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgr
                 digest.update(pixels)
                 labels.append(files[i].label)
                 fingerprints.append(_fingerprint(pixels))
-            if on_progress is not None:
-                on_progress(start + len(batch), len(files))
+            on_progress(start + len(batch), len(files))
 
     missing = [listing.classes[k] for k in sorted({*range(len(listing.classes))} - {*labels})]
     if missing:

@@ -51,16 +51,15 @@ def split_images(
     than the number of classes.
     """
     rows, n_classes = np.arange(len(images.labels)), len(images.classes)
-    parts = np.split(rows, np.cumsum([*images.given_parts.values()], dtype=int))
-    given = dict(zip(images.given_parts, parts, strict=False))  # after the last end is nothing
-    train = given.get("train", rows)
+    given = np.split(rows, np.cumsum([*images.given_parts.values()], dtype=int))
+    parts = {"train": rows} | dict(zip(images.given_parts, given, strict=False))
     try:
         for part, share in (("test", TEST_SHARE), ("val", VAL_SHARE)):
-            if part not in given:
+            if part not in parts:
+                train = parts["train"]
                 strata = images.labels[train]
                 both = train_test_split(train, test_size=share, random_state=seed, stratify=strata)
-                train, given[part] = map(np.sort, both)
-        val, test = given["val"], given["test"]
+                parts["train"], parts[part] = map(np.sort, both)
     except ValueError:
         smallest = np.bincount(images.labels, minlength=n_classes).argmin()
         raise DataError(
@@ -68,25 +67,23 @@ def split_images(
             f"training, validation and test; the smallest class is {images.classes[smallest]!r}: "
             "add images (about 20 a class at least)."
         ) from None
-    for part, part_rows in (("training", train), ("validation", val), ("test", test)):
-        if missing := set(range(n_classes)) - set(images.labels[part_rows].tolist()):
+    for part, name in (("train", "training"), ("val", "validation"), ("test", "test")):
+        if missing := set(range(n_classes)) - set(images.labels[parts[part]].tolist()):
             raise DataError(
-                f"dataset: {images.name} has no {part} image of "
+                f"dataset: {images.name} has no {name} image of "
                 f"{', '.join(images.classes[label] for label in sorted(missing)[:5])}: "
                 "add images (about 20 a class at least)."
             )
-    limits = {"train_limit": train_limit, "val_limit": val_limit, "test_limit": test_limit}
-    for name, limit in limits.items():
+    for part, limit in (("train", train_limit), ("val", val_limit), ("test", test_limit)):
         if 0 < limit < n_classes:
             raise OptionError(
-                f"{name}: expected 0 for all, or at least {n_classes}, one a class, got {limit}"
+                f"{part}_limit: expected 0 for all, or at least {n_classes}, one a class, got "
+                f"{limit}"
             )
-    train, val, test = (
-        _limited(part, images.labels, limit, seed)
-        for part, limit in zip((train, val, test), limits.values(), strict=True)
-    )
-    digest = hashlib.sha256(images.digest.encode() + val.tobytes() + b"|" + test.tobytes())
-    return Split(train, val, test, digest.hexdigest())
+        parts[part] = _limited(parts[part], images.labels, limit, seed)
+    scored = parts["val"].tobytes() + b"|" + parts["test"].tobytes()
+    digest = hashlib.sha256(images.digest.encode() + scored).hexdigest()
+    return Split(**parts, digest=digest)
 
 
 def duplicates_across_parts(images: ImageDataset, split: Split) -> list[tuple[int, int]]:

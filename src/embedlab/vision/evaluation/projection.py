@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from embedlab.projection import project
 
+MAX_CLASSES = 10  # whose neighbours are shown
 MAX_POINTS = {"pca": 20_000, "tsne": 3_000}  # t-SNE of 3,000 takes about 20 s on two cores
 
 
@@ -38,7 +39,7 @@ def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     return np.array([row[row != query][:k] for query, row in zip(queries, found, strict=True)])
 
 
-def one_query_a_class(labels: np.ndarray, max_classes: int = 10) -> np.ndarray:
-    """The first row of each of the first classes."""
+def one_query_a_class(labels: np.ndarray) -> np.ndarray:
+    """The first row of each of the first MAX_CLASSES classes."""
     _, first = np.unique(labels, return_index=True)
-    return first[:max_classes]
+    return first[:MAX_CLASSES]

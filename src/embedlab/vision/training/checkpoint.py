@@ -24,8 +24,8 @@ DAMAGED = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, Value
 class Checkpoints:
     """The checkpoints of one training, in the cache folder of this machine, by the run's id."""
 
-    def __init__(self, training: str):
-        self.folder = cache_folder() / "checkpoints" / training
+    def __init__(self, run_id: str):
+        self.folder = cache_folder() / "checkpoints" / run_id
         self.file = self.folder / FILE
 
     def save(self, state: dict) -> None:

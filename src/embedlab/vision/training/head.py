@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from embedlab.distributed.collectives import broadcast
-from embedlab.progress import OnProgress
+from embedlab.progress import OnProgress, no_progress
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.features import extract_features
@@ -24,7 +24,7 @@ def probe_head(
     classifier: Classifier,
     images: ImageDataset,
     split: Split,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = no_progress,
 ) -> tuple[nn.Linear, float]:
     """The head of a linear probe on the backbone's frozen features, and the seconds that it took.
 

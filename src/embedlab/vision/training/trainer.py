@@ -21,7 +21,7 @@ from embedlab.distributed.collectives import all_reduce_sum, broadcast, local_sl
 from embedlab.distributed.env import rank, world_size
 from embedlab.distributed.sync_batchnorm import convert_sync_batchnorm
 from embedlab.errors import DataError, DivergedError, OptionError
-from embedlab.progress import OnProgress, Step
+from embedlab.progress import OnProgress, Step, no_progress
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
@@ -105,7 +105,6 @@ class Trainer:
         return {
             **{name: part.state_dict() for name, part in self._stateful.items()},
             "rng": self._generator.get_state(),
-            "epoch": len(self.history),
             "seconds": self.seconds,
             "history": [vars(step) for step in self.history],
             "best": best,
@@ -127,7 +126,7 @@ class Trainer:
                 "anew."
             ) from error
 
-    def train(self, on_progress: OnProgress | None = None) -> Iterator[Epoch]:
+    def train(self, on_progress: OnProgress = no_progress) -> Iterator[Epoch]:
         """Train the epochs that are left; yields each when `state()` includes it.
 
         If the head starts as the linear probe, epoch 0 is the validation of that start: no training
@@ -150,7 +149,7 @@ class Trainer:
         self.network.load_state_dict(self.best.weights)
         self.network.eval()
 
-    def _run_epoch(self, epoch: int, on_progress: OnProgress | None) -> Epoch:
+    def _run_epoch(self, epoch: int, on_progress: OnProgress) -> Epoch:
         options, started = self.options, time.perf_counter()
         resolution = options.resolution_at(epoch)
         n_train = self.steps_per_epoch * self.batch_size
@@ -158,8 +157,7 @@ class Trainer:
         work_before, all_work = sum(work[: epoch - 1]), sum(work)
 
         def show(n_images: float, detail: str) -> None:
-            if on_progress is not None:
-                on_progress(work_before + n_images * resolution**2, all_work, detail)
+            on_progress(work_before + n_images * resolution**2, all_work, detail)
 
         def show_validation(n_images: float, *_: object) -> None:
             show(n_train + n_images * validation_cost(options), "validation")
@@ -173,7 +171,7 @@ class Trainer:
         resolution: int,
         metrics: dict[str, float],
         started: float,
-        on_progress: OnProgress | None = None,
+        on_progress: OnProgress = no_progress,
     ) -> Epoch:
         """End an epoch that has `started` then, with these metrics of its training."""
         eval_model = self.network if self._ema is None else self._ema.module

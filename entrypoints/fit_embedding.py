@@ -27,7 +27,7 @@ def build_parser() -> Parser:
     parser.add("seed", integer(0), 0, "of the random start")
     arguments.add_device(parser, "where the fit runs")
     arguments.add_processes(parser)
-    what = "of the movies in the plane, with explore.html: tsne keeps neighbours, pca is faster"
+    what = "map of the movies and explore.html: tsne keeps neighbours, pca is faster, none: neither"
     parser.add("embedding_map", one_of(*MAPS), "tsne", what)
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
     arguments.add_registration(parser, "movie-embedding")

@@ -26,7 +26,12 @@ def build_parser() -> Parser:
         "the model to ask: models:/<name>@<alias>, models:/<name>/<version>, runs:/<id>/model",
     )
     parser.add("k", integer(1, 1000), 10, "how many recommendations")
-    parser.add("score", one_of("dot", "cosine"), "dot", "inner product, or without popularity")
+    parser.add(
+        "score",
+        one_of("dot", "cosine"),
+        "dot",
+        "dot: inner product, favours much-liked movies; cosine: does not",
+    )
     parser.add("include_self", boolean, False, "keep the asked movies in the list")
     return parser
 

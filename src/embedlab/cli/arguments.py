@@ -48,7 +48,8 @@ def add_fit(parser: Parser) -> None:
     """The parameters of a fit, apart from optimizer and learning rate."""
     parser.add("dim", types.integer(1, 100_000), 100, "length of a movie's vector")
     parser.add("epochs", types.integer(1), 150, "updates of all vectors (exact: at most)")
-    parser.add("objective", types.one_of(*OBJECTIVES), "factored", "dense is the published form")
+    what = "factored: from the likes; dense: the published form, from X. The cost is the same"
+    parser.add("objective", types.one_of(*OBJECTIVES), "factored", what)
     parser.add("init_scale", types.positive_number, 1.0, "standard deviation of the random start")
 
 
@@ -98,7 +99,7 @@ def add_linear_probe(parser: Parser) -> None:
     parser.add("lr", types.auto_or(types.positive_number), "auto", f"learning rate; auto: {rates}")
     parser.add("weight_decay", types.number(0), 0.001, "L2 penalty of its weights")
     parser.add("epochs", types.integer(1), 15, "passes over the features")
-    what = "images an update, fewer of small data (lbfgs: all)"
+    what = "maximum images per update; fewer if there are few images (lbfgs: all)"
     parser.add("batch_size", types.integer(1), 256, what)
 
 
@@ -109,7 +110,7 @@ def add_recipe(parser: Parser) -> None:
     resolutions = types.integers(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
     for name, type, what in (
         ("head", types.one_of(*recipes.HEADS), "start of the last layer"),
-        ("batch_norm", types.one_of(*recipes.BATCH_NORM), "its statistics while training"),
+        ("batch_norm", types.one_of(*recipes.BATCH_NORM), "BatchNorm's statistics while training"),
         ("optimizer", types.one_of(*recipes.OPTIMIZERS), "the optimizer"),
         ("lr", types.positive_number, "its highest learning rate"),
         ("momentum", types.fraction, "of sgd and rmsprop; first moment of adam and adamw"),
@@ -119,7 +120,7 @@ def add_recipe(parser: Parser) -> None:
         ("warmup", types.fraction, "share of all steps in which one_cycle rises"),
         ("step_epochs", types.integer(1), "epochs after which schedule=step divides by ten"),
         ("epochs", types.integer(1), "passes over the training images"),
-        ("batch_size", types.integer(2), "images an update"),
+        ("batch_size", types.integer(2), "images per update"),
         ("resolution", resolutions, "pixels a side, or several, rising, as 64,96,128"),
         ("crop_pct", types.number(0.1, 1), "side of the middle crop of validation and test images"),
         ("augment", types.one_of(*recipes.AUGMENTATIONS), "random changes of training images"),

@@ -137,7 +137,7 @@
     const median = d3.median(found, (movie) => likes[movie]);
     byId("summary").textContent = found.length
       ? `Half of these are liked by ${number.format(Math.round(median))} users or more.`
-      : "Nobody likes it in these data, so its vector says nothing.";
+      : "No user likes it in these data, so there are no neighbours to show.";
   };
 
   const choose = (movie) => {

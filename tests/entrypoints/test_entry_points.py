@@ -558,7 +558,7 @@ def test_a_missing_model_is_told_with_what_to_do(store):
     ended = store.call("recommend", "missing-model", model="models:/no-such@champion")
     sentence = (
         rf"model: 'models:/no-such@champion' cannot be loaded from {store.uri} \(.*not found\): "
-        r"fit and register one with `mlflow run \. -e fit_embedding -P register=true`, or give "
+        r"fit and register one with `mlflow run \. -e fit_embedding .* -P register=true`, or give "
         r"model=runs:/<run id>/model\."
     )
     assert_failed(ended, sentence, "error")

@@ -452,7 +452,7 @@ class TitleIndex:
     def _likeness(
         self, typed: str, positions: np.ndarray, limit: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) likeness that lists these spellings from `limit` on, and (n,) what orders them."""
+        """(n,) the likeness by which a spelling is listed, from `limit` on, and (n,) its order."""
         spellings = [self._spellings[i] for i in positions.tolist()]
         with_sorted_words = [self._sorted_spellings[i] for i in positions.tolist()]
         ratio = process.cdist([typed], spellings, scorer=fuzz.ratio)[0]

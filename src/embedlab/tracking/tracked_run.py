@@ -164,9 +164,9 @@ class TrackedRun:
     def how_to_open(self, *pages: str | None) -> str:
         """How to open the run and other pages, `#/…`, in the MLflow UI; "" for a step of `main`,
         which says so at its end."""
-        return (
-            "" if self.is_nested else how_to_open(self.experiment_id, self.id, *filter(None, pages))
-        )
+        if self.is_nested:
+            return ""
+        return how_to_open(self.experiment_id, self.id, *filter(None, pages))
 
     def log_folder(self, folder: Path, path: str) -> None:
         """Log every file of a local folder as artifacts under `path`."""

@@ -158,7 +158,7 @@ class EpochLog:
     ):
         self.run, self.images, self.label, self._best_epoch = run, images, label, best_epoch
         self.steps: list[Step] = []
-        self._is_first = True
+        self._has_images = False
         # Evenly over the classes, whose images lie anywhere among the rows.
         by_class = np.argsort(images.labels[split.val], kind="stable")
         positions = np.linspace(0, len(by_class) - 1, min(IMAGES_EACH_EPOCH, len(by_class)))
@@ -181,14 +181,14 @@ class EpochLog:
         if predictions is None:
             return
         pixels = self.images.pixels[self._rows]
-        if self._is_first and step.epoch:  # the UI opens on step 0
+        if not self._has_images and step.epoch:  # the UI opens on step 0
             names = [self.images.classes[label] for label in self.images.labels[self._rows]]
             title = "validation images with their true classes"
             columns = figures.square(len(names))
             grid = figures.plot_image_grid(pixels, names, title, columns=columns)
             self.run.log_image(figures.as_pixels(grid), VAL_GRID, 0)
         title = f"validation images, epoch {step.epoch}: accuracy {predictions.score.accuracy:.1%}"
-        self._is_first = False
+        self._has_images = True
         shown = predictions.take(self._shown)
         grid = figures.plot_predictions(shown, pixels, self.images.classes, title)
         self.run.log_image(figures.as_pixels(grid), VAL_GRID, step.epoch)

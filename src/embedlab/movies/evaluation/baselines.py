@@ -164,7 +164,7 @@ def cosine(vectors: np.ndarray) -> Scorer:
 
 
 def _rows_of_x(likes: sp.csr_matrix) -> Scorer:
-    """Rows of LᵀL, dense: (n, n_movies); the last ones are kept for other scorers."""
+    """Rows of LᵀL, dense: (n, n_movies). Scorers that get the same array in turn share them."""
     by_movie = likes.T.tocsr()  # (n_movies, n_users)
     last = np.empty(0, np.int64), np.empty((0, likes.shape[1]))
 

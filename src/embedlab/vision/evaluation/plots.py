@@ -169,9 +169,10 @@ def plot_embedding_map(
     classes: tuple[str, ...],
     title: str,
 ) -> Figure:
-    """points (n, 2): a dot an image, a colour a class, and thumbnails where they have room. A black
-    ring or frame marks a misclassified image. The name of a class stands at the
-    middle of its images. The frame omits far outliers.
+    """points (n, 2): one dot per image, one colour per class, and thumbnails where they have room.
+
+    A black ring or frame marks a misclassified image. The name of a class stands at the middle of
+    its images. The frame omits far outliers.
 
     predictions  of n images.
     pixels       (n, 3, side, side) uint8.

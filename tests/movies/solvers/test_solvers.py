@@ -255,6 +255,17 @@ def test_fits_of_the_same_likes_count_the_squares_of_x_once(monkeypatch):
     assert len(counted) == 1
 
 
+def test_a_fit_of_so_many_rounds_counts_no_squares_and_has_the_same_vectors(monkeypatch):
+    likes = random_likes(np.random.default_rng(0), 200, 60)
+    full = fit_minres(weight_likes(likes), 5, np.random.default_rng(0), 3, tolerance=0)
+    squares = weighting.off_diagonal_squares(likes)
+    monkeypatch.setattr(weighting, "off_diagonal_squares", None)  # calling it would fail
+    short = fit_minres(weight_likes(likes), 5, np.random.default_rng(0), 3, tolerance=None)
+    np.testing.assert_array_equal(short.embedding, full.embedding)
+    assert short.epochs == full.epochs == 3
+    assert short.cost + squares == pytest.approx(full.cost)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("n_users", "n_movies"), [(1, 1), (3, 2), (5, 30)])
 def test_degenerate_worlds_fit(optimizer, n_users, n_movies):

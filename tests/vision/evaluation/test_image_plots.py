@@ -27,9 +27,9 @@ def test_the_prediction_grid_has_a_row_a_class_right_left_and_wrong_right():
     shown = texts(figure)
     assert shown[:3] == ["true class", "most confident, right", "most confident, wrong"]
     assert shown[3:] == [
-        "red", "red 90%", "red 70%", "green 60%", "no more\nmistakes",
-        "green", "green 80%", "blue 50%", "no more\nmistakes",
-        "blue", "blue 90%", "no\nmistakes",
+        "red", "90%", "70%", "green\n60%", "no more\nmistakes",
+        "green", "80%", "blue\n50%", "no more\nmistakes",
+        "blue", "90%", "no\nmistakes",
     ]  # fmt: skip
     left, right = ([i.get_extent()[0] for i in axes.images[:2]], axes.images[2].get_extent()[0])
     assert max(left) < right

@@ -5,17 +5,20 @@ In: likes and settings. Out: `{name of a score: Scorer}`, as one fit may have se
 
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation.metrics import Scorer
 
 # The most liked movie gains this fraction of the best score, which only orders equal counts.
 TIE_BREAK = 1e-3
-SHRINKAGES = (0, 10, 100, 1000)  # of `item_knn`, each a score
+COUNT = "count"
+DAMPED = {f"cosine, shrinkage={s}": s for s in (0, 10, 100, 1000)}  # scores of `item_neighbours`
 
 
 def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:
@@ -24,15 +27,12 @@ def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:
     return {"likes": lambda query: np.tile(counts, (len(query), 1))}
 
 
-def cooccurrence_rows(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
-    """X itself: the number of users who like both, equal counts in order of popularity."""
-    weighted = weight_likes(likes, user_weight).matrix
-    return {"count": _by_popularity_if_equal(_rows_of_x(weighted), likes)}
+def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
+    """Two movies by the users who like both, equal scores in order of popularity.
 
-
-def item_knn(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
-    """X_ij / (√(x_i x_j) + shrinkage): the cosine of two movies' columns of L, damped if few
-    users like either."""
+    COUNT is X_ij, their number. The others are the cosine of two movies' columns of L, damped if
+    few users like either: X_ij / (√(x_i x_j) + shrinkage).
+    """
     weighted = weight_likes(likes, user_weight).matrix
     norms = np.sqrt(np.asarray(weighted.power(2).sum(axis=0)).ravel())  # (n_movies,)
     rows = _rows_of_x(weighted)
@@ -41,10 +41,8 @@ def item_knn(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
         below = np.outer(norms[query], norms) + shrinkage  # (n, n_movies)
         return np.divide(rows(query), below, out=np.zeros_like(below), where=below > 0)
 
-    return {
-        f"cosine, shrinkage={s:g}": _by_popularity_if_equal(partial(score, shrinkage=s), likes)
-        for s in SHRINKAGES
-    }
+    scores = {COUNT: rows, **{name: partial(score, shrinkage=s) for name, s in DAMPED.items()}}
+    return {name: _by_popularity_if_equal(scorer, likes) for name, scorer in scores.items()}
 
 
 def ease_bytes(n_users: int, n_movies: int) -> int:
@@ -171,8 +169,15 @@ def _rows_of_x(likes: sp.csr_matrix) -> Scorer:
     def rows(query: np.ndarray) -> np.ndarray:
         nonlocal last
         if last[0] is not query:
-            last = query, (by_movie[query] @ likes).toarray()
+            x = np.empty((len(query), likes.shape[1]), likes.dtype)
+            n = torch.get_num_threads()
+            with ThreadPoolExecutor(n) as threads:  # scipy multiplies without Python's lock
+                list(threads.map(fill, np.array_split(query, n), np.array_split(x, n)))
+            last = query, x
         return last[1]
+
+    def fill(query: np.ndarray, x: np.ndarray) -> None:
+        (by_movie[query] @ likes).toarray(out=x)
 
     return rows
 

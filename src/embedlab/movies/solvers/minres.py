@@ -36,6 +36,8 @@ from embedlab.movies.solvers.operators import TorchLikesOperator
 from embedlab.movies.solvers.result import FitResult
 from embedlab.progress import OnStep, Step
 
+MAX_ROUNDS = 150
+TOLERANCE = 1e-8  # relative gain of a round
 # Up to this a full eigendecomposition is faster, and any dim is allowed.
 MAX_MOVIES_FOR_LAPACK = 600
 SPARE = 0.2  # additional vectors, as a fraction of k: the last of a subspace converge last
@@ -74,14 +76,16 @@ def fit_minres(
     weighted: WeightedLikes,
     dim: int,
     generator: np.random.Generator,
-    max_rounds: int = 150,
-    tolerance: float = 1e-8,
+    max_rounds: int = MAX_ROUNDS,
+    tolerance: float | None = TOLERANCE,
     on_step: OnStep = lambda step: None,
     eigensolver: Callable[..., Eigensolver] = choose_eigensolver,
 ) -> FitResult:
     """Fill the diagonal until a round lowers the cost by less than `tolerance`, relatively.
 
     weighted     its matrix, (n_users, n_movies) CSR, is L.
+    tolerance    None for `max_rounds` rounds and costs without their constant, ‖X‖²_off: counting
+                 it takes longer than some rounds where there are many likes.
     generator    draws the first subspace; the result does not depend on it.
     eigensolver  called with likes, k and generator.
 
@@ -92,7 +96,7 @@ def fit_minres(
     likes = weighted.matrix.astype(np.float64)
     n_movies = likes.shape[1]
     x = torch.from_numpy(weighted.diagonal)  # (n_movies,)
-    squares = weighted.off_diagonal_squares
+    squares = 0.0 if tolerance is None else weighted.off_diagonal_squares
     k = min(dim, n_movies)
     pairs = eigensolver(likes, k, generator)
 
@@ -112,9 +116,9 @@ def fit_minres(
             break
         metrics = {"train/cost": found.cost, "train/gradient_norm": found.gradient_norm}
         on_step(Step(round_, metrics | {"train/products": pairs.products}, elapsed))
-        converged = best.cost - found.cost <= tolerance * abs(found.cost)
+        gain = best.cost - found.cost
         best, rounds = found, round_
-        if converged:
+        if tolerance is not None and gain <= tolerance * abs(found.cost):
             break
         n = newton_diagonal(n, found)
     embedding = np.zeros((n_movies, dim), np.float32)

@@ -117,7 +117,8 @@
       byId("words").textContent = "This fit diverged and recommends nothing.";
       return;
     }
-    const now = position >= 0 ? chosen.costs[position] / exact.cost - 1 : chosen.gap;
+    const isInside = position >= 0 && position < chosen.epochs.length - 1;
+    const now = isInside ? chosen.costs[position] / exact.cost - 1 : chosen.gap;
     const shared = found.filter((row) => of.includes(row)).length;
     const share = chosen.shares[epoch];
     byId("words").textContent = `Cost ${above(now).slice(1)} above the exact one. ${shared} of ${of.length} `

@@ -191,16 +191,17 @@
       const [px, py] = place(i);
       const text = titles[i].replace(/ \(\d{4}\)$/, "");
       const half = context.measureText(text).width / 2 + 3, baseline = py - radius(i) - 4;
-      const box = [px - half, baseline - 12, px + half, baseline + 4];
+      const x = Math.max(half, Math.min(px, width - half));  // a name at the edge stays whole
+      const box = [x - half, baseline - 12, x + half, baseline + 4];
       if (px < 0 || py < 0 || px > width || py > height) return false;
       if (!force && taken.some((b) => box[0] < b[2] && b[0] < box[2] && box[1] < b[3] && b[1] < box[3]))
         return false;
       taken.push(box);
       context.lineWidth = 3;
       context.strokeStyle = paper;
-      context.strokeText(text, px, baseline);
+      context.strokeText(text, x, baseline);
       context.fillStyle = ink;
-      context.fillText(text, px, baseline);
+      context.fillText(text, x, baseline);
       return true;
     };
     if (chosen >= 0 && likes[chosen]) {

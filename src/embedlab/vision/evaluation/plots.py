@@ -28,11 +28,11 @@ LEGEND_CLASSES = 30
 COLUMNS = 12  # of a grid of images
 MAP_RATIO = 1.2  # width of the map over its height
 ROWS_OF_THUMBNAILS = 18
-TILE = 1.28  # height of an image and its caption, in widths of an image
+TILE = 1.42  # height of an image and its caption, in widths of an image
 
 
 class Tile(NamedTuple):
-    """An image (3, side, side) uint8, and the caption under it."""
+    """An image (3, side, side) uint8, and up to two lines of text under it."""
 
     image: np.ndarray
     caption: str
@@ -126,7 +126,8 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
                 tiles[k + 1 + n_wrong] = "no more\nmistakes" if n_wrong else "no\nmistakes"
             for item in of_class.itertuples():
                 first, colour = (0, GREEN) if item.kind == "right" else (k + 1, RED)
-                caption = f"{item.predicted} {item.confidence:.0%}"
+                taken_for = "" if item.kind == "right" else f"{item.predicted}\n"
+                caption = f"{taken_for}{item.confidence:.0%}"
                 tiles[first + item.rank - 1] = Tile(images.pixels[item.row], caption, colour)
             rows.append((name, tiles))
         figures.append(_tile_rows(rows, f"{title}{part}", headings))
@@ -152,7 +153,7 @@ def plot_predictions(
     pixels  (n, 3, side, side) uint8, an image a prediction.
     """
     names = [classes[label] for label in predictions.predicted]
-    captions = [f"{n} {c:.0%}" for n, c in zip(names, predictions.confidence, strict=True)]
+    captions = [f"{n}\n{c:.0%}" for n, c in zip(names, predictions.confidence, strict=True)]
     colours = [GREEN if is_right else RED for is_right in predictions.is_right]
     return plot_image_grid(pixels, captions, title, colours, square(len(names)))
 
@@ -350,7 +351,8 @@ def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()
             box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
             pixels = tile.image.transpose(1, 2, 0)
             axes.imshow(pixels, extent=box, interpolation="bicubic", aspect="auto")
-            lines = tile.caption.split("\n")
-            text = "\n".join(t if len(t) <= 14 else f"{t[:7]}…{t[-6:]}" for t in lines)
-            axes.text(x + 0.5, y + 1, text, ha="center", va="top", size=8, color=tile.colour)
+            lines = [t if len(t) <= 14 else f"{t[:7]}…{t[-6:]}" for t in tile.caption.split("\n")]
+            size = 8 if max(map(len, lines)) > 11 else 10
+            at, text = (x + 0.5, y + 1), "\n".join(lines)
+            axes.text(*at, text, ha="center", va="top", size=size, color=tile.colour)
     return figure

@@ -3,11 +3,14 @@ PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3.14 python3
   command -v $$one && break; done)
 STORE ?= $(or $(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
 PORT ?= 5000
-VENV := $(CURDIR)/.venv
-export PATH := $(VENV)/bin:$(PATH)
+# Without the folder's own path, which may hold a space, and by name: make starts simple commands
+# without a shell, and some makes look for them on the PATH that they were started with.
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 export STORE  # commands name it as the shell does: make prints them, and it may hold a password
 
-PYTEST := python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help run test test-fast lint ui bench bench-peers pictures lock store
 .DEFAULT_GOAL := help
@@ -16,7 +19,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/make \1 \t/p' $(MAKEFILE_LIST)
 
 run: store  ## the whole project, small, on built-in data; ARGS="-P ratings=ml-latest-small"
-	MLFLOW_LOGGING_LEVEL=WARNING mlflow run . --env-manager local --experiment-name embedlab $(ARGS)
+	MLFLOW_LOGGING_LEVEL=WARNING $(BIN)/mlflow run . --env-manager local --experiment-name embedlab $(ARGS)
 
 test: lint  ## linters, types and all tests; ARGS="tests/serving/test_titles.py"
 	$(PYTEST) $(ARGS)
@@ -25,45 +28,45 @@ test-fast: lint  ## the same without processes, servers, tracking stores and rea
 	$(PYTEST) -m "not slow and not real" $(ARGS)
 
 lint: $(VENV)/.test  ## linters and types
-	ruff check .
-	ruff format --check .
-	mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 ui: store  ## the MLflow UI on the same store; PORT=5000
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri "$$STORE" --port $(PORT)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri "$$STORE" --port $(PORT)
 
 # Made first, and whole: a UI that made it would keep artifacts where local runs cannot write, and
 # an `mlflow run` that is killed while it makes it leaves one that cannot be opened.
 store: $(VENV)/.run
-	PYTHONPATH=src MLFLOW_TRACKING_URI="$$STORE" python -c \
+	PYTHONPATH=src MLFLOW_TRACKING_URI="$$STORE" $(BIN)/python -c \
 	  "from embedlab.cli.parser import exit_with; from embedlab.tracking import store; \
 	  exit_with(lambda _: store.initialise_store())"
 
 bench: $(VENV)/.run  ## speed and memory, as ratios; ARGS="--ratings <path>"
-	python -m benchmarks.movies $(ARGS)
-	python -m benchmarks.vision
-	python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.movies $(ARGS)
+	$(BIN)/python -m benchmarks.vision
+	$(BIN)/python -m benchmarks.startup
 
 bench-peers: $(VENV)/.run  ## fits beside the library implicit's; ARGS="--folder <for made ratings>"
-	grep ^implicit= requirements-extra.txt | python -m pip install -r /dev/stdin
-	python -m benchmarks.peers $(ARGS)
+	grep ^implicit= requirements-extra.txt | $(BIN)/python -m pip install -r /dev/stdin
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 pictures: $(VENV)/.run  ## the README's screenshots, by chromium; ARGS="--ratings <path>"
-	python docs/pictures.py $(ARGS)
+	$(BIN)/python docs/pictures.py $(ARGS)
 
 lock: $(VENV)/.test  ## requirements.lock from requirements.txt, for every system
-	uv pip compile requirements.txt --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile requirements.txt --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --no-header --no-emit-find-links -o requirements.lock
 
 $(VENV)/.run: requirements.lock
-	@test -x $(VENV)/bin/python || { test -n "$(PYTHON)" && $(PYTHON) -c \
+	@test -x $(BIN)/python || { test -n "$(PYTHON)" && $(PYTHON) -c \
 	  "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))"; } 2>/dev/null || { echo \
 	  "embedlab needs Python 3.11 or newer with its venv (on Debian and Ubuntu: apt install" \
 	  "python3-venv), or the path of one: make PYTHON=<path>" >&2; exit 1; }
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	python -m pip install -r requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r requirements.lock
 	touch $@
 
 $(VENV)/.test: requirements-dev.txt $(VENV)/.run
-	python -m pip install -r requirements-dev.txt
+	$(BIN)/python -m pip install -r requirements-dev.txt
 	touch $@

@@ -33,7 +33,7 @@ from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation.baselines import cosine
 from embedlab.movies.evaluation.metrics import Scorer, rank_held_out
-from embedlab.movies.evaluation.splits import Holdout, hold_out
+from embedlab.movies.evaluation.splits import Holdout, choose_users, hold_out
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.plotting import BLUE, GREEN, new_figure, tidy
 from embedlab.process import peak_memory
@@ -50,7 +50,8 @@ def hold_out_likes(ratings: str, folder: Path, n_users: int) -> dict[str, object
     """Write the likes that are learnt from, and the queries, to `folder`; returns the sizes."""
     files = locate_ratings(ratings)
     likes = find_likes(read_ratings(files.path, files.name), "user_mean").matrix
-    holdout = hold_out(likes, np.random.default_rng(0), n_users)
+    generator = np.random.default_rng(0)
+    holdout = hold_out(likes, generator, choose_users(likes, generator, n_users))
     sp.save_npz(folder / LIKES, holdout.likes, compressed=False)
     queries = {name: getattr(holdout, name) for name in ("user", "query", "targets")}
     np.savez(folder / QUERIES, **queries)

@@ -20,7 +20,7 @@ def build_parser() -> Parser:
     parser.add("k", integer(1, 1000), 10, "movies recommended for a query")
     what = "what is never recommended: the query movie, or all known likes of the user"
     parser.add("exclude", one_of("query", "likes"), "query", what)
-    what = "maximum number of users with queries in a split, drawn by seed; fits learn from all"
+    what = "maximum number of users with queries, drawn by seed; fits learn from all"
     parser.add("users", integer(1), 20_000, what)
     what = "number of random splits; more take longer and narrow the intervals"
     parser.add("splits", integer(1, 100), 1, what)
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.tracking.run import start_run
     from embedlab.wording import command
     from embedlab.workflows.movie_runs import find_or_load_likes, fit_source
+    from embedlab_serving.neighbours import SIMILARITIES
 
     with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:
         likes = find_or_load_likes(run, vars(args), parser.changed(args), console.print)
@@ -76,9 +77,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     weighting = {name: ours.settings[name] for name in ("user_weight", "item_power")}
     source = fit_source(likes, vars(args), weighting)
     chosen = command("fit_embedding", **source, optimizer="exact", dim=ours.settings["dim"])
-    console.print(
-        f"Fit what validation chose with  {chosen}\nand ask it by its score, {ours.score}"
-    )
+    ask = f"query it by score={ours.score}"
+    if ours.score not in SIMILARITIES:
+        ask = f"its explore.html ranks by {ours.score}, the served model by dot and cosine alone"
+    console.print(f"Fit what validation chose with  {chosen}\n{ask}")
     console.print(run.how_to_open())
 
 

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = resolve_options(settings, n_train, images.side)
         refuse_conflicts(f"resume={args.resume}", settings | vars(options), parser.changed(args))
         run.log_params({"device": device, **settings})
-        run.log_resolved(vars(options))
+        run.log_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
         if options.recipe == "auto":
             messages.append(explain_auto(n_train, images.side, settings, options))
         console.print("\n".join(messages))
@@ -93,9 +93,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         def save() -> None:
             if is_main_process():
-                Checkpoints(run.id).save(trainer.state() | {"settings": settings})
+                Checkpoints(run.id).save(trainer.state() | {"settings": settings}, args.resume)
 
-        cheaper = cheaper_options(options, n_train, len(split.val))
+        cheaper = [] if state else cheaper_options(settings, n_train, len(split.val), images.side)
         on_estimate = time_estimate(f"{options.label}, {device}, {precision}", cheaper)
         table, best_epoch = EpochTable(SHOWN), lambda: trainer.best.epoch
         with (
@@ -115,8 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         about = settings["backbone"], f"finetune {options.label}"
         trained = image_runs.Trained(model, trainer.best, trainer.seconds, *about)
         messages = image_runs.finish(run, trained, test, images, split, given)
-        for training in filter(None, (run.id, args.resume)):
-            Checkpoints(training).delete()
+        Checkpoints(run.id).delete()
     console.print("\n".join(messages))
 
 

@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.cli.console import console, epoch_progress, work_progress
     from embedlab.distributed.collectives import process_group
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
+    from embedlab.movies.evaluation.splits import check_enough
     from embedlab.movies.plots import plot_fit
     from embedlab.movies.solvers.fit import fit_weighted
     from embedlab.movies.solvers.result import add_gap_metric
@@ -71,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             fit_weighted(None, options, args.seed, device, lambda step: None, args.processes)
             return
         likes = find_or_load_likes(run, vars(args), parser.changed(args), console.print)
+        if args.register and args.promote_by == "ndcg":
+            check_enough(likes.matrix)  # refused before the fit
         run.log_params({"device": device})
-
         reference = None
         if args.reference:
             exact = FitOptions("exact", dim=options.dim)

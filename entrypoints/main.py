@@ -30,7 +30,7 @@ def build_parser() -> Parser:
     arguments.add_weights(parser, "none")
     arguments.add_resolution(parser, 32)
     parser.add("train_limit", integer(0), 0, "number of training images; 0 for all")
-    parser.add("seed", integer(0), 0, "of all random starts")
+    parser.add("seed", integer(0), 0, "seed of every step")
     return parser
 
 
@@ -61,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             step(
                 "compare_optimizers",
                 **{"dim": args.dim, "epochs": args.epochs, "titles": args.title, **matrix},
+                seeds=args.seed,
             ),
-            step("evaluate_embedding", **matrix, dims=args.dim),
+            step("evaluate_embedding", **matrix, dims=args.dim, seed=args.seed),
         ]
         shared = ("dataset", "weights", "resolution", "train_limit", "seed")
         images = {name: getattr(args, name) for name in shared}

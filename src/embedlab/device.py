@@ -1,5 +1,11 @@
 """The device of tensors, and its free memory."""
 
+import os
+import shutil
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+
 import psutil
 import torch
 
@@ -16,6 +22,13 @@ def choose_device(name: str) -> str:
             "device: expected a CUDA device, but torch finds none here: use device=cpu"
         )
     return name
+
+
+def can_compile() -> bool:
+    """Whether torch.compile finds what it makes CUDA kernels with."""
+    compilers = filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return bool(find_spec("triton")) and any(map(shutil.which, compilers)) and headers.is_file()
 
 
 def free_bytes(device: str) -> int:

@@ -116,6 +116,6 @@ def heat_map(
         colour = "white" if is_dark[row, column] else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour, size=8)
     if names:
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8, parse_math=False)
+        axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     return figure, axes

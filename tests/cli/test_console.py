@@ -47,7 +47,16 @@ def test_the_estimate_leaves_out_the_first_report(clock, capsys):
         for done in range(1, 20):
             on_progress(done, 1000)
             clock.now += 1
-    assert estimates == [1000.0]
+    assert estimates == [992]  # what is left
+
+
+def test_the_estimate_of_a_resumed_training_is_of_what_is_left(clock, capsys):
+    estimates = []
+    with work_progress("train", estimates.append) as on_progress:
+        for done in range(900, 920):
+            on_progress(done, 1000)
+            clock.now += 1
+    assert estimates == [93.0]
 
 
 def test_an_estimate_of_an_hour_names_what_is_cheaper(capsys):

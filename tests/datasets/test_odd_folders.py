@@ -17,6 +17,7 @@ from matplotlib import font_manager
 from PIL import Image
 
 from embedlab.plotting import add_fonts_for
+from embedlab.vision.data.images import from_arrays
 from embedlab.vision.evaluation import plots as figures
 from embedlab.vision.evaluation.metrics import Predictions
 from entrypoints import compare_transfer, extract_features, finetune
@@ -130,7 +131,8 @@ def test_names_are_shown_as_they_are():
     labels = np.arange(20) % 2
     pixels = np.zeros((20, 3, 8, 8), np.uint8)
     right = Predictions(np.eye(2)[labels], labels, np.arange(20))
-    figure = figures.plot_embedding_map(points, right, pixels, ("_misc", "$x^$"), "of $y^$")
+    images = from_arrays("toy", ("_misc", "$x^$"), pixels, labels, {})
+    figure = figures.plot_embedding_map(points, right, images, "of $y^$")
     figures.as_pixels(figure)  # no formula that matplotlib cannot read
     legend = figure.axes[0].get_legend()
     names = [text.get_text() for text in legend.get_texts()]

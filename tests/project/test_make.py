@@ -4,15 +4,17 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT
 
-INSTALL = "python -m pip install -r requirements.lock"
-PYTEST = "python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder"
-LINTERS = ["ruff check .", "ruff format --check .", "mypy"]
-INSTALL_DEV = "python -m pip install -r requirements-dev.txt"
+PYTHON = ".venv/bin/python"
+INSTALL = f"{PYTHON} -m pip install -r requirements.lock"
+PYTEST = f"{PYTHON} -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder"
+LINTERS = [f".venv/bin/{tool}" for tool in ("ruff check .", "ruff format --check .", "mypy")]
+INSTALL_DEV = f"{PYTHON} -m pip install -r requirements-dev.txt"
 # A test may itself run under `make test ARGS=...`, which hands these down.
 OF_MAKE = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "PORT", "STORE", "PYTHON"}
 
@@ -22,6 +24,8 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is n
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """Makefile and requirements, with stamps that are newer: everything is installed."""
+    tmp_path = tmp_path / "My Projects"
+    tmp_path.mkdir()
     for name in ("Makefile", "requirements.txt", "requirements.lock", "requirements-dev.txt"):
         shutil.copy(PROJECT / name, tmp_path)
         os.utime(tmp_path / name, (1000, 1000))
@@ -49,7 +53,7 @@ def dry_run(folder: Path, *arguments: str, **environment: str) -> list[str]:
 
 def test_run_makes_the_tables_and_is_one_mlflow_run_of_the_project(checkout):
     """MLflow would make them, too, but a kill meanwhile would leave a store that never opens."""
-    command = "MLFLOW_LOGGING_LEVEL=WARNING mlflow run . --env-manager local"
+    command = "MLFLOW_LOGGING_LEVEL=WARNING .venv/bin/mlflow run . --env-manager local"
     command += " --experiment-name embedlab"
     tables, run = dry_run(checkout, "run")
     assert "initialise_store()" in tables
@@ -95,10 +99,10 @@ def test_help_lists_every_target(checkout):
 
 def test_ui_makes_the_tables_before_it_starts_on_the_same_store(checkout):
     tables, ui = [shlex.split(line) for line in dry_run(checkout, "ui")]
-    assert tables[:4] == ["PYTHONPATH=src", "MLFLOW_TRACKING_URI=$STORE", "python", "-c"]
+    assert tables[:4] == ["PYTHONPATH=src", "MLFLOW_TRACKING_URI=$STORE", PYTHON, "-c"]
     assert "initialise_store()" in tables[4]
     options = ["--backend-store-uri", "$STORE", "--port", "5000"]
-    assert ui == ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", "mlflow", "ui", *options]
+    assert ui == ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", ".venv/bin/mlflow", "ui", *options]
 
 
 def own_tools(checkout: Path, *names: str) -> None:
@@ -128,6 +132,9 @@ def test_ui_takes_another_store_and_port_and_prints_no_password(checkout, store)
 
 def test_a_store_that_cannot_be_opened_is_one_sentence(checkout):
     (checkout / "src").symlink_to(PROJECT / "src")
+    own_tools(checkout, "python")
+    python = f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'
+    (checkout / PYTHON).write_text(python, encoding="utf-8")
     ran = subprocess.run(
         ["make", "-s", "store", f"STORE=sqlite:///{checkout}/Makefile/mlflow.db"],
         cwd=checkout,
@@ -142,16 +149,17 @@ def test_a_store_that_cannot_be_opened_is_one_sentence(checkout):
 
 def test_bench_runs_the_benchmarks(checkout):
     assert dry_run(checkout, "bench", "ARGS=--quick") == [
-        "python -m benchmarks.movies --quick",
-        "python -m benchmarks.vision",
-        "python -m benchmarks.startup",
+        f"{PYTHON} -m benchmarks.movies --quick",
+        f"{PYTHON} -m benchmarks.vision",
+        f"{PYTHON} -m benchmarks.startup",
     ]
 
 
 def test_bench_peers_installs_implicit_alone(checkout):
     install, compare = dry_run(checkout, "bench-peers", "ARGS=--n 1")
-    assert install == "grep ^implicit= requirements-extra.txt | python -m pip install -r /dev/stdin"
-    assert compare == "python -m benchmarks.peers --n 1"
+    pip = f"{PYTHON} -m pip install -r /dev/stdin"
+    assert install == f"grep ^implicit= requirements-extra.txt | {pip}"
+    assert compare == f"{PYTHON} -m benchmarks.peers --n 1"
     lines = (PROJECT / "requirements-extra.txt").read_text(encoding="utf-8").splitlines()
     assert len([line for line in lines if line.startswith("implicit=")]) == 1
 
@@ -161,32 +169,32 @@ def test_installs_first_what_the_lock_names_where_the_stamp_is_older_or_missing(
     os.utime(checkout / "requirements.lock", (3000, 3000))
     check, venv, install, touch, *_ = dry_run(checkout, target)
     assert "embedlab needs Python 3.11 or newer" in check
-    assert venv.startswith(f"test -x {checkout}/.venv/bin/python || ")
+    assert venv.startswith(f"test -x {PYTHON} || ")
     assert install == INSTALL
-    assert touch == f"touch {checkout}/.venv/.run"
+    assert touch == "touch .venv/.run"
     (checkout / ".venv" / ".run").unlink()
     assert dry_run(checkout, target)[2] == INSTALL
 
 
 def test_test_installs_the_test_tools_on_top(checkout):
     os.utime(checkout / "requirements-dev.txt", (3000, 3000))
-    assert dry_run(checkout, "test")[:2] == [INSTALL_DEV, f"touch {checkout}/.venv/.test"]
+    assert dry_run(checkout, "test")[:2] == [INSTALL_DEV, "touch .venv/.test"]
 
 
 def test_lock_is_made_by_uv_for_every_system(checkout):
     (command,) = dry_run(checkout, "lock")
     words = command.split()
-    assert words[:4] == ["uv", "pip", "compile", "requirements.txt"]
+    assert words[:4] == [".venv/bin/uv", "pip", "compile", "requirements.txt"]
     assert {"--universal", "--generate-hashes"} <= set(words)
     assert words[-2:] == ["-o", "requirements.lock"]
 
 
 def test_tools_come_from_the_project_s_own_environment(checkout):
-    """A `python` of its own, first on the PATH of every command."""
     own_tools(checkout, "ruff", "mypy", "python")
     kept = {k: v for k, v in os.environ.items() if k not in OF_MAKE and "MLFLOW" not in k}
     subprocess.run(["make", "-s", "test"], cwd=checkout, env=kept, check=True)
-    own = [*(f"own {linter}" for linter in LINTERS), "own python  " + PYTEST[7:]]
+    own = [linter.replace(".venv/bin/", "own ") for linter in LINTERS]
+    own.append(PYTEST.replace(PYTHON, "own python "))
     notes = (checkout / "notes").read_text(encoding="utf-8")
     assert [line.rstrip() for line in notes.splitlines()] == own
 

@@ -104,6 +104,11 @@ def experiment_of(client: mlflow.MlflowClient, run: Run) -> str:
     return client.get_experiment(run.info.experiment_id).name
 
 
+def test_a_name_is_cut_to_what_every_database_holds(client):
+    with start_run("recommend", f"recommend {'x' * 400}", {}) as run:
+        assert run.name == f"recommend {'x' * 240}"
+
+
 # -- where a run goes --------------------------------------------------------------------------
 
 

@@ -33,6 +33,12 @@ def test_another_weighting_than_the_matrix_has_needs_its_ratings():
     assert fit_source(LIKES, params, WEIGHTED) == expected
 
 
+def test_ratings_whose_folder_a_matrix_does_not_keep_have_a_place_to_fill_in():
+    params = {"matrix": MATRIX, "ratings": "sample"}
+    found = fit_source(replace(LIKES, name="my-ratings"), params, WEIGHTED)
+    assert found["ratings"] == "<path of my-ratings>"
+
+
 def test_ratings_are_named_as_they_were_given_with_their_like_rule():
     params = {"matrix": "", "ratings": "/data/ml-latest-small"}
     expected = {"ratings": "/data/ml-latest-small", "like_rule": "threshold:4", **PLAIN}

@@ -36,7 +36,7 @@ def work_progress(
     On a terminal: a transient bar with the time left. Elsewhere (a log, MLflow's pipe): a line at
     most every ten seconds.
 
-    on_estimate  called once, after the first few reports, with the seconds that all takes.
+    on_estimate  called once, after the first few reports, with the seconds that are left.
     """
     n_reports, last_line = 0, time.monotonic()
     # The speed is that of all reports after the first, which includes a warm-up.
@@ -56,9 +56,9 @@ def work_progress(
             nonlocal n_reports, last_line
             progress.update(task_id, completed=done, total=total, detail=detail)
             n_reports += 1
-            if n_reports == REPORTS_BEFORE_ESTIMATE and on_estimate and total and task.speed:
-                on_estimate(total / task.speed)
             now, left = time.monotonic(), task.time_remaining
+            if n_reports == REPORTS_BEFORE_ESTIMATE and on_estimate and left:
+                on_estimate(left)
             is_due = progress.disable and now - last_line >= SECONDS_BETWEEN_LINES
             if is_due and (left or total is None):
                 last_line = now

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from zipfile import BadZipFile
 
+from embedlab.datasets.archive import DAMAGED
 from embedlab.errors import DataError
 from embedlab.process import has_ended, this_host
 from embedlab.wording import counted
@@ -27,7 +27,7 @@ OWNED = re.compile(rf"{re.escape(BUILDING)}(\d+)@(.+)-\w+")
 UNFINISHED = (f"{BUILDING}*", "*.partial")  # torch's own name for a download under way
 LEFTOVER_HOURS = 1.0
 # What reading a damaged `.npy` or `.npz` raises; TokenError from Python 3.12 on.
-DAMAGED_ARRAY = (OSError, EOFError, ValueError, SyntaxError, TokenError, BadZipFile)
+DAMAGED_ARRAY = (*DAMAGED, OSError, SyntaxError, TokenError)
 
 
 def absolute_path(text: str) -> Path:

@@ -17,6 +17,7 @@ from embedlab.wording import printable
 
 # The folders that are read as a part, by the part's name, in the order of the parts.
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+OTHER_PARTS = ("training", "dev", "testing")  # named as parts are, but read as none
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # metadata and previews: of macOS in a zip, of Synology
 
 Entry = tuple[str, os.stat_result]  # a path, and what is there, links followed
@@ -126,6 +127,13 @@ def _parts_of(root: Path, names: list[str]) -> dict[str, str]:
             )
         if given:
             parts[part] = given[0]
+    meant = {*OTHER_PARTS, *(folder for folders in PARTS.values() for folder in folders)}
+    odd = [name for name in names if name.casefold() in meant]
+    if not parts and len(odd) > 1:
+        raise DataError(
+            f"dataset: {root} has {_listed(odd)}, which would be read as classes: expected "
+            "train/<class>/ and val/<class>/, test/<class>/ or both; rename them."
+        )
     if parts and ("train" not in parts or len(parts) == 1):
         raise DataError(
             f"dataset: {root} has {_listed(parts.values())} alone; expected train/<class>/ and "

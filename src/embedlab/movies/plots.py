@@ -220,6 +220,7 @@ def _name_points(axes: Axes, positions: np.ndarray, titles: Sequence[str], n_nam
             textcoords="offset points",
             ha="center",
             fontsize=8,
+            parse_math=False,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
         box = text.get_window_extent().padded(2)

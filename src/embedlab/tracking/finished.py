@@ -1,9 +1,12 @@
 """Finished runs: one of them by its id, its artifacts, and the epochs that it logged."""
 
+import atexit
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 
 import mlflow
 from mlflow.entities import Run
@@ -47,7 +50,24 @@ def has_artifact(run_id: str, path: str) -> bool:
 
 def fetch_artifact(run_id: str, path: str) -> Path:
     """A local copy of an artifact. Raises MlflowException if there is none."""
-    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
+    return fetch(f"runs:/{run_id}/{path}")
+
+
+def fetch(uri: str) -> Path:
+    """A local copy of what MLflow has at `uri`, for as long as this process lives."""
+    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder_for_download()))
+
+
+def folder_for_download() -> str:
+    """A new folder that is removed when this process ends, as MLflow leaves its own behind."""
+    return mkdtemp(dir=_downloads())
+
+
+@cache
+def _downloads() -> str:
+    folder = TemporaryDirectory(prefix="embedlab-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 def read_steps(client: mlflow.MlflowClient, run_id: str, metrics: Sequence[str]) -> list[Step]:

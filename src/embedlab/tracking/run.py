@@ -39,6 +39,7 @@ from embedlab.tracking.tracked_run import NullRun, TrackedRun
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = "embedlab"
 SYSTEM_METRICS_SECONDS = 2  # MLflow's own 10 would leave the short runs without any
+MAX_RUN_NAME = 250  # characters, as the column of MLflow's tables has; SQLite does not check
 RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 
 
@@ -58,6 +59,7 @@ def start_run(
         with defer_signals_to_main_process():
             yield NullRun()
         return
+    run_name = run_name[:MAX_RUN_NAME]
     with raise_first_signal():
         _connect_to_store()
         flush_spool()

@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -264,5 +265,5 @@ def how_to_open(experiment_id: str, run_id: str, *pages: str) -> str:
     ]
     if uri.startswith(("http:", "https:")):
         return "\n".join(addresses)
-    uri = uri if uri == shown else '"$MLFLOW_TRACKING_URI"'
+    uri = shlex.quote(uri) if uri == shown else '"$MLFLOW_TRACKING_URI"'
     return "\n".join([f"Start  mlflow ui --backend-store-uri {uri}", *addresses])

@@ -1,5 +1,6 @@
 """The parts that `extract_features` and `finetune` share: data, epochs, test report, model."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,6 +45,7 @@ from embedlab.workflows.finished_image_runs import PREDICTIONS
 from embedlab.workflows.model_facts import (
     IMAGE_LIMITS,
     VAL_ACCURACY,
+    YOUR_OWN,
     data_licence,
     weights_licence,
 )
@@ -212,8 +214,7 @@ def log_embedding(
     """The map of the embedding (n, d) of the n test images, and neighbours of some of them."""
     points, shown = map_images(features, method, seed=0)
     title = f"{images.name}, test images in the embedding, by {MAP_NAMES[method]}"
-    pixels = images.pixels[test.rows[shown]]
-    figure = figures.plot_embedding_map(points, test.take(shown), pixels, images.classes, title)
+    figure = figures.plot_embedding_map(points, test.take(shown), images, title)
     run.log_figure(figure, "figures/embedding_map.png")
     queries = one_query_a_class(test.labels)
     found = nearest(features, queries, NEIGHBOURS)
@@ -305,7 +306,7 @@ def finish(
     name = args["model_name"] if args["register"] else None
     score = Score(VAL_ACCURACY, *best.score)
     model, registered = publish(run, model, card, score, name, args["promote"])
-    serve = serve_command(model)
+    serve = serve_command(shlex.quote(model))
     found = f"{report} of {counted(len(test.labels), 'image')}; {best}"
     run.describe("\n\n".join([f"**{found}**", *registered, f"Serve it: `{serve}`"]))
     how_to_open = run.how_to_open(comparison_view(run.experiment_id))
@@ -324,7 +325,7 @@ def _card(
         data_digest=split.digest,
         counts=f"{n_train:,} images to train, {n_val:,} to validate, {n_test:,} to test",
         licences={
-            "Images": data_licence(images.name),
+            "Images": YOUR_OWN if images.files else data_licence(images.name),
             "Weights it started from": weights_licence(params["weights"]),
         },
         trained=params,

@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow.exceptions import MlflowException
 
-from embedlab.datasets.movielens import locate_ratings, name_of
+from embedlab.datasets.movielens import NAMES, locate_ratings, name_of
 from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
@@ -15,6 +14,7 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.plots import plot_movie_map
 from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep.results import gap_as_text
+from embedlab.tracking.finished import fetch
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.run import TrackedRun
@@ -45,7 +45,7 @@ def fetch_matrix(uri: str) -> Path:
             f"{Path.cwd()}: give an absolute path, or the line that build_matrix printed."
         )
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        return fetch(uri)
     except (MlflowException, OSError) as error:
         raise TrackingError(
             f"matrix: '{uri}' cannot be read from {store_address()} ({first_line(error)}): "
@@ -94,7 +94,9 @@ def fit_source(
     """
     if params["matrix"] and weighting.items() <= likes.options.items():
         return {"matrix": params["matrix"]}
-    ratings = likes.name if params["matrix"] else params["ratings"]
+    ratings = params["ratings"]
+    if params["matrix"]:  # which keeps the name of a folder alone
+        ratings = likes.name if likes.name in NAMES else f"<path of {likes.name}>"
     return {"ratings": ratings, "like_rule": likes.like_rule, **weighting}
 
 

@@ -45,6 +45,7 @@ from embedlab.movies.evaluation.splits import (
     MAX_QUERIES,
     MIN_LIKES,
     Holdout,
+    choose_users,
     hold_out,
 )
 from embedlab.movies.solvers.minres import fit_minres
@@ -363,12 +364,14 @@ def test_what_does_not_fit_into_memory_is_left_out_with_what_it_needs():
 
 def test_at_most_so_many_users_are_asked_and_all_are_learnt_from():
     likes = two_taste_blocks(n_users=40, n_movies=24)
-    some, everybody = hold_out(likes, rng(), 7), hold_out(likes, rng(), 40)
+    seven = choose_users(likes, rng(), 7)
+    some, everybody = hold_out(likes, rng(), seven), hold_out(likes, rng(), np.arange(40))
+    assert set(some.user) == set(seven)
     assert len(np.unique(some.user)) == 7
     assert some.likes.nnz == likes.nnz - 2 * 7
     assert len(np.unique(everybody.user)) == 40
-    other = hold_out(likes, rng(1), 7)
-    assert set(some.user) != set(other.user)
+    assert set(seven) != set(choose_users(likes, rng(1), 7))
+    assert len(choose_users(likes, rng(), None)) == len(choose_users(likes, rng(), 40)) == 40
     without_limit = hold_out(likes, rng())
     assert (everybody.likes != without_limit.likes).nnz == 0
 

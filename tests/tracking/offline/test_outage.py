@@ -448,6 +448,18 @@ def test_the_next_start_sends_the_spool_of_a_killed_process_without_its_half_lin
     assert not kept.exists()
 
 
+def test_half_a_line_of_a_full_disk_hides_nothing_that_came_after_it(server):
+    kept = left_behind(server, 0)
+    with open(kept / "log.jsonl", "a") as log:
+        log.write('{"metric": ["train/cost", 0.')
+    full = Spool(server.run_id)
+    full.add(epoch(1), (), ())
+    full.release()
+    flush_spool()
+    assert server.metrics == costs(0, 1)
+    assert not kept.exists()
+
+
 def test_the_next_start_leaves_spools_of_another_store_or_a_living_process(server):
     kept = left_behind(server, 0)
     mlflow.set_tracking_uri(f"{server.uri}/another")

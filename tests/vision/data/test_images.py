@@ -847,10 +847,31 @@ def test_a_folder_beside_the_parts_is_not_read_and_the_run_says_so(tmp_path):
 
 
 def test_the_second_read_decodes_nothing(tmp_path, monkeypatch):
-    source = fill(tmp_path, {**ANIMALS, "cat/3.png": b"broken"})
+    source = fill(tmp_path, ANIMALS)
     first = read_images(source)
     monkeypatch.setattr(module, "decode_image", no_decoding)
     assert same(read_images(source), first)
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
+    """Its permissions, or the disk, may have been put right: neither changes size or time."""
+    tried, decode = [], module.decode_image
+
+    def away(path, side):
+        tried.append(Path(path).name)
+        if path.endswith("1.png"):
+            raise DataError("Permission denied")
+        return decode(path, side)
+
+    source = fill(tmp_path, ANIMALS)
+    monkeypatch.setattr(module, "decode_image", away)
+    names = ["cat/1.png", "dog/1.png"]
+    assert [name for name, _ in read_images(source).left_out] == names
+    tried.clear()
+    assert [name for name, _ in read_images(source).left_out] == names
+    assert tried == ["1.png", "1.png"]
+    monkeypatch.setattr(module, "decode_image", decode)
+    assert read_images(source).left_out == ()
 
 
 def test_a_changed_file_is_decoded_again(tmp_path):
@@ -1005,6 +1026,14 @@ def test_the_digest_of_arrays_changes_with_pixels_labels_names_and_shape():
             | {"val/a/1.png": RED},
             "train/, val/ and test/ in",
         ),
+        (
+            {f"{part}/{name}/1.png": RED for part in ("Train", "Test") for name in "ab"},
+            "has Test/ and Train/, which would be read as classes: expected train/<class>/",
+        ),
+        (
+            {f"{part}/{name}/1.png": RED for part in ("training", "testing") for name in "ab"},
+            "has testing/ and training/, which would be read as classes",
+        ),
         ({"cat/1.png": RED}, "found 1: put the images in <class>/"),
         ({"1.png": RED}, "found 0: put the images in <class>/"),
         ({"train/cat/1.png": RED, "test/cat/1.png": RED}, "found 1: put the images"),
@@ -1030,6 +1059,8 @@ def test_the_digest_of_arrays_changes_with_pixels_labels_names_and_shape():
         "no training part",
         "two validation parts",
         "a class that does not validate",
+        "parts in capitals",
+        "parts by other names",
         "one class",
         "no class",
         "one class in train and test",

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import re
 import threading
 from pathlib import Path
 
@@ -36,6 +37,15 @@ def test_a_state_dict_is_loaded_whatever_its_number_of_classes(tmp_path):
     # The digest names the weights: these, not those of another start.
     assert loaded.digest == load_backbone("resnet18", str(tmp_path / "three.pth")).digest
     assert loaded.digest != load_backbone("resnet18", "none").digest
+
+
+def test_a_densenet_is_loaded_by_the_names_of_its_published_weights(tmp_path):
+    weights = models.densenet121().state_dict()
+    old = {re.sub(r"(denselayer\d+\.[a-z]+)([12]\.)", r"\1.\2", k): v for k, v in weights.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "densenet.pth")
+    own = load_backbone("densenet121", str(tmp_path / "densenet.pth")).network.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in own.items())
 
 
 def test_a_file_that_does_not_fit_says_which_keys_are_missing(tmp_path):

@@ -28,6 +28,14 @@ RESOLUTION = 32
 PHOTOS = (96, 128, 160)
 
 
+def test_a_batch_larger_than_the_data_has_the_rate_of_the_data():
+    for n_train in (172, 1_500):
+        facts = DataFacts(n_train, 256)
+        larger = make_options("auto", facts, batch_size=4_096)
+        whole = make_options("auto", facts, batch_size=n_train)
+        assert (larger.lr, larger.epochs) == (whole.lr, whole.epochs)
+
+
 @pytest.mark.parametrize(
     ("n_train", "side", "batch_size", "lr", "epochs", "resolution"),
     [

@@ -18,9 +18,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROJECT, fresh_store
+from hypothesis import given
+from hypothesis import strategies as st
 from squares import split_of, squares
 from torchvision import models
 
+from embedlab import device
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.progress import Step
 from embedlab.vision.data.images import ImageDataset
@@ -33,6 +36,7 @@ from embedlab.vision.training.optim import build_ema, build_optimizer, build_sch
 from embedlab.vision.training.recipes import (
     FAST,
     NOTEBOOK,
+    RECIPE_FIELDS,
     FinetuneOptions,
     make_options,
 )
@@ -205,6 +209,12 @@ def test_one_cycle_rises_for_its_share_and_ends_just_above_zero():
     options = replace(SHORT, epochs=2, warmup=0.25, lr=1.0)
     expected = [1 / 3, 2 / 3, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
     assert rates(options, 4) == pytest.approx(expected)
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 50))
+def test_every_warmup_ends_before_the_training_does(warmup, n_steps):
+    options = replace(SHORT, epochs=1, warmup=warmup, resolution=(64,))
+    assert all(rate > 0 for rate in rates(options, n_steps))
 
 
 def test_step_divides_by_ten_and_constant_does_nothing():
@@ -391,6 +401,13 @@ def test_a_checkpoint_is_whole_or_the_one_before(monkeypatch):
     assert not checkpoints.folder.exists()
 
 
+def test_the_checkpoints_of_all_stopped_parts_go_with_the_last_ones():
+    for run_id, resumed in (("first", ""), ("second", "first"), ("third", "second"), ("other", "")):
+        Checkpoints(run_id).save({"epoch": 1}, resumed)
+    Checkpoints("third").delete()
+    assert [path.name for path in Checkpoints("other").folder.parent.iterdir()] == ["other"]
+
+
 def test_resume_of_a_run_without_a_checkpoint_says_so():
     with pytest.raises(DataError, match=r"resume: run nothing has no checkpoint in"):
         Checkpoints("nothing").load()
@@ -451,10 +468,35 @@ def test_a_damaged_checkpoint_is_refused_or_has_lost_nothing():
     assert n_refused > 150
 
 
+def test_a_checkpoint_of_other_images_is_refused():
+    state, trainer = trainer_of().state(), trainer_of()
+    trainer.split = replace(trainer.split, digest="changed")
+    with pytest.raises(DataError, match="resume: expected the images that this training began"):
+        trainer.load_state(state)
+    del state["data_digest"]  # as an earlier version wrote it
+    trainer.load_state(state)
+
+
 def test_a_checkpoint_of_another_network_is_refused():
     trainer = trainer_of(net=network(n_classes=4))
     with pytest.raises(DataError, match="does not fit this network and recipe"):
         trainer.load_state(trainer_of().state())
+
+
+@pytest.mark.parametrize("missing", ["compiler", "headers", "triton"])
+def test_a_network_is_compiled_only_where_that_can_work(monkeypatch, tmp_path, missing):
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(device.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(device.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(device, "find_spec", lambda name: object())
+    assert device.can_compile()
+    if missing == "compiler":
+        monkeypatch.setattr(device.shutil, "which", lambda name: None)
+    elif missing == "headers":
+        (tmp_path / "Python.h").unlink()
+    else:
+        monkeypatch.setattr(device, "find_spec", lambda name: None)
+    assert not device.can_compile()
 
 
 # -- options -----------------------------------------------------------------------------------
@@ -486,11 +528,19 @@ def test_more_resolutions_than_epochs_are_refused():
 
 
 def test_cheaper_settings_are_cheaper():
-    shares = dict(cheaper_options(FAST, n_train=42_500, n_val=7_500))
+    settings = dict.fromkeys(RECIPE_FIELDS) | {"recipe": "fast", "weights": "imagenet"}
+    settings["backbone"] = "resnet18"
+    shares = dict(cheaper_options(settings, n_train=42_500, n_val=7_500, side=32))
     assert set(shares) == {"resolution=64", "train_limit=10000", "epochs=3"}
     assert all(0 < share < 1 for share in shares.values())
-    small = make_options("fast", epochs=3, resolution=(64,))
-    assert cheaper_options(small, n_train=5_000, n_val=500) == []
+    small = settings | {"epochs": 3, "resolution": (64,)}
+    assert list(cheaper_options(small, n_train=5_000, n_val=500, side=32)) == []
+    # `auto` takes more epochs for fewer images; a ViT takes one resolution.
+    by_data = settings | {"recipe": "auto"}
+    of_auto = dict(cheaper_options(by_data, n_train=42_500, n_val=7_500, side=32))
+    assert of_auto["train_limit=10000"] > 2 * shares["train_limit=10000"]
+    of_vit = dict(cheaper_options(by_data | {"backbone": "vit_b_16"}, 42_500, 7_500, side=32))
+    assert set(of_vit) == {"train_limit=10000", "epochs=3"}
 
 
 def test_work_grows_with_pixels_images_and_epochs():

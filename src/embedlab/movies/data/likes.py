@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from embedlab.datasets.archive import DAMAGED
+from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import DataError
 from embedlab.movies.data.ratings import Ratings
 from embedlab.movies.data.weighting import WeightedLikes, weight_likes
@@ -117,7 +117,7 @@ def find_likes(
     """Apply `like_rule` to every rating. Raises OptionError for an unknown rule."""
     rule, threshold = parse_like_rule(like_rule)
     if rule == "threshold":
-        bar = np.full(ratings.n_users, threshold)  # (n_users,) stars
+        bar = np.full(ratings.n_users, threshold, np.float32)  # (n_users,) stars, as ratings are
     else:
         by_user = pd.Series(ratings.stars.astype(np.float64)).groupby(ratings.user)
         bar = (by_user.mean() if rule == "user_mean" else by_user.median()).to_numpy()
@@ -168,7 +168,7 @@ def load_likes(folder: Path) -> Likes:
             f"matrix: expected a folder that build_matrix wrote, but '{Path(error.filename).name}' "
             "is not in it: give matrix=runs:/<run id of build_matrix>/matrix."
         ) from None
-    except (*DAMAGED, KeyError, TypeError, OSError) as error:  # an .npz is a zip archive
+    except (*DAMAGED_ARRAY, KeyError, TypeError) as error:
         raise DataError(
             f"matrix: the files of build_matrix are damaged ({error}): run build_matrix again."
         ) from None

@@ -41,7 +41,8 @@ def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scor
         below = np.outer(norms[query], norms) + shrinkage  # (n, n_movies)
         return np.divide(rows(query), below, out=np.zeros_like(below), where=below > 0)
 
-    scores = {COUNT: rows, **{name: partial(score, shrinkage=s) for name, s in DAMPED.items()}}
+    scores: dict[str, Scorer] = {COUNT: rows}
+    scores |= {name: partial(score, shrinkage=s) for name, s in DAMPED.items()}
     return {name: _by_popularity_if_equal(scorer, likes) for name, scorer in scores.items()}
 
 

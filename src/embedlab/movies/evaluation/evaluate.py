@@ -35,6 +35,7 @@ from embedlab.movies.evaluation.splits import (
     MIN_LIKES,
     Holdout,
     check_enough,
+    choose_users,
     hold_out,
 )
 from embedlab.movies.options import FitOptions
@@ -61,7 +62,7 @@ class EvaluationOptions:
     n_splits   number of random splits; results are means over them.
     seed       of the splits.
     k, exclude  as in `rank_held_out`.
-    max_users  maximum number of users with queries in a split; None for all.
+    max_users  maximum number of users with queries, the same in every split; None for all.
     """
 
     n_splits: int = 1
@@ -97,13 +98,16 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> 
     The held-out likes depend on the likes alone, not on their weighting or the fit. Raises
     DataError if no user has enough likes, DivergedError if the fit diverges.
     """
-    holdout = hold_out(likes.matrix, np.random.default_rng(0), MAX_USERS)
+    generator = np.random.default_rng(0)
+    users = choose_users(likes.matrix, generator, MAX_USERS)
+    holdout = hold_out(likes.matrix, generator, users)
     rest = replace(likes, matrix=holdout.likes)
     fit = fit_weighted(rest.weighted, options, seed, device, on_step=lambda step: None)
     fit.raise_if_diverged(options)
     v = fit.embedding  # (n_movies, dim)
     by_dot_product = {"dot": lambda query: v[query] @ v.T}
-    return rank_held_out(by_dot_product, holdout)["dot"].means()["ndcg"]
+    k = min(10, likes.n_movies - 1)
+    return rank_held_out(by_dot_product, holdout, k)["dot"].means()["ndcg"]
 
 
 # Two BLAS threads wait for each other longer than matrices this narrow take to multiply.
@@ -126,6 +130,7 @@ def tune_and_evaluate(
     trials: dict[str, list[list[_Trial]]] = defaultdict(list)  # by candidate
     tests: dict[str, list[Mapping[str, Ranking]]] = defaultdict(list)
     generator = np.random.default_rng(options.seed)
+    users = choose_users(likes, generator, options.max_users)
 
     @cache  # candidates with the same fit share it
     def rank(part: Holdout, fit: FitFunction, *settings: tuple[str, object]) -> dict[str, Ranking]:
@@ -135,8 +140,8 @@ def tune_and_evaluate(
 
     for _ in range(options.n_splits):
         rank.cache_clear()
-        test = hold_out(likes, generator, options.max_users)
-        validation = hold_out(test.likes, generator, options.max_users)
+        test = hold_out(likes, generator, users)
+        validation = hold_out(test.likes, generator, users)
         for candidate in candidates:
             of_split: list[_Trial] = []
             for settings in candidate.grid:

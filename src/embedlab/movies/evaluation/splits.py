@@ -39,18 +39,28 @@ def check_enough(likes: sp.csr_matrix, min_likes: int = MIN_LIKES) -> None:
     if most < min_likes:
         raise DataError(
             f"evaluation needs users with at least {min_likes} likes, but the most that a user has "
-            f"is {most}: use more ratings, or a like rule that more pass."
+            f"is {most}: use more ratings, or a like rule that more ratings pass."
         )
 
 
+def choose_users(
+    likes: sp.csr_matrix, generator: np.random.Generator, max_users: int | None
+) -> np.ndarray:
+    """The users with MIN_LIKES, at most `max_users` of them, drawn at random: rows of `likes`."""
+    users = np.flatnonzero(np.diff(likes.indptr) >= MIN_LIKES)
+    if max_users is None or len(users) <= max_users:
+        return users
+    return generator.choice(users, max_users, replace=False)
+
+
 def hold_out(
-    likes: sp.csr_matrix, generator: np.random.Generator, max_users: int | None = None
+    likes: sp.csr_matrix, generator: np.random.Generator, users: np.ndarray | None = None
 ) -> Holdout:
     """Hold out HELD_OUT random likes of every user with MIN_LIKES; up to MAX_QUERIES random other
     ones are queries.
 
-    likes      (n_users, n_movies) CSR, an entry per like.
-    max_users  maximum number of users with queries, drawn at random; None for all.
+    likes  (n_users, n_movies) CSR, an entry per like.
+    users  rows of `likes`: no others have queries; None for all.
 
     Raises DataError if no user has enough likes.
     """
@@ -61,10 +71,10 @@ def hold_out(
     order = np.lexsort((generator.random(len(user)), user))
     movie = likes.indices[order]
     position = np.arange(len(user)) - likes.indptr[user]
-    chosen = np.flatnonzero(n_likes >= MIN_LIKES)  # users
-    if max_users is not None and len(chosen) > max_users:
-        chosen = generator.choice(chosen, max_users, replace=False)
-    is_chosen = np.isin(np.arange(len(n_likes)), chosen)[user]  # (n_entries,)
+    is_chosen = n_likes >= MIN_LIKES  # (n_users,)
+    if users is not None:
+        is_chosen &= np.isin(np.arange(len(n_likes)), users)
+    is_chosen = is_chosen[user]  # (n_entries,)
     is_target = is_chosen & (position < HELD_OUT)
     is_query = is_chosen & ~is_target & (position < HELD_OUT + MAX_QUERIES)
     targets = np.zeros((len(n_likes), HELD_OUT), dtype=np.int64)  # (n_users, HELD_OUT)

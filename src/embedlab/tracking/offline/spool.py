@@ -17,7 +17,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -74,8 +74,13 @@ class Spool:
                 os.replace(folder / "half", target)  # a kill leaves no half artifact
 
     def _append(self, *records: Mapping[str, object]) -> None:
-        with self._open() as folder, open(folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(record) + "\n" for record in records))
+        lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+        with self._open() as folder, open(folder / "log.jsonl", "ab+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a full disk has cut the last line
+                    lines = b"\n" + lines
+            file.write(lines)
 
     @contextmanager
     def _open(self) -> Iterator[Path]:
@@ -148,7 +153,7 @@ class Spool:
         """By kind, in order."""
         records = defaultdict(list)
         for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines(True):
-            if line.endswith("\n"):  # the last line of a process that was killed may be a half
+            with suppress(ValueError):  # a kill or a full disk may leave half a line
                 ((kind, values),) = json.loads(line).items()
                 records[kind].append(values)
         return records

@@ -3,6 +3,7 @@
 MLflow shows it as the version's description.
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ class Card:
             "## What it cannot do",
             "\n".join(f"- {sentence}" for sentence in self.limits),
             "## Ask it",
-            f"```bash\n{self.command.replace('{model}', model)}\n```",
+            f"```bash\n{self.command.replace('{model}', shlex.quote(model))}\n```",
         ]
         return "\n\n".join(parts) + "\n"
 

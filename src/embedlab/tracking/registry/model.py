@@ -19,6 +19,7 @@ import pandas as pd
 from mlflow.models import Model
 
 from embedlab.errors import TrackingError
+from embedlab.tracking.finished import fetch
 from embedlab.tracking.offline.retry import outage_reason
 from embedlab.tracking.run import PROJECT_ROOT, TrackedRun
 from embedlab.tracking.store import first_line
@@ -105,7 +106,7 @@ def check_answers_its_example(model_uri: str) -> None:
     """
     forget_model_code()
     try:
-        folder = mlflow.artifacts.download_artifacts(model_uri)
+        folder = str(fetch(model_uri))
         model = Model.load(folder)
         example, params = model.load_input_example(folder), model.load_input_example_params(folder)
         loaded = mlflow.pyfunc.load_model(folder, suppress_warnings=True)  # of this environment

@@ -141,7 +141,10 @@ def _fingerprint(pixels: bytes) -> int:
 def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset:
     listing = list_files(root)
     folder = cache_folder() / "pictures" / _listing_digest(root, listing)
-    if (cached := _load(folder)) is None:
+    cached = _load(folder)
+    if cached and any(_can_be_read(listing.files[i]) for i, _ in cached[3]["unreadable"]):
+        cached = None  # what kept a file from being read has been put right
+    if cached is None:
         build_folder(folder, lambda f: _decode_all(root, listing, f, on_progress), lambda _: False)
         cached = _load(folder)
         assert cached is not None
@@ -162,6 +165,14 @@ def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset
         listing.notes,
         mapped,
     )
+
+
+def _can_be_read(file: ClassFile) -> bool:
+    try:
+        decode_image(file.path, 8)
+    except DataError:
+        return False
+    return True
 
 
 def _load(folder: Path) -> tuple[np.ndarray, mmap.mmap | None, np.ndarray, dict] | None:

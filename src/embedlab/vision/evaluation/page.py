@@ -34,7 +34,7 @@ def images_page(runs: Sequence[ComparedRun], images: ImageDataset) -> str | None
             break
     side = min(images.side, THUMBNAIL)
     columns = max(1, math.isqrt(len(shown)))
-    sprite = _sprite(images.take(runs[0].test.rows[shown]), side, columns)
+    sprite = _sprite(images, runs[0].test.rows[shown], side, columns)
     data = {
         "classes": images.classes,
         "columns": columns,
@@ -69,12 +69,12 @@ def _run_data(run: ComparedRun, shown: np.ndarray, classes: tuple[str, ...]) -> 
     }
 
 
-def _sprite(pixels: np.ndarray, side: int, columns: int) -> Image.Image:
-    """Images (n, 3, h, h) uint8 in rows of one image, `side` pixels each."""
-    rows = math.ceil(len(pixels) / columns)
-    sprite = Image.new("RGB", (columns * side, rows * side))
-    for position, image in enumerate(pixels):
-        thumbnail = Image.fromarray(image.transpose(1, 2, 0)).resize((side, side))
-        row, column = divmod(position, columns)
-        sprite.paste(thumbnail, (column * side, row * side))
+def _sprite(images: ImageDataset, rows: np.ndarray, side: int, columns: int) -> Image.Image:
+    """The images of those rows in lines of one image, `side` pixels each."""
+    sprite = Image.new("RGB", (columns * side, math.ceil(len(rows) / columns) * side))
+    for position, row in enumerate(rows):
+        pixels = images.pixels[row].transpose(1, 2, 0)
+        line, column = divmod(position, columns)
+        thumbnail = Image.fromarray(pixels).resize((side, side))
+        sprite.paste(thumbnail, (column * side, line * side))
     return sprite

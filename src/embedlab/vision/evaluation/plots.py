@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle, repeat
 from typing import Any, NamedTuple
 
@@ -104,7 +104,7 @@ def plot_confusion(report: Report, title: str) -> Figure:
     return figure
 
 
-def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) -> list[Figure]:
+def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) -> Iterator[Figure]:
     """A row a class: its most confident right predictions, then its most confident wrong ones.
 
     top  as `metrics.top_predictions` returns it. One figure for every 25 classes.
@@ -113,7 +113,6 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
     headings = [(-0.6, "true class"), (k / 2, "most confident, right")]
     headings.append((1.5 * k + 1, "most confident, wrong"))
     pages = range(0, len(images.classes), CLASSES_ON_A_PAGE)
-    figures = []
     for start in pages:
         classes = images.classes[start : start + CLASSES_ON_A_PAGE]
         part = "" if len(pages) == 1 else f" ({start + 1} to {start + len(classes)})"
@@ -130,8 +129,7 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
                 caption = f"{taken_for}{item.confidence:.0%}"
                 tiles[first + item.rank - 1] = Tile(images.pixels[item.row], caption, colour)
             rows.append((name, tiles))
-        figures.append(_tile_rows(rows, f"{title}{part}", headings))
-    return figures
+        yield _tile_rows(rows, f"{title}{part}", headings)
 
 
 def plot_image_grid(
@@ -164,21 +162,16 @@ def square(n: int) -> int:
 
 
 def plot_embedding_map(
-    points: np.ndarray,
-    predictions: Predictions,
-    pixels: np.ndarray,
-    classes: tuple[str, ...],
-    title: str,
+    points: np.ndarray, predictions: Predictions, images: ImageDataset, title: str
 ) -> Figure:
     """points (n, 2): one dot per image, one colour per class, and thumbnails where they have room.
 
     A black ring or frame marks a misclassified image. The name of a class stands at the middle of
     its images. The frame omits far outliers.
 
-    predictions  of n images.
-    pixels       (n, 3, side, side) uint8.
+    predictions  of n of the images.
     """
-    labels, is_wrong = predictions.labels, ~predictions.is_right
+    labels, is_wrong, classes = predictions.labels, ~predictions.is_right, images.classes
     figure = new_figure(11, 8.5, PlainTextFigure)
     axes = figure.subplots()
     n = len(classes)
@@ -209,7 +202,8 @@ def plot_embedding_map(
         x, y = points[row]
         box = (x - 0.4 * width, x + 0.4 * width, y - 0.4 * height, y + 0.4 * height)
         if left < box[0] and box[1] < right and bottom < box[2] and box[3] < upper:
-            axes.imshow(pixels[row].transpose(1, 2, 0), extent=box, aspect="auto", zorder=zorder)
+            pixels = images.pixels[predictions.rows[row]].transpose(1, 2, 0)
+            axes.imshow(pixels, extent=box, aspect="auto", zorder=zorder)
             frame = Rectangle((box[0], box[2]), 0.8 * width, 0.8 * height, zorder=zorder)
             frame.set(fill=False, edgecolor=colours[labels[row]], linewidth=1.6)
             if is_wrong[row]:
@@ -352,7 +346,6 @@ def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()
             pixels = tile.image.transpose(1, 2, 0)
             axes.imshow(pixels, extent=box, interpolation="bicubic", aspect="auto")
             lines = [t if len(t) <= 14 else f"{t[:7]}…{t[-6:]}" for t in tile.caption.split("\n")]
-            size = 8 if max(map(len, lines)) > 11 else 10
-            at, text = (x + 0.5, y + 1), "\n".join(lines)
-            axes.text(*at, text, ha="center", va="top", size=size, color=tile.colour)
+            text, letters = "\n".join(lines), 8 if max(map(len, lines)) > 11 else 10
+            axes.text(x + 0.5, y + 1, text, ha="center", va="top", size=letters, color=tile.colour)
     return figure

@@ -7,6 +7,7 @@ preprocessing constants of the weights, and a digest that names them.
 import hashlib
 import os
 import pickle
+import re
 import sys
 import textwrap
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from embedlab_serving.network import Preprocessing, head_name
 
 NO_STATE_DICT = (AttributeError, KeyError, TypeError, ValueError)
 MAX_REASON = 400  # characters
+# Published DenseNets have `denselayer1.norm.1.weight` for the layer that is `norm1` today.
+OLD_DENSE_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,8 @@ def _read(path: str) -> dict[str, torch.Tensor]:
 def _load(network: nn.Module, head: str, weights: dict[str, torch.Tensor], source: str) -> None:
     """Load all but the last layer. Without a version, torch starts counters of batches at 0."""
     try:
-        others = {k: v for k, v in weights.items() if not k.startswith(f"{head}.")}
+        named = {OLD_DENSE_KEY.sub(r"\1\2", key): value for key, value in weights.items()}
+        others = {k: v for k, v in named.items() if not k.startswith(f"{head}.")}
         network.load_state_dict(others)
     except RuntimeError as error:
         reason = textwrap.shorten(str(error).partition(":")[2], MAX_REASON, placeholder=" …")

@@ -10,15 +10,15 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
-from embedlab.datasets.cache import cache_folder, working_folder
+from embedlab.datasets.cache import DAMAGED_ARRAY, cache_folder, working_folder
 from embedlab.errors import DataError, DivergedError, LostProcessError
 
-FILE = "last.pt"
-DAMAGED = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, ValueError, RuntimeError)
+FILE, RESUMED = "last.pt", "resumed.txt"
+DAMAGED = (*DAMAGED_ARRAY, pickle.UnpicklingError, KeyError)
 
 
 class Checkpoints:
@@ -28,10 +28,16 @@ class Checkpoints:
         self.folder = cache_folder() / "checkpoints" / run_id
         self.file = self.folder / FILE
 
-    def save(self, state: dict) -> None:
-        """Raises DataError if the disk is full or not writable."""
+    def save(self, state: dict, resumed: str = "") -> None:
+        """`resumed` is the id of the run that this one goes on with.
+
+        Raises DataError if the disk is full or not writable.
+        """
         try:
             with working_folder(self.folder) as work:
+                if resumed:
+                    (work / RESUMED).write_text(resumed, encoding="utf-8")
+                    os.replace(work / RESUMED, self.folder / RESUMED)
                 with open(work / FILE, "wb") as out:
                     torch.save(state, out)
                     out.flush()
@@ -56,7 +62,7 @@ class Checkpoints:
                 if archive.testzip() is not None:
                     raise zipfile.BadZipFile
             return torch.load(self.file, map_location="cpu", weights_only=True)
-        except (*DAMAGED, OSError) as error:
+        except DAMAGED as error:
             raise DataError(
                 f"resume: {self.file} is damaged ({type(error).__name__}); start anew without "
                 "resume."
@@ -76,4 +82,7 @@ class Checkpoints:
             raise
 
     def delete(self) -> None:
+        """Of this run and of those that it has resumed."""
+        with suppress(OSError):
+            Checkpoints((self.folder / RESUMED).read_text(encoding="utf-8")).delete()
         shutil.rmtree(self.folder, ignore_errors=True)

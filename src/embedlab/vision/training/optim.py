@@ -40,7 +40,7 @@ def build_schedule(
 ) -> lr_scheduler.LRScheduler:
     """The learning rate of every step."""
     n_steps = steps_per_epoch * options.epochs
-    n_warmup = round(options.warmup * n_steps)
+    n_warmup = min(round(options.warmup * n_steps), n_steps - 1)
 
     def one_cycle(step: int) -> float:  # Smith and Topin 2018, with straight flanks
         if step < n_warmup:
@@ -61,7 +61,8 @@ def build_ema(network: nn.Module, decay: float) -> AveragedModel:
     """
 
     def update(averaged: Tensors, current: Tensors, n_updates: torch.Tensor | int) -> None:
-        n = int(n_updates)
+        n = int(average.n_averaged)  # on the CPU; reading `n_updates` would make a GPU wait
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, n_updates)
 
-    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+    average = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+    return average

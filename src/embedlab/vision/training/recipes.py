@@ -204,7 +204,8 @@ def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
     is_tiny, is_many = facts.side <= TINY_SIDE and not is_few, facts.n_train >= MANY_IMAGES
     exponent = int(math.log2(max(1, facts.n_train / UPDATES_PER_EPOCH)))
     batch_size = given.get("batch_size", min(max(2**exponent, MIN_BATCH), MAX_BATCH))
-    updates = max(1, facts.n_train // batch_size)  # in an epoch
+    batch = min(batch_size, facts.n_train)  # the trainer's
+    updates = facts.n_train // batch  # in an epoch
     by_number = next(found for largest, found in RESOLUTIONS.items() if facts.side <= largest)
     resolution = by_number[0 if is_few else 1 + is_many]
     if facts.fixed_resolution:
@@ -215,7 +216,7 @@ def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
         freeze = FREEZE_OF_MANY if is_many else FREEZE_OF_THOUSANDS
     freeze = given.get("freeze", freeze)
     epochs = max(min_epochs(freeze), math.ceil(min_updates(facts.n_train) / updates))
-    lr = BASE_LR[optimizer] * batch_size / 128 * (RATE_OF_FEW if is_few else 1)
+    lr = BASE_LR[optimizer] * batch / 128 * (RATE_OF_FEW if is_few else 1)
     return {
         "head": "linear_probe" if facts.is_pretrained else "random",
         "batch_norm": "keep" if is_few else AUTO.batch_norm,

@@ -6,6 +6,7 @@ needs. On the CPU, resuming from it is bit-identical to an uninterrupted trainin
 number of threads).
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from embedlab.device import can_compile
 from embedlab.distributed.collectives import all_reduce_sum, broadcast, local_slice
 from embedlab.distributed.env import rank, world_size
 from embedlab.distributed.sync_batchnorm import convert_sync_batchnorm
@@ -35,6 +37,10 @@ from embedlab.vision.training.work import epoch_work, validation_cost
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 LARGE_PRIME = 2**31 - 1  # so that no two seeds share a step's
+NOT_COMPILED = (
+    "The network is not compiled: torch.compile needs Triton, a C compiler and Python's headers "
+    "(on Debian and Ubuntu: apt install gcc python3-dev). Training takes longer without it."
+)
 STEPS_BETWEEN_CHECKS = 20  # of the loss: reading it makes a GPU wait
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # (b, 3, r, r) float32, labels (b,) int64
@@ -81,7 +87,10 @@ class Trainer:
         if world_size() > 1:
             self._parallel = DistributedDataParallel(network, forward_sync_buffers=False)
         elif device.startswith("cuda"):
-            network.compile()
+            if can_compile():
+                network.compile()
+            else:
+                logging.getLogger(__name__).warning(NOT_COMPILED)
         self.network = network
         self._optimizer = build_optimizer(network, options)
         self._schedule = build_schedule(self._optimizer, options, self.steps_per_epoch)
@@ -104,6 +113,7 @@ class Trainer:
         best = {**self.best.score._asdict(), "epoch": self.best.epoch, "network": self.best.weights}
         return {
             **{name: part.state_dict() for name, part in self._stateful.items()},
+            "data_digest": self.split.digest,
             "rng": self._generator.get_state(),
             "seconds": self.seconds,
             "history": [vars(step) for step in self.history],
@@ -111,7 +121,14 @@ class Trainer:
         }
 
     def load_state(self, state: dict) -> None:
-        """Resume from a checkpoint. Raises DataError if it is of another network or recipe."""
+        """Resume from a checkpoint. Raises DataError if it is of other images, another network or
+        recipe."""
+        digest = self.split.digest
+        if state.get("data_digest", digest) != digest:  # an older checkpoint has none
+            raise DataError(
+                f"resume: expected the images that this training began with, but those of "
+                f"{self.images.name} have changed since: put them back, or start anew."
+            )
         try:
             for name, part in self._stateful.items():
                 part.load_state_dict(state[name])

@@ -1,9 +1,13 @@
 """The work of a training, for its time estimate, in units of a training image at one pixel."""
 
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
 
-from embedlab.vision.training.recipes import FinetuneOptions
+from embedlab.errors import OptionError
+from embedlab.vision.training.recipes import FinetuneOptions, resolve_options
 
+FEWER = 10_000  # training images
 FORWARD_COST = 0.35  # time of an image without gradients, relative to one of a training step
 
 
@@ -19,15 +23,23 @@ def epoch_work(options: FinetuneOptions, n_train: int, n_val: int) -> list[float
     return [n_images * options.resolution_at(epoch) ** 2 for epoch in epochs]
 
 
-def cheaper_options(options: FinetuneOptions, n_train: int, n_val: int) -> list[tuple[str, float]]:
-    """Parameters that would shorten the training, each with the fraction of the time it takes."""
-    changes = []
-    if options.resolution[-1] > 64:
-        changes.append(("resolution=64", replace(options, resolution=(64,)), n_train))
-    if n_train > 10_000:
-        changes.append(("train_limit=10000", options, 10_000))
-    if options.epochs > 3:
-        few = replace(options, epochs=3, resolution=options.resolution[-3:])
-        changes.append(("epochs=3", few, n_train))
-    total = sum(epoch_work(options, n_train, n_val))
-    return [(text, sum(epoch_work(changed, n, n_val)) / total) for text, changed, n in changes]
+def cheaper_options(
+    settings: Mapping[str, Any], n_train: int, n_val: int, side: int
+) -> Iterator[tuple[str, float]]:
+    """Parameters that would shorten a training with these settings, by `resolve_options`, each
+    with the fraction of the time that it takes."""
+
+    def work(n: int, **changed: object) -> float:
+        options = resolve_options({**settings, **changed}, n, side)
+        return sum(epoch_work(options, n, n_val))
+
+    total = work(n_train)
+    for text, changed, n in (
+        ("resolution=64", {"resolution": (64,)}, n_train),
+        (f"train_limit={FEWER}", {}, min(n_train, FEWER)),
+        ("epochs=3", {"epochs": 3}, n_train),
+    ):
+        with suppress(OptionError):  # such as another resolution than a backbone's only one
+            share = work(n, **changed) / total
+            if share < 1:
+                yield text, share

@@ -120,7 +120,7 @@ def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int) -> tuple[float
     likes = load(ratings)
     before = peak_memory() / 2**20
     options = FitOptions(objective=objective, epochs=epochs)
-    fit_weighted(likes.weighted, options, 0, "cpu", lambda step: None)
+    fit_weighted(likes.weighted, options, 0, "cpu")
     return before, peak_memory() / 2**20
 
 

@@ -9,12 +9,13 @@ from embedlab.cli.types import boolean, number
 def build_parser() -> Parser:
     parser = Parser(
         "clean_runs",
-        "Mark runs KILLED that are RUNNING although their process has ended, as every start does "
-        "for its own experiment and host, and also those of other hosts, or of none, that give no "
-        "sign of life. Remove what killed processes left half built in the cache.",
+        "Mark runs KILLED whose process has ended but that are still RUNNING. Every start does "
+        "this for its own experiment and host; this marks runs of other hosts, too, and runs that "
+        "no process adopted, after `hours` without a new metric. Also removes files that killed "
+        "processes left unfinished in the cache.",
     )
     parser.add("experiment", str, "", "name of the experiment; none: that of this run")
-    what = "of inactivity after which a run or file is stale if its process cannot be checked"
+    what = "hours of inactivity after which what no process here owns is stale"
     parser.add("hours", number(0), 24, what)
     parser.add("dry_run", boolean, False, "only list what would be marked and removed")
     return parser
@@ -23,10 +24,12 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
+    import pandas as pd
+
     from embedlab.cli.console import console, plain_table
     from embedlab.datasets.cache import find_leftovers
     from embedlab.tracking.run import start_run
-    from embedlab.tracking.stale import as_table, experiment_named, find_stale
+    from embedlab.tracking.stale import experiment_named, find_stale
 
     with start_run("clean_runs", "clean_runs", vars(args), marks_dead=False) as run:
         experiment = experiment_named(args.experiment) if args.experiment else run.experiment_id
@@ -37,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 stale_run.mark()
             for leftover in leftovers:
                 leftover.remove()
-        table = as_table(stale, leftovers)
+        runs = [
+            (s.run.data.tags.get("entry_point", "run"), s.run.info.run_id, s.reason) for s in stale
+        ]
+        files = [("cache", str(leftover.path), leftover.reason) for leftover in leftovers]
+        table = pd.DataFrame([*runs, *files], columns=["what", "which", "reason"])
         if len(table):
             run.log_table(table, "tables/stale.json")
             console.print(plain_table("Stale runs and files", table, key="which"))

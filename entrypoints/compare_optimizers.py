@@ -27,16 +27,16 @@ def build_parser() -> Parser:
     )
     what = "published: the notebook's; 1,0.1: for all; adam:1,0.1/sgd:2e-5: others as published"
     parser.add("learning_rates", parse_rates, "published", what)
-    parser.add("seeds", integers(0), "0", "of the random starts, joined by commas")
+    parser.add("seeds", integers(0), "0", "seeds of the random starts, joined by commas")
     arguments.add_fit(parser)
     arguments.add_device(parser, "where the fits run")
     what = "movies to recommend for, joined by |"
     parser.add("titles", nonblank("titles"), "Apollo 13|Toy Story|Home Alone", what)
     parser.add("k", integer(1, 1000), 10, "length of the compared lists")
-    parser.add("reuse", boolean, True, "take over children that are finished already")
+    parser.add("reuse", boolean, True, "reuse child runs that are finished already")
     what = "local: one fit after another, in this process; ray: many at once, as tasks of Ray"
     parser.add("launcher", one_of(*LAUNCHERS), "local", what)
-    what = "with launcher=ray: auto, host:6379 or ray://host:10001; none: a Ray of its own, here"
+    what = "with launcher=ray: auto, host:6379 or ray://host:10001; empty: a Ray of its own"
     parser.add("ray_address", str, "", what)
     parser.add("cpus_per_fit", integer(1), 1, "with launcher=ray: cores that a fit reserves")
     what = "with launcher=ray: GPUs that a fit reserves; 0.5: two fits share one"

@@ -29,15 +29,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.evaluation import plots as figures
     from embedlab.vision.evaluation.comparison import compare_runs, only_right
     from embedlab.vision.evaluation.page import images_page
-    from embedlab.workflows.finished_image_runs import check_images, find_runs
+    from embedlab.workflows.finished_image_runs import check_images_unchanged, find_image_runs
     from embedlab.workflows.image_runs import prepare_fonts
 
     given = {"runs": ",".join(args.runs) or "best"}
     with start_run("compare_transfer", "compare_transfer", given) as run:
-        found = find_runs(run.experiment_id, args.runs)
+        found = find_image_runs(run.experiment_id, args.runs)
         found.sort(key=lambda item: -item.compared.test.score.accuracy)
         images = read_images(locate_images(found[0].dataset))
-        check_images(found, images.digest)
+        check_images_unchanged(found, images.digest)
         for sentence in prepare_fonts(images):
             console.print(sentence)
         run.set_tags({"compared_runs": ",".join(item.id for item in found)})

@@ -25,7 +25,7 @@ def build_parser() -> Parser:
     what = "number of random splits; more take longer and narrow the intervals"
     parser.add("splits", integer(1, 100), 1, what)
     parser.add("resamples", integer(100), 2000, "bootstrap samples of the users")
-    parser.add("seed", integer(0), 0, "of the splits, the samples and the baselines")
+    parser.add("seed", integer(0), 0, "seed of splits, samples and baselines")
     return parser
 
 

@@ -18,11 +18,13 @@ def build_parser() -> Parser:
     )
     arguments.add_images(parser)
     arguments.add_resolution(parser, 128)
-    parser.add("crop_pct", number(0.1, 1.0), 1.0, "side of the middle crop; 0.875 as published")
-    parser.add("flip_view", boolean, False, "the mean over an image and its mirror image")
+    parser.add(
+        "crop_pct", number(0.1, 1.0), 1.0, "share of a side in the centre crop; 0.875 as published"
+    )
+    parser.add("flip_view", boolean, False, "embed the mean of an image and its mirror image")
     arguments.add_linear_probe(parser)
     parser.add("embedding_map", one_of(*MAPS), "pca", "how the embedding is drawn in the plane")
-    parser.add("seed", integer(0), 0, "of the order of batches, and of weights=none")
+    parser.add("seed", integer(0), 0, "seed of the batches' order, and of weights=none")
     arguments.add_device(parser, "where the network runs")
     arguments.add_precision(parser)
     arguments.add_processes(parser)

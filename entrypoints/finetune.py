@@ -7,10 +7,10 @@ from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import integer, run_id_or_nothing
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
-from embedlab.vision.options import DATA
+from embedlab.vision.options import SPLIT_PARAMETERS
 from embedlab.vision.training.recipes import RECIPE_FIELDS, explain_auto, resolve_options
 
-SETTINGS = (*DATA, "backbone", "weights", "recipe", *RECIPE_FIELDS, "seed", "precision")
+SETTINGS = (*SPLIT_PARAMETERS, "backbone", "weights", "recipe", *RECIPE_FIELDS, "seed", "precision")
 SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")  # of every epoch
 
 
@@ -22,7 +22,7 @@ def build_parser() -> Parser:
     )
     arguments.add_images(parser)
     arguments.add_recipe(parser)
-    parser.add("seed", integer(0), 0, "of the head, the order and the random changes")
+    parser.add("seed", integer(0), 0, "seed of a random head, of the order and of augmentation")
     arguments.add_device(parser, "where the network is trained")
     arguments.add_precision(parser)
     arguments.add_processes(parser)

@@ -24,7 +24,7 @@ def build_parser() -> Parser:
     parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver; exact works by eigenpairs")
     parser.add("lr", auto_or(positive_number), "auto", f"learning rate; auto: {rates}")
     arguments.add_fit(parser)
-    parser.add("seed", integer(0), 0, "of the random start")
+    parser.add("seed", integer(0), 0, "seed of the random start")
     arguments.add_device(parser, "where the fit runs")
     arguments.add_processes(parser)
     what = "map of the movies and explore.html: tsne keeps neighbours, pca is faster, none: neither"
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.cli.console import console, epoch_progress, work_progress
     from embedlab.distributed.collectives import process_group
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
-    from embedlab.movies.evaluation.splits import check_enough
+    from embedlab.movies.evaluation.splits import check_enough_likes
     from embedlab.movies.plots import plot_fit
     from embedlab.movies.solvers.fit import fit_weighted
     from embedlab.movies.solvers.result import add_gap_metric
@@ -69,16 +69,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     title = f"fit {options.label}"
     with start_run("fit_embedding", title, given) as run, process_group(vars(args)) as device:
         if not is_main_process():  # rank 0 scatters the likes
-            fit_weighted(None, options, args.seed, device, lambda step: None, args.processes)
+            fit_weighted(None, options, args.seed, device, processes=args.processes)
             return
         likes = find_or_load_likes(run, vars(args), parser.changed(args), console.print)
         if args.register and args.promote_by == "ndcg":
-            check_enough(likes.matrix)  # refused before the fit
+            check_enough_likes(likes.matrix)  # refused before the fit
         run.log_params({"device": device})
         reference = None
         if args.reference:
             exact = FitOptions("exact", dim=options.dim)
-            found = fit_weighted(likes.weighted, exact, args.seed, device, lambda step: None)
+            found = fit_weighted(likes.weighted, exact, args.seed, device)
             reference = found.cost
             run.log_metrics({"reference/cost": reference})
         steps: list[Step] = []

@@ -37,6 +37,6 @@ class RayError(EmbedlabError):
 
 
 class DivergedError(EmbedlabError):
-    """A fit's cost is no longer a finite number."""
+    """A cost or loss is not finite or has grown far too large, or vectors cannot be served."""
 
     stop_reason = "diverged"

@@ -1,4 +1,4 @@
-"""The identity of a process (host, number, start time), its memory, and whether it has ended."""
+"""The identity of a process (host, pid, start time), its memory, and whether it has ended."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from functools import cache
 
 PID_NAMESPACE = "/proc/self/ns/pid"  # Linux; a container has one of its own
 ROOT_PID_NAMESPACE = 0xEFFFFFFC  # its number outside of containers
-CLOCK_SECONDS = 10  # by which the system's clock may have been set since
+MAX_CLOCK_SHIFT = 10  # seconds by which the system's clock may have been set since
 
 
 @cache
@@ -47,8 +47,8 @@ def peak_memory() -> int:
 def has_ended(host: str, pid: int, running_at: float) -> bool:
     """Whether process `pid` of `host` has ended; False if that is unknown, as on another host.
 
-    running_at  a time (seconds since 1970) at which it was running: a process of the same number
-                that started later is another one.
+    running_at  a time (seconds since 1970) at which it was running: a process that reuses the
+                pid and started later is another one.
     """
     if host != this_host():
         return False
@@ -57,7 +57,7 @@ def has_ended(host: str, pid: int, running_at: float) -> bool:
 
     try:
         process = psutil.Process(pid)
-        is_another = process.create_time() > running_at + CLOCK_SECONDS
+        is_another = process.create_time() > running_at + MAX_CLOCK_SHIFT
         return is_another or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True

@@ -22,6 +22,10 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
+def no_step(step: Step) -> None:
+    """An OnStep that does nothing."""
+
+
 class OnProgress(Protocol):
     """Called while work is under way: the work done and all of it, in any unit, and a detail.
 

@@ -5,6 +5,7 @@ import shlex
 
 # Python decodes a byte 0xNN of a name that is no UTF-8 to the surrogate U+DCNN (PEP 383).
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+FAR_GAP = 1.0  # from here on a multiple is easier to read than a percentage
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:
@@ -22,6 +23,13 @@ def value_as_text(value: object) -> str:
 def cost_as_text(cost: float) -> str:
     """`733,625`; from 10^15 on, where the digits say nothing, `1.23e+15`."""
     return f"{cost:,.0f}" if abs(cost) < 1e15 else f"{cost:.3g}"
+
+
+def gap_as_text(gap: float) -> str:
+    """A cost's distance from a reference, which follows: `0.03% above` or `21 times`."""
+    if gap < FAR_GAP:
+        return f"{gap:z.2%} above"
+    return f"{cost_as_text(gap + 1) if gap >= 99 else f'{gap + 1:.3g}'} times"
 
 
 def command(entry_point: str, **parameters: object) -> str:

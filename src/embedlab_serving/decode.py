@@ -40,7 +40,7 @@ def shorter_side(path: Path | str) -> int:
 
 
 def decode_image(file: Path | str | bytes, side: int) -> np.ndarray:
-    """(3, side, side) uint8: turned upright, in RGB, the middle square scaled to `side`.
+    """(3, side, side) uint8: turned upright, in RGB, the centre square scaled to `side`.
 
     Transparent pixels become white, 16-bit grey keeps its upper 8 bits. Greys of other depths are
     refused: their files do not say which value is white, and a guess would differ by image.

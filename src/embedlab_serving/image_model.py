@@ -7,7 +7,7 @@ no pickle. It computes on the CPU.
 In: a table with the column `image`, an image a row: the base64 text of a PNG, a JPEG or another
 format that Pillow reads, of any size and mode, or a `data:` URL. Parameter `k`: the number of
 labels, 1 to all; the default is five, or all if there are fewer.
-Out: a row an image: label, probability, and `top`, the k best labels with their probabilities.
+Out: one row per image: label, probability, and `top`, the k best labels with their probabilities.
 """
 
 import base64

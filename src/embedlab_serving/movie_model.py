@@ -6,7 +6,7 @@ scipy, no pickle.
 
 In: a table with the column `title`, a query a row; parameters `k`, `score`, `include_self`.
 A query is a movie's title as people type it, or several joined by `|`, which gives a blended list.
-Out: a row a recommendation: query (the titles as they were understood), rank, movie_id, title,
+Out: one row per recommendation: query (the titles as they were understood), rank, movie_id, title,
 genres, score.
 """
 

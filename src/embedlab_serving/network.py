@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as F
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Deterministic preprocessing of a batch on its device: scale, middle crop, normalise.
+    """Deterministic preprocessing of a batch on its device: scale, centre crop, normalise.
 
     In: (batch, 3, side, side) uint8 squares. Out: (batch, 3, resolution, resolution) float32,
     normalised by the constants of the weights.

@@ -141,7 +141,7 @@ def test_one_process_resumes_the_checkpoint_of_several(by_one, by_several):
 def test_processes_with_other_data_are_refused(by_several):
     sentence = by_several["refused"]
     assert sentence.startswith("dataset: expected the same for all ")
-    assert "number 1 has others than number 0" in sentence
+    assert "rank 1 has others than rank 0" in sentence
 
 
 def test_processes_that_are_lost_are_one_or_several():

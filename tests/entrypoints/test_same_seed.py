@@ -164,6 +164,6 @@ def test_another_number_of_threads_on_ml_latest_small(real_movielens, optimizer,
         torch.set_num_threads(n_threads)
         with threadpool_limits(n_threads):
             options = FitOptions(optimizer, dim=20, epochs=20)
-            costs.append(fit_weighted(weighted, options, 0, "cpu", lambda step: None).cost)
+            costs.append(fit_weighted(weighted, options, 0, "cpu").cost)
     torch.set_num_threads(before)
     assert costs[1] == pytest.approx(costs[0], rel=tolerance)

@@ -12,9 +12,9 @@ from embedlab.datasets.movielens import locate_ratings
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.explorer import (
-    EXPONENTS,
     GRID,
     MIN_MAPPED,
+    SCORE_EXPONENTS,
     K,
     explorer_page,
     map_movies,
@@ -32,7 +32,7 @@ MAX_BYTES = 3_000_000  # of the page of ml-latest-small
 def embedding_of(ratings: str, dim: int) -> tuple[np.ndarray, pd.DataFrame, TitleIndex]:
     files = locate_ratings(ratings)
     likes = find_likes(read_ratings(files.path, files.name), "user_mean")
-    fit = fit_weighted(likes.weighted, FitOptions("exact", dim=dim), 0, "cpu", lambda step: None)
+    fit = fit_weighted(likes.weighted, FitOptions("exact", dim=dim), 0, "cpu")
     movies = likes.movies.assign(likes=likes.popularity)
     return fit.embedding, movies, TitleIndex(movies["title"].tolist(), likes.popularity)
 
@@ -53,7 +53,7 @@ def assert_served(vectors, index, rows) -> None:
     copies = [index.duplicates_of([row]) for row in range(len(vectors))]
     lists = nearest_movies(vectors, copies)
     for row in rows:
-        for score, column in (("dot", 0), ("cosine", len(EXPONENTS) - 1)):
+        for score, column in (("dot", 0), ("cosine", len(SCORE_EXPONENTS) - 1)):
             expected = served.top([row], K, score, exclude=index.duplicates_of([row]))
             scores = served.scores([row], score)
             found = lists[row, column].tolist()
@@ -83,7 +83,7 @@ def test_between_the_ends_scores_are_divided_by_a_power_of_the_length(sample):
     lists = nearest_movies(vectors, [[]] * len(vectors))
     norms = np.linalg.norm(vectors.astype(float), axis=1)
     row = int(norms.argmax())
-    for column, exponent in enumerate(EXPONENTS):
+    for column, exponent in enumerate(SCORE_EXPONENTS):
         power = np.where(norms > 0, norms, np.inf) ** -exponent
         scores = (vectors.astype(float) @ vectors[row]) * power
         scores[row] = -np.inf
@@ -112,7 +112,7 @@ def test_the_map_has_the_most_liked_first_and_places_the_others_among_them(monke
     projected = found.positions[:40]
     assert (found.positions.min(0) >= projected.min(0)).all()
     assert (found.positions.max(0) <= projected.max(0)).all()
-    assert 0.8 < found.trust <= 1
+    assert 0.8 < found.trustworthiness <= 1
 
 
 @pytest.mark.parametrize(

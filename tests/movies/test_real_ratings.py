@@ -85,7 +85,7 @@ def test_the_exact_solver_reaches_the_minimum_from_any_seed(likes, exact):
 
 
 def test_no_gradient_fit_ends_below_the_exact_cost(likes, exact):
-    result = fit_weighted(likes.weighted, FitOptions("lbfgs"), 0, "cpu", lambda step: None)
+    result = fit_weighted(likes.weighted, FitOptions("lbfgs"), 0, "cpu")
     assert exact.cost < result.cost < exact.cost * 1.001
 
 

@@ -49,8 +49,8 @@ from embedlab.tracking import charts as views
 from embedlab.tracking.charts import save_view
 from embedlab.tracking.run import TrackedRun, start_run
 from embedlab.tracking.store import how_to_open
-from embedlab.vision.options import DATA
-from embedlab.workflows.finished_image_runs import find_runs
+from embedlab.vision.options import SPLIT_PARAMETERS
+from embedlab.workflows.finished_image_runs import find_image_runs
 from embedlab.workflows.image_runs import VIEW, comparison_view, load_images
 from embedlab.workflows.models import log_image_model
 from embedlab_serving.decode import decode_image
@@ -100,7 +100,7 @@ def expected(
     logits = []
     for view in views:
         image = torch.from_numpy(pixels[:, ::view].copy()).permute(2, 0, 1)[None] / 255
-        # 0.8 of 40 is 32: the middle crop leaves 4 on each side.
+        # 0.8 of 40 is 32: the centre crop leaves 4 on each side.
         image = torch.nn.functional.interpolate(
             image, size=(40, 40), mode="bilinear", antialias=True
         )[..., 4:36, 4:36]
@@ -746,7 +746,7 @@ def test_a_server_that_is_gone_warns_only(experiment, caplog, monkeypatch):
 
 
 def image_run(entry_point: str, accuracy: float, loss: float | None = None) -> TrackedRun:
-    settings = dict.fromkeys(DATA, 0) | {"dataset": SAMPLE}
+    settings = dict.fromkeys(SPLIT_PARAMETERS, 0) | {"dataset": SAMPLE}
     with start_run(entry_point, entry_point, settings) as run:
         load_images(run, settings, lambda *_: None)
         run.log_metrics({"best/val_accuracy": accuracy})
@@ -781,7 +781,7 @@ def test_of_runs_with_equal_accuracy_the_one_with_the_lower_loss_is_compared(cli
             ones = np.ones((1, 10)) / 10
             np.savez(f"{folder}/test.npz", probabilities=ones, labels=[0], rows=[0])
             client.log_artifact(run.id, f"{folder}/test.npz", "predictions")
-    found = find_runs(run.experiment_id, ())
+    found = find_image_runs(run.experiment_id, ())
     wanted = [runs["extract_features", 0.3], runs["finetune", 0.4]]
     assert [item.id for item in found] == [run.id for run in wanted]
 

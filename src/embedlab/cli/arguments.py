@@ -80,7 +80,7 @@ def add_resolution(parser: Parser, default: int) -> None:
 def add_images(parser: Parser) -> None:
     """The parameters of the images, their split, and the backbone."""
     add_dataset(parser, "cifar10")
-    parser.add("split_seed", types.integer(0), 0, "of the split into training and validation")
+    parser.add("split_seed", types.integer(0), 0, "seed of the training and validation split")
     for part in ("train", "val", "test"):
         what = f"number of {part} images, stratified; 0 for all"
         parser.add(f"{part}_limit", types.integer(0), 0, what)
@@ -95,11 +95,11 @@ def add_linear_probe(parser: Parser) -> None:
     """The parameters of the logistic regression on features."""
     rates = ", ".join(f"{name} {lr:g}" for name, lr in vision.LINEAR_PROBE_LR.items())
     optimizers = types.one_of(*vision.LINEAR_PROBE_LR)
-    parser.add("optimizer", optimizers, "adam", "of the logistic regression")
+    parser.add("optimizer", optimizers, "adam", "optimizer of the logistic regression")
     parser.add("lr", types.auto_or(types.positive_number), "auto", f"learning rate; auto: {rates}")
     parser.add("weight_decay", types.number(0), 0.001, "L2 penalty of its weights")
     parser.add("epochs", types.integer(1), 15, "passes over the features")
-    what = "maximum images per update; fewer if there are few images (lbfgs: all)"
+    what = "maximum number of images per update; fewer in a small data set (lbfgs: all)"
     parser.add("batch_size", types.integer(1), 256, what)
 
 
@@ -113,21 +113,21 @@ def add_recipe(parser: Parser) -> None:
         ("batch_norm", types.one_of(*recipes.BATCH_NORM), "BatchNorm's statistics while training"),
         ("optimizer", types.one_of(*recipes.OPTIMIZERS), "the optimizer"),
         ("lr", types.positive_number, "its highest learning rate"),
-        ("momentum", types.fraction, "of sgd and rmsprop; first moment of adam and adamw"),
+        ("momentum", types.fraction, "momentum of sgd and rmsprop; β1 of adam and adamw"),
         ("nesterov", types.boolean, "Nesterov's momentum, with sgd"),
-        ("weight_decay", types.number(0), "on layers' weights, not on biases and norms"),
-        ("schedule", types.one_of(*recipes.SCHEDULES), "of the learning rate"),
+        ("weight_decay", types.number(0), "weight decay, not of biases and norm layers"),
+        ("schedule", types.one_of(*recipes.SCHEDULES), "learning-rate schedule"),
         ("warmup", types.fraction, "share of all steps in which one_cycle rises"),
         ("step_epochs", types.integer(1), "epochs after which schedule=step divides by ten"),
         ("epochs", types.integer(1), "passes over the training images"),
         ("batch_size", types.integer(2), "images per update"),
         ("resolution", resolutions, "pixels a side, or several, rising, as 64,96,128"),
-        ("crop_pct", types.number(0.1, 1), "side of the middle crop of validation and test images"),
-        ("augment", types.one_of(*recipes.AUGMENTATIONS), "random changes of training images"),
-        ("label_smoothing", types.fraction, "share of the truth that is spread over all classes"),
+        ("crop_pct", types.number(0.1, 1), "share of a side in the centre crop for scoring"),
+        ("augment", types.one_of(*recipes.AUGMENTATIONS), "augmentation of training images"),
+        ("label_smoothing", types.fraction, "share of the target spread over all classes"),
         ("ema", types.fraction, "decay of the weights' moving average, a step; 0 for none"),
-        ("flip_view", types.boolean, "scores are the mean over an image and its mirror image"),
-        ("freeze", types.one_of(*vision.FREEZE), "what is not trained, with all before it"),
+        ("flip_view", types.boolean, "score the mean of an image and its mirror image"),
+        ("freeze", types.one_of(*vision.FREEZE), "last part that is frozen, with all before it"),
     ):
         of_recipe = {
             recipe: value_as_text(getattr(options, name))
@@ -142,7 +142,8 @@ def add_recipe(parser: Parser) -> None:
 def add_precision(parser: Parser) -> None:
     """The parameter `precision`: the dtype of the layers' products."""
     what = (
-        "of the layers' products; auto: bfloat16 where the processor has it, float16 on older GPUs"
+        "dtype of matrix products and convolutions; auto: bfloat16 where the processor has it, "
+        "float16 on older GPUs"
     )
     parser.add("precision", types.one_of(*vision.PRECISIONS), "auto", what)
 

@@ -126,7 +126,7 @@ class EpochTable:
 
 
 def recommendation_table(answer: pd.DataFrame, score: str) -> Table:
-    """A row a recommendation: rank, score, title, genres; the table's title names the query."""
+    """One row per recommendation: rank, score, title, genres; the table's title names the query."""
     asked = answer["query"].tolist()
     title = f"Recommended for {asked[0]}" if asked else "No other movies to recommend"
     table = Table(title=title, title_justify="left")

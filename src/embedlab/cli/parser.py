@@ -49,7 +49,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def changed(self, args: argparse.Namespace) -> dict[str, object]:
-        """The parameters that are not at their default, which `mlflow run` passes, too."""
+        """The parameters that differ from their default; `mlflow run` passes defaults, too, so what
+        was typed is unknown."""
         defaults = vars(self.parse_args([]))
         return {name: value for name, value in vars(args).items() if value != defaults[name]}
 

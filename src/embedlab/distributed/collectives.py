@@ -116,8 +116,8 @@ def assert_same_across_ranks(what: str, value: object) -> None:
     other = next((i for i, found in enumerate(values) if found != values[0]), None)
     if other is not None:
         raise OptionError(
-            f"{what}: expected the same for all {world_size()} processes, but number {other} has "
-            "others than number 0; start every host with the same command and the same data."
+            f"{what}: expected the same at all {world_size()} ranks, but rank {other} has others "
+            "than rank 0: start every host with the same command and the same data."
         )
 
 
@@ -142,9 +142,9 @@ def _lost_ranks(others: Mapping[int, Identity], error: BaseException) -> str:
 def ended_ranks(others: Mapping[int, Identity]) -> str:
     """Which processes of this host have ended, in words; "" if none has."""
     lost = [
-        f"number {i} ({pid} on {host})"
+        f"rank {i} (pid {pid} on {host})"
         for i, (host, pid, running_at) in others.items()
         if has_ended(host, pid, running_at)
     ]
     ended = "has ended before its time" if len(lost) == 1 else "have ended before their time"
-    return f"of {world_size()} processes {', '.join(lost)} {ended}" if lost else ""
+    return f"of {world_size()} ranks {', '.join(lost)} {ended}" if lost else ""

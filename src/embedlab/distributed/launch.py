@@ -48,8 +48,8 @@ def launch_workers(entry_point: str, processes: int, argv: Sequence[str] | None)
             exit_code = error.failures[0].exitcode if 0 in error.failures else 1
             if exit_code < 0:  # killed: it has neither printed an error nor closed its run
                 raise MainProcessKilledError(
-                    f"the first process was killed ({signal.Signals(-exit_code).name}); its run "
-                    "says so."
+                    f"rank 0 was killed ({signal.Signals(-exit_code).name}); its run is marked "
+                    "KILLED."
                 ) from None
             sys.exit(1)
     return True

@@ -14,6 +14,7 @@ import torch
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import KNeighborsRegressor
 
+from embedlab.movies.options import SCORE_EXPONENTS
 from embedlab.movies.plots import GENRE_COLOURS, GENRE_GROUPS, genre_group
 from embedlab.pages import as_base64, render_page
 from embedlab.projection import project
@@ -24,7 +25,6 @@ MAX_PROJECTED = 3_000  # movies; t-SNE of as many takes seconds
 MAX_EXPLORED = 10_000  # movies of a page
 TSNE_ITERATIONS = 500  # 1,000 keep neighbours no better
 GRID = 9_999  # positions of a page are whole numbers up to it
-EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 K = 10
 BLOCK = 512  # movies whose scores are in memory at once
 
@@ -36,10 +36,11 @@ class MovieMap:
     movies      a row for each movie: title, genres, likes; the most liked first.
     rows        (n,) int64, their rows of the embedding.
     positions   (n, 2) float64.
-    n_projected so many of the most liked are projected; the others stand among the three nearest
-                of these.
+    n_projected so many of the most liked are projected; each other one stands between its three
+                nearest of these.
     method      the projection.
-    trust       trustworthiness of the projected ones for ten neighbours by cosine: 1 if all that
+    trustworthiness
+                trustworthiness of the projected ones for ten neighbours by cosine: 1 if all that
                 are near in the plane are near in the embedding (Venna and Kaski 2001).
     """
 
@@ -48,7 +49,7 @@ class MovieMap:
     positions: np.ndarray
     n_projected: int
     method: str
-    trust: float
+    trustworthiness: float
 
     @property
     def groups(self) -> np.ndarray:
@@ -65,7 +66,7 @@ def map_movies(
     None if there are fewer than MIN_MAPPED different directions.
 
     vectors  (n_movies, dim) float32.
-    movies   a row a vector: title, genres, likes.
+    movies   one row per vector: title, genres, likes.
     """
     rows = np.argsort(-movies["likes"].to_numpy(), kind="stable")[:n]
     norms = np.linalg.norm(vectors[rows], axis=1, keepdims=True)
@@ -76,16 +77,16 @@ def map_movies(
         return None
     positions = project(anchors, method, seed, TSNE_ITERATIONS)
     k = min(10, (n_projected - 1) // 2)
-    trust = float(trustworthiness(anchors, positions, n_neighbors=k))
+    quality = float(trustworthiness(anchors, positions, n_neighbors=k))
     if len(others):
         placed = KNeighborsRegressor(3, weights="distance").fit(anchors, positions)
         positions = np.concatenate([positions, placed.predict(others)])
     movies = movies.iloc[rows].reset_index(drop=True)
-    return MovieMap(movies, rows, positions, n_projected, method, trust)
+    return MovieMap(movies, rows, positions, n_projected, method, quality)
 
 
 def nearest_movies(vectors: np.ndarray, left_out: Sequence[Sequence[int]]) -> np.ndarray:
-    """(n, len(EXPONENTS), k) uint16: for each movie and exponent the rows of the nearest others.
+    """(n, exponents, k) uint16: for each movie and score the rows of the nearest others.
 
     k is K, or less if there are fewer others.
 
@@ -95,9 +96,9 @@ def nearest_movies(vectors: np.ndarray, left_out: Sequence[Sequence[int]]) -> np
     v = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
     norms = v.double().norm(dim=1).float()  # (n,)
     inverse = torch.where(norms > 0, 1 / norms, 0)
-    powers = [torch.where(norms > 0, inverse**a, 0) for a in EXPONENTS]  # (n,) each
+    powers = [torch.where(norms > 0, inverse**a, 0) for a in SCORE_EXPONENTS]  # (n,) each
     k = min(K, len(v) - 1 - max(map(len, left_out)))
-    found = torch.empty((len(v), len(EXPONENTS), k), dtype=torch.int64)
+    found = torch.empty((len(v), len(SCORE_EXPONENTS), k), dtype=torch.int64)
     for start in range(0, len(v), BLOCK):
         block = slice(start, start + BLOCK)
         dots = v[block] @ v.T  # (b, n)
@@ -127,7 +128,7 @@ def explorer_page(movie_map: MovieMap, vectors: np.ndarray, about: str) -> str:
         "groups": movie_map.groups.tolist(),
         "x": grid[:, 0].tolist(),
         "y": grid[:, 1].tolist(),
-        "exponents": EXPONENTS,
+        "exponents": SCORE_EXPONENTS,
         "k": nearest.shape[2],
         "nearest": as_base64(nearest),
         "colours": GENRE_COLOURS,
@@ -139,5 +140,5 @@ def explorer_page(movie_map: MovieMap, vectors: np.ndarray, about: str) -> str:
         about=about,
         movie_map=movie_map,
         n_movies=len(vectors),
-        exponents=EXPONENTS,
+        exponents=SCORE_EXPONENTS,
     )

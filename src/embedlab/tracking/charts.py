@@ -24,7 +24,7 @@ RUNS_SHOWN = 10
 def line_chart(
     title: str, metrics: Sequence[str], log_scale: bool = False, n_runs: int = RUNS_SHOWN
 ) -> dict:
-    """A line chart of metrics by epoch: a line a run and metric, for the first `n_runs` runs."""
+    """Metrics by epoch, one line per run and metric, for the first `n_runs` runs."""
     return _chart(
         "LINE",
         title,
@@ -38,12 +38,12 @@ def line_chart(
 
 
 def bar_chart(title: str, metric: str, n_runs: int = RUNS_SHOWN) -> dict:
-    """A bar chart of one metric: a bar a run."""
+    """A bar chart of one metric: one bar per run."""
     return _chart("BAR", title, runsCountToCompare=n_runs, metricKey=metric)
 
 
 def parallel_chart(title: str, params: Sequence[str], metrics: Sequence[str]) -> dict:
-    """Parallel coordinates: a line a run, through its parameters to its metrics."""
+    """Parallel coordinates: one line per run, through its parameters to its metrics."""
     return _chart("PARALLEL", title, selectedParams=list(params), selectedMetrics=list(metrics))
 
 

@@ -1,7 +1,7 @@
 """Stale runs: runs that are RUNNING although their process has ended are found and marked KILLED.
 
 A process that is killed by SIGKILL, or whose machine goes down, leaves its run RUNNING. So every
-run carries the host, number and start time of its process, and the next start on that host checks
+run carries the host, pid and start time of its process, and the next start on that host checks
 them. A run of another host, or one that `mlflow run` made and no process adopted, is stale after a
 time without new metrics, which `clean_runs` checks.
 """
@@ -13,17 +13,15 @@ import time
 from dataclasses import dataclass
 
 import mlflow
-import pandas as pd
 from mlflow.entities import Run, RunTag
 
-from embedlab.datasets.cache import Leftover
 from embedlab.errors import TrackingError
 from embedlab.process import has_ended, started_at, this_host
 from embedlab.tracking.store import first_line, store_address
 
 
 def owner_tags() -> dict[str, str]:
-    """The tags by which `find_stale` finds this process: host, number, start in seconds of 1970."""
+    """The tags by which `find_stale` finds this process: host, pid, start (s since 1970)."""
     return {"host": this_host(), "pid": str(os.getpid()), "process_started": str(started_at())}
 
 
@@ -39,7 +37,7 @@ class StaleRun:
     reason: str
 
     def mark(self) -> None:
-        """Terminate it as KILLED at its last sign, with the tags `stop_reason` and `error`."""
+        """Terminate it as KILLED at its last activity, with the tags `stop_reason` and `error`."""
         client, run_id = mlflow.MlflowClient(), self.run.info.run_id
         # It may have closed itself after it was listed and before its process ended.
         if client.get_run(run_id).info.status == "RUNNING":
@@ -73,8 +71,8 @@ def find_stale(experiment_id: str, hours: float = math.inf) -> list[StaleRun]:
     for run in running:
         times = [metric.timestamp for metric in run.data.to_proto().metrics]
         last_activity = max([run.info.start_time, *times])
-        quiet = time.time() / 3600 - last_activity / 3_600_000
-        reason = _why_stale(run.data.tags, quiet, hours)
+        idle_hours = time.time() / 3600 - last_activity / 3_600_000
+        reason = _why_stale(run.data.tags, idle_hours, hours)
         if reason and _is_ours(run):
             stale.append(StaleRun(run, last_activity, reason))
     return stale
@@ -87,16 +85,16 @@ def _is_ours(run: Run) -> bool:
     return is_untouched or "entry_point" in tags or "process_started" in tags
 
 
-def _why_stale(tags: dict[str, str], quiet: float, hours: float) -> str | None:
+def _why_stale(tags: dict[str, str], idle_hours: float, hours: float) -> str | None:
     host = tags.get("host")
     if host == this_host() and "process_started" in tags:
         pid, running_at = int(tags["pid"]), float(tags["process_started"])
         has_died = has_ended(host, pid, running_at)
-        return f"its process {pid} on {host} has ended without a word" if has_died else None
-    if quiet < hours:
+        return f"its process {pid} on {host} ended without closing the run" if has_died else None
+    if idle_hours < hours:
         return None
     where = f"from its process on {host}" if host else "and no process has taken it up"
-    return f"no sign of life for {quiet:,.1f} hours {where}"
+    return f"no sign of life for {idle_hours:,.1f} hours {where}"
 
 
 def experiment_named(name: str) -> str:
@@ -109,13 +107,3 @@ def experiment_named(name: str) -> str:
             f"experiment: expected one of {names} in {store_address()}, got {name!r}."
         )
     return found.experiment_id
-
-
-def as_table(stale: list[StaleRun], leftovers: list[Leftover]) -> pd.DataFrame:
-    """A row for each run and each file: `what` it is, `which`, and the `reason` why it is stale."""
-    runs = [
-        (item.run.data.tags.get("entry_point", "run"), item.run.info.run_id, item.reason)
-        for item in stale
-    ]
-    files = [("cache", str(item.path), item.reason) for item in leftovers]
-    return pd.DataFrame([*runs, *files], columns=["what", "which", "reason"])

@@ -45,7 +45,7 @@ FREEZE = {
     "all-but-head": ("layer4",),  # of any other network, all but its last linear layer
 }
 # The parameters that choose the images and their split.
-DATA = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
+SPLIT_PARAMETERS = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
 IMAGENET, NO_WEIGHTS = "imagenet", "none"  # values of `weights` that are no path
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 MAPS = ("pca", "tsne")

@@ -23,7 +23,7 @@ CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class FinishedImageRun:
     """A run that was read back; `dataset` is the parameter that locates its images."""
 
     id: str
@@ -34,7 +34,7 @@ class FinishedRun:
     images_digest: str
 
 
-def find_runs(experiment_id: str, ids: tuple[str, ...]) -> list[FinishedRun]:
+def find_image_runs(experiment_id: str, ids: tuple[str, ...]) -> list[FinishedImageRun]:
     """The runs of these ids; without ids, the best of each kind that share their data.
 
     The best has the highest validation accuracy, and among equals the lowest validation loss; of
@@ -54,7 +54,7 @@ def find_runs(experiment_id: str, ids: tuple[str, ...]) -> list[FinishedRun]:
     return [_read(client, run, is_unique=names.count(run.info.run_name) == 1) for run in runs]
 
 
-def check_images(runs: list[FinishedRun], digest: str) -> None:
+def check_images_unchanged(runs: list[FinishedImageRun], digest: str) -> None:
     """Raises TrackingError if the images have changed since the runs."""
     if {run.images_digest for run in runs} != {digest}:
         raise TrackingError(
@@ -90,7 +90,7 @@ def _digest(run: Run) -> str:
     return run.data.tags.get("data_digest", "unknown")
 
 
-def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedRun:
+def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedImageRun:
     run_id, params, metrics = run.info.run_id, run.data.params, run.data.metrics
     compared = ComparedRun(
         run.info.run_name if is_unique else f"{run.info.run_name} ({run_id[:6]})",
@@ -104,7 +104,7 @@ def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedRun
     steps = read_steps(client, run_id, CURVES)
     best_epoch = int(metrics.get("best/epoch", -1))
     digest = run.data.tags["pictures_digest"]
-    return FinishedRun(run_id, compared, steps, best_epoch, dataset, digest)
+    return FinishedImageRun(run_id, compared, steps, best_epoch, dataset, digest)
 
 
 def _test_predictions(run_id: str) -> Predictions:

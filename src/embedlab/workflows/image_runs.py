@@ -39,7 +39,7 @@ from embedlab.vision.evaluation.metrics import (
 )
 from embedlab.vision.evaluation.projection import map_images, nearest, one_query_a_class
 from embedlab.vision.inference import Classifier
-from embedlab.vision.options import DATA
+from embedlab.vision.options import SPLIT_PARAMETERS
 from embedlab.wording import counted, serve_command
 from embedlab.workflows.finished_image_runs import PREDICTIONS
 from embedlab.workflows.model_facts import (
@@ -71,11 +71,11 @@ def load_images(
 ) -> tuple[ImageDataset, Split, list[str]]:
     """Find, read and split the data, and log its lineage, its counts and what was left out.
 
-    settings  the values of the parameters `options.DATA`, by name.
+    settings  the values of the parameters `options.SPLIT_PARAMETERS`, by name.
 
     Returns the images, their split, and what to tell the user about them.
     """
-    dataset, *how_split = (settings[name] for name in DATA)
+    dataset, *how_split = (settings[name] for name in SPLIT_PARAMETERS)
     with local_main_first():
         source = locate_images(dataset)
         images = read_images(source, on_progress)

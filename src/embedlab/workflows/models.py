@@ -31,7 +31,7 @@ def log_movie_model(
     """Log the embedding as artifacts `embedding/` and as the model `model`; returns its URI.
 
     vectors  (n_movies, dim) float32.
-    movies   a row a vector: movie_id, title, genres, likes.
+    movies   one row per vector: movie_id, title, genres, likes.
     about    metadata for a reader of the artifacts: data, optimizer, cost.
     """
     example = (pd.DataFrame({"title": [example_title(movies)]}), {"k": 3})

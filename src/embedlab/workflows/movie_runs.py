@@ -13,13 +13,12 @@ from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.options import FitOptions
 from embedlab.movies.plots import plot_movie_map
 from embedlab.movies.solvers.result import FitResult
-from embedlab.movies.sweep.results import gap_as_text
 from embedlab.tracking.finished import fetch
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import first_line, store_address
-from embedlab.wording import command, cost_as_text, counted
+from embedlab.wording import command, cost_as_text, counted, gap_as_text
 from embedlab.workflows.conflicts import refuse_conflicts
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
 from embedlab.workflows.models import example_title

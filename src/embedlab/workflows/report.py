@@ -85,7 +85,7 @@ def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
 
 
 def answers(runs: Mapping[str, "ReportedRun"]) -> str:
-    """The runs' own first lines, as Markdown."""
+    """The runs' summaries as Markdown, their headings in bold."""
     lines = [f"The artifact `{PAGE}` has the answers with their figures.", ""]
     for kind in ("compare_transfer", "compare_optimizers", "evaluate_embedding"):
         if kind in runs:
@@ -152,7 +152,7 @@ class ReportedRun:
     @cached_property
     def figure_paths(self) -> list[str]:
         files = mlflow.MlflowClient().list_artifacts(self.run.info.run_id, "figures")
-        return sorted(file.path for file in files)
+        return sorted((file.path for file in files), key=lambda path: (len(path), path))
 
     def figures(self, prefix: str) -> list[str]:
         """Addresses `data:…` of the figures whose name begins so, in order of their names."""
@@ -166,14 +166,14 @@ def _as_webp(file: Path) -> str:
 
 
 def _compared_lists(sweep: ReportedRun | None) -> dict[str, pd.DataFrame]:
-    """By title asked for: a row a rank, a column for the exact solver and for each optimizer's best
-    fit. The titles of the first column are those that the others are compared with."""
+    """By title asked for: one row per rank, a column for the exact solver and for the best fit of
+    each optimizer. The titles of the first column are those that the others are compared with."""
     if sweep is None:
         return {}
     fits, recommended = sweep.table("tables/fits.json"), sweep.table("tables/recommendations.json")
     finite = fits[fits["cost"].notna()]
     best = finite.loc[finite.groupby("optimizer", sort=False)["cost"].idxmin(), "fit"].tolist()
-    if "fit" in recommended:  # an older version's has a row a fit
+    if "fit" in recommended:  # an older version's has one row per fit
         wide = recommended.pivot(index=["query", "rank"], columns="fit", values="title")
         recommended = wide.reset_index()
     recommended[best] = recommended[best].map(lambda title: title.removeprefix(NEW))

@@ -85,7 +85,7 @@ def _columns(signature: ModelSignature) -> str:
 
 
 def query(model: PyFuncModel, titles: list[str], params: dict) -> pd.DataFrame:
-    """The model's answer, a row a recommendation, by the same call as a served request.
+    """The model's answer, one row per recommendation, by the same call as a served request.
 
     Raises TitleError if the model refuses the request, TrackingError if it fails.
     """

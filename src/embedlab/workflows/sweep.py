@@ -26,8 +26,8 @@ from embedlab.errors import DataError, DivergedError, EmbedlabError, RayError
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch
-from embedlab.movies.sweep.convergence import FILE as LISTS_FILE
 from embedlab.movies.sweep.convergence import (
+    LISTS_FILE,
     Lists,
     Queries,
     drawn_overlap,
@@ -38,12 +38,12 @@ from embedlab.movies.sweep.convergence import (
 from embedlab.movies.sweep.grid import Job
 from embedlab.movies.sweep.plots import run_colours
 from embedlab.movies.sweep.ray_backend import RayFit, RayOptions, fits_by_ray, ray_session
-from embedlab.movies.sweep.results import SweepFit, gap_as_text
+from embedlab.movies.sweep.results import SweepFit
 from embedlab.progress import OnProgress, Step
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
 from embedlab.tracking.finished import fetch_artifact, has_artifact, read_steps
 from embedlab.tracking.run import PROJECT_ROOT, TrackedRun, start_child_run
-from embedlab.wording import cost_as_text
+from embedlab.wording import cost_as_text, gap_as_text
 from embedlab.workflows.models import save_embedding
 from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
 

@@ -90,7 +90,7 @@ def test_a_dense_tensor_that_does_not_fit_is_refused_before_the_sparse_matrix_is
     monkeypatch.setattr(counts_module, "free_bytes", lambda device: 7_199)
     with pytest.raises(DataError, match=r"2 dense matrices of 30 movies needs .* objective=fact"):
         weighted, options = weight_likes(likes), FitOptions(objective="dense")
-        fit_weighted(weighted, options, 0, "cpu", lambda step: None)
+        fit_weighted(weighted, options, 0, "cpu")
 
 
 def test_the_dense_tensor_equals_the_sparse_matrix_over_several_blocks(monkeypatch):

@@ -81,7 +81,7 @@ def test_vectors_of_weighted_likes_stand_for_the_unscaled_products(ratings):
     likes = find_likes(ratings, "user_mean", "inverse_sqrt", 0.5)
     plain = find_likes(ratings, "user_mean", "inverse_sqrt", 0.0)
     options = FitOptions("exact", dim=likes.n_movies, epochs=5_000)
-    fit = fit_weighted(likes.weighted, options, 0, "cpu", lambda step: None)
+    fit = fit_weighted(likes.weighted, options, 0, "cpu")
     expected = (plain.weighted.matrix.T @ plain.weighted.matrix).toarray()
     off = ~np.eye(likes.n_movies, dtype=bool)
     # The rounds stop where they gain less than 1e-8 of the cost, a hundredth of a count away.

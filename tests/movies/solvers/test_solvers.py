@@ -128,9 +128,7 @@ def test_a_fit_that_diverges_stops_and_says_where():
 
 def test_a_finite_cost_far_above_the_start_has_diverged_and_a_spike_has_not():
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
-    exploded = fit_weighted(
-        weight_likes(likes), FitOptions("sgd", 0.1, dim=4, epochs=2), 0, "cpu", lambda step: None
-    )
+    exploded = fit_weighted(weight_likes(likes), FitOptions("sgd", 0.1, dim=4, epochs=2), 0, "cpu")
     assert np.isfinite(exploded.cost)
     assert (exploded.diverged_at, exploded.epochs) == (1, 2)
     sentence = r"diverged: after 2 epochs the cost is .*e\+.*, .* times that of the start; try a"
@@ -165,7 +163,7 @@ def test_vectors_that_could_not_be_served_have_diverged(init_scale, fault):
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
     weighted = weight_likes(likes, item_power=1.0)  # whose scale is far above 1
     options = FitOptions("adam", 1.0, dim=4, epochs=1, init_scale=init_scale)
-    result = fit_weighted(weighted, options, 0, "cpu", lambda step: None)
+    result = fit_weighted(weighted, options, 0, "cpu")
     assert result.has_diverged
     with pytest.raises(DivergedError, match=rf"diverged: .*({fault}|not finite)"):
         result.raise_if_diverged(options)
@@ -251,7 +249,7 @@ def test_fits_of_the_same_likes_count_the_squares_of_x_once(monkeypatch):
     weighted = weight_likes(random_likes(np.random.default_rng(0), 20, 30))
     for optimizer in ("exact", "adam", "lbfgs"):
         options = FitOptions(optimizer, dim=3, epochs=2)
-        fit_weighted(weighted, options, 0, "cpu", lambda step: None)
+        fit_weighted(weighted, options, 0, "cpu")
     assert len(counted) == 1
 
 
@@ -323,9 +321,7 @@ def test_options_out_of_range_are_refused_before_any_run(arguments, message):
 def test_the_exact_solver_asks_for_no_memory_of_a_gpu(monkeypatch):
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
     monkeypatch.setattr(solve_module, "free_bytes", {"cpu": 24 << 30, "cuda": 0}.__getitem__)
-    fit = fit_weighted(
-        weight_likes(likes), FitOptions("exact", dim=3), 0, "cuda", lambda step: None
-    )
+    fit = fit_weighted(weight_likes(likes), FitOptions("exact", dim=3), 0, "cuda")
     assert fit.embedding.shape == (30, 3)
 
 
@@ -338,4 +334,4 @@ def test_vectors_larger_than_the_memory_are_refused(monkeypatch, optimizer, obje
         r"dim=99999 needs 11\d\.\d GiB and cpu has 24\.0 GiB free: .* \(dim=30, the number of"
     )
     with pytest.raises(OptionError, match=sentence):
-        fit_weighted(weight_likes(likes), options, 0, "cpu", lambda step: None)
+        fit_weighted(weight_likes(likes), options, 0, "cpu")

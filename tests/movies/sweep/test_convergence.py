@@ -8,8 +8,8 @@ from embedlab.movies.data.likes import find_likes
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.sweep.convergence import (
-    FILE,
-    MIN_LIKES,
+    LISTS_FILE,
+    MIN_MOVIE_LIKES,
     choose_queries,
     drawn_overlap,
     fit_with_snapshots,
@@ -22,7 +22,7 @@ from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
 
 TITLES = ["A (1990)", "B", "C", "A (1990)", "D", "E"]
-LIKES = np.array([9, 9, MIN_LIKES - 1, 9, 0, 9])
+LIKES = np.array([9, 9, MIN_MOVIE_LIKES - 1, 9, 0, 9])
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_lists_are_read_back_and_other_questions_have_none(tmp_path, vectors):
     first, second = queries(asked=[0]), queries(asked=[2])
     lists = {0: first.lists(vectors), 5: first.lists(2 * vectors)}
     save_lists(tmp_path, first, lists)
-    content = (tmp_path / FILE).read_bytes()
+    content = (tmp_path / LISTS_FILE).read_bytes()
     same = read_lists(content, first)
     assert list(same) == [0, 5]
     np.testing.assert_array_equal(same[5], lists[5])
@@ -83,7 +83,7 @@ def test_lists_are_read_back_and_other_questions_have_none(tmp_path, vectors):
 def test_lists_that_are_too_short_are_asked_anew(tmp_path, vectors):
     short = queries(k=2)
     save_lists(tmp_path, short, {0: short.lists(vectors)})
-    assert read_lists((tmp_path / FILE).read_bytes(), queries(k=3)) == {}
+    assert read_lists((tmp_path / LISTS_FILE).read_bytes(), queries(k=3)) == {}
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
@@ -93,7 +93,7 @@ def test_to_watch_a_fit_does_not_change_it(optimizer):
     asked = choose_queries(titles, likes.popularity, [0], 2)
     options = FitOptions(optimizer, 0.1, dim=3, epochs=4)
     steps: list[Step] = []
-    plain = fit_weighted(likes.weighted, options, 0, "cpu", lambda step: None)
+    plain = fit_weighted(likes.weighted, options, 0, "cpu")
     fit, lists = fit_with_snapshots(likes.weighted, asked, (options, 0), "cpu", steps.append)
     np.testing.assert_array_equal(fit.embedding, plain.embedding)
     assert set(lists) == snapshot_epochs(4) == {0, 1, 2, 3, 4}

@@ -16,12 +16,11 @@ from embedlab.device import free_bytes
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation import baselines
 from embedlab.movies.evaluation.metrics import Scorer
-from embedlab.movies.options import USER_WEIGHTS
+from embedlab.movies.options import SCORE_EXPONENTS, USER_WEIGHTS
 from embedlab.movies.solvers.minres import MAX_ROUNDS, TOLERANCE, fit_minres
 
 WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING = "embedding, weighted", "embedding, published"
 PUBLISHED_COSINE = f"{PUBLISHED_EMBEDDING}, cosine"
-ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NOT_INSTALLED = "not installed (pip install -r requirements-extra.txt)"
 ITEM_POWERS = (0.0, 0.25, 0.5)
 # Of the exact solver while tuning: it ends about 1 % above the lowest cost, and more rounds do not
@@ -55,7 +54,7 @@ def embedding(
         shorter = np.divide(v, norms**alpha, out=np.zeros_like(v), where=norms > 0)
         return lambda query: v[query] @ shorter.T
 
-    return {score_name(alpha): by(alpha) for alpha in ALPHAS}
+    return {score_name(alpha): by(alpha) for alpha in SCORE_EXPONENTS}
 
 
 @dataclass(frozen=True)

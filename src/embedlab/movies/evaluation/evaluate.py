@@ -23,18 +23,18 @@ from embedlab.movies.evaluation.candidates import (
     Settings,
 )
 from embedlab.movies.evaluation.metrics import (
-    Ranking,
+    RankingMetrics,
     bootstrap_interval,
     bootstrap_weights,
-    mean_ranking,
+    mean_metrics,
     rank_held_out,
 )
 from embedlab.movies.evaluation.splits import (
     HELD_OUT,
     MAX_QUERIES,
-    MIN_LIKES,
+    MIN_USER_LIKES,
     Holdout,
-    check_enough,
+    check_enough_likes,
     choose_users,
     hold_out,
 )
@@ -88,8 +88,8 @@ class Evaluation:
     score: str
     val_hit_rate: float
     chosen_in: int
-    test: Ranking
-    by_score: Mapping[str, Ranking]
+    test: RankingMetrics
+    by_score: Mapping[str, RankingMetrics]
 
 
 def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> float:
@@ -102,7 +102,7 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> 
     users = choose_users(likes.matrix, generator, MAX_USERS)
     holdout = hold_out(likes.matrix, generator, users)
     rest = replace(likes, matrix=holdout.likes)
-    fit = fit_weighted(rest.weighted, options, seed, device, on_step=lambda step: None)
+    fit = fit_weighted(rest.weighted, options, seed, device)
     fit.raise_if_diverged(options)
     v = fit.embedding  # (n_movies, dim)
     by_dot_product = {"dot": lambda query: v[query] @ v.T}
@@ -125,15 +125,17 @@ def tune_and_evaluate(
     Tuning never sees the test likes; the tested fit learns from all other likes. Returns a result
     per candidate, in their order. Raises DataError if no user has enough likes.
     """
-    check_enough(likes, MIN_LIKES + HELD_OUT)  # validation holds out of what test leaves
+    check_enough_likes(likes, MIN_USER_LIKES + HELD_OUT)  # validation holds out of what test leaves
     total, done = options.n_splits * sum(len(candidate.grid) for candidate in candidates), 0
     trials: dict[str, list[list[_Trial]]] = defaultdict(list)  # by candidate
-    tests: dict[str, list[Mapping[str, Ranking]]] = defaultdict(list)
+    tests: dict[str, list[Mapping[str, RankingMetrics]]] = defaultdict(list)
     generator = np.random.default_rng(options.seed)
     users = choose_users(likes, generator, options.max_users)
 
     @cache  # candidates with the same fit share it
-    def rank(part: Holdout, fit: FitFunction, *settings: tuple[str, object]) -> dict[str, Ranking]:
+    def rank(
+        part: Holdout, fit: FitFunction, *settings: tuple[str, object]
+    ) -> dict[str, RankingMetrics]:
         """The rankings of `part`, by score."""
         scorers = fit(part.likes, **dict(settings))
         return rank_held_out(scorers, part, options.k, options.exclude)
@@ -161,7 +163,7 @@ def tune_and_evaluate(
 
 
 def _evaluation(
-    name: str, trials: Sequence[Sequence[_Trial]], tests: Sequence[Mapping[str, Ranking]]
+    name: str, trials: Sequence[Sequence[_Trial]], tests: Sequence[Mapping[str, RankingMetrics]]
 ) -> Evaluation:
     """Means over the splits, from each split's trials and tests."""
     rates = np.array([[trial.hit_rate for trial in of_split] for of_split in trials])
@@ -175,10 +177,10 @@ def _evaluation(
         score,
         val_hit_rate=means[best],
         chosen_in=int(np.count_nonzero(chosen == best)),
-        test=mean_ranking(
+        test=mean_metrics(
             [test[trials[0][i].score] for test, i in zip(tests, chosen, strict=True)]
         ),
-        by_score={score: mean_ranking([test[score] for test in tests]) for score in tests[0]},
+        by_score={score: mean_metrics([test[score] for test in tests]) for score in tests[0]},
     )
 
 
@@ -231,7 +233,7 @@ def to_markdown(
     verdict = (
         f"beats {'the other' if len(others) == 1 else f'all {len(others)} others'}"
         if unbeaten.empty
-        else f"is not told apart from, or behind, {', '.join(unbeaten)}"
+        else f"is not significantly better than {', '.join(unbeaten)}"
     )
     lines = [
         f"### On {data}, the weighted embedding {verdict} (hit rate@{k})",
@@ -263,11 +265,11 @@ def to_markdown(
         ]
     lines += [
         "",
-        f"Of every user with at least {MIN_LIKES} likes {HELD_OUT} are held out, and up to "
-        f"{MAX_QUERIES} of the others asked with, one at a time; {excluded} left out of the "
-        f"recommendations. Hit rate is the share of held-out likes among the best {k}. Splits: "
-        f"{n_splits}, each with a validation split inside, on which everything was chosen; "
-        "intervals resample users.",
+        f"{HELD_OUT} likes of every user with at least {MIN_USER_LIKES} are held out. Up to "
+        f"{MAX_QUERIES} of the user's other likes are queries, one at a time; {excluded} never "
+        f"recommended. Hit rate is the share of held-out likes among the best {k}. Splits: "
+        f"{n_splits}, each with a validation split on which everything was chosen; intervals are "
+        "bootstrapped over users.",
     ]
     if absent:
         lines += ["", f"Left out: {'; '.join(absent)}."]
@@ -280,6 +282,6 @@ def _standing(row) -> str:
     parts = []
     for name, label in COMPARED.items():
         behind, low, high = (getattr(row, f"{name}_behind{end}") for end in ("", "_low", "_high"))
-        word = "behind" if low > 0 else "ahead" if high < 0 else "not told apart"
+        word = "behind" if low > 0 else "ahead" if high < 0 else "not significantly different"
         parts.append(f"{label} {word} ({-behind:+.4f}; {-high:+.4f} to {-low:+.4f})")
     return "; against the weighted embedding: " + ", ".join(parts)

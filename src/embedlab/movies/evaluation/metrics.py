@@ -1,7 +1,7 @@
-"""Ranking metrics of held-out likes, their bootstrap intervals, and the overlap of ranked lists.
+"""Metrics of rankings by held-out likes, their bootstrap intervals, and the overlap of lists.
 
-In: a `Holdout` and scorers. Out: a `Ranking` of each: accuracy, coverage and popularity. Every user
-has the same weight: numbers are means over a user's queries first.
+In: a `Holdout` and scorers. Out: the `RankingMetrics` of each: accuracy, coverage and popularity.
+Every user has the same weight: numbers are means over a user's queries first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ PERSISTENCE = 0.9  # the first ten ranks have 86 % of the weight (Webber et al.,
 
 
 @dataclass(frozen=True)
-class Ranking:
+class RankingMetrics:
     """Metrics of the k best movies of every query.
 
     hit_rate    (n_users,) fraction of the held-out likes that are among them.
@@ -45,7 +45,7 @@ class Ranking:
 
 def rank_held_out(
     scorers: Mapping[str, Scorer], holdout: Holdout, k: int = 10, exclude: str = "query"
-) -> dict[str, Ranking]:
+) -> dict[str, RankingMetrics]:
     """Metrics of the recommendations for every query of `holdout`, by name of the scorer.
 
     exclude  what is never recommended: `query`, the query movie alone, as in `recommend`, or
@@ -54,10 +54,10 @@ def rank_held_out(
     Raises OptionError for a k above the number of movies that remain.
     """
     recommended = recommend_for(scorers, holdout, k, exclude)
-    return {name: _ranking(best, holdout) for name, best in recommended.items()}
+    return {name: _metrics_of(best, holdout) for name, best in recommended.items()}
 
 
-def _ranking(best: np.ndarray, holdout: Holdout) -> Ranking:
+def _metrics_of(best: np.ndarray, holdout: Holdout) -> RankingMetrics:
     """best (n_queries, k): recommended movies, best first."""
     n_movies, k = holdout.likes.shape[1], best.shape[1]
     likes_of = np.bincount(holdout.likes.indices, minlength=n_movies)  # (n_movies,)
@@ -66,7 +66,7 @@ def _ranking(best: np.ndarray, holdout: Holdout) -> Ranking:
     rank = np.arange(1, k + 1)
     # DCG = Σ 1 / log2(1 + rank) over the held-out likes in the list; the ideal list begins so
     gain = 1 / np.log2(1 + rank)
-    return Ranking(
+    return RankingMetrics(
         hit_rate=_by_user(is_hit.any(axis=1).mean(axis=1), holdout.user),
         ndcg=_by_user(at @ gain / gain[: is_hit.shape[2]].sum(), holdout.user),
         mrr=_by_user((at / rank).max(axis=1), holdout.user),
@@ -117,10 +117,10 @@ def _by_user(values: np.ndarray, user: np.ndarray) -> np.ndarray:
     return np.bincount(which, values) / np.bincount(which)
 
 
-def mean_ranking(rankings: Sequence[Ranking]) -> Ranking:
+def mean_metrics(rankings: Sequence[RankingMetrics]) -> RankingMetrics:
     """Mean of the rankings of several splits with the same users."""
     columns = zip(*map(astuple, rankings), strict=True)
-    return Ranking(*(np.mean(values, axis=0) for values in columns))
+    return RankingMetrics(*(np.mean(values, axis=0) for values in columns))
 
 
 def bootstrap_weights(n_users: int, n: int, generator: np.random.Generator) -> np.ndarray:

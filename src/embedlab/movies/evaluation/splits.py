@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from embedlab.errors import DataError
 
-MIN_LIKES = 5  # of a user in the split
+MIN_USER_LIKES = 5  # of a user in the split
 HELD_OUT = 2  # likes of such a user
 MAX_QUERIES = 10  # other likes of such a user
 
@@ -33,7 +33,7 @@ class Holdout:
     targets: np.ndarray
 
 
-def check_enough(likes: sp.csr_matrix, min_likes: int = MIN_LIKES) -> None:
+def check_enough_likes(likes: sp.csr_matrix, min_likes: int = MIN_USER_LIKES) -> None:
     """Raises DataError if no user has `min_likes` likes."""
     most = np.diff(likes.indptr).max(initial=0)
     if most < min_likes:
@@ -46,8 +46,8 @@ def check_enough(likes: sp.csr_matrix, min_likes: int = MIN_LIKES) -> None:
 def choose_users(
     likes: sp.csr_matrix, generator: np.random.Generator, max_users: int | None
 ) -> np.ndarray:
-    """The users with MIN_LIKES, at most `max_users` of them, drawn at random: rows of `likes`."""
-    users = np.flatnonzero(np.diff(likes.indptr) >= MIN_LIKES)
+    """The users with MIN_USER_LIKES, or `max_users` of them, drawn at random: rows of `likes`."""
+    users = np.flatnonzero(np.diff(likes.indptr) >= MIN_USER_LIKES)
     if max_users is None or len(users) <= max_users:
         return users
     return generator.choice(users, max_users, replace=False)
@@ -56,22 +56,22 @@ def choose_users(
 def hold_out(
     likes: sp.csr_matrix, generator: np.random.Generator, users: np.ndarray | None = None
 ) -> Holdout:
-    """Hold out HELD_OUT random likes of every user with MIN_LIKES; up to MAX_QUERIES random other
-    ones are queries.
+    """Hold out HELD_OUT random likes of every user with MIN_USER_LIKES; up to MAX_QUERIES random
+    other ones are queries.
 
     likes  (n_users, n_movies) CSR, an entry per like.
     users  rows of `likes`: no others have queries; None for all.
 
     Raises DataError if no user has enough likes.
     """
-    check_enough(likes)
+    check_enough_likes(likes)
     n_likes = np.diff(likes.indptr)  # (n_users,)
     user = np.repeat(np.arange(len(n_likes)), n_likes)  # (n_entries,)
     # Every user's likes in random order; `position` counts them from 0, user by user.
     order = np.lexsort((generator.random(len(user)), user))
     movie = likes.indices[order]
     position = np.arange(len(user)) - likes.indptr[user]
-    is_chosen = n_likes >= MIN_LIKES  # (n_users,)
+    is_chosen = n_likes >= MIN_USER_LIKES  # (n_users,)
     if users is not None:
         is_chosen &= np.isin(np.arange(len(n_likes)), users)
     is_chosen = is_chosen[user]  # (n_entries,)

@@ -14,7 +14,7 @@ from embedlab.movies.solvers.gradient import fit_by_gradient
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored, Objective
 from embedlab.movies.solvers.result import FitResult, Snapshots
-from embedlab.progress import OnStep
+from embedlab.progress import OnStep, no_step
 from embedlab_serving.neighbours import unservable_reason
 
 
@@ -23,7 +23,7 @@ def fit_weighted(
     options: FitOptions,
     seed: int,
     device: str,
-    on_step: OnStep,
+    on_step: OnStep = no_step,
     processes: int = 1,
     snapshots: Snapshots | None = None,
 ) -> FitResult:
@@ -47,8 +47,8 @@ def fit_weighted(
     is_exact = options.optimizer == "exact"
     _check_memory(weighted.matrix.shape, options.dim, "cpu" if is_exact else device)
     if is_exact:
-        drawn = np.random.default_rng(seed)
-        fit = fit_minres(weighted, options.dim, drawn, options.epochs, on_step=on_step)
+        rng = np.random.default_rng(seed)
+        fit = fit_minres(weighted, options.dim, rng, options.epochs, on_step=on_step)
     else:
         if options.objective == "factored":
             objective = Factored(weighted, device, is_shared=processes > 1)

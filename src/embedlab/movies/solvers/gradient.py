@@ -14,7 +14,7 @@ import torch
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.objective import Objective
 from embedlab.movies.solvers.result import FitResult, Snapshots, divergence_epoch
-from embedlab.progress import OnStep, Step
+from embedlab.progress import OnStep, Step, no_step
 from embedlab.wording import counted
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -40,7 +40,7 @@ def fit_by_gradient(
     objective: Objective,
     options: FitOptions,
     generator: torch.Generator,
-    on_step: OnStep = lambda step: None,
+    on_step: OnStep = no_step,
     snapshots: Snapshots | None = None,
 ) -> FitResult:
     """Minimise `objective` from a N(0, init_scale²) start that `generator` draws on the CPU.

@@ -34,15 +34,15 @@ from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.objective import clamp_roundoff
 from embedlab.movies.solvers.operators import TorchLikesOperator
 from embedlab.movies.solvers.result import FitResult
-from embedlab.progress import OnStep, Step
+from embedlab.progress import OnStep, Step, no_step
 
 MAX_ROUNDS = 150
 TOLERANCE = 1e-8  # relative gain of a round
 # Up to this a full eigendecomposition is faster, and any dim is allowed.
 MAX_MOVIES_FOR_LAPACK = 600
-SPARE = 0.2  # additional vectors, as a fraction of k: the last of a subspace converge last
-MIN_SPARE = 8
-KEPT = 1.5  # Ritz vectors that a restart keeps, as a multiple of the wanted ones
+OVERSAMPLING = 0.2  # additional vectors, as a fraction of k: the last of a subspace converge last
+MIN_OVERSAMPLING = 8
+RESTART_SIZE = 1.5  # Ritz vectors that a restart keeps, as a multiple of the wanted ones
 MIN_RESIDUAL = 0.01  # relative to the largest, of a vector whose product is worth its time
 MAX_OVERLAP = 1e-10  # inner product of unit vectors that count as orthogonal
 HIGH_LEVERAGE = 0.1  # of at most 10·dim movies, since leverages add up to dim
@@ -78,7 +78,7 @@ def fit_minres(
     generator: np.random.Generator,
     max_rounds: int = MAX_ROUNDS,
     tolerance: float | None = TOLERANCE,
-    on_step: OnStep = lambda step: None,
+    on_step: OnStep = no_step,
     eigensolver: Callable[..., Eigensolver] = choose_eigensolver,
 ) -> FitResult:
     """Fill the diagonal until a round lowers the cost by less than `tolerance`, relatively.
@@ -86,7 +86,7 @@ def fit_minres(
     weighted     its matrix, (n_users, n_movies) CSR, is L.
     tolerance    None for `max_rounds` rounds and costs without their constant, ‖X‖²_off: counting
                  it takes longer than some rounds where there are many likes.
-    generator    draws the first subspace; the result does not depend on it.
+    generator    draws the first subspace; a converged result does not depend on it.
     eigensolver  called with likes, k and generator.
 
     Epoch `e` has the cost after `e` rounds and `train/products`, the number of products of LᵀL with
@@ -98,24 +98,24 @@ def fit_minres(
     x = torch.from_numpy(weighted.diagonal)  # (n_movies,)
     squares = 0.0 if tolerance is None else weighted.off_diagonal_squares
     k = min(dim, n_movies)
-    pairs = eigensolver(likes, k, generator)
+    solver = eigensolver(likes, k, generator)
 
     n, rounds, seconds = x, 0, 0.0
     nothing = torch.empty((n_movies, 0), dtype=torch.float64)
     best = _Solution(nothing, nothing, x, math.inf, math.inf)
     for round_ in range(max_rounds + 1):
         started = time.perf_counter()
-        pairs.expand_subspace(n - x)
-        found = _solution(*pairs.rayleigh_ritz(n - x, k), x, squares)
+        solver.expand_subspace(n - x)
+        found = _solution(*solver.rayleigh_ritz(n - x, k), x, squares)
         if found.cost > best.cost:
             n = best.n
-            found = _solution(*pairs.rayleigh_ritz(n - x, k), x, squares)
+            found = _solution(*solver.rayleigh_ritz(n - x, k), x, squares)
         elapsed = time.perf_counter() - started
         seconds += elapsed
         if found.cost > best.cost:  # by rounding: nothing is left to gain
             break
         metrics = {"train/cost": found.cost, "train/gradient_norm": found.gradient_norm}
-        on_step(Step(round_, metrics | {"train/products": pairs.products}, elapsed))
+        on_step(Step(round_, metrics | {"train/products": solver.products}, elapsed))
         gain = best.cost - found.cost
         best, rounds = found, round_
         if tolerance is not None and gain <= tolerance * abs(found.cost):
@@ -199,7 +199,7 @@ class BlockKrylov:
     def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):
         self._likes = TorchLikesOperator(likes, torch.float64, torch.device("cpu"))
         self.products = 0
-        self._width = k + max(MIN_SPARE, round(SPARE * k))
+        self._width = k + max(MIN_OVERSAMPLING, round(OVERSAMPLING * k))
         drawn = torch.from_numpy(generator.standard_normal((likes.shape[1], self._width)))
         self._ritz = torch.linalg.qr(self._gram(drawn)).Q  # (n_movies, width and later more)
         self._x_ritz = self._gram(self._ritz)
@@ -226,7 +226,7 @@ class BlockKrylov:
         """The top k Ritz pairs of the subspace."""
         projected = self._basis.T @ torch.addcmul(self._x_basis, shift[:, None], self._basis)
         values, rotation = torch.linalg.eigh((projected + projected.T) / 2)
-        kept = rotation[:, -round(KEPT * self._width) :]
+        kept = rotation[:, -round(RESTART_SIZE * self._width) :]
         self._ritz, self._x_ritz = self._basis @ kept, self._x_basis @ kept
         return values[-k:], self._ritz[:, -k:], self._x_ritz[:, -k:]
 

@@ -23,8 +23,8 @@ from embedlab_serving.titles import TitleIndex
 
 N_EPOCHS = 16
 N_DRAWN = 200
-MIN_LIKES = 5  # of a movie that is drawn: vectors of less liked ones say little
-FILE = "lists.npz"
+MIN_MOVIE_LIKES = 5  # of a movie that is drawn: vectors of less liked ones say little
+LISTS_FILE = "lists.npz"
 
 Lists = Mapping[int, np.ndarray]  # epoch -> (n_queries, k) int32 rows of movies, or -1
 
@@ -62,12 +62,12 @@ class Queries:
 
 
 def choose_queries(titles: TitleIndex, likes: np.ndarray, asked: Sequence[int], k: int) -> Queries:
-    """The movies asked for, and N_DRAWN at random of those with at least MIN_LIKES likes.
+    """The movies asked for, and N_DRAWN at random of those with at least MIN_MOVIE_LIKES likes.
 
     likes  (n_movies,) number of each movie's likes.
     asked  rows of movies.
     """
-    known = np.flatnonzero(likes >= MIN_LIKES)
+    known = np.flatnonzero(likes >= MIN_MOVIE_LIKES)
     drawn = np.random.default_rng(0).permutation(known)[:N_DRAWN]
     rows = np.array([*asked, *drawn], np.int64)
     left_out = [titles.duplicates_of([query]) for query in rows]
@@ -111,7 +111,7 @@ def drawn_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> tup
 def save_lists(folder: Path, queries: Queries, lists: Lists) -> None:
     epochs = np.array(sorted(lists), np.int32)
     found = np.array([lists[epoch] for epoch in sorted(lists)], np.int32)
-    np.savez_compressed(folder / FILE, rows=queries.rows, epochs=epochs, lists=found)
+    np.savez_compressed(folder / LISTS_FILE, rows=queries.rows, epochs=epochs, lists=found)
 
 
 def read_lists(content: bytes, queries: Queries) -> Lists:

@@ -54,7 +54,8 @@ def run_colours(fits: Sequence[SweepFit]) -> list[str]:
 
 
 def plot_costs(compared: OptimizerComparison, title: str) -> Figure:
-    """The cost before each update: a panel an optimizer, a line a fit, a cross where it diverged.
+    """The cost before each update: one panel per optimizer, one line per fit, with a cross where it
+    diverged.
 
     Costs far above the start's are at the upper edge.
     """
@@ -137,7 +138,7 @@ def plot_gap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
 def _gap_as_text(gap: float) -> str:
     if np.isnan(gap):
         return "diverged"
-    return f"{gap:+.2%}" if gap < 1 else f"+{_percent(gap)}"
+    return f"{gap:+z.2%}" if gap < 1 else f"+{_percent(gap)}"
 
 
 def _percent(share: float) -> str:

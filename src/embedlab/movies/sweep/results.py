@@ -11,17 +11,17 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
 from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
-from embedlab.movies.sweep.convergence import MIN_LIKES, Lists, Queries, drawn_overlap
+from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES, Lists, Queries, drawn_overlap
 from embedlab.progress import Step
-from embedlab.wording import cost_as_text, counted
+from embedlab.wording import FAR_GAP, cost_as_text, counted, gap_as_text
 from embedlab_serving.titles import TitleIndex
 
 CONVERGED_GAP = 0.1
-FAR_GAP = 1.0
 STUCK_GAP = 1000.0
 MIN_FITS_FOR_CORRELATION = 6
 NEW = "+ "  # before a title that the exact solver does not recommend
@@ -203,14 +203,13 @@ class OptimizerComparison:
             best, (share, half) = max(last.items(), key=lambda item: item[1][0])
             n_drawn = counted(self.queries.n_drawn, "movie")
             yield (
-                f"Over {n_drawn} drawn at random from those with at least {MIN_LIKES} likes, "
+                f"Over {n_drawn} drawn at random from those with at least {MIN_MOVIE_LIKES} likes, "
                 f"{self.names[best]} shares most: {share * k:.1f} ± {half * k:.1f} of "
                 f"{counted(k, 'movie')}."
             )
         if len(gaps) >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap) > 0:
             # The fits share their start and their data, so there is no p-value.
-            ranks = pd.DataFrame({"gap": gaps, "overlap": overlap}).rank()
-            correlation = ranks["gap"].corr(ranks["overlap"])  # Spearman's
+            correlation = spearmanr(gaps, overlap).statistic
             falls = "falls" if correlation < CLEAR_CORRELATION else "does not clearly fall"
             yield (
                 f"The overlap {falls} as the gap grows "
@@ -253,10 +252,3 @@ def _pairwise(
                 pairs = zip(first.tolist(), second.tolist(), strict=True)
                 found[i, j] = found[j, i] = np.mean([measure(a, b) for a, b in pairs])
     return found
-
-
-def gap_as_text(gap: float) -> str:
-    """`0.03% above` or `21 times`; the reference follows."""
-    if gap < FAR_GAP:
-        return f"{gap:.2%} above"
-    return f"{cost_as_text(gap + 1) if gap >= 99 else f'{gap + 1:.3g}'} times"

@@ -121,7 +121,7 @@
     const now = isInside ? chosen.costs[position] / exact.cost - 1 : chosen.gap;
     const shared = found.filter((row) => of.includes(row)).length;
     const share = chosen.shares[epoch];
-    byId("words").textContent = `Cost ${above(now).slice(1)} above the exact one. ${shared} of ${of.length} `
+    byId("words").textContent = `Cost ${above(now).replace(/^\+/, "")} above the exact one. ${shared} of ${of.length} `
       + `movies in common${share === undefined ? "" : `; over ${drawn} movies drawn at random ${(100 * share).toFixed(0)}%`}.`;
   };
   const choose = (fit) => {

@@ -44,7 +44,7 @@ class ComparedRun:
 class Comparison:
     """Runs in order of their test accuracy, the best first.
 
-    table   a row a run: RUNS; low and high are the interval of the accuracy.
+    table   one row per run: RUNS; low and high are the interval of the accuracy.
     recall  class by run: the fraction of the class's test images that the run gets right.
     pairs   a row for each other run: PAIRS, by McNemar's exact test of the best run against it.
     """

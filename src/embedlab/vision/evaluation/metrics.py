@@ -101,7 +101,7 @@ class Epoch(NamedTuple):
 class Report:
     """loss and calibration_error are means; accuracy is a fraction with its 95 % interval.
 
-    per_class  a row a class: PER_CLASS; `pictures` is its number of images.
+    per_class  one row per class: PER_CLASS; `pictures` is its number of images.
     confusion  (classes, classes) counts: true class by row, predicted by column.
     """
 
@@ -169,7 +169,7 @@ def calibration_error(predictions: Predictions) -> float:
 def top_predictions(predictions: Predictions, classes: tuple[str, ...], k: int = 5) -> pd.DataFrame:
     """The k most confident right and wrong predictions of each class (of its true images).
 
-    A row an image: class, kind (right or wrong), rank from 1, predicted, confidence, row.
+    One row per image: class, kind (right or wrong), rank from 1, predicted, confidence, row.
     A class with fewer than k has fewer rows; of equal confidence the earlier image is first.
     """
     names = np.array(classes, dtype=object)

@@ -47,7 +47,7 @@ Heading = tuple[float, str]  # x of its middle, in images, and its text
 def plot_curves(
     runs: Mapping[str, Sequence[Step]], title: str, chosen: Mapping[str, int]
 ) -> Figure:
-    """Loss and accuracy by epoch: training dashed, validation solid, a colour a run.
+    """Loss and accuracy by epoch: training dashed, validation solid, one colour per run.
 
     chosen  the epoch of each run that validation chose, which is marked.
     """
@@ -105,7 +105,7 @@ def plot_confusion(report: Report, title: str) -> Figure:
 
 
 def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) -> Iterator[Figure]:
-    """A row a class: its most confident right predictions, then its most confident wrong ones.
+    """One row per class: its most confident right predictions, then its most confident wrong ones.
 
     top  as `metrics.top_predictions` returns it. One figure for every 25 classes.
     """
@@ -220,7 +220,7 @@ def plot_embedding_map(
 def plot_neighbours(
     queries: np.ndarray, neighbours: np.ndarray, images: ImageDataset, title: str
 ) -> Figure:
-    """A row a query image, its nearest images beside it; green if the class is the same.
+    """One row per query image, its nearest images beside it; green if the class is the same.
 
     queries (q,) and neighbours (q, k): rows of `images.pixels`.
     """
@@ -255,7 +255,7 @@ def plot_disagreements(
 
 
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
-    """A dot a run with its 95 % interval; `table` has run, accuracy, low, high."""
+    """One dot per run with its 95 % interval; `table` has run, accuracy, low, high."""
     label = "test accuracy, with 95 % interval"
     figure, axes, y = _rows(table["run"], 1.4 + 0.6 * len(table), title, label)
     errors = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
@@ -270,7 +270,7 @@ def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
 
 
 def plot_class_differences(table: pd.DataFrame, labels: np.ndarray, title: str) -> Figure:
-    """Recall of each class with its 95 % interval, a dot a run; `table` is class by run.
+    """Recall of each class with its 95 % interval, one dot per run; `table` is class by run.
 
     labels  (n,) true classes of the test images.
     """
@@ -304,7 +304,7 @@ def as_pixels(figure: Figure) -> np.ndarray:
 def _rows(
     names: Sequence[str], height: float, title: str, label: str
 ) -> tuple[Figure, Axes, np.ndarray]:
-    """A figure with a row a name from the top, and the y of each row; x is a percentage."""
+    """A figure with one row per name from the top, and the y of each row; x is a percentage."""
     figure = new_figure(8, height, PlainTextFigure)
     axes = figure.subplots()
     y = np.arange(len(names))[::-1]

@@ -36,7 +36,7 @@ class FinetuneOptions:
                      every `step_epochs` epochs.
     resolution       pixels a side, first to last, spread evenly over the epochs. Validation is at
                      the epoch's, test and the served model at the last.
-    crop_pct         side of the middle crop over the side before it, for validation and test.
+    crop_pct         side of the centre crop over the side before it, for validation and test.
     ema              decay per step of the exponential moving average of the weights; 0 for none.
     flip_view        test-time augmentation: mean logits of an image and its mirror image.
     freeze           what is not trained, BatchNorm statistics included.

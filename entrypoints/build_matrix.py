@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ratings = read_ratings(files.path, files.name)
         run.log_dataset(ratings.name, ratings.digest, files.source, "ratings")
         likes = find_likes(ratings, args.like_rule, args.user_weight, args.item_power)
-        counts = build_cooccurrence(likes.weighted.matrix, device if args.dense else None)
+        result = build_cooccurrence(likes.weighted.matrix, device if args.dense else None)
 
         run.log_params(
             {
@@ -57,29 +57,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         run.log_metrics(
             {
-                "matrix/nonzeros": counts.nonzeros,
-                "matrix/density": counts.density,
-                "matrix/off_diagonal_squares": counts.off_diagonal_squares,
-                "time/sparse_seconds": counts.sparse_seconds,
+                "matrix/nonzeros": result.nonzeros,
+                "matrix/density": result.density,
+                "matrix/off_diagonal_squares": result.off_diagonal_squares,
+                "time/sparse_seconds": result.sparse_seconds,
             }
         )
-        if counts.dense_seconds is not None:
-            run.log_metrics({"time/dense_seconds": counts.dense_seconds})
+        if result.dense_seconds is not None:
+            run.log_metrics({"time/dense_seconds": result.dense_seconds})
         run.log_figure(plots.plot_ratings(ratings, likes), "figures/ratings.png")
         run.log_figure(plots.plot_popularity(likes), "figures/popularity.png")
         run.log_figure(plots.plot_top_block(likes), "figures/top_block.png")
         with run.artifact_folder("matrix") as folder:
             save_likes(likes, folder)
-            if counts.matrix is not None:
-                save_cooccurrence(counts.matrix, folder)
+            if result.matrix is not None:
+                save_cooccurrence(result.matrix, folder)
         dropped = "".join(f", {n:,} dropped: {why}" for why, n in ratings.dropped.items() if n)
         summary = (
             f"{likes.name}: {counted(ratings.n_ratings, 'rating')}{dropped}, "
             f"{counted(ratings.n_users, 'user')}, {counted(ratings.n_movies, 'movie')}, "
-            f"{counted(likes.matrix.nnz, 'like')}; {counted(counts.nonzeros, 'entry', 'entries')} "
-            f"of the matrix other than 0 ({counts.density:.1%})"
+            f"{counted(likes.matrix.nnz, 'like')}; {counted(result.nonzeros, 'entry', 'entries')} "
+            f"of the matrix other than 0 ({result.density:.1%})"
         )
-        notes = [*likes.remarks, *([NOT_KEPT] if counts.matrix is None else [])]
+        notes = [*likes.remarks, *([NOT_KEPT] if result.matrix is None else [])]
         fit = command("fit_embedding", matrix=f"runs:/{run.id}/matrix")
         run.describe("\n\n".join([f"**{summary}**", *notes, f"Fit it: `{fit}`"]))
     console.print(summary, *notes, f"Fit it with  {fit}", run.how_to_open(), sep="\n")

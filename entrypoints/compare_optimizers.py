@@ -86,14 +86,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_table(compared.fit_table(), "tables/fits.json")
         run.log_table(compared.pair_table(), "tables/overlap.json")
         run.log_table(compared.recommendation_table(), "tables/recommendations.json")
-        about = f"{likes.name}, dim {args.dim}"
-        for name, figure in comparison_figures(compared, about, args.k).items():
+        caption = f"{likes.name}, dim {args.dim}"
+        for name, figure in comparison_figures(compared, caption, args.k).items():
             run.log_figure(figure, f"figures/{name}.png")
-        run.log_text(comparison_page(compared, about), PAGE)
+        run.log_text(comparison_page(compared, caption), PAGE)
         summary = compared.to_markdown(likes.name)
         run.log_text(summary, "summary.md")
         run.describe(summary)
-        page = children.save_view(f"Optimizers: {about}", len(fits))
+        page = children.save_view(f"Optimizers: {caption}", len(fits))
     console.print(summary)
     console.print(f"Watch the lists converge: {run.where(PAGE)}")
     console.print(run.how_to_open(page))

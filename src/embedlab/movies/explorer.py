@@ -110,10 +110,10 @@ def nearest_movies(vectors: np.ndarray, left_out: Sequence[Sequence[int]]) -> np
     return found.numpy().astype(np.uint16)
 
 
-def explorer_page(movie_map: MovieMap, vectors: np.ndarray, about: str) -> str:
+def explorer_page(movie_map: MovieMap, vectors: np.ndarray, caption: str) -> str:
     """`explore.html` of a map and of all vectors, (n_movies, dim) float32.
 
-    about  which embedding it is, for the page's first lines.
+    caption  which embedding it is, for the page's first lines.
     """
     index = TitleIndex(movie_map.movies["title"].tolist(), movie_map.movies["likes"].to_numpy())
     copies = [index.duplicates_of([row]) for row in range(len(movie_map.rows))]
@@ -137,7 +137,7 @@ def explorer_page(movie_map: MovieMap, vectors: np.ndarray, about: str) -> str:
     return render_page(
         "explore.html",
         data=data,
-        about=about,
+        about=caption,
         movie_map=movie_map,
         n_movies=len(vectors),
         exponents=SCORE_EXPONENTS,

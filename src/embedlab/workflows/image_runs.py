@@ -31,7 +31,6 @@ from embedlab.vision.data.images import ImageDataset, read_images
 from embedlab.vision.data.splits import Split, duplicates_across_parts, split_images
 from embedlab.vision.evaluation import plots as figures
 from embedlab.vision.evaluation.metrics import (
-    BestEpoch,
     Predictions,
     Report,
     evaluate,
@@ -40,6 +39,7 @@ from embedlab.vision.evaluation.metrics import (
 from embedlab.vision.evaluation.projection import map_images, nearest, one_query_a_class
 from embedlab.vision.inference import Classifier
 from embedlab.vision.options import SPLIT_PARAMETERS
+from embedlab.vision.training.epochs import BestEpoch
 from embedlab.wording import counted, serve_command
 from embedlab.workflows.finished_image_runs import PREDICTIONS
 from embedlab.workflows.model_facts import (

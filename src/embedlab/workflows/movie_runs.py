@@ -121,12 +121,12 @@ def log_explorer(run: TrackedRun, likes: Likes, fit: FitResult, label: str, meth
     from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies
 
     vectors, movies = fit.embedding, likes.table
-    about = f"{likes.name}, {label}, dim {vectors.shape[1]}"
+    caption = f"{likes.name}, {label}, dim {vectors.shape[1]}"
     movie_map = map_movies(vectors, movies, method, seed=0)
     if movie_map is None:
         return f"No map: fewer than {MIN_MAPPED} movies have vectors of different directions."
-    run.log_text(explorer_page(movie_map, vectors, about), PAGE)
-    title = f"{about}: movies that the same people like are near"
+    run.log_text(explorer_page(movie_map, vectors, caption), PAGE)
+    title = f"{caption}: movies that the same people like are near"
     run.log_figure(plot_movie_map(movie_map, title), "figures/movie_map.png")
     return f"Walk through the movies: {run.where(PAGE)}"
 

@@ -27,11 +27,12 @@ from embedlab import device
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.progress import Step
 from embedlab.vision.data.images import ImageDataset
-from embedlab.vision.evaluation.metrics import Epoch, Predictions, ValidationScore
+from embedlab.vision.evaluation.metrics import Predictions, ValidationScore
 from embedlab.vision.inference import Classifier
 from embedlab.vision.models.backbone import Backbone, attach_head, load_backbone, new_head
 from embedlab.vision.options import FREEZE
 from embedlab.vision.training.checkpoint import Checkpoints
+from embedlab.vision.training.epochs import Epoch
 from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import (
     FAST,

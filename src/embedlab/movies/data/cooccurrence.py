@@ -22,7 +22,7 @@ COUNTS_FILE = "counts.npz"
 MAX_NONZEROS = 2**28  # of a sparse X that is held for its own sake: 3 GiB
 ROWS_AT_ONCE = 512  # dense
 SPARSE_ROWS_AT_ONCE = 256  # of 88,000 movies: at most 0.3 GiB
-GROUPS = 16
+COLUMN_GROUPS = 16  # each is multiplied with itself and the later ones
 EXACT_IN_FLOAT32 = 2**24
 
 
@@ -106,7 +106,7 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     columns = likes.astype(np.float64).tocsc()
     rows = columns.T  # (n_movies, n_users) CSR, the same arrays
     diagonal = np.asarray(columns.power(2).sum(axis=0)).ravel()  # (n_movies,) X_ii
-    edges = np.unique(np.linspace(0, len(diagonal), GROUPS + 1).astype(int))
+    edges = np.unique(np.linspace(0, len(diagonal), COLUMN_GROUPS + 1).astype(int))
     nonzeros, squares = 0, 0.0
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for first, last in pairwise(edges):
@@ -124,9 +124,9 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     return nonzeros, float(squares - np.square(diagonal).sum())
 
 
-def save_cooccurrence(counts: sp.csr_matrix, folder: Path) -> None:
+def save_cooccurrence(x: sp.csr_matrix, folder: Path) -> None:
     """Write X as `counts.npz` for `scipy.sparse.load_npz`."""
-    sp.save_npz(folder / COUNTS_FILE, counts)
+    sp.save_npz(folder / COUNTS_FILE, x)
 
 
 def cooccurrence(likes: sp.csr_matrix) -> sp.csr_matrix:
@@ -137,28 +137,28 @@ def cooccurrence(likes: sp.csr_matrix) -> sp.csr_matrix:
     return (likes.T.tocsr() @ likes).tocsr().sorted_indices()
 
 
-def to_dense(counts: sp.csr_matrix, device: str = "cpu") -> torch.Tensor:
+def to_dense(x: sp.csr_matrix, device: str = "cpu") -> torch.Tensor:
     """X as a dense float32 tensor on `device`, (n_movies, n_movies).
 
     Raises DataError if a count is too large for float32 or the tensor does not fit.
     """
-    if counts.nnz and counts.max() > EXACT_IN_FLOAT32:
+    if x.nnz and x.max() > EXACT_IN_FLOAT32:
         raise DataError(
-            f"a count of {counts.max():,} is more than float32 holds exactly "
+            f"a count of {x.max():,} is more than float32 holds exactly "
             f"({EXACT_IN_FLOAT32:,}): use objective=factored, which needs no dense matrix."
         )
-    check_dense_fits(counts.shape[0], device)
-    dense = torch.zeros(counts.shape, dtype=torch.float32, device=device)
-    for rows, block in _dense_blocks(counts):
+    check_dense_fits(x.shape[0], device)
+    dense = torch.zeros(x.shape, dtype=torch.float32, device=device)
+    for rows, block in _dense_blocks(x):
         dense[rows] = torch.from_numpy(block)
     return dense
 
 
-def _dense_blocks(counts: sp.csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
+def _dense_blocks(x: sp.csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
     """Slices of rows, and these rows as float32, (up to ROWS_AT_ONCE, n_movies)."""
-    for start in range(0, counts.shape[0], ROWS_AT_ONCE):
+    for start in range(0, x.shape[0], ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        yield rows, counts[rows].toarray().astype(np.float32)
+        yield rows, x[rows].toarray().astype(np.float32)
 
 
 def check_dense_fits(n_movies: int, device: str, n_matrices: int = 1) -> None:

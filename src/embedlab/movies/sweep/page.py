@@ -13,8 +13,8 @@ from embedlab.pages import render_page
 DIGITS = 6  # of a cost: more cannot be seen
 
 
-def comparison_page(compared: OptimizerComparison, about: str) -> str:
-    """`compare.html`; `about` names the data and the dim."""
+def comparison_page(compared: OptimizerComparison, caption: str) -> str:
+    """`compare.html`; `caption` names the data and the dim."""
     exact, n_asked = compared.exact.fit, compared.queries.n_asked
     exact_lists = compared.exact.last_lists[:n_asked]
     others = zip(compared.others, run_colours(compared.fits)[1:], strict=True)
@@ -30,7 +30,7 @@ def comparison_page(compared: OptimizerComparison, about: str) -> str:
         "drawn": n_drawn,
     }
     return render_page(
-        "compare.html", data=data, about=about, n_drawn=n_drawn, k=compared.queries.k
+        "compare.html", data=data, about=caption, n_drawn=n_drawn, k=compared.queries.k
     )
 
 

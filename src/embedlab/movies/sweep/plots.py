@@ -25,15 +25,15 @@ OPTIMIZER_MARKERS = {"adam": "o", "rmsprop": "s", "sgd": "^", "lbfgs": "D", "ada
 WORST_SHOWN = 20  # times the largest starting cost: a spike must not flatten the others
 
 
-def comparison_figures(compared: OptimizerComparison, about: str, k: int) -> dict[str, Figure]:
-    """Every figure of a comparison, by name; `about` names the data and the dim in titles."""
+def comparison_figures(compared: OptimizerComparison, caption: str, k: int) -> dict[str, Figure]:
+    """Every figure of a comparison, by name; `caption` names the data and the dim in titles."""
     return {
-        "costs": plot_costs(compared, f"Cost by epoch of every learning rate: {about}"),
-        "best": plot_best_curves(compared, f"The best learning rate of each optimizer: {about}"),
-        "gap": plot_gap_heat_map(compared, f"Final cost above the exact one: {about}"),
+        "costs": plot_costs(compared, f"Cost by epoch of every learning rate: {caption}"),
+        "best": plot_best_curves(compared, f"The best learning rate of each optimizer: {caption}"),
+        "gap": plot_gap_heat_map(compared, f"Final cost above the exact one: {caption}"),
         "overlap": plot_overlap_heat_map(compared, f"Top {k} in common, mean over the titles"),
         "overlap_by_gap": plot_overlap_by_gap(
-            compared, f"Nearer to the exact cost, nearer to its top {k}: {about}"
+            compared, f"Nearer to the exact cost, nearer to its top {k}: {caption}"
         ),
     }
 

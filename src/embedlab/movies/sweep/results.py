@@ -103,8 +103,8 @@ class OptimizerComparison:
             fit, cost, status = item.fit, item.fit.cost, "fitted"
             if item.has_diverged:
                 cost, status = math.nan, f"diverged at epoch {fit.diverged_at}"
-            about = name, item.optimizer, item.options.lr, item.seed, cost, item.gap
-            rows.append((*about, fit.epochs, fit.seconds, status, item.run_id))
+            leading = name, item.optimizer, item.options.lr, item.seed, cost, item.gap
+            rows.append((*leading, fit.epochs, fit.seconds, status, item.run_id))
         return pd.DataFrame(rows, columns=FITS)
 
     def best_metrics(self) -> dict[str, float]:

@@ -160,10 +160,10 @@
   // ---- the map ------------------------------------------------------------------------------
   const tree = d3.quadtree(d3.range(n), (i) => x[i], (i) => y[i]);
   const size = n < 500 ? 1.6 : 1; // few dots may be larger
-  const margin = 24, top = Math.max(...x), bottom = Math.max(...y);
+  const margin = 24, maxX = Math.max(...x), maxY = Math.max(...y);
   const place = (i) => transform.apply([
-    (width - top * scale) / 2 + x[i] * scale,
-    (height + bottom * scale) / 2 - y[i] * scale,
+    (width - maxX * scale) / 2 + x[i] * scale,
+    (height + maxY * scale) / 2 - y[i] * scale,
   ]);
   const radius = (i) => size * (1.1 + 9 * Math.sqrt(likes[i] / mostLiked)) * Math.min(3, transform.k ** 0.35);
 
@@ -233,8 +233,8 @@
 
   const at = (event) => { // the movie under the pointer, or -1
     const [px, py] = transform.invert(d3.pointer(event, canvas));
-    const mapX = (px - (width - top * scale) / 2) / scale;
-    const mapY = ((height + bottom * scale) / 2 - py) / scale;
+    const mapX = (px - (width - maxX * scale) / 2) / scale;
+    const mapY = ((height + maxY * scale) / 2 - py) / scale;
     const found = tree.find(mapX, mapY, 14 / (scale * transform.k));
     return found === undefined || !shown.has(groups[found]) ? -1 : found;
   };
@@ -266,7 +266,7 @@
     const ratio = devicePixelRatio || 1;
     canvas.width = width * ratio;
     canvas.height = height * ratio;
-    scale = Math.max(0, Math.min((width - 2 * margin) / (top || 1), (height - 2 * margin) / (bottom || 1)));
+    scale = Math.max(0, Math.min((width - 2 * margin) / (maxX || 1), (height - 2 * margin) / (maxY || 1)));
     draw();
   };
   new ResizeObserver(resize).observe(byId("map"));

@@ -70,8 +70,8 @@ class BufferedClient(mlflow.MlflowClient):
         self, send: Callable[[], object], spool: Callable[[], None], seconds: int = SHORT_SECONDS
     ) -> None:
         if not self._spool or time.monotonic() >= self._next_try:
-            reason = self._outage_reason(self._send_spool) if self._spool else None
-            reason = reason or self._outage_reason(send, seconds)
+            reason = self._try(self._send_spool) if self._spool else None
+            reason = reason or self._try(send, seconds)
             if reason is None:
                 return
             if not self._spool:
@@ -91,8 +91,8 @@ class BufferedClient(mlflow.MlflowClient):
             log_line(f"MLflow at {store_address()} is back: {self._spool.send()} sent.")
 
     @staticmethod
-    def _outage_reason(send: Callable[[], object], seconds: int = SHORT_SECONDS) -> str | None:
-        """Why the store is away; None if `send` succeeded."""
+    def _try(send: Callable[[], object], seconds: int = SHORT_SECONDS) -> str | None:
+        """Call `send`; returns why the store is away, None if it succeeded."""
         try:
             with short_requests(seconds):
                 send()
@@ -122,7 +122,7 @@ class BufferedClient(mlflow.MlflowClient):
         """End MLflow's active run, or spool its status and say so."""
         if self._was_away:  # the thread of the system metrics may sleep in one of MLflow's retries
             run_id_to_system_metrics_monitor.pop(self._run_id, None)
-        if self._outage_reason(partial(mlflow.end_run, status)):
+        if self._try(partial(mlflow.end_run, status)):
             self._spool.add_status(status)
         if self._spool:
             if not self._is_told:

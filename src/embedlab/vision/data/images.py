@@ -198,8 +198,8 @@ def _load_pixels(file: Path, shape: list[int]) -> tuple[np.ndarray, mmap.mmap | 
 
 def _listing_digest(root: Path, listing: Listing) -> str:
     """sha256 of names, sizes and modification times: cheap, and it changes with any file."""
-    about = [CACHE_VERSION, MAX_SIDE, str(root), *listing.classes]
-    digest = hashlib.sha256(json.dumps(about).encode())
+    key = [CACHE_VERSION, MAX_SIDE, str(root), *listing.classes]
+    digest = hashlib.sha256(json.dumps(key).encode())
     for file in listing.files:
         digest.update(json.dumps([file.name, file.size, file.changed]).encode())
     return digest.hexdigest()[:32]

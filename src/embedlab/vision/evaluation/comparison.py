@@ -96,9 +96,9 @@ def compare_runs(runs: list[ComparedRun], classes: tuple[str, ...]) -> Compariso
     for run in runs:
         report = evaluate(run.test, classes)
         recall[run.name] = report.per_class["recall"].to_numpy()
-        about = run.name, run.kind, run.val_accuracy, report.accuracy, *report.interval
+        leading = run.name, run.kind, run.val_accuracy, report.accuracy, *report.interval
         minutes = None if run.seconds is None else run.seconds / 60
-        rows.append((*about, report.loss, report.calibration_error, minutes))
+        rows.append((*leading, report.loss, report.calibration_error, minutes))
         difference = best.test.score.accuracy - report.accuracy
         pairs.append((best.name, run.name, difference, *mcnemar(best.test, run.test)))
     by_class = pd.DataFrame(recall, index=pd.Index(classes, name="class"))

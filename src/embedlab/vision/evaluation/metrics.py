@@ -5,20 +5,14 @@ paired test.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-from embedlab.progress import Step
-
-if TYPE_CHECKING:
-    import torch
 
 N_BINS = 15  # of the calibration error, as in the paper
 PER_CLASS = ("class", "pictures", "precision", "recall", "f1")
@@ -36,18 +30,6 @@ class ValidationScore(NamedTuple):
 
 
 NO_SCORE = ValidationScore(-1.0, math.inf)  # any other score beats it
-
-
-@dataclass(frozen=True)
-class BestEpoch:
-    """The best epoch so far, by `ValidationScore`, and its weights by name."""
-
-    epoch: int
-    score: ValidationScore
-    weights: "Mapping[str, torch.Tensor]"
-
-    def __str__(self) -> str:
-        return f"validation accuracy {self.score.accuracy:.2%} after epoch {self.epoch}"
 
 
 @dataclass(frozen=True)
@@ -84,17 +66,6 @@ class Predictions:
     def take(self, positions: np.ndarray) -> "Predictions":
         """The predictions at these positions, 0 to n − 1."""
         return Predictions(**{name: array[positions] for name, array in vars(self).items()})
-
-
-class Epoch(NamedTuple):
-    """A finished epoch of a training.
-
-    step         its metrics.
-    predictions  for all validation images, in their order; None at ranks other than 0.
-    """
-
-    step: Step
-    predictions: Predictions | None
 
 
 @dataclass(frozen=True)

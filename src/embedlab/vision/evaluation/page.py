@@ -44,8 +44,8 @@ def images_page(runs: Sequence[ComparedRun], images: ImageDataset) -> str | None
         "runs": [_run_data(run, shown, images.classes) for run in runs],
     }
     n_test = len(runs[0].test.labels)
-    about = {"name": images.name, "n_test": n_test, "n_shown": len(shown)}
-    return render_page("images.html", data=data, k=per_cell, **about)
+    facts = {"name": images.name, "n_test": n_test, "n_shown": len(shown)}
+    return render_page("images.html", data=data, k=per_cell, **facts)
 
 
 def _most_confident(run: ComparedRun, per_cell: int) -> np.ndarray:

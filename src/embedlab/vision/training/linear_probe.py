@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from embedlab.errors import DivergedError
 from embedlab.progress import Step
-from embedlab.vision.evaluation.metrics import NO_SCORE, BestEpoch, Epoch, predictions_of
+from embedlab.vision.evaluation.metrics import NO_SCORE, predictions_of
 from embedlab.vision.options import LinearProbeOptions
+from embedlab.vision.training.epochs import BestEpoch, Epoch
 from embedlab.vision.training.optim import build_optimizer
 
 Data = tuple[np.ndarray, np.ndarray]  # features (n, d) float32, labels (n,) int64

@@ -27,10 +27,11 @@ from embedlab.progress import OnProgress, Step, no_progress
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
-from embedlab.vision.evaluation.metrics import NO_SCORE, BestEpoch, Epoch, ValidationScore
+from embedlab.vision.evaluation.metrics import NO_SCORE, ValidationScore
 from embedlab.vision.inference import Classifier, iter_batches
 from embedlab.vision.models.backbone import freeze
 from embedlab.vision.seeds import seeded
+from embedlab.vision.training.epochs import BestEpoch, Epoch
 from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.work import epoch_work, validation_cost

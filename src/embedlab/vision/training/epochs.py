@@ -1,0 +1,33 @@
+"""Records of a training: a finished epoch, and the best one so far with its weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from embedlab.progress import Step
+from embedlab.vision.evaluation.metrics import Predictions, ValidationScore
+
+
+class Epoch(NamedTuple):
+    """A finished epoch of a training.
+
+    step         its metrics.
+    predictions  for all validation images, in their order; None at ranks other than 0.
+    """
+
+    step: Step
+    predictions: Predictions | None
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The best epoch so far, by `ValidationScore`, and its weights by name."""
+
+    epoch: int
+    score: ValidationScore
+    weights: Mapping[str, torch.Tensor]
+
+    def __str__(self) -> str:
+        return f"validation accuracy {self.score.accuracy:.2%} after epoch {self.epoch}"

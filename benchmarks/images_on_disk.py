@@ -8,6 +8,7 @@ and every epoch reads the disk. What counts is the share of its time that traini
 """
 
 import argparse
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,7 +56,10 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=32, help=what)
     args = parser.parse_args()
     if not args.folder.exists():
-        make(args.folder, args.images, args.side)
+        unfinished = args.folder.with_suffix(".part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        make(unfinished, args.images, args.side)
+        unfinished.rename(args.folder)
 
     report = Report(f"{args.images:,} images of {args.side} px, trained at {args.resolution} px")
     started = time.perf_counter()

@@ -58,7 +58,8 @@ def write(folder: Path, n_ratings: int, seed: int = 0) -> None:
     movie_id = np.sort(rng.choice(np.arange(1, 3 * n_movies), n_movies, replace=False))
     by_rank = rng.permutation(n_movies)  # row of movies.csv of the most popular, the second, …
     folder.mkdir(parents=True, exist_ok=True)
-    _write_movies(folder / "movies.csv", movie_id, rng)
+    unfinished = folder / "movies.csv.part"  # named when the ratings are whole
+    _write_movies(unfinished, movie_id, rng)
 
     excess = rng.lognormal(0.0, 1.5, n_users)
     per_user = MIN_RATINGS + excess * max(0.0, n_ratings / n_users - MIN_RATINGS) / excess.mean()
@@ -84,6 +85,7 @@ def write(folder: Path, n_ratings: int, seed: int = 0) -> None:
             time = rng.integers(FIRST_SECOND, LAST_SECOND, len(user))
             columns = [user + start + 1, movie_id[movie], stars, time]
             file.write_table(pa.table(columns, schema=schema))
+    unfinished.rename(folder / "movies.csv")
 
 
 class _World:

@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import as_text, console, recommendation_table
     from embedlab.tracking.run import start_run
+    from embedlab.wording import as_markdown
     from embedlab.workflows.served import load_model, query
 
     with start_run("recommend", f"recommend {args.title}", vars(args)) as run:
@@ -49,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_table(answer, "recommendations.json")
         table = recommendation_table(answer, args.score)
         run.log_text(as_text(table), "recommendations.txt")
-        top = "".join(f"\n1. {title}" for title in answer["title"][:DESCRIBED])
-        run.describe(f"**{table.title}**\n{top}")
+        top = "".join(f"\n1. {as_markdown(title)}" for title in answer["title"][:DESCRIBED])
+        run.describe(f"**{as_markdown(str(table.title))}**\n{top}")
     console.print(table)
 
 

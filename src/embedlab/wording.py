@@ -44,6 +44,11 @@ def serve_command(model: str) -> str:
     return f"mlflow models serve -m {model} --env-manager local -p 5001"
 
 
+def as_markdown(text: str) -> str:
+    """The text with its characters as they are: `M*A*S*H` is no emphasis."""
+    return re.sub(r"([\\*_`\[\]<>])", r"\\\1", text)
+
+
 def duration(seconds: float) -> str:
     """As people say it: 40 s, 12 min, 3.5 h."""
     if seconds < 90:

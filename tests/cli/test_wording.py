@@ -1,8 +1,9 @@
 """Texts that count something: one of it has no s."""
 
 import pytest
+from markdown_it import MarkdownIt
 
-from embedlab.wording import cost_as_text, counted, value_as_text
+from embedlab.wording import as_markdown, cost_as_text, counted, gap_as_text, value_as_text
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,15 @@ def test_a_cost_is_never_a_line_of_digits(cost, text):
 )
 def test_a_value_is_spelled_as_on_the_command_line(value, text):
     assert value_as_text(value) == text
+
+
+def test_a_title_is_no_markup():
+    text = as_markdown(r"M*A*S*H [a_b] <i> `c` \d")
+    assert MarkdownIt("commonmark").renderInline(text) == r"M*A*S*H [a_b] &lt;i&gt; `c` \d"
+
+
+@pytest.mark.parametrize(
+    ("gap", "text"), [(-1e-7, "0.00% above"), (0.0003, "0.03% above"), (20.4, "21.4 times")]
+)
+def test_a_gap_is_a_percentage_or_a_multiple(gap, text):
+    assert gap_as_text(gap) == text

@@ -178,10 +178,13 @@ def test_a_browser_finds_a_typed_title_and_shows_the_models_list(sample, tmp_pat
       const found = [...document.querySelectorAll("#matches li")].map((item) => item.textContent);
       press("ArrowDown"); press("ArrowUp"); press("Enter");
       const dot = list();
+      type("alien"); press("Escape"); press("Enter"); // what is closed is not chosen
+      const kept = list();
       slider.value = slider.max; slider.dispatchEvent(new Event("input"));
       const cosine = list();
       document.querySelector("#list button").click();
       const next = document.querySelector("#chosen strong").textContent;
+      const focus = document.activeElement.closest("#list") !== null;
       type("no such movie");
       const none = document.getElementById("matches").textContent;
       const canvas = document.getElementById("canvas");
@@ -193,7 +196,7 @@ def test_a_browser_finds_a_typed_title_and_shows_the_models_list(sample, tmp_pat
         return copy.getImageData(0, 0, canvas.width, canvas.height).data.some((v) => v > 0);
       };
       while (!isDrawn()) await new Promise((done) => setTimeout(done, 50));
-      return {found, dot, cosine, next, none};
+      return {found, dot, kept, cosine, next, focus, none};
     """
     seen = run_in_page(page_of(vectors, movies, index), script, tmp_path)
     (row,) = index.find_all("Toy Story")
@@ -202,7 +205,9 @@ def test_a_browser_finds_a_typed_title_and_shows_the_models_list(sample, tmp_pat
         top = Neighbours(vectors).top([row], K, score, exclude=index.duplicates_of([row]))
         assert seen[score] == [titles[item.row] for item in top]
     assert seen["found"][0] == titles[row]
+    assert seen["kept"] == seen["dot"]
     assert seen["next"] == seen["cosine"][0]
+    assert seen["focus"]  # a keyboard goes on from the list
     assert seen["none"] == "No title has these words."
 
 
@@ -221,9 +226,13 @@ def test_a_movie_clicked_on_the_map_is_chosen(sample, tmp_path):
           const tip = document.getElementById("tip").textContent;
           canvas.dispatchEvent(new MouseEvent("click", at));
           const chosen = document.querySelector("#chosen strong").textContent;
-          return {tip, chosen, n: document.querySelectorAll("#list li").length};
+          const n = document.querySelectorAll("#list li").length;
+          for (const genre of document.querySelectorAll("#legend button")) genre.click();
+          canvas.dispatchEvent(new PointerEvent("pointermove", at)); // no dot is shown
+          return {tip, chosen, n, isHidden: document.getElementById("tip").hidden};
         }
     """
     seen = run_in_page(page_of(*sample), script, tmp_path)
     assert seen["tip"].startswith(seen["chosen"])
     assert seen["n"] == K
+    assert seen["isHidden"]

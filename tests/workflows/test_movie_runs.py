@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from oracles import random_likes
 
+from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes
-from embedlab.workflows.movie_runs import fit_source
+from embedlab.workflows.movie_runs import fetch_matrix, fit_source
 
 MATRIX = "runs:/1234/matrix"
 LIKES = Likes(
@@ -43,3 +44,9 @@ def test_ratings_are_named_as_they_were_given_with_their_like_rule():
     params = {"matrix": "", "ratings": "/data/ml-latest-small"}
     expected = {"ratings": "/data/ml-latest-small", "like_rule": "threshold:4", **PLAIN}
     assert fit_source(LIKES, params, PLAIN) == expected
+
+
+@pytest.mark.parametrize("uri", ["~nosuchuser/matrix", "x" * 300, __file__])
+def test_a_matrix_that_is_none_is_a_sentence(uri):
+    with pytest.raises(TrackingError, match=r"^matrix: expected .*[^\n]$"):
+        fetch_matrix(uri)

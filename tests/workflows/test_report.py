@@ -122,8 +122,16 @@ def test_lists_are_of_the_best_fit_of_each_optimizer_and_what_changed_is_marked(
     assert re.findall(r"<mark>(.*?)</mark>", page) == [MOVIES[2]]
 
 
+def test_one_fit_of_a_comparison_is_a_sentence(experiment):
+    child = make_run("compare_optimizers", fit_key="x", **{"mlflow.parentRunId": "1234"})
+    with pytest.raises(TrackingError, match=r"one fit of a comparison: give the .* id, 1234"):
+        reported_runs(experiment, (child,))
+
+
 def test_it_leads_to_the_pages_of_its_runs_that_there_are(experiment):
     made = all_runs()
+    assert "explore.html" not in report_page(shown(experiment))  # embedding_map=none
+    mlflow.MlflowClient().log_text(made["fit_embedding"], "a page", "explore.html")
     assert f"{made['fit_embedding']}/artifacts/explore.html?" in report_page(shown(experiment))
     assert "compare.html" not in report_page(shown(experiment))  # as of an older version
     mlflow.MlflowClient().log_text(made["compare_optimizers"], "a page", "compare.html")

@@ -1,11 +1,13 @@
 """Runs of the movie entry points: load likes and log their lineage, draw and describe a fit."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from embedlab.datasets.cache import absolute_path
 from embedlab.datasets.movielens import NAMES, locate_ratings, name_of
 from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
@@ -35,9 +37,11 @@ def fetch_matrix(uri: str) -> Path:
 
     Raises TrackingError if there is none.
     """
-    local = Path(uri).expanduser()
-    if local.exists():
+    local = absolute_path(uri)
+    if os.path.isdir(local):
         return local
+    if os.path.exists(local):
+        raise TrackingError(f"matrix: expected the folder that holds it, got the file '{uri}'")
     if "://" not in uri and not uri.startswith(("runs:/", "models:/", "mlflow-artifacts:/")):
         raise TrackingError(
             f"matrix: expected runs:/<run id>/matrix or a folder, but there is no '{uri}' in "

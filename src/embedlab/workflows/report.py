@@ -49,6 +49,11 @@ def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
     found: dict[str, Run] = {}
     for run in (finished_run(client, run_id, KINDS) for run_id in ids):
         kind = run.data.tags["entry_point"]
+        if KEY in run.data.tags:
+            raise TrackingError(
+                f"runs: {run.info.run_id} is one fit of a comparison: give the comparison's id, "
+                f"{run.data.tags['mlflow.parentRunId']}."
+            )
         if kind in found:
             raise TrackingError(
                 f"runs: expected at most one run of {kind}, got {found[kind].info.run_id} and "

@@ -34,8 +34,8 @@ from embedlab.movies.evaluation.evaluate import (
     tune_and_evaluate,
 )
 from embedlab.movies.evaluation.metrics import (
-    bootstrap_interval,
-    bootstrap_weights,
+    RESAMPLES_AT_ONCE,
+    bootstrap_intervals,
     rank_held_out,
     recommend_for,
 )
@@ -217,9 +217,7 @@ def test_more_movies_than_there_are_are_refused(holdout):
 
 def test_an_interval_is_about_as_wide_as_the_normal_one_and_covers_as_often():
     values = rng().random((300, 200))  # 300 experiments of 200 users, mean 1/2
-    samples = bootstrap_weights(200, 1000, rng(1))
-    np.testing.assert_allclose(samples.sum(axis=1), 1)
-    ends = np.array([bootstrap_interval(row, samples) for row in values])
+    ends = bootstrap_intervals(values.T, 1000, rng(1)).T
     normal = 2 * 1.96 * values.std(axis=1) / math.sqrt(200)
     np.testing.assert_allclose(ends[:, 1] - ends[:, 0], normal, rtol=0.15)
     covered = np.mean((ends[:, 0] <= 0.5) & (ends[:, 1] >= 0.5))
@@ -229,16 +227,43 @@ def test_an_interval_is_about_as_wide_as_the_normal_one_and_covers_as_often():
 def test_a_paired_difference_is_told_apart_where_two_intervals_overlap():
     easy = rng().random(400)  # users differ much, the two candidates little
     harder = easy - 0.02 + 0.05 * rng(1).standard_normal(400)
-    samples = bootstrap_weights(400, 1000, rng(2))
-    (low, high), (low_2, high_2) = (
-        bootstrap_interval(easy, samples),
-        bootstrap_interval(harder, samples),
-    )
+    columns = np.stack([easy, harder, easy - harder, easy - easy], axis=1)
+    lows, highs = bootstrap_intervals(columns, 1000, rng(2))
+    (low, low_2, low_of_difference, zero), (high, high_2) = lows, highs[:2]
     assert low < high_2
     assert low_2 < low
     assert high_2 < high
-    assert bootstrap_interval(easy - harder, samples)[0] > 0
-    assert bootstrap_interval(easy - easy, samples) == (0, 0)
+    assert low_of_difference > 0
+    assert zero == highs[3] == 0
+
+
+def test_resamples_are_drawn_a_few_at_a_time_and_are_those_of_one_draw(monkeypatch):
+    values = rng().random((30, 2))
+    whole = rng(1).multinomial(30, np.full(30, 1 / 30), size=120) / 30 @ values
+    found = bootstrap_intervals(values, 120, rng(1))
+    assert RESAMPLES_AT_ONCE < 120
+    np.testing.assert_allclose(found, np.quantile(whole, [0.025, 0.975], axis=0))
+
+
+def test_raw_co_likes_are_ordered_by_their_counts_however_many_there_are():
+    """5,000 and 4,995 co-likes, and a movie that more users like."""
+    columns = np.zeros((12_000, 3), np.int32)
+    columns[:5_000, 0] = columns[:5_000, 1] = columns[:4_995, 2] = columns[5_000:, 2] = 1
+    scorer = baselines.item_neighbours(sp.csr_matrix(columns), "none")["count"]
+    _, second, third = scorer(np.array([0]))[0]
+    assert second > third
+
+
+@pytest.mark.parametrize("exclude", ["query", "likes"])
+def test_drawn_users_with_too_few_likes_are_a_sentence(exclude):
+    many, few = np.zeros((2, 30), np.int32), np.zeros((30, 30), np.int32)
+    many[:, :12] = few[:, 5:10] = 1
+    with pytest.raises(DataError, match="users: expected some with at least 7 likes among the 2"):
+        tune_and_evaluate(
+            sp.csr_matrix(np.vstack([few, many])),
+            [Candidate("popularity", baselines.popularity)],
+            EvaluationOptions(max_users=2, exclude=exclude),
+        )
 
 
 # -- weights -----------------------------------------------------------------------------------
@@ -286,8 +311,7 @@ def test_co_likes_and_popularity_are_counts(likes):
     dense = likes.toarray()
     found = scores_of(baselines.item_neighbours(likes, "none")["count"], 60)
     x = dense.T @ dense
-    # Equal counts by popularity, which adds no more than a thousandth of the best.
-    np.testing.assert_allclose(found, x, atol=1.001e-3 * x.max())
+    np.testing.assert_array_equal(np.floor(found), x)  # popularity adds a half at the most
     for row, counts in zip(found, x, strict=True):
         assert np.argmax(row) == max(range(60), key=lambda j: (counts[j], dense[:, j].sum(), -j))
     np.testing.assert_array_equal(
@@ -521,6 +545,9 @@ def test_the_words_say_who_is_beaten_and_who_is_not(result, low, high, word, tit
     assert title in said.splitlines()[0]
     assert word in said
     assert "only the query movie is never recommended" in said
+    assert "2 likes of every user with at least 5 are held out" in said
+    limited = to_markdown(both, "toy", EvaluationOptions(max_users=7), [])
+    assert "2 likes of every user (or 7, drawn at random) with at least 5 are held out" in limited
     assert "Left out: gensim's item2vec, not installed; EASE." in said
 
 

@@ -253,6 +253,22 @@ def test_fits_of_the_same_likes_count_the_squares_of_x_once(monkeypatch):
     assert len(counted) == 1
 
 
+def test_the_seconds_of_a_fit_include_its_first_subspace(monkeypatch):
+    now = 0.0
+
+    def slowly(*arguments):
+        nonlocal now
+        now += 5.0
+        return minres.choose_eigensolver(*arguments)
+
+    monkeypatch.setattr(minres.time, "perf_counter", lambda: now)
+    likes = random_likes(np.random.default_rng(0), 20, 30)
+    steps = []
+    generator = np.random.default_rng(0)
+    fit = fit_minres(weight_likes(likes), 3, generator, on_step=steps.append, eigensolver=slowly)
+    assert fit.seconds == steps[0].seconds == 5.0
+
+
 def test_a_fit_of_so_many_rounds_counts_no_squares_and_has_the_same_vectors(monkeypatch):
     likes = random_likes(np.random.default_rng(0), 200, 60)
     full = fit_minres(weight_likes(likes), 5, np.random.default_rng(0), 3, tolerance=0)

@@ -44,6 +44,17 @@ def test_it_needs_nothing_from_outside_and_titles_are_no_html(page):
 
 @needs_chromium
 @pytest.mark.slow
+def test_a_browser_shows_fits_of_very_many_epochs(tmp_path):
+    long = [fit("exact", EXACT), *(fit("adam", EXACT[::-1]) for _ in range(16))]
+    for item in long[1:]:
+        item.steps[:] = [Step(e, {"train/cost": 4000.0 / (e + 1)}, 0.1) for e in range(10_000)]
+    page = comparison_page(OptimizerComparison(long, TitleIndex(TITLES), QUERIES), "toy")
+    script = 'return document.querySelectorAll("#fit li").length;'
+    assert run_in_page(page, script, tmp_path) == 3
+
+
+@needs_chromium
+@pytest.mark.slow
 def test_a_browser_moves_through_the_epochs_of_a_fit(page, tmp_path):
     script = """
       const byId = (id) => document.getElementById(id);

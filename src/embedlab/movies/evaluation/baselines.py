@@ -15,7 +15,7 @@ import torch
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation.metrics import Scorer
 
-# The most liked movie gains this fraction of the best score, which only orders equal counts.
+# The most liked movie gains this fraction of the best score.
 TIE_BREAK = 1e-3
 COUNT = "count"
 DAMPED = {f"cosine, shrinkage={s}": s for s in (0, 10, 100, 1000)}  # scores of `item_neighbours`
@@ -43,7 +43,10 @@ def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scor
 
     scores: dict[str, Scorer] = {COUNT: rows}
     scores |= {name: partial(score, shrinkage=s) for name, s in DAMPED.items()}
-    return {name: _by_popularity_if_equal(scorer, likes) for name, scorer in scores.items()}
+    return {
+        name: _by_popularity_if_equal(scorer, likes, name == COUNT and user_weight == "none")
+        for name, scorer in scores.items()
+    }
 
 
 def ease_bytes(n_users: int, n_movies: int) -> int:
@@ -183,12 +186,16 @@ def _rows_of_x(likes: sp.csr_matrix) -> Scorer:
     return rows
 
 
-def _by_popularity_if_equal(scorer: Scorer, likes: sp.csr_matrix) -> Scorer:
+def _by_popularity_if_equal(
+    scorer: Scorer, likes: sp.csr_matrix, are_whole: bool = False
+) -> Scorer:
+    """Order equal scores; also nearly equal ones, but for whole numbers (`are_whole`)."""
     counts = np.bincount(likes.indices, minlength=likes.shape[1])  # (n_movies,)
-    share = TIE_BREAK * counts / max(counts.max(), 1)
+    share = counts / max(counts.max(), 1)
 
     def score(query: np.ndarray) -> np.ndarray:
         scores = scorer(query)  # (n, n_movies)
-        return scores + scores.max(axis=1, keepdims=True) * share
+        largest = 0.5 if are_whole else TIE_BREAK * scores.max(axis=1, keepdims=True)
+        return scores + largest * share
 
     return score

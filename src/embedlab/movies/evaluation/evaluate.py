@@ -15,6 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
+from embedlab.errors import DataError
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.evaluation.candidates import (
     WEIGHTED_EMBEDDING,
@@ -24,8 +25,7 @@ from embedlab.movies.evaluation.candidates import (
 )
 from embedlab.movies.evaluation.metrics import (
     RankingMetrics,
-    bootstrap_interval,
-    bootstrap_weights,
+    bootstrap_intervals,
     mean_metrics,
     rank_held_out,
 )
@@ -144,6 +144,11 @@ def tune_and_evaluate(
         rank.cache_clear()
         test = hold_out(likes, generator, users)
         validation = hold_out(test.likes, generator, users)
+        if not len(validation.query):
+            raise DataError(
+                f"users: expected some with at least {MIN_USER_LIKES + HELD_OUT} likes among the "
+                f"{len(users)} that were drawn: raise users, or take another seed."
+            )
         for candidate in candidates:
             of_split: list[_Trial] = []
             for settings in candidate.grid:
@@ -193,28 +198,28 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
     `hit_rate_behind` and `ndcg_behind`, by how much the candidate is behind WEIGHTED_EMBEDDING,
     with the paired difference's interval.
     """
-    n_users = len(evaluations[0].test.hit_rate)
-    samples = bootstrap_weights(n_users, n_resamples, np.random.default_rng(seed))
     ours = next(one.test for one in evaluations if one.name == WEIGHTED_EMBEDDING)
+    per_user = {}  # by candidate and metric: (n_users,)
+    for evaluation in evaluations:
+        for name in INTERVALS:
+            values = getattr(evaluation.test, name)
+            per_user[evaluation.name, name] = values
+            if name in COMPARED:
+                per_user[evaluation.name, f"{name}_behind"] = getattr(ours, name) - values
+    columns = np.stack(list(per_user.values()), axis=1)  # (n_users, m)
+    ends = bootstrap_intervals(columns, n_resamples, np.random.default_rng(seed))  # (2, m)
     rows = []
     for evaluation in evaluations:
         means = evaluation.test.means()
         settings = " ".join(f"{name}={value}" for name, value in evaluation.settings.items())
         row: dict[str, object] = {"contestant": evaluation.name, "settings": settings}
         row |= {name: getattr(evaluation, name) for name in ("score", "val_hit_rate", "chosen_in")}
-        for name in INTERVALS:
-            values = getattr(evaluation.test, name)
-            row |= _with_interval(name, values, samples)
-            if name in COMPARED:
-                row |= _with_interval(f"{name}_behind", getattr(ours, name) - values, samples)
+        for ((of, name), values), (low, high) in zip(per_user.items(), ends.T, strict=True):
+            if of == evaluation.name:
+                row |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
         rows.append(row | {name: means[name] for name in ("coverage", "popularity")})
     table = pd.DataFrame(rows)
     return table.sort_values("hit_rate", ascending=False, kind="stable", ignore_index=True)
-
-
-def _with_interval(name: str, per_user: np.ndarray, samples: np.ndarray) -> dict[str, float]:
-    low, high = bootstrap_interval(per_user, samples)
-    return {name: float(per_user.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
 def to_markdown(
@@ -265,15 +270,19 @@ def to_markdown(
         ]
     lines += [
         "",
-        f"{HELD_OUT} likes of every user with at least {MIN_USER_LIKES} are held out. Up to "
-        f"{MAX_QUERIES} of the user's other likes are queries, one at a time; {excluded} never "
-        f"recommended. Hit rate is the share of held-out likes among the best {k}. Splits: "
-        f"{n_splits}, each with a validation split on which everything was chosen; intervals are "
+        f"{HELD_OUT} likes of {_users(options.max_users)} with at least {MIN_USER_LIKES} are held "
+        f"out. Up to {MAX_QUERIES} of the user's other likes are queries, one at a time; "
+        f"{excluded} never recommended. Hit rate is the share of held-out likes among the best "
+        f"{k}. Splits: {n_splits}, each with a validation split on which everything was chosen; intervals are "
         "bootstrapped over users.",
     ]
     if absent:
         lines += ["", f"Left out: {'; '.join(absent)}."]
     return "\n".join(lines) + "\n"
+
+
+def _users(max_users: int | None) -> str:
+    return "every user" if max_users is None else f"every user (or {max_users:,}, drawn at random)"
 
 
 def _standing(row) -> str:

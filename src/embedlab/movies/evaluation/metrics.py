@@ -17,6 +17,7 @@ from embedlab.movies.evaluation.splits import Holdout
 Scorer = Callable[[np.ndarray], np.ndarray]
 
 QUERIES_AT_ONCE = 512
+RESAMPLES_AT_ONCE = 50
 CONFIDENCE = 0.95
 PERSISTENCE = 0.9  # the first ten ranks have 86 % of the weight (Webber et al., eq. 21)
 
@@ -123,20 +124,23 @@ def mean_metrics(rankings: Sequence[RankingMetrics]) -> RankingMetrics:
     return RankingMetrics(*(np.mean(values, axis=0) for values in columns))
 
 
-def bootstrap_weights(n_users: int, n: int, generator: np.random.Generator) -> np.ndarray:
-    """`n` bootstrap samples of users: the fraction that each is of a sample, (n, n_users)."""
-    return generator.multinomial(n_users, np.full(n_users, 1 / n_users), size=n) / n_users
+def bootstrap_intervals(
+    per_user: np.ndarray, n_resamples: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Percentile bootstrap intervals of the means of `per_user`, (n_users, m): low, high, (2, m).
 
-
-def bootstrap_interval(per_user: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `per_user`, (n_users,).
-
-    samples  from `bootstrap_weights`. One set for all candidates makes comparisons paired: the
-             interval of a difference is that of the users' differences.
+    All m share the resamples, which makes comparisons paired: the interval of a difference is that
+    of the users' differences.
     """
+    n_users = len(per_user)
+    chances = np.full(n_users, 1 / n_users)
+    means = []
+    for start in range(0, n_resamples, RESAMPLES_AT_ONCE):
+        size = min(RESAMPLES_AT_ONCE, n_resamples - start)
+        counts = generator.multinomial(n_users, chances, size)  # (size, n_users)
+        means.append(counts @ per_user / n_users)  # (size, m)
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(samples @ per_user, [tail, 1 - tail])
-    return float(low), float(high)
+    return np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
 
 
 def overlap_at_k(first: Sequence[int], second: Sequence[int]) -> float:

@@ -98,13 +98,13 @@ def fit_minres(
     x = torch.from_numpy(weighted.diagonal)  # (n_movies,)
     squares = 0.0 if tolerance is None else weighted.off_diagonal_squares
     k = min(dim, n_movies)
+    started = time.perf_counter()
     solver = eigensolver(likes, k, generator)
 
     n, rounds, seconds = x, 0, 0.0
     nothing = torch.empty((n_movies, 0), dtype=torch.float64)
     best = _Solution(nothing, nothing, x, math.inf, math.inf)
     for round_ in range(max_rounds + 1):
-        started = time.perf_counter()
         solver.expand_subspace(n - x)
         found = _solution(*solver.rayleigh_ritz(n - x, k), x, squares)
         if found.cost > best.cost:
@@ -112,6 +112,7 @@ def fit_minres(
             found = _solution(*solver.rayleigh_ritz(n - x, k), x, squares)
         elapsed = time.perf_counter() - started
         seconds += elapsed
+        started = time.perf_counter()
         if found.cost > best.cost:  # by rounding: nothing is left to gain
             break
         metrics = {"train/cost": found.cost, "train/gradient_norm": found.gradient_norm}

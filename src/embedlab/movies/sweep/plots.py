@@ -113,12 +113,14 @@ def plot_best_curves(compared: OptimizerComparison, title: str) -> Figure:
 
 
 def plot_gap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
-    """Optimizer by learning rate: how far the final cost is above the exact one, mean over seeds.
+    """Optimizer by learning rate: how far the final cost is above the exact one, mean over seeds
+    (`diverged` if one of them did).
 
     A cell is a rate of its optimizer, the largest on the left.
     """
     table = compared.fit_table()[1:]
-    gaps = table.groupby(["optimizer", "lr"], sort=False)["gap"].mean().reset_index()
+    gaps = table.groupby(["optimizer", "lr"], sort=False)["gap"]
+    gaps = gaps.agg(lambda of_seeds: of_seeds.mean(skipna=False)).reset_index()
     names = list(gaps["optimizer"].unique())
     row, column = gaps["optimizer"].map(names.index), gaps.groupby("optimizer").cumcount()
     cells = np.full((len(names), column.max() + 1), np.nan)

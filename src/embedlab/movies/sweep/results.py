@@ -18,7 +18,7 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES, Lists, Queries, drawn_overlap
 from embedlab.progress import Step
-from embedlab.wording import FAR_GAP, cost_as_text, counted, gap_as_text
+from embedlab.wording import FAR_GAP, as_markdown, cost_as_text, counted, gap_as_text
 from embedlab_serving.titles import TitleIndex
 
 CONVERGED_GAP = 0.1
@@ -177,7 +177,10 @@ class OptimizerComparison:
         if exact_lists is None or exact_lists.shape[1] == 0:
             yield "There is no other movie to recommend."
             return
-        k, titles = exact_lists.shape[1], "; ".join(self.titles[query] for query in self.asked)
+        k, titles = (
+            exact_lists.shape[1],
+            as_markdown("; ".join(self.titles[query] for query in self.asked)),
+        )
         yield from (f"Top {k} for {titles}, by inner product, against the exact solver's:", "")
         is_other = np.isfinite(self.overlap[0])
         is_other[0] = False

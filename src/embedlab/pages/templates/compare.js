@@ -24,9 +24,9 @@
   const draw = () => {
     const { width, height } = byId("chart").getBoundingClientRect();
     if (!width) return;
-    const last = Math.max(...fits.flatMap((fit) => fit[axis]), 1e-3);
+    const last = Math.max(d3.max(fits, (fit) => fit[axis].at(-1)) ?? 0, 1e-3);
     const x = d3.scaleLinear([0, last], [margin.left, width - margin.right]);
-    const lowest = Math.min(exact.cost, ...fits.flatMap((fit) => fit.costs));
+    const lowest = Math.min(exact.cost, d3.min(fits, (fit) => d3.min(fit.costs)) ?? Infinity);
     const y = d3.scaleLog([Math.max(lowest, 1e-6) * 0.8, 20 * started],
       [height - margin.bottom, margin.top]).clamp(true);
     chart.selectAll("*").remove();

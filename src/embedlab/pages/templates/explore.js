@@ -88,7 +88,7 @@
   query.addEventListener("input", showMatches);
   query.addEventListener("focus", () => query.select());
   query.addEventListener("keydown", (event) => {
-    const count = matches.querySelectorAll("[data-movie]").length;
+    const count = matches.hidden ? 0 : matches.querySelectorAll("[data-movie]").length;
     if (event.key === "ArrowDown" && count) active = (active + 1) % count;
     else if (event.key === "ArrowUp" && count) active = (active + count - 1) % count;
     else if (event.key === "Enter" && count) return choose(+matches.children[active].dataset.movie);
@@ -129,7 +129,10 @@
       button.title = `${titles[movie]} · ${genres[movie]} · ${people(likes[movie])}`;
       button.append(withText("span", i + 1, "rank"), dot(movie), withText("span", titles[movie]),
         withText("span", number.format(likes[movie]), "likes"));
-      button.addEventListener("click", () => choose(movie));
+      button.addEventListener("click", () => {
+        choose(movie);
+        (document.querySelector("#list button") ?? query).focus(); // its own place is gone
+      });
       const item = document.createElement("li");
       item.append(button);
       return item;
@@ -158,7 +161,11 @@
   });
 
   // ---- the map ------------------------------------------------------------------------------
-  const tree = d3.quadtree(d3.range(n), (i) => x[i], (i) => y[i]);
+  let tree; // of the dots that are shown
+  const plant = () => {
+    tree = d3.quadtree(d3.range(n).filter((i) => shown.has(groups[i])), (i) => x[i], (i) => y[i]);
+  };
+  plant();
   const size = n < 500 ? 1.6 : 1; // few dots may be larger
   const margin = 24, maxX = Math.max(...x), maxY = Math.max(...y);
   const place = (i) => transform.apply([
@@ -236,7 +243,7 @@
     const mapX = (px - (width - maxX * scale) / 2) / scale;
     const mapY = ((height + maxY * scale) / 2 - py) / scale;
     const found = tree.find(mapX, mapY, 14 / (scale * transform.k));
-    return found === undefined || !shown.has(groups[found]) ? -1 : found;
+    return found ?? -1;
   };
   const tip = byId("tip");
   canvas.addEventListener("pointermove", (event) => {
@@ -281,6 +288,7 @@
     button.append(mark, group);
     button.addEventListener("click", () => {
       if (!shown.delete(i)) shown.add(i);
+      plant();
       button.setAttribute("aria-pressed", shown.has(i));
       draw();
     });

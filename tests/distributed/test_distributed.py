@@ -140,7 +140,7 @@ def test_one_process_resumes_the_checkpoint_of_several(by_one, by_several):
 
 def test_processes_with_other_data_are_refused(by_several):
     sentence = by_several["refused"]
-    assert sentence.startswith("dataset: expected the same for all ")
+    assert sentence.startswith("dataset: expected the same at all ")
     assert "rank 1 has others than rank 0" in sentence
 
 
@@ -277,7 +277,7 @@ def test_a_run_whose_process_dies_records_it_and_can_be_resumed(
     output = (tmp_path / "output.txt").read_text(encoding="utf-8")
     assert "Traceback" not in output
     if victim == 1:
-        assert f"number 1 ({ranks[1].pid} on " in stopped.data.tags["error"]
+        assert f"rank 1 (pid {ranks[1].pid} on " in stopped.data.tags["error"]
         assert f"embedlab: {stopped.data.tags['error']}" in output
         assert f"-P resume={stopped.info.run_id}" in output
 

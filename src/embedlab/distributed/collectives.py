@@ -147,4 +147,4 @@ def ended_ranks(others: Mapping[int, Identity]) -> str:
         if has_ended(host, pid, running_at)
     ]
     ended = "has ended before its time" if len(lost) == 1 else "have ended before their time"
-    return f"of {world_size()} ranks {', '.join(lost)} {ended}" if lost else ""
+    return f"of {world_size()} processes {', '.join(lost)} {ended}" if lost else ""

@@ -273,8 +273,8 @@ def to_markdown(
         f"{HELD_OUT} likes of {_users(options.max_users)} with at least {MIN_USER_LIKES} are held "
         f"out. Up to {MAX_QUERIES} of the user's other likes are queries, one at a time; "
         f"{excluded} never recommended. Hit rate is the share of held-out likes among the best "
-        f"{k}. Splits: {n_splits}, each with a validation split on which everything was chosen; intervals are "
-        "bootstrapped over users.",
+        f"{k}. Splits: {n_splits}, each with a validation split on which everything was chosen; "
+        "intervals are bootstrapped over users.",
     ]
     if absent:
         lines += ["", f"Left out: {'; '.join(absent)}."]

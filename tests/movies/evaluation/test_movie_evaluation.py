@@ -547,7 +547,7 @@ def test_the_words_say_who_is_beaten_and_who_is_not(result, low, high, word, tit
     assert "only the query movie is never recommended" in said
     assert "2 likes of every user with at least 5 are held out" in said
     limited = to_markdown(both, "toy", EvaluationOptions(max_users=7), [])
-    assert "2 likes of every user (or 7, drawn at random) with at least 5 are held out" in limited
+    assert "every user with at least 5 (at most 7, drawn at random) are held out" in limited
     assert "Left out: gensim's item2vec, not installed; EASE." in said
 
 

@@ -258,6 +258,7 @@ def to_markdown(
         )
     novel = table.sort_values("popularity").iloc[0]
     only_query = options.exclude == "query"
+    limit = f" (at most {options.max_users:,}, drawn at random)" if options.max_users else ""
     excluded = "only the query movie is" if only_query else "the user's known likes are"
     if novel.hit_rate < ours.hit_rate:
         times = f"{ours.popularity / max(novel.popularity, 1e-9):.1f} times"
@@ -270,8 +271,8 @@ def to_markdown(
         ]
     lines += [
         "",
-        f"{HELD_OUT} likes of {_users(options.max_users)} with at least {MIN_USER_LIKES} are held "
-        f"out. Up to {MAX_QUERIES} of the user's other likes are queries, one at a time; "
+        f"{HELD_OUT} likes of every user with at least {MIN_USER_LIKES}{limit} are held out. "
+        f"Up to {MAX_QUERIES} of the user's other likes are queries, one at a time; "
         f"{excluded} never recommended. Hit rate is the share of held-out likes among the best "
         f"{k}. Splits: {n_splits}, each with a validation split on which everything was chosen; "
         "intervals are bootstrapped over users.",
@@ -279,10 +280,6 @@ def to_markdown(
     if absent:
         lines += ["", f"Left out: {'; '.join(absent)}."]
     return "\n".join(lines) + "\n"
-
-
-def _users(max_users: int | None) -> str:
-    return "every user" if max_users is None else f"every user (or {max_users:,}, drawn at random)"
 
 
 def _standing(row) -> str:

@@ -112,11 +112,11 @@ def fit_minres(
             found = _solution(*solver.rayleigh_ritz(n - x, k), x, squares)
         elapsed = time.perf_counter() - started
         seconds += elapsed
-        started = time.perf_counter()
         if found.cost > best.cost:  # by rounding: nothing is left to gain
             break
         metrics = {"train/cost": found.cost, "train/gradient_norm": found.gradient_norm}
         on_step(Step(round_, metrics | {"train/products": solver.products}, elapsed))
+        started = time.perf_counter()
         gain = best.cost - found.cost
         best, rounds = found, round_
         if tolerance is not None and gain <= tolerance * abs(found.cost):

@@ -177,10 +177,8 @@ class OptimizerComparison:
         if exact_lists is None or exact_lists.shape[1] == 0:
             yield "There is no other movie to recommend."
             return
-        k, titles = (
-            exact_lists.shape[1],
-            as_markdown("; ".join(self.titles[query] for query in self.asked)),
-        )
+        k = exact_lists.shape[1]
+        titles = as_markdown("; ".join(self.titles[query] for query in self.asked))
         yield from (f"Top {k} for {titles}, by inner product, against the exact solver's:", "")
         is_other = np.isfinite(self.overlap[0])
         is_other[0] = False

@@ -77,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     weighting = {name: ours.settings[name] for name in ("user_weight", "item_power")}
     source = fit_source(likes, vars(args), weighting)
     chosen = command("fit_embedding", **source, optimizer="exact", dim=ours.settings["dim"])
-    ask = f"query it by score={ours.score}"
+    ask = f"Query it with score={ours.score}"
     if ours.score not in SIMILARITIES:
-        ask = f"its explore.html ranks by {ours.score}, the served model by dot and cosine alone"
+        ask = f"Its explore.html ranks by {ours.score}; the served model has dot and cosine alone"
     console.print(f"Fit what validation chose with  {chosen}\n{ask}")
     console.print(run.how_to_open())
 

@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             step("recommend", model=f"runs:/{fit_run}/model", title=args.title),
             step(
                 "compare_optimizers",
-                **{"dim": args.dim, "epochs": args.epochs, "titles": args.title, **matrix},
-                seeds=args.seed,
+                **{"dim": args.dim, "epochs": args.epochs, "titles": args.title},
+                **{"seeds": args.seed, **matrix},
             ),
             step("evaluate_embedding", **matrix, dims=args.dim, seed=args.seed),
         ]

@@ -279,6 +279,9 @@ def test_clean_runs_lists_and_marks_and_removes(client, experiment, capsys):
     newest = client.search_runs([experiment], "attributes.status = 'FINISHED'")[0]
     table = mlflow.load_table("tables/stale.json", run_ids=[newest.info.run_id])
     assert set(table["which"]) == {died, silent, str(file)}
+    assert {"what", "which", "reason"} <= set(table.columns)
+    assert table.set_index("which")["what"][died] == "finetune"
+    assert table.set_index("which")["what"][str(file)] == "cache"
     assert newest.data.metrics["stale/runs"] == 2
 
     clean_runs.main([])

@@ -15,7 +15,7 @@ import torch
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation.metrics import Scorer
 
-# The most liked movie gains this fraction of the best score.
+# The most liked movie gains this fraction of the best score, where scores are no whole numbers.
 TIE_BREAK = 1e-3
 COUNT = "count"
 DAMPED = {f"cosine, shrinkage={s}": s for s in (0, 10, 100, 1000)}  # scores of `item_neighbours`
@@ -189,7 +189,11 @@ def _rows_of_x(likes: sp.csr_matrix) -> Scorer:
 def _by_popularity_if_equal(
     scorer: Scorer, likes: sp.csr_matrix, are_whole: bool = False
 ) -> Scorer:
-    """Order equal scores; also nearly equal ones, but for whole numbers (`are_whole`)."""
+    """The scorer, whose equal scores are in order of popularity.
+
+    So are scores that differ by less than TIE_BREAK of the best, unless all of them `are_whole`
+    numbers: then a half is added at the most.
+    """
     counts = np.bincount(likes.indices, minlength=likes.shape[1])  # (n_movies,)
     share = counts / max(counts.max(), 1)
 

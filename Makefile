@@ -47,7 +47,7 @@ bench: $(VENV)/.run  ## speed and memory, as ratios; ARGS="--ratings <path>"
 	$(BIN)/python -m benchmarks.vision
 	$(BIN)/python -m benchmarks.startup
 
-bench-peers: $(VENV)/.run  ## fits beside the library implicit's; ARGS="--folder <for made ratings>"
+bench-peers: $(VENV)/.run  ## fits beside the library implicit's; ARGS="--folder <for synthetic ratings>"
 	grep ^implicit= requirements-extra.txt | $(BIN)/python -m pip install -r /dev/stdin
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 

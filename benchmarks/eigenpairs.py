@@ -1,7 +1,7 @@
 """How the exact solver should get its eigenpairs: by block Krylov, Lanczos or LOBPCG.
 
     python -m benchmarks.eigenpairs --ratings ml-latest-small
-    python -m benchmarks.eigenpairs --ratings <folder of made ratings> --n 1
+    python -m benchmarks.eigenpairs --ratings <folder of synthetic ratings> --n 1
 
 The rounds are the same, Newton's diagonal included; only who improves the eigenpairs differs:
 

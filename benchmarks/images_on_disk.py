@@ -1,6 +1,6 @@
 """More images than fit into memory: decoding them, and training from the cache on disk.
 
-    python -m benchmarks.images_on_disk --folder <where the made images go>
+    python -m benchmarks.images_on_disk --folder <where the images go>
 
 Run it where less memory is free than the cache takes (100,000 images of 96 px: 2.6 GiB), such as
 under `systemd-run --scope -p MemoryMax=1500M`: then the pages of the cache do not stay in memory,
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=2)
-    what = "that it is trained at; the smaller, the faster the network, the sooner it starves"
+    what = "resolution in pixels; a smaller one makes data loading the bottleneck"
     parser.add_argument("--resolution", type=int, default=32, help=what)
     args = parser.parse_args()
     if not args.folder.exists():

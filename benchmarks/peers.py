@@ -1,6 +1,6 @@
 """The exact solver beside implicit's ALS on the same likes: time, memory, a top 10, hit rate.
 
-    python -m benchmarks.peers --folder <where the made ratings go> --ratings ml-latest-small
+    python -m benchmarks.peers --folder <where the synthetic ratings go> --ratings ml-latest-small
 
 Both have dim 100 and all cores: ALS (Hu, Koren and Volinsky, ICDM 2008) with its defaults, 15
 iterations; the exact solver until it is within 1e-3 of its end. Two likes of each user are held
@@ -163,11 +163,11 @@ def draw(rows: list[dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="for the made ratings, 1.5 GB")
+    parser.add_argument("--folder", type=Path, required=True, help="for the synthetic ratings, 1.5 GB")
     parser.add_argument("--ratings", default="ml-latest-small", help="the first data set")
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="made, in ratings")
     parser.add_argument("--n", type=int, default=3, help="fits of each side")
-    parser.add_argument("--users", type=int, default=2_000, help="asked for the hit rate, at most")
+    parser.add_argument("--users", type=int, default=2_000, help="maximum number of users for the hit rate")
     parser.add_argument("--figure", type=Path, help="where to draw it")
     args = parser.parse_args()
     rows = [compare(args.ratings, args.folder / "first", args.n, args.users)]

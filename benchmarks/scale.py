@@ -1,6 +1,6 @@
 """The movie half from a laptop's data to ml-32m's size: time and memory of every stage.
 
-    python -m benchmarks.scale --folder <where the made ratings go> --figure scaling.png
+    python -m benchmarks.scale --folder <where the synthetic ratings go> --figure scaling.png
 
 Ratings are synthetic (`benchmarks.synthetic_ratings`): 0.1, 1, 10 and 32 million. Each size is read
 in one process and fitted in another, each with its own peak of resident memory. A stage's exponent
@@ -180,7 +180,7 @@ def draw(found: list[dict[str, float]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="for the made ratings, 1.5 GB")
+    parser.add_argument("--folder", type=Path, required=True, help="for the synthetic ratings, 1.5 GB")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="in ratings")
     parser.add_argument("--figure", type=Path, help="where to draw it")
     args = parser.parse_args()

@@ -47,10 +47,10 @@ Body = tuple[bytes, int, str | None]  # what is sent, the status it must get, th
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=50_000, help="of each round of a model")
-    parser.add_argument("--clients", type=int, default=8, help="that ask at the same time")
+    parser.add_argument("--clients", type=int, default=8, help="concurrent clients")
     args = parser.parse_args()
     table = Table(title="mlflow models serve, 2 workers", title_justify="left")
-    for name in ("model", "round", "requests", "a second", "p50 ms", "p99 ms", "wrong"):
+    for name in ("model", "round", "requests", "per second", "p50 ms", "p99 ms", "wrong"):
         table.add_column(name, justify="left" if name in ("model", "round") else "right")
     table.add_column("MiB, first to last tenth", justify="right")
     is_fine = True

@@ -1,4 +1,4 @@
-"""Made ratings of any size in MovieLens' own layout, with its long tails, from a seed.
+"""Synthetic ratings of any size in MovieLens' layout, with its long tails, from a seed.
 
     python -m benchmarks.synthetic_ratings --ratings 32000000 <folder>
 

@@ -69,7 +69,7 @@ def main() -> None:
     pixels = rng.integers(0, 256, (n, 3, SIDE, SIDE), dtype=np.uint8)
     labels = np.arange(n) % N_CLASSES
     classes = tuple(map(str, range(N_CLASSES)))
-    images = ImageDataset("random", classes, pixels, labels, n, "random")
+    images = ImageDataset("random", classes, pixels, labels, {}, "random")
     rows = np.arange(n)
     n_val = BATCH_SIZE // 10
     split = Split(rows, rows[:n_val], rows[:n_val], "random")

@@ -14,8 +14,8 @@ def build_parser() -> Parser:
         "no process adopted, after `hours` without a new metric. Also removes files that killed "
         "processes left unfinished in the cache.",
     )
-    parser.add("experiment", str, "", "name of the experiment; none: that of this run")
-    what = "hours of inactivity after which a run or file of no process on this host is stale"
+    parser.add("experiment", str, "", "name of the experiment to clean; empty: this run's")
+    what = "hours without activity after which a run or file of another host is stale"
     parser.add("hours", number(0), 24, what)
     parser.add("dry_run", boolean, False, "only list what would be marked and removed")
     return parser

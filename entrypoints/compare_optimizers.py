@@ -22,10 +22,9 @@ def build_parser() -> Parser:
     )
     arguments.add_likes(parser)
     arguments.add_weighting(parser)
-    parser.add(
-        "optimizers", parse_optimizers, "adam,rmsprop,sgd,lbfgs", "to compare, joined by commas"
-    )
-    what = "published: the notebook's; 1,0.1: for all; adam:1,0.1/sgd:2e-5: others as published"
+    what = "optimizers, joined by commas; exact is always fitted too"
+    parser.add("optimizers", parse_optimizers, "adam,rmsprop,sgd,lbfgs", what)
+    what = "published; 1,0.1 for every optimizer; or adam:1,0.1/sgd:2e-5, others as published"
     parser.add("learning_rates", parse_rates, "published", what)
     parser.add("seeds", integers(0), "0", "seeds of the random starts, joined by commas")
     arguments.add_fit(parser)
@@ -36,7 +35,7 @@ def build_parser() -> Parser:
     parser.add("reuse", boolean, True, "reuse child runs that are finished already")
     what = "local: one fit after another, in this process; ray: many at once, as tasks of Ray"
     parser.add("launcher", one_of(*LAUNCHERS), "local", what)
-    what = "with launcher=ray: auto, host:6379 or ray://host:10001; empty: a Ray of its own"
+    what = "with launcher=ray: auto, host:6379 or ray://host:10001; empty: a local Ray"
     parser.add("ray_address", str, "", what)
     parser.add("cpus_per_fit", integer(1), 1, "with launcher=ray: cores that a fit reserves")
     what = "with launcher=ray: GPUs that a fit reserves; 0.5: two fits share one"

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.describe(summary)
     console.print(summary)
     if page:
-        console.print(f"Look at what is taken for what: {run.where(PAGE)}")
+        console.print(f"Images of every confusion: {run.where(PAGE)}")
     console.print(run.how_to_open())
 
 

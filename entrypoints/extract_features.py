@@ -18,10 +18,10 @@ def build_parser() -> Parser:
     )
     arguments.add_images(parser)
     arguments.add_resolution(parser, 128)
-    parser.add(
-        "crop_pct", number(0.1, 1.0), 1.0, "share of a side in the centre crop; 0.875 as published"
-    )
-    parser.add("flip_view", boolean, False, "embed the mean of an image and its mirror image")
+    what = "side of the centre crop, as a fraction; published: 0.875"
+    parser.add("crop_pct", number(0.1, 1.0), 1.0, what)
+    what = "mean embedding of an image and its mirror image"
+    parser.add("flip_view", boolean, False, what)
     arguments.add_linear_probe(parser)
     parser.add("embedding_map", one_of(*MAPS), "pca", "how the embedding is drawn in the plane")
     parser.add("seed", integer(0), 0, "seed of the batches' order, and of weights=none")

@@ -26,7 +26,7 @@ def build_parser() -> Parser:
     arguments.add_device(parser, "where the network is trained")
     arguments.add_precision(parser)
     arguments.add_processes(parser)
-    what = "id of a stopped run, whose settings hold but for device, processes and registration"
+    what = "id of a stopped run to continue; only device, processes and registration may change"
     parser.add("resume", run_id_or_nothing, "", what)
     arguments.add_registration(parser, "image-classifier")
     return parser

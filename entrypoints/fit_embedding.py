@@ -21,7 +21,7 @@ def build_parser() -> Parser:
     )
     arguments.add_likes(parser)
     arguments.add_weighting(parser)
-    parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "the solver; exact works by eigenpairs")
+    parser.add("optimizer", one_of(*OPTIMIZERS), "adam", "optimizer; exact: solved by eigenpairs")
     parser.add("lr", auto_or(positive_number), "auto", f"learning rate; auto: {rates}")
     arguments.add_fit(parser)
     parser.add("seed", integer(0), 0, "seed of the random start")
@@ -31,7 +31,7 @@ def build_parser() -> Parser:
     parser.add("embedding_map", one_of(*MAPS), "tsne", what)
     parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
     arguments.add_registration(parser, "movie-embedding")
-    what = "what versions are compared by: cost, or ndcg of held-out likes, which is another fit"
+    what = "score that versions compete by: cost, or ndcg on held-out likes (a second fit)"
     parser.add("promote_by", one_of(*MOVIE_METRICS), "cost", what)
     return parser
 

@@ -1,4 +1,4 @@
-"""One HTML page that answers, from finished runs: `report.html`."""
+"""One HTML page of results from finished runs: `report.html`."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ def build_parser() -> Parser:
     parser = Parser(
         "report",
         "Make one HTML page of finished runs: test accuracies and images, costs by optimizer, "
-        "recommendations side by side, their quality, and what was run. What is missing has the "
-        "command that runs it.",
+        "recommendations side by side, their quality, and what was run. For a missing run it "
+        "shows the command.",
     )
     what = "ids of runs, joined by commas; latest: the newest of each entry point"
     parser.add("runs", run_ids("latest", 1), "latest", what)

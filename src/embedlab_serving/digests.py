@@ -1,7 +1,7 @@
 """Integrity of a served model: the sha256 of all of its files.
 
 The digests are written into the model's MLmodel when it is logged, and compared when it is loaded.
-This finds damaged, cut, mixed up and edited files, not forged ones: who can write into the store
+This finds damaged, cut, mixed up and edited files, not forged ones: whoever can write to the store
 can write new digests too.
 """
 

@@ -46,7 +46,7 @@ FIRST_COMPARED = 300  # names, of the most bigrams in common: the best of them l
 # Text to key
 # ---------------------------------------------------------------------------------------------
 
-# Letters and signs that Unicode does not take apart by itself, or takes apart without a space.
+# Letters and signs that NFKD does not decompose, or takes apart without a space.
 _LETTERS = str.maketrans(
     {"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "þ": "th", "ł": "l", "ı": "i"}
     | {"½": " 1/2", "¼": " 1/4", "¾": " 3/4", "²": " 2", "³": " 3"}

@@ -47,7 +47,7 @@ def add_weighting(parser: Parser) -> None:
 def add_fit(parser: Parser) -> None:
     """The parameters of a fit, apart from optimizer and learning rate."""
     parser.add("dim", types.integer(1, 100_000), 100, "length of a movie's vector")
-    parser.add("epochs", types.integer(1), 150, "updates of all vectors (exact: at most)")
+    parser.add("epochs", types.integer(1), 150, "number of updates of all vectors; exact: at most so many rounds")
     what = "factored: from the likes; dense: the published form, from X. The cost is the same"
     parser.add("objective", types.one_of(*OBJECTIVES), "factored", what)
     parser.add("init_scale", types.positive_number, 1.0, "standard deviation of the random start")
@@ -82,7 +82,7 @@ def add_images(parser: Parser) -> None:
     add_dataset(parser, "cifar10")
     parser.add("split_seed", types.integer(0), 0, "seed of the training and validation split")
     for part in ("train", "val", "test"):
-        what = f"number of {part} images, stratified; 0 for all"
+        what = f"maximum number of {part} images, stratified; 0 for all"
         parser.add(f"{part}_limit", types.integer(0), 0, what)
     what = "a classifier of torchvision whose last layer is linear"
     name = types.one_of(*vision.BACKBONES, what=f"{what} (see --help)")
@@ -105,29 +105,29 @@ def add_linear_probe(parser: Parser) -> None:
 
 def add_recipe(parser: Parser) -> None:
     """The parameters of fine-tuning; `auto` of all but `recipe` is None, the recipe's own value."""
-    what = "auto chooses by the data, notebook is the published one"
+    what = "auto: chosen by the data; fast: SGD for eight epochs; notebook: as published"
     parser.add("recipe", types.one_of(*recipes.RECIPES), "auto", what)
     resolutions = types.integers(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
     for name, type, what in (
-        ("head", types.one_of(*recipes.HEADS), "start of the last layer"),
-        ("batch_norm", types.one_of(*recipes.BATCH_NORM), "BatchNorm's statistics while training"),
+        ("head", types.one_of(*recipes.HEADS), "initialisation of the last layer"),
+        ("batch_norm", types.one_of(*recipes.BATCH_NORM), "update or keep BatchNorm's statistics"),
         ("optimizer", types.one_of(*recipes.OPTIMIZERS), "the optimizer"),
         ("lr", types.positive_number, "its highest learning rate"),
         ("momentum", types.fraction, "momentum of sgd and rmsprop; β1 of adam and adamw"),
         ("nesterov", types.boolean, "Nesterov's momentum, with sgd"),
         ("weight_decay", types.number(0), "weight decay, not of biases and norm layers"),
         ("schedule", types.one_of(*recipes.SCHEDULES), "learning-rate schedule"),
-        ("warmup", types.fraction, "share of all steps in which one_cycle rises"),
+        ("warmup", types.fraction, "fraction of all updates in which one_cycle rises"),
         ("step_epochs", types.integer(1), "epochs after which schedule=step divides by ten"),
         ("epochs", types.integer(1), "passes over the training images"),
         ("batch_size", types.integer(2), "images per update"),
         ("resolution", resolutions, "pixels a side, or several, rising, as 64,96,128"),
-        ("crop_pct", types.number(0.1, 1), "share of a side in the centre crop for scoring"),
+        ("crop_pct", types.number(0.1, 1), "side of the centre crop for scoring, as a fraction"),
         ("augment", types.one_of(*recipes.AUGMENTATIONS), "augmentation of training images"),
         ("label_smoothing", types.fraction, "share of the target spread over all classes"),
-        ("ema", types.fraction, "decay of the weights' moving average, a step; 0 for none"),
-        ("flip_view", types.boolean, "score the mean of an image and its mirror image"),
-        ("freeze", types.one_of(*vision.FREEZE), "last part that is frozen, with all before it"),
+        ("ema", types.fraction, "decay per update of the weights' moving average; 0: none"),
+        ("flip_view", types.boolean, "average the logits of an image and its mirror image"),
+        ("freeze", types.one_of(*vision.FREEZE), "freeze all parts up to this one"),
     ):
         of_recipe = {
             recipe: value_as_text(getattr(options, name))
@@ -155,7 +155,8 @@ def add_registration(parser: Parser, name: str) -> None:
     """The parameters that say whether and how the model is registered."""
     parser.add("register", types.boolean, False, "register the model at the end")
     parser.add("model_name", types.model_name, name, "registered model to add it to")
-    parser.add("promote", types.one_of(*PROMOTE), "if_better", "when a version becomes champion")
+    what = "whether it becomes champion; if_better: than the champion on the same data"
+    parser.add("promote", types.one_of(*PROMOTE), "if_better", what)
 
 
 def add_device(parser: Parser, what: str) -> None:

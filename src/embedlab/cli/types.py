@@ -95,7 +95,7 @@ def nonblank(what: str) -> ArgumentType[str]:
 
 
 def one_of(*choices: str, what: str = "") -> ArgumentType[str]:
-    """Type of one of some words; the message has the nearest, and lists all or says `what`."""
+    """Type of one of `choices`; the error suggests the nearest, and lists all or says `what`."""
 
     def parse(text: str) -> str:
         if text not in choices:
@@ -124,7 +124,7 @@ def auto_or(type: ArgumentType[Value]) -> ArgumentType[Value | None]:
 
 
 def processes(text: str) -> int:
-    """Type of the number of processes; under torchrun its world size, which 1 stands for too."""
+    """Type of the number of processes; under torchrun its world size, for which 1 is accepted, too."""
     given = integer(1, MAX_PROCESSES)(text)
     if not is_distributed():
         return given
@@ -135,7 +135,7 @@ def processes(text: str) -> int:
 
 
 def run_ids(default: str, at_least: int) -> Callable[[str], tuple[str, ...]]:
-    """Type of so many run ids or more, joined by commas, or of the word `default`, which is ()."""
+    """Type of at least so many run ids, joined by commas, or of the word `default`, which is ()."""
     number = {1: "one", 2: "two"}[at_least]
 
     def parse(text: str) -> tuple[str, ...]:

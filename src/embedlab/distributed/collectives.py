@@ -80,7 +80,7 @@ def broadcast(make: Callable[[], T]) -> T:
 
 
 def scatter(parts: list[T] | None) -> T:
-    """Rank 0's `parts[i]` at rank i; the others pass None."""
+    """Rank 0's `parts[i]` at rank i; others pass None. Needs a process group."""
     own: list = [None]
     dist.scatter_object_list(own, parts)
     return own[0]
@@ -116,8 +116,8 @@ def assert_same_across_ranks(what: str, value: object) -> None:
     other = next((i for i, found in enumerate(values) if found != values[0]), None)
     if other is not None:
         raise OptionError(
-            f"{what}: expected the same at all {world_size()} ranks, but rank {other} has others "
-            "than rank 0: start every host with the same command and the same data."
+            f"{what}: expected the same at all {world_size()} ranks, but rank {other} differs "
+            "from rank 0: start every host with the same command and the same data."
         )
 
 
@@ -146,5 +146,4 @@ def ended_ranks(others: Mapping[int, Identity]) -> str:
         for i, (host, pid, running_at) in others.items()
         if has_ended(host, pid, running_at)
     ]
-    ended = "has ended before its time" if len(lost) == 1 else "have ended before their time"
-    return f"of {world_size()} processes {', '.join(lost)} {ended}" if lost else ""
+    return f"{', '.join(lost)} of {world_size()} processes exited before the end" if lost else ""

@@ -36,8 +36,8 @@ class MovieMap:
     movies      a row for each movie: title, genres, likes; the most liked first.
     rows        (n,) int64, their rows of the embedding.
     positions   (n, 2) float64.
-    n_projected so many of the most liked are projected; each other one stands between its three
-                nearest of these.
+    n_projected number of most liked movies that are projected; the others are interpolated from
+                their three nearest of these.
     method      the projection.
     trustworthiness
                 trustworthiness of the projected ones for ten neighbours by cosine: 1 if all that

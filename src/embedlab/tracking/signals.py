@@ -42,8 +42,8 @@ def raise_first_signal() -> AbstractContextManager[None]:
 
 
 def defer_signals_to_main_process() -> AbstractContextManager[None]:
-    """Inside, a signal ends this process of several after 5 s. The main process, which gets it too,
-    ends before that: it must see that all are alive, to record the signal as the reason."""
+    """Inside, a signal ends this rank after 5 s. Rank 0 gets it too and ends first, while all ranks
+    are alive, so that it records the signal as the reason."""
     return _handle(lambda *_: signal.alarm(SECONDS_AFTER_A_SIGNAL))
 
 

@@ -94,7 +94,7 @@ def _why_stale(tags: dict[str, str], idle_hours: float, hours: float) -> str | N
     if idle_hours < hours:
         return None
     where = f"from its process on {host}" if host else "and no process has taken it up"
-    return f"no sign of life for {idle_hours:,.1f} hours {where}"
+    return f"no activity for {idle_hours:,.1f} hours {where}"
 
 
 def experiment_named(name: str) -> str:

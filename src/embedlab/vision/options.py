@@ -31,11 +31,11 @@ FAMILIES = {
     "AlexNet": "alexnet",
 }
 BACKBONES = tuple(name for names in FAMILIES.values() for name in names.split())
-RESNETS = ("ResNet", "ResNeXt", "Wide ResNet")  # in stages that are called alike
+RESNETS = ("ResNet", "ResNeXt", "Wide ResNet")  # their stages have the same names
 # Their position embedding or windows are made for one size.
 FIXED_RESOLUTION = dict.fromkeys(FAMILIES["ViT"].split() + FAMILIES["MaxViT"].split(), 224)
 ALEXNET_RESOLUTION = 64  # below, its second pooling has nothing left
-# What each freezes of a ResNet, with all that the ones before it freeze.
+# The parts of a ResNet that each value freezes, besides those of the values before it.
 FREEZE = {
     "none": (),
     "stem": ("conv1", "bn1"),

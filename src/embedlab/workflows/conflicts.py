@@ -1,4 +1,4 @@
-"""Parameters that conflict with what a matrix or a resumed run brings with it."""
+"""Parameters that conflict with those of a matrix or a resumed run."""
 
 from collections.abc import Mapping
 
@@ -7,10 +7,10 @@ from embedlab.wording import value_as_text
 
 
 def refuse_conflicts(source: str, own: Mapping[str, object], changed: Mapping[str, object]) -> None:
-    """Raises OptionError if a parameter was given with another value than `source` brings."""
+    """Raises OptionError if a parameter was given with another value than that of `source`."""
     for name, value in changed.items():
         if name in own and own[name] != value:
             raise OptionError(
-                f"{name}: expected {value_as_text(own[name])}, which {source} brings with it, got "
+                f"{name}: expected {value_as_text(own[name])}, the value of {source}, got "
                 f"{value_as_text(value)}: leave {name} out, or leave {source} out"
             )

@@ -276,7 +276,7 @@ def finish(
 ) -> list[str]:
     """Log the test report and the model, and register it if `args` say so.
 
-    A new version is champion by its validation accuracy on the same validation and test images.
+    Versions compete by validation accuracy on the same validation and test images.
     Returns what to tell the user.
     """
     best, classifier = trained.best, trained.classifier

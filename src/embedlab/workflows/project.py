@@ -35,7 +35,7 @@ def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
             env_manager="local",
         )
     except ExecutionException:
-        raise TrackingError(f"the step {name} failed; its own message stands above.") from None
+        raise TrackingError(f"the step {name} failed; its message is printed above.") from None
     except SystemExit:  # by SIGTERM; after a Ctrl-C MLflow stops it
         steps = psutil.Process().children()
         for step in steps:

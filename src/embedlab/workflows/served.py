@@ -65,7 +65,7 @@ def _pop_modules() -> dict[str, ModuleType]:
 def _check_kind(uri: str, info: ModelInfo) -> None:
     wanted = _columns(SIGNATURE)
     if MODEL_CODE_PATH not in info.flavors.get("python_function", {}):
-        found = "is not made of code, as this project's are"
+        found = "is not an MLflow model from code"
     elif info.signature is None:
         found = "does not say what it takes"
     elif (found := _columns(info.signature)) == wanted:
@@ -94,7 +94,7 @@ def query(model: PyFuncModel, titles: list[str], params: dict) -> pd.DataFrame:
     except Exception as error:
         if isinstance(error, MlflowException) and error.error_code != "INTERNAL_ERROR":
             raise TitleError(error.message) from None
-        raise TrackingError(f"model: it fails ({_reason(error)}): {GIVE_OURS}") from error
+        raise TrackingError(f"model: its prediction failed ({_reason(error)}): {GIVE_OURS}") from error
     if not isinstance(answer, pd.DataFrame) or list(answer.columns) != COLUMNS:
         raise TrackingError(
             f"model: expected an answer of {', '.join(COLUMNS)}, but found another: {GIVE_OURS}"

@@ -19,7 +19,7 @@ from embedlab.device import free_bytes
 from embedlab.errors import DataError, EmbedlabError
 
 COUNTS_FILE = "counts.npz"
-MAX_NONZEROS = 2**28  # of a sparse X that is held for its own sake: 3 GiB
+MAX_NONZEROS = 2**28  # of a sparse X kept only to be saved: 3 GiB
 ROWS_AT_ONCE = 512  # dense
 SPARSE_ROWS_AT_ONCE = 256  # of 88,000 movies: at most 0.3 GiB
 COLUMN_GROUPS = 16  # each is multiplied with itself and the later ones
@@ -36,7 +36,7 @@ class CooccurrenceResult:
     off_diagonal_squares
                     ‖X‖²_off = Σ_{i≠j} X_ij², the cost of an embedding of zeros.
     density         nonzeros as a fraction of all entries.
-    sparse_seconds  for the above.
+    sparse_seconds  wall time of the fields above.
     dense_seconds   for the dense tensor and its comparison; None without one.
     """
 

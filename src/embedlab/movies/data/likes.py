@@ -35,7 +35,7 @@ class Likes:
     name       of the data set.
     like_rule  the rule that defined a like.
     user_weight, item_power
-               how X weighs likes, as in `weighting`; the published X does not.
+               weights of likes in X (see `weighting`); none in the published X.
     """
 
     matrix: sp.csr_matrix

@@ -28,7 +28,7 @@ def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:
 
 
 def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
-    """Two movies by the users who like both, equal scores in order of popularity.
+    """Item-item scores from the users who like both; ties by popularity.
 
     COUNT is X_ij, their number. The others are the cosine of two movies' columns of L, damped if
     few users like either: X_ij / (√(x_i x_j) + shrinkage).
@@ -189,7 +189,7 @@ def _rows_of_x(likes: sp.csr_matrix) -> Scorer:
 def _by_popularity_if_equal(
     scorer: Scorer, likes: sp.csr_matrix, are_whole: bool = False
 ) -> Scorer:
-    """The scorer, whose equal scores are in order of popularity.
+    """The scorer with ties broken by popularity.
 
     So are scores that differ by less than TIE_BREAK of the best, unless all of them `are_whole`
     numbers: then a half is added at the most.

@@ -264,7 +264,7 @@ def to_markdown(
         times = f"{ours.popularity / max(novel.popularity, 1e-9):.1f} times"
         lines += [
             "",
-            f"Accuracy is bought with popularity: {novel.contestant} recommends movies {times} "
+            f"Accuracy comes with popularity: {novel.contestant} recommends movies {times} "
             f"less popular than the weighted embedding's, from {novel.coverage:.0%} of the "
             f"catalogue instead of {ours.coverage:.0%}, and finds {novel.hit_rate:.4f} instead of "
             f"{ours.hit_rate:.4f}.",

@@ -11,9 +11,9 @@ import scipy.sparse as sp
 
 from embedlab.errors import DataError
 
-MIN_USER_LIKES = 5  # of a user in the split
-HELD_OUT = 2  # likes of such a user
-MAX_QUERIES = 10  # other likes of such a user
+MIN_USER_LIKES = 5  # to take part in the split
+HELD_OUT = 2  # likes of each user
+MAX_QUERIES = 10  # of each user, from the other likes
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ def fit_weighted(
 
     processes  number of ranks that share the fit. All of them call this function: rank 0 with the
                likes, which it scatters, the others with None, whose result is that of the vectors.
-    snapshots  of the embedding; the exact solver takes none.
+    snapshots  request for the embedding at some epochs; the exact solver ignores it.
 
     Raises OptionError if the vectors do not fit the memory or the ranks cannot share the fit,
     DataError if a dense X does not fit.

@@ -100,7 +100,7 @@ def fit_with_snapshots(
 
 def drawn_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
     """The share of the exact lists, (n_queries, k), that lists have: the mean over the drawn movies
-    and half of its 95 % interval. Without drawn ones: of those asked for."""
+    and half of its 95 % interval. If none were drawn, over those asked for."""
     start = queries.n_asked if queries.n_drawn else 0
     is_shared = (lists[start:, :, None] == exact[start:, None, :]).any(axis=2)  # (n_drawn, k)
     shares = is_shared.mean(axis=1) if queries.k else np.ones(len(is_shared))
@@ -109,6 +109,7 @@ def drawn_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> tup
 
 
 def save_lists(folder: Path, queries: Queries, lists: Lists) -> None:
+    """Write LISTS_FILE: rows (n_queries,), epochs, and lists (n_epochs, n_queries, k), int32."""
     epochs = np.array(sorted(lists), np.int32)
     found = np.array([lists[epoch] for epoch in sorted(lists)], np.int32)
     np.savez_compressed(folder / LISTS_FILE, rows=queries.rows, epochs=epochs, lists=found)

@@ -59,7 +59,7 @@ class RayOptions:
         found = ADDRESS.fullmatch(self.address)
         if self.address not in ("", "auto") and not (found and 0 < int(found["port"]) < 65536):
             raise OptionError(
-                "ray_address: expected nothing (a Ray of its own on this machine), auto, "
+                "ray_address: expected nothing (a local Ray), auto, "
                 f"host:6379 or ray://host:10001, got {self.address!r}"
             )
         if self.gpus_per_fit > 1 and self.gpus_per_fit % 1:
@@ -160,8 +160,8 @@ def _init(options: RayOptions) -> None:
         raise RayError(
             f"ray_address: there is no Ray cluster at {options.address} that this machine can use "
             f"({reason}): check the address and, where the cluster asks for one, the token "
-            "(RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH), or leave ray_address out for a Ray of "
-            "its own."
+            "(RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH), or leave ray_address out for a "
+            "local Ray."
         ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)

@@ -3,13 +3,13 @@
 Two aliases: `champion` answers `recommend` and `mlflow models serve`, `challenger` is the newest
 version that has not replaced it. Scores are compared only on equal data, by its digest.
 
-Concurrent registrations take turns. MLflow sets an alias without a look at its present value, and
+Concurrent registrations take turns. MLflow sets an alias without comparing its present value, and
 over HTTP there is no lock to take; but it numbers versions atomically. So the number is a ticket:
 a registration waits until every lower version is decided (tag `registered_as`), then reads the
 champion, compares, and sets the aliases. A version that is still undecided after UNDECIDED_SECONDS
 belongs to a killed process, and the next registration decides it.
 
-Not guaranteed: a registration that stands still for longer than that while it decides may overwrite
+Not guaranteed: a registration that stalls for longer than that while it decides may overwrite
 the aliases that a later one has set.
 """
 
@@ -197,7 +197,7 @@ class _RegisteredModel:
         raise TrackingError(f"version: {problem}: give a number; its newest versions: {newest}.")
 
     def _resolve(self, wanted: str) -> tuple[int | None, str]:
-        """The number that is wanted, by itself or by a word; or None, and why there is none."""
+        """The version number that `wanted` names, and ""; or None, and why there is none."""
         if wanted not in (CHALLENGER, PREVIOUS):
             return int(wanted), ""
         alias = CHALLENGER if wanted == CHALLENGER else CHAMPION

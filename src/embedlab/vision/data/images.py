@@ -89,7 +89,8 @@ class ImageDataset:
 
 
 def read_images(source: ImageSource, on_progress: OnProgress = no_progress) -> ImageDataset:
-    """Raises DataError if a folder has no images, a single class, or another layout."""
+    """Read all images of `source`. Raises DataError for a folder of another layout, or without two
+    classes of images."""
     if source.path is None:
         return _read_digits(source.name)
     if source.kind == CIFAR10:
@@ -125,6 +126,7 @@ def from_arrays(
     labels: np.ndarray,
     given_parts: Mapping[str, int],
 ) -> ImageDataset:
+    """The data set of images (n, 3, side, side) uint8 and labels (n,), with its digests."""
     images, labels = np.ascontiguousarray(images), labels.astype(np.int64)
     digest = hashlib.sha256(json.dumps([*classes, *images.shape]).encode() + labels.tobytes())
     digest.update(images.data)
@@ -249,7 +251,7 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgr
 def _imap(
     pool: ThreadPool, read: Callable[[str], T], files: Sequence[ClassFile]
 ) -> Iterator[T | str]:
-    """What `read` returns for each file, in order, or why it cannot be read.
+    """Yield `read(path)` for each file, in order, or the reason it failed.
 
     It wakes up every second: Python handles a signal that came just before a wait only after it.
     """

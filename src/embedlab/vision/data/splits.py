@@ -2,7 +2,7 @@
 
 In: labels. Out: rows of each part. Parts that the data set gives stay as they are. Without given
 test images one sixth of the training images are the test set, as in CIFAR-10; without given
-validation images 15 % of the rest validate (7,500 of CIFAR-10's 50,000).
+validation images 15 % of the rest are for validation (7,500 of CIFAR-10's 50,000).
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def split_images(
     val_limit: int = 0,
     test_limit: int = 0,
 ) -> Split:
-    """A limit above 0 takes that many images of a part, stratified, at least one a class; 0 all.
+    """A limit above 0 takes at most that many images, stratified, one or more per class; 0 all.
 
     The validation images do not depend on the limit of the training images.
     Raises DataError if a class is too small to be in every part, OptionError if a limit is smaller

@@ -78,11 +78,11 @@ class Checkpoints:
             raise
         except (KeyboardInterrupt, SystemExit, LostProcessError):
             if self.file.is_file():
-                notify(f"Go on from the last whole epoch with -P resume={self.folder.name}")
+                notify(f"Continue after the last complete epoch with -P resume={self.folder.name}")
             raise
 
     def delete(self) -> None:
-        """Of this run and of those that it has resumed."""
+        """Delete the checkpoint of this run and of those that it resumed."""
         with suppress(OSError):
             Checkpoints((self.folder / RESUMED).read_text(encoding="utf-8")).delete()
         shutil.rmtree(self.folder, ignore_errors=True)

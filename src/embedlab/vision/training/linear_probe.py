@@ -55,7 +55,7 @@ class LinearProbe:
     def train(self) -> Iterator[Epoch]:
         """Train all epochs; yields each with train/loss, train/accuracy, val/loss, val/accuracy.
 
-        They are of the weights that the epoch ended with; losses are without the penalty. The rows
+        Metrics are of the weights at the epoch's end; losses are without the penalty. The rows
         of the predictions are positions among the validation images.
         Raises DivergedError if a loss is not finite.
         """

@@ -108,7 +108,7 @@ AUTO = FinetuneOptions(
     augment="zoom_flip",
     freeze="stem",
 )
-# What AUTO chooses by the data, and holds here for CIFAR-10's 42,500 images.
+# The fields that AUTO chooses by the data; its own values are for CIFAR-10's 42,500 images.
 BY_DATA = (
     *("head", "batch_norm", "optimizer", "lr", "epochs", "batch_size", "resolution", "augment"),
     "freeze",
@@ -199,7 +199,7 @@ def min_epochs(freeze: str) -> int:
 
 
 def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
-    """The values of BY_DATA; what is given instead of one of them counts for the others."""
+    """The values of BY_DATA; each takes the `given` values into account."""
     is_few = facts.n_train < FEW_IMAGES and facts.is_pretrained
     is_tiny, is_many = facts.side <= TINY_SIDE and not is_few, facts.n_train >= MANY_IMAGES
     exponent = int(math.log2(max(1, facts.n_train / UPDATES_PER_EPOCH)))

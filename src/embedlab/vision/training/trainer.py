@@ -191,7 +191,7 @@ class Trainer:
         started: float,
         on_progress: OnProgress = no_progress,
     ) -> Epoch:
-        """End an epoch that has `started` then, with these metrics of its training."""
+        """Validate an epoch that began at `started` (s); `metrics` are its training's."""
         eval_model = self.network if self._ema is None else self._ema.module
         val_preprocessing = replace(self.classifier.preprocessing, resolution=resolution)
         classifier = replace(self.classifier, network=eval_model, preprocessing=val_preprocessing)
@@ -258,8 +258,8 @@ class Trainer:
     def _batches(self, resolution: int) -> Iterator[Batch]:
         """One epoch in random order, this rank's share of each batch.
 
-        The last incomplete batch is dropped. Random changes are drawn for the whole batch, so that
-        they do not depend on the number of ranks.
+        The last incomplete batch is dropped. Augmentation is drawn for the whole batch, so that
+        it does not depend on the number of ranks.
         """
         rows, size, device = self.split.train, self.batch_size, self.classifier.device
         share = local_slice(size)

@@ -1,4 +1,4 @@
-"""The work of a training, for its time estimate, in units of a training image at one pixel."""
+"""The estimated work of a training, in pixels of training images (images × resolution²)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress

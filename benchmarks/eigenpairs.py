@@ -27,7 +27,7 @@ from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.solvers import minres
 from embedlab.movies.solvers.operators import ScipyLikesOperator
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 
 DIM = 100
 GAPS = (1e-2, 1e-3, 1e-4, 1e-6)
@@ -109,21 +109,21 @@ def main() -> None:
     args = parser.parse_args()
     files = locate_ratings(args.ratings)
     likes = find_likes(read_ratings(files.path, files.name), "user_mean")
-    fits: dict[str, list[list[Step]]] = {name: [] for name in args.sides}
+    fits: dict[str, list[list[EpochRecord]]] = {name: [] for name in args.sides}
     for seed in range(args.n):
         for name, found in fits.items():
-            steps: list[Step] = []
+            history: list[EpochRecord] = []
             generator = np.random.default_rng(seed)
             minres.fit_minres(
-                likes.weighted, DIM, generator, args.rounds, 1e-8, steps.append, SIDES[name]
+                likes.weighted, DIM, generator, args.rounds, 1e-8, history.append, SIDES[name]
             )
-            found.append(steps)
-    limit = min(steps[-1].metrics["train/cost"] for found in fits.values() for steps in found)
+            found.append(history)
+    limit = min(history[-1].metrics["train/cost"] for found in fits.values() for history in found)
     report = Report(f"{likes.name}, dim {DIM}, least cost {limit:,.0f}")
     for gap in GAPS:
         base = None
         for name, found in fits.items():
-            reached = [_reached(steps, limit * (1 + gap)) for steps in found]
+            reached = [_reached(history, limit * (1 + gap)) for history in found]
             near = [found_at for found_at in reached if found_at]
             if len(near) < len(reached):
                 print(f"{name} does not come within {gap:.0e} in {args.rounds} rounds")
@@ -136,13 +136,13 @@ def main() -> None:
     report.show()
 
 
-def _reached(steps: list[Step], cost: float) -> tuple[float, int, int] | None:
+def _reached(history: list[EpochRecord], cost: float) -> tuple[float, int, int] | None:
     """Seconds, rounds and products until the cost was no higher."""
     seconds = 0.0
-    for step in steps:
-        seconds += step.seconds or 0.0
-        if step.metrics["train/cost"] <= cost:
-            return seconds, step.epoch, int(step.metrics["train/products"])
+    for record in history:
+        seconds += record.seconds or 0.0
+        if record.metrics["train/cost"] <= cost:
+            return seconds, record.epoch, int(record.metrics["train/products"])
     return None
 
 

@@ -75,9 +75,11 @@ def main() -> None:
     network = attach_head(backbone, new_head(backbone, CLASSES, 0))
     classifier = Classifier(network, backbone.preprocessing(args.resolution, 1.0), "cpu", precision)
     trainer = Trainer(classifier, images, split, options, seed=0)
-    steps = [epoch.step for epoch in trainer.train()]
-    report.add("training", [len(split.train) / (step.seconds or 1) for step in steps], "images/s")
-    waits = [100 * step.metrics["time/waiting_share"] for step in steps]
+    history = [epoch.record for epoch in trainer.train()]
+    report.add(
+        "training", [len(split.train) / (record.seconds or 1) for record in history], "images/s"
+    )
+    waits = [100 * record.metrics["time/waiting_share"] for record in history]
     report.add("of its time, waiting for images", waits, "%")
     report.add("peak memory", [peak_memory() / 2**30], "GiB")
     report.show()

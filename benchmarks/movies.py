@@ -24,7 +24,7 @@ from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored
 from embedlab.process import peak_memory
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_movie_model
 from embedlab_serving.neighbours import Neighbours
@@ -94,11 +94,11 @@ def exact_solver(report: Report, likes: Likes, n: int) -> None:
     limit = fit_minres(likes.weighted, DIM, np.random.default_rng(99), tolerance=1e-13).cost
     totals = []
     for seed in range(n):
-        steps: list[Step] = []
-        fit = fit_minres(likes.weighted, DIM, np.random.default_rng(seed), on_step=steps.append)
+        history: list[EpochRecord] = []
+        fit = fit_minres(likes.weighted, DIM, np.random.default_rng(seed), on_epoch=history.append)
         totals.append(fit.seconds)
-        spent = np.cumsum([step.seconds for step in steps])
-        gaps = np.array([step.metrics["train/cost"] / limit - 1 for step in steps])
+        spent = np.cumsum([record.seconds for record in history])
+        gaps = np.array([record.metrics["train/cost"] / limit - 1 for record in history])
         for gap, values in reached.items():
             values += spent[gaps <= gap][:1].tolist()
     for gap, values in reached.items():

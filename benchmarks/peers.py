@@ -37,7 +37,7 @@ from embedlab.movies.evaluation.splits import Holdout, choose_users, hold_out
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.plotting import BLUE, GREEN, new_figure, tidy
 from embedlab.process import peak_memory
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab_serving.neighbours import Neighbours
 
 DIM, NEAR_END, N_TOP_10 = 100, 1e-3, 200
@@ -61,13 +61,13 @@ def hold_out_likes(ratings: str, folder: Path, n_users: int) -> dict[str, object
 def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str, Scorer]]:
     """Seconds until the fit is within NEAR_END of its end, who answers with a top 10, and the
     scores: these two, as the memory, are of the fit that goes on to its end."""
-    steps: list[Step] = []
+    history: list[EpochRecord] = []
     started = time.perf_counter()
     generator = np.random.default_rng(0)
-    fit = fit_minres(weight_likes(likes), DIM, generator, tolerance=1e-5, on_step=steps.append)
+    fit = fit_minres(weight_likes(likes), DIM, generator, tolerance=1e-5, on_epoch=history.append)
     whole = time.perf_counter() - started
-    seconds = np.array([step.seconds for step in steps])
-    costs = np.array([step.metrics["train/cost"] for step in steps])
+    seconds = np.array([record.seconds for record in history])
+    costs = np.array([record.metrics["train/cost"] for record in history])
     after = int(np.argmax(costs <= fit.cost * (1 + NEAR_END))) + 1  # rounds that were not needed
     v = fit.embedding
     neighbours = Neighbours(v)
@@ -163,11 +163,15 @@ def draw(rows: list[dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="for the synthetic ratings, 1.5 GB")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="for the synthetic ratings, 1.5 GB"
+    )
     parser.add_argument("--ratings", default="ml-latest-small", help="the first data set")
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="made, in ratings")
     parser.add_argument("--n", type=int, default=3, help="fits of each side")
-    parser.add_argument("--users", type=int, default=2_000, help="maximum number of users for the hit rate")
+    parser.add_argument(
+        "--users", type=int, default=2_000, help="maximum number of users for the hit rate"
+    )
     parser.add_argument("--figure", type=Path, help="where to draw it")
     args = parser.parse_args()
     rows = [compare(args.ratings, args.folder / "first", args.n, args.users)]

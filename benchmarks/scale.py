@@ -31,7 +31,7 @@ from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Factored
 from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, RED, new_figure, tidy
 from embedlab.process import peak_memory
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab_serving.errors import TitleError
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
@@ -84,14 +84,14 @@ def fit(folder: Path) -> dict[str, float]:
     _, squares = timed(lambda: weighted.off_diagonal_squares)
 
     epochs = seconds_of_epochs(weighted)
-    steps: list[Step] = []
+    history: list[EpochRecord] = []
     exact, whole = timed(
         lambda: fit_minres(
-            weighted, DIM, np.random.default_rng(0), tolerance=1e-5, on_step=steps.append
+            weighted, DIM, np.random.default_rng(0), tolerance=1e-5, on_epoch=history.append
         )
     )
-    costs = np.array([step.metrics["train/cost"] for step in steps])
-    spent = np.cumsum([step.seconds or 0.0 for step in steps])
+    costs = np.array([record.metrics["train/cost"] for record in history])
+    spent = np.cumsum([record.seconds or 0.0 for record in history])
     # What is not of a round: the first subspace.
     first = int(np.argmax(costs <= exact.cost * (1 + NEAR_LIMIT)))
     near = whole - spent[-1] + spent[first]
@@ -118,9 +118,9 @@ def fit(folder: Path) -> dict[str, float]:
         "index of titles": indexing,
         "a title": 1e3 * float(np.median(asked)),
         "a missing title": 1e3 * float(np.median(missing)),
-        "rounds": len(steps) - 1,
+        "rounds": len(history) - 1,
         "rounds to 1e-3": first,
-        "products": steps[-1].metrics["train/products"],
+        "products": history[-1].metrics["train/products"],
     }
 
 
@@ -180,7 +180,9 @@ def draw(found: list[dict[str, float]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="for the synthetic ratings, 1.5 GB")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="for the synthetic ratings, 1.5 GB"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="in ratings")
     parser.add_argument("--figure", type=Path, help="where to draw it")
     args = parser.parse_args()

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_table(comparison.table, "tables/runs.json")
         run.log_table(comparison.pairs, "tables/pairs.json")
         run.log_table(comparison.recall.reset_index(), "tables/recall.json")
-        curves = {item.compared.name: item.steps for item in found}
+        curves = {item.compared.name: item.history for item in found}
         chosen = {item.compared.name: item.best_epoch for item in found}
         run.log_figure(figures.plot_curves(curves, name, chosen), "figures/curves.png")
         run.log_figure(figures.plot_accuracies(comparison.table, name), "figures/accuracy.png")

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ):
             for epoch in probe.train():
                 log.record(*epoch)
-                print_progress(epoch.step)
+                print_progress(epoch.record)
         head = probe.layer()
         attach_head(backbone, head)
         seconds = features.seconds + probe.seconds

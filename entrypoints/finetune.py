@@ -102,13 +102,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             image_runs.EpochLog(run, images, split, options.label, best_epoch) as log,
             work_progress(options.label, on_estimate) as on_progress,
         ):
-            for step in trainer.history:  # of the resumed run
-                log.record(step)
+            for record in trainer.history:  # of the resumed run
+                log.record(record)
             save()  # a stop in the first epoch does not lose the head
             for epoch in trainer.train(on_progress):
                 save()
                 log.record(*epoch)
-                table.add(epoch.step, is_best=best_epoch() == epoch.step.epoch)
+                table.add(epoch.record, is_best=best_epoch() == epoch.record.epoch)
         test = model.predict(images, split.test)
         if test is None:  # rank 0 has them, and goes on alone
             return

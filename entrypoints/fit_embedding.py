@@ -8,7 +8,7 @@ from embedlab.cli.types import auto_or, boolean, integer, one_of, positive_numbe
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
 from embedlab.movies.options import DEFAULT_LR, MAPS, OPTIMIZERS, FitOptions, check_processes
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.workflows.model_facts import COST, MOVIE_METRICS, NDCG
 
 
@@ -81,22 +81,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = fit_weighted(likes.weighted, exact, args.seed, device)
             reference = found.cost
             run.log_metrics({"reference/cost": reference})
-        steps: list[Step] = []
+        history: list[EpochRecord] = []
         n_epochs = None if options.optimizer == "exact" else options.epochs  # until it converges
         with epoch_progress(title, n_epochs, "train/cost") as on_progress:
 
-            def on_step(step: Step) -> None:
-                steps.append(add_gap_metric(step, reference))
-                run.record(steps[-1])
-                on_progress(step)
+            def on_epoch(record: EpochRecord) -> None:
+                history.append(add_gap_metric(record, reference))
+                run.record(history[-1])
+                on_progress(record)
 
             try:
                 fit = fit_weighted(
-                    likes.weighted, options, args.seed, device, on_step, args.processes
+                    likes.weighted, options, args.seed, device, on_epoch, args.processes
                 )
             finally:  # a stopped fit has its curve, too
                 caption = f"{likes.name}: cost, dim {options.dim}"
-                figure = plot_fit(steps, options, caption, reference)
+                figure = plot_fit(history, options, caption, reference)
                 run.log_figure(figure, "figures/cost.png")
         fit.raise_if_diverged(options)
         run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds})

@@ -23,7 +23,7 @@ from embedlab.errors import OptionError
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.vision import inference
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier
@@ -56,7 +56,7 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
     options = FitOptions(optimizer, FITS[optimizer], dim=4, epochs=EPOCHS)
     weighted = weight_likes(LIKES) if is_main_process() else None
 
-    def listen(step: Step) -> None:
+    def listen(step: EpochRecord) -> None:
         costs.append(step.metrics["train/cost"])
 
     v = fit_weighted(weighted, options, 0, "cpu", listen, world_size()).embedding

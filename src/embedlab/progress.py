@@ -1,4 +1,4 @@
-"""`Step`, the record of a finished epoch for every optimizer and both families; callbacks."""
+"""The record of a finished epoch, for every optimizer and both families, and callbacks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class Step:
-    """The record of one finished epoch.
+class EpochRecord:
+    """One finished epoch.
 
     epoch    0 is the start.
     metrics  by name, `<split>/<name>`: `train/cost`, `val/accuracy`.
@@ -19,11 +19,11 @@ class Step:
     seconds: float | None = None
 
 
-OnStep = Callable[[Step], None]
+OnEpoch = Callable[[EpochRecord], None]
 
 
-def no_step(step: Step) -> None:
-    """An OnStep that does nothing."""
+def ignore_epoch(record: EpochRecord) -> None:
+    """An OnEpoch that does nothing."""
 
 
 class OnProgress(Protocol):

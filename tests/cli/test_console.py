@@ -8,7 +8,7 @@ import pytest
 
 from embedlab.cli import console as module
 from embedlab.cli.console import as_text, console, recommendation_table, work_progress
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 
 
 class Clock:
@@ -71,9 +71,9 @@ def test_an_estimate_of_an_hour_names_what_is_cheaper(capsys):
 
 
 def test_epochs_are_shown_with_their_metric(clock, capsys):
-    with module.epoch_progress("fit", 50, "train/cost") as on_step:
+    with module.epoch_progress("fit", 50, "train/cost") as on_epoch:
         for epoch in range(51):
-            on_step(Step(epoch, {"train/cost": 1 / 3}))
+            on_epoch(EpochRecord(epoch, {"train/cost": 1 / 3}))
             clock.now += 1
     first = capsys.readouterr().out.splitlines()[0]
     assert first == "fit: 20%, about 40 s left, epoch 10/50, train/cost 0.3333"
@@ -90,9 +90,9 @@ def test_a_terminal_gets_a_bar(monkeypatch):
 
 
 def test_a_solver_of_unknown_length_shows_rounds_and_the_change(clock, capsys):
-    with module.epoch_progress("fit", None, "train/cost") as on_step:
+    with module.epoch_progress("fit", None, "train/cost") as on_epoch:
         for round_ in range(3):
-            on_step(Step(round_, {"train/cost": 800.0 / 2**round_}))
+            on_epoch(EpochRecord(round_, {"train/cost": 800.0 / 2**round_}))
             clock.now += 10
     assert capsys.readouterr().out.splitlines() == [
         "fit: round 1, train/cost 400 (-5.0e-01)",
@@ -102,8 +102,8 @@ def test_a_solver_of_unknown_length_shows_rounds_and_the_change(clock, capsys):
 
 def test_finished_epochs_are_lines_of_a_table(capsys):
     table = module.EpochTable(["train/loss", "val/accuracy"])
-    table.add(Step(0, {"val/accuracy": 0.25}), is_best=True)
-    table.add(Step(10, {"val/accuracy": 0.5, "train/loss": 1.23456}, 400), is_best=False)
+    table.add(EpochRecord(0, {"val/accuracy": 0.25}), is_best=True)
+    table.add(EpochRecord(10, {"val/accuracy": 0.5, "train/loss": 1.23456}, 400), is_best=False)
     assert capsys.readouterr().out.splitlines() == [
         "epoch  train/loss  val/accuracy    time",
         "    0                      0.25          best so far",

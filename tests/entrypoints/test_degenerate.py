@@ -20,7 +20,7 @@ from embedlab.movies.data.likes import load_likes
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.solvers.objective import Factored
 from embedlab.movies.solvers.result import add_gap_metric
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from entrypoints import (
     build_matrix,
     compare_optimizers,
@@ -128,7 +128,7 @@ def test_a_cost_that_overflows_is_not_none():
 
 
 def test_above_a_cost_of_zero_there_is_no_gap():
-    step = Step(3, {"train/cost": 250.0}, 0.5)
+    step = EpochRecord(3, {"train/cost": 250.0}, 0.5)
     assert add_gap_metric(step, 0.0) == step
 
 

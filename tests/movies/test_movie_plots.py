@@ -8,7 +8,7 @@ from embedlab.movies.data.cooccurrence import cooccurrence
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.options import FitOptions
 from embedlab.movies.plots import plot_cost, plot_fit, plot_popularity, plot_ratings, plot_top_block
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,9 @@ def test_the_block_is_that_of_the_most_liked_movies_over_chance_without_its_diag
 
 
 def test_rounds_of_the_exact_solver_are_shown_above_the_last():
-    steps = [Step(epoch, {"train/cost": cost}) for epoch, cost in enumerate([20.0, 11.0, 10.0])]
+    steps = [
+        EpochRecord(epoch, {"train/cost": cost}) for epoch, cost in enumerate([20.0, 11.0, 10.0])
+    ]
     axes = plot_fit(steps, FitOptions("exact"), "title", None).axes[0]
     assert list(axes.lines[0].get_ydata()) == pytest.approx([1, 0.1])
     assert axes.get_yscale() == "log"
@@ -53,7 +55,7 @@ def test_rounds_of_the_exact_solver_are_shown_above_the_last():
 
 @pytest.mark.parametrize(("costs", "scale"), [([1e6, 1e3], "log"), ([10.0, 9.0], "linear")])
 def test_costs_of_several_orders_get_a_logarithmic_axis(costs, scale):
-    steps = [Step(epoch, {"train/cost": cost}) for epoch, cost in enumerate(costs)]
+    steps = [EpochRecord(epoch, {"train/cost": cost}) for epoch, cost in enumerate(costs)]
     axes = plot_cost(steps, "adam lr=1", "title", exact_cost=costs[-1]).axes[0]
     assert axes.get_yscale() == scale
     assert list(axes.lines[0].get_ydata()) == costs

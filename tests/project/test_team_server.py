@@ -36,7 +36,7 @@ from conftest import PROJECT, free_port, long, use_store
 
 from embedlab.cli.parser import exit_with
 from embedlab.errors import ServerAwayError, TrackingError
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.tracking import store
 from embedlab.tracking.run import start_run
 from embedlab.tracking.store import initialise_store
@@ -286,7 +286,7 @@ def fit_with_others(number: int, barrier: Barrier, uri: str) -> None:
     def main(_):
         with start_run("fit_embedding", f"run {number}", {"number": number}) as run:
             for epoch in range(15):
-                run.record(Step(epoch, {"train/cost": float(number)}, 0.01))
+                run.record(EpochRecord(epoch, {"train/cost": float(number)}, 0.01))
                 run.flush()
             run.log_text("x" * 100_000, "text.txt")
 
@@ -414,7 +414,7 @@ import sys
 import numpy as np
 import pandas as pd
 from embedlab.cli.parser import exit_with
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.tracking.offline import client
 from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_movie_model
@@ -425,7 +425,7 @@ MOVIES = {"movie_id": [1], "title": ["A (1999)"], "genres": ["Drama"], "likes": 
 def main(argv):
     with start_run("fit_embedding", "fit", {}) as run:
         for epoch, _ in enumerate(sys.stdin):
-            run.record(Step(epoch, {"train/cost": 1 / (1 + epoch)}, 0.01))
+            run.record(EpochRecord(epoch, {"train/cost": 1 / (1 + epoch)}, 0.01))
             run.flush()
             print(epoch, flush=True)
         log_movie_model(run, np.ones((1, 2), np.float32), pd.DataFrame(MOVIES), {})

@@ -28,7 +28,7 @@ from mlflow.projects import load_project
 
 from embedlab.cli.parser import exit_with
 from embedlab.errors import DivergedError, OptionError, TrackingError
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.tracking import run as runs
 from embedlab.tracking import store as store_module
 from embedlab.tracking import tracked_run
@@ -272,8 +272,8 @@ def test_epochs_are_written_in_batches_and_all_are_there(client, monkeypatch):
     with start_run("fit_embedding", "fit", {}) as run:
         monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counting)
         for epoch in range(5):
-            run.record(Step(epoch, {"train/cost": 10.0 - epoch}, seconds=epoch / 2))
-        run.record(Step(5, {"train/cost": 5.0}))
+            run.record(EpochRecord(epoch, {"train/cost": 10.0 - epoch}, seconds=epoch / 2))
+        run.record(EpochRecord(5, {"train/cost": 5.0}))
     # An epoch has two metrics, the last one has one; at the end there is memory/peak_mib.
     assert [size for size in batches if size] == [4, 4, 3, 1]
     assert series(client, run.id, "train/cost") == [(epoch, 10.0 - epoch) for epoch in range(6)]
@@ -289,7 +289,7 @@ def test_epochs_are_seen_while_the_run_goes_on_every_two_seconds(client, monkeyp
     seen = []
     with start_run("fit_embedding", "fit", {}) as run:
         for epoch, now in enumerate((1.5, 2.5, 4.0, 5.0)):  # noqa: B007 (the clock reads it)
-            run.record(Step(epoch, {"train/cost": 9.0}))
+            run.record(EpochRecord(epoch, {"train/cost": 9.0}))
             seen.append(len(series(client, run.id, "train/cost")))
     assert seen == [0, 2, 2, 4]
 
@@ -427,8 +427,8 @@ def test_a_run_tells_how_it_ended_and_keeps_its_epochs(
     ended = None
     try:
         with start_run("fit_embedding", "fit", {}) as run:
-            run.record(Step(0, {"train/cost": 2.0}))
-            run.record(Step(1, {"train/cost": 1.0}))
+            run.record(EpochRecord(0, {"train/cost": 2.0}))
+            run.record(EpochRecord(1, {"train/cost": 1.0}))
             if error is not None:
                 raise error
     except BaseException as caught:
@@ -457,7 +457,7 @@ def test_ctrl_c_while_epochs_are_written_leaves_no_run_half_closed(
         flush(run)
 
     with pytest.raises(KeyboardInterrupt), start_run("fit_embedding", "fit", {}) as run:
-        run.record(Step(0, {"train/cost": 2.0}))
+        run.record(EpochRecord(0, {"train/cost": 2.0}))
         monkeypatch.setattr(TrackedRun, "flush", interrupted)
         if is_in_the_body:
             raise KeyboardInterrupt
@@ -558,7 +558,7 @@ def fit_for_long(begun: Connection) -> None:
     def main(_):
         with start_run("fit_embedding", "long", {}) as run:
             for epoch in range(3):
-                run.record(Step(epoch, {"train/cost": 3.0 - epoch}))
+                run.record(EpochRecord(epoch, {"train/cost": 3.0 - epoch}))
             begun.send(run.id)
             time.sleep(100)
 
@@ -774,7 +774,7 @@ def test_a_store_that_fails_while_the_last_epochs_are_written(client, monkeypatc
         pytest.raises(TrackingError, match=r"^MLflow at \S+ says: the disk is full$"),
         start_run("fit_embedding", "fit", {}) as run,
     ):
-        run.record(Step(0, {"train/cost": 2.0}))
+        run.record(EpochRecord(0, {"train/cost": 2.0}))
         monkeypatch.setattr(tracked_run, "SECONDS_BETWEEN_WRITES", 0)  # as after a long epoch
         monkeypatch.setattr(mlflow.MlflowClient, "log_batch", refuse)
     assert client.get_run(run.id).info.status == "FAILED"

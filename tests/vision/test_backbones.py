@@ -72,7 +72,7 @@ def test_a_network_of_each_family_trains(name):
     changed = {k for k, v in whole.network.state_dict().items() if not torch.equal(v, before[k])}
     head = head_name(whole.network)
     assert changed <= {f"{head}.weight", f"{head}.bias"} and changed
-    assert np.isfinite([epoch.step.metrics["val/loss"] for epoch in (first, second)]).all()
+    assert np.isfinite([epoch.record.metrics["val/loss"] for epoch in (first, second)]).all()
 
 
 @pytest.mark.slow

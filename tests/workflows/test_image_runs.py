@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from squares import split_of, squares
 
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.vision.evaluation.metrics import Predictions
 from embedlab.workflows.image_runs import EpochLog
 
@@ -14,8 +14,8 @@ IMAGES = squares()
 SPLIT = split_of(IMAGES)
 
 
-def step(epoch: int) -> Step:
-    return Step(epoch, {"val/loss": 1.0, "val/accuracy": 0.5})
+def step(epoch: int) -> EpochRecord:
+    return EpochRecord(epoch, {"val/loss": 1.0, "val/accuracy": 0.5})
 
 
 @pytest.mark.parametrize(

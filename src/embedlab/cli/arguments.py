@@ -47,7 +47,12 @@ def add_weighting(parser: Parser) -> None:
 def add_fit(parser: Parser) -> None:
     """The parameters of a fit, apart from optimizer and learning rate."""
     parser.add("dim", types.integer(1, 100_000), 100, "length of a movie's vector")
-    parser.add("epochs", types.integer(1), 150, "number of updates of all vectors; exact: at most so many rounds")
+    parser.add(
+        "epochs",
+        types.integer(1),
+        150,
+        "number of updates of all vectors; exact: at most so many rounds",
+    )
     what = "factored: from the likes; dense: the published form, from X. The cost is the same"
     parser.add("objective", types.one_of(*OBJECTIVES), "factored", what)
     parser.add("init_scale", types.positive_number, 1.0, "standard deviation of the random start")

@@ -12,7 +12,7 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from embedlab.distributed.env import is_main_process
-from embedlab.progress import OnProgress, OnStep, Step
+from embedlab.progress import EpochRecord, OnEpoch, OnProgress
 from embedlab.wording import duration
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -69,7 +69,7 @@ def work_progress(
 
 
 @contextmanager
-def epoch_progress(label: str, n_epochs: int | None, metric: str) -> Iterator[OnStep]:
+def epoch_progress(label: str, n_epochs: int | None, metric: str) -> Iterator[OnEpoch]:
     """Progress of a fit of `n_epochs`, with the newest value of `metric`.
 
     n_epochs  None for a solver that stops when it has converged; its rounds show the change, too.
@@ -77,17 +77,17 @@ def epoch_progress(label: str, n_epochs: int | None, metric: str) -> Iterator[On
     values: list[float] = []
     with work_progress(label) as on_progress:
 
-        def on_step(step: Step) -> None:
-            values.append(step.metrics[metric])
+        def on_epoch(record: EpochRecord) -> None:
+            values.append(record.metrics[metric])
             if n_epochs is not None:
-                detail = f"epoch {step.epoch}/{n_epochs}, {metric} {values[-1]:.4g}"
+                detail = f"epoch {record.epoch}/{n_epochs}, {metric} {values[-1]:.4g}"
             else:
                 *_, before, now = 0.0, *values
                 change = f" ({now / before - 1:+.1e})" if before else ""
-                detail = f"round {step.epoch}, {metric} {values[-1]:.6g}{change}"
-            on_progress(step.epoch, n_epochs, detail)
+                detail = f"round {record.epoch}, {metric} {values[-1]:.6g}{change}"
+            on_progress(record.epoch, n_epochs, detail)
 
-        yield on_step
+        yield on_epoch
 
 
 def time_estimate(label: str, cheaper: Iterable[tuple[str, float]]) -> Callable[[float], None]:
@@ -112,17 +112,17 @@ class EpochTable:
         self._columns = {name: max(len(name), NUMBER_WIDTH) for name in metrics}
         self._has_headings = False
 
-    def add(self, step: Step, is_best: bool) -> None:
+    def add(self, record: EpochRecord, is_best: bool) -> None:
         """Print the metrics that there are, and `best so far` behind them."""
         if not self._has_headings:
             headings = [name.rjust(width) for name, width in self._columns.items()]
             console.print("  ".join(["epoch", *headings, "  time"]))
             self._has_headings = True
-        found = ((step.metrics.get(name), width) for name, width in self._columns.items())
+        found = ((record.metrics.get(name), width) for name, width in self._columns.items())
         cells = [("" if value is None else f"{value:.4g}").rjust(width) for value, width in found]
-        time = "" if step.seconds is None else duration(step.seconds)
+        time = "" if record.seconds is None else duration(record.seconds)
         mark = "  best so far" if is_best else ""
-        console.print("  ".join([f"{step.epoch:5}", *cells, time.rjust(6)]) + mark)
+        console.print("  ".join([f"{record.epoch:5}", *cells, time.rjust(6)]) + mark)
 
 
 def recommendation_table(answer: pd.DataFrame, score: str) -> Table:

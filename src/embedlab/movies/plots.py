@@ -16,7 +16,7 @@ from embedlab.movies.data.likes import Likes
 from embedlab.movies.data.ratings import Ratings
 from embedlab.movies.options import FitOptions
 from embedlab.plotting import BLUE, GREY, heat_map, new_figure, new_panel
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.wording import cost_as_text
 
 if TYPE_CHECKING:
@@ -124,31 +124,31 @@ def _by_cluster(similarity: np.ndarray) -> np.ndarray:
 
 
 def plot_cost(
-    steps: Sequence[Step], label: str, title: str, exact_cost: float | None = None
+    history: Sequence[EpochRecord], label: str, title: str, exact_cost: float | None = None
 ) -> Figure:
     """Cost before each epoch's update; the exact solver's is dashed."""
     figure, axes = new_panel(8, 4.8, title=title)
-    end = cost_as_text(steps[-1].metrics["train/cost"]) if steps else "no finite cost"
-    draw_costs(axes, steps, BLUE, f"{label}: {end}")
+    end = cost_as_text(history[-1].metrics["train/cost"]) if history else "no finite cost"
+    draw_costs(axes, history, BLUE, f"{label}: {end}")
     finish_costs(axes, exact_cost)
     axes.legend(frameon=False, fontsize=9)
     return figure
 
 
 def plot_fit(
-    steps: Sequence[Step], options: FitOptions, title: str, exact_cost: float | None
+    history: Sequence[EpochRecord], options: FitOptions, title: str, exact_cost: float | None
 ) -> Figure:
     """Cost by epoch, or by round for the exact solver."""
     if options.optimizer == "exact":
-        return plot_rounds(steps, options.label, title)
-    return plot_cost(steps, options.label, title, exact_cost)
+        return plot_rounds(history, options.label, title)
+    return plot_cost(history, options.label, title, exact_cost)
 
 
-def plot_rounds(steps: Sequence[Step], label: str, title: str) -> Figure:
+def plot_rounds(history: Sequence[EpochRecord], label: str, title: str) -> Figure:
     """How far each round of the exact solver is above its last: the cost itself hardly moves."""
-    costs = np.array([step.metrics["train/cost"] for step in steps])
+    costs = np.array([record.metrics["train/cost"] for record in history])
     if len(costs) < 3 or not costs[-1] > 0:
-        return plot_cost(steps, label, title)
+        return plot_cost(history, label, title)
     above = costs[:-1] / costs[-1] - 1
     figure, axes = new_panel(8, 4.8, title=title, yscale="log")
     axes.plot(range(len(above)), above.clip(ROUNDOFF), "o-", color=BLUE, linewidth=2)
@@ -158,14 +158,18 @@ def plot_rounds(steps: Sequence[Step], label: str, title: str) -> Figure:
 
 
 def draw_costs(
-    axes: Axes, steps: Sequence[Step], colour: ColorType, label: str, in_seconds: bool = False
+    axes: Axes,
+    history: Sequence[EpochRecord],
+    colour: ColorType,
+    label: str,
+    in_seconds: bool = False,
 ) -> None:
     """A line of the cost before each epoch's update, by epoch or by seconds of computing."""
-    costs = [step.metrics["train/cost"] for step in steps]
-    x = np.array([step.epoch for step in steps], float)
+    costs = [record.metrics["train/cost"] for record in history]
+    x = np.array([record.epoch for record in history], float)
     if in_seconds:  # epoch e has the cost before update e: the time of the updates before it
-        x = np.cumsum([0.0, *(step.seconds or 0.0 for step in steps)])[: len(costs)]
-    marker = "o" if len(steps) < 3 else None
+        x = np.cumsum([0.0, *(record.seconds or 0.0 for record in history)])[: len(costs)]
+    marker = "o" if len(history) < 3 else None
     axes.plot(x, costs, color=colour, label=label, linewidth=2, marker=marker)
 
 

@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from embedlab.errors import TrackingError
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.tracking.store import first_line, store_address
 from embedlab.tracking.tracked_run import EPOCH_SECONDS
 
@@ -70,11 +70,13 @@ def _downloads() -> str:
     return folder.name
 
 
-def read_steps(client: mlflow.MlflowClient, run_id: str, metrics: Sequence[str]) -> list[Step]:
+def read_history(
+    client: mlflow.MlflowClient, run_id: str, metrics: Sequence[str]
+) -> list[EpochRecord]:
     """The epochs of a run that have one of these metrics, as `TrackedRun.record` logged them."""
     by_epoch: dict[int, dict[str, float]] = defaultdict(dict)
     for name in metrics:
         for point in client.get_metric_history(run_id, name):
             by_epoch[point.step][name] = point.value
     seconds = {p.step: p.value for p in client.get_metric_history(run_id, EPOCH_SECONDS)}
-    return [Step(epoch, by_epoch[epoch], seconds.get(epoch)) for epoch in sorted(by_epoch)]
+    return [EpochRecord(epoch, by_epoch[epoch], seconds.get(epoch)) for epoch in sorted(by_epoch)]

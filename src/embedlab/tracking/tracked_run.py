@@ -22,7 +22,7 @@ from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from embedlab.process import peak_memory
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.tracking.offline.client import BufferedClient
 from embedlab.tracking.offline.retry import short_requests
 from embedlab.tracking.offline.spool import MAX_BATCH_METRICS
@@ -94,12 +94,12 @@ class TrackedRun:
         """Set the run's description, which the MLflow UI shows first: what the run has found."""
         self.set_tags({MLFLOW_RUN_NOTE: markdown})
 
-    def record(self, step: Step) -> None:
+    def record(self, record: EpochRecord) -> None:
         """Log a finished epoch: its metrics and `time/epoch_seconds`."""
-        metrics = dict(step.metrics)
-        if step.seconds is not None:
-            metrics[EPOCH_SECONDS] = step.seconds
-        self.log_metrics(metrics, step.epoch)
+        metrics = dict(record.metrics)
+        if record.seconds is not None:
+            metrics[EPOCH_SECONDS] = record.seconds
+        self.log_metrics(metrics, record.epoch)
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int = 0) -> None:
         """Log metrics at a step; they are written together with others every two seconds."""

@@ -10,8 +10,8 @@ from mlflow.exceptions import MlflowException
 
 from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import TrackingError
-from embedlab.progress import Step
-from embedlab.tracking.finished import fetch_artifact, finished_run, newest_finished, read_steps
+from embedlab.progress import EpochRecord
+from embedlab.tracking.finished import fetch_artifact, finished_run, newest_finished, read_history
 from embedlab.tracking.store import first_line, store_address
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
@@ -28,7 +28,7 @@ class FinishedImageRun:
 
     id: str
     compared: ComparedRun
-    steps: list[Step]
+    history: list[EpochRecord]
     best_epoch: int
     dataset: str
     images_digest: str
@@ -101,10 +101,10 @@ def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedIma
         params.get("resolved/weights", params.get("weights", "")),
     )
     dataset = params.get("resolved/dataset", params["dataset"])
-    steps = read_steps(client, run_id, CURVES)
+    history = read_history(client, run_id, CURVES)
     best_epoch = int(metrics.get("best/epoch", -1))
     digest = run.data.tags["pictures_digest"]
-    return FinishedImageRun(run_id, compared, steps, best_epoch, dataset, digest)
+    return FinishedImageRun(run_id, compared, history, best_epoch, dataset, digest)
 
 
 def _test_predictions(run_id: str) -> Predictions:

@@ -14,7 +14,7 @@ from embedlab.datasets.folder import LeftOut
 from embedlab.datasets.images import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
 from embedlab.plotting import add_fonts_for
-from embedlab.progress import OnProgress, Step
+from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking.charts import (
     bar_chart,
     image_chart,
@@ -159,7 +159,7 @@ class EpochLog:
         best_epoch: Callable[[], int],
     ):
         self.run, self.images, self.label, self._best_epoch = run, images, label, best_epoch
-        self.steps: list[Step] = []
+        self.history: list[EpochRecord] = []
         self._has_images = False
         # Evenly over the classes, whose images lie anywhere among the rows.
         by_class = np.argsort(images.labels[split.val], kind="stable")
@@ -171,29 +171,31 @@ class EpochLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.steps:
+        if self.history:
             title = f"{self.images.name}: {self.label}"
-            figure = figures.plot_curves({"": self.steps}, title, {"": self._best_epoch()})
+            figure = figures.plot_curves({"": self.history}, title, {"": self._best_epoch()})
             self.run.log_figure(figure, "figures/curves.png")
 
-    def record(self, step: Step, predictions: Predictions | None = None) -> None:
+    def record(self, record: EpochRecord, predictions: Predictions | None = None) -> None:
         """`predictions` of all validation images, in the order of the split, at rank 0."""
-        self.steps.append(step)
-        self.run.record(step)
+        self.history.append(record)
+        self.run.record(record)
         if predictions is None:
             return
         pixels = self.images.pixels[self._rows]
-        if not self._has_images and step.epoch:  # the UI opens on step 0
+        if not self._has_images and record.epoch:  # the UI opens on step 0
             names = [self.images.classes[label] for label in self.images.labels[self._rows]]
             title = "validation images with their true classes"
             columns = figures.square(len(names))
             grid = figures.plot_image_grid(pixels, names, title, columns=columns)
             self.run.log_image(figures.as_pixels(grid), VAL_GRID, 0)
-        title = f"validation images, epoch {step.epoch}: accuracy {predictions.score.accuracy:.1%}"
+        title = (
+            f"validation images, epoch {record.epoch}: accuracy {predictions.score.accuracy:.1%}"
+        )
         self._has_images = True
         shown = predictions.take(self._shown)
         grid = figures.plot_predictions(shown, pixels, self.images.classes, title)
-        self.run.log_image(figures.as_pixels(grid), VAL_GRID, step.epoch)
+        self.run.log_image(figures.as_pixels(grid), VAL_GRID, record.epoch)
 
 
 def log_training_images(

@@ -94,7 +94,9 @@ def query(model: PyFuncModel, titles: list[str], params: dict) -> pd.DataFrame:
     except Exception as error:
         if isinstance(error, MlflowException) and error.error_code != "INTERNAL_ERROR":
             raise TitleError(error.message) from None
-        raise TrackingError(f"model: its prediction failed ({_reason(error)}): {GIVE_OURS}") from error
+        raise TrackingError(
+            f"model: its prediction failed ({_reason(error)}): {GIVE_OURS}"
+        ) from error
     if not isinstance(answer, pd.DataFrame) or list(answer.columns) != COLUMNS:
         raise TrackingError(
             f"model: expected an answer of {', '.join(COLUMNS)}, but found another: {GIVE_OURS}"

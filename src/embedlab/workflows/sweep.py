@@ -39,9 +39,9 @@ from embedlab.movies.sweep.grid import Job
 from embedlab.movies.sweep.plots import run_colours
 from embedlab.movies.sweep.ray_backend import RayFit, RayOptions, fits_by_ray, ray_session
 from embedlab.movies.sweep.results import SweepFit
-from embedlab.progress import OnProgress, Step
+from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
-from embedlab.tracking.finished import fetch_artifact, has_artifact, read_steps
+from embedlab.tracking.finished import fetch_artifact, has_artifact, read_history
 from embedlab.tracking.run import PROJECT_ROOT, TrackedRun, start_child_run
 from embedlab.wording import cost_as_text, gap_as_text
 from embedlab.workflows.models import save_embedding
@@ -56,7 +56,7 @@ FIT_CODE = ("movies/options.py", "movies/data/*.py", "movies/solvers/*.py")
 # Time of an epoch relative to a first-order optimizer's (of the exact solver: of all rounds).
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
-FinishedFit = tuple[str, FitResult, list[Step], Lists]  # with its run id
+FinishedFit = tuple[str, FitResult, list[EpochRecord], Lists]  # with its run id
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,10 @@ class Sweep:
         options, seed = job
         if finished:
             mlflow.MlflowClient().set_tag(finished[0], self.tag, "reused")
-        run_id, fit, steps, lists = finished or self._run_child(job, outcome, exact, progress)
+        run_id, fit, history, lists = finished or self._run_child(job, outcome, exact, progress)
         gap, note = _gap(fit, exact), ", found finished" if finished else ""
         self.notify(f"{options.label}, seed {seed}: {_result_summary(fit, gap)}{note}")
-        return SweepFit(options, seed, fit, steps, lists, gap, run_id)
+        return SweepFit(options, seed, fit, history, lists, gap, run_id)
 
     def _run_child(
         self,
@@ -173,24 +173,24 @@ class Sweep:
         params |= {LOG_LR: f"{math.log10(options.lr):.3g}"} if options.lr else {}
         tags = {"entry_point": "compare_optimizers", KEY: self._key(job), self.tag: "made"}
         tags |= {NODE: outcome.node} if isinstance(outcome, RayFit) else {}
-        steps: list[Step] = []
+        history: list[EpochRecord] = []
         try:
             with start_child_run(options.label, params, tags) as child:
                 child.log_inputs_of(self.run.id)
 
-                def on_step(step: Step) -> None:
-                    steps.append(add_gap_metric(step, exact.fit.cost if exact else None))
-                    child.record(steps[-1])
-                    progress(step.epoch / options.epochs)
+                def on_epoch(record: EpochRecord) -> None:
+                    history.append(add_gap_metric(record, exact.fit.cost if exact else None))
+                    child.record(history[-1])
+                    progress(record.epoch / options.epochs)
 
                 if isinstance(outcome, EmbedlabError):
                     raise outcome
                 if outcome:
                     fit, lists = outcome.fit, outcome.lists
-                    for step in outcome.steps:
-                        on_step(step)
+                    for record in outcome.history:
+                        on_epoch(record)
                 else:
-                    where = self.device, on_step
+                    where = self.device, on_epoch
                     fit, lists = fit_with_snapshots(self.likes.weighted, self.queries, job, *where)
                 child.log_metrics({"time/fit_seconds": fit.seconds})
                 fit.raise_if_diverged(options)
@@ -204,7 +204,7 @@ class Sweep:
                     save_embedding(folder, fit.embedding, self.likes.table, about)
         except DivergedError:
             pass  # the child's tags say so, and the comparison continues
-        return child.id, fit, steps, lists
+        return child.id, fit, history, lists
 
     def _log_lists(self, child: TrackedRun, lists: Lists, exact: SweepFit | None) -> None:
         """Log a fit's lists, and what they share with the exact solver's as a metric by epoch."""
@@ -284,26 +284,26 @@ def find_fit(experiment_id: str, key: str, queries: Queries) -> FinishedFit | No
         reason = run.data.tags.get("stop_reason")
         if reason in ("finished", DivergedError.stop_reason):
             try:
-                steps = read_steps(client, run.info.run_id, ["train/cost"])
-                fit = _fit_of(run, steps, reason == "finished")
+                history = read_history(client, run.info.run_id, ["train/cost"])
+                fit = _fit_of(run, history, reason == "finished")
                 lists = _lists_of(run, queries)
                 if not fit.has_diverged:
                     lists = {**lists, fit.epochs: queries.lists(fit.embedding)}
-                return run.info.run_id, fit, steps, lists
+                return run.info.run_id, fit, history, lists
             except (MlflowException, LookupError, *DAMAGED_ARRAY):
                 continue  # partly deleted or damaged
     return None
 
 
-def _fit_of(run: Run, steps: list[Step], is_finished: bool) -> FitResult:
-    epochs, cost = steps[-1].epoch, steps[-1].metrics["train/cost"]
+def _fit_of(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResult:
+    epochs, cost = history[-1].epoch, history[-1].metrics["train/cost"]
     seconds = run.data.metrics["time/fit_seconds"]
     if is_finished:
         file = fetch_artifact(run.info.run_id, f"{ARTIFACT}/{VECTORS_FILE}")
         return FitResult(np.load(file, allow_pickle=False), cost, epochs, seconds)
     # A cost that is not finite is not recorded: it follows the last recorded epoch.
     epochs = min(epochs + 1, int(run.data.params["epochs"]))
-    diverged_at = divergence_epoch([step.metrics["train/cost"] for step in steps]) or epochs
+    diverged_at = divergence_epoch([record.metrics["train/cost"] for record in history]) or epochs
     no_vectors = np.empty((0, int(run.data.params["dim"])), np.float32)
     error = run.data.tags.get("error", "")
     return FitResult(no_vectors, cost, epochs, seconds, diverged_at, error)

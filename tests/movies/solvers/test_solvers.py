@@ -25,7 +25,7 @@ from embedlab.movies.solvers.minres import (
 )
 from embedlab.movies.solvers.objective import Dense, Factored
 from embedlab.movies.solvers.result import add_gap_metric, divergence_epoch
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab_serving.neighbours import Neighbours
 from entrypoints import fit_embedding
 
@@ -185,7 +185,7 @@ def test_no_exact_round_raises_the_cost_whatever_the_seed(n_movies):
     results = []
     for seed in range(3):
         steps = []
-        results.append(fit_minres(weighted, 10, np.random.default_rng(seed), on_step=steps.append))
+        results.append(fit_minres(weighted, 10, np.random.default_rng(seed), on_epoch=steps.append))
         costs = [step.metrics["train/cost"] for step in steps]
         assert all(later <= earlier for earlier, later in pairwise(costs))
     # The stopping rule leaves 1e-8 of the cost a round, a few times over.
@@ -198,7 +198,7 @@ def test_the_block_method_agrees_with_the_full_decomposition():
     steps = []
     common = {"weighted": weighted, "dim": 10, "tolerance": 1e-10, "eigensolver": BlockKrylov}
     full = fit_minres(weighted, 10, np.random.default_rng(0))  # so few movies are decomposed fully
-    found = fit_minres(generator=np.random.default_rng(0), on_step=steps.append, **common)
+    found = fit_minres(generator=np.random.default_rng(0), on_epoch=steps.append, **common)
     assert found.cost == pytest.approx(full.cost, rel=1e-7)
     np.testing.assert_allclose(
         found.embedding @ found.embedding.T, full.embedding @ full.embedding.T, atol=1e-2
@@ -234,7 +234,7 @@ def test_a_movie_with_a_dimension_of_its_own_is_found_at_once(monkeypatch):
     for name, step in (("newton", newton_diagonal), ("plain", lambda filled, found: found.n)):
         monkeypatch.setattr(minres, "newton_diagonal", step)
         steps = []
-        fit_minres(weighted, 6, rng, max_rounds=3000, tolerance=1e-9, on_step=steps.append)
+        fit_minres(weighted, 6, rng, max_rounds=3000, tolerance=1e-9, on_epoch=steps.append)
         rounds[name] = [step.metrics["train/cost"] for step in steps]
     assert rounds["newton"][-1] <= rounds["plain"][-1] * (1 + 1e-6)
     assert len(rounds["newton"]) * 3 < len(rounds["plain"])
@@ -265,7 +265,7 @@ def test_the_seconds_of_a_fit_include_its_first_subspace(monkeypatch):
     likes = random_likes(np.random.default_rng(0), 20, 30)
     steps = []
     generator = np.random.default_rng(0)
-    fit = fit_minres(weight_likes(likes), 3, generator, on_step=steps.append, eigensolver=slowly)
+    fit = fit_minres(weight_likes(likes), 3, generator, on_epoch=steps.append, eigensolver=slowly)
     assert fit.seconds == steps[0].seconds == 5.0
 
 
@@ -313,8 +313,8 @@ def test_the_dense_form_holds_two_matrices_of_movies_by_movies():
 
 
 def test_gap_is_relative_to_the_reference():
-    step = add_gap_metric(Step(3, {"train/cost": 250.0}, 0.5), 200.0)
-    assert step == Step(3, {"train/cost": 250.0, "train/gap": 0.25}, 0.5)
+    step = add_gap_metric(EpochRecord(3, {"train/cost": 250.0}, 0.5), 200.0)
+    assert step == EpochRecord(3, {"train/cost": 250.0, "train/gap": 0.25}, 0.5)
 
 
 @pytest.mark.parametrize(

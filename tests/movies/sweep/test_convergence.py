@@ -17,7 +17,7 @@ from embedlab.movies.sweep.convergence import (
     save_lists,
     snapshot_epochs,
 )
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
 
@@ -92,7 +92,7 @@ def test_to_watch_a_fit_does_not_change_it(optimizer):
     titles = TitleIndex(likes.movies["title"].tolist())
     asked = choose_queries(titles, likes.popularity, [0], 2)
     options = FitOptions(optimizer, 0.1, dim=3, epochs=4)
-    steps: list[Step] = []
+    steps: list[EpochRecord] = []
     plain = fit_weighted(likes.weighted, options, 0, "cpu")
     fit, lists = fit_with_snapshots(likes.weighted, asked, (options, 0), "cpu", steps.append)
     np.testing.assert_array_equal(fit.embedding, plain.embedding)

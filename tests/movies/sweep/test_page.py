@@ -11,7 +11,7 @@ from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep.convergence import choose_queries
 from embedlab.movies.sweep.page import comparison_page
 from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab_serving.titles import TitleIndex
 
 TITLES = ["<b>A", "B", "C", "D", "E", "F"]
@@ -23,7 +23,7 @@ def fit(optimizer, embedding, diverged_at=None, lists=None) -> SweepFit:
     options = FitOptions(optimizer, None if optimizer == "exact" else 0.1, dim=2, epochs=4)
     result = FitResult(np.array(embedding, np.float32), 20.0, 4, 0.5, diverged_at)
     costs = [4000.0, 200.0, 100.0, 50.0, 20.0]
-    steps = [Step(e, {"train/cost": cost}, 0.125) for e, cost in enumerate(costs)]
+    steps = [EpochRecord(e, {"train/cost": cost}, 0.125) for e, cost in enumerate(costs)]
     gap = np.nan if diverged_at else 1.0
     last = {} if diverged_at else {4: QUERIES.lists(result.embedding)}
     return SweepFit(options, 0, result, steps, {**(lists or {}), **last}, gap, optimizer)
@@ -47,7 +47,9 @@ def test_it_needs_nothing_from_outside_and_titles_are_no_html(page):
 def test_a_browser_shows_fits_of_very_many_epochs(tmp_path):
     long = [fit("exact", EXACT), *(fit("adam", EXACT[::-1]) for _ in range(16))]
     for item in long[1:]:
-        item.steps[:] = [Step(e, {"train/cost": 4000.0 / (e + 1)}, 0.1) for e in range(10_000)]
+        item.steps[:] = [
+            EpochRecord(e, {"train/cost": 4000.0 / (e + 1)}, 0.1) for e in range(10_000)
+        ]
     page = comparison_page(OptimizerComparison(long, TitleIndex(TITLES), QUERIES), "toy")
     script = 'return document.querySelectorAll("#fit li").length;'
     assert run_in_page(page, script, tmp_path) == 3

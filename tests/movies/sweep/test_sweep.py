@@ -23,7 +23,7 @@ from embedlab.movies.sweep.convergence import choose_queries
 from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
 from embedlab.movies.sweep.page import comparison_page
 from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.workflows.sweep import FIT_CODE, fit_key
 from embedlab_serving.titles import TitleIndex
 from entrypoints.compare_optimizers import main
@@ -119,7 +119,7 @@ def test_overlaps_of_equal_and_of_foreign_lists():
 
 def made(optimizer, lr, cost, embedding, seed=0, diverged_at=None) -> SweepFit:
     fit = FitResult(np.array(embedding, np.float32), cost, 2, 0.5, diverged_at)
-    steps = [Step(0, {"train/cost": 2 * cost}, 0.1), Step(1, {"train/cost": cost})]
+    steps = [EpochRecord(0, {"train/cost": 2 * cost}, 0.1), EpochRecord(1, {"train/cost": cost})]
     gap = float("nan") if diverged_at else cost / 100 - 1
     options = FitOptions(optimizer, lr, dim=2)
     return SweepFit(options, seed, fit, steps, {}, gap, f"run-{optimizer}{lr}")

@@ -30,7 +30,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from embedlab.errors import DataError, OptionError, ServerAwayError, TrackingError
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.tracking.offline import client as buffered_client
 from embedlab.tracking.offline import retry
 from embedlab.tracking.offline.client import BufferedClient
@@ -608,7 +608,7 @@ def test_a_complete_run_is_finished_once_its_spool_is_sent(store, monkeypatch):
     ):
         store.is_away = True
         for number in range(3):
-            run.record(Step(number, {"train/cost": 3.0 - number}))
+            run.record(EpochRecord(number, {"train/cost": 3.0 - number}))
         run.log_text("all", "said.txt")
         run.set_tags({"colour": "red"})
     kept = kept_run(store, run.id)
@@ -661,7 +661,7 @@ def test_a_run_that_stops_while_the_store_is_away_does_not_wait(
     started = time.monotonic()
     with pytest.raises(type(error)), start_run("fit_embedding", "fit", {}) as run:
         store.is_away = True
-        run.record(Step(0, {"train/cost": 2.0}))
+        run.record(EpochRecord(0, {"train/cost": 2.0}))
         raise error
     assert time.monotonic() - started < 20
     assert re.search("what this run could not log is kept in .* sends it", caplog.messages[-1])
@@ -674,7 +674,7 @@ def test_a_run_whose_store_comes_back_ends_like_any_other(store, monkeypatch, ca
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "100")
     with start_run("fit_embedding", "fit", {}) as run:
         store.is_away = True
-        run.record(Step(0, {"train/cost": 2.0}))
+        run.record(EpochRecord(0, {"train/cost": 2.0}))
         run.flush()
         threading.Timer(0.3, lambda: setattr(store, "is_away", False)).start()
     kept = store.client.get_run(run.id)
@@ -695,7 +695,7 @@ def test_a_complete_child_is_finished_once_its_spool_is_sent(store):
         start_child_run("adam lr=1", {}, {"fit_key": "k"}) as child,
     ):
         store.is_away = True
-        child.record(Step(0, {"train/cost": 2.0}))
+        child.record(EpochRecord(0, {"train/cost": 2.0}))
     assert kept_run(store, child.id).info.status == "FINISHED"
     assert history(store, child.id) == [(0, 2.0)]
     assert store.client.get_run(parent.id).info.status == "FAILED"

@@ -38,11 +38,11 @@ def test_lbfgs_is_scikit_learns_logistic_regression():
 def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
     lr = 0.0 if optimizer == "lbfgs" else 0.05
     probe, epochs = fit(LinearProbeOptions(optimizer, lr, batch_size=32, epochs=8))
-    assert [epoch.step.epoch for epoch in epochs] == list(range(1, 9))
+    assert [epoch.record.epoch for epoch in epochs] == list(range(1, 9))
     assert epochs[-1].step.metrics["train/loss"] < math.log(3) / 2
     scores = [epoch.predictions.score for epoch in epochs]
-    assert [s.accuracy for s in scores] == [e.step.metrics["val/accuracy"] for e in epochs]
-    assert [s.loss for s in scores] == [e.step.metrics["val/loss"] for e in epochs]
+    assert [s.accuracy for s in scores] == [e.record.metrics["val/accuracy"] for e in epochs]
+    assert [s.loss for s in scores] == [e.record.metrics["val/loss"] for e in epochs]
     assert probe.best.score == scores[probe.best.epoch - 1]
     assert not any(score.beats(probe.best.score) for score in scores)
     # The folded layer of plain features predicts what the standardised one did.
@@ -55,9 +55,9 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
 def test_of_epochs_with_equal_accuracy_the_one_with_the_lowest_loss_is_kept():
     apart = blobs(60)[0] + 100 * np.eye(6, dtype=np.float32)[np.arange(60) % 3], np.arange(60) % 3
     probe, epochs = fit(LinearProbeOptions(epochs=15), apart, apart)
-    assert {epoch.step.metrics["val/accuracy"] for epoch in epochs} == {1.0}
+    assert {epoch.record.metrics["val/accuracy"] for epoch in epochs} == {1.0}
     assert probe.best.epoch == 15
-    assert probe.best.score == (1.0, min(epoch.step.metrics["val/loss"] for epoch in epochs))
+    assert probe.best.score == (1.0, min(epoch.record.metrics["val/loss"] for epoch in epochs))
 
 
 @pytest.mark.parametrize(

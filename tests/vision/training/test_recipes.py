@@ -130,8 +130,8 @@ def start_of(
 def test_epoch_0_is_the_linear_probe():
     trainer, logits = start_of()
     start = next(trainer.train())
-    assert start.step.epoch == 0
-    assert set(start.step.metrics) == {"val/loss", "val/accuracy"}
+    assert start.record.epoch == 0
+    assert set(start.record.metrics) == {"val/loss", "val/accuracy"}
     # The same numbers in another order: float32 has seven digits.
     expected = torch.from_numpy(logits).double().softmax(1).numpy()
     assert start.predictions.probabilities == pytest.approx(expected, abs=1e-5)
@@ -141,8 +141,8 @@ def test_epoch_0_is_the_linear_probe():
 def test_a_training_that_only_spoils_the_network_returns_the_start():
     trainer, _ = start_of(epochs=2, lr=3.0)
     start, *others = trainer.train()
-    assert [epoch.step.epoch for epoch in others] == [1, 2]
-    best = max(epoch.step.metrics["val/accuracy"] for epoch in (start, *others))
+    assert [epoch.record.epoch for epoch in others] == [1, 2]
+    best = max(epoch.record.metrics["val/accuracy"] for epoch in (start, *others))
     assert trainer.best.score.accuracy == best
     found = trainer.classifier.predict(trainer.images, trainer.split.val)
     assert found.score == trainer.best.score
@@ -152,13 +152,13 @@ def test_a_training_that_only_spoils_the_network_returns_the_start():
 
 def test_a_resumed_training_does_not_repeat_its_start():
     whole, _ = start_of(epochs=2)
-    assert [epoch.step.epoch for epoch in whole.train()] == [0, 1, 2]
+    assert [epoch.record.epoch for epoch in whole.train()] == [0, 1, 2]
     stopped, _ = start_of(epochs=2)
     epochs = stopped.train()
     next(epochs)
     resumed, _ = start_of(epochs=2)
     resumed.load_state(stopped.state())
-    assert [epoch.step.epoch for epoch in resumed.train()] == [1, 2]
+    assert [epoch.record.epoch for epoch in resumed.train()] == [1, 2]
     for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(one, other)
 

@@ -25,7 +25,7 @@ from torchvision import models
 
 from embedlab import device
 from embedlab.errors import DataError, DivergedError, OptionError
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, ValidationScore
 from embedlab.vision.inference import Classifier
@@ -87,7 +87,7 @@ def longer() -> tuple[Trainer, list[Epoch]]:
 
 def test_colours_are_learnt_and_every_epoch_is_reported(longer):
     trainer, epochs = longer
-    assert [epoch.step for epoch in epochs] == trainer.history
+    assert [epoch.record for epoch in epochs] == trainer.history
     assert [step.epoch for step in trainer.history] == list(range(1, 7))
     for step in trainer.history:
         names = {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"}
@@ -102,7 +102,7 @@ def test_colours_are_learnt_and_every_epoch_is_reported(longer):
     assert trainer.best.score == of_equals == scores[trainer.best.epoch - 1]
 
 
-def score_of(step: Step) -> ValidationScore:
+def score_of(step: EpochRecord) -> ValidationScore:
     return ValidationScore(step.metrics["val/accuracy"], step.metrics["val/loss"])
 
 
@@ -266,7 +266,7 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(
     checkpoints.save(stopped.state())
     for epoch in islice(stopped.train(), stopped_after):
         checkpoints.save(stopped.state())
-        assert epoch.step == stopped.history[-1]
+        assert epoch.record == stopped.history[-1]
 
     resumed = trainer_of(options, network(seed=9), precision, seed=12345)
     resumed.load_state(checkpoints.load())

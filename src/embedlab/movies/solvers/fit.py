@@ -14,7 +14,7 @@ from embedlab.movies.solvers.gradient import fit_by_gradient
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored, Objective
 from embedlab.movies.solvers.result import FitResult, Snapshots
-from embedlab.progress import OnStep, no_step
+from embedlab.progress import OnEpoch, ignore_epoch
 from embedlab_serving.neighbours import unservable_reason
 
 
@@ -23,7 +23,7 @@ def fit_weighted(
     options: FitOptions,
     seed: int,
     device: str,
-    on_step: OnStep = no_step,
+    on_epoch: OnEpoch = ignore_epoch,
     processes: int = 1,
     snapshots: Snapshots | None = None,
 ) -> FitResult:
@@ -43,12 +43,12 @@ def fit_weighted(
     generator = torch.Generator().manual_seed(seed)
     if weighted is None:
         objective: Objective = Factored(None, device, is_shared=True)
-        return fit_by_gradient(objective, options, generator, on_step)
+        return fit_by_gradient(objective, options, generator, on_epoch)
     is_exact = options.optimizer == "exact"
     _check_memory(weighted.matrix.shape, options.dim, "cpu" if is_exact else device)
     if is_exact:
         rng = np.random.default_rng(seed)
-        fit = fit_minres(weighted, options.dim, rng, options.epochs, on_step=on_step)
+        fit = fit_minres(weighted, options.dim, rng, options.epochs, on_epoch=on_epoch)
     else:
         if options.objective == "factored":
             objective = Factored(weighted, device, is_shared=processes > 1)
@@ -58,7 +58,7 @@ def fit_weighted(
         if snapshots:
             take = snapshots.take
             snapshots = snapshots._replace(take=lambda epoch, v: take(epoch, weighted.embedding(v)))
-        fit = fit_by_gradient(objective, options, generator, on_step, snapshots)
+        fit = fit_by_gradient(objective, options, generator, on_epoch, snapshots)
     fit = replace(fit, embedding=weighted.embedding(fit.embedding))
     reason = None if fit.has_diverged else unservable_reason(fit.embedding)
     return replace(fit, diverged_at=fit.epochs, divergence=reason) if reason else fit

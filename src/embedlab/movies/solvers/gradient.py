@@ -1,6 +1,6 @@
 """Gradient descent on the embedding's cost by torch's optimizers: one update of V per epoch.
 
-In: an objective, options, a seeded generator. Out: the vectors, and one `Step` per epoch. Epoch `e`
+In: an objective, options, a seeded generator. Out: the vectors, and an `EpochRecord` per epoch. Epoch `e`
 has the cost before update `e`, so epoch 0 is the start and the last epoch is the result.
 """
 
@@ -14,7 +14,7 @@ import torch
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.objective import Objective
 from embedlab.movies.solvers.result import FitResult, Snapshots, divergence_epoch
-from embedlab.progress import OnStep, Step, no_step
+from embedlab.progress import EpochRecord, OnEpoch, ignore_epoch
 from embedlab.wording import counted
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -40,7 +40,7 @@ def fit_by_gradient(
     objective: Objective,
     options: FitOptions,
     generator: torch.Generator,
-    on_step: OnStep = no_step,
+    on_epoch: OnEpoch = ignore_epoch,
     snapshots: Snapshots | None = None,
 ) -> FitResult:
     """Minimise `objective` from a N(0, init_scale²) start that `generator` draws on the CPU.
@@ -72,7 +72,7 @@ def fit_by_gradient(
             break
         # A line search evaluates several times, first at this epoch's vectors.
         metrics = {"train/cost": cost, "train/gradient_norm": norms[0]}
-        on_step(Step(epoch, metrics, elapsed if is_update else None))
+        on_epoch(EpochRecord(epoch, metrics, elapsed if is_update else None))
         seconds += elapsed
     epochs, diverged_at, divergence = len(costs) - 1, divergence_epoch(costs), ""
     last = next(filter(math.isfinite, reversed(costs)), math.nan)

@@ -34,7 +34,7 @@ from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.objective import clamp_roundoff
 from embedlab.movies.solvers.operators import TorchLikesOperator
 from embedlab.movies.solvers.result import FitResult
-from embedlab.progress import OnStep, Step, no_step
+from embedlab.progress import EpochRecord, OnEpoch, ignore_epoch
 
 MAX_ROUNDS = 150
 TOLERANCE = 1e-8  # relative gain of a round
@@ -78,7 +78,7 @@ def fit_minres(
     generator: np.random.Generator,
     max_rounds: int = MAX_ROUNDS,
     tolerance: float | None = TOLERANCE,
-    on_step: OnStep = no_step,
+    on_epoch: OnEpoch = ignore_epoch,
     eigensolver: Callable[..., Eigensolver] = choose_eigensolver,
 ) -> FitResult:
     """Fill the diagonal until a round lowers the cost by less than `tolerance`, relatively.
@@ -115,7 +115,7 @@ def fit_minres(
         if found.cost > best.cost:  # by rounding: nothing is left to gain
             break
         metrics = {"train/cost": found.cost, "train/gradient_norm": found.gradient_norm}
-        on_step(Step(round_, metrics | {"train/products": solver.products}, elapsed))
+        on_epoch(EpochRecord(round_, metrics | {"train/products": solver.products}, elapsed))
         started = time.perf_counter()
         gain = best.cost - found.cost
         best, rounds = found, round_

@@ -9,7 +9,7 @@ import numpy as np
 
 from embedlab.errors import DivergedError
 from embedlab.movies.options import FitOptions
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 
 # RMSprop and Adam with too high a rate rise up to a million times and recover; a fit that ends this
 # far above its random start has not.
@@ -75,12 +75,12 @@ def divergence_epoch(costs: Sequence[float]) -> int | None:
     return first_bad if first_bad < len(costs) else None
 
 
-def add_gap_metric(step: Step, reference_cost: float | None) -> Step:
-    """`step` with `train/gap`, its cost over the exact solver's minus 1.
+def add_gap_metric(record: EpochRecord, reference_cost: float | None) -> EpochRecord:
+    """`record` with `train/gap`, its cost over the exact solver's minus 1.
 
-    Returns `step` itself without a reference cost, or with one of 0.
+    Returns `record` itself without a reference cost, or with one of 0.
     """
     if not reference_cost:
-        return step
-    gap = step.metrics["train/cost"] / reference_cost - 1
-    return replace(step, metrics={**step.metrics, "train/gap": gap})
+        return record
+    gap = record.metrics["train/cost"] / reference_cost - 1
+    return replace(record, metrics={**record.metrics, "train/gap": gap})

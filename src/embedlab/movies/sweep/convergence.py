@@ -18,7 +18,7 @@ from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.result import FitResult, Snapshots
 from embedlab.movies.sweep.grid import Job
-from embedlab.progress import OnStep
+from embedlab.progress import OnEpoch
 from embedlab_serving.titles import TitleIndex
 
 N_EPOCHS = 16
@@ -82,7 +82,7 @@ def snapshot_epochs(n_epochs: int) -> frozenset[int]:
 
 
 def fit_with_snapshots(
-    weighted: WeightedLikes, queries: Queries, job: Job, device: str, on_step: OnStep
+    weighted: WeightedLikes, queries: Queries, job: Job, device: str, on_epoch: OnEpoch
 ) -> tuple[FitResult, Lists]:
     """A fit, and its lists at some epochs; of the exact solver only the last."""
     options, seed = job
@@ -92,7 +92,7 @@ def fit_with_snapshots(
         lists[epoch] = queries.lists(embedding)
 
     snapshots = Snapshots(snapshot_epochs(options.epochs) - {options.epochs}, take)
-    fit = fit_weighted(weighted, options, seed, device, on_step, snapshots=snapshots)
+    fit = fit_weighted(weighted, options, seed, device, on_epoch, snapshots=snapshots)
     if not fit.has_diverged:
         take(fit.epochs, fit.embedding)
     return fit, lists

@@ -36,14 +36,14 @@ def comparison_page(compared: OptimizerComparison, caption: str) -> str:
 
 def _fit_data(compared: OptimizerComparison, item: SweepFit, colour: str) -> dict:
     # An epoch's cost is that before its update.
-    seconds = accumulate((step.seconds or 0.0 for step in item.steps[:-1]), initial=0.0)
+    seconds = accumulate((record.seconds or 0.0 for record in item.history[:-1]), initial=0.0)
     return {
         "name": compared.names[item],
         "optimizer": item.optimizer,
         "colour": colour,
         "gap": None if item.has_diverged else item.gap,
-        "epochs": [step.epoch for step in item.steps],
-        "costs": [float(f"{step.metrics['train/cost']:.{DIGITS}g}") for step in item.steps],
+        "epochs": [record.epoch for record in item.history],
+        "costs": [float(f"{record.metrics['train/cost']:.{DIGITS}g}") for record in item.history],
         "seconds": [round(value, 4) for value in seconds],
         "lists": {} if item.has_diverged else _asked_lists(compared, item),
         "shares": _shares(compared, item),

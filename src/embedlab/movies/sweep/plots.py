@@ -63,7 +63,7 @@ def plot_costs(compared: OptimizerComparison, title: str) -> Figure:
     figure = new_figure(max(6.0, 3.4 * len(names)), 4.6)
     figure.suptitle(title)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    starts = [item.steps[0].metrics["train/cost"] for item in compared.others if item.steps]
+    starts = [item.history[0].metrics["train/cost"] for item in compared.others if item.history]
     top = WORST_SHOWN * max(starts, default=compared.exact.fit.cost)
     colours = dict(zip(compared.fits, run_colours(compared.fits), strict=True))
     for axes, name in zip(panels, names, strict=True):
@@ -71,8 +71,8 @@ def plot_costs(compared: OptimizerComparison, title: str) -> Figure:
         for item in of_optimizer:
             end = "diverged" if item.has_diverged else cost_as_text(item.fit.cost)
             label = f"{compared.names[item].removeprefix(f'{name} lr=')}: {end}"
-            draw_costs(axes, item.steps, colours[item], label)
-            for last in item.steps[-1:] if item.has_diverged else ():
+            draw_costs(axes, item.history, colours[item], label)
+            for last in item.history[-1:] if item.has_diverged else ():
                 y = min(last.metrics["train/cost"], top)
                 style = {"color": colours[item], "markersize": 9, "markeredgewidth": 2}
                 axes.plot(last.epoch, y, "x", clip_on=False, **style)
@@ -98,7 +98,7 @@ def plot_best_curves(compared: OptimizerComparison, title: str) -> Figure:
         for item in compared.best:
             name = item.optimizer
             label = f"{compared.names[item]}: {cost_as_text(item.fit.cost)}"
-            draw_costs(axes, item.steps, OPTIMIZER_COLOURS[name], label, in_seconds=in_seconds)
+            draw_costs(axes, item.history, OPTIMIZER_COLOURS[name], label, in_seconds=in_seconds)
             axes.lines[-1].set(marker=OPTIMIZER_MARKERS[name], markevery=[-1], linewidth=1.6)
         if in_seconds:
             style = {"color": GREY, "markersize": 13, "markeredgecolor": "white"}
@@ -188,7 +188,7 @@ def plot_overlap_by_gap(compared: OptimizerComparison, title: str) -> Figure:
     named: set[str] = set()
     for item, by_epoch in compared.drawn.items():
         name, colour = item.optimizer, OPTIMIZER_COLOURS[item.optimizer]
-        costs = {step.epoch: step.metrics["train/cost"] for step in item.steps}
+        costs = {record.epoch: record.metrics["train/cost"] for record in item.history}
         costs[item.fit.epochs] = item.fit.cost
         x = [max(costs[epoch] / compared.exact.fit.cost - 1, MIN_GAP) for epoch in by_epoch]
         y = [share for share, _ in by_epoch.values()]

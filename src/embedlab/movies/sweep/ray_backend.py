@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from embedlab.errors import EmbedlabError, OptionError, RayError
 from embedlab.movies.sweep.grid import Job
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.wording import counted
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class RayFit:
     """A finished task: the fit, its epochs, its lists, and the host and id of its node."""
 
     fit: "FitResult"
-    steps: Sequence[Step]
+    history: Sequence[EpochRecord]
     lists: "Lists"
     node: str
 
@@ -253,10 +253,10 @@ def _fit(
     from embedlab.movies.sweep.convergence import fit_with_snapshots
 
     torch.set_num_threads(n_threads)
-    steps: list[Step] = []
-    fit, lists = fit_with_snapshots(weighted, queries, job, device, steps.append)
+    history: list[EpochRecord] = []
+    fit, lists = fit_with_snapshots(weighted, queries, job, device, history.append)
     node_id = ray.get_runtime_context().get_node_id()
-    return RayFit(fit, steps, lists, f"{socket.gethostname()} {node_id[:8]}")
+    return RayFit(fit, history, lists, f"{socket.gethostname()} {node_id[:8]}")
 
 
 def _versions() -> str:

@@ -17,7 +17,7 @@ from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES, Lists, Queries, drawn_overlap
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.wording import FAR_GAP, as_markdown, cost_as_text, counted, gap_as_text
 from embedlab_serving.titles import TitleIndex
 
@@ -33,7 +33,7 @@ FITS = ("fit", "optimizer", "lr", "seed", "cost", "gap", "epochs", "seconds", "s
 class SweepFit:
     """One fit of a comparison.
 
-    steps   its epochs, with train/cost.
+    history  its epochs, with train/cost.
     lists   what it recommended at some epochs, the last one among them; none if it diverged.
     gap     final cost over the exact solver's, minus 1; nan if it diverged.
     run_id  of its tracked run.
@@ -42,7 +42,7 @@ class SweepFit:
     options: FitOptions
     seed: int
     fit: FitResult
-    steps: Sequence[Step]
+    history: Sequence[EpochRecord]
     lists: Lists
     gap: float
     run_id: str

@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, RED, PlainTextFigure, new_figure, tidy
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, Report, wilson_interval
 
@@ -45,7 +45,7 @@ Heading = tuple[float, str]  # x of its middle, in images, and its text
 
 
 def plot_curves(
-    runs: Mapping[str, Sequence[Step]], title: str, chosen: Mapping[str, int]
+    runs: Mapping[str, Sequence[EpochRecord]], title: str, chosen: Mapping[str, int]
 ) -> Figure:
     """Loss and accuracy by epoch: training dashed, validation solid, one colour per run.
 
@@ -55,10 +55,10 @@ def plot_curves(
     figure.suptitle(title)
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        for (label, steps), colour in zip(runs.items(), cycle(COLOURS), strict=False):
+        for (label, history), colour in zip(runs.items(), cycle(COLOURS), strict=False):
             for split, style in (("train", "--"), ("val", "-")):
                 metric = f"{split}/{name}"
-                values = {s.epoch: s.metrics[metric] for s in steps if metric in s.metrics}
+                values = {s.epoch: s.metrics[metric] for s in history if metric in s.metrics}
                 style += "o" if len(values) < 4 else ""
                 of_run = {"color": colour, "label": f"{label} {split}".strip(), "linewidth": 2}
                 axes.plot(list(values), list(values.values()), style, **of_run)

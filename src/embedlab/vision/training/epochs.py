@@ -6,18 +6,18 @@ from typing import NamedTuple
 
 import torch
 
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.vision.evaluation.metrics import Predictions, ValidationScore
 
 
 class Epoch(NamedTuple):
     """A finished epoch of a training.
 
-    step         its metrics.
+    record       its metrics.
     predictions  for all validation images, in their order; None at ranks other than 0.
     """
 
-    step: Step
+    record: EpochRecord
     predictions: Predictions | None
 
 

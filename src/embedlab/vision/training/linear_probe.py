@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from embedlab.errors import DivergedError
-from embedlab.progress import Step
+from embedlab.progress import EpochRecord
 from embedlab.vision.evaluation.metrics import NO_SCORE, predictions_of
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.epochs import BestEpoch, Epoch
@@ -82,7 +82,7 @@ class LinearProbe:
             self.seconds += seconds
             metrics = {"train/loss": loss, "train/accuracy": accuracy}
             metrics |= {"val/loss": score.loss, "val/accuracy": score.accuracy}
-            yield Epoch(Step(epoch, metrics, seconds), predictions)
+            yield Epoch(EpochRecord(epoch, metrics, seconds), predictions)
 
     def layer(self) -> nn.Linear:
         """The best epoch's weights as a layer on the CPU, with the standardisation folded in.

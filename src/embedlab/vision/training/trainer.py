@@ -23,7 +23,7 @@ from embedlab.distributed.collectives import all_reduce_sum, broadcast, local_sl
 from embedlab.distributed.env import rank, world_size
 from embedlab.distributed.sync_batchnorm import convert_sync_batchnorm
 from embedlab.errors import DataError, DivergedError, OptionError
-from embedlab.progress import OnProgress, Step, no_progress
+from embedlab.progress import EpochRecord, OnProgress, no_progress
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
@@ -105,7 +105,7 @@ class Trainer:
             **({"average": self._ema} if self._ema else {}),
         }
         self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
-        self.history: list[Step] = []
+        self.history: list[EpochRecord] = []
         self.seconds = seconds
         self.best = BestEpoch(0, NO_SCORE, {})
 
@@ -134,7 +134,7 @@ class Trainer:
             for name, part in self._stateful.items():
                 part.load_state_dict(state[name])
             self._generator.set_state(state["rng"])
-            self.history = [Step(**record) for record in state["history"]]
+            self.history = [EpochRecord(**record) for record in state["history"]]
             self.seconds, best = state["seconds"], state["best"]
             score = ValidationScore(best["accuracy"], best["loss"])
             self.best = BestEpoch(best["epoch"], score, best["network"])
@@ -205,7 +205,7 @@ class Trainer:
             weights = eval_model.state_dict().items()
             self.best = BestEpoch(epoch, score, {k: v.cpu().clone() for k, v in weights})
         self.seconds += seconds
-        self.history.append(Step(epoch, metrics, seconds))
+        self.history.append(EpochRecord(epoch, metrics, seconds))
         return Epoch(self.history[-1], predictions)
 
     def _train_epoch(

@@ -83,7 +83,7 @@ class Lobpcg:
 
     def _gram(self, vectors: np.ndarray) -> np.ndarray:
         self.products += vectors.shape[1]
-        return self._product.backward(self._product.forward(np.ascontiguousarray(vectors)))
+        return self._product.rmatmat(self._product.matmat(np.ascontiguousarray(vectors)))
 
     def rayleigh_ritz(self, shift: torch.Tensor, k: int) -> minres.Eigenpairs:
         """Ritz pairs of the present vectors, for this shift."""

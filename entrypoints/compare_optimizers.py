@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = vars(args) | {"learning_rates": rates}
     with start_run("compare_optimizers", "compare_optimizers", given) as run:
         device = ray.device if ray else choose_device(args.device)
-        likes = find_or_load_likes(run, vars(args), parser.changed(args), console.print)
+        likes = find_or_load_likes(run, vars(args), parser.non_default(args), console.print)
         run.log_params({"device": device})
         index = TitleIndex(likes.movies["title"].tolist(), likes.popularity)
         asked = index.find_all(args.titles)

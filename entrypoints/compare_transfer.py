@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.tracking.run import start_run
     from embedlab.vision.data.images import read_images
     from embedlab.vision.evaluation import plots as figures
-    from embedlab.vision.evaluation.comparison import compare_runs, only_right
+    from embedlab.vision.evaluation.comparison import compare_runs, right_only_by
     from embedlab.vision.evaluation.page import images_page
     from embedlab.workflows.finished_image_runs import check_images_unchanged, find_image_runs
     from embedlab.workflows.image_runs import prepare_fonts
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_figure(classes, "figures/classes.png")
         best, *others = comparison.runs
         for i, other in enumerate(others, start=1):
-            sides = only_right(best.test, other.test), only_right(other.test, best.test)
+            sides = right_only_by(best.test, other.test), right_only_by(other.test, best.test)
             if not any(len(side.rows) for side in sides):
                 continue
             title = f"{name}: where the two differ, the most confident mistakes first"

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab_serving.neighbours import SIMILARITIES
 
     with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:
-        likes = find_or_load_likes(run, vars(args), parser.changed(args), console.print)
+        likes = find_or_load_likes(run, vars(args), parser.non_default(args), console.print)
         present, absent = build_candidates(args.dims, args.seed, likes.matrix.shape)
         for reason in absent:
             console.print(f"Left out: {reason}")

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         head = probe.layer()
         attach_head(backbone, head)
         seconds = features.seconds + probe.seconds
-        trained = image_runs.Trained(model, probe.best, seconds, args.backbone, label)
+        trained = image_runs.TrainedClassifier(model, probe.best, seconds, args.backbone, label)
         predictions = predictions_of(probe_logits(head, test), images.labels, split.test)
         image_runs.log_embedding(run, test, predictions, images, args.embedding_map)
         messages = image_runs.finish(run, trained, predictions, images, split, given)

@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             images, split, messages = image_runs.load_images(run, settings, on_progress)
         n_train, seed = len(split.train), settings["seed"]
         options = resolve_options(settings, n_train, images.side)
-        refuse_conflicts(f"resume={args.resume}", settings | vars(options), parser.changed(args))
+        resumed = f"resume={args.resume}"
+        refuse_conflicts(resumed, settings | vars(options), parser.non_default(args))
         run.log_params({"device": device, **settings})
         run.log_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
         if options.recipe == "auto":
@@ -113,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if test is None:  # rank 0 has them, and goes on alone
             return
         about = settings["backbone"], f"finetune {options.label}"
-        trained = image_runs.Trained(model, trainer.best, trainer.seconds, *about)
+        trained = image_runs.TrainedClassifier(model, trainer.best, trainer.seconds, *about)
         messages = image_runs.finish(run, trained, test, images, split, given)
         Checkpoints(run.id).delete()
     console.print("\n".join(messages))

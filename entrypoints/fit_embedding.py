@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not is_main_process():  # rank 0 scatters the likes
             fit_weighted(None, options, args.seed, device, processes=args.processes)
             return
-        likes = find_or_load_likes(run, vars(args), parser.changed(args), console.print)
+        likes = find_or_load_likes(run, vars(args), parser.non_default(args), console.print)
         if args.register and args.promote_by == "ndcg":
             check_enough_likes(likes.matrix)  # refused before the fit
         run.log_params({"device": device})

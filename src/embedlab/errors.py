@@ -18,7 +18,7 @@ class TrackingError(EmbedlabError):
     """The tracking store or the model registry cannot do what was asked."""
 
 
-class ServerAwayError(TrackingError):
+class StoreUnavailableError(TrackingError):
     """The tracking store was unavailable for longer than a run waits for it."""
 
 

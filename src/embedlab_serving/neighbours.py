@@ -103,12 +103,12 @@ class Neighbours:
                 f"The number of recommendations must be a whole number from 1, but found {k}."
             )
         s = self.scores(rows, score)  # (n_movies,)
-        left_out = np.unique(np.array([*exclude, *(() if include_self else rows)], np.int64))
-        k = min(k, len(s) - len(left_out))
+        excluded = np.unique(np.array([*exclude, *(() if include_self else rows)], np.int64))
+        k = min(k, len(s) - len(excluded))
         if k < 1:
             return []
         # The other scores are finite (see __init__), so these never reach the k best.
-        s[left_out] = -np.inf
+        s[excluded] = -np.inf
         kth = np.partition(s, len(s) - k)[len(s) - k]
         # Of the movies that share the k-th score, flatnonzero gives the lowest rows first.
         above = np.flatnonzero(s > kth)

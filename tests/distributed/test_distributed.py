@@ -141,13 +141,15 @@ def test_one_process_resumes_the_checkpoint_of_several(by_one, by_several):
 def test_processes_with_other_data_are_refused(by_several):
     sentence = by_several["refused"]
     assert sentence.startswith("dataset: expected the same at all ")
-    assert "rank 1 has others than rank 0" in sentence
+    assert "rank 1 differs from rank 0" in sentence
 
 
-def test_processes_that_are_lost_are_one_or_several():
-    for n, end in ((1, " has ended before its time"), (2, " have ended before their time")):
-        others = {i: (this_host(), 2**22 + 1, 0.0) for i in range(n)}
-        assert collectives.ended_ranks(others).endswith(end)
+def test_lost_processes_are_named():
+    lost = {i: (this_host(), 2**22 + 1, 0.0) for i in range(2)}
+    names = f"rank 0 (pid {2**22 + 1} on {this_host()}), rank 1 (pid {2**22 + 1} on {this_host()})"
+    alive = {2: (this_host(), os.getpid(), psutil.Process().create_time())}
+    assert collectives.ended_ranks(lost | alive).startswith(f"{names} of ")
+    assert collectives.ended_ranks(alive) == ""
 
 
 def test_shares_of_users_hold_about_as_many_likes():

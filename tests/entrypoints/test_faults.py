@@ -29,7 +29,7 @@ from embedlab.datasets.cache import cache_folder
 from embedlab.datasets.images import locate_images
 from embedlab.datasets.movielens import locate_ratings
 from embedlab.errors import DataError, EmbedlabError, TrackingError
-from embedlab.movies.data.likes import SEAL, find_likes, load_likes, save_likes
+from embedlab.movies.data.likes import CHECKSUM, find_likes, load_likes, save_likes
 from embedlab.vision.data.images import read_images
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier
@@ -180,14 +180,16 @@ def damaged(content: bytes, rng: np.random.Generator) -> Iterator[bytes]:
         yield bytes(flipped)
 
 
-@pytest.mark.parametrize("is_sealed", [True, False], ids=["as it is now", "from before the seal"])
-def test_a_damaged_matrix_is_refused_or_has_lost_nothing(tmp_path, is_sealed):
+@pytest.mark.parametrize(
+    "has_checksum", [True, False], ids=["as it is now", "from before the checksum"]
+)
+def test_a_damaged_matrix_is_refused_or_has_lost_nothing(tmp_path, has_checksum):
     rng = np.random.default_rng(0)
     likes = find_likes(small_ratings(rng), "user_mean", "inverse", 0.25)
     save_likes(likes, tmp_path)
-    if not is_sealed:
+    if not has_checksum:
         about = json.loads((tmp_path / "about.json").read_text(encoding="utf-8"))
-        del about[SEAL]
+        del about[CHECKSUM]
         (tmp_path / "about.json").write_text(json.dumps(about), encoding="utf-8")
         assert load_likes(tmp_path).params == likes.params
     n_refused = 0
@@ -201,12 +203,12 @@ def test_a_damaged_matrix_is_refused_or_has_lost_nothing(tmp_path, is_sealed):
                 assert str(error).startswith("matrix: ") and "\n" not in str(error)
                 n_refused += 1
             else:
-                if is_sealed or name == "likes.npz":  # without it nobody can tell another title
+                if has_checksum or name == "likes.npz":  # without it nobody can tell another title
                     assert (loaded.matrix != likes.matrix).nnz == 0
-                if is_sealed:
+                if has_checksum:
                     assert loaded.movies.equals(likes.movies) and loaded.params == likes.params
         (tmp_path / name).write_bytes(whole)
-    assert n_refused > (190 if is_sealed else 90)
+    assert n_refused > (190 if has_checksum else 90)
 
 
 def test_fit_embedding_refuses_a_matrix_that_was_cut_short(tmp_path):

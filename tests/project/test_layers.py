@@ -1,4 +1,4 @@
-"""Imports point down: every module stands on a floor, and imports from below it."""
+"""Imports point down: every module is in a layer, and imports from below it."""
 
 import ast
 import subprocess
@@ -11,8 +11,8 @@ from conftest import PROJECT
 
 SOURCE = "src"
 HEAVY = ("torch", "torchvision", "scipy", "pandas", "mlflow", "matplotlib")
-# The floors, from the top: a room may import what stands below it, never what stands above.
-FLOORS = (
+# The layers, from the top: a package may import those below it, never those above.
+LAYERS = (
     ("entrypoints",),
     ("embedlab.cli",),
     ("embedlab.workflows",),
@@ -88,44 +88,48 @@ def imported_modules(name: str, text: str, is_package: bool) -> set[tuple[str, b
     return modules
 
 
-def is_in(module: str, room: str) -> bool:
-    return module == room or module.startswith(f"{room}.")
+def is_in(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
 
 
-def floor_of(module: str) -> int | None:
+def layer_of(module: str) -> int | None:
     """Its number from the top; None for a module of another project."""
-    found = [i for i, rooms in enumerate(FLOORS) if any(is_in(module, room) for room in rooms)]
+    found = [
+        i
+        for i, packages in enumerate(LAYERS)
+        if any(is_in(module, package) for package in packages)
+    ]
     return found[0] if found else None
 
 
 def arrows_up(name: str, path: Path, planted: str = "") -> set[str]:
     """What the module (and the planted line) imports although no rule allows it."""
     found = set()
-    floor, text = floor_of(name), path.read_text(encoding="utf-8") + f"\n{planted}\n"
+    layer, text = layer_of(name), path.read_text(encoding="utf-8") + f"\n{planted}\n"
     for target, is_eager in imported_modules(name, text, path.stem == "__init__"):
-        other = floor_of(target)
-        own_room = next((r for r in FLOORS[floor] if is_in(name, r)), name) if floor else name
-        is_up = other is not None and floor is not None and other < floor
-        is_sideways = any(is_in(target, room) for room in FAMILIES) and (
-            is_in(name, "embedlab.tracking") or (other == floor and not is_in(target, own_room))
+        other = layer_of(target)
+        own_package = next((r for r in LAYERS[layer] if is_in(name, r)), name) if layer else name
+        is_up = other is not None and layer is not None and other < layer
+        is_sideways = any(is_in(target, package) for package in FAMILIES) and (
+            is_in(name, "embedlab.tracking") or (other == layer and not is_in(target, own_package))
         )
         is_heavy = is_eager and any(is_in(target, heavy) for heavy in HEAVY)
         if (
             is_up
             or is_sideways
             or (is_heavy and any(is_in(name, light) for light in LIGHT))
-            or (is_in(target, "mlflow") and not any(is_in(name, room) for room in MLFLOW))
+            or (is_in(target, "mlflow") and not any(is_in(name, package) for package in MLFLOW))
             or (is_in(target, "argparse") and not is_in(name, "embedlab.cli"))
         ):
             found.add(target)
     return found
 
 
-def test_every_module_stands_on_a_floor():
+def test_every_module_is_in_a_layer():
     modules = source_files()
-    assert {name for name in modules if floor_of(name) is None} == {"embedlab"}
-    for floor in FLOORS:
-        assert all(any(is_in(name, room) for name in modules) for room in floor), floor
+    assert {name for name in modules if layer_of(name) is None} == {"embedlab"}
+    for layer in LAYERS:
+        assert all(any(is_in(name, package) for name in modules) for package in layer), layer
 
 
 def test_no_import_points_up():

@@ -35,7 +35,7 @@ import yaml
 from conftest import PROJECT, free_port, long, use_store
 
 from embedlab.cli.parser import exit_with
-from embedlab.errors import ServerAwayError, TrackingError
+from embedlab.errors import StoreUnavailableError, TrackingError
 from embedlab.progress import EpochRecord
 from embedlab.tracking import store
 from embedlab.tracking.run import start_run
@@ -375,7 +375,7 @@ def test_a_lock_that_another_process_holds_is_named_and_waited_for(
     held = f"another process holds its lock {store.LOCK_NUMBER} (advisory)"
     with engine.connect() as other:
         other.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({store.LOCK_NUMBER})"))
-        with pytest.raises(ServerAwayError, match=re.escape(held)):
+        with pytest.raises(StoreUnavailableError, match=re.escape(held)):
             initialise_store()
     assert held in caplog.messages[0]
     assert "experiments" not in tables(team)

@@ -410,7 +410,7 @@ def test_a_pickled_model_under_our_name_is_refused_unread(store, tmp_path, type_
         )
     (tmp_path / "read").unlink(missing_ok=True)  # MLflow may look at what it has logged
     for uri in (logged.model_uri, "models:/pickled/1"):
-        expected = f"'{uri}' is not made of code, as this project's are: give one that"
+        expected = f"'{uri}' is not an MLflow model from code: give one that"
         assert_is_a_sentence(type_recommend(uri), expected)
     assert not (tmp_path / "read").exists()
 
@@ -425,7 +425,7 @@ def test_a_model_of_scikit_learn_under_our_name_is_refused(store, type_recommend
         )
     store.set_registered_model_alias("line", "champion", "1")
     uri = "models:/line@champion"
-    assert_is_a_sentence(type_recommend(uri), f"'{uri}' is not made of code, as this project's")
+    assert_is_a_sentence(type_recommend(uri), f"'{uri}' is not an MLflow model from code")
 
 
 SOMEBODYS_CODE = """
@@ -449,8 +449,18 @@ FAILS_AS_OURS = """raise mlflow.exceptions.MlflowException("the server's log say
         ("return model_input", "", None, "does not say what it takes: give one that"),
         ("return model_input", "", movie_model.SIGNATURE, "expected an answer of query, rank, "),
         ("return [1]", "", movie_model.SIGNATURE, "expected an answer of query, rank, movie_id,"),
-        ("raise KeyError('x')", "", movie_model.SIGNATURE, "it fails (KeyError: 'x'): give one"),
-        (FAILS_AS_OURS, "", movie_model.SIGNATURE, "it fails (the server's log says why): give"),
+        (
+            "raise KeyError('x')",
+            "",
+            movie_model.SIGNATURE,
+            "its prediction failed (KeyError: 'x'): give one",
+        ),
+        (
+            FAILS_AS_OURS,
+            "",
+            movie_model.SIGNATURE,
+            "its prediction failed (the server's log says why): give",
+        ),
         ("", "import nowhere_at_all", movie_model.SIGNATURE, "No module named 'nowhere_at_all'"),
         ("", "1 / 0", movie_model.SIGNATURE, "division by zero"),
     ],
@@ -475,7 +485,7 @@ def test_code_of_somebody_else_is_a_sentence(
 def test_a_model_without_a_python_function_is_a_sentence(tmp_path, type_recommend):
     for text in ("flavors: {}\n", "flavors: {spark: {}}\nrun_id: a\n"):
         (tmp_path / "MLmodel").write_text(text)
-        assert_is_a_sentence(type_recommend(tmp_path), "is not made of code")
+        assert_is_a_sentence(type_recommend(tmp_path), "is not an MLflow model from code")
 
 
 def test_a_model_from_before_there_were_digests_still_loads(movies, tmp_path, type_recommend):

@@ -203,8 +203,8 @@ def test_silence_counts_only_where_no_process_can_be_seen(client, experiment):
     assert find_stale(experiment) == []
     found = {item.run.info.run_id: item.reason for item in find_stale(experiment, 24)}
     assert found == {
-        silent: "no sign of life for 30.0 hours from its process on elsewhere",
-        begun.info.run_id: "no sign of life for 30.0 hours and no process has taken it up",
+        silent: "no activity for 30.0 hours from its process on elsewhere",
+        begun.info.run_id: "no activity for 30.0 hours and no process has taken it up",
     }
     found = {item.run.info.run_id: item.last_activity for item in find_stale(experiment, 2)}
     assert set(found) == {silent, begun.info.run_id, heard}

@@ -22,7 +22,7 @@ from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 
 from embedlab.cli.parser import EXIT_INTERRUPTED, exit_with
-from embedlab.errors import DataError, ServerAwayError, TrackingError
+from embedlab.errors import DataError, StoreUnavailableError, TrackingError
 from embedlab.tracking import store
 from embedlab.tracking.offline import retry as outage
 from embedlab.tracking.run import start_run
@@ -181,7 +181,7 @@ def test_a_lock_that_another_process_holds_is_named_and_waited_for_up_to_a_limit
     if is_there:
         empty_store(database)
     holds = f"another process holds its lock {database}.lock and has to end first"
-    with held(Path(f"{database}.lock")), pytest.raises(ServerAwayError) as said:
+    with held(Path(f"{database}.lock")), pytest.raises(StoreUnavailableError) as said:
         initialise_store()
     assert str(said.value) == f"MLflow at sqlite:///{database} was away for 0.5 s ({holds})"
     assert caplog.messages == [
@@ -244,7 +244,7 @@ def test_a_database_that_another_process_has_locked_is_named(database, monkeypat
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.2")
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(ServerAwayError, match=r"for 0.2 s \(its database is locked\)$"):
+        with pytest.raises(StoreUnavailableError, match=r"for 0.2 s \(its database is locked\)$"):
             initialise_store()
 
 

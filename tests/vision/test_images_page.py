@@ -53,7 +53,7 @@ def test_a_page_of_many_images_has_the_most_confident_of_each_cell(monkeypatch):
     page = images_page(RUNS[:1], dataset())
     # The cells of `tuned` are (0, 0), (0, 1), (1, 1), (2, 2); the second image of two goes.
     assert '"confidence":[0.9,0.8,0.9,0.5]' in page
-    assert "Up to 1 image of a cell" in page
+    assert "A cell shows up to 1 image," in page
 
 
 @needs_chromium

@@ -207,7 +207,7 @@ def test_named_runs_alone_are_reported(experiment):
 
 def test_a_run_that_is_none_of_these_is_one_sentence(experiment, store):
     other = make_run("promote")
-    with pytest.raises(TrackingError, match=f"{other} is a promote run that is FINISHED; expected"):
+    with pytest.raises(TrackingError, match=f"{other} is a FINISHED run of promote; expected"):
         reported_runs(experiment, (other,))
     with pytest.raises(TrackingError, match="there is no run 'abc'"):
         reported_runs(experiment, ("abc",))

@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
             metavar=getattr(type, "metavar", None) or name.rpartition("_")[2].upper(),
         )
 
-    def changed(self, args: argparse.Namespace) -> dict[str, object]:
+    def non_default(self, args: argparse.Namespace) -> dict[str, object]:
         """The parameters that differ from their default; `mlflow run` passes defaults, too, so what
         was typed is unknown."""
         defaults = vars(self.parse_args([]))

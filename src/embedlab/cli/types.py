@@ -19,7 +19,7 @@ from embedlab.distributed.launch import MAX_PROCESSES
 
 Value = TypeVar("Value")
 Covariant = TypeVar("Covariant", covariant=True)
-LARGEST = 2**31 - 1
+MAX_INT = 2**31 - 1
 BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True)
 BOOLEANS |= dict.fromkeys(("false", "no", "off", "0"), False)
 
@@ -49,15 +49,15 @@ def checked(
     return ArgumentType(parse)
 
 
-def integer(minimum: int, maximum: int = LARGEST) -> ArgumentType[int]:
+def integer(minimum: int, maximum: int = MAX_INT) -> ArgumentType[int]:
     """Type of an integer from `minimum` to `maximum`."""
-    end = f"to {maximum}" if maximum < LARGEST else "up"
+    end = f"to {maximum}" if maximum < MAX_INT else "up"
     from_minimum = checked(int, lambda n: n >= minimum, f"a whole number from {minimum} {end}")
     both = f"a whole number from {minimum} to {maximum}"
     return checked(from_minimum, lambda n: n <= maximum, both)
 
 
-def integers(minimum: int, maximum: int = LARGEST) -> ArgumentType[tuple[int, ...]]:
+def integers(minimum: int, maximum: int = MAX_INT) -> ArgumentType[tuple[int, ...]]:
     """Type of one whole number or several, joined by commas: `96`, `64,96,128`."""
     parse = integer(minimum, maximum)
     return ArgumentType(lambda text: tuple(parse(part.strip()) for part in text.split(",")))
@@ -124,7 +124,7 @@ def auto_or(type: ArgumentType[Value]) -> ArgumentType[Value | None]:
 
 
 def processes(text: str) -> int:
-    """Type of the number of processes; under torchrun its world size, for which 1 is accepted, too."""
+    """Type of the number of processes; under torchrun its world size; 1 is accepted for it."""
     given = integer(1, MAX_PROCESSES)(text)
     if not is_distributed():
         return given

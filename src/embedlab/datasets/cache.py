@@ -55,9 +55,9 @@ def cache_folder() -> Path:
 
 
 def build_folder(
-    final: Path, fill: Callable[[Path], object], is_whole: Callable[[Path], bool]
+    final: Path, fill: Callable[[Path], object], is_complete: Callable[[Path], bool]
 ) -> Path:
-    """Return the folder `final`, first built by `fill` if `is_whole(final)` is not true.
+    """Return the folder `final`, first built by `fill` if `is_complete(final)` is not true.
 
     `fill(folder)` gets an empty temporary folder beside `final` and writes plain files into it.
     When it has returned, they are moved into `final`, each in one step: a concurrent reader keeps
@@ -68,7 +68,7 @@ def build_folder(
     Raises DataError if the disk is full or not writable, and whatever `fill` raises; `final` is
     then as it was.
     """
-    if is_whole(final):
+    if is_complete(final):
         return final
     try:
         with working_folder(final.parent) as work:

@@ -23,7 +23,7 @@ SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # metadata and previews: of macOS in a 
 Entry = tuple[str, os.stat_result]  # a path, and what is there, links followed
 
 
-class LeftOut(NamedTuple):
+class SkippedFile(NamedTuple):
     """A file or folder that gives no image; `name` is its path in the data set's folder."""
 
     name: str
@@ -63,7 +63,7 @@ class Listing:
     classes: tuple[str, ...]
     files: tuple[ClassFile, ...]
     parts: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[SkippedFile, ...]
     notes: tuple[str, ...]
 
 
@@ -102,7 +102,7 @@ def _list_files(root: Path) -> Listing:
                 files_of[name] = files
             else:
                 reasons[path] = "an empty folder"
-    left_out = tuple(LeftOut(_name(path, root), reasons[path]) for path in sorted(reasons))
+    left_out = tuple(SkippedFile(_name(path, root), reasons[path]) for path in sorted(reasons))
     classes, *others = map(list, files_by_class.values())
     _check_classes(root, list(parts.values()), classes, others, left_out)
     class_files = tuple(
@@ -203,7 +203,7 @@ def _check_classes(
     parts: list[str],
     classes: list[str],
     others: list[list[str]],
-    left_out: tuple[LeftOut, ...],
+    left_out: tuple[SkippedFile, ...],
 ) -> None:
     """`classes` of the first part, and those of each other part."""
     why = f" ({'; '.join(map(str, left_out[:5]))})" if left_out else ""

@@ -86,7 +86,7 @@ def _cifar10() -> Path:
     md5 = dict([*Torchvision.train_list, *Torchvision.test_list])
     md5[Torchvision.meta["filename"]] = Torchvision.meta["md5"]
 
-    def is_whole(folder: Path) -> bool:
+    def is_complete(folder: Path) -> bool:
         return all(check_integrity(folder / name, md5[name]) for name in md5)
 
     def fill(folder: Path) -> None:
@@ -98,4 +98,4 @@ def _cifar10() -> Path:
                 tar.extract(member.replace(name=name), folder, filter="data")
 
     root = cache_folder() / f"cifar10-{CIFAR10_SHA256[:16]}"
-    return build_folder(root / CIFAR10_FOLDER, fill, is_whole).parent
+    return build_folder(root / CIFAR10_FOLDER, fill, is_complete).parent

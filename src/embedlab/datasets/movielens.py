@@ -153,8 +153,8 @@ def _unzipped(path: Path) -> Path:
             f"{path} cannot be read ({error.strerror or error}); pass a folder or zip that can."
         ) from error
 
-    def is_whole(folder: Path) -> bool:
+    def is_complete(folder: Path) -> bool:
         files = [(folder / name, entry.file_size) for name, entry in entries.items()]
         return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
-    return build_folder(folder, partial(unpack, path, FILES), is_whole)
+    return build_folder(folder, partial(unpack, path, FILES), is_complete)

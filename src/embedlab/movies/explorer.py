@@ -85,24 +85,24 @@ def map_movies(
     return MovieMap(movies, rows, positions, n_projected, method, quality)
 
 
-def nearest_movies(vectors: np.ndarray, left_out: Sequence[Sequence[int]]) -> np.ndarray:
+def nearest_movies(vectors: np.ndarray, excluded: Sequence[Sequence[int]]) -> np.ndarray:
     """(n, exponents, k) uint16: for each movie and score the rows of the nearest others.
 
     k is K, or less if there are fewer others.
 
     vectors   (n, dim) float32, n up to 65,536.
-    left_out  for each movie other rows that are no answer to it, such as copies of the movie.
+    excluded  for each movie other rows that are no answer to it, such as copies of the movie.
     """
     v = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
     norms = v.double().norm(dim=1).float()  # (n,)
     inverse = torch.where(norms > 0, 1 / norms, 0)
     powers = [torch.where(norms > 0, inverse**a, 0) for a in SCORE_EXPONENTS]  # (n,) each
-    k = min(K, len(v) - 1 - max(map(len, left_out)))
+    k = min(K, len(v) - 1 - max(map(len, excluded)))
     found = torch.empty((len(v), len(SCORE_EXPONENTS), k), dtype=torch.int64)
     for start in range(0, len(v), BLOCK):
         block = slice(start, start + BLOCK)
         dots = v[block] @ v.T  # (b, n)
-        for i, others in enumerate(left_out[block]):
+        for i, others in enumerate(excluded[block]):
             dots[i, [start + i, *others]] = -torch.inf
         for j, power in enumerate(powers):
             scores = torch.where(dots > -torch.inf, dots * power, dots)

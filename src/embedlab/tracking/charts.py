@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from embedlab.tracking.store import CLASSIC, first_line
+from embedlab.tracking.store import CLASSIC_UI, first_line
 
 TAG = "mlflow.sharedViewState"
 _SECTION = "comparison"
@@ -93,7 +93,7 @@ def save_view(
     except MlflowException as error:
         logging.getLogger(__name__).warning("the chart view was not saved: %s", first_line(error))
         return None
-    query = f"viewStateShareKey={view_id}&compareRunsMode=CHART&{CLASSIC}"
+    query = f"viewStateShareKey={view_id}&compareRunsMode=CHART&{CLASSIC_UI}"
     return f"#/experiments/{experiment_id}/runs?{query}"
 
 

@@ -30,8 +30,8 @@ def finished_run(client: mlflow.MlflowClient, run_id: str, kinds: Sequence[str])
         ) from None
     if run.data.tags.get("entry_point") not in kinds or run.info.status != "FINISHED":
         raise TrackingError(
-            f"runs: {run_id} is a run of {run.data.tags.get('entry_point', 'another project')} with "
-            f"status {run.info.status}; expected {expected}."
+            f"runs: {run_id} is a {run.info.status} run of "
+            f"{run.data.tags.get('entry_point', 'another project')}; expected {expected}."
         )
     return run
 

@@ -15,7 +15,7 @@ from mlflow import environment_variables as mlflow_env
 from mlflow.entities import RunTag
 
 from embedlab.distributed.env import is_main_process
-from embedlab.errors import EmbedlabError, ServerAwayError
+from embedlab.errors import EmbedlabError, StoreUnavailableError
 from embedlab.tracking.offline.retry import retry_until_available, seconds_to_wait, short_requests
 from embedlab.tracking.offline.spool import flush_spool
 from embedlab.tracking.signals import (
@@ -123,7 +123,9 @@ def _lifecycle(
             disregard_signals()
         except BaseException as error:
             disregard_signals()
-            if not (is_done and isinstance(error, ServerAwayError)):  # else only the spool is left
+            if not (
+                is_done and isinstance(error, StoreUnavailableError)
+            ):  # else only the spool is left
                 status, tags = _stop_reason(error)
             raise
         finally:

@@ -48,7 +48,7 @@ MLFLOW_LOG_LEVELS = {
     "mlflow.system_metrics": logging.CRITICAL,
     "urllib3.connectionpool": logging.CRITICAL,
 }
-CLASSIC = "workflowType=machine_learning"  # without it the UI opens on the traces of chat models
+CLASSIC_UI = "workflowType=machine_learning"  # without it the UI opens on the traces of chat models
 
 
 def check_store(experiment_id: str) -> None:
@@ -73,7 +73,7 @@ def initialise_store() -> None:
     they are not there yet.
 
     Raises TrackingError if the store cannot be opened, or is another program's database, which is
-    left unchanged; ServerAwayError if another process holds it for too long.
+    left unchanged; StoreUnavailableError if another process holds it for too long.
     """
     for name, level in MLFLOW_LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
@@ -245,7 +245,7 @@ def first_line(error: Exception) -> str:
 def run_page(experiment_id: str, run_id: str, artifact: str = "") -> str:
     """The path of a run's page in the MLflow UI, `#/…`, or of the page of its artifact."""
     shown = f"/artifacts/{artifact}" if artifact else ""
-    return f"#/experiments/{experiment_id}/runs/{run_id}{shown}?{CLASSIC}"
+    return f"#/experiments/{experiment_id}/runs/{run_id}{shown}?{CLASSIC_UI}"
 
 
 def ui_address() -> str:

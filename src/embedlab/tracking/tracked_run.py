@@ -117,13 +117,13 @@ class TrackedRun:
         self._last_write = time.monotonic()
 
     def wait_for_store(self) -> None:
-        """Wait before an action that cannot be spooled. Raises ServerAwayError after the limit."""
+        """For an action that cannot be spooled. Raises StoreUnavailableError after the limit."""
         self._client.retry_until_available(lambda: None)
 
     def retry_until_available(self, do: Callable[[], T]) -> T:
         """Call `do` until the store is available, and return its result.
 
-        Raises ServerAwayError after the limit, EMBEDLAB_WAIT_FOR_SERVER.
+        Raises StoreUnavailableError after the limit, EMBEDLAB_WAIT_FOR_SERVER.
         """
         with short_requests(MODEL_UPLOAD_SECONDS):
             return self._client.retry_until_available(do)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from embedlab.datasets.folder import LeftOut
+from embedlab.datasets.folder import SkippedFile
 from embedlab.datasets.images import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
 from embedlab.plotting import add_fonts_for
@@ -101,7 +101,7 @@ def load_images(
     return images, split, [*messages, *prepare_fonts(images)]
 
 
-def _log_left_out(run: TrackedRun, left_out: Sequence[LeftOut]) -> str:
+def _log_left_out(run: TrackedRun, left_out: Sequence[SkippedFile]) -> str:
     run.log_text("".join(f"{item}\n" for item in left_out), "unreadable.txt")
     run.log_table(pd.DataFrame(left_out, columns=["file", "reason"]), LEFT_OUT_TABLE)
     n = counted(len(left_out), "file or folder", "files and folders")
@@ -252,7 +252,7 @@ def log_test(run: TrackedRun, test: Predictions, images: ImageDataset) -> Report
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedClassifier:
     """A trained classifier, and facts for its model file.
 
     classifier  a classifier of torchvision with its head, at the best epoch by validation.
@@ -270,7 +270,7 @@ class Trained:
 
 def finish(
     run: TrackedRun,
-    trained: Trained,
+    trained: TrainedClassifier,
     test: Predictions,
     images: ImageDataset,
     split: Split,

@@ -21,14 +21,14 @@ from mlflow.entities import Run
 from PIL import Image
 
 from embedlab.errors import TrackingError
-from embedlab.movies.sweep.results import NEW
+from embedlab.movies.sweep.results import NEW_PREFIX
 from embedlab.pages import render_page, webp_address
 from embedlab.tracking.finished import fetch_artifact, finished_run, has_artifact, newest_finished
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
 from embedlab.wording import command
 from embedlab.workflows.finished_image_runs import ENTRY_POINTS as IMAGE_KINDS
-from embedlab.workflows.sweep import KEY
+from embedlab.workflows.sweep import FIT_KEY
 
 KINDS = (
     *(*IMAGE_KINDS, "compare_transfer", "compare_optimizers"),
@@ -49,7 +49,7 @@ def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
     found: dict[str, Run] = {}
     for run in (finished_run(client, run_id, KINDS) for run_id in ids):
         kind = run.data.tags["entry_point"]
-        if KEY in run.data.tags:
+        if FIT_KEY in run.data.tags:
             raise TrackingError(
                 f"runs: {run.info.run_id} is one fit of a comparison: give the comparison's id, "
                 f"{run.data.tags['mlflow.parentRunId']}."
@@ -75,7 +75,7 @@ def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
 def _newest(client: mlflow.MlflowClient, experiment_id: str, kind: str) -> Run | None:
     found = newest_finished(client, experiment_id, f"tags.entry_point = '{kind}'")
     # The fits of a comparison that was stopped have finished, it has not.
-    return next((run for run in found if KEY not in run.data.tags), None)
+    return next((run for run in found if FIT_KEY not in run.data.tags), None)
 
 
 def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
@@ -181,6 +181,6 @@ def _compared_lists(sweep: ReportedRun | None) -> dict[str, pd.DataFrame]:
     if "fit" in recommended:  # an older version's has one row per fit
         wide = recommended.pivot(index=["query", "rank"], columns="fit", values="title")
         recommended = wide.reset_index()
-    recommended[best] = recommended[best].map(lambda title: title.removeprefix(NEW))
+    recommended[best] = recommended[best].map(lambda title: title.removeprefix(NEW_PREFIX))
     by_title = recommended.groupby("query", sort=False)
     return {title: rows.set_index("rank")[best] for title, rows in by_title}

@@ -30,9 +30,9 @@ from embedlab.movies.sweep.convergence import (
     LISTS_FILE,
     Lists,
     Queries,
-    drawn_overlap,
     fit_with_snapshots,
     read_lists,
+    sampled_overlap,
     save_lists,
 )
 from embedlab.movies.sweep.grid import Job
@@ -47,7 +47,7 @@ from embedlab.wording import cost_as_text, gap_as_text
 from embedlab.workflows.models import save_embedding
 from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
 
-KEY = "fit_key"
+FIT_KEY = "fit_key"
 LISTS = "lists"
 NODE = "ray_node"  # a task's host and the first characters of its node's id
 LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates have no logarithmic axis
@@ -171,7 +171,7 @@ class Sweep:
         options, seed = job
         params = {**self.likes.params, **asdict(options), "seed": seed, "device": self.device}
         params |= {LOG_LR: f"{math.log10(options.lr):.3g}"} if options.lr else {}
-        tags = {"entry_point": "compare_optimizers", KEY: self._key(job), self.tag: "made"}
+        tags = {"entry_point": "compare_optimizers", FIT_KEY: self._key(job), self.tag: "made"}
         tags |= {NODE: outcome.node} if isinstance(outcome, RayFit) else {}
         history: list[EpochRecord] = []
         try:
@@ -211,7 +211,7 @@ class Sweep:
         if exact is None:
             return
         for epoch, found in sorted(lists.items()):
-            share, _ = drawn_overlap(self.queries, found, exact.last_lists)
+            share, _ = sampled_overlap(self.queries, found, exact.last_lists)
             child.log_metrics({"train/overlap_random": share}, epoch)
         with child.artifact_folder(LISTS) as folder:
             save_lists(folder, self.queries, lists)
@@ -280,7 +280,7 @@ def _code_digest() -> str:
 def find_fit(experiment_id: str, key: str, queries: Queries) -> FinishedFit | None:
     """The newest finished child with `key` whose artifacts are intact."""
     client = mlflow.MlflowClient()
-    for run in client.search_runs([experiment_id], f"tags.{KEY} = '{key}'"):
+    for run in client.search_runs([experiment_id], f"tags.{FIT_KEY} = '{key}'"):
         reason = run.data.tags.get("stop_reason")
         if reason in ("finished", DivergedError.stop_reason):
             try:

@@ -553,7 +553,7 @@ def test_the_words_say_who_is_beaten_and_who_is_not(result, low, high, word, tit
 
 def test_novelty_is_said_to_cost_accuracy_only_where_it_does(result):
     _, table = result
-    sentence = "Accuracy is bought with popularity"
+    sentence = "Accuracy comes with popularity"
     is_ours = table["contestant"] == WEIGHTED_EMBEDDING
     for of_others, is_said in ((-0.1, True), (0.1, False)):
         hit_rate = table["hit_rate"].where(is_ours, table["hit_rate"][is_ours].item() + of_others)

@@ -16,16 +16,16 @@ def test_products_of_likes_are_the_same_to_the_bit_by_any_threads(monkeypatch, n
     likes = weight_likes(random_likes(rng, 50, 40), "inverse").matrix
     v, u = rng.standard_normal((40, 7)), rng.standard_normal((50, 7))
     alone = ScipyLikesOperator(likes)
-    np.testing.assert_allclose(alone.forward(v), likes.toarray() @ v, rtol=1e-12)
-    np.testing.assert_allclose(alone.backward(u), likes.toarray().T @ u, rtol=1e-12)
+    np.testing.assert_allclose(alone.matmat(v), likes.toarray() @ v, rtol=1e-12)
+    np.testing.assert_allclose(alone.rmatmat(u), likes.toarray().T @ u, rtol=1e-12)
     monkeypatch.setattr(operators, "MIN_THREADED_MULTIPLICATIONS", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
     shared = ScipyLikesOperator(likes)
-    assert np.array_equal(shared.forward(v), alone.forward(v))
-    assert np.array_equal(shared.backward(u), alone.backward(u))
-    single = ScipyLikesOperator(likes, np.float32).backward(u.astype(np.float32))
+    assert np.array_equal(shared.matmat(v), alone.matmat(v))
+    assert np.array_equal(shared.rmatmat(u), alone.rmatmat(u))
+    single = ScipyLikesOperator(likes, np.float32).rmatmat(u.astype(np.float32))
     assert single.dtype == np.float32
-    np.testing.assert_allclose(single, alone.backward(u), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(single, alone.rmatmat(u), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -35,5 +35,5 @@ def test_products_by_scipy_and_by_torch_are_the_same(monkeypatch, dtype):
     monkeypatch.setattr(operators, "MIN_LIKES_FOR_SCIPY", 0)
     by_scipy = TorchLikesOperator(likes, dtype, torch.device("cpu"))
     v, u = torch.randn(40, 7, dtype=torch.float64), torch.randn(50, 7, dtype=dtype)
-    torch.testing.assert_close(by_scipy.forward(v), by_torch.forward(v))
-    torch.testing.assert_close(by_scipy.backward(u), by_torch.backward(u))
+    torch.testing.assert_close(by_scipy.matmat(v), by_torch.matmat(v))
+    torch.testing.assert_close(by_scipy.rmatmat(u), by_torch.rmatmat(u))

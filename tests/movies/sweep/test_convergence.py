@@ -11,9 +11,9 @@ from embedlab.movies.sweep.convergence import (
     LISTS_FILE,
     MIN_MOVIE_LIKES,
     choose_queries,
-    drawn_overlap,
     fit_with_snapshots,
     read_lists,
+    sampled_overlap,
     save_lists,
     snapshot_epochs,
 )
@@ -52,7 +52,7 @@ def test_well_known_movies_are_drawn_besides_those_asked_for():
 def test_lists_are_those_of_the_served_model(vectors):
     found = queries()
     model = Neighbours(vectors)
-    for query, others, rows in zip(found.rows, found.left_out, found.lists(vectors), strict=True):
+    for query, others, rows in zip(found.rows, found.excluded, found.lists(vectors), strict=True):
         expected = model.top([int(query)], found.k, exclude=others)
         assert rows.tolist() == [one.row for one in expected]
 
@@ -61,7 +61,7 @@ def test_the_overlap_is_the_mean_over_the_drawn_movies_with_its_interval():
     found = queries(asked=[0, 4], k=2)
     exact = np.array([[1, 2]] * 6)
     lists = np.array([[8, 9], [8, 9], [1, 2], [2, 1], [1, 9], [8, 9]])
-    mean, half = drawn_overlap(found, lists, exact)
+    mean, half = sampled_overlap(found, lists, exact)
     shares = [1, 1, 0.5, 0]
     assert mean == np.mean(shares)
     assert half == pytest.approx(1.96 * np.std(shares, ddof=1) / 2)

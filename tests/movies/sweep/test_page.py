@@ -47,7 +47,7 @@ def test_it_needs_nothing_from_outside_and_titles_are_no_html(page):
 def test_a_browser_shows_fits_of_very_many_epochs(tmp_path):
     long = [fit("exact", EXACT), *(fit("adam", EXACT[::-1]) for _ in range(16))]
     for item in long[1:]:
-        item.steps[:] = [
+        item.history[:] = [
             EpochRecord(e, {"train/cost": 4000.0 / (e + 1)}, 0.1) for e in range(10_000)
         ]
     page = comparison_page(OptimizerComparison(long, TitleIndex(TITLES), QUERIES), "toy")

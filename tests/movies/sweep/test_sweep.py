@@ -254,7 +254,7 @@ def test_figures_show_the_fits(fits):
 
 def test_fits_that_diverge_at_their_start_have_figures_without_a_line(fits):
     exact, *_, diverged = fits
-    nothing = replace(diverged, steps=[])  # a first cost that is not finite is not recorded
+    nothing = replace(diverged, history=[])  # a first cost that is not finite is not recorded
     compared = compare([exact, nothing], FOUR, [0], k=1)
     for figure in sweep_figures.comparison_figures(compared, "toy", 1).values():
         figure.savefig(io.BytesIO())

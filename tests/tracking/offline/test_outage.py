@@ -29,7 +29,7 @@ from filelock import FileLock
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from embedlab.errors import DataError, OptionError, ServerAwayError, TrackingError
+from embedlab.errors import DataError, OptionError, StoreUnavailableError, TrackingError
 from embedlab.progress import EpochRecord
 from embedlab.tracking.offline import client as buffered_client
 from embedlab.tracking.offline import retry
@@ -525,7 +525,7 @@ def test_waiting_logs_a_line_every_half_minute_and_ends_at_the_limit(monkeypatch
     monkeypatch.setattr(retry, "time", clock)
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "75")
     sentence = r"^MLflow at http://a was away for 75 s \(connection refused\)$"
-    with pytest.raises(ServerAwayError, match=sentence):
+    with pytest.raises(StoreUnavailableError, match=sentence):
         retry_until_available("http://a", refuse_connection)
     assert now == 75
     assert caplog.messages == [
@@ -603,7 +603,7 @@ SENTENCE = (
 
 def test_a_complete_run_is_finished_once_its_spool_is_sent(store, monkeypatch):
     with (
-        pytest.raises(ServerAwayError, match=f"^{SENTENCE}$"),
+        pytest.raises(StoreUnavailableError, match=f"^{SENTENCE}$"),
         start_run("fit_embedding", "fit", {}) as run,
     ):
         store.is_away = True
@@ -621,7 +621,7 @@ def test_a_complete_run_is_finished_once_its_spool_is_sent(store, monkeypatch):
 
 def test_a_run_that_could_not_log_its_model_has_failed_and_keeps_the_embedding(store):
     with (
-        pytest.raises(ServerAwayError, match=f"^{SENTENCE}$"),
+        pytest.raises(StoreUnavailableError, match=f"^{SENTENCE}$"),
         start_run("fit_embedding", "fit", {}) as run,
     ):
         store.is_away = True
@@ -690,7 +690,7 @@ def test_a_run_whose_store_comes_back_ends_like_any_other(store, monkeypatch, ca
 
 def test_a_complete_child_is_finished_once_its_spool_is_sent(store):
     with (
-        pytest.raises(ServerAwayError),
+        pytest.raises(StoreUnavailableError),
         start_run("compare_optimizers", "compare", {}) as parent,
         start_child_run("adam lr=1", {}, {"fit_key": "k"}) as child,
     ):

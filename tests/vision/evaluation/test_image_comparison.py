@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from squares import CLASSES, predictions
 
-from embedlab.vision.evaluation.comparison import ComparedRun, compare_runs, only_right
+from embedlab.vision.evaluation.comparison import ComparedRun, compare_runs, right_only_by
 
 
 def compared_runs():
@@ -47,7 +47,7 @@ def test_a_difference_that_is_not_significant_is_called_that():
 
 def test_disagreements_show_the_wrong_answers_most_confident_first():
     bad, good = (run.test for run in compared_runs())
-    shown = only_right(good, bad, max_shown=5)
+    shown = right_only_by(good, bad, max_shown=5)
     assert len(shown.rows) == 5
     assert not shown.is_right.any()
-    assert len(only_right(bad, good).rows) == 0
+    assert len(right_only_by(bad, good).rows) == 0

@@ -39,7 +39,7 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
     lr = 0.0 if optimizer == "lbfgs" else 0.05
     probe, epochs = fit(LinearProbeOptions(optimizer, lr, batch_size=32, epochs=8))
     assert [epoch.record.epoch for epoch in epochs] == list(range(1, 9))
-    assert epochs[-1].step.metrics["train/loss"] < math.log(3) / 2
+    assert epochs[-1].record.metrics["train/loss"] < math.log(3) / 2
     scores = [epoch.predictions.score for epoch in epochs]
     assert [s.accuracy for s in scores] == [e.record.metrics["val/accuracy"] for e in epochs]
     assert [s.loss for s in scores] == [e.record.metrics["val/loss"] for e in epochs]
@@ -91,7 +91,7 @@ def test_a_probe_of_few_images_leaves_its_start(optimizer):
     _, epochs = fit(LinearProbeOptions(optimizer), one, one)
     # Chance is ln 3 = 1.1. By one update an epoch, as of 90 images in one batch, it ends at 0.059,
     # by eleven at 0.004.
-    assert epochs[-1].step.metrics["train/loss"] < 0.02
+    assert epochs[-1].record.metrics["train/loss"] < 0.02
 
 
 def test_a_probe_that_diverges_says_so():

@@ -424,7 +424,7 @@ def store_folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (["--epochs", "3"], r"epochs: expected 2, which resume=\w+ brings with it, got 3: leave"),
+        (["--epochs", "3"], r"epochs: expected 2, the value of resume=\w+, got 3: leave"),
         (["--recipe", "notebook"], "recipe: expected fast, .* got notebook"),
         (["--dataset", "folder:{folder}"], "dataset: expected sample, .* got folder:"),
         (["--lr", "0.5", "--epochs", "2"], "lr: expected 0.01, .* got 0.5"),  # of the recipe

@@ -23,7 +23,7 @@ from embedlab.wording import counted
 from embedlab_serving.titles import repeated_titles
 
 LIKES_FILE, MOVIES_FILE, ABOUT_FILE = "likes.npz", "movies.csv", "about.json"
-SEAL = "sha256"  # in about.json
+CHECKSUM = "sha256"  # in about.json
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,11 @@ def save_likes(likes: Likes, folder: Path) -> None:
     sp.save_npz(folder / LIKES_FILE, likes.matrix)
     likes.table.to_csv(folder / MOVIES_FILE, index_label="index", lineterminator="\n")
     about: dict[str, object] = {"name": likes.name, "digest": likes.digest, **likes.options}
-    about[SEAL] = _seal(folder, about)
+    about[CHECKSUM] = _checksum(folder, about)
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def _seal(folder: Path, about: dict) -> str:
+def _checksum(folder: Path, about: dict) -> str:
     """sha256 (hex) of the two other files and of the other entries of `about.json`."""
     sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in (LIKES_FILE, MOVIES_FILE):
@@ -150,8 +150,8 @@ def load_likes(folder: Path) -> Likes:
     """Read the files of `save_likes`. Raises DataError if one is missing, damaged or altered."""
     try:
         about = dict(json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8")))
-        seal = about.pop(SEAL, None)  # files of earlier versions have none
-        if seal is not None and seal != _seal(folder, about):
+        checksum = about.pop(CHECKSUM, None)  # files of earlier versions have none
+        if checksum is not None and checksum != _checksum(folder, about):
             raise _altered()
         matrix = sp.load_npz(folder / LIKES_FILE)
         movies = pd.read_csv(

@@ -44,7 +44,7 @@ def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scor
     scores: dict[str, Scorer] = {COUNT: rows}
     scores |= {name: partial(score, shrinkage=s) for name, s in DAMPED.items()}
     return {
-        name: _by_popularity_if_equal(scorer, likes, name == COUNT and user_weight == "none")
+        name: _break_ties_by_popularity(scorer, likes, name == COUNT and user_weight == "none")
         for name, scorer in scores.items()
     }
 
@@ -116,7 +116,9 @@ def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> Mapping[
         warnings.filterwarnings("ignore", message="Method expects CSR input")
         model.fit(likes.astype(np.float64), show_progress=False)
     similarity = sp.csr_matrix(model.similarity)  # (n_movies, n_movies)
-    return {"similarity": _by_popularity_if_equal(lambda query: similarity[query].toarray(), likes)}
+    return {
+        "similarity": _break_ties_by_popularity(lambda query: similarity[query].toarray(), likes)
+    }
 
 
 def item2vec(
@@ -186,7 +188,7 @@ def _rows_of_x(likes: sp.csr_matrix) -> Scorer:
     return rows
 
 
-def _by_popularity_if_equal(
+def _break_ties_by_popularity(
     scorer: Scorer, likes: sp.csr_matrix, are_whole: bool = False
 ) -> Scorer:
     """The scorer with ties broken by popularity.

@@ -1,7 +1,7 @@
 """Gradient descent on the embedding's cost by torch's optimizers: one update of V per epoch.
 
-In: an objective, options, a seeded generator. Out: the vectors, and an `EpochRecord` per epoch. Epoch `e`
-has the cost before update `e`, so epoch 0 is the start and the last epoch is the result.
+In: an objective, options, a seeded generator. Out: the vectors, and an `EpochRecord` per epoch.
+Epoch `e` has the cost before update `e`: epoch 0 is the start and the last epoch the result.
 """
 
 import math

@@ -233,4 +233,4 @@ class BlockKrylov:
 
     def _gram(self, vectors: torch.Tensor) -> torch.Tensor:
         self.products += vectors.shape[1]
-        return self._likes.backward(self._likes.forward(vectors))
+        return self._likes.rmatmat(self._likes.matmat(vectors))

@@ -79,7 +79,7 @@ class Factored:
         v64 = v.double()  # (n_movies, dim)
         n = torch.linalg.vector_norm(v64, dim=1).square_()  # (n_movies,) without squares of V
         g = v64.T @ v64  # (dim, dim)
-        lv = self.likes.forward(v64)  # (users of this rank, dim)
+        lv = self.likes.matmat(v64)  # (users of this rank, dim)
         # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
         g_squares, lv_squares = g.square().sum(), lv.square().sum()
         sums = torch.stack([-2 * lv_squares, lv_squares])  # the cost, its largest terms
@@ -87,7 +87,7 @@ class Factored:
             rest = self.off_diagonal_squares + g_squares - n.square().sum() + 2 * (self.x @ n)
             sums += torch.stack([rest, g_squares])
         # ∇c(V) = Lᵀ(−4 L V) + 4 V G − 4 diag(n − x) V, in as few passes over it as there can be
-        gradient = self.likes.backward((-4 * lv).to(v.dtype))  # (n_movies, dim)
+        gradient = self.likes.rmatmat((-4 * lv).to(v.dtype))  # (n_movies, dim)
         of_rank, shift = v[self.movies], (n - self.x)[self.movies].to(v.dtype).unsqueeze(1)
         gradient[self.movies].addmm_(of_rank, g.to(v.dtype), alpha=4).addcmul_(
             shift, of_rank, value=-4

@@ -31,11 +31,11 @@ class ScipyLikesOperator:
         arrays = (self._likes.data.astype(dtype), self._likes.indices, self._likes.indptr)
         self._likes_t = sp.csr_matrix(arrays, likes.shape).T  # the same indices, read as CSC
 
-    def forward(self, vectors: np.ndarray) -> np.ndarray:
+    def matmat(self, vectors: np.ndarray) -> np.ndarray:
         """L V: (n_movies, b) -> (n_users, b)."""
         return _by_columns(self._likes, vectors[self._order])
 
-    def backward(self, vectors: np.ndarray) -> np.ndarray:
+    def rmatmat(self, vectors: np.ndarray) -> np.ndarray:
         """Lᵀ U: (n_users, b) -> (n_movies, b)."""
         return _by_columns(self._likes_t, vectors)[self._position]
 
@@ -50,12 +50,12 @@ class TorchLikesOperator:
         if device.type == "cpu" and likes.nnz >= MIN_LIKES_FOR_SCIPY:
             as_numpy = torch.empty(0, dtype=dtype).numpy().dtype
             product = ScipyLikesOperator(likes, as_numpy)
-            self.forward = lambda v: torch.from_numpy(product.forward(v.numpy()))
-            self.backward = lambda u: torch.from_numpy(product.backward(u.numpy()))
+            self.matmat = lambda v: torch.from_numpy(product.matmat(v.numpy()))
+            self.rmatmat = lambda u: torch.from_numpy(product.rmatmat(u.numpy()))
         else:
             forward = sparse_tensor(likes, torch.float64, device)  # (n_users, n_movies)
             backward = sparse_tensor(likes.T.tocsr(), dtype, device)  # (n_movies, n_users)
-            self.forward, self.backward = forward.matmul, backward.matmul
+            self.matmat, self.rmatmat = forward.matmul, backward.matmul
 
 
 def sparse_tensor(matrix: sp.csr_matrix, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -2,7 +2,7 @@
 solver's movies they have.
 
 Lists change most in the first epochs, so the epochs are spaced evenly on a logarithmic axis.
-Besides the movies asked for, N_DRAWN are drawn at random, since a few famous movies are not
+Besides the movies asked for, N_SAMPLED are drawn at random, since a few famous movies are not
 representative.
 """
 
@@ -22,7 +22,7 @@ from embedlab.progress import OnEpoch
 from embedlab_serving.titles import TitleIndex
 
 N_EPOCHS = 16
-N_DRAWN = 200
+N_SAMPLED = 200
 MIN_MOVIE_LIKES = 5  # of a movie that is drawn: vectors of less liked ones say little
 LISTS_FILE = "lists.npz"
 
@@ -35,17 +35,17 @@ class Queries:
 
     rows      (n_queries,) int64 rows of movies: those asked for, then those drawn at random.
     n_asked   number of those asked for.
-    left_out  for each query the other rows of the same movie, which are no answer to it.
+    excluded  for each query the other rows of the same movie, which are no answer to it.
     k         length of the lists.
     """
 
     rows: np.ndarray
     n_asked: int
-    left_out: Sequence[Sequence[int]]
+    excluded: Sequence[Sequence[int]]
     k: int
 
     @property
-    def n_drawn(self) -> int:
+    def n_sampled(self) -> int:
         """Number of those drawn at random."""
         return len(self.rows) - self.n_asked
 
@@ -56,23 +56,23 @@ class Queries:
         """
         v = torch.from_numpy(np.ascontiguousarray(embedding, np.float32))
         scores = v[self.rows] @ v.T  # (n_queries, n_movies)
-        for row, (query, others) in enumerate(zip(self.rows, self.left_out, strict=True)):
+        for row, (query, others) in enumerate(zip(self.rows, self.excluded, strict=True)):
             scores[row, [query, *others]] = -torch.inf
         return scores.topk(self.k).indices.int().numpy()
 
 
 def choose_queries(titles: TitleIndex, likes: np.ndarray, asked: Sequence[int], k: int) -> Queries:
-    """The movies asked for, and N_DRAWN at random of those with at least MIN_MOVIE_LIKES likes.
+    """The movies asked for, and N_SAMPLED at random of those with at least MIN_MOVIE_LIKES likes.
 
     likes  (n_movies,) number of each movie's likes.
     asked  rows of movies.
     """
     known = np.flatnonzero(likes >= MIN_MOVIE_LIKES)
-    drawn = np.random.default_rng(0).permutation(known)[:N_DRAWN]
+    drawn = np.random.default_rng(0).permutation(known)[:N_SAMPLED]
     rows = np.array([*asked, *drawn], np.int64)
-    left_out = [titles.duplicates_of([query]) for query in rows]
-    others = len(likes) - 1 - max(map(len, left_out))
-    return Queries(rows, len(asked), left_out, max(0, min(k, others)))
+    excluded = [titles.duplicates_of([query]) for query in rows]
+    others = len(likes) - 1 - max(map(len, excluded))
+    return Queries(rows, len(asked), excluded, max(0, min(k, others)))
 
 
 def snapshot_epochs(n_epochs: int) -> frozenset[int]:
@@ -98,11 +98,11 @@ def fit_with_snapshots(
     return fit, lists
 
 
-def drawn_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
+def sampled_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
     """The share of the exact lists, (n_queries, k), that lists have: the mean over the drawn movies
     and half of its 95 % interval. If none were drawn, over those asked for."""
-    start = queries.n_asked if queries.n_drawn else 0
-    is_shared = (lists[start:, :, None] == exact[start:, None, :]).any(axis=2)  # (n_drawn, k)
+    start = queries.n_asked if queries.n_sampled else 0
+    is_shared = (lists[start:, :, None] == exact[start:, None, :]).any(axis=2)  # (n_sampled, k)
     shares = is_shared.mean(axis=1) if queries.k else np.ones(len(is_shared))
     error = shares.std(ddof=1) / np.sqrt(len(shares)) if len(shares) > 1 else 0.0
     return float(shares.mean()), float(1.96 * error)

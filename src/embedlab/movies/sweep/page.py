@@ -21,16 +21,16 @@ def comparison_page(compared: OptimizerComparison, caption: str) -> str:
     fits = [_fit_data(compared, item, colour) for item, colour in others]
     shown = {row for of_query in exact_lists.tolist() for row in of_query}
     shown |= {row for fit in fits for lists in fit["lists"].values() for q in lists for row in q}
-    n_drawn = compared.queries.n_drawn
+    n_sampled = compared.queries.n_sampled
     data = {
         "fits": fits,
         "exact": {"cost": exact.cost, "seconds": exact.seconds, "lists": exact_lists.tolist()},
         "asked": [compared.titles[query] for query in compared.asked],
         "titles": {row: compared.titles[row] for row in sorted(shown)},
-        "drawn": n_drawn,
+        "drawn": n_sampled,
     }
     return render_page(
-        "compare.html", data=data, about=caption, n_drawn=n_drawn, k=compared.queries.k
+        "compare.html", data=data, about=caption, n_sampled=n_sampled, k=compared.queries.k
     )
 
 
@@ -61,6 +61,6 @@ def _asked_lists(compared: OptimizerComparison, item: SweepFit) -> dict[int, lis
 
 
 def _shares(compared: OptimizerComparison, item: SweepFit) -> dict[int, float]:
-    if not compared.queries.n_drawn:
+    if not compared.queries.n_sampled:
         return {}
-    return {epoch: round(share, 4) for epoch, (share, _) in compared.drawn.get(item, {}).items()}
+    return {epoch: round(share, 4) for epoch, (share, _) in compared.sampled.get(item, {}).items()}

@@ -22,7 +22,7 @@ OPTIMIZER_COLOURS = {
     "adamw": "#17a2b8",
 }
 OPTIMIZER_MARKERS = {"adam": "o", "rmsprop": "s", "sgd": "^", "lbfgs": "D", "adamw": "v"}
-WORST_SHOWN = 20  # times the largest starting cost: a spike must not flatten the others
+MAX_COST_RATIO_SHOWN = 20  # times the largest starting cost: a spike must not flatten the others
 
 
 def comparison_figures(compared: OptimizerComparison, caption: str, k: int) -> dict[str, Figure]:
@@ -64,7 +64,7 @@ def plot_costs(compared: OptimizerComparison, title: str) -> Figure:
     figure.suptitle(title)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     starts = [item.history[0].metrics["train/cost"] for item in compared.others if item.history]
-    top = WORST_SHOWN * max(starts, default=compared.exact.fit.cost)
+    top = MAX_COST_RATIO_SHOWN * max(starts, default=compared.exact.fit.cost)
     colours = dict(zip(compared.fits, run_colours(compared.fits), strict=True))
     for axes, name in zip(panels, names, strict=True):
         of_optimizer = [item for item in compared.others if item.optimizer == name]
@@ -186,7 +186,7 @@ def plot_overlap_by_gap(compared: OptimizerComparison, title: str) -> Figure:
     )
     axes.axhline(1, color=GREY, linestyle="--", linewidth=1)
     named: set[str] = set()
-    for item, by_epoch in compared.drawn.items():
+    for item, by_epoch in compared.sampled.items():
         name, colour = item.optimizer, OPTIMIZER_COLOURS[item.optimizer]
         costs = {record.epoch: record.metrics["train/cost"] for record in item.history}
         costs[item.fit.epochs] = item.fit.cost
@@ -201,8 +201,10 @@ def plot_overlap_by_gap(compared: OptimizerComparison, title: str) -> Figure:
         named.add(name)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     _show_percent(axes, "x")
-    if compared.drawn:
-        n_drawn = compared.queries.n_drawn
-        key = f"end of each fit, mean over {n_drawn} movies\nwith its 95 % interval; lines: epochs"
+    if compared.sampled:
+        n_sampled = compared.queries.n_sampled
+        key = (
+            f"end of each fit, mean over {n_sampled} movies\nwith its 95 % interval; lines: epochs"
+        )
         axes.legend(frameon=False, title=key)
     return figure

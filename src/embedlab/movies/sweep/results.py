@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
-from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES, Lists, Queries, drawn_overlap
+from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES, Lists, Queries, sampled_overlap
 from embedlab.progress import EpochRecord
 from embedlab.wording import FAR_GAP, as_markdown, cost_as_text, counted, gap_as_text
 from embedlab_serving.titles import TitleIndex
@@ -24,9 +24,20 @@ from embedlab_serving.titles import TitleIndex
 CONVERGED_GAP = 0.1
 STUCK_GAP = 1000.0
 MIN_FITS_FOR_CORRELATION = 6
-NEW = "+ "  # before a title that the exact solver does not recommend
+NEW_PREFIX = "+ "  # before a title that the exact solver does not recommend
 CLEAR_CORRELATION = -0.5
-FITS = ("fit", "optimizer", "lr", "seed", "cost", "gap", "epochs", "seconds", "status", "run_id")
+FIT_COLUMNS = (
+    "fit",
+    "optimizer",
+    "lr",
+    "seed",
+    "cost",
+    "gap",
+    "epochs",
+    "seconds",
+    "status",
+    "run_id",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +101,11 @@ class OptimizerComparison:
         n = queries.n_asked
         self.lists = [None if item.has_diverged else item.last_lists[:n] for item in fits]
         self.overlap = _pairwise(self.lists)
-        self.drawn = {item: self._drawn_overlaps(item) for item in fitted}
+        self.sampled = {item: self._sampled_overlaps(item) for item in fitted}
 
-    def _drawn_overlaps(self, item: SweepFit) -> dict[int, tuple[float, float]]:
+    def _sampled_overlaps(self, item: SweepFit) -> dict[int, tuple[float, float]]:
         lists, exact = sorted(item.lists.items()), self.exact.last_lists
-        return {epoch: drawn_overlap(self.queries, found, exact) for epoch, found in lists}
+        return {epoch: sampled_overlap(self.queries, found, exact) for epoch, found in lists}
 
     def fit_table(self) -> pd.DataFrame:
         """A row per fit, in the given order."""
@@ -105,14 +116,14 @@ class OptimizerComparison:
                 cost, status = math.nan, f"diverged at epoch {fit.diverged_at}"
             leading = name, item.optimizer, item.options.lr, item.seed, cost, item.gap
             rows.append((*leading, fit.epochs, fit.seconds, status, item.run_id))
-        return pd.DataFrame(rows, columns=FITS)
+        return pd.DataFrame(rows, columns=FIT_COLUMNS)
 
     def best_metrics(self) -> dict[str, float]:
         """Cost, gap and overlap over the drawn movies of the fit with the lowest cost."""
         if not self.best:
             return {}
         best = self.best[0]
-        share, _ = self.drawn[best][best.fit.epochs]
+        share, _ = self.sampled[best][best.fit.epochs]
         found = {"cost": best.fit.cost, "gap": best.gap, "overlap_random": share}
         return {f"best/{name}": value for name, value in found.items()}
 
@@ -129,7 +140,7 @@ class OptimizerComparison:
     def recommendation_table(self) -> pd.DataFrame:
         """A row per query and rank, a column per fit that did not diverge: the recommended titles.
 
-        A title that is not in the exact solver's list for the query begins with NEW.
+        A title that is not in the exact solver's list for the query begins with NEW_PREFIX.
         """
         exact = self.lists[0]
         assert exact is not None, "the exact fit does not diverge"
@@ -141,7 +152,7 @@ class OptimizerComparison:
         for name, found in zip(self.names.values(), self.lists, strict=True):
             if found is not None:
                 columns[name] = [
-                    ("" if row in of_exact else NEW) + self.titles[row]
+                    ("" if row in of_exact else NEW_PREFIX) + self.titles[row]
                     for of_query, of_exact in zip(found, exact, strict=True)
                     for row in of_query
                 ]
@@ -199,13 +210,13 @@ class OptimizerComparison:
                     f"{values.mean():.1f} of {counted(k, 'movie')} with it{spread}."
                 )
         yield ""
-        if self.drawn and self.queries.n_drawn:
-            last = {item: by_epoch[item.fit.epochs] for item, by_epoch in self.drawn.items()}
+        if self.sampled and self.queries.n_sampled:
+            last = {item: by_epoch[item.fit.epochs] for item, by_epoch in self.sampled.items()}
             best, (share, half) = max(last.items(), key=lambda item: item[1][0])
-            n_drawn = counted(self.queries.n_drawn, "movie")
+            n_sampled = counted(self.queries.n_sampled, "movie")
             yield (
-                f"Over {n_drawn} drawn at random from those with at least {MIN_MOVIE_LIKES} likes, "
-                f"{self.names[best]} shares most: {share * k:.1f} ± {half * k:.1f} of "
+                f"Over {n_sampled} drawn at random from those with at least {MIN_MOVIE_LIKES} "
+                f"likes, {self.names[best]} shares most: {share * k:.1f} ± {half * k:.1f} of "
                 f"{counted(k, 'movie')}."
             )
         if len(gaps) >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap) > 0:

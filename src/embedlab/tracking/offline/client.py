@@ -14,7 +14,7 @@ import mlflow
 from mlflow.entities import RunTag
 from mlflow.tracking.fluent import run_id_to_system_metrics_monitor
 
-from embedlab.errors import ServerAwayError
+from embedlab.errors import StoreUnavailableError
 from embedlab.tracking.offline.retry import (
     SHORT_SECONDS,
     log_line,
@@ -105,7 +105,7 @@ class BufferedClient(mlflow.MlflowClient):
     def retry_until_available(self, do: Callable[[], T]) -> T:
         """Send the spool, then call `do`, until both succeed; return the result of `do`.
 
-        Raises ServerAwayError after `retry.seconds_to_wait`.
+        Raises StoreUnavailableError after `retry.seconds_to_wait`.
         """
 
         def send_and_do() -> T:
@@ -114,9 +114,9 @@ class BufferedClient(mlflow.MlflowClient):
 
         try:
             return retry_until_available(store_address(), send_and_do)
-        except ServerAwayError as error:
+        except StoreUnavailableError as error:
             self._is_told = True
-            raise ServerAwayError(f"{error}; {self._spooled_summary()}") from error
+            raise StoreUnavailableError(f"{error}; {self._spooled_summary()}") from error
 
     def end_run(self, status: str) -> None:
         """End MLflow's active run, or spool its status and say so."""

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE, ErrorCode
 from requests.exceptions import ChunkedEncodingError, RetryError, SSLError
 
-from embedlab.errors import OptionError, ServerAwayError
+from embedlab.errors import OptionError, StoreUnavailableError
 
 WAIT_VARIABLE = "EMBEDLAB_WAIT_FOR_SERVER"
 WAIT_SECONDS = 600
@@ -99,7 +99,7 @@ def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0)
     """Call `do` until `store` is available, and return its result, with a log line every 30 s, the
     first one after `silence` seconds.
 
-    Raises ServerAwayError after `seconds_to_wait`; errors that are no outage are raised at once.
+    Raises StoreUnavailableError after `seconds_to_wait`, and errors that are no outage at once.
     """
     started, pause, waits = time.monotonic(), FIRST_PAUSE, seconds_to_wait()
     next_line = started + silence
@@ -112,7 +112,7 @@ def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0)
                 raise
             now = time.monotonic()
             if now - started >= waits:
-                raise ServerAwayError(
+                raise StoreUnavailableError(
                     f"MLflow at {store} was away for {waits:g} s ({reason})"
                 ) from error
             # Others may take a lock before the end of a long pause.

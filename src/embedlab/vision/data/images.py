@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 
 from embedlab.datasets.cache import DAMAGED_ARRAY, build_folder, cache_folder
-from embedlab.datasets.folder import ClassFile, LeftOut, Listing, list_files
+from embedlab.datasets.folder import ClassFile, Listing, SkippedFile, list_files
 from embedlab.datasets.images import CIFAR10, ImageSource
 from embedlab.errors import DataError
 from embedlab.progress import OnProgress, no_progress
@@ -62,7 +62,7 @@ class ImageDataset:
     digest: str
     fingerprints: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     files: tuple[str, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[SkippedFile, ...] = ()
     notes: tuple[str, ...] = ()
     mapped: mmap.mmap | None = None
 
@@ -152,7 +152,7 @@ def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset
         assert cached is not None
     pixels, mapped, fingerprints, about = cached
     reasons = dict(about["unreadable"])  # by position of the file
-    unreadable = [LeftOut(listing.files[i].name, reason) for i, reason in reasons.items()]
+    unreadable = [SkippedFile(listing.files[i].name, reason) for i, reason in reasons.items()]
     files = [file for i, file in enumerate(listing.files) if i not in reasons]
     return ImageDataset(
         name,
@@ -234,7 +234,7 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgr
 
     missing = [listing.classes[k] for k in sorted({*range(len(listing.classes))} - {*labels})]
     if missing:
-        left_out = [*(LeftOut(files[i].name, why) for i, why in unreadable), *listing.left_out]
+        left_out = [*(SkippedFile(files[i].name, why) for i, why in unreadable), *listing.left_out]
         reasons = [str(item) for item in left_out if {*missing} & {*item.name.split(os.sep)}]
         raise DataError(
             f"dataset: {root} has no readable image of {', '.join(missing[:5])} "

@@ -13,7 +13,7 @@ from embedlab.wording import counted, duration
 
 SIGNIFICANT = 0.05
 MAX_SHOWN = 24  # images of a disagreement
-RUNS = (
+RUN_COLUMNS = (
     *("run", "kind", "val_accuracy", "accuracy", "low", "high"),
     *("loss", "calibration_error", "minutes"),
 )
@@ -21,7 +21,7 @@ RANDOM_WEIGHTS = (
     "All of them began with random weights (`weights=none`): frozen features have learnt nothing "
     "from other images, so this shows that the code runs, not which way is better."
 )
-PAIRS = ("first", "second", "difference", "only_first_right", "only_second_right", "p_value")
+PAIR_COLUMNS = ("first", "second", "difference", "only_first_right", "only_second_right", "p_value")
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class ComparedRun:
 class Comparison:
     """Runs in order of their test accuracy, the best first.
 
-    table   one row per run: RUNS; low and high are the interval of the accuracy.
+    table   one row per run: RUN_COLUMNS; low and high are the interval of the accuracy.
     recall  class by run: the fraction of the class's test images that the run gets right.
-    pairs   a row for each other run: PAIRS, by McNemar's exact test of the best run against it.
+    pairs   a row for each other run: PAIR_COLUMNS, by McNemar's exact test of the best run.
     """
 
     runs: list[ComparedRun]
@@ -102,12 +102,14 @@ def compare_runs(runs: list[ComparedRun], classes: tuple[str, ...]) -> Compariso
         difference = best.test.score.accuracy - report.accuracy
         pairs.append((best.name, run.name, difference, *mcnemar(best.test, run.test)))
     by_class = pd.DataFrame(recall, index=pd.Index(classes, name="class"))
-    tables = pd.DataFrame(rows, columns=RUNS), by_class, pd.DataFrame(pairs[1:], columns=PAIRS)
-    return Comparison(runs, *tables)
+    table = pd.DataFrame(rows, columns=RUN_COLUMNS)
+    return Comparison(runs, table, by_class, pd.DataFrame(pairs[1:], columns=PAIR_COLUMNS))
 
 
-def only_right(right: Predictions, wrong: Predictions, max_shown: int = MAX_SHOWN) -> Predictions:
-    """The predictions `wrong` of images that only `right` gets right, most confident first."""
-    positions = np.flatnonzero(right.is_right & ~wrong.is_right)
-    order = np.argsort(-wrong.confidence[positions], kind="stable")[:max_shown]
-    return wrong.take(positions[order])
+def right_only_by(
+    first: Predictions, second: Predictions, max_shown: int = MAX_SHOWN
+) -> Predictions:
+    """The `second` predictions of images that only the `first` get right, most confident first."""
+    positions = np.flatnonzero(first.is_right & ~second.is_right)
+    order = np.argsort(-second.confidence[positions], kind="stable")[:max_shown]
+    return second.take(positions[order])

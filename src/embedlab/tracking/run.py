@@ -16,24 +16,10 @@ from mlflow.entities import RunTag
 
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, StoreUnavailableError
+from embedlab.tracking import signals, store
 from embedlab.tracking.offline.retry import retry_until_available, seconds_to_wait, short_requests
 from embedlab.tracking.offline.spool import flush_spool
-from embedlab.tracking.signals import (
-    EXIT_TERMINATED,
-    defer_signals,
-    defer_signals_to_main_process,
-    ignore_signals,
-    raise_first_signal,
-)
 from embedlab.tracking.stale import mark_dead_runs, owner_tags
-from embedlab.tracking.store import (
-    check_store,
-    explain_store_errors,
-    first_line,
-    initialise_store,
-    store_address,
-    without_password,
-)
 from embedlab.tracking.tracked_run import NullRun, TrackedRun
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
@@ -56,16 +42,16 @@ def start_run(
     Raises TrackingError if the store cannot be used.
     """
     if not is_main_process():
-        with defer_signals_to_main_process():
+        with signals.defer_signals_to_main_process():
             yield NullRun()
         return
     run_name = run_name[:MAX_RUN_NAME]
-    with raise_first_signal():
+    with signals.raise_first_signal():
         _connect_to_store()
         flush_spool()
         name = None if mlflow_env.MLFLOW_RUN_ID.get() else run_name
         with _lifecycle(name, {"entry_point": entry_point, **owner_tags()}) as run:
-            check_store(run.experiment_id)
+            store.check_store(run.experiment_id)
             if marks_dead:
                 mark_dead_runs(run.experiment_id)
             run.log_params(params)
@@ -81,7 +67,7 @@ def start_child_run(
     run_name: str, params: Mapping[str, object], tags: Mapping[str, object]
 ) -> Iterator[TrackedRun]:
     """Yields a child run of the one that `start_run` has begun, in the same process."""
-    retry_until_available(store_address(), initialise_store)
+    retry_until_available(store.store_address(), store.initialise_store)
     with _lifecycle(run_name, owner_tags(), is_child=True) as run:
         run.log_params(params)
         run.set_tags({**tags, **_code_version()})
@@ -99,12 +85,12 @@ def _lifecycle(
 
         def disregard_signals() -> None:
             if is_child:
-                deferred.enter_context(defer_signals())
+                deferred.enter_context(signals.defer_signals())
             else:
-                ignore_signals()
+                signals.ignore_signals()
 
-        deferred.enter_context(defer_signals())
-        with explain_store_errors(), short_requests():
+        deferred.enter_context(signals.defer_signals())
+        with store.explain_store_errors(), short_requests():
             run = TrackedRun(
                 mlflow.start_run(
                     run_name=run_name,
@@ -115,7 +101,7 @@ def _lifecycle(
             )
         try:
             deferred.close()  # a signal that has come is raised here, where it ends the run
-            with explain_store_errors():
+            with store.explain_store_errors():
                 yield run
                 run.flush()  # a signal still counts as how the run stopped
                 is_done = True
@@ -129,7 +115,7 @@ def _lifecycle(
                 status, tags = _stop_reason(error)
             raise
         finally:
-            with explain_store_errors():
+            with store.explain_store_errors():
                 run.end(status, tags)
 
 
@@ -138,27 +124,27 @@ def end_refused_run(error: EmbedlabError) -> None:
     parameters, with the reason. Never raises: `error` is what the user has to read."""
     try:
         with short_requests():
-            initialise_store()
+            store.initialise_store()
             status, tags = _stop_reason(error)
             run_id, client = mlflow_env.MLFLOW_RUN_ID.get(), mlflow.MlflowClient()
             client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
             client.set_terminated(run_id, status)
     except Exception as failed:  # MLflow's, the database's, its driver's
-        logging.getLogger(__name__).info("the run was not closed: %s", first_line(failed))
+        logging.getLogger(__name__).info("the run was not closed: %s", store.first_line(failed))
 
 
 def _connect_to_store() -> None:
     """Raises TrackingError if the store cannot be used, or is away; if `mlflow run` has just made
     the run there, waits for it. Chooses the experiment of a new run."""
     seconds_to_wait()  # a bad value is refused before any work
-    if store_address() != mlflow.get_tracking_uri():  # MLflow would print it at a run's end
+    if store.store_address() != mlflow.get_tracking_uri():  # MLflow would print it at a run's end
         mlflow_env.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
     if mlflow_env.MLFLOW_RUN_ID.get():  # its experiment is set, and setting it is an error
-        retry_until_available(store_address(), initialise_store)
+        retry_until_available(store.store_address(), store.initialise_store)
         return
-    initialise_store()
-    with explain_store_errors(), short_requests():
+    store.initialise_store()
+    with store.explain_store_errors(), short_requests():
         mlflow.set_experiment(experiment_id=_experiment_id())
 
 
@@ -178,7 +164,7 @@ def _stop_reason(error: BaseException) -> tuple[str, dict[str, str]]:
     match error:
         case KeyboardInterrupt():
             return "KILLED", {"stop_reason": "ctrl-c"}
-        case SystemExit(code=code) if code == EXIT_TERMINATED:
+        case SystemExit(code=code) if code == signals.EXIT_TERMINATED:
             return "KILLED", {"stop_reason": "sigterm"}
         case EmbedlabError():
             return "FAILED", {"stop_reason": error.stop_reason, "error": _as_tag(str(error))}
@@ -189,7 +175,7 @@ def _stop_reason(error: BaseException) -> tuple[str, dict[str, str]]:
 
 def _as_tag(text: str) -> str:
     """The text without passwords, cut, with only characters that every database takes."""
-    return without_password(text).encode(errors="backslashreplace").decode()[:5000]
+    return store.without_password(text).encode(errors="backslashreplace").decode()[:5000]
 
 
 def _code_version() -> dict[str, str]:

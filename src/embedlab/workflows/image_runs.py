@@ -15,13 +15,7 @@ from embedlab.datasets.images import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
 from embedlab.plotting import add_fonts_for
 from embedlab.progress import EpochRecord, OnProgress
-from embedlab.tracking.charts import (
-    bar_chart,
-    image_chart,
-    line_chart,
-    parallel_chart,
-    save_view,
-)
+from embedlab.tracking import charts
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import publish
@@ -30,25 +24,14 @@ from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset, read_images
 from embedlab.vision.data.splits import Split, duplicates_across_parts, split_images
 from embedlab.vision.evaluation import plots as figures
-from embedlab.vision.evaluation.metrics import (
-    Predictions,
-    Report,
-    evaluate,
-    top_predictions,
-)
+from embedlab.vision.evaluation.metrics import Predictions, Report, evaluate, top_predictions
 from embedlab.vision.evaluation.projection import map_images, nearest, one_query_a_class
 from embedlab.vision.inference import Classifier
 from embedlab.vision.options import SPLIT_PARAMETERS
 from embedlab.vision.training.epochs import BestEpoch
 from embedlab.wording import counted, serve_command
+from embedlab.workflows import model_facts
 from embedlab.workflows.finished_image_runs import PREDICTIONS
-from embedlab.workflows.model_facts import (
-    IMAGE_LIMITS,
-    VAL_ACCURACY,
-    YOUR_OWN,
-    data_licence,
-    weights_licence,
-)
 from embedlab.workflows.models import log_image_model
 
 VAL_GRID = "val_predictions"
@@ -306,7 +289,7 @@ def finish(
     model = log_image_model(run, classifier.network, about, images.pixels[split.val[0]])
     card = _card(run, best, report, images, split)
     name = args["model_name"] if args["register"] else None
-    score = Score(VAL_ACCURACY, *best.score)
+    score = Score(model_facts.VAL_ACCURACY, *best.score)
     model, registered = publish(run, model, card, score, name, args["promote"])
     serve = serve_command(shlex.quote(model))
     found = f"{report} of {counted(len(test.labels), 'image')}; {best}"
@@ -327,8 +310,10 @@ def _card(
         data_digest=split.digest,
         counts=f"{n_train:,} images to train, {n_val:,} to validate, {n_test:,} to test",
         licences={
-            "Images": YOUR_OWN if images.files else data_licence(images.name),
-            "Weights it started from": weights_licence(params["weights"]),
+            "Images": model_facts.YOUR_OWN
+            if images.files
+            else model_facts.data_licence(images.name),
+            "Weights it started from": model_facts.weights_licence(params["weights"]),
         },
         trained=params,
         origin=run.origin,
@@ -344,27 +329,27 @@ def _card(
             f"validation accuracy, which chose epoch {best.epoch}": f"{best.score.accuracy:.2%}",
             "calibration error on the test images": f"{report.calibration_error:.2%}",
         },
-        limits=IMAGE_LIMITS,
+        limits=model_facts.IMAGE_LIMITS,
         command=serve_command("{model}"),
     )
 
 
 def comparison_view(experiment_id: str) -> str | None:
     """The page of the charts that compare all image runs of the experiment; None if not saved."""
-    return save_view(
+    return charts.save_view(
         experiment_id,
         VIEW,
         "Image runs",
         charts=[
-            line_chart("Validation accuracy", ["val/accuracy"]),
-            line_chart("Loss", ["train/loss", "val/loss"], log_scale=True),
-            bar_chart("Test accuracy", "test/accuracy"),
-            parallel_chart(
+            charts.line_chart("Validation accuracy", ["val/accuracy"]),
+            charts.line_chart("Loss", ["train/loss", "val/loss"], log_scale=True),
+            charts.bar_chart("Test accuracy", "test/accuracy"),
+            charts.parallel_chart(
                 "Optimizer, rate, accuracy",
                 ["resolved/optimizer", "resolved/lr"],
                 ["best/val_accuracy", "test/accuracy"],
             ),
-            image_chart("Validation predictions by epoch", VAL_GRID),
+            charts.image_chart("Validation predictions by epoch", VAL_GRID),
         ],
         columns=[
             *(f"params.resolved/{name}" for name in ("optimizer", "lr", "epochs")),

@@ -74,12 +74,9 @@ class Spool:
                 os.replace(folder / "half", target)  # a kill leaves no half artifact
 
     def _append(self, *records: Mapping[str, object]) -> None:
-        lines = "".join(json.dumps(record) + "\n" for record in records).encode()
-        with self._open() as folder, open(folder / "log.jsonl", "ab+") as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a full disk has cut the last line
-                    lines = b"\n" + lines
+        # The line's end comes first: a full disk may have cut the line before.
+        lines = "".join("\n" + json.dumps(record) for record in records)
+        with self._open() as folder, open(folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(lines)
 
     @contextmanager
@@ -124,6 +121,8 @@ class Spool:
             if outage_reason(error) is not None:
                 raise
             aside = self.folder.with_suffix(REFUSED)
+            if aside.exists():
+                aside = self.folder.with_suffix(f".{time.time_ns()}{REFUSED}")
             self.folder.rename(aside)
             self.release()
             raise TrackingError(

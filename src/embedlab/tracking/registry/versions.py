@@ -27,12 +27,7 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, ErrorCode
 from embedlab.errors import TrackingError
 from embedlab.tracking.registry.card import CARD_FILE, Card
 from embedlab.tracking.registry.model import check_answers_its_example
-from embedlab.tracking.registry.promotion import (
-    RegisteredVersion,
-    Score,
-    ScoreMetric,
-    should_promote,
-)
+from embedlab.tracking.registry.promotion import RegisteredVersion, Score, should_promote
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import explain_store_errors, store_address
 from embedlab.wording import command
@@ -131,8 +126,8 @@ def register(
         model.client.update_model_version(name, created.version, card.markdown(_uri(name, version)))
         since = created.creation_timestamp - 1000 * UNDECIDED_SECONDS
         for killed in model.wait_for_registrations(UNDECIDED_SECONDS, since, below=version):
-            model.decide(killed, score.metric)
-        alias, reason = model.decide(_registered_version(created), score.metric)
+            model.decide(killed, score)
+        alias, reason = model.decide(_registered_version(created), score)
     return Registration(name, version, alias, reason)
 
 
@@ -234,13 +229,14 @@ class _RegisteredModel:
                 return undecided
             time.sleep(POLL_SECONDS)
 
-    def decide(self, new: RegisteredVersion, metric: ScoreMetric) -> tuple[str, str]:
-        """Make the version champion or challenger. Returns the alias, and the reason in words."""
+    def decide(self, new: RegisteredVersion, score: Score) -> tuple[str, str]:
+        """Make the version champion or challenger, by the metric of `score`. Returns the alias, and
+        the reason in words."""
         champion = self.by_alias(CHAMPION)
         if champion and champion.version == new.version:  # its process was killed after that
             is_champion, reason = True, champion.tags["promoted_because"]
         else:
-            is_champion, reason = should_promote(new, champion, metric)
+            is_champion, reason = should_promote(new, champion, score.metric)
             if is_champion:
                 self.make_champion(new.version, reason, champion)
         self.set_alias(CHALLENGER, None if is_champion else new.version)

@@ -89,11 +89,10 @@ class LinearProbe:
 
         W (f − m)/s + b = (W/s) f + (b − (W/s) m)
         """
-        weight, bias = self.best.weights["weight"], self.best.weights["bias"]
+        weight = self.best.weights["weight"] / self._std
+        bias = self.best.weights["bias"] - weight @ self._mean
         folded = nn.Linear(self._layer.in_features, self._layer.out_features)
-        with torch.no_grad():
-            folded.weight.copy_(weight / self._std)
-            folded.bias.copy_(bias - (weight / self._std) @ self._mean)
+        folded.load_state_dict({"weight": weight, "bias": bias})
         return folded
 
     def _train_epoch(self) -> None:

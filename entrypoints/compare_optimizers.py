@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_table(compared.pair_table(), "tables/overlap.json")
         run.log_table(compared.recommendation_table(), "tables/recommendations.json")
         caption = f"{likes.name}, dim {args.dim}"
-        for name, figure in comparison_figures(compared, caption, args.k).items():
+        for name, figure in comparison_figures(compared, caption).items():
             run.log_figure(figure, f"figures/{name}.png")
         run.log_text(comparison_page(compared, caption), PAGE)
         summary = compared.to_markdown(likes.name)

@@ -55,14 +55,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         fit = {name: getattr(args, name) for name in ("optimizer", "dim", "epochs", "seed")}
         fit |= {"lr": "auto" if args.lr is None else args.lr, "reference": "true"}
         fit_run = step("fit_embedding", **fit, **matrix, register="true")
+        sweep = {"dim": args.dim, "epochs": args.epochs, "titles": args.title, "seeds": args.seed}
         movie_runs = [
             fit_run,
             step("recommend", model=f"runs:/{fit_run}/model", title=args.title),
-            step(
-                "compare_optimizers",
-                **{"dim": args.dim, "epochs": args.epochs, "titles": args.title},
-                **{"seeds": args.seed, **matrix},
-            ),
+            step("compare_optimizers", **sweep, **matrix),
             step("evaluate_embedding", **matrix, dims=args.dim, seed=args.seed),
         ]
         shared = ("dataset", "weights", "resolution", "train_limit", "seed")

@@ -13,15 +13,10 @@ def build_parser() -> Parser:
         "before it stays where it is; the command that goes back to it is printed.",
     )
     parser.add("model_name", model_name, "movie-embedding", "the registered model")
-    parser.add(
-        "version",
-        version,
-        None,
-        "a number; challenger; or previous, the version that the present champion replaced",
-    )
-    parser.add(
-        "reason", nonblank("a reason, in words"), None, "why; it becomes a tag of the version"
-    )
+    what = "a number; challenger; or previous, the version that the present champion replaced"
+    parser.add("version", version, None, what)
+    what = "why; it becomes a tag of the version"
+    parser.add("reason", nonblank("a reason, in words"), None, what)
     return parser
 
 

@@ -10,28 +10,15 @@ DESCRIBED = 5  # titles
 
 def build_parser() -> Parser:
     parser = Parser(
-        "recommend",
-        "Print the movies that are nearest to a movie, and log them as a table.",
+        "recommend", "Print the movies that are nearest to a movie, and log them as a table."
     )
-    parser.add(
-        "title",
-        nonblank("a movie's title"),
-        "Apollo 13",
-        "a movie as people type it; several, joined by |, give one blended list",
-    )
-    parser.add(
-        "model",
-        nonblank("a model's URI"),
-        "models:/movie-embedding@champion",
-        "the model to ask: models:/<name>@<alias>, models:/<name>/<version>, runs:/<id>/model",
-    )
+    what = "a movie as people type it; several, joined by |, give one blended list"
+    parser.add("title", nonblank("a movie's title"), "Apollo 13", what)
+    what = "the model to ask: models:/<name>@<alias>, models:/<name>/<version>, runs:/<id>/model"
+    parser.add("model", nonblank("a model's URI"), "models:/movie-embedding@champion", what)
     parser.add("k", integer(1, 1000), 10, "how many recommendations")
-    parser.add(
-        "score",
-        one_of("dot", "cosine"),
-        "dot",
-        "dot: inner product, favours much-liked movies; cosine: does not",
-    )
+    what = "dot: inner product, favours much-liked movies; cosine: does not"
+    parser.add("score", one_of("dot", "cosine"), "dot", what)
     parser.add("include_self", boolean, False, "keep the asked movies in the list")
     return parser
 

@@ -6,6 +6,8 @@ Needs Pillow and numpy only.
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -46,31 +48,28 @@ def decode_image(file: Path | str | bytes, side: int) -> np.ndarray:
     refused: their files do not say which value is white, and a guess would differ by image.
     Raises DataError with the reason, a few words.
     """
-    try:
-        with _opened(file) as opened:
-            image = _as_rgb(ImageOps.exif_transpose(opened))
+    with _opened(file) as opened:
+        image = _as_rgb(ImageOps.exif_transpose(opened))
         image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+    return np.asarray(image).transpose(2, 0, 1)  # (side, side, 3) -> (3, side, side)
+
+
+@contextmanager
+def _opened(file: Path | str | bytes) -> Iterator[Image.Image]:
+    """Raises DataError for the file, and for whatever Pillow raises inside."""
+    try:
+        opened = io.BytesIO(file) if isinstance(file, bytes) else file
+        with Image.open(opened, formats=prepare_pillow()) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"{width:,} × {height:,} pixels, more than {MAX_PIXELS:,}")
+            if depth := _odd_depth(image):
+                raise DataError(f"{depth} grey; expected 8 or 16 bits, so convert it")
+            yield image
     except DataError:
         raise
     except Exception as error:  # each of Pillow's readers has its own
         raise DataError(_reason(error)) from None
-    return np.asarray(image).transpose(2, 0, 1)  # (side, side, 3) -> (3, side, side)
-
-
-def _opened(file: Path | str | bytes) -> Image.Image:
-    try:
-        opened = io.BytesIO(file) if isinstance(file, bytes) else file
-        image: Image.Image = Image.open(opened, formats=prepare_pillow())
-    except Exception as error:
-        raise DataError(_reason(error)) from None
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        image.close()
-        raise DataError(f"{width:,} × {height:,} pixels, more than {MAX_PIXELS:,}")
-    if depth := _odd_depth(image):
-        image.close()
-        raise DataError(f"{depth} grey; expected 8 or 16 bits, so convert it")
-    return image
 
 
 def _odd_depth(image: Image.Image) -> str:

@@ -7,7 +7,7 @@ from oracles import small_ratings
 from embedlab.movies.data.cooccurrence import cooccurrence
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.options import FitOptions
-from embedlab.movies.plots import plot_cost, plot_fit, plot_popularity, plot_ratings, plot_top_block
+from embedlab.movies.plots import plot_fit, plot_popularity, plot_ratings, plot_top_block
 from embedlab.progress import EpochRecord
 
 
@@ -56,12 +56,12 @@ def test_rounds_of_the_exact_solver_are_shown_above_the_last():
 @pytest.mark.parametrize(("costs", "scale"), [([1e6, 1e3], "log"), ([10.0, 9.0], "linear")])
 def test_costs_of_several_orders_get_a_logarithmic_axis(costs, scale):
     steps = [EpochRecord(epoch, {"train/cost": cost}) for epoch, cost in enumerate(costs)]
-    axes = plot_cost(steps, "adam lr=1", "title", exact_cost=costs[-1]).axes[0]
+    axes = plot_fit(steps, FitOptions("adam", 1.0), "title", exact_cost=costs[-1]).axes[0]
     assert axes.get_yscale() == scale
     assert list(axes.lines[0].get_ydata()) == costs
     assert len(axes.get_legend().get_texts()) == 2
 
 
 def test_a_fit_without_a_finite_cost_still_gets_its_figure():
-    axes = plot_cost([], "sgd lr=9", "title").axes[0]
+    axes = plot_fit([], FitOptions("sgd", 9.0), "title").axes[0]
     assert "no finite cost" in axes.get_legend().get_texts()[0].get_text()

@@ -5,6 +5,7 @@ nearest movies of each by `v_j·v_q / ‖v_j‖^a`: a = 0 is the served model's 
 prefers popular movies, a = 1 ranks as its `cosine`.
 """
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from embedlab.movies.options import SCORE_EXPONENTS
 from embedlab.movies.plots import GENRE_COLOURS, GENRE_GROUPS, genre_group
-from embedlab.pages import as_base64, render_page
+from embedlab.pages import render_page
 from embedlab.projection import project
 from embedlab_serving.titles import TitleIndex
 
@@ -95,8 +96,7 @@ def nearest_movies(vectors: np.ndarray, excluded: Sequence[Sequence[int]]) -> np
     """
     v = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
     norms = v.double().norm(dim=1).float()  # (n,)
-    inverse = torch.where(norms > 0, 1 / norms, 0)
-    powers = [torch.where(norms > 0, inverse**a, 0) for a in SCORE_EXPONENTS]  # (n,) each
+    inverse = 1 / torch.where(norms > 0, norms, 1)
     k = min(K, len(v) - 1 - max(map(len, excluded)))
     found = torch.empty((len(v), len(SCORE_EXPONENTS), k), dtype=torch.int64)
     for start in range(0, len(v), BLOCK):
@@ -104,9 +104,8 @@ def nearest_movies(vectors: np.ndarray, excluded: Sequence[Sequence[int]]) -> np
         dots = v[block] @ v.T  # (b, n)
         for i, others in enumerate(excluded[block]):
             dots[i, [start + i, *others]] = -torch.inf
-        for j, power in enumerate(powers):
-            scores = torch.where(dots > -torch.inf, dots * power, dots)
-            found[block, j] = scores.topk(k).indices
+        for j, exponent in enumerate(SCORE_EXPONENTS):
+            found[block, j] = (dots * inverse**exponent).topk(k).indices
     return found.numpy().astype(np.uint16)
 
 
@@ -130,15 +129,9 @@ def explorer_page(movie_map: MovieMap, vectors: np.ndarray, caption: str) -> str
         "y": grid[:, 1].tolist(),
         "exponents": SCORE_EXPONENTS,
         "k": nearest.shape[2],
-        "nearest": as_base64(nearest),
+        "nearest": base64.b64encode(nearest.astype("<u2").tobytes()).decode(),
         "colours": GENRE_COLOURS,
         "groupNames": list(GENRE_GROUPS),
     }
-    return render_page(
-        "explore.html",
-        data=data,
-        about=caption,
-        movie_map=movie_map,
-        n_movies=len(vectors),
-        exponents=SCORE_EXPONENTS,
-    )
+    values = {"data": data, "about": caption, "movie_map": movie_map, "n_movies": len(vectors)}
+    return render_page("explore.html", **values)

@@ -123,37 +123,28 @@ def _by_cluster(similarity: np.ndarray) -> np.ndarray:
     return leaves_list(linkage(condensed, "average", optimal_ordering=True))
 
 
-def plot_cost(
-    history: Sequence[EpochRecord], label: str, title: str, exact_cost: float | None = None
+def plot_fit(
+    history: Sequence[EpochRecord],
+    options: FitOptions,
+    title: str,
+    exact_cost: float | None = None,
 ) -> Figure:
-    """Cost before each epoch's update; the exact solver's is dashed."""
+    """Cost before each epoch's update; the exact solver's is dashed.
+
+    For the exact solver: how far each round is above its last, as the cost itself hardly moves.
+    """
+    costs = np.array([record.metrics["train/cost"] for record in history])
+    end = cost_as_text(costs[-1]) if history else "no finite cost"
     figure, axes = new_panel(8, 4.8, title=title)
-    end = cost_as_text(history[-1].metrics["train/cost"]) if history else "no finite cost"
-    draw_costs(axes, history, BLUE, f"{label}: {end}")
+    if options.optimizer == "exact" and len(costs) > 2 and costs[-1] > 0:
+        above = (costs[:-1] / costs[-1] - 1).clip(ROUNDOFF)
+        axes.plot(above, "o-", color=BLUE, linewidth=2)
+        axes.set(yscale="log", xlabel="round", ylabel=f"cost above the last round's, {end}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return figure
+    draw_costs(axes, history, BLUE, f"{options.label}: {end}")
     finish_costs(axes, exact_cost)
     axes.legend(frameon=False, fontsize=9)
-    return figure
-
-
-def plot_fit(
-    history: Sequence[EpochRecord], options: FitOptions, title: str, exact_cost: float | None
-) -> Figure:
-    """Cost by epoch, or by round for the exact solver."""
-    if options.optimizer == "exact":
-        return plot_rounds(history, options.label, title)
-    return plot_cost(history, options.label, title, exact_cost)
-
-
-def plot_rounds(history: Sequence[EpochRecord], label: str, title: str) -> Figure:
-    """How far each round of the exact solver is above its last: the cost itself hardly moves."""
-    costs = np.array([record.metrics["train/cost"] for record in history])
-    if len(costs) < 3 or not costs[-1] > 0:
-        return plot_cost(history, label, title)
-    above = costs[:-1] / costs[-1] - 1
-    figure, axes = new_panel(8, 4.8, title=title, yscale="log")
-    axes.plot(range(len(above)), above.clip(ROUNDOFF), "o-", color=BLUE, linewidth=2)
-    axes.set(xlabel="round", ylabel=f"cost above the last round's, {cost_as_text(costs[-1])}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

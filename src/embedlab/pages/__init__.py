@@ -8,7 +8,6 @@ import base64
 import io
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
@@ -28,11 +27,6 @@ def render_page(template: str, **values: object) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.globals["file"] = lambda name: Markup(loader.get_source(environment, name)[0])
     return environment.get_template(template).render(values)
-
-
-def as_base64(array: np.ndarray) -> str:
-    """The array's bytes, little-endian, for a typed array in the page."""
-    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
 
 
 def webp_address(image: Image.Image, quality: int) -> str:

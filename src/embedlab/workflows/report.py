@@ -9,8 +9,6 @@ import platform
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cached_property
-from pathlib import Path
 
 import mlflow
 import pandas as pd
@@ -154,20 +152,14 @@ class ReportedRun:
         """Whether the run, which may be an older version's, has this artifact."""
         return has_artifact(self.run.info.run_id, path)
 
-    @cached_property
-    def figure_paths(self) -> list[str]:
-        files = mlflow.MlflowClient().list_artifacts(self.run.info.run_id, "figures")
-        return sorted((file.path for file in files), key=lambda path: (len(path), path))
-
     def figures(self, prefix: str) -> list[str]:
         """Addresses `data:…` of the figures whose name begins so, in order of their names."""
-        found = [path for path in self.figure_paths if path.startswith(f"figures/{prefix}")]
-        return [_as_webp(fetch_artifact(self.run.info.run_id, path)) for path in found]
-
-
-def _as_webp(file: Path) -> str:
-    with Image.open(file) as image:
-        return webp_address(image.convert("RGB"), WEBP_QUALITY)
+        run_id = self.run.info.run_id
+        files = mlflow.MlflowClient().list_artifacts(run_id, "figures")
+        paths = [file.path for file in files if file.path.startswith(f"figures/{prefix}")]
+        paths.sort(key=lambda path: (len(path), path))
+        images = (Image.open(fetch_artifact(run_id, path)) for path in paths)
+        return [webp_address(image.convert("RGB"), WEBP_QUALITY) for image in images]
 
 
 def _compared_lists(sweep: ReportedRun | None) -> dict[str, pd.DataFrame]:

@@ -48,7 +48,8 @@ from embedlab.workflows.models import save_embedding
 from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
 
 FIT_KEY = "fit_key"
-LISTS = "lists"
+LISTS_FOLDER = "lists"
+LISTS_PATH = f"{LISTS_FOLDER}/{LISTS_FILE}"
 NODE = "ray_node"  # a task's host and the first characters of its node's id
 LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates have no logarithmic axis
 # The code that a fit's result depends on.
@@ -103,10 +104,9 @@ class Sweep:
         exact_fit: SweepFit | None = None
         failed: dict[str, list[str]] = defaultdict(list)
         total, done = sum(map(_work, jobs)), 0.0
-        weighted = self.likes.weighted
         with ray_session(ray, self.notify) if ray else nullcontext():
             here = ((job, None) for job in jobs if job not in missing)
-            there = fits_by_ray(weighted, missing, self.queries, ray) if ray else ()
+            there = fits_by_ray(self.likes.weighted, missing, self.queries, ray) if ray else ()
             # The exact fit comes first, as every gap is to its cost.
             for job, outcome in chain(there, here) if first in missing else chain(here, there):
 
@@ -140,9 +140,24 @@ class Sweep:
         return fit_key(*job, self.likes.cost_digest, self.device)
 
     def _find(self, job: Job) -> FinishedFit | None:
-        if not self.reuse:
-            return None
-        return find_fit(self.run.experiment_id, self._key(job), self.queries)
+        """The newest finished child of this fit whose artifacts are intact."""
+        client, query = mlflow.MlflowClient(), f"tags.{FIT_KEY} = '{self._key(job)}'"
+        for run in client.search_runs([self.run.experiment_id], query) if self.reuse else ():
+            run_id, reason = run.info.run_id, run.data.tags.get("stop_reason")
+            if reason in ("finished", DivergedError.stop_reason):
+                try:
+                    history = read_history(client, run_id, ["train/cost"])
+                    fit = _fit_of(run, history, reason == "finished")
+                    lists: Lists = {}  # older versions logged none, and so do fits that diverged
+                    if has_artifact(run_id, LISTS_PATH):
+                        content = fetch_artifact(run_id, LISTS_PATH).read_bytes()
+                        lists = read_lists(content, self.queries)
+                    if not fit.has_diverged:
+                        lists = {**lists, fit.epochs: self.queries.lists(fit.embedding)}
+                    return run_id, fit, history, lists
+                except (MlflowException, LookupError, *DAMAGED_ARRAY):
+                    continue  # partly deleted or damaged
+        return None
 
     def _fit(
         self,
@@ -213,7 +228,7 @@ class Sweep:
         for epoch, found in sorted(lists.items()):
             share, _ = sampled_overlap(self.queries, found, exact.last_lists)
             child.log_metrics({"train/overlap_random": share}, epoch)
-        with child.artifact_folder(LISTS) as folder:
+        with child.artifact_folder(LISTS_FOLDER) as folder:
             save_lists(folder, self.queries, lists)
 
     def log_overlaps(self, fits: Sequence[SweepFit], overlap: np.ndarray) -> None:
@@ -258,46 +273,24 @@ def _work(job: Job) -> float:
 
 def fit_key(options: FitOptions, seed: int, data_digest: str, device: str) -> str:
     """sha256 (hex) of everything a fit's result depends on: parameters, data, device, code."""
+    code = [p for part in FIT_CODE for p in sorted((PROJECT_ROOT / "src/embedlab").glob(part))]
     parts = {
         "options": asdict(options),
         "seed": seed,
         "data": data_digest,
         "device": device,
         "versions": [torch.__version__, scipy.__version__, np.__version__],
-        "code": _code_digest(),
+        "code": [path.read_text(encoding="utf-8") for path in code],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _code_digest() -> str:
-    sha = hashlib.sha256()
-    for pattern in FIT_CODE:
-        for path in sorted((PROJECT_ROOT / "src" / "embedlab").glob(pattern)):
-            sha.update(path.read_bytes())
-    return sha.hexdigest()
-
-
-def find_fit(experiment_id: str, key: str, queries: Queries) -> FinishedFit | None:
-    """The newest finished child with `key` whose artifacts are intact."""
-    client = mlflow.MlflowClient()
-    for run in client.search_runs([experiment_id], f"tags.{FIT_KEY} = '{key}'"):
-        reason = run.data.tags.get("stop_reason")
-        if reason in ("finished", DivergedError.stop_reason):
-            try:
-                history = read_history(client, run.info.run_id, ["train/cost"])
-                fit = _fit_of(run, history, reason == "finished")
-                lists = _lists_of(run, queries)
-                if not fit.has_diverged:
-                    lists = {**lists, fit.epochs: queries.lists(fit.embedding)}
-                return run.info.run_id, fit, history, lists
-            except (MlflowException, LookupError, *DAMAGED_ARRAY):
-                continue  # partly deleted or damaged
-    return None
-
-
 def _fit_of(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResult:
-    epochs, cost = history[-1].epoch, history[-1].metrics["train/cost"]
+    """Raises LookupError, or numpy's errors, if a part of it is missing or damaged."""
     seconds = run.data.metrics["time/fit_seconds"]
+    epochs, cost = -1, math.nan  # a first cost that is not finite is not recorded
+    if history or is_finished:
+        epochs, cost = history[-1].epoch, history[-1].metrics["train/cost"]
     if is_finished:
         file = fetch_artifact(run.info.run_id, f"{ARTIFACT}/{VECTORS_FILE}")
         return FitResult(np.load(file, allow_pickle=False), cost, epochs, seconds)
@@ -309,21 +302,11 @@ def _fit_of(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResul
     return FitResult(no_vectors, cost, epochs, seconds, diverged_at, error)
 
 
-def _lists_of(run: Run, queries: Queries) -> Lists:
-    """Those that the child logged; older versions logged none, and so do fits that diverged."""
-    run_id, path = run.info.run_id, f"{LISTS}/{LISTS_FILE}"
-    if not has_artifact(run_id, path):
-        return {}
-    return read_lists(fetch_artifact(run_id, path).read_bytes(), queries)
-
-
 def _gap(fit: FitResult, exact: SweepFit | None) -> float:
     """Cost over the exact cost, minus 1: nan if the fit diverged, 0 for the exact fit."""
     if fit.has_diverged:
         return float("nan")
-    if exact is None or fit.cost == exact.fit.cost:
-        return 0.0
-    return fit.cost / exact.fit.cost - 1
+    return fit.cost / exact.fit.cost - 1 if exact else 0.0
 
 
 def _result_summary(fit: FitResult, gap: float) -> str:

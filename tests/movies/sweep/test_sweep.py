@@ -232,7 +232,7 @@ def test_names_carry_the_seed_where_there_are_several(fits):
 
 def test_figures_show_the_fits(fits):
     compared = compare(fits, FOUR, [0], k=1)
-    figures = sweep_figures.comparison_figures(compared, "toy", 1)
+    figures = sweep_figures.comparison_figures(compared, "toy")
     assert list(figures) == ["costs", "best", "gap", "overlap", "overlap_by_gap"]
     adam, sgd = figures["costs"].axes
     assert [list(line.get_ydata()) for line in adam.lines[:2]] == [[202, 101], [1800, 900]]
@@ -256,7 +256,7 @@ def test_fits_that_diverge_at_their_start_have_figures_without_a_line(fits):
     exact, *_, diverged = fits
     nothing = replace(diverged, history=[])  # a first cost that is not finite is not recorded
     compared = compare([exact, nothing], FOUR, [0], k=1)
-    for figure in sweep_figures.comparison_figures(compared, "toy", 1).values():
+    for figure in sweep_figures.comparison_figures(compared, "toy").values():
         figure.savefig(io.BytesIO())
     assert comparison_page(compared, "toy")
 
@@ -385,6 +385,18 @@ def test_every_fit_is_a_child_with_the_same_parameters_and_its_own_metrics(compa
     assert "final/cost" not in diverged.metrics
     history = client.get_metric_history(made[1].info.run_id, "train/gap")
     assert [point.step for point in history] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_fit_whose_first_cost_is_not_finite_is_not_run_again(tmp_path):
+    with fresh_store(tmp_path) as client:
+        for _ in range(2):
+            main([*GRID, "--learning-rates", "adam:1/sgd:1", "--init-scale", "1e100"])
+        assert len(children(client)) == 3
+        fits = parents(client)[0]
+        table = mlflow.load_table("tables/fits.json", run_ids=[fits.info.run_id])
+        assert table["status"].tolist() == ["fitted", *["diverged at epoch 0"] * 2]
+        assert set(table["run_id"]) == set(children(client))
 
 
 @pytest.mark.slow

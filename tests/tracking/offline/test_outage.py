@@ -410,6 +410,13 @@ def test_a_spool_that_mlflow_refuses_is_set_aside(server, impatient):
     client.log_batch(server.run_id, metrics=epoch(2))  # the run can still say how it ended
     flush_spool()
     assert server.metrics == costs(2)
+    server.stop()
+    client.log_batch(server.run_id, metrics=epoch(3))
+    server.start()
+    server.refused = "/runs/log-batch"
+    with pytest.raises(TrackingError, match=r"that is now in \S+\.refused\.$"):
+        client.log_batch(server.run_id, metrics=epoch(4))
+    assert len(list(kept.parent.glob("*.refused"))) == 2
 
 
 def test_a_spool_that_cannot_be_written_raises(server, monkeypatch, tmp_path):
@@ -437,7 +444,7 @@ def left_behind(server, *numbers: int) -> Path:
 def test_the_next_start_sends_the_spool_of_a_killed_process_without_its_half_line(server, caplog):
     kept = left_behind(server, 0, 1)
     with open(kept / "log.jsonl", "a") as log:
-        log.write('{"metric": ["train/cost", 0.')
+        log.write('\n{"metric": ["train/cost", 0.')
     caplog.clear()
     flush_spool()
     assert server.metrics == costs(0, 1)
@@ -451,7 +458,7 @@ def test_the_next_start_sends_the_spool_of_a_killed_process_without_its_half_lin
 def test_half_a_line_of_a_full_disk_hides_nothing_that_came_after_it(server):
     kept = left_behind(server, 0)
     with open(kept / "log.jsonl", "a") as log:
-        log.write('{"metric": ["train/cost", 0.')
+        log.write('\n{"metric": ["train/cost", 0.')
     full = Spool(server.run_id)
     full.add(epoch(1), (), ())
     full.release()

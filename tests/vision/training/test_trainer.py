@@ -409,6 +409,16 @@ def test_the_checkpoints_of_all_stopped_parts_go_with_the_last_ones():
     assert [path.name for path in Checkpoints("other").folder.parent.iterdir()] == ["other"]
 
 
+def test_a_note_of_the_resumed_run_that_a_power_failure_emptied_deletes_no_others():
+    Checkpoints("other").save({"epoch": 1})
+    broken = Checkpoints("broken")
+    broken.save({"epoch": 1}, "first")
+    (broken.folder / "resumed.txt").write_text("")
+    broken.delete()
+    assert Checkpoints("other").load() == {"epoch": 1}
+    assert not broken.folder.exists()
+
+
 def test_resume_of_a_run_without_a_checkpoint_says_so():
     with pytest.raises(DataError, match=r"resume: run nothing has no checkpoint in"):
         Checkpoints("nothing").load()

@@ -176,9 +176,7 @@ def read_by_arrow(path: Path) -> _Columns | None:
             convert_options=arrow_csv.ConvertOptions(column_types=_RATING_TYPES, null_values=[]),
         ) as batches:
             names = batches.schema.names
-            if sorted({*names, _TIME_COLUMN}) != sorted(_RATING_TYPES) or len(names) > len(
-                {*names}
-            ):
+            if sorted(names) not in (sorted(_RATING_COLUMNS), sorted(_RATING_TYPES)):
                 return None
             for batch in batches:
                 ids = [batch[name].to_numpy() for name in ("userId", "movieId")]

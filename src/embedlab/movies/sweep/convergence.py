@@ -109,9 +109,8 @@ def sampled_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> t
 
 
 def save_lists(folder: Path, queries: Queries, lists: Lists) -> None:
-    """Write LISTS_FILE: rows (n_queries,), epochs, and lists (n_epochs, n_queries, k), int32."""
-    epochs = np.array(sorted(lists), np.int32)
-    found = np.array([lists[epoch] for epoch in sorted(lists)], np.int32)
+    """Write LISTS_FILE: rows (n_queries,), epochs (n,) and lists (n, n_queries, k) int32."""
+    epochs, found = [*lists.keys()], [*lists.values()]
     np.savez_compressed(folder / LISTS_FILE, rows=queries.rows, epochs=epochs, lists=found)
 
 

@@ -21,22 +21,20 @@ def comparison_page(compared: OptimizerComparison, caption: str) -> str:
     fits = [_fit_data(compared, item, colour) for item, colour in others]
     shown = {row for of_query in exact_lists.tolist() for row in of_query}
     shown |= {row for fit in fits for lists in fit["lists"].values() for q in lists for row in q}
-    n_sampled = compared.queries.n_sampled
     data = {
         "fits": fits,
         "exact": {"cost": exact.cost, "seconds": exact.seconds, "lists": exact_lists.tolist()},
         "asked": [compared.titles[query] for query in compared.asked],
         "titles": {row: compared.titles[row] for row in sorted(shown)},
-        "drawn": n_sampled,
+        "sampled": compared.queries.n_sampled,
     }
-    return render_page(
-        "compare.html", data=data, about=caption, n_sampled=n_sampled, k=compared.queries.k
-    )
+    return render_page("compare.html", data=data, about=caption, k=compared.queries.k)
 
 
 def _fit_data(compared: OptimizerComparison, item: SweepFit, colour: str) -> dict:
     # An epoch's cost is that before its update.
     seconds = accumulate((record.seconds or 0.0 for record in item.history[:-1]), initial=0.0)
+    shares = compared.sampled.get(item, {}) if compared.queries.n_sampled else {}
     return {
         "name": compared.names[item],
         "optimizer": item.optimizer,
@@ -46,7 +44,7 @@ def _fit_data(compared: OptimizerComparison, item: SweepFit, colour: str) -> dic
         "costs": [float(f"{record.metrics['train/cost']:.{DIGITS}g}") for record in item.history],
         "seconds": [round(value, 4) for value in seconds],
         "lists": {} if item.has_diverged else _asked_lists(compared, item),
-        "shares": _shares(compared, item),
+        "shares": {epoch: round(share, 4) for epoch, (share, _) in shares.items()},
     }
 
 
@@ -58,9 +56,3 @@ def _asked_lists(compared: OptimizerComparison, item: SweepFit) -> dict[int, lis
         for epoch, lists in sorted(item.lists.items())
         if (lists[:n] >= 0).all()
     }
-
-
-def _shares(compared: OptimizerComparison, item: SweepFit) -> dict[int, float]:
-    if not compared.queries.n_sampled:
-        return {}
-    return {epoch: round(share, 4) for epoch, (share, _) in compared.sampled.get(item, {}).items()}

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from embedlab.movies.plots import draw_costs, finish_costs
 from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
@@ -25,8 +24,9 @@ OPTIMIZER_MARKERS = {"adam": "o", "rmsprop": "s", "sgd": "^", "lbfgs": "D", "ada
 MAX_COST_RATIO_SHOWN = 20  # times the largest starting cost: a spike must not flatten the others
 
 
-def comparison_figures(compared: OptimizerComparison, caption: str, k: int) -> dict[str, Figure]:
+def comparison_figures(compared: OptimizerComparison, caption: str) -> dict[str, Figure]:
     """Every figure of a comparison, by name; `caption` names the data and the dim in titles."""
+    k = compared.queries.k
     return {
         "costs": plot_costs(compared, f"Cost by epoch of every learning rate: {caption}"),
         "best": plot_best_curves(compared, f"The best learning rate of each optimizer: {caption}"),
@@ -40,12 +40,10 @@ def comparison_figures(compared: OptimizerComparison, caption: str, k: int) -> d
 
 def run_colours(fits: Sequence[SweepFit]) -> list[str]:
     """`#rrggbb` of each fit: a hue an optimizer, lighter for each smaller learning rate."""
-    rates: dict[str, list[float]] = {}
-    for item in fits:
-        rates.setdefault(item.optimizer, []).append(item.options.lr or 0.0)
     colours = []
     for item in fits:
-        largest_first = sorted(set(rates[item.optimizer]), reverse=True)
+        rates = {fit.options.lr or 0.0 for fit in fits if fit.optimizer == item.optimizer}
+        largest_first = sorted(rates, reverse=True)
         lightness = 0.7 * largest_first.index(item.options.lr or 0.0) / len(largest_first)
         hue = OPTIMIZER_COLOURS.get(item.optimizer, GREY)
         to_white = LinearSegmentedColormap.from_list(item.optimizer, [hue, "white"])
@@ -131,7 +129,7 @@ def plot_gap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
     size = max(6.0, 2.2 + 1.6 * cells.shape[1]), max(3.2, 1.6 + 0.8 * len(names))
     norm = LogNorm(1e-4, 1e4, clip=True)
     figure, axes = heat_map(size, cells, "above the exact cost", norm, texts)
-    _show_percent(figure.axes[-1], "y")
+    figure.axes[-1].yaxis.set_major_formatter(_percent)
     axes.set_yticks(range(len(names)), names)
     axes.set(title=title, xlabel="learning rate, largest first", xticks=[])
     return figure
@@ -143,14 +141,9 @@ def _gap_as_text(gap: float) -> str:
     return f"{gap:+z.2%}" if gap < 1 else f"+{_percent(gap)}"
 
 
-def _percent(share: float) -> str:
-    """`0.01%`, `523%`, `12,000%`, `3.1e+08%`"""
+def _percent(share: float, _position: float = 0) -> str:
+    """`0.01%`, `523%`, `12,000%`, `3.1e+08%`; a formatter of matplotlib's ticks."""
     return f"{100 * share:,.0f}%" if 1 <= share < 1e4 else f"{100 * share:.2g}%"
-
-
-def _show_percent(axes: Axes, axis: str) -> None:
-    of_axes = axes.yaxis if axis == "y" else axes.xaxis
-    of_axes.set_major_formatter(FuncFormatter(lambda share, _: _percent(share)))
 
 
 def plot_overlap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
@@ -200,7 +193,7 @@ def plot_overlap_by_gap(compared: OptimizerComparison, title: str) -> Figure:
         end.set_label(label)
         named.add(name)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    _show_percent(axes, "x")
+    axes.xaxis.set_major_formatter(_percent)
     if compared.sampled:
         n_sampled = compared.queries.n_sampled
         key = (

@@ -27,16 +27,8 @@ MIN_FITS_FOR_CORRELATION = 6
 NEW_PREFIX = "+ "  # before a title that the exact solver does not recommend
 CLEAR_CORRELATION = -0.5
 FIT_COLUMNS = (
-    "fit",
-    "optimizer",
-    "lr",
-    "seed",
-    "cost",
-    "gap",
-    "epochs",
-    "seconds",
-    "status",
-    "run_id",
+    *("fit", "optimizer", "lr", "seed", "cost"),
+    *("gap", "epochs", "seconds", "status", "run_id"),
 )
 
 
@@ -45,9 +37,9 @@ class SweepFit:
     """One fit of a comparison.
 
     history  its epochs, with train/cost.
-    lists   what it recommended at some epochs, the last one among them; none if it diverged.
-    gap     final cost over the exact solver's, minus 1; nan if it diverged.
-    run_id  of its tracked run.
+    lists    what it recommended at some epochs, the last one among them; none if it diverged.
+    gap      final cost over the exact solver's, minus 1; nan if it diverged.
+    run_id   of its tracked run.
     """
 
     options: FitOptions
@@ -80,7 +72,7 @@ class OptimizerComparison:
     lists    for each fit the nearest rows of every movie asked for, (n_asked, k); None if it
              diverged.
     overlap  (n_fits, n_fits) overlap@k of each pair, mean over the queries; nan if one diverged.
-    drawn    of each other fit that did not diverge, by epoch: the overlap with the exact lists over
+    sampled  of each other fit that did not diverge, by epoch: the overlap with the exact lists over
              the drawn movies, and half of its interval.
 
     The lists have fewer than k rows if some query has fewer neighbours.
@@ -142,9 +134,8 @@ class OptimizerComparison:
 
         A title that is not in the exact solver's list for the query begins with NEW_PREFIX.
         """
-        exact = self.lists[0]
-        assert exact is not None, "the exact fit does not diverge"
-        ranks = range(1, exact.shape[1] + 1)
+        exact = self.exact.last_lists[: self.queries.n_asked]
+        ranks = range(1, self.queries.k + 1)
         columns = {
             "query": [self.titles[query] for query in self.asked for _ in ranks],
             "rank": [rank for _ in self.asked for rank in ranks],
@@ -184,23 +175,18 @@ class OptimizerComparison:
 
     def _about_lists(self) -> Iterator[str]:
         """Lines on the overlap of the lists with the exact solver's, by gap."""
-        exact_lists = self.lists[0]  # (n_asked, k)
-        if exact_lists is None or exact_lists.shape[1] == 0:
+        if not (k := self.queries.k):
             yield "There is no other movie to recommend."
             return
-        k = exact_lists.shape[1]
         titles = as_markdown("; ".join(self.titles[query] for query in self.asked))
         yield from (f"Top {k} for {titles}, by inner product, against the exact solver's:", "")
-        is_other = np.isfinite(self.overlap[0])
-        is_other[0] = False
-        gaps = np.array([item.gap for item in self.fits])[is_other]  # (n_others,)
-        overlap = self.overlap[0, is_other]  # (n_others,)
+        # (n_fits,) both; a gap of nan, as of the exact fit here, is in no group.
+        gaps, overlap = np.array([math.nan, *(item.gap for item in self.others)]), self.overlap[0]
         converged, far = f"{CONVERGED_GAP:.0%}", f"{FAR_GAP:.0%}"
-        is_near, is_far = gaps <= CONVERGED_GAP, gaps > FAR_GAP
         for group, words in (
-            (is_near, f"at most {converged} above the exact cost"),
-            (~is_near & ~is_far, f"{converged} to {far} above it"),
-            (is_far, f"more than {far} above it"),
+            (gaps <= CONVERGED_GAP, f"at most {converged} above the exact cost"),
+            ((gaps > CONVERGED_GAP) & (gaps <= FAR_GAP), f"{converged} to {far} above it"),
+            (gaps > FAR_GAP, f"more than {far} above it"),
         ):
             if group.any():
                 values, n = overlap[group] * k, int(group.sum())
@@ -219,37 +205,41 @@ class OptimizerComparison:
                 f"likes, {self.names[best]} shares most: {share * k:.1f} ± {half * k:.1f} of "
                 f"{counted(k, 'movie')}."
             )
-        if len(gaps) >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap) > 0:
+        known = np.isfinite(gaps)
+        if known.sum() >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap[known]) > 0:
             # The fits share their start and their data, so there is no p-value.
-            correlation = spearmanr(gaps, overlap).statistic
+            correlation = spearmanr(gaps[known], overlap[known]).statistic
             falls = "falls" if correlation < CLEAR_CORRELATION else "does not clearly fall"
             yield (
                 f"The overlap {falls} as the gap grows "
-                f"(Spearman's rank correlation {correlation:+.2f} over {len(gaps)} fits)."
+                f"(Spearman's rank correlation {correlation:+.2f} over {known.sum()} fits)."
             )
         yield (
             "The cost depends on the inner products v_i·v_j alone: a rotation of all vectors "
             "changes every number in them and no recommendation. The optimizer and its rate decide "
             "how near those products come to the counts in the given epochs."
         )
-        stuck = np.flatnonzero(is_other)[gaps > STUCK_GAP]
-        if len(stuck) > 1:
-            among = self.overlap[np.ix_(stuck, stuck)]
-            seeds = np.array([self.fits[i].seed for i in stuck])
-            has_same_start = seeds[:, None] == seeds
-            is_twin = has_same_start & ~np.eye(len(stuck), dtype=bool)
-            shares = {
-                "with others of the same random start": among[is_twin],
-                "with others of another start": among[~has_same_start],
-                "with the exact solver's": self.overlap[0, stuck],
-            }
-            means = (f"{v.mean():.0%} {words}" for words, v in shares.items() if v.size)
-            yield ""
-            yield (
-                f"The {len(stuck)} fits that end at more than {STUCK_GAP:,.0f} times the exact "
-                "cost have hardly left their start, which decides what they recommend: their lists "
-                f"share {', '.join(means)}."
-            )
+        yield from self._about_stuck(np.flatnonzero(gaps > STUCK_GAP))
+
+    def _about_stuck(self, stuck: np.ndarray) -> Iterator[str]:
+        """Lines on fits, by number, that have hardly left their start."""
+        if len(stuck) < 2:
+            return
+        first, second = np.transpose([*combinations(stuck, 2)])
+        among, seeds = self.overlap[first, second], np.array([item.seed for item in self.fits])
+        has_same_start = seeds[first] == seeds[second]
+        shares = {
+            "with others of the same random start": among[has_same_start],
+            "with others of another start": among[~has_same_start],
+            "with the exact solver's": self.overlap[0, stuck],
+        }
+        means = (f"{v.mean():.0%} {words}" for words, v in shares.items() if v.size)
+        yield ""
+        yield (
+            f"The {len(stuck)} fits that end at more than {STUCK_GAP:,.0f} times the exact cost "
+            "have hardly left their start, which decides what they recommend: their lists share "
+            f"{', '.join(means)}."
+        )
 
 
 def _pairwise(

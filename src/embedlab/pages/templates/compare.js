@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { fits, exact, asked, titles, drawn } = data;
+  const { fits, exact, asked, titles, sampled } = data;
   const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
   const cost = (value) => value < 1e12 ? number.format(value) : value.toPrecision(3);
   const above = (gap) => {
@@ -73,23 +73,18 @@
   const shade = d3.scaleSequentialLog([1e4, 1e-4], d3.interpolateViridis).clamp(true);
   const buttons = new Map();
   for (const [optimizer, of] of d3.group(fits, (fit) => fit.optimizer)) {
-    const row = document.createElement("tr");
-    const heading = withText("th", optimizer);
+    const heading = make("th", optimizer);
     heading.scope = "row";
-    row.append(heading);
+    const row = make("tr", heading);
     for (const fit of of) {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.append(withText("strong", fit.name.replace(`${optimizer} lr=`, "")),
-        document.createElement("br"), above(fit.gap));
+      const rate = make("strong", fit.name.replace(`${optimizer} lr=`, ""));
+      const button = make("button", [rate, make("br"), above(fit.gap)]);
       const colour = d3.color(fit.gap === null ? "#d5d8dc" : shade(Math.max(fit.gap, 1e-4)));
       button.style.background = colour.formatHex();
       button.style.color = d3.lab(colour).l > 55 ? "#111" : "#fff";
       button.addEventListener("click", () => choose(fit));
       buttons.set(fit, button);
-      const cell = document.createElement("td");
-      cell.append(button);
-      row.append(cell);
+      row.append(make("td", button));
     }
     byId("rates").append(row);
   }
@@ -100,9 +95,9 @@
     const found = chosen.lists[epoch]?.[title] ?? [];
     byId("name").textContent = chosen.name;
     byId("exact").replaceChildren(...of.map((row) =>
-      withText("li", titles[row], found.includes(row) ? "" : "gone")));
+      make("li", titles[row], found.includes(row) ? "" : "gone")));
     byId("fit").replaceChildren(...found.map((row) =>
-      withText("li", titles[row], of.includes(row) ? "" : "new")));
+      make("li", titles[row], of.includes(row) ? "" : "new")));
     for (const item of document.querySelectorAll("#columns li")) item.title = item.textContent;
     const height = document.querySelector("#exact li")?.getBoundingClientRect().height ?? 0;
     const width = byId("links").getBoundingClientRect().width;
@@ -122,7 +117,7 @@
     const shared = found.filter((row) => of.includes(row)).length;
     const share = chosen.shares[epoch];
     byId("words").textContent = `Cost ${above(now).replace(/^\+/, "")} above the exact one. ${shared} of ${of.length} `
-      + `movies in common${share === undefined ? "" : `; over ${drawn} movies drawn at random ${(100 * share).toFixed(0)}%`}.`;
+      + `movies in common${share === undefined ? "" : `; over ${sampled} movies drawn at random ${(100 * share).toFixed(0)}%`}.`;
   };
   const choose = (fit) => {
     const before = epochs[at] ?? Infinity;

@@ -63,18 +63,13 @@
     const found = query.value.trim() ? find(query.value) : [];
     active = found.length ? 0 : -1;
     matches.replaceChildren(...found.map((movie, i) => {
-      const item = document.createElement("li");
+      const item = make("li", titles[movie]);
       item.id = `match${i}`;
       item.role = "option";
-      item.textContent = titles[movie];
       item.dataset.movie = movie;
       return item;
     }));
-    if (!found.length && query.value.trim()) {
-      const none = document.createElement("li");
-      none.textContent = "No title has these words.";
-      matches.replaceChildren(none);
-    }
+    if (!found.length) matches.append(make("li", "No title has these words."));
     matches.hidden = !query.value.trim();
     query.ariaExpanded = !matches.hidden;
     markActive();
@@ -105,10 +100,9 @@
   query.addEventListener("blur", closeMatches);
 
   // ---- the list -----------------------------------------------------------------------------
-  const dot = (movie) => {
-    const span = document.createElement("span");
-    span.className = "dot";
-    span.style.background = colours[groups[movie]];
+  const dot = (group) => {
+    const span = make("span", [], "dot");
+    span.style.background = colours[group];
     return span;
   };
   const people = (count) => `${number.format(count)} ${count === 1 ? "user likes" : "users like"} it`;
@@ -119,23 +113,19 @@
       : a === 1 ? "v·w / |v|, ranks as the served model’s score=cosine" : `v·w / |v|^${a}`;
     if (chosen < 0) return;
     byId("chosen").replaceChildren(
-      withText("strong", titles[chosen]),
-      withText("span", `${genres[chosen]} · ${people(likes[chosen])}`, "quiet"));
+      make("strong", titles[chosen]),
+      make("span", `${genres[chosen]} · ${people(likes[chosen])}`, "quiet"));
     const found = likes[chosen] ? nearest(chosen) : [];
     byId("list").replaceChildren(...found.map((movie, i) => {
-      const button = document.createElement("button");
-      button.type = "button";
+      const button = make("button", [make("span", i + 1, "rank"), dot(groups[movie]),
+        make("span", titles[movie]), make("span", number.format(likes[movie]), "likes")]);
       button.dataset.movie = movie;
       button.title = `${titles[movie]} · ${genres[movie]} · ${people(likes[movie])}`;
-      button.append(withText("span", i + 1, "rank"), dot(movie), withText("span", titles[movie]),
-        withText("span", number.format(likes[movie]), "likes"));
       button.addEventListener("click", () => {
         choose(movie);
         (document.querySelector("#list button") ?? query).focus(); // its own place is gone
       });
-      const item = document.createElement("li");
-      item.append(button);
-      return item;
+      return make("li", button);
     }));
     const median = d3.median(found, (movie) => likes[movie]);
     byId("summary").textContent = found.length
@@ -280,12 +270,8 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
   byId("legend").replaceChildren(...groupNames.map((group, i) => {
-    const button = document.createElement("button");
-    button.type = "button";
+    const button = make("button", [dot(i), group]);
     button.setAttribute("aria-pressed", "true");
-    const mark = withText("span", "", "dot");
-    mark.style.background = colours[i];
-    button.append(mark, group);
     button.addEventListener("click", () => {
       if (!shown.delete(i)) shown.add(i);
       plant();
@@ -296,6 +282,6 @@
   }));
 
   showList();
-  const linked = titles.indexOf(decodeURIComponent(location.hash.slice(1)));
+  const linked = titles.findIndex((title) => `#${encodeURIComponent(title)}` === location.hash);
   if (linked >= 0) choose(linked);
 })();

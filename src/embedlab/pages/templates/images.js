@@ -8,28 +8,23 @@
   let run = 0, truth = 0, answer = 0;
 
   const tile = (image) => {
-    const pixels = document.createElement("div");
-    pixels.className = "pixels";
+    const pixels = make("div", [], "pixels");
     pixels.role = "img";
     pixels.ariaLabel = `an image of ${classes[labels[image]]}`;
     const [row, column] = [Math.floor(image / columns), image % columns];
     pixels.style.backgroundImage = `url(${data.sprite})`;
     pixels.style.backgroundSize = `${columns * SIZE}px ${rows * SIZE}px`;
     pixels.style.backgroundPosition = `-${column * SIZE}px -${row * SIZE}px`;
-    const caption = document.createElement("figcaption");
-    caption.append(withText("strong", percent(runs[run].confidence[image])));
+    const caption = make("figcaption", make("strong", percent(runs[run].confidence[image])));
     let isMended = false;
     runs.forEach((other, i) => {
       if (i === run) return;
       const says = other.predicted[image];
       isMended ||= says === labels[image] && runs[run].predicted[image] !== labels[image];
-      caption.append(withText("span", `${other.name}: ${classes[says]} `
-        + percent(other.confidence[image])), document.createElement("br"));
+      caption.append(make("span", `${other.name}: ${classes[says]} `
+        + percent(other.confidence[image])), make("br"));
     });
-    const figure = document.createElement("figure");
-    figure.className = isMended ? "mended" : "";
-    figure.append(pixels, caption);
-    return figure;
+    return make("figure", [pixels, caption], isMended ? "mended" : "");
   };
 
   const showCell = () => {
@@ -52,22 +47,17 @@
     const { counts, accuracy, interval } = runs[run];
     byId("accuracy").textContent = `Test accuracy ${percent(accuracy, 1)} (95 % interval `
       + `${percent(interval[0], 1)} to ${percent(interval[1], 1)}).`;
-    const head = document.createElement("thead"), body = document.createElement("tbody");
-    const names = document.createElement("tr");
-    names.append(withText("td", ""), ...classes.map((name) => {
-      const cell = withText("th", name);
+    const names = classes.map((name) => {
+      const cell = make("th", name);
       cell.scope = "col";
       return cell;
-    }));
-    head.append(names);
-    counts.forEach((row, i) => {
+    });
+    const lines = counts.map((row, i) => {
       const total = Math.max(1, row.reduce((a, b) => a + b, 0));
-      const line = document.createElement("tr");
-      const name = withText("th", classes[i]);
+      const name = make("th", classes[i]);
       name.scope = "row";
-      line.append(name, ...row.map((count, j) => {
-        const button = withText("button", count ? number.format(count) : "·");
-        button.type = "button";
+      return make("tr", [name, ...row.map((count, j) => {
+        const button = make("button", count ? number.format(count) : "·");
         button.disabled = count === 0;
         button.dataset.truth = i;
         button.dataset.answer = j;
@@ -77,24 +67,21 @@
         button.style.background = `rgb(${hue} / ${(0.85 * share).toFixed(3)})`;
         if (share > 0.6) button.style.color = "#fff";
         button.addEventListener("click", () => { [truth, answer] = [i, j]; showCell(); });
-        const cell = document.createElement("td");
-        cell.append(button);
-        return cell;
-      }));
-      body.append(line);
+        return make("td", button);
+      })]);
     });
-    byId("matrix").replaceChildren(head, body);
+    const head = make("thead", make("tr", [make("td"), ...names]));
+    byId("matrix").replaceChildren(head, make("tbody", lines));
     showCell();
   };
 
   byId("runs").replaceChildren(...runs.map((one, i) => {
-    const label = document.createElement("label"), choice = document.createElement("input");
+    const choice = make("input");
     choice.type = "radio";
     choice.name = "run";
     choice.checked = i === 0;
     choice.addEventListener("change", () => { run = i; showRun(); });
-    label.append(choice, ` ${one.name}`);
-    return label;
+    return make("label", [choice, ` ${one.name}`]);
   }));
   // The first cell shown is the largest confusion.
   let largest = -1;

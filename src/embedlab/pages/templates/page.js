@@ -2,9 +2,10 @@
 // What the scripts of all pages share.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
-const withText = (kind, text, name = "") => {
+// An element with a text, a node, or a list of both.
+const make = (kind, content = [], name = "") => {
   const element = document.createElement(kind);
-  element.textContent = text;
+  element.append(...[content].flat());
   element.className = name;
   return element;
 };

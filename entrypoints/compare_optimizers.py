@@ -33,7 +33,7 @@ def build_parser() -> Parser:
     parser.add("titles", nonblank("titles"), "Apollo 13|Toy Story|Home Alone", what)
     parser.add("k", integer(1, 1000), 10, "length of the compared lists")
     parser.add("reuse", boolean, True, "reuse child runs that are finished already")
-    what = "local: in this process, several small fits at once; ray: as tasks of Ray"
+    what = "local: one fit after another, in this process; ray: many at once, as tasks of Ray"
     parser.add("launcher", one_of(*LAUNCHERS), "local", what)
     what = "with launcher=ray: auto, host:6379 or ray://host:10001; empty: a local Ray"
     parser.add("ray_address", str, "", what)

@@ -9,10 +9,9 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import chain
 
 import mlflow
@@ -29,7 +28,6 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch
 from embedlab.movies.sweep.convergence import (
     LISTS_FILE,
-    JobFit,
     Lists,
     Queries,
     fit_with_snapshots,
@@ -39,9 +37,8 @@ from embedlab.movies.sweep.convergence import (
 )
 from embedlab.movies.sweep.grid import Job
 from embedlab.movies.sweep.plots import run_colours
-from embedlab.movies.sweep.ray_backend import RayOptions, fits_by_ray, ray_session
+from embedlab.movies.sweep.ray_backend import RayFit, RayOptions, fits_by_ray, ray_session
 from embedlab.movies.sweep.results import SweepFit
-from embedlab.movies.sweep.thread_backend import fits_at_once, fits_by_threads
 from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
 from embedlab.tracking.finished import fetch_artifact, has_artifact, read_history
@@ -91,8 +88,8 @@ class Sweep:
     ) -> list[SweepFit]:
         """Every fit of the grid, the exact one (once) first; fits that diverged are included.
 
-        ray  None to fit in this process, small fits several at once. Only the main thread of this
-             process talks to the store: it writes a child when its thread or task has ended.
+        ray  None to fit one after another in this process. With Ray, too, only this process talks
+             to the store: it writes a child when its task has ended.
 
         Raises TrackingError if the store fails, RayError if Ray or a task fails; finished fits are
         kept. Raises DataError if the exact cost is 0: no other cost is a multiple of it.
@@ -101,32 +98,36 @@ class Sweep:
         first = (exact, seeds[0])
         jobs = list(dict.fromkeys([first, *((o, seed) for o in others for seed in seeds)]))
         finished = {job: self._find(job) for job in jobs}
+        missing = [job for job in jobs if finished[job] is None] if ray else []
+        ray = ray if missing else None
         fits: dict[Job, SweepFit] = {}
+        exact_fit: SweepFit | None = None
         failed: dict[str, list[str]] = defaultdict(list)
-        done, total = dict.fromkeys(jobs, 0.0), sum(map(_work, jobs))
+        total, done = sum(map(_work, jobs)), 0.0
+        with ray_session(ray, self.notify) if ray else nullcontext():
+            here = ((job, None) for job in jobs if job not in missing)
+            there = fits_by_ray(self.likes.weighted, missing, self.queries, ray) if ray else ()
+            # The exact fit comes first, as every gap is to its cost.
+            for job, outcome in chain(there, here) if first in missing else chain(here, there):
 
-        def on_progress(job: Job, fraction: float) -> None:
-            done[job] = fraction
-            work = sum(share * _work(one) for one, share in done.items())
-            self.on_progress(work, total, job[0].label)
+                def progress(fraction: float, job: Job = job, done: float = done) -> None:
+                    self.on_progress(done + fraction * _work(job), total, job[0].label)
 
-        missing = [job for job in jobs if finished[job] is None]
-        with self._outcomes(jobs, missing, ray, on_progress) as outcomes:
-            for job, outcome in outcomes:
                 try:
-                    progress = partial(on_progress, job)
-                    fits[job] = self._fit(job, finished[job], outcome, fits.get(first), progress)
+                    fits[job] = self._fit(job, finished[job], outcome, exact_fit, progress)
                 except EmbedlabError as error:
                     if error is not outcome or job == first:
                         raise
                     failed[str(error)].append(f"{job[0].label}, seed {job[1]}")
-                if fits[first].fit.cost == 0:
+                exact_fit = fits[first]
+                if exact_fit.fit.cost == 0:
                     raise DataError(
                         f"dim: expected one at which the exact solver leaves a cost to compare "
                         f"with, but with dim={exact.dim} it fits these {self.likes.n_movies:,} "
                         "movies exactly: use a smaller dim, or ratings of more movies."
                     )
-                on_progress(job, 1.0)
+                progress(1.0)
+                done += _work(job)
         if failed:
             reasons = (f"{reason} ({'; '.join(names)})" for reason, names in failed.items())
             raise RayError(
@@ -134,34 +135,6 @@ class Sweep:
                 "others are kept: start again to run only these."
             )
         return [fits[job] for job in jobs]
-
-    @contextmanager
-    def _outcomes(
-        self,
-        jobs: Sequence[Job],
-        missing: Sequence[Job],
-        ray: RayOptions | None,
-        on_progress: Callable[[Job, float], None],
-    ) -> Iterator[Iterable[tuple[Job, JobFit | EmbedlabError | None]]]:
-        """Yields every job with its outcome, or None where the main thread has to fit it.
-
-        The first, exact one comes first, as every gap is to its cost.
-        """
-        first, *others = jobs
-        weighted, queries = self.likes.weighted, self.queries
-        here = [(job, None) for job in jobs if job not in missing]
-        n_at_once = fits_at_once(weighted, first[0], self.device)
-        if ray and missing:
-            with ray_session(ray, self.notify):
-                there = fits_by_ray(weighted, missing, queries, ray)
-                yield chain(there, here) if first in missing else chain(here, there)
-        elif n_at_once > 1 and not {*missing} <= {first}:
-            waiting = [job for job in others if job in missing]
-            known = [(first, None), *(item for item in here if item[0] != first)]
-            with fits_by_threads(weighted, waiting, queries, n_at_once, on_progress) as threads:
-                yield chain(known, threads)
-        else:
-            yield ((job, None) for job in jobs)
 
     def _key(self, job: Job) -> str:
         return fit_key(*job, self.likes.cost_digest, self.device)
@@ -190,11 +163,11 @@ class Sweep:
         self,
         job: Job,
         finished: FinishedFit | None,
-        outcome: JobFit | EmbedlabError | None,
+        outcome: RayFit | EmbedlabError | None,
         exact: SweepFit | None,
         progress: Callable[[float], None],
     ) -> SweepFit:
-        """The finished child, or a new one for the outcome or, without, a fit here."""
+        """The finished child, or a new one for the outcome of a task or, without, a fit here."""
         options, seed = job
         if finished:
             mlflow.MlflowClient().set_tag(finished[0], self.tag, "reused")
@@ -206,7 +179,7 @@ class Sweep:
     def _run_child(
         self,
         job: Job,
-        outcome: JobFit | EmbedlabError | None,
+        outcome: RayFit | EmbedlabError | None,
         exact: SweepFit | None,
         progress: Callable[[float], None],
     ) -> FinishedFit:
@@ -214,7 +187,7 @@ class Sweep:
         params = {**self.likes.params, **asdict(options), "seed": seed, "device": self.device}
         params |= {LOG_LR: f"{math.log10(options.lr):.3g}"} if options.lr else {}
         tags = {"entry_point": "compare_optimizers", FIT_KEY: self._key(job), self.tag: "made"}
-        tags |= {NODE: outcome.node} if isinstance(outcome, JobFit) and outcome.node else {}
+        tags |= {NODE: outcome.node} if isinstance(outcome, RayFit) else {}
         history: list[EpochRecord] = []
         try:
             with start_child_run(options.label, params, tags) as child:
@@ -223,19 +196,17 @@ class Sweep:
                 def on_epoch(record: EpochRecord) -> None:
                     history.append(add_gap_metric(record, exact.fit.cost if exact else None))
                     child.record(history[-1])
-                    if outcome is None:
-                        progress(record.epoch / options.epochs)
+                    progress(record.epoch / options.epochs)
 
                 if isinstance(outcome, EmbedlabError):
                     raise outcome
                 if outcome:
+                    fit, lists = outcome.fit, outcome.lists
                     for record in outcome.history:
                         on_epoch(record)
-                    found = outcome
                 else:
                     where = self.device, on_epoch
-                    found = fit_with_snapshots(self.likes.weighted, self.queries, job, *where)
-                fit, lists = found.fit, found.lists
+                    fit, lists = fit_with_snapshots(self.likes.weighted, self.queries, job, *where)
                 child.log_metrics({"time/fit_seconds": fit.seconds})
                 fit.raise_if_diverged(options)
                 gap = _gap(fit, exact)

@@ -64,20 +64,15 @@ def fit_weighted(
     return replace(fit, diverged_at=fit.epochs, divergence=reason) if reason else fit
 
 
-def fit_bytes(shape: tuple[int, int], dim: int) -> int:
-    """The memory of a fit's vectors, in bytes; shape  (n_users, n_movies) of the likes."""
+def _check_memory(shape: tuple[int, int], dim: int, device: str) -> None:
+    """Raises OptionError if the vectors of a fit do not fit the memory."""
     n_users, n_movies = shape
     # V (n_movies, dim) with the optimizer's copies and one in float64; a float64 and a float32 of
     # L V (n_users, dim) and of G (dim, dim)
-    return 12 * dim * (3 * n_movies + n_users + dim)
-
-
-def _check_memory(shape: tuple[int, int], dim: int, device: str) -> None:
-    """Raises OptionError if the vectors of a fit do not fit the memory."""
-    needed, free = fit_bytes(shape, dim), free_bytes(device)
+    needed, free = 12 * dim * (3 * n_movies + n_users + dim), free_bytes(device)  # bytes
     if needed > free:
         raise OptionError(
             f"dim: expected vectors that fit into memory, but dim={dim} needs "
             f"{needed / 2**30:,.1f} GiB and {device} has {free / 2**30:,.1f} GiB free: use a "
-            f"smaller one (dim={shape[1]}, the number of movies, can fit every count)"
+            f"smaller one (dim={n_movies}, the number of movies, can fit every count)"
         )

@@ -18,7 +18,7 @@ from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.result import FitResult, Snapshots
 from embedlab.movies.sweep.grid import Job
-from embedlab.progress import EpochRecord, OnEpoch, ignore_epoch
+from embedlab.progress import OnEpoch
 from embedlab_serving.titles import TitleIndex
 
 N_EPOCHS = 16
@@ -81,44 +81,21 @@ def snapshot_epochs(n_epochs: int) -> frozenset[int]:
     return frozenset([0, *between.tolist()])
 
 
-@dataclass(frozen=True)
-class JobFit:
-    """A finished fit: its result, its epochs, and its lists at some epochs.
-
-    lists  of the exact solver only the last; without the last if the fit diverged.
-    node   host and id of the node that ran it; "" without Ray.
-    """
-
-    fit: FitResult
-    history: Sequence[EpochRecord]
-    lists: Lists
-    node: str = ""
-
-
 def fit_with_snapshots(
-    weighted: WeightedLikes,
-    queries: Queries,
-    job: Job,
-    device: str,
-    on_epoch: OnEpoch = ignore_epoch,
-) -> JobFit:
-    """Fit, and recommend at some epochs."""
+    weighted: WeightedLikes, queries: Queries, job: Job, device: str, on_epoch: OnEpoch
+) -> tuple[FitResult, Lists]:
+    """A fit, and its lists at some epochs; of the exact solver only the last."""
     options, seed = job
-    history: list[EpochRecord] = []
     lists: dict[int, np.ndarray] = {}
-
-    def record_epoch(record: EpochRecord) -> None:
-        history.append(record)
-        on_epoch(record)
 
     def take(epoch: int, embedding: np.ndarray) -> None:
         lists[epoch] = queries.lists(embedding)
 
     snapshots = Snapshots(snapshot_epochs(options.epochs) - {options.epochs}, take)
-    fit = fit_weighted(weighted, options, seed, device, record_epoch, snapshots=snapshots)
+    fit = fit_weighted(weighted, options, seed, device, on_epoch, snapshots=snapshots)
     if not fit.has_diverged:
         take(fit.epochs, fit.embedding)
-    return JobFit(fit, history, lists)
+    return fit, lists
 
 
 def sampled_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> tuple[float, float]:

@@ -24,11 +24,13 @@ from typing import TYPE_CHECKING
 
 from embedlab.errors import EmbedlabError, OptionError, RayError
 from embedlab.movies.sweep.grid import Job
+from embedlab.progress import EpochRecord
 from embedlab.wording import counted
 
 if TYPE_CHECKING:
     from embedlab.movies.data.weighting import WeightedLikes
-    from embedlab.movies.sweep.convergence import JobFit, Queries
+    from embedlab.movies.solvers.result import FitResult
+    from embedlab.movies.sweep.convergence import Lists, Queries
 
 LAUNCHERS = ("local", "ray")
 SOURCES = Path(__file__).resolve().parents[3]
@@ -81,7 +83,7 @@ def parse_launcher(
         if options != RayOptions():
             raise OptionError(
                 "launcher: expected ray with ray_address, cpus_per_fit or gpus_per_fit, got local, "
-                "which fits in this process: add launcher=ray, or leave them out"
+                "which fits one after another in this process: add launcher=ray, or leave them out"
             )
         return None
     if device not in ("auto", options.device):
@@ -96,6 +98,16 @@ def parse_launcher(
             "pip install -r requirements-extra.txt, or use launcher=local"
         )
     return options
+
+
+@dataclass(frozen=True)
+class RayFit:
+    """A finished task: the fit, its epochs, its lists, and the host and id of its node."""
+
+    fit: "FitResult"
+    history: Sequence[EpochRecord]
+    lists: "Lists"
+    node: str
 
 
 @contextmanager
@@ -175,7 +187,7 @@ def describe_capacity(nodes: Sequence[dict], options: RayOptions) -> str:
 
 def fits_by_ray(
     weighted: "WeightedLikes", jobs: Sequence[Job], queries: "Queries", options: RayOptions
-) -> Iterator[tuple[Job, "JobFit | EmbedlabError"]]:
+) -> Iterator[tuple[Job, RayFit | EmbedlabError]]:
     """Every job with its fit, or the error that ended it: the first one, then as they complete.
 
     Ray retries a fit RETRIES times if its process or node is lost, but not one that raises.
@@ -228,7 +240,7 @@ def _fit(
     device: str,
     n_threads: int,
     versions: str,
-) -> "JobFit":
+) -> RayFit:
     """The task, which runs on a node."""
     if _versions() != versions:
         raise RayError(
@@ -241,9 +253,10 @@ def _fit(
     from embedlab.movies.sweep.convergence import fit_with_snapshots
 
     torch.set_num_threads(n_threads)
-    found = fit_with_snapshots(weighted, queries, job, device)
+    history: list[EpochRecord] = []
+    fit, lists = fit_with_snapshots(weighted, queries, job, device, history.append)
     node_id = ray.get_runtime_context().get_node_id()
-    return replace(found, node=f"{socket.gethostname()} {node_id[:8]}")
+    return RayFit(fit, history, lists, f"{socket.gethostname()} {node_id[:8]}")
 
 
 def _versions() -> str:

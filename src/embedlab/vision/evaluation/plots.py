@@ -194,27 +194,40 @@ def plot_embedding_map(
     names = [*classes[:LEGEND_CLASSES], f"misclassified ({is_wrong.mean():.1%})"]
     axes.legend(dots, names, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.spines[:].set_color(PALE)
-    height = (upper - bottom) / ROWS_OF_THUMBNAILS
-    width = height * (right - left) / (upper - bottom) / MAP_RATIO
-    cells = np.floor((points - (left, bottom)) / (width, height)).astype(int)  # (n, 2)
-    _, first = np.unique(cells[order], axis=0, return_index=True)
-    for zorder, row in zip(np.linspace(2, 3, len(first)), order[first], strict=True):
-        x, y = points[row]
-        box = (x - 0.4 * width, x + 0.4 * width, y - 0.4 * height, y + 0.4 * height)
-        if left < box[0] and box[1] < right and bottom < box[2] and box[3] < upper:
-            pixels = images.pixels[predictions.rows[row]].transpose(1, 2, 0)
-            axes.imshow(pixels, extent=box, aspect="auto", zorder=zorder)
-            frame = Rectangle((box[0], box[2]), 0.8 * width, 0.8 * height, zorder=zorder)
-            frame.set(fill=False, edgecolor=colours[labels[row]], linewidth=1.6)
-            if is_wrong[row]:
-                frame.set_path_effects([withStroke(linewidth=4.5, foreground="black")])
-            axes.add_patch(frame)
+    _add_thumbnails(axes, points[order], predictions.take(order), images, colours)
     for label in np.unique(labels) if n <= LEGEND_CLASSES else ():
         x, y = np.median(points[labels == label], axis=0)
         halo = [withStroke(linewidth=3.5, foreground="white")]
         text = axes.text(x, y, classes[label], size=12, weight="bold", zorder=4)
         text.set(ha="center", va="center", path_effects=halo)
     return figure
+
+
+def _add_thumbnails(
+    axes: Axes,
+    points: np.ndarray,
+    predictions: Predictions,
+    images: ImageDataset,
+    colours: np.ndarray,
+) -> None:
+    """The first of the images in each cell of a grid, framed in its class's colour."""
+    is_wrong = ~predictions.is_right
+    (left, right), (bottom, upper) = axes.get_xlim(), axes.get_ylim()
+    height = (upper - bottom) / ROWS_OF_THUMBNAILS
+    width = height * (right - left) / (upper - bottom) / MAP_RATIO
+    cells = np.floor((points - (left, bottom)) / (width, height)).astype(int)  # (n, 2)
+    _, first = np.unique(cells, axis=0, return_index=True)
+    for zorder, i in zip(np.linspace(2, 3, len(first)), first, strict=True):
+        x, y = points[i]
+        box = (x - 0.4 * width, x + 0.4 * width, y - 0.4 * height, y + 0.4 * height)
+        if left < box[0] and box[1] < right and bottom < box[2] and box[3] < upper:
+            pixels = images.pixels[predictions.rows[i]].transpose(1, 2, 0)
+            axes.imshow(pixels, extent=box, aspect="auto", zorder=zorder)
+            frame = Rectangle((box[0], box[2]), 0.8 * width, 0.8 * height, zorder=zorder)
+            frame.set(fill=False, edgecolor=colours[predictions.labels[i]], linewidth=1.6)
+            if is_wrong[i]:
+                frame.set_path_effects([withStroke(linewidth=4.5, foreground="black")])
+            axes.add_patch(frame)
 
 
 def plot_neighbours(

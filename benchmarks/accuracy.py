@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy folder:/photos cifar10 sample --weights imagenet --seeds 0,1,2
 
 One row per data set: mean and range over the seeds, and mean time of a fine-tuning. A seed draws
-the split, the order and the random changes. `--finetune lr=0.01 epochs=4` changes fine-tuning,
+the split, the order and the augmentation. `--finetune lr=0.01 epochs=4` changes fine-tuning,
 `--both train_limit=1000` both. The runs are kept in the MLflow store of `--store`.
 """
 

@@ -167,7 +167,13 @@ def main() -> None:
         "--folder", type=Path, required=True, help="for the synthetic ratings, 1.5 GB"
     )
     parser.add_argument("--ratings", default="ml-latest-small", help="the first data set")
-    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="made, in ratings")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="*",
+        default=SIZES,
+        help="sizes of the synthetic data, in ratings",
+    )
     parser.add_argument("--n", type=int, default=3, help="fits of each side")
     parser.add_argument(
         "--users", type=int, default=2_000, help="maximum number of users for the hit rate"

@@ -56,8 +56,8 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
     options = FitOptions(optimizer, FITS[optimizer], dim=4, epochs=EPOCHS)
     weighted = weight_likes(LIKES) if is_main_process() else None
 
-    def listen(step: EpochRecord) -> None:
-        costs.append(step.metrics["train/cost"])
+    def listen(record: EpochRecord) -> None:
+        costs.append(record.metrics["train/cost"])
 
     v = fit_weighted(weighted, options, 0, "cpu", listen, world_size()).embedding
     return costs, v @ v.T
@@ -84,8 +84,8 @@ def tune(trainer: Trainer) -> tuple:
     found = trainer.classifier.predict(IMAGES, split_of(IMAGES).test)
     weights = {name: value.numpy() for name, value in trainer.network.state_dict().items()}
     metrics = [
-        {k: v for k, v in step.metrics.items() if not k.startswith("time/")}
-        for step in trainer.history
+        {k: v for k, v in record.metrics.items() if not k.startswith("time/")}
+        for record in trainer.history
     ]
     return metrics, weights, found and found.probabilities
 

@@ -128,8 +128,8 @@ def test_a_cost_that_overflows_is_not_none():
 
 
 def test_above_a_cost_of_zero_there_is_no_gap():
-    step = EpochRecord(3, {"train/cost": 250.0}, 0.5)
-    assert add_gap_metric(step, 0.0) == step
+    record = EpochRecord(3, {"train/cost": 250.0}, 0.5)
+    assert add_gap_metric(record, 0.0) == record
 
 
 FEW = [

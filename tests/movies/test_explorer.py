@@ -213,6 +213,18 @@ def test_a_browser_finds_a_typed_title_and_shows_the_models_list(sample, tmp_pat
 
 @needs_chromium
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "address, chosen", [("Toy%20Story%20%281995%29", "Toy Story (1995)"), ("%", "")]
+)
+def test_a_link_opens_the_page_at_its_movie(sample, tmp_path, address, chosen):
+    linked = f"<body><script>location.hash = '{address}';</script>"
+    page = page_of(*sample).replace("<body>", linked, 1)
+    script = 'return document.querySelector("#chosen strong")?.textContent ?? ""'
+    assert run_in_page(page, script, tmp_path) == chosen
+
+
+@needs_chromium
+@pytest.mark.slow
 def test_a_movie_clicked_on_the_map_is_chosen(sample, tmp_path):
     script = """
       const canvas = document.getElementById("canvas"), box = canvas.getBoundingClientRect();

@@ -45,18 +45,18 @@ def test_the_block_is_that_of_the_most_liked_movies_over_chance_without_its_diag
 
 
 def test_rounds_of_the_exact_solver_are_shown_above_the_last():
-    steps = [
+    history = [
         EpochRecord(epoch, {"train/cost": cost}) for epoch, cost in enumerate([20.0, 11.0, 10.0])
     ]
-    axes = plot_fit(steps, FitOptions("exact"), "title", None).axes[0]
+    axes = plot_fit(history, FitOptions("exact"), "title", None).axes[0]
     assert list(axes.lines[0].get_ydata()) == pytest.approx([1, 0.1])
     assert axes.get_yscale() == "log"
 
 
 @pytest.mark.parametrize(("costs", "scale"), [([1e6, 1e3], "log"), ([10.0, 9.0], "linear")])
 def test_costs_of_several_orders_get_a_logarithmic_axis(costs, scale):
-    steps = [EpochRecord(epoch, {"train/cost": cost}) for epoch, cost in enumerate(costs)]
-    axes = plot_fit(steps, FitOptions("adam", 1.0), "title", exact_cost=costs[-1]).axes[0]
+    history = [EpochRecord(epoch, {"train/cost": cost}) for epoch, cost in enumerate(costs)]
+    axes = plot_fit(history, FitOptions("adam", 1.0), "title", exact_cost=costs[-1]).axes[0]
     assert axes.get_yscale() == scale
     assert list(axes.lines[0].get_ydata()) == costs
     assert len(axes.get_legend().get_texts()) == 2

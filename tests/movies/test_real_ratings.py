@@ -70,10 +70,10 @@ def test_counts(likes):
     ],
 )
 def test_the_published_curve_comes_back(likes, optimizer, lr, published, tolerance):
-    steps = []
+    history = []
     options = FitOptions(optimizer, lr, dim=100, epochs=max(published))
-    fit_weighted(likes.weighted, options, 0, "cpu", steps.append)
-    found = {epoch: steps[epoch].metrics["train/cost"] for epoch in published}
+    fit_weighted(likes.weighted, options, 0, "cpu", history.append)
+    found = {epoch: history[epoch].metrics["train/cost"] for epoch in published}
     assert found == pytest.approx(published, rel=tolerance)
 
 

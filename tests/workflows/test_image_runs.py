@@ -14,7 +14,7 @@ IMAGES = squares()
 SPLIT = split_of(IMAGES)
 
 
-def step(epoch: int) -> EpochRecord:
+def finished(epoch: int) -> EpochRecord:
     return EpochRecord(epoch, {"val/loss": 1.0, "val/accuracy": 0.5})
 
 
@@ -37,7 +37,7 @@ def test_there_are_images_at_step_0_and_of_every_epoch(before, epochs, shown):
     predictions = Predictions(np.eye(3)[labels], labels, SPLIT.val)
     with EpochLog(run, IMAGES, SPLIT, "toy", lambda: 1) as log:
         for epoch in before:
-            log.record(step(epoch))
+            log.record(finished(epoch))
         for epoch in epochs:
-            log.record(step(epoch), predictions)
+            log.record(finished(epoch), predictions)
     assert logged == shown

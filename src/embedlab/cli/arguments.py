@@ -51,7 +51,7 @@ def add_fit(parser: Parser) -> None:
         "epochs",
         types.integer(1),
         150,
-        "number of updates of all vectors; exact: at most so many rounds",
+        "number of updates of all vectors; exact: maximum number of rounds",
     )
     what = "factored: from the likes; dense: the published form, from X. The cost is the same"
     parser.add("objective", types.one_of(*OBJECTIVES), "factored", what)

@@ -143,7 +143,7 @@ def plot_fit(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return figure
     draw_costs(axes, history, BLUE, f"{options.label}: {end}")
-    finish_costs(axes, exact_cost)
+    finish_costs(axes, None if options.optimizer == "exact" else exact_cost)
     axes.legend(frameon=False, fontsize=9)
     return figure
 

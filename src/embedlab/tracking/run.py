@@ -109,9 +109,8 @@ def _lifecycle(
             disregard_signals()
         except BaseException as error:
             disregard_signals()
-            if not (
-                is_done and isinstance(error, StoreUnavailableError)
-            ):  # else only the spool is left
+            only_spool_is_left = is_done and isinstance(error, StoreUnavailableError)
+            if not only_spool_is_left:
                 status, tags = _stop_reason(error)
             raise
         finally:

@@ -117,7 +117,10 @@ class TrackedRun:
         self._last_write = time.monotonic()
 
     def wait_for_store(self) -> None:
-        """For an action that cannot be spooled. Raises StoreUnavailableError after the limit."""
+        """Wait, before an action that cannot be spooled.
+
+        Raises StoreUnavailableError after the limit.
+        """
         self._client.retry_until_available(lambda: None)
 
     def retry_until_available(self, do: Callable[[], T]) -> T:

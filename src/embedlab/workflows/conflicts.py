@@ -11,6 +11,6 @@ def refuse_conflicts(source: str, own: Mapping[str, object], changed: Mapping[st
     for name, value in changed.items():
         if name in own and own[name] != value:
             raise OptionError(
-                f"{name}: expected {value_as_text(own[name])}, the value of {source}, got "
+                f"{name}: expected {value_as_text(own[name])}, the value in {source}, got "
                 f"{value_as_text(value)}: leave {name} out, or leave {source} out"
             )

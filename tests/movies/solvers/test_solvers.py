@@ -35,10 +35,10 @@ SMALL_LR = {"adam": 0.05, "adamw": 0.05, "rmsprop": 0.02, "sgd": 2e-4, "lbfgs": 
 
 
 def fit(likes, optimizer, epochs=400, seed=0, dim=4, objective="factored"):
-    steps = []
+    history = []
     lr = SMALL_LR.get(optimizer)
     options = FitOptions(optimizer, lr, dim, epochs, objective)
-    return fit_weighted(weight_likes(likes), options, seed, "cpu", steps.append), steps
+    return fit_weighted(weight_likes(likes), options, seed, "cpu", history.append), history
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -65,24 +65,24 @@ def test_a_fit_ends_near_the_exact_cost_and_never_below_it(optimizer):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_epoch_is_reported_and_the_last_is_the_result(optimizer):
     likes = random_likes(np.random.default_rng(0), n_users=30, n_movies=15)
-    result, steps = fit(likes, optimizer, epochs=7)
-    assert [step.epoch for step in steps] == list(range(result.epochs + 1))
-    assert steps[-1].metrics["train/cost"] == result.cost
+    result, history = fit(likes, optimizer, epochs=7)
+    assert [record.epoch for record in history] == list(range(result.epochs + 1))
+    assert history[-1].metrics["train/cost"] == result.cost
     counts = co_likes_by_loop(likes.toarray())
     # The vectors are kept as float32, the cost that was reported may be of float64 ones.
     assert cost_by_loop(result.embedding, counts) == pytest.approx(result.cost, rel=1e-5)
-    assert all(step.metrics["train/gradient_norm"] >= 0 for step in steps)
+    assert all(record.metrics["train/gradient_norm"] >= 0 for record in history)
 
 
 def test_step_zero_is_the_start_and_the_closing_evaluation_has_no_time():
     likes = random_likes(np.random.default_rng(0), n_users=30, n_movies=15)
     options = FitOptions("adam", 0.05, dim=4, epochs=3)
-    _, steps = fit(likes, "adam", epochs=3)
+    _, history = fit(likes, "adam", epochs=3)
     start = random_start(15, options, torch.Generator().manual_seed(0))
     cost, gradient = Factored(weight_likes(likes)).cost_and_gradient(start)
-    assert steps[0].metrics["train/cost"] == cost
-    assert steps[0].metrics["train/gradient_norm"] == pytest.approx(gradient.norm().item())
-    assert [step.seconds is None for step in steps] == [False, False, False, True]
+    assert history[0].metrics["train/cost"] == cost
+    assert history[0].metrics["train/gradient_norm"] == pytest.approx(gradient.norm().item())
+    assert [record.seconds is None for record in history] == [False, False, False, True]
 
 
 def test_one_sgd_update_is_the_gradient_times_the_rate():
@@ -99,7 +99,7 @@ def test_the_dense_and_the_factored_form_give_the_same_fit():
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
     _, factored = fit(likes, "adam", epochs=100)
     _, dense = fit(likes, "adam", epochs=100, objective="dense")
-    costs = [[step.metrics["train/cost"] for step in steps] for steps in (factored, dense)]
+    costs = [[record.metrics["train/cost"] for record in history] for history in (factored, dense)]
     # Gradients differ in their last float32 digits, and 100 updates carry that on.
     np.testing.assert_allclose(costs[0], costs[1], rtol=1e-3)
 
@@ -116,13 +116,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(optimizer):
 def test_a_fit_that_diverges_stops_and_says_where():
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
     options = FitOptions("sgd", 10.0, dim=4, epochs=50)
-    steps = []
-    result = fit_weighted(weight_likes(likes), options, 0, "cpu", steps.append)
-    assert result.epochs == len(steps) < 50
-    costs = [step.metrics["train/cost"] for step in steps]
+    history = []
+    result = fit_weighted(weight_likes(likes), options, 0, "cpu", history.append)
+    assert result.epochs == len(history) < 50
+    costs = [record.metrics["train/cost"] for record in history]
     assert all(np.isfinite(costs))
     assert result.diverged_at == next(i for i, cost in enumerate(costs) if cost > 1000 * costs[0])
-    with pytest.raises(DivergedError, match=rf"sgd lr=10 .* epoch {len(steps)}; .* lr=1,"):
+    with pytest.raises(DivergedError, match=rf"sgd lr=10 .* epoch {len(history)}; .* lr=1,"):
         result.raise_if_diverged(options)
 
 
@@ -135,10 +135,10 @@ def test_a_finite_cost_far_above_the_start_has_diverged_and_a_spike_has_not():
     with pytest.raises(DivergedError, match=sentence):
         exploded.raise_if_diverged(FitOptions("sgd", 0.1))
 
-    steps = []
+    history = []
     options = FitOptions("rmsprop", 3.0, dim=20, epochs=100)
-    spiked = fit_weighted(weight_likes(likes), options, 0, "cpu", steps.append)
-    costs = [step.metrics["train/cost"] for step in steps]
+    spiked = fit_weighted(weight_likes(likes), options, 0, "cpu", history.append)
+    costs = [record.metrics["train/cost"] for record in history]
     assert max(costs) > 1000 * costs[0]
     assert costs[-1] < 1000 * costs[0]
     assert not spiked.has_diverged
@@ -184,9 +184,11 @@ def test_no_exact_round_raises_the_cost_whatever_the_seed(n_movies):
     weighted = weight_likes(random_likes(np.random.default_rng(3), 100, n_movies))
     results = []
     for seed in range(3):
-        steps = []
-        results.append(fit_minres(weighted, 10, np.random.default_rng(seed), on_epoch=steps.append))
-        costs = [step.metrics["train/cost"] for step in steps]
+        history = []
+        results.append(
+            fit_minres(weighted, 10, np.random.default_rng(seed), on_epoch=history.append)
+        )
+        costs = [record.metrics["train/cost"] for record in history]
         assert all(later <= earlier for earlier, later in pairwise(costs))
     # The stopping rule leaves 1e-8 of the cost a round, a few times over.
     assert results[1].cost == pytest.approx(results[0].cost, rel=1e-6)
@@ -195,17 +197,17 @@ def test_no_exact_round_raises_the_cost_whatever_the_seed(n_movies):
 
 def test_the_block_method_agrees_with_the_full_decomposition():
     weighted = weight_likes(random_likes(np.random.default_rng(4), n_users=80, n_movies=120))
-    steps = []
+    history = []
     common = {"weighted": weighted, "dim": 10, "tolerance": 1e-10, "eigensolver": BlockKrylov}
     full = fit_minres(weighted, 10, np.random.default_rng(0))  # so few movies are decomposed fully
-    found = fit_minres(generator=np.random.default_rng(0), on_epoch=steps.append, **common)
+    found = fit_minres(generator=np.random.default_rng(0), on_epoch=history.append, **common)
     assert found.cost == pytest.approx(full.cost, rel=1e-7)
     np.testing.assert_allclose(
         found.embedding @ found.embedding.T, full.embedding @ full.embedding.T, atol=1e-2
     )
-    costs = [step.metrics["train/cost"] for step in steps]
+    costs = [record.metrics["train/cost"] for record in history]
     assert all(later <= earlier for earlier, later in pairwise(costs))
-    products = [step.metrics["train/products"] for step in steps]
+    products = [record.metrics["train/products"] for record in history]
     assert all(later > earlier for earlier, later in pairwise(products))
 
 
@@ -233,9 +235,9 @@ def test_a_movie_with_a_dimension_of_its_own_is_found_at_once(monkeypatch):
     weighted, rounds = weight_likes(likes), {}
     for name, step in (("newton", newton_diagonal), ("plain", lambda filled, found: found.n)):
         monkeypatch.setattr(minres, "newton_diagonal", step)
-        steps = []
-        fit_minres(weighted, 6, rng, max_rounds=3000, tolerance=1e-9, on_epoch=steps.append)
-        rounds[name] = [step.metrics["train/cost"] for step in steps]
+        history = []
+        fit_minres(weighted, 6, rng, max_rounds=3000, tolerance=1e-9, on_epoch=history.append)
+        rounds[name] = [record.metrics["train/cost"] for record in history]
     assert rounds["newton"][-1] <= rounds["plain"][-1] * (1 + 1e-6)
     assert len(rounds["newton"]) * 3 < len(rounds["plain"])
 
@@ -263,10 +265,10 @@ def test_the_seconds_of_a_fit_include_its_first_subspace(monkeypatch):
 
     monkeypatch.setattr(minres.time, "perf_counter", lambda: now)
     likes = random_likes(np.random.default_rng(0), 20, 30)
-    steps = []
+    history = []
     generator = np.random.default_rng(0)
-    fit = fit_minres(weight_likes(likes), 3, generator, on_epoch=steps.append, eigensolver=slowly)
-    assert fit.seconds == steps[0].seconds == 5.0
+    fit = fit_minres(weight_likes(likes), 3, generator, on_epoch=history.append, eigensolver=slowly)
+    assert fit.seconds == history[0].seconds == 5.0
 
 
 def test_a_fit_of_so_many_rounds_counts_no_squares_and_has_the_same_vectors(monkeypatch):
@@ -313,8 +315,8 @@ def test_the_dense_form_holds_two_matrices_of_movies_by_movies():
 
 
 def test_gap_is_relative_to_the_reference():
-    step = add_gap_metric(EpochRecord(3, {"train/cost": 250.0}, 0.5), 200.0)
-    assert step == EpochRecord(3, {"train/cost": 250.0, "train/gap": 0.25}, 0.5)
+    record = add_gap_metric(EpochRecord(3, {"train/cost": 250.0}, 0.5), 200.0)
+    assert record == EpochRecord(3, {"train/cost": 250.0, "train/gap": 0.25}, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,9 @@ def test_to_watch_a_fit_does_not_change_it(optimizer):
     titles = TitleIndex(likes.movies["title"].tolist())
     asked = choose_queries(titles, likes.popularity, [0], 2)
     options = FitOptions(optimizer, 0.1, dim=3, epochs=4)
-    steps: list[EpochRecord] = []
+    history: list[EpochRecord] = []
     plain = fit_weighted(likes.weighted, options, 0, "cpu")
-    fit, lists = fit_with_snapshots(likes.weighted, asked, (options, 0), "cpu", steps.append)
+    fit, lists = fit_with_snapshots(likes.weighted, asked, (options, 0), "cpu", history.append)
     np.testing.assert_array_equal(fit.embedding, plain.embedding)
     assert set(lists) == snapshot_epochs(4) == {0, 1, 2, 3, 4}
     np.testing.assert_array_equal(lists[4], asked.lists(fit.embedding))

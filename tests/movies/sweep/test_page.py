@@ -23,10 +23,10 @@ def fit(optimizer, embedding, diverged_at=None, lists=None) -> SweepFit:
     options = FitOptions(optimizer, None if optimizer == "exact" else 0.1, dim=2, epochs=4)
     result = FitResult(np.array(embedding, np.float32), 20.0, 4, 0.5, diverged_at)
     costs = [4000.0, 200.0, 100.0, 50.0, 20.0]
-    steps = [EpochRecord(e, {"train/cost": cost}, 0.125) for e, cost in enumerate(costs)]
+    history = [EpochRecord(e, {"train/cost": cost}, 0.125) for e, cost in enumerate(costs)]
     gap = np.nan if diverged_at else 1.0
     last = {} if diverged_at else {4: QUERIES.lists(result.embedding)}
-    return SweepFit(options, 0, result, steps, {**(lists or {}), **last}, gap, optimizer)
+    return SweepFit(options, 0, result, history, {**(lists or {}), **last}, gap, optimizer)
 
 
 @pytest.fixture

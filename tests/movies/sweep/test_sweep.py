@@ -119,10 +119,10 @@ def test_overlaps_of_equal_and_of_foreign_lists():
 
 def made(optimizer, lr, cost, embedding, seed=0, diverged_at=None) -> SweepFit:
     fit = FitResult(np.array(embedding, np.float32), cost, 2, 0.5, diverged_at)
-    steps = [EpochRecord(0, {"train/cost": 2 * cost}, 0.1), EpochRecord(1, {"train/cost": cost})]
+    history = [EpochRecord(0, {"train/cost": 2 * cost}, 0.1), EpochRecord(1, {"train/cost": cost})]
     gap = float("nan") if diverged_at else cost / 100 - 1
     options = FitOptions(optimizer, lr, dim=2)
-    return SweepFit(options, seed, fit, steps, {}, gap, f"run-{optimizer}{lr}")
+    return SweepFit(options, seed, fit, history, {}, gap, f"run-{optimizer}{lr}")
 
 
 # Movies 0 and 1 belong together, and so do 2 and 3; `turned` is the same world, rotated by 90°.

@@ -88,22 +88,22 @@ def longer() -> tuple[Trainer, list[Epoch]]:
 def test_colours_are_learnt_and_every_epoch_is_reported(longer):
     trainer, epochs = longer
     assert [epoch.record for epoch in epochs] == trainer.history
-    assert [step.epoch for step in trainer.history] == list(range(1, 7))
-    for step in trainer.history:
+    assert [record.epoch for record in trainer.history] == list(range(1, 7))
+    for record in trainer.history:
         names = {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"}
-        assert set(step.metrics) == names | {"time/waiting_share"}
-        assert 0 < step.metrics["time/waiting_share"] < 1
-        assert all(map(math.isfinite, step.metrics.values()))
-        assert step.seconds > 0
-    scores = [score_of(step) for step in trainer.history]
+        assert set(record.metrics) == names | {"time/waiting_share"}
+        assert 0 < record.metrics["time/waiting_share"] < 1
+        assert all(map(math.isfinite, record.metrics.values()))
+        assert record.seconds > 0
+    scores = [score_of(record) for record in trainer.history]
     assert [epoch.predictions.score for epoch in epochs] == scores
     assert [score.accuracy for score in scores].count(1.0) > 1
     of_equals = min(score for score in scores if score.accuracy == 1.0)
     assert trainer.best.score == of_equals == scores[trainer.best.epoch - 1]
 
 
-def score_of(step: EpochRecord) -> ValidationScore:
-    return ValidationScore(step.metrics["val/accuracy"], step.metrics["val/loss"])
+def score_of(record: EpochRecord) -> ValidationScore:
+    return ValidationScore(record.metrics["val/accuracy"], record.metrics["val/loss"])
 
 
 def test_the_network_has_the_weights_of_the_best_epoch(longer):
@@ -434,7 +434,7 @@ def store_folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (["--epochs", "3"], r"epochs: expected 2, the value of resume=\w+, got 3: leave"),
+        (["--epochs", "3"], r"epochs: expected 2, the value in resume=\w+, got 3: leave"),
         (["--recipe", "notebook"], "recipe: expected fast, .* got notebook"),
         (["--dataset", "folder:{folder}"], "dataset: expected sample, .* got folder:"),
         (["--lr", "0.5", "--epochs", "2"], "lr: expected 0.01, .* got 0.5"),  # of the recipe

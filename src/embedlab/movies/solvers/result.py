@@ -62,9 +62,8 @@ class FitResult:
 
 
 def divergence_epoch(costs: Sequence[float]) -> int | None:
-    """The epoch from which all costs are not finite or above DIVERGED_RATIO times the first.
-
-    None if the last cost is neither: a spike is no divergence.
+    """The epoch from which on every cost is either not finite or above DIVERGED_RATIO times the
+    first. None if the last cost is neither: a spike is no divergence.
 
     costs  by epoch, from 0.
     """

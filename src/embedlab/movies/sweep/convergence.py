@@ -109,8 +109,9 @@ def sampled_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> t
 
 
 def save_lists(folder: Path, queries: Queries, lists: Lists) -> None:
-    """Write LISTS_FILE: rows (n_queries,), epochs (n,) and lists (n, n_queries, k) int32."""
-    epochs, found = [*lists.keys()], [*lists.values()]
+    """Write LISTS_FILE: rows (n_queries,) int64, epochs (n,) and lists (n, n_queries, k) int32."""
+    epochs = np.array(sorted(lists), np.int32)
+    found = [lists[epoch] for epoch in epochs.tolist()]
     np.savez_compressed(folder / LISTS_FILE, rows=queries.rows, epochs=epochs, lists=found)
 
 

@@ -282,6 +282,7 @@
   }));
 
   showList();
-  const linked = titles.findIndex((title) => `#${encodeURIComponent(title)}` === location.hash);
-  if (linked >= 0) choose(linked);
+  let named = "";
+  try { named = decodeURIComponent(location.hash.slice(1)); } catch { /* no title */ }
+  if (titles.includes(named)) choose(titles.indexOf(named));
 })();

@@ -46,7 +46,7 @@ class Comparison:
 
     table   one row per run: RUN_COLUMNS; low and high are the interval of the accuracy.
     recall  class by run: the fraction of the class's test images that the run gets right.
-    pairs   a row for each other run: PAIR_COLUMNS, by McNemar's exact test of the best run.
+    pairs   a row for each other run: PAIR_COLUMNS, by McNemar's exact test against the best run.
     """
 
     runs: list[ComparedRun]

@@ -294,7 +294,8 @@ def plot_class_differences(table: pd.DataFrame, labels: np.ndarray, title: str) 
     for i, name in enumerate(table):
         recall = table[name].to_numpy()
         right = np.rint(recall * counts).astype(int)
-        found = [wilson_interval(k, n) for k, n in zip(right, counts, strict=True)]
+        pairs = zip(right, counts, strict=True)
+        found = [wilson_interval(k, n) if n else (0.0, 1.0) for k, n in pairs]
         errors = np.abs(np.transpose(found) - recall)
         at = y + 0.5 - (i + 1) / (len(table.columns) + 1)
         colour = COLOURS[i % len(COLOURS)]

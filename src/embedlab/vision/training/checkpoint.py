@@ -83,7 +83,7 @@ class Checkpoints:
 
     def delete(self) -> None:
         """Delete the checkpoint of this run and of those that it resumed."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             # A power failure may leave it empty, and the folder of no run is that of all.
             if resumed := (self.folder / RESUMED).read_text(encoding="utf-8"):
                 Checkpoints(resumed).delete()

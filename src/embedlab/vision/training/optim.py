@@ -38,7 +38,7 @@ def build_optimizer(
 def build_schedule(
     optimizer: torch.optim.Optimizer, options: FinetuneOptions, steps_per_epoch: int
 ) -> lr_scheduler.LRScheduler:
-    """The learning rate of every step."""
+    """The learning rate of every update."""
     n_steps = steps_per_epoch * options.epochs
     n_warmup = min(round(options.warmup * n_steps), n_steps - 1)
 

@@ -32,12 +32,12 @@ class FinetuneOptions:
     lr               the schedule's highest learning rate.
     momentum         of sgd (Nesterov's, with `nesterov`) and rmsprop; adam's first moment.
     weight_decay     on weights of layers; never on biases and norms.
-    schedule         one_cycle: up for `warmup` of all steps, then down to 0; step: a tenth after
+    schedule         one_cycle: up for `warmup` of all updates, then down to 0; step: a tenth after
                      every `step_epochs` epochs.
     resolution       pixels a side, first to last, spread evenly over the epochs. Validation is at
                      the epoch's, test and the served model at the last.
     crop_pct         side of the centre crop over the side before it, for validation and test.
-    ema              decay per step of the exponential moving average of the weights; 0 for none.
+    ema              decay per update of the exponential moving average of the weights; 0 for none.
     flip_view        test-time augmentation: mean logits of an image and its mirror image.
     freeze           what is not trained, BatchNorm statistics included.
 

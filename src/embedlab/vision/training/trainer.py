@@ -50,7 +50,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # (b, 3, r, r) float32, labels (b,) i
 class Trainer:
     """A training of `classifier.network`, which is changed, to be run epoch by epoch.
 
-    history  a step for every epoch so far, including those before a resume.
+    history  a record of every epoch so far, including those before a resume.
     best     the epoch with the best validation accuracy of those at the last resolution.
     seconds  wall time of the linear probe and of all epochs, those before a resume included.
 
@@ -117,7 +117,7 @@ class Trainer:
             "data_digest": self.split.digest,
             "rng": self._generator.get_state(),
             "seconds": self.seconds,
-            "history": [vars(step) for step in self.history],
+            "history": [vars(record) for record in self.history],
             "best": best,
         }
 

@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.report import machine
+from benchmarks.timing import machine
 from entrypoints import extract_features, finetune
 
 Metrics = dict[str, float]

@@ -21,7 +21,7 @@ import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh, lobpcg
 
-from benchmarks.report import Report
+from benchmarks.timing import Report
 from embedlab.datasets.movielens import locate_ratings
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings

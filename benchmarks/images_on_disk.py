@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.report import Report
+from benchmarks.timing import Report
 from embedlab.datasets.images import locate_images
 from embedlab.process import peak_memory
+from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.data.images import read_images
 from embedlab.vision.data.splits import split_images
 from embedlab.vision.inference import Classifier, choose_precision
-from embedlab.vision.models.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.training.recipes import make_options
 from embedlab.vision.training.trainer import Trainer
 

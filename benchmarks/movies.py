@@ -14,7 +14,7 @@ import mlflow
 import numpy as np
 import torch
 
-from benchmarks.report import Report, in_a_process, times
+from benchmarks.timing import Report, in_a_process, times
 from embedlab.datasets.movielens import locate_ratings
 from embedlab.movies.data.cooccurrence import cooccurrence, to_dense
 from embedlab.movies.data.likes import Likes, find_likes

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from benchmarks.report import in_a_process, machine, times
 from benchmarks.synthetic_ratings import LARGEST, write
+from benchmarks.timing import in_a_process, machine, times
 from embedlab.datasets.movielens import locate_ratings
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings

@@ -22,8 +22,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.report import in_a_process, machine
 from benchmarks.synthetic_ratings import LARGEST, SMALLEST, write
+from benchmarks.timing import in_a_process, machine
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.data.weighting import WeightedLikes, weight_likes

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.report import Report, times
+from benchmarks.timing import Report, times
 
 PROJECT = Path(__file__).resolve().parents[1]
 ROUNDS = 9

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
-from benchmarks.report import Report
+from benchmarks.timing import Report
+from embedlab.vision.backbone import load_backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.inference import BATCH_SIZE, Classifier, choose_precision
-from embedlab.vision.models.backbone import load_backbone
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe
 from embedlab.vision.training.recipes import make_options

@@ -18,7 +18,7 @@ def build_parser() -> Parser:
     arguments.add_ratings(parser, "ml-latest-small")
     arguments.add_like_rule(parser)
     arguments.add_weighting(parser)
-    parser.add("dense", boolean, True, "also make the dense tensor and check it against the sparse")
+    parser.add("dense", boolean, True, "also make the dense tensor, and compare the two")
     arguments.add_device(parser, "where the dense tensor lives")
     return parser
 

@@ -9,7 +9,7 @@ from embedlab.cli.types import boolean, number
 def build_parser() -> Parser:
     parser = Parser(
         "clean_runs",
-        "Mark runs KILLED whose process has ended but that are still RUNNING. Every start does "
+        "Mark RUNNING runs KILLED if their process has ended. Every start does "
         "this for its own experiment and host; this marks runs of other hosts, too, and runs that "
         "no process adopted, after `hours` without a new metric. Also removes files that killed "
         "processes left unfinished in the cache.",

@@ -1,4 +1,4 @@
-"""Frozen backbone -> cached features -> logistic regression -> test report, logged and served."""
+"""Frozen backbone -> cached features -> logistic regression -> test report and model, logged."""
 
 from collections.abc import Sequence
 
@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.cli.console import console, epoch_progress, work_progress
     from embedlab.distributed.collectives import broadcast, local_main_first, process_group
     from embedlab.tracking.run import start_run
+    from embedlab.vision.backbone import attach_head, load_backbone
     from embedlab.vision.evaluation.metrics import predictions_of
     from embedlab.vision.features import extract_features
     from embedlab.vision.inference import Classifier, choose_precision
-    from embedlab.vision.models.backbone import attach_head, load_backbone
     from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
     from embedlab.workflows import image_runs
 
@@ -82,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             image_runs.EpochLog(run, images, split, label, lambda: probe.best.epoch) as log,
             epoch_progress(label, options.epochs, "val/accuracy") as print_progress,
         ):
-            for epoch in probe.train():
-                log.record(*epoch)
-                print_progress(epoch.record)
+            for record, predictions in probe.train():
+                log.log_epoch(record, predictions)
+                print_progress(record)
         head = probe.layer()
         attach_head(backbone, head)
         seconds = features.seconds + probe.seconds

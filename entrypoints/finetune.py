@@ -1,4 +1,4 @@
-"""The whole network trained by a recipe -> test report, logged, resumable and served."""
+"""The whole network trained by a recipe -> test report and model, resumable."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def build_parser() -> Parser:
     )
     arguments.add_images(parser)
     arguments.add_recipe(parser)
-    parser.add("seed", integer(0), 0, "seed of a random head, of the order and of augmentation")
+    parser.add("seed", integer(0), 0, "seed of a random head, image order and augmentation")
     arguments.add_device(parser, "where the network is trained")
     arguments.add_precision(parser)
     arguments.add_processes(parser)
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.cli.console import EpochTable, console, time_estimate, work_progress
     from embedlab.distributed.collectives import broadcast, local_main_first, process_group
     from embedlab.tracking.run import start_run
+    from embedlab.vision.backbone import attach_head, load_backbone, new_head
     from embedlab.vision.inference import Classifier, choose_precision
-    from embedlab.vision.models.backbone import attach_head, load_backbone, new_head
     from embedlab.vision.training.checkpoint import Checkpoints
     from embedlab.vision.training.head import probe_head
     from embedlab.vision.training.trainer import Trainer
@@ -104,12 +104,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             work_progress(options.label, on_estimate) as on_progress,
         ):
             for record in trainer.history:  # of the resumed run
-                log.record(record)
+                log.log_epoch(record)
             save()  # a stop in the first epoch does not lose the head
-            for epoch in trainer.train(on_progress):
+            for record, predictions in trainer.train(on_progress):
                 save()
-                log.record(*epoch)
-                table.add(epoch.record, is_best=best_epoch() == epoch.record.epoch)
+                log.log_epoch(record, predictions)
+                table.add(record, is_best=best_epoch() == record.epoch)
         test = model.predict(images, split.test)
         if test is None:  # rank 0 has them, and goes on alone
             return

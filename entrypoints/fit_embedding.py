@@ -1,4 +1,4 @@
-"""One optimizer, one learning rate, or the exact solver -> a movie embedding, logged and served."""
+"""One optimizer, one learning rate, or the exact solver -> a movie embedding, logged as a model."""
 
 from collections.abc import Sequence
 
@@ -78,8 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         reference = None
         if args.reference:
             exact = FitOptions("exact", dim=options.dim)
-            found = fit_weighted(likes.weighted, exact, args.seed, device)
-            reference = found.cost
+            reference = fit_weighted(likes.weighted, exact, args.seed, device).cost
             run.log_metrics({"reference/cost": reference})
         history: list[EpochRecord] = []
         n_epochs = None if options.optimizer == "exact" else options.epochs  # until it converges
@@ -87,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             def on_epoch(record: EpochRecord) -> None:
                 history.append(add_gap_metric(record, reference))
-                run.record(history[-1])
+                run.log_epoch(history[-1])
                 on_progress(record)
 
             try:

@@ -25,9 +25,9 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.progress import EpochRecord
 from embedlab.vision import inference
+from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier
-from embedlab.vision.models.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.training.recipes import FinetuneOptions, make_options
 from embedlab.vision.training.trainer import Trainer
 from embedlab_serving.network import Preprocessing

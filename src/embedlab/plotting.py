@@ -53,7 +53,7 @@ def add_fonts_for(texts: Sequence[str]) -> list[str]:
             families.append(FT2Font(path).family_name)
             missing -= glyphs[path]
     matplotlib.rcParams["font.family"] = families
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # no bold face is no harm
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # no bold face: harmless
     if missing:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
     return [text for text in texts if missing & set(text)]

@@ -27,10 +27,8 @@ def ignore_epoch(record: EpochRecord) -> None:
 
 
 class OnProgress(Protocol):
-    """Called while work is under way: the work done and all of it, in any unit, and a detail.
-
-    all of it  None if it is unknown, as for a solver that stops on convergence.
-    """
+    """Called while work is under way, with the work done, the total (in any unit; None if it is
+    unknown, as for a solver that stops on convergence), and a detail."""
 
     def __call__(self, done: float, total: float | None, detail: str = "", /) -> None: ...
 

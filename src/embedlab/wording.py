@@ -3,7 +3,7 @@
 import re
 import shlex
 
-# Python decodes a byte 0xNN of a name that is no UTF-8 to the surrogate U+DCNN (PEP 383).
+# Python decodes a byte 0xNN of a name that is not UTF-8 to the surrogate U+DCNN (PEP 383).
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 FAR_GAP = 1.0  # from here on a multiple is easier to read than a percentage
 
@@ -45,7 +45,7 @@ def serve_command(model: str) -> str:
 
 
 def as_markdown(text: str) -> str:
-    """The text with its characters as they are: `M*A*S*H` is no emphasis."""
+    """The text with its characters as they are: `M*A*S*H` is not emphasis."""
     return re.sub(r"([\\*_`\[\]<>])", r"\\\1", text)
 
 
@@ -57,5 +57,5 @@ def duration(seconds: float) -> str:
 
 
 def printable(name: str) -> str:
-    r"""A file's name, with `\xNN` for bytes that are no UTF-8 and for control characters."""
+    r"""A file's name, with `\xNN` for bytes that are not UTF-8 and for control characters."""
     return UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)

@@ -36,7 +36,7 @@ def prepare_pillow() -> tuple[str, ...]:
 
 
 def shorter_side(path: Path | str) -> int:
-    """Pixels, from the file's header only. Raises DataError if the file is no image."""
+    """Pixels, from the file's header only. Raises DataError if the file is not an image."""
     with _opened(path) as image:
         return min(image.size)
 

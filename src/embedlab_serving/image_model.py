@@ -4,7 +4,7 @@ MLflow runs it when the model is logged and when it is loaded; its imports find 
 of this package, `embedlab_serving_<digest>`. It needs torch, torchvision, Pillow and safetensors;
 no pickle. It computes on the CPU.
 
-In: a table with the column `image`, an image a row: the base64 text of a PNG, a JPEG or another
+In: a table with the column `image`, one image per row: the base64 text of a PNG, a JPEG or another
 format that Pillow reads, of any size and mode, or a `data:` URL. Parameter `k`: the number of
 labels, 1 to all; the default is five, or all if there are fewer.
 Out: one row per image: label, probability, and `top`, the k best labels with their probabilities.

@@ -4,7 +4,7 @@ MLflow runs it when the model is logged and when it is loaded; its imports find 
 of this package, `embedlab_serving_<digest>`. It needs numpy, pandas and rapidfuzz; no torch, no
 scipy, no pickle.
 
-In: a table with the column `title`, a query a row; parameters `k`, `score`, `include_self`.
+In: a table with the column `title`, one query per row; parameters `k`, `score`, `include_self`.
 A query is a movie's title as people type it, or several joined by `|`, which gives a blended list.
 Out: one row per recommendation: query (the titles as they were understood), rank, movie_id, title,
 genres, score.
@@ -81,7 +81,7 @@ class MovieModel(PythonModel):
         options = DEFAULTS | {name: value for name, value in params.items() if value is not None}
         if options["k"] > MAX_RECOMMENDATIONS:
             raise OptionError(f"k: expected 1 to {MAX_RECOMMENDATIONS:,}, got {options['k']}")
-        understood: list[str] = []  # an item a recommendation, as of `found`
+        understood: list[str] = []  # one per recommendation, like `found`
         found: list[Recommendation] = []
         for row, query in enumerate(queries):
             try:

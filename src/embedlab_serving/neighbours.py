@@ -37,7 +37,7 @@ def unservable_reason(embedding: np.ndarray) -> str | None:
     if not bad.any():
         return None
     return (
-        "An embedding's rows must be finite and shorter than 1.8e19 for finite scores, but "
+        "an embedding's rows must be finite and shorter than 1.8e19 for finite scores, but "
         f"{np.count_nonzero(bad)} of {len(bad)} rows are not, the first of them row "
         f"{np.argmax(bad)} of length {norms[np.argmax(bad)]:.2g}"
     )
@@ -70,9 +70,7 @@ class Neighbours:
         A row given twice counts twice. Raises OptionError for an unknown score.
         """
         if score not in SIMILARITIES:
-            raise OptionError(
-                f"A score must be one of {', '.join(SIMILARITIES)}, but found {score!r}."
-            )
+            raise OptionError(f"score: expected one of {', '.join(SIMILARITIES)}, got {score!r}.")
         v = self.embedding
         if score == "dot":
             q = v[rows].mean(axis=0, dtype=np.float64)  # (dim,)
@@ -99,9 +97,7 @@ class Neighbours:
         bit, as the matrix product rounds them. Raises OptionError for k < 1 or an unknown score.
         """
         if k < 1:
-            raise OptionError(
-                f"The number of recommendations must be a whole number from 1, but found {k}."
-            )
+            raise OptionError(f"k: expected a whole number from 1, got {k}.")
         s = self.scores(rows, score)  # (n_movies,)
         excluded = np.unique(np.array([*exclude, *(() if include_self else rows)], np.int64))
         k = min(k, len(s) - len(excluded))

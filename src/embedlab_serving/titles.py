@@ -329,7 +329,7 @@ class TitleIndex:
         return sorted(set().union(*same) - rows)
 
     def _checked(self, query: object) -> str:
-        """`query` with single spaces. Raises TitleError if it is no text, blank or too long."""
+        """`query` with single spaces. Raises TitleError if it is not text, blank or too long."""
         text = fault = ""
         if not isinstance(query, str):
             fault = f"must be text, but found {_short(repr(query))} ({type(query).__name__})"

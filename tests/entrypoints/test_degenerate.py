@@ -78,7 +78,7 @@ def artifact(run_id: str, path: str) -> Path:
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_it_is_counted_fitted_and_asked(tmp_path, world, capsys):
+def test_degenerate_ratings_have_the_cost_of_a_loop(tmp_path, world, capsys):
     n_movies, _, _, n_likes = WORLDS[world]
     data = write(tmp_path, world)
     matrix, _ = run(build_matrix, *data)
@@ -193,7 +193,7 @@ def test_a_comparison_reports_fits_that_explode(store):
     assert "sgd lr=0.1 at epoch 1" in artifact(run_id, "summary.md").read_text(encoding="utf-8")
 
 
-def test_titles_that_stand_twice_are_said(tmp_path, capsys):
+def test_repeated_titles_are_reported(tmp_path, capsys):
     data = write(tmp_path, "one star for all")
     movies = tmp_path / "movies.csv"
     movies.write_text(movies.read_text().replace("Movie B", "Movie A"))

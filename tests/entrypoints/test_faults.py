@@ -1,7 +1,7 @@
 """A disk that is full, a cache that cannot be written, files that were cut short or changed on the
 way: one sentence, and the same command without the fault succeeds.
 
-Downloads have their tests in `test_datasets`, `test_images` and `test_weights`, the tracking
+Downloads have their tests in `test_datasets`, `test_image_sources` and `test_weights`, the tracking
 server in `test_outage`, damaged checkpoints in `test_trainer`, models in `test_damaged_models`.
 """
 
@@ -30,10 +30,10 @@ from embedlab.datasets.images import locate_images
 from embedlab.datasets.movielens import locate_ratings
 from embedlab.errors import DataError, EmbedlabError, TrackingError
 from embedlab.movies.data.likes import CHECKSUM, find_likes, load_likes, save_likes
+from embedlab.vision.backbone import load_backbone
 from embedlab.vision.data.images import read_images
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier
-from embedlab.vision.models.backbone import load_backbone
 from embedlab.vision.training.checkpoint import Checkpoints
 from entrypoints import build_matrix, fit_embedding
 

@@ -20,8 +20,9 @@ from embedlab.movies.explorer import (
     map_movies,
     nearest_movies,
 )
+from embedlab.movies.movie_map import GENRE_COLOURS, GENRE_GROUPS
 from embedlab.movies.options import FitOptions
-from embedlab.movies.plots import GENRE_COLOURS, GENRE_GROUPS, plot_movie_map
+from embedlab.movies.plots import plot_movie_map
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex

@@ -32,13 +32,13 @@ def exact(likes):
     return fit_minres(likes.weighted, 100, np.random.default_rng(0))
 
 
-def test_ratings_and_likes(ratings, likes):
+def test_ml_latest_small_has_the_known_likes(ratings, likes):
     assert (ratings.n_users, ratings.n_movies, ratings.n_ratings) == (610, 9742, 100_836)
     assert len(set(range(9742)) - set(ratings.movie)) == 18  # unrated, but kept
     assert likes.matrix.nnz == 54_732
 
 
-def test_counts(likes):
+def test_co_likes_are_the_known_counts(likes):
     counts = build_cooccurrence(likes.matrix, "cpu").matrix  # compares the dense tensor, too
     assert counts[:3, :3].toarray().tolist() == [[147, 29, 13], [29, 53, 6], [13, 6, 21]]
     assert counts.nnz == 9_663_201
@@ -104,7 +104,7 @@ def test_the_dense_and_the_factored_form_agree(likes, exact):
         assert (dense_gradient - gradient).abs().max() < 1e-5 * part
 
 
-def test_apollo_13(likes, exact):
+def test_apollo_13_has_its_known_neighbours(likes, exact):
     titles = likes.movies["title"]
     row = TitleIndex(titles.tolist(), likes.popularity).find("Apollo 13")
     found = Neighbours(exact.embedding).top([row], k=11, score="dot", include_self=True)

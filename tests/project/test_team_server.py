@@ -286,7 +286,7 @@ def fit_with_others(number: int, barrier: Barrier, uri: str) -> None:
     def main(_):
         with start_run("fit_embedding", f"run {number}", {"number": number}) as run:
             for epoch in range(15):
-                run.record(EpochRecord(epoch, {"train/cost": float(number)}, 0.01))
+                run.log_epoch(EpochRecord(epoch, {"train/cost": float(number)}, 0.01))
                 run.flush()
             run.log_text("x" * 100_000, "text.txt")
 
@@ -419,13 +419,13 @@ from embedlab.tracking.offline import client
 from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_movie_model
 
-client.FIRST_PAUSE = 0.5
+client.FIRST_PROBE = 0.5
 MOVIES = {"movie_id": [1], "title": ["A (1999)"], "genres": ["Drama"], "likes": [1]}
 
 def main(argv):
     with start_run("fit_embedding", "fit", {}) as run:
         for epoch, _ in enumerate(sys.stdin):
-            run.record(EpochRecord(epoch, {"train/cost": 1 / (1 + epoch)}, 0.01))
+            run.log_epoch(EpochRecord(epoch, {"train/cost": 1 / (1 + epoch)}, 0.01))
             run.flush()
             print(epoch, flush=True)
         log_movie_model(run, np.ones((1, 2), np.float32), pd.DataFrame(MOVIES), {})

@@ -39,7 +39,7 @@ from embedlab.movies.data.likes import find_likes, load_likes, save_likes
 from embedlab.tracking import run as runs
 from embedlab.tracking.registry.model import forget_model_code
 from embedlab.tracking.run import start_run
-from embedlab.vision.models.backbone import load_backbone
+from embedlab.vision.backbone import load_backbone
 from embedlab.vision.training.checkpoint import Checkpoints
 from embedlab.workflows.models import log_image_model, log_movie_model
 from embedlab.workflows.served import load_model, query

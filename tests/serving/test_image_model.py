@@ -1,5 +1,5 @@
 """The served image classifier: what is in it, what it answers, what a caller reads when it
-cannot; the saved chart view that an image run leaves; and which accuracy makes a champion.
+cannot; and which accuracy makes a champion.
 
 The network is small and its weights are random: its answers are wrong, and known by hand.
 """
@@ -7,7 +7,6 @@ The network is small and its weights are random: its answers are wrong, and know
 import base64
 import io
 import json
-import logging
 import os
 import re
 import shutil
@@ -18,7 +17,6 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Barrier
 
 import mlflow
@@ -27,7 +25,6 @@ import pandas as pd
 import pytest
 import torch
 from conftest import PROJECT, fresh_store
-from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -44,14 +41,7 @@ from test_movie_model import (
 )
 from torchvision import models
 
-from embedlab.datasets.images import SAMPLE
-from embedlab.tracking import charts as views
-from embedlab.tracking.charts import save_view
-from embedlab.tracking.run import TrackedRun, start_run
-from embedlab.tracking.store import how_to_open
-from embedlab.vision.options import SPLIT_PARAMETERS
-from embedlab.workflows.finished_image_runs import find_image_runs
-from embedlab.workflows.image_runs import VIEW, comparison_view, load_images
+from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_image_model
 from embedlab_serving.decode import decode_image
 from embedlab_serving.digests import DIGESTS
@@ -638,162 +628,3 @@ def by_the_page(address: str, file: bytes, folder: Path, shell: str) -> dict:
     ended = subprocess.run([shell, "-c", command], cwd=folder, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
     return json.loads(ended.stdout)
-
-
-# -- the saved view of charts ------------------------------------------------------------------
-
-
-@pytest.fixture
-def experiment(client, request) -> str:
-    return client.create_experiment(request.node.name)
-
-
-def save(experiment: str, name: str = "Mine", charts: int = 1) -> str | None:
-    return save_view(
-        experiment,
-        "mine",
-        name,
-        [views.bar_chart(f"Bars {number}", "test/accuracy") for number in range(charts)],
-        ["params.lr", "metrics.test/accuracy"],
-        order_by="test/accuracy",
-        search="tags.a = 'b'",
-    )
-
-
-def kept_view(client: mlflow.MlflowClient, experiment: str, view_id: str) -> tuple[dict, dict]:
-    """(view, its state) as the tag of the experiment holds them."""
-    tags = client.get_experiment(experiment).tags
-    (name,) = [name for name in tags if name.startswith("mlflow.sharedViewState")]
-    assert name == f"mlflow.sharedViewState.{view_id}"
-    assert len(tags[name]) < 8_000  # MLflow takes 20,000
-    view = json.loads(tags[name])
-    return view, json.loads(view["state"])
-
-
-def test_a_view_is_a_tag_with_its_charts_and_columns(client, experiment):
-    page = save_view(
-        experiment,
-        "mine",
-        "Mine, été",
-        [
-            views.line_chart("Loss", ["train/loss", "val/loss"], log_scale=True),
-            views.line_chart("Accuracy", ["val/accuracy"]),
-            views.bar_chart("Test", "test/accuracy"),
-            views.parallel_chart("All", ["lr", "epochs"], ["test/accuracy"]),
-            views.image_chart("Grid", "grid"),
-        ],
-        ["params.resolved/lr", "metrics.test/accuracy"],
-        order_by="test/accuracy",
-        search="tags.a = 'b'",
-    )
-    query = "viewStateShareKey=mine&compareRunsMode=CHART&workflowType=machine_learning"
-    assert page == f"#/experiments/{experiment}/runs?{query}"
-    view, state = kept_view(client, experiment, "mine")
-    assert view["name"] == "Mine, été"
-    assert view["createdAt"] == view["updatedAt"] > 1.7e12  # milliseconds
-    assert state["searchFilter"] == "tags.a = 'b'"
-    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`test/accuracy`", False)
-    assert state["selectedColumns"] == ["params.`resolved/lr`", "metrics.`test/accuracy`"]
-    charts = state["compareRunCharts"]
-    assert [(chart["type"], chart["displayName"]) for chart in charts] == [
-        ("LINE", "Loss"),
-        ("LINE", "Accuracy"),
-        ("BAR", "Test"),
-        ("PARALLEL", "All"),
-        ("IMAGE", "Grid"),
-    ]
-    loss, accuracy, bars, parallel, grid = charts
-    assert (loss["selectedMetricKeys"], loss["scaleType"]) == (["train/loss", "val/loss"], "log")
-    assert (accuracy["metricKey"], accuracy["scaleType"]) == ("val/accuracy", "linear")
-    assert bars["metricKey"] == "test/accuracy"
-    assert parallel["selectedParams"] == ["lr", "epochs"]
-    assert parallel["selectedMetrics"] == ["test/accuracy"]
-    assert grid["imageKeys"] == ["grid"]
-    assert len({chart["uuid"] for chart in charts}) == len(charts)
-    sections = [section["uuid"] for section in state["compareRunSections"]]
-    assert {chart["metricSectionId"] for chart in charts} == set(sections)
-
-
-def test_a_view_of_the_same_name_is_replaced(client, experiment):
-    assert save(experiment, "Before") == save(experiment, "After")
-    assert kept_view(client, experiment, "mine")[0]["name"] == "After"
-
-
-def assert_only_a_warning(caplog, page: str | None) -> None:
-    assert page is None
-    (record,) = [record for record in caplog.records if record.name == views.__name__]
-    assert record.levelno == logging.WARNING
-    assert record.getMessage().startswith("the chart view was not saved: ")
-
-
-def test_a_store_that_does_not_know_the_experiment_warns_only(client, caplog):
-    assert_only_a_warning(caplog, save("123456"))
-
-
-def test_a_view_that_is_too_long_for_the_store_warns_only(client, experiment, caplog):
-    assert_only_a_warning(caplog, save(experiment, charts=200))
-    tags = client.get_experiment(experiment).tags
-    assert not [name for name in tags if name.startswith("mlflow.sharedViewState")]
-
-
-def test_a_server_that_is_gone_warns_only(experiment, caplog, monkeypatch):
-    def gone(*_: object) -> None:
-        raise MlflowException("API request failed: Max retries exceeded")
-
-    monkeypatch.setattr(mlflow.MlflowClient, "set_experiment_tag", gone)
-    assert_only_a_warning(caplog, save(experiment))
-    assert comparison_view(experiment) is None
-
-
-def image_run(entry_point: str, accuracy: float, loss: float | None = None) -> TrackedRun:
-    settings = dict.fromkeys(SPLIT_PARAMETERS, 0) | {"dataset": SAMPLE}
-    with start_run(entry_point, entry_point, settings) as run:
-        load_images(run, settings, lambda *_: None)
-        run.log_metrics({"best/val_accuracy": accuracy})
-        if loss is not None:
-            run.log_metrics({"best/val_loss": loss})
-    return run
-
-
-def test_the_comparison_finds_the_image_runs_and_no_other_the_best_first(client):
-    good, best = image_run("finetune", 0.8), image_run("extract_features", 0.9)
-    with start_run("fit_embedding", "movies", {}) as other:
-        other.log_metrics({"best/val_accuracy": 0.99})
-    page = comparison_view(good.experiment_id)
-    assert page.startswith(f"#/experiments/{good.experiment_id}/runs?viewStateShareKey={VIEW}&")
-    _, state = kept_view(client, good.experiment_id, VIEW)
-    order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
-    found = client.search_runs([good.experiment_id], state["searchFilter"], order_by=[order])
-    assert [run.info.run_id for run in found] == [best.id, good.id]
-    opened = how_to_open(good.experiment_id, good.id, page).splitlines()
-    assert opened[-1] == f"Open   http://127.0.0.1:5000/{page}"
-
-
-def test_of_runs_with_equal_accuracy_the_one_with_the_lower_loss_is_compared(client):
-    kinds = {"extract_features": (0.8, 0.3, None), "finetune": (0.5, 0.4, 0.6)}
-    runs = {
-        (kind, loss): image_run(kind, 0.9, loss)
-        for kind, losses in kinds.items()
-        for loss in losses
-    }
-    for run in runs.values():
-        with TemporaryDirectory() as folder:
-            ones = np.ones((1, 10)) / 10
-            np.savez(f"{folder}/test.npz", probabilities=ones, labels=[0], rows=[0])
-            client.log_artifact(run.id, f"{folder}/test.npz", "predictions")
-    found = find_image_runs(run.experiment_id, ())
-    wanted = [runs["extract_features", 0.3], runs["finetune", 0.4]]
-    assert [item.id for item in found] == [run.id for run in wanted]
-
-
-def test_the_comparison_has_curves_bars_coordinates_and_images(client, experiment):
-    comparison_view(experiment)
-    _, state = kept_view(client, experiment, VIEW)
-    charts = state["compareRunCharts"]
-    assert [chart["type"] for chart in charts] == ["LINE", "LINE", "BAR", "PARALLEL", "IMAGE"]
-    assert charts[0]["selectedMetricKeys"] == ["val/accuracy"]
-    assert charts[1]["selectedMetricKeys"] == ["train/loss", "val/loss"]
-    assert charts[2]["metricKey"] == "test/accuracy"
-    assert charts[4]["imageKeys"] == ["val_predictions"]
-    assert "params.`resolved/optimizer`" in state["selectedColumns"]
-    assert "metrics.`test/accuracy`" in state["selectedColumns"]

@@ -448,15 +448,15 @@ REFUSED = {
         "title in row 1: " + NOT_TEXT.format(r"7 \(int\)"),
     ),
     "one of a blend": (ask("toy story | no such"), r'No movie is called "no such".*'),
-    "k=0": (ask("toy story", k=0), r".* must be a whole number from 1, but found 0\."),
-    "k=-1": (ask("toy story", k=-1), r".* must be a whole number from 1, but found -1\."),
+    "k=0": (ask("toy story", k=0), r"k: expected a whole number from 1, got 0\."),
+    "k=-1": (ask("toy story", k=-1), r"k: expected a whole number from 1, got -1\."),
     "k=1001": (ask("toy story", k=1001), r"k: expected 1 to 1,000, got 1001"),
     "k='3'": (ask("toy story", k="3"), f".*{NOT_A_NUMBER.format('str', '3')}.*"),
     "k=3.5": (ask("toy story", k=3.5), f".*{NOT_A_NUMBER.format('float', '3.5')}.*"),
     "k=true": (ask("toy story", k=True), f".*{NOT_A_NUMBER.format('bool', 'True')}.*"),
     "score=foo": (
         ask("toy story", score="foo"),
-        r"A score must be one of dot, cosine, but found 'foo'\.",
+        r"score: expected one of dot, cosine, got 'foo'\.",
     ),
     "include_self=x": (
         ask("toy story", include_self="x"),

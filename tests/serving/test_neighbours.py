@@ -127,9 +127,9 @@ def test_no_movie_is_recommended_if_every_movie_is_a_query():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "recommendations must be a whole number from 1, but found 0"),
-        ({"k": -1}, "recommendations must be a whole number from 1, but found -1"),
-        ({"score": "dto"}, "one of dot, cosine, but found 'dto'"),
+        ({"k": 0}, "k: expected a whole number from 1, got 0"),
+        ({"k": -1}, "k: expected a whole number from 1, got -1"),
+        ({"score": "dto"}, "one of dot, cosine, got 'dto'"),
     ],
 )
 def test_options_out_of_range_are_refused_with_what_is_allowed(options, message):

@@ -418,7 +418,7 @@ def test_an_article_before_the_colon_may_stand_in_front_or_be_left_out(typed):
 
 
 @pytest.mark.parametrize("query", ["E.T.", "ET", "e.t.", "E. T.", "E.T. (1982)"])
-def test_initials_at_the_begin_of_a_title_name_it(query):
+def test_initials_at_the_start_of_a_title_name_it(query):
     assert TITLES[INDEX.find(query)] == "E.T. the Extra-Terrestrial (1982)"
 
 

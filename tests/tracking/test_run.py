@@ -41,7 +41,7 @@ from embedlab.tracking.run import (
 )
 from embedlab.tracking.signals import EXIT_TERMINATED
 from embedlab.tracking.store import check_store, explain_store_errors, initialise_store
-from embedlab.workflows.project import run_entry_point
+from embedlab.workflows.nested_run import run_entry_point
 from entrypoints import build_matrix, recommend
 
 pytestmark = pytest.mark.slow
@@ -272,8 +272,8 @@ def test_epochs_are_written_in_batches_and_all_are_there(client, monkeypatch):
     with start_run("fit_embedding", "fit", {}) as run:
         monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counting)
         for epoch in range(5):
-            run.record(EpochRecord(epoch, {"train/cost": 10.0 - epoch}, seconds=epoch / 2))
-        run.record(EpochRecord(5, {"train/cost": 5.0}))
+            run.log_epoch(EpochRecord(epoch, {"train/cost": 10.0 - epoch}, seconds=epoch / 2))
+        run.log_epoch(EpochRecord(5, {"train/cost": 5.0}))
     # An epoch has two metrics, the last one has one; at the end there is memory/peak_mib.
     assert [size for size in batches if size] == [4, 4, 3, 1]
     assert series(client, run.id, "train/cost") == [(epoch, 10.0 - epoch) for epoch in range(6)]
@@ -289,7 +289,7 @@ def test_epochs_are_seen_while_the_run_goes_on_every_two_seconds(client, monkeyp
     seen = []
     with start_run("fit_embedding", "fit", {}) as run:
         for epoch, now in enumerate((1.5, 2.5, 4.0, 5.0)):  # noqa: B007 (the clock reads it)
-            run.record(EpochRecord(epoch, {"train/cost": 9.0}))
+            run.log_epoch(EpochRecord(epoch, {"train/cost": 9.0}))
             seen.append(len(series(client, run.id, "train/cost")))
     assert seen == [0, 2, 2, 4]
 
@@ -427,8 +427,8 @@ def test_a_run_tells_how_it_ended_and_keeps_its_epochs(
     ended = None
     try:
         with start_run("fit_embedding", "fit", {}) as run:
-            run.record(EpochRecord(0, {"train/cost": 2.0}))
-            run.record(EpochRecord(1, {"train/cost": 1.0}))
+            run.log_epoch(EpochRecord(0, {"train/cost": 2.0}))
+            run.log_epoch(EpochRecord(1, {"train/cost": 1.0}))
             if error is not None:
                 raise error
     except BaseException as caught:
@@ -457,7 +457,7 @@ def test_ctrl_c_while_epochs_are_written_leaves_no_run_half_closed(
         flush(run)
 
     with pytest.raises(KeyboardInterrupt), start_run("fit_embedding", "fit", {}) as run:
-        run.record(EpochRecord(0, {"train/cost": 2.0}))
+        run.log_epoch(EpochRecord(0, {"train/cost": 2.0}))
         monkeypatch.setattr(TrackedRun, "flush", interrupted)
         if is_in_the_body:
             raise KeyboardInterrupt
@@ -558,7 +558,7 @@ def fit_for_long(begun: Connection) -> None:
     def main(_):
         with start_run("fit_embedding", "long", {}) as run:
             for epoch in range(3):
-                run.record(EpochRecord(epoch, {"train/cost": 3.0 - epoch}))
+                run.log_epoch(EpochRecord(epoch, {"train/cost": 3.0 - epoch}))
             begun.send(run.id)
             time.sleep(100)
 
@@ -709,7 +709,7 @@ def test_an_experiment_behind_a_server_is_accepted_from_runs_that_use_the_server
     ["sqlite:///{}/a-file/mlflow.db", "sqlite:///{}/a-file", "{}/mlruns"],
     ids=["no folder", "no database", "files"],
 )
-def test_a_store_that_cannot_be_opened(client, tmp_path, uri):
+def test_a_store_that_cannot_be_opened_is_one_sentence(client, tmp_path, uri):
     """What goes wrong then is the operating system's own error, the database's, or MLflow's."""
     (tmp_path / "a-file").write_text("neither a folder nor a database " * 100)
     uri, before = uri.format(tmp_path), mlflow.get_tracking_uri()
@@ -774,7 +774,7 @@ def test_a_store_that_fails_while_the_last_epochs_are_written(client, monkeypatc
         pytest.raises(TrackingError, match=r"^MLflow at \S+ says: the disk is full$"),
         start_run("fit_embedding", "fit", {}) as run,
     ):
-        run.record(EpochRecord(0, {"train/cost": 2.0}))
+        run.log_epoch(EpochRecord(0, {"train/cost": 2.0}))
         monkeypatch.setattr(tracked_run, "SECONDS_BETWEEN_WRITES", 0)  # as after a long epoch
         monkeypatch.setattr(mlflow.MlflowClient, "log_batch", refuse)
     assert client.get_run(run.id).info.status == "FAILED"

@@ -9,8 +9,8 @@ from squares import split_of, squares
 from torchvision import models
 
 from embedlab.errors import OptionError
+from embedlab.vision.backbone import attach_head, freeze, load_backbone, new_head
 from embedlab.vision.inference import Classifier
-from embedlab.vision.models.backbone import attach_head, freeze, load_backbone, new_head
 from embedlab.vision.options import BACKBONES, FAMILIES, FIXED_RESOLUTION, check_backbone
 from embedlab.vision.training.recipes import make_options
 from embedlab.vision.training.trainer import Trainer

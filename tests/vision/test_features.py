@@ -10,9 +10,9 @@ from torchvision import models
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import OptionError
+from embedlab.vision.backbone import load_backbone
 from embedlab.vision.features import extract_features, features_key
 from embedlab.vision.inference import Classifier, choose_precision
-from embedlab.vision.models.backbone import load_backbone
 from embedlab_serving.network import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -118,7 +118,7 @@ def test_the_key_changes_with_everything_that_matters(backbone):
     assert features_key(*usual) in keys
 
 
-def test_precisions_that_the_cpu_has_not_are_refused():
+def test_precisions_that_the_cpu_lacks_are_refused():
     assert choose_precision("auto", "cpu") in ("float32", "bfloat16")
     with pytest.raises(OptionError, match="float16 needs a GPU"):
         choose_precision("float16", "cpu")

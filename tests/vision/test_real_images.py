@@ -5,12 +5,12 @@ from conftest import fresh_store
 
 from benchmarks.accuracy import measure
 from embedlab.datasets.images import locate_images
+from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.data.images import read_images
 from embedlab.vision.data.splits import split_images
 from embedlab.vision.evaluation.metrics import predictions_of
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier, choose_precision
-from embedlab.vision.models.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
 from embedlab.vision.training.recipes import make_options

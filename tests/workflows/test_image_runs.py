@@ -29,7 +29,7 @@ def finished(epoch: int) -> EpochRecord:
 def test_there_are_images_at_step_0_and_of_every_epoch(before, epochs, shown):
     logged: list[int] = []
     run = SimpleNamespace(
-        record=lambda step: None,
+        log_epoch=lambda record: None,
         log_image=lambda pixels, name, step: logged.append(step),
         log_figure=lambda figure, name: None,
     )
@@ -37,7 +37,7 @@ def test_there_are_images_at_step_0_and_of_every_epoch(before, epochs, shown):
     predictions = Predictions(np.eye(3)[labels], labels, SPLIT.val)
     with EpochLog(run, IMAGES, SPLIT, "toy", lambda: 1) as log:
         for epoch in before:
-            log.record(finished(epoch))
+            log.log_epoch(finished(epoch))
         for epoch in epochs:
-            log.record(finished(epoch), predictions)
+            log.log_epoch(finished(epoch), predictions)
     assert logged == shown

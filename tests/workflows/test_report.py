@@ -138,7 +138,7 @@ def test_it_leads_to_the_pages_of_its_runs_that_there_are(experiment):
     assert f"{made['compare_optimizers']}/artifacts/compare.html?" in report_page(shown(experiment))
 
 
-def test_lists_of_an_older_version_have_a_row_a_fit(experiment):
+def test_lists_of_an_older_version_have_one_row_per_fit(experiment):
     made = all_runs()
     new = report_page(shown(experiment))
     rows = [

@@ -1,7 +1,7 @@
 """The folder where downloads, unpacked archives and built-in samples are kept between runs.
 
 In: the environment variable `EMBEDLAB_CACHE`, or nothing. Out: folders whose files are complete,
-also when a run is killed half-way or two runs build the same one at once. What a killed run was
+even when a run is killed halfway or two runs build the same one at once. What a killed run was
 building stays behind, and is found again as a leftover.
 """
 

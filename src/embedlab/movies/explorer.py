@@ -7,7 +7,6 @@ prefers popular movies, a = 1 ranks as its `cosine`.
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,8 @@ import torch
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import KNeighborsRegressor
 
+from embedlab.movies.movie_map import GENRE_COLOURS, GENRE_GROUPS, MovieMap
 from embedlab.movies.options import SCORE_EXPONENTS
-from embedlab.movies.plots import GENRE_COLOURS, GENRE_GROUPS, genre_group
 from embedlab.pages import render_page
 from embedlab.projection import project
 from embedlab_serving.titles import TitleIndex
@@ -28,35 +27,6 @@ TSNE_ITERATIONS = 500  # 1,000 keep neighbours no better
 GRID = 9_999  # positions of a page are whole numbers up to it
 K = 10
 BLOCK = 512  # movies whose scores are in memory at once
-
-
-@dataclass(frozen=True)
-class MovieMap:
-    """Positions of movies in the plane.
-
-    movies      a row for each movie: title, genres, likes; the most liked first.
-    rows        (n,) int64, their rows of the embedding.
-    positions   (n, 2) float64.
-    n_projected number of most liked movies that are projected; the others are interpolated from
-                their three nearest of these.
-    method      the projection.
-    trustworthiness
-                trustworthiness of the projected ones for ten neighbours by cosine: 1 if all that
-                are near in the plane are near in the embedding (Venna and Kaski 2001).
-    """
-
-    movies: pd.DataFrame
-    rows: np.ndarray
-    positions: np.ndarray
-    n_projected: int
-    method: str
-    trustworthiness: float
-
-    @property
-    def groups(self) -> np.ndarray:
-        """(n,) int64: each movie's position in GENRE_GROUPS."""
-        genres = self.movies["genres"].str.split("|", regex=False)
-        return np.array([genre_group(names) for names in genres], dtype=np.int64)
 
 
 def map_movies(

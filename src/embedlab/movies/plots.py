@@ -1,7 +1,6 @@
 """Figures of ratings, likes, fits and maps: arrays in, matplotlib Figures out; no display."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,30 +13,12 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.data.ratings import Ratings
+from embedlab.movies.movie_map import GENRE_COLOURS, GENRE_GROUPS, MovieMap
 from embedlab.movies.options import FitOptions
 from embedlab.plotting import BLUE, GREY, heat_map, new_figure, new_panel
 from embedlab.progress import EpochRecord
 from embedlab.wording import cost_as_text
 
-if TYPE_CHECKING:
-    from embedlab.movies.explorer import MovieMap
-
-# The first group that has one of a movie's genres is its colour's.
-GENRE_GROUPS = {
-    "Animation, children": ("Animation", "Children"),
-    "Documentary": ("Documentary",),
-    "Horror": ("Horror",),
-    "Science fiction, fantasy": ("Sci-Fi", "Fantasy"),
-    "Action, adventure": ("Action", "Adventure", "War", "Western"),
-    "Crime, thriller": ("Crime", "Thriller", "Mystery", "Film-Noir"),
-    "Comedy": ("Comedy",),
-    "Drama, other": (),
-}
-# Okabe and Ito's palette, which the colour-blind can tell apart, with grey for its black.
-GENRE_COLOURS = (
-    *("#e69f00", "#56b4e9", "#cc79a7", "#0072b2"),
-    *("#d55e00", "#009e73", "#d9c400", "#8a8f98"),
-)
 ROUNDOFF = 1e-15
 _large_numbers = FuncFormatter(lambda value, _: cost_as_text(value))
 
@@ -183,7 +164,7 @@ def finish_costs(axes: Axes, exact_cost: float | None, x: str = "epoch") -> None
     axes.set(xlabel=x, ylabel="cost")
 
 
-def plot_movie_map(movie_map: "MovieMap", title: str, n_names: int = 30) -> Figure:
+def plot_movie_map(movie_map: MovieMap, title: str, n_names: int = 30) -> Figure:
     """The projected movies: area by likes, colour by genre, the best known by name."""
     n, likes = movie_map.n_projected, movie_map.movies["likes"].to_numpy(float)
     positions, groups = movie_map.positions[:n], movie_map.groups[:n]
@@ -225,13 +206,6 @@ def _name_points(axes: Axes, positions: np.ndarray, titles: Sequence[str], n_nam
             text.remove()
         if len(taken) == n_names:
             return
-
-
-def genre_group(genres: Sequence[str]) -> int:
-    """The position in GENRE_GROUPS of a movie of these genres."""
-    has = set(genres)
-    matches = (i for i, names in enumerate(GENRE_GROUPS.values()) if has & {*names})
-    return next(matches, len(GENRE_GROUPS) - 1)
 
 
 def short_title(title: str, length: int = 36) -> str:

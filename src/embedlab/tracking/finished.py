@@ -73,7 +73,7 @@ def _downloads() -> str:
 def read_history(
     client: mlflow.MlflowClient, run_id: str, metrics: Sequence[str]
 ) -> list[EpochRecord]:
-    """The epochs of a run that have one of these metrics, as `TrackedRun.record` logged them."""
+    """The epochs of a run that have one of these metrics, as `TrackedRun.log_epoch` logged them."""
     by_epoch: dict[int, dict[str, float]] = defaultdict(dict)
     for name in metrics:
         for point in client.get_metric_history(run_id, name):

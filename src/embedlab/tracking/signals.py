@@ -14,7 +14,7 @@ SECONDS_AFTER_A_SIGNAL = 5
 
 @contextmanager
 def _handle(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Inside, `handler` gets the signals, but for those that the process ignores, as a shell's
+    """Inside, `handler` gets the signals, except those that the process ignores, as a shell's
     background job ignores Ctrl-C. Only the main thread may set handlers; others go without."""
     if threading.current_thread() is not threading.main_thread():
         yield

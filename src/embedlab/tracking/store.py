@@ -177,7 +177,7 @@ class _Database:
         )
 
     def is_half_made(self) -> bool:
-        """Whether no table of the file has a row, but for those of MLflow's migrations."""
+        """Whether no table of the file has a row, except those of MLflow's migrations."""
         if self.path is None or not self.tables:
             return False
         try:

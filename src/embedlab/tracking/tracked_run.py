@@ -58,7 +58,7 @@ class TrackedRun:
         self._last_write = time.monotonic()
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Log resolved parameters beside those that `mlflow run` has logged already.
+        """Log resolved parameters alongside those that `mlflow run` has logged already.
 
         MLflow refuses a second value for a parameter, so one that is there in another spelling
         ('1e-3' for 0.001, 'auto' for what it stood for) is logged as `resolved/<name>`.
@@ -94,7 +94,7 @@ class TrackedRun:
         """Set the run's description, which the MLflow UI shows first: what the run has found."""
         self.set_tags({MLFLOW_RUN_NOTE: markdown})
 
-    def record(self, record: EpochRecord) -> None:
+    def log_epoch(self, record: EpochRecord) -> None:
         """Log a finished epoch: its metrics and `time/epoch_seconds`."""
         metrics = dict(record.metrics)
         if record.seconds is not None:

@@ -46,7 +46,7 @@ FREEZE = {
 }
 # The parameters that choose the images and their split.
 SPLIT_PARAMETERS = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
-IMAGENET, NO_WEIGHTS = "imagenet", "none"  # values of `weights` that are no path
+IMAGENET, NO_WEIGHTS = "imagenet", "none"  # values of `weights` that are not paths
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 MAPS = ("pca", "tsne")
 MAX_RESOLUTION = 1024

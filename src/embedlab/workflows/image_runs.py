@@ -130,7 +130,7 @@ class EpochLog:
 
     best_epoch  returns the best one so far by validation.
 
-    The curves are logged at the end, also of a training that was stopped.
+    The curves are logged at the end, even if the training was stopped.
     """
 
     def __init__(
@@ -159,10 +159,10 @@ class EpochLog:
             figure = figures.plot_curves({"": self.history}, title, {"": self._best_epoch()})
             self.run.log_figure(figure, "figures/curves.png")
 
-    def record(self, record: EpochRecord, predictions: Predictions | None = None) -> None:
+    def log_epoch(self, record: EpochRecord, predictions: Predictions | None = None) -> None:
         """`predictions` of all validation images, in the order of the split, at rank 0."""
         self.history.append(record)
-        self.run.record(record)
+        self.run.log_epoch(record)
         if predictions is None:
             return
         pixels = self.images.pixels[self._rows]

@@ -19,7 +19,7 @@ MOVIELENS = re.compile(r"ml-[\w-]+")
 MOVIELENS_LICENCE = (
     "MovieLens (F. M. Harper and J. A. Konstan, ACM TiiS 5(4), 2015), as its name says: for "
     "research; no commercial or revenue-bearing use without GroupLens' permission; what is made "
-    "from it may be passed on under the same conditions only."
+    "from it may be passed on only under the same conditions."
 )
 LICENCES = {
     "sample": (
@@ -51,7 +51,7 @@ MOVIE_LIMITS = (
     "A lower cost is a better fit to these counts. It is no proof of better recommendations.",
 )
 IMAGE_LIMITS = (
-    "It names one of its classes for whatever it is shown, also for an image of none of them.",
+    "It names one of its classes for whatever it is shown, even for an image of none of them.",
     "The accuracy holds for images like the test images; with another camera, size or scene "
     "it may be much lower. Measure it on your own first.",
     "A probability is not a certainty: see `test/calibration_error` of its run.",

@@ -195,7 +195,7 @@ class Sweep:
 
                 def on_epoch(record: EpochRecord) -> None:
                     history.append(add_gap_metric(record, exact.fit.cost if exact else None))
-                    child.record(history[-1])
+                    child.log_epoch(history[-1])
                     progress(record.epoch / options.epochs)
 
                 if isinstance(outcome, EmbedlabError):

@@ -89,7 +89,7 @@ def test_a_small_set_is_read_as_it_stands(tmp_path):
         pytest.param(RATINGS.replace("0.5", "+5e-1"), MOVIES, id="exponent"),
     ],
 )
-def test_the_same_content_in_another_dress(tmp_path, ratings, movies):
+def test_other_spellings_of_a_file_read_alike(tmp_path, ratings, movies):
     found = read_ratings(write(tmp_path, ratings, movies))
     check_types(found)
     assert triples(found) == [(5, 1, 4.0), (5, 7, 0.5), (3, 1, 5.0)]

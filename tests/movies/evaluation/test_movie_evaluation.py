@@ -116,7 +116,7 @@ def test_the_split_is_the_seeds_and_the_validation_split_lies_inside(likes):
     assert not of_test & (held | asked | pairs(validation.likes))
 
 
-def test_nobody_with_enough_likes_is_said():
+def test_too_few_likes_are_refused():
     with pytest.raises(DataError, match="at least 5 likes, but the most that a user has is 3"):
         hold_out(sp.csr_matrix(np.ones((4, 3), dtype=np.int32)), rng())
 

@@ -158,7 +158,7 @@ def server():
 @pytest.fixture
 def impatient(monkeypatch):
     """A run tries again at once, and gives up soon."""
-    monkeypatch.setattr(buffered_client, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(buffered_client, "FIRST_PROBE", 0.0)
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.1")
 
@@ -313,7 +313,7 @@ def test_an_outage_costs_a_fit_next_to_nothing(server, caplog):
     for number in range(1000):
         client.log_batch(server.run_id, metrics=epoch(number))
     took = time.monotonic() - started
-    assert took < buffered_client.FIRST_PAUSE  # about 0.2 s; else the next attempt would be due
+    assert took < buffered_client.FIRST_PROBE  # about 0.2 s; else the next attempt would be due
     assert server.n_requests == 2  # the attempt and its retry
     server.status = 200
     client.retry_until_available(lambda: None)
@@ -615,7 +615,7 @@ def test_a_complete_run_is_finished_once_its_spool_is_sent(store, monkeypatch):
     ):
         store.is_away = True
         for number in range(3):
-            run.record(EpochRecord(number, {"train/cost": 3.0 - number}))
+            run.log_epoch(EpochRecord(number, {"train/cost": 3.0 - number}))
         run.log_text("all", "said.txt")
         run.set_tags({"colour": "red"})
     kept = kept_run(store, run.id)
@@ -668,7 +668,7 @@ def test_a_run_that_stops_while_the_store_is_away_does_not_wait(
     started = time.monotonic()
     with pytest.raises(type(error)), start_run("fit_embedding", "fit", {}) as run:
         store.is_away = True
-        run.record(EpochRecord(0, {"train/cost": 2.0}))
+        run.log_epoch(EpochRecord(0, {"train/cost": 2.0}))
         raise error
     assert time.monotonic() - started < 20
     assert re.search("what this run could not log is kept in .* sends it", caplog.messages[-1])
@@ -681,7 +681,7 @@ def test_a_run_whose_store_comes_back_ends_like_any_other(store, monkeypatch, ca
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "100")
     with start_run("fit_embedding", "fit", {}) as run:
         store.is_away = True
-        run.record(EpochRecord(0, {"train/cost": 2.0}))
+        run.log_epoch(EpochRecord(0, {"train/cost": 2.0}))
         run.flush()
         threading.Timer(0.3, lambda: setattr(store, "is_away", False)).start()
     kept = store.client.get_run(run.id)
@@ -702,7 +702,7 @@ def test_a_complete_child_is_finished_once_its_spool_is_sent(store):
         start_child_run("adam lr=1", {}, {"fit_key": "k"}) as child,
     ):
         store.is_away = True
-        child.record(EpochRecord(0, {"train/cost": 2.0}))
+        child.log_epoch(EpochRecord(0, {"train/cost": 2.0}))
     assert kept_run(store, child.id).info.status == "FINISHED"
     assert history(store, child.id) == [(0, 2.0)]
     assert store.client.get_run(parent.id).info.status == "FAILED"

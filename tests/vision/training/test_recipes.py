@@ -5,9 +5,9 @@ import pytest
 import torch
 from squares import split_of, squares
 
+from embedlab.vision.backbone import attach_head, load_backbone
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier
-from embedlab.vision.models.backbone import attach_head, load_backbone
 from embedlab.vision.training.head import probe_head
 from embedlab.vision.training.linear_probe import probe_logits
 from embedlab.vision.training.recipes import (

@@ -26,10 +26,10 @@ from torchvision import models
 from embedlab import device
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.progress import EpochRecord
+from embedlab.vision.backbone import Backbone, attach_head, load_backbone, new_head
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, ValidationScore
 from embedlab.vision.inference import Classifier
-from embedlab.vision.models.backbone import Backbone, attach_head, load_backbone, new_head
 from embedlab.vision.options import FREEZE
 from embedlab.vision.training.checkpoint import Checkpoints
 from embedlab.vision.training.epochs import Epoch
@@ -37,6 +37,7 @@ from embedlab.vision.training.optim import build_ema, build_optimizer, build_sch
 from embedlab.vision.training.recipes import (
     FAST,
     NOTEBOOK,
+    OPTIMIZERS,
     RECIPE_FIELDS,
     FinetuneOptions,
     make_options,
@@ -139,7 +140,7 @@ def test_progress_adds_up_to_the_whole():
     assert done[-1] == sum(epoch_work(SHORT, n_train=STEPS * 16, n_val=18))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_loss_that_is_not_finite_names_the_step_and_the_rate(optimizer):
     # Adam's steps are as long as the rate whatever the gradient is, so it takes a huge one.
     options = replace(SHORT, optimizer=optimizer, lr=1e30, ema=0.0)

@@ -257,7 +257,7 @@ class _Row(NamedTuple):
 
 
 def _rows(path: Path, required: tuple[str, ...]) -> Iterator[_Row]:
-    """Raises DataError for a bad header, a row of another length, bad quoting, or no UTF-8."""
+    """Raises DataError for a bad header, a row of another length, bad quoting, or not UTF-8."""
     reader = csv.reader(_lines(path), strict=True)
     header: list[str] = []
     next_line = 1

@@ -15,7 +15,7 @@ import torch
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation.metrics import Scorer
 
-# The most liked movie gains this fraction of the best score, where scores are no whole numbers.
+# The most liked movie gains this fraction of the best score, where scores are not whole.
 TIE_BREAK = 1e-3
 COUNT = "count"
 DAMPED = {f"cosine, shrinkage={s}": s for s in (0, 10, 100, 1000)}  # scores of `item_neighbours`
@@ -33,9 +33,9 @@ def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scor
     COUNT is X_ij, their number. The others are the cosine of two movies' columns of L, damped if
     few users like either: X_ij / (√(x_i x_j) + shrinkage).
     """
-    weighted = weight_likes(likes, user_weight).matrix
-    norms = np.sqrt(np.asarray(weighted.power(2).sum(axis=0)).ravel())  # (n_movies,)
-    rows = _rows_of_x(weighted)
+    weighted = weight_likes(likes, user_weight)
+    norms = np.sqrt(weighted.diagonal)  # (n_movies,)
+    rows = _rows_of_x(weighted.matrix)
 
     def score(query: np.ndarray, shrinkage: float) -> np.ndarray:
         below = np.outer(norms[query], norms) + shrinkage  # (n, n_movies)

@@ -31,9 +31,9 @@ Settings = Mapping[str, object]
 FitFunction = Callable[..., Mapping[str, Scorer]]  # likes and settings -> scorers, by name
 
 
-def score_name(alpha: float) -> str:
+def score_name(exponent: float) -> str:
     """`dot / |v|^a`: a = 0 is the dot product, and a = 1 ranks as the cosine does."""
-    return {0.0: "dot", 1.0: "cosine"}.get(alpha, f"dot / |v|^{alpha:g}")
+    return {0.0: "dot", 1.0: "cosine"}.get(exponent, f"dot / |v|^{exponent:g}")
 
 
 def embedding(
@@ -50,11 +50,11 @@ def embedding(
     v = weighted.embedding(fit.embedding)  # (n_movies, dim)
     norms = np.linalg.norm(v, axis=1, keepdims=True)
 
-    def by(alpha: float) -> Scorer:
-        shorter = np.divide(v, norms**alpha, out=np.zeros_like(v), where=norms > 0)
+    def by(exponent: float) -> Scorer:
+        shorter = np.divide(v, norms**exponent, out=np.zeros_like(v), where=norms > 0)
         return lambda query: v[query] @ shorter.T
 
-    return {score_name(alpha): by(alpha) for alpha in SCORE_EXPONENTS}
+    return {score_name(exponent): by(exponent) for exponent in SCORE_EXPONENTS}
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class FitResult:
 
 def divergence_epoch(costs: Sequence[float]) -> int | None:
     """The epoch from which on every cost is either not finite or above DIVERGED_RATIO times the
-    first. None if the last cost is neither: a spike is no divergence.
+    first. None if the last cost is neither: a spike is not divergence.
 
     costs  by epoch, from 0.
     """

@@ -39,7 +39,7 @@ def comparison_figures(compared: OptimizerComparison, caption: str) -> dict[str,
 
 
 def run_colours(fits: Sequence[SweepFit]) -> list[str]:
-    """`#rrggbb` of each fit: a hue an optimizer, lighter for each smaller learning rate."""
+    """`#rrggbb` of each fit: one hue per optimizer, lighter for each smaller learning rate."""
     colours = []
     for item in fits:
         rates = {fit.options.lr or 0.0 for fit in fits if fit.optimizer == item.optimizer}

@@ -25,7 +25,7 @@ from embedlab.tracking.offline.retry import (
 from embedlab.tracking.offline.spool import Spool, upload_seconds
 from embedlab.tracking.store import store_address
 
-FIRST_PAUSE, MAX_PAUSE = 5.0, 60.0  # seconds between two attempts
+FIRST_PROBE, MAX_PROBE = 5.0, 60.0  # seconds between two attempts
 PROBE_SECONDS = 3
 
 T = TypeVar("T")
@@ -75,13 +75,13 @@ class BufferedClient(mlflow.MlflowClient):
             if reason is None:
                 return
             if not self._spool:
-                self._was_away, self._pause = True, FIRST_PAUSE
+                self._was_away, self._pause = True, FIRST_PROBE
                 log_line(
                     f"MLflow at {store_address()} is away ({reason}). The run goes on; what it "
                     f"logs is kept in {self._spool.folder} until MLflow is back."
                 )
             self._next_try = time.monotonic() + self._pause
-            self._pause = min(2 * self._pause, MAX_PAUSE)
+            self._pause = min(2 * self._pause, MAX_PROBE)
         spool()
 
     def _send_spool(self) -> None:

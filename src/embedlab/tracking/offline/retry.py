@@ -99,7 +99,7 @@ def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0)
     """Call `do` until `store` is available, and return its result, with a log line every 30 s, the
     first one after `silence` seconds.
 
-    Raises StoreUnavailableError after `seconds_to_wait`, and errors that are no outage at once.
+    Raises StoreUnavailableError after `seconds_to_wait`, and errors that are not outages at once.
     """
     started, pause, waits = time.monotonic(), FIRST_PAUSE, seconds_to_wait()
     next_line = started + silence

@@ -105,7 +105,7 @@ class Spool:
             if store_address() in self._records()["store"]:
                 return True
         except (Timeout, OSError, ValueError):
-            pass  # another process holds it, or it is no spool
+            pass  # another process holds it, or it is not a spool
         self.release()
         return False
 

@@ -20,7 +20,7 @@ class Card:
     licences     data or weights -> their licence, in a sentence.
     trained      parameter -> value.
     origin       entry_point, git.commit and git.dirty of the run `run_id`.
-    metrics      name -> number, beside the score that decides who is champion.
+    metrics      name -> number, besides the score that decides who is champion.
     results      words -> text, with an interval if there is one.
     limits       sentences on what it cannot do and must not be used for.
     command      the shell command that queries it; `{model}` stands for its URI.
@@ -41,7 +41,7 @@ class Card:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of a registered version, beside those of its score."""
+        """The tags of a registered version, besides those of its score."""
         numbers = {name: repr(float(value)) for name, value in self.metrics.items()}
         return {"data_digest": self.data_digest, **self.origin, **self.trained, **numbers}
 

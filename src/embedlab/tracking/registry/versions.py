@@ -264,7 +264,7 @@ class _RegisteredModel:
 
 
 def _retry(call: Callable[..., None], *args: str) -> None:
-    """Set or delete a tag or an alias, also if another process does the same at that moment: MLflow
+    """Set or delete a tag or an alias, even if another process does the same at that moment: MLflow
     looks first whether it is there, and the second to insert or delete it gets a BAD_REQUEST."""
     for attempts_left in reversed(range(MAX_ATTEMPTS)):
         try:

@@ -85,7 +85,7 @@ class Comparison:
             )
         if all(run.weights == "none" for run in self.runs):
             lines += ["", RANDOM_WEIGHTS]
-        lines += ["", "Test images were scored once per run, after validation had chosen the epoch."]
+        lines += ["", "Test images were scored once per run, after validation chose the epoch."]
         return "\n".join(lines) + "\n"
 
 

@@ -148,7 +148,7 @@ def plot_predictions(
 ) -> Figure:
     """The predicted class and its confidence under each image, in a square; green if it is right.
 
-    pixels  (n, 3, side, side) uint8, an image a prediction.
+    pixels  (n, 3, side, side) uint8, one image per prediction.
     """
     names = [classes[label] for label in predictions.predicted]
     captions = [f"{n}\n{c:.0%}" for n, c in zip(names, predictions.confidence, strict=True)]

@@ -84,7 +84,7 @@ class Checkpoints:
     def delete(self) -> None:
         """Delete the checkpoint of this run and of those that it resumed."""
         with suppress(OSError, ValueError):
-            # A power failure may leave it empty, and the folder of no run is that of all.
+            # A power failure may leave it empty; an empty id names the folder of all runs.
             if resumed := (self.folder / RESUMED).read_text(encoding="utf-8"):
                 Checkpoints(resumed).delete()
         shutil.rmtree(self.folder, ignore_errors=True)

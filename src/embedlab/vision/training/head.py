@@ -10,11 +10,11 @@ from torch import nn
 
 from embedlab.distributed.collectives import broadcast
 from embedlab.progress import OnProgress, no_progress
+from embedlab.vision.backbone import Backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier
-from embedlab.vision.models.backbone import Backbone
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe
 

@@ -31,7 +31,7 @@ def build_optimizer(
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
     if options.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
-    adam = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
+    adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer]
     return adam(groups, lr=lr, betas=(momentum, 0.999))
 
 

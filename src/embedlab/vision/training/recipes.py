@@ -124,11 +124,11 @@ BASE_LR = {"sgd": 0.01, "rmsprop": 3e-4, "adam": 3e-4, "adamw": 3e-4}
 UPDATES_PER_EPOCH, MIN_BATCH, MAX_BATCH = 20, 16, 128
 # Edges and textures of photos are known to the early stages. Without training them an epoch takes
 # two thirds of the time, so there are more of them.
-FREEZE_OF_THOUSANDS, FREEZE_OF_MANY = "stage2", "stem"
-MIN_EPOCHS, MIN_EPOCHS_OF_FROZEN = 8, 12
-MIN_UPDATES, MIN_UPDATES_OF_FEW = 290, 120
-RATE_OF_FEW = 0.8  # of the rate of more images
-TINY_SIDE = 16  # pixels; such images are no photos, and the network has to change more for them
+FREEZE_THOUSANDS, FREEZE_MANY = "stage2", "stem"
+MIN_EPOCHS, MIN_EPOCHS_FROZEN = 8, 12
+MIN_UPDATES, MIN_UPDATES_FEW = 290, 120
+RATE_FACTOR_FEW = 0.8  # of the rate of more images
+TINY_SIDE = 16  # pixels; such images are not photos, and the network has to change more for them
 # Resolutions from the first epoch to the last, of few, of more, and of many images, by the largest
 # side of images in pixels.
 RESOLUTIONS = {
@@ -157,7 +157,7 @@ class DataFacts:
 
 
 def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) -> FinetuneOptions:
-    """The recipe with those values changed that are not None.
+    """The recipe with every change that is not None.
 
     A recipe's resolutions are cut to the number of epochs, the last kept.
 
@@ -190,12 +190,12 @@ def resolve_options(
 
 def min_updates(n_train: int) -> int:
     """The fewest updates of a training by `auto`, all epochs together."""
-    return MIN_UPDATES_OF_FEW if n_train < FEW_IMAGES else MIN_UPDATES
+    return MIN_UPDATES_FEW if n_train < FEW_IMAGES else MIN_UPDATES
 
 
 def min_epochs(freeze: str) -> int:
     """The fewest epochs of a training by `auto` that keeps these stages."""
-    return MIN_EPOCHS if freeze in ("none", "stem") else MIN_EPOCHS_OF_FROZEN
+    return MIN_EPOCHS if freeze in ("none", "stem") else MIN_EPOCHS_FROZEN
 
 
 def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
@@ -213,10 +213,10 @@ def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
     optimizer = given.get("optimizer", "sgd" if is_tiny else AUTO.optimizer)
     freeze = "none"
     if facts.is_pretrained and facts.has_stages and not (is_few or is_tiny):
-        freeze = FREEZE_OF_MANY if is_many else FREEZE_OF_THOUSANDS
+        freeze = FREEZE_MANY if is_many else FREEZE_THOUSANDS
     freeze = given.get("freeze", freeze)
     epochs = max(min_epochs(freeze), math.ceil(min_updates(facts.n_train) / updates))
-    lr = BASE_LR[optimizer] * batch / 128 * (RATE_OF_FEW if is_few else 1)
+    lr = BASE_LR[optimizer] * batch / 128 * (RATE_FACTOR_FEW if is_few else 1)
     return {
         "head": "linear_probe" if facts.is_pretrained else "random",
         "batch_norm": "keep" if is_few else AUTO.batch_norm,

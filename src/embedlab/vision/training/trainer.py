@@ -24,12 +24,12 @@ from embedlab.distributed.env import rank, world_size
 from embedlab.distributed.sync_batchnorm import convert_sync_batchnorm
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.progress import EpochRecord, OnProgress, no_progress
+from embedlab.vision.backbone import freeze
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, ValidationScore
 from embedlab.vision.inference import Classifier, iter_batches
-from embedlab.vision.models.backbone import freeze
 from embedlab.vision.seeds import seeded
 from embedlab.vision.training.epochs import BestEpoch, Epoch
 from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
@@ -55,7 +55,7 @@ class Trainer:
     seconds  wall time of the linear probe and of all epochs, those before a resume included.
 
     The ranks of a process group train together, each on a share of every batch: equal to one
-    process up to rounding, but for what a backbone's dropout draws.
+    process up to rounding, except what a backbone's dropout draws.
 
     Raises OptionError if there are more processes than images in a batch.
     """
@@ -224,7 +224,7 @@ class Trainer:
             wait_started = time.perf_counter()
             images, labels = next(batches)
             waited += time.perf_counter() - wait_started
-            # What dropout draws depends on the step and the rank alone, also after a resume.
+            # What dropout draws depends on the step and the rank alone, even after a resume.
             step_seed = self._seed + (epoch * self.steps_per_epoch + step) * LARGE_PRIME + rank()
             with self.classifier.autocast(), seeded(step_seed, self.classifier.device):
                 logits = self._parallel(images)  # (b, classes)

@@ -14,7 +14,7 @@ from torchvision.models import ResNet18_Weights
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, DownloadError
-from embedlab.vision.models.backbone import load_backbone
+from embedlab.vision.backbone import load_backbone
 
 
 @pytest.fixture

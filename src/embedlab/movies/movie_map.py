@@ -1,0 +1,60 @@
+"""The movie map: positions of movies in the plane, and the groups of genres that colour them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+# The first group that has one of a movie's genres is its colour's.
+GENRE_GROUPS = {
+    "Animation, children": ("Animation", "Children"),
+    "Documentary": ("Documentary",),
+    "Horror": ("Horror",),
+    "Science fiction, fantasy": ("Sci-Fi", "Fantasy"),
+    "Action, adventure": ("Action", "Adventure", "War", "Western"),
+    "Crime, thriller": ("Crime", "Thriller", "Mystery", "Film-Noir"),
+    "Comedy": ("Comedy",),
+    "Drama, other": (),
+}
+# Okabe and Ito's palette, which the colour-blind can tell apart, with grey for its black.
+GENRE_COLOURS = (
+    *("#e69f00", "#56b4e9", "#cc79a7", "#0072b2"),
+    *("#d55e00", "#009e73", "#d9c400", "#8a8f98"),
+)
+
+
+@dataclass(frozen=True)
+class MovieMap:
+    """Positions of movies in the plane.
+
+    movies      a row for each movie: title, genres, likes; the most liked first.
+    rows        (n,) int64, their rows of the embedding.
+    positions   (n, 2) float64.
+    n_projected number of most liked movies that are projected; the others are interpolated from
+                their three nearest of these.
+    method      the projection.
+    trustworthiness
+                trustworthiness of the projected ones for ten neighbours by cosine: 1 if all that
+                are near in the plane are near in the embedding (Venna and Kaski 2001).
+    """
+
+    movies: pd.DataFrame
+    rows: np.ndarray
+    positions: np.ndarray
+    n_projected: int
+    method: str
+    trustworthiness: float
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(n,) int64: each movie's position in GENRE_GROUPS."""
+        genres = self.movies["genres"].str.split("|", regex=False)
+        return np.array([genre_group(names) for names in genres], dtype=np.int64)
+
+
+def genre_group(genres: Sequence[str]) -> int:
+    """The position in GENRE_GROUPS of a movie of these genres."""
+    has = set(genres)
+    matches = (i for i, names in enumerate(GENRE_GROUPS.values()) if has & {*names})
+    return next(matches, len(GENRE_GROUPS) - 1)

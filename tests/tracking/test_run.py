@@ -9,7 +9,6 @@ import re
 import shlex
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -19,7 +18,6 @@ from types import SimpleNamespace
 
 import git
 import mlflow
-import psutil
 import pytest
 from conftest import PROJECT, empty_store, fresh_store, use_store
 from mlflow.entities import Run
@@ -39,9 +37,7 @@ from embedlab.tracking.run import (
     start_child_run,
     start_run,
 )
-from embedlab.tracking.signals import EXIT_TERMINATED
 from embedlab.tracking.store import check_store, explain_store_errors, initialise_store
-from embedlab.workflows.nested_run import run_entry_point
 from entrypoints import build_matrix, recommend
 
 pytestmark = pytest.mark.slow
@@ -526,21 +522,6 @@ def test_a_second_signal_does_not_disturb_what_the_first_one_closes(client):
     assert closed == [True]
     kept = client.get_run(run.id)
     assert (kept.info.status, kept.data.tags["stop_reason"]) == ("KILLED", "ctrl-c")
-
-
-def test_a_step_ends_with_the_run_that_started_it(monkeypatch):
-    step = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
-
-    def told_to_stop(*_, **__):
-        raise SystemExit(EXIT_TERMINATED)
-
-    monkeypatch.setattr(mlflow.projects, "run", told_to_stop)
-    run = SimpleNamespace(info=SimpleNamespace(experiment_id="0"))
-    monkeypatch.setattr(mlflow, "active_run", lambda: run)
-    with pytest.raises(SystemExit):
-        run_entry_point("recommend", {})
-    assert not psutil.pid_exists(step.pid)
-    step.wait()
 
 
 def test_a_run_in_another_thread_than_the_main_one(client):

@@ -2,22 +2,19 @@
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import mlflow
-import psutil
 import pytest
 from conftest import fresh_store
 from mlflow.entities import Run
 
 from embedlab.datasets.cache import cache_folder, find_leftovers, working_folder
 from embedlab.errors import TrackingError
-from embedlab.process import has_ended, started_at, this_host
+from embedlab.process import started_at, this_host
 from embedlab.tracking.run import start_child_run, start_run
 from embedlab.tracking.stale import find_stale, mark_dead_runs
 from entrypoints import clean_runs
@@ -63,31 +60,6 @@ def running(client, experiment: str, tags: dict[str, str], hours: float = 0.0) -
 def how(client, run_id: str) -> tuple[str, str | None]:
     run = client.get_run(run_id)
     return run.info.status, run.data.tags.get("stop_reason")
-
-
-# -- processes ---------------------------------------------------------------------------------
-
-
-def test_this_process_is_there_and_one_that_had_its_number_is_not():
-    assert not has_ended(this_host(), os.getpid(), started_at())
-    assert not has_ended(this_host(), os.getpid(), time.time())
-    assert has_ended(this_host(), os.getpid(), started_at() - HOUR)
-    assert has_ended(this_host(), NOBODY, time.time())
-
-
-def test_a_process_of_another_host_does_not_count_as_ended():
-    assert not has_ended("elsewhere", NOBODY, time.time())
-
-
-def test_a_process_that_nobody_has_waited_for_has_ended():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    deadline = time.monotonic() + 30
-    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert has_ended(this_host(), process.pid, time.time())
-    process.wait()
-    assert has_ended(this_host(), process.pid, time.time())
 
 
 # -- runs --------------------------------------------------------------------------------------

@@ -383,23 +383,3 @@ def test_the_tag_error_of_a_run_holds_no_password(database, kind):
     with pytest.raises(Exception), start_run("recommend", "fails", {}) as run:  # noqa: B017
         raise kind("at http://me:secret@host")
     assert "http://me:***@host" in mlflow.get_run(run.id).data.tags["error"]
-
-
-def test_what_was_downloaded_is_gone_when_the_process_has_ended(tmp_path):
-    code = (
-        "from pathlib import Path; from embedlab.tracking.finished import fetch; "
-        "copy = fetch(Path('kept.txt').resolve().as_uri()); print(copy, copy.read_text())"
-    )
-    (tmp_path / "kept.txt").write_text("kept", encoding="utf-8")
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(PROJECT / "src"), "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    copy, text = ran.stdout.split()
-    assert text == "kept"
-    assert not Path(copy).exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]

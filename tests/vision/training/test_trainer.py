@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from squares import split_of, squares
 from torchvision import models
 
-from embedlab import device
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.progress import EpochRecord
 from embedlab.vision.backbone import Backbone, attach_head, load_backbone, new_head
@@ -493,22 +492,6 @@ def test_a_checkpoint_of_another_network_is_refused():
     trainer = trainer_of(net=network(n_classes=4))
     with pytest.raises(DataError, match="does not fit this network and recipe"):
         trainer.load_state(trainer_of().state())
-
-
-@pytest.mark.parametrize("missing", ["compiler", "headers", "triton"])
-def test_a_network_is_compiled_only_where_that_can_work(monkeypatch, tmp_path, missing):
-    (tmp_path / "Python.h").touch()
-    monkeypatch.setattr(device.sysconfig, "get_path", lambda name: str(tmp_path))
-    monkeypatch.setattr(device.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(device, "find_spec", lambda name: object())
-    assert device.can_compile()
-    if missing == "compiler":
-        monkeypatch.setattr(device.shutil, "which", lambda name: None)
-    elif missing == "headers":
-        (tmp_path / "Python.h").unlink()
-    else:
-        monkeypatch.setattr(device, "find_spec", lambda name: None)
-    assert not device.can_compile()
 
 
 # -- options -----------------------------------------------------------------------------------

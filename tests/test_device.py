@@ -1,0 +1,21 @@
+"""The device of tensors: whether torch.compile can work there."""
+
+import pytest
+
+from embedlab import device
+
+
+@pytest.mark.parametrize("missing", ["compiler", "headers", "triton"])
+def test_a_network_is_compiled_only_where_that_can_work(monkeypatch, tmp_path, missing):
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(device.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(device.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(device, "find_spec", lambda name: object())
+    assert device.can_compile()
+    if missing == "compiler":
+        monkeypatch.setattr(device.shutil, "which", lambda name: None)
+    elif missing == "headers":
+        (tmp_path / "Python.h").unlink()
+    else:
+        monkeypatch.setattr(device, "find_spec", lambda name: None)
+    assert not device.can_compile()

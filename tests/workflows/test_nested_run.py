@@ -1,0 +1,29 @@
+"""An entry point as a nested run of another."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import mlflow
+import psutil
+import pytest
+
+from embedlab.tracking.signals import EXIT_TERMINATED
+from embedlab.workflows.nested_run import run_entry_point
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_step_ends_with_the_run_that_started_it(monkeypatch):
+    step = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+
+    def told_to_stop(*_, **__):
+        raise SystemExit(EXIT_TERMINATED)
+
+    monkeypatch.setattr(mlflow.projects, "run", told_to_stop)
+    run = SimpleNamespace(info=SimpleNamespace(experiment_id="0"))
+    monkeypatch.setattr(mlflow, "active_run", lambda: run)
+    with pytest.raises(SystemExit):
+        run_entry_point("recommend", {})
+    assert not psutil.pid_exists(step.pid)
+    step.wait()

@@ -103,5 +103,5 @@ def explorer_page(movie_map: MovieMap, vectors: np.ndarray, caption: str) -> str
         "colours": GENRE_COLOURS,
         "groupNames": list(GENRE_GROUPS),
     }
-    values = {"data": data, "about": caption, "movie_map": movie_map, "n_movies": len(vectors)}
+    values = {"data": data, "caption": caption, "movie_map": movie_map, "n_movies": len(vectors)}
     return render_page("explore.html", **values)

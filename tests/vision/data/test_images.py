@@ -48,7 +48,7 @@ def no_decoding(*_):
     raise AssertionError("an image was decoded")
 
 
-def test_a_folder_of_classes_has_no_test_pictures_of_its_own(tmp_path):
+def test_a_folder_of_classes_has_no_test_images_of_its_own(tmp_path):
     images = read_images(fill(tmp_path / "animals", ANIMALS))
     assert images.name == "animals"
     assert images.classes == ("cat", "dog")

@@ -53,7 +53,7 @@ def test_cifar10_is_split_into_42500_7500_and_10000():
     check_rows(images, split)
 
 
-def test_without_test_pictures_a_sixth_is_taken_for_them():
+def test_without_test_images_a_sixth_is_taken_for_them():
     split = split_images(THREE_KINDS, seed=0)
     # 360: a sixth is 60; of the other 300, 15 % are 45; each as 1 : 2 : 3.
     test, val = [10, 20, 30], [7.5, 15, 22.5]

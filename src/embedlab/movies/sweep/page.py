@@ -28,7 +28,7 @@ def comparison_page(compared: OptimizerComparison, caption: str) -> str:
         "titles": {row: compared.titles[row] for row in sorted(shown)},
         "sampled": compared.queries.n_sampled,
     }
-    return render_page("compare.html", data=data, about=caption, k=compared.queries.k)
+    return render_page("compare.html", data=data, caption=caption, k=compared.queries.k)
 
 
 def _fit_data(compared: OptimizerComparison, item: SweepFit, colour: str) -> dict:

@@ -34,22 +34,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     given = {"runs": ",".join(args.runs) or "best"}
     with start_run("compare_transfer", "compare_transfer", given) as run:
-        found = find_image_runs(run.experiment_id, args.runs)
-        found.sort(key=lambda item: -item.compared.test.score.accuracy)
-        images = read_images(locate_images(found[0].dataset))
-        check_images_unchanged(found, images.digest)
+        finished = find_image_runs(run.experiment_id, args.runs)
+        finished.sort(key=lambda item: -item.compared.test.score.accuracy)
+        images = read_images(locate_images(finished[0].dataset))
+        check_images_unchanged(finished, images.digest)
         for sentence in prepare_fonts(images):
             console.print(sentence)
-        run.set_tags({"compared_runs": ",".join(item.id for item in found)})
-        run.log_resolved({"runs": ",".join(item.id for item in found)})
+        run.set_tags({"compared_runs": ",".join(item.id for item in finished)})
+        run.log_resolved({"runs": ",".join(item.id for item in finished)})
 
         name = images.name
-        comparison = compare_runs([item.compared for item in found], images.classes)
+        comparison = compare_runs([item.compared for item in finished], images.classes)
         run.log_table(comparison.table, "tables/runs.json")
         run.log_table(comparison.pairs, "tables/pairs.json")
         run.log_table(comparison.recall.reset_index(), "tables/recall.json")
-        curves = {item.compared.name: item.history for item in found}
-        chosen = {item.compared.name: item.best_epoch for item in found}
+        curves = {item.compared.name: item.history for item in finished}
+        chosen = {item.compared.name: item.best_epoch for item in finished}
         run.log_figure(figures.plot_curves(curves, name, chosen), "figures/curves.png")
         run.log_figure(figures.plot_accuracies(comparison.table, name), "figures/accuracy.png")
         labels = comparison.runs[0].test.labels

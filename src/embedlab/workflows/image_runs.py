@@ -202,9 +202,9 @@ def log_embedding(
     figure = figures.plot_embedding_map(points, test.take(shown), images, title)
     run.log_figure(figure, "figures/embedding_map.png")
     queries = one_query_a_class(test.labels)
-    found = nearest(features, queries, NEIGHBOURS)
+    nearby = nearest(features, queries, NEIGHBOURS)
     title = f"{images.name}, test images: neighbours by cosine"
-    figure = figures.plot_neighbours(test.rows[queries], test.rows[found], images, title)
+    figure = figures.plot_neighbours(test.rows[queries], test.rows[nearby], images, title)
     run.log_figure(figure, "figures/neighbours.png")
 
 
@@ -292,10 +292,10 @@ def finish(
     score = Score(model_facts.VAL_ACCURACY, *best.score)
     model, registered = publish(run, model, card, score, name, args["promote"])
     serve = serve_command(shlex.quote(model))
-    found = f"{report} of {counted(len(test.labels), 'image')}; {best}"
-    run.describe("\n\n".join([f"**{found}**", *registered, f"Serve it: `{serve}`"]))
+    outcome = f"{report} of {counted(len(test.labels), 'image')}; {best}"
+    run.describe("\n\n".join([f"**{outcome}**", *registered, f"Serve it: `{serve}`"]))
     how_to_open = run.how_to_open(comparison_view(run.experiment_id))
-    return [found, *registered, f"Serve it with  {serve}", *filter(None, [how_to_open])]
+    return [outcome, *registered, f"Serve it with  {serve}", *filter(None, [how_to_open])]
 
 
 def _card(

@@ -44,7 +44,7 @@ def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
     Raises TrackingError for an id of no finished run of KINDS, or for two ids of one kind.
     """
     client = mlflow.MlflowClient()
-    found: dict[str, Run] = {}
+    by_kind: dict[str, Run] = {}
     for run in (finished_run(client, run_id, KINDS) for run_id in ids):
         kind = run.data.tags["entry_point"]
         if FIT_KEY in run.data.tags:
@@ -52,28 +52,28 @@ def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
                 f"runs: {run.info.run_id} is one fit of a comparison: give the comparison's id, "
                 f"{run.data.tags['mlflow.parentRunId']}."
             )
-        if kind in found:
+        if kind in by_kind:
             raise TrackingError(
-                f"runs: expected at most one run of {kind}, got {found[kind].info.run_id} and "
+                f"runs: expected at most one run of {kind}, got {by_kind[kind].info.run_id} and "
                 f"{run.info.run_id}: leave one out."
             )
-        found[kind] = run
-    if found:
-        return found
+        by_kind[kind] = run
+    if by_kind:
+        return by_kind
     newest = {kind: _newest(client, experiment_id, kind) for kind in KINDS}
-    found = {kind: run for kind, run in newest.items() if run}
-    if comparison := found.get("compare_transfer"):
+    by_kind = {kind: run for kind, run in newest.items() if run}
+    if comparison := by_kind.get("compare_transfer"):
         best_first = comparison.data.tags["compared_runs"].split(",")
         for run_id in reversed(best_first):
             run = finished_run(client, run_id, IMAGE_KINDS)
-            found[run.data.tags["entry_point"]] = run
-    return found
+            by_kind[run.data.tags["entry_point"]] = run
+    return by_kind
 
 
 def _newest(client: mlflow.MlflowClient, experiment_id: str, kind: str) -> Run | None:
-    found = newest_finished(client, experiment_id, f"tags.entry_point = '{kind}'")
+    runs = newest_finished(client, experiment_id, f"tags.entry_point = '{kind}'")
     # The fits of a comparison that was stopped have finished, it has not.
-    return next((run for run in found if FIT_KEY not in run.data.tags), None)
+    return next((run for run in runs if FIT_KEY not in run.data.tags), None)
 
 
 def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:

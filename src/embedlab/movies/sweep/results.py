@@ -116,8 +116,8 @@ class OptimizerComparison:
             return {}
         best = self.best[0]
         share, _ = self.sampled[best][best.fit.epochs]
-        found = {"cost": best.fit.cost, "gap": best.gap, "overlap_random": share}
-        return {f"best/{name}": value for name, value in found.items()}
+        metrics = {"cost": best.fit.cost, "gap": best.gap, "overlap_random": share}
+        return {f"best/{name}": value for name, value in metrics.items()}
 
     def pair_table(self) -> pd.DataFrame:
         """A row per pair of fits: overlap@k and rank-biased overlap, mean over the queries."""

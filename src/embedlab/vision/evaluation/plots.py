@@ -295,8 +295,8 @@ def plot_class_differences(table: pd.DataFrame, labels: np.ndarray, title: str) 
         recall = table[name].to_numpy()
         right = np.rint(recall * counts).astype(int)
         pairs = zip(right, counts, strict=True)
-        found = [wilson_interval(k, n) if n else (0.0, 1.0) for k, n in pairs]
-        errors = np.abs(np.transpose(found) - recall)
+        intervals = [wilson_interval(k, n) if n else (0.0, 1.0) for k, n in pairs]
+        errors = np.abs(np.transpose(intervals) - recall)
         at = y + 0.5 - (i + 1) / (len(table.columns) + 1)
         colour = COLOURS[i % len(COLOURS)]
         axes.errorbar(recall, at, xerr=errors, fmt="o", color=colour, elinewidth=1.2, label=name)

@@ -15,7 +15,7 @@ def build_parser() -> Parser:
         "processes left unfinished in the cache.",
     )
     parser.add("experiment", str, "", "name of the experiment to clean; empty: this run's")
-    what = "hours without activity after which a run of another host, or of no process, is stale"
+    what = "hours without activity after which a run or file of no process on this host is stale"
     parser.add("hours", number(0), 24, what)
     parser.add("dry_run", boolean, False, "only list what would be marked and removed")
     return parser

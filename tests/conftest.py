@@ -62,6 +62,19 @@ def fresh_store(folder: Path) -> Iterator["mlflow.MlflowClient"]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """An empty store for the tests of one file: its client."""
+    with fresh_store(tmp_path_factory.mktemp("store")) as client:
+        yield client
+
+
+@pytest.fixture
+def experiment(store, request) -> str:
+    """The id of a new experiment, named after the test."""
+    return store.create_experiment(request.node.name)
+
+
 def empty_store(file: Path) -> str:
     """Make an empty store, unless it is there, with artifacts beside it. Returns its address."""
     if not file.exists():

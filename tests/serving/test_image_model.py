@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import PROJECT, fresh_store
+from conftest import PROJECT
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -136,13 +136,7 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    with fresh_store(tmp_path_factory.mktemp("store")) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def served(client) -> Served:
+def served(store) -> Served:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = models.resnet18(num_classes=len(CLASSES)).eval()

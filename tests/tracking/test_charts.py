@@ -5,24 +5,12 @@ import logging
 import mlflow
 import pytest
 from chart_views import kept_view
-from conftest import fresh_store
 from mlflow.exceptions import MlflowException
 
 from embedlab.tracking import charts as views
 from embedlab.tracking.charts import save_view
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    with fresh_store(tmp_path_factory.mktemp("store")) as client:
-        yield client
-
-
-@pytest.fixture
-def experiment(client, request) -> str:
-    return client.create_experiment(request.node.name)
 
 
 def save(experiment: str, name: str = "Mine", charts: int = 1) -> str | None:
@@ -37,7 +25,7 @@ def save(experiment: str, name: str = "Mine", charts: int = 1) -> str | None:
     )
 
 
-def test_a_view_is_a_tag_with_its_charts_and_columns(client, experiment):
+def test_a_view_is_a_tag_with_its_charts_and_columns(store, experiment):
     page = save_view(
         experiment,
         "mine",
@@ -55,7 +43,7 @@ def test_a_view_is_a_tag_with_its_charts_and_columns(client, experiment):
     )
     query = "viewStateShareKey=mine&compareRunsMode=CHART&workflowType=machine_learning"
     assert page == f"#/experiments/{experiment}/runs?{query}"
-    view, state = kept_view(client, experiment, "mine")
+    view, state = kept_view(store, experiment, "mine")
     assert view["name"] == "Mine, été"
     assert view["createdAt"] == view["updatedAt"] > 1.7e12  # milliseconds
     assert state["searchFilter"] == "tags.a = 'b'"
@@ -81,9 +69,9 @@ def test_a_view_is_a_tag_with_its_charts_and_columns(client, experiment):
     assert {chart["metricSectionId"] for chart in charts} == set(sections)
 
 
-def test_a_view_of_the_same_name_is_replaced(client, experiment):
+def test_a_view_of_the_same_name_is_replaced(store, experiment):
     assert save(experiment, "Before") == save(experiment, "After")
-    assert kept_view(client, experiment, "mine")[0]["name"] == "After"
+    assert kept_view(store, experiment, "mine")[0]["name"] == "After"
 
 
 def assert_only_a_warning(caplog, page: str | None) -> None:
@@ -93,13 +81,13 @@ def assert_only_a_warning(caplog, page: str | None) -> None:
     assert record.getMessage().startswith("the chart view was not saved: ")
 
 
-def test_a_store_that_does_not_know_the_experiment_warns_only(client, caplog):
+def test_a_store_that_does_not_know_the_experiment_warns_only(store, caplog):
     assert_only_a_warning(caplog, save("123456"))
 
 
-def test_a_view_that_is_too_long_for_the_store_warns_only(client, experiment, caplog):
+def test_a_view_that_is_too_long_for_the_store_warns_only(store, experiment, caplog):
     assert_only_a_warning(caplog, save(experiment, charts=200))
-    tags = client.get_experiment(experiment).tags
+    tags = store.get_experiment(experiment).tags
     assert not [name for name in tags if name.startswith("mlflow.sharedViewState")]
 
 

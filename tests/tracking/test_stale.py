@@ -9,7 +9,6 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import fresh_store
 from mlflow.entities import Run
 
 from embedlab.datasets.cache import cache_folder, find_leftovers, working_folder
@@ -25,12 +24,6 @@ HOUR = 3600
 NOBODY = 2**22 + 1  # above every process number of Linux
 ENDED = {"host": this_host(), "pid": str(NOBODY), "process_started": "0"}
 ELSEWHERE = {"host": "elsewhere", "pid": "1", "process_started": "0"}
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with fresh_store(tmp_path_factory.mktemp("store")) as client:
-        yield client
 
 
 @pytest.fixture

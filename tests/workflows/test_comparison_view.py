@@ -5,7 +5,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 from chart_views import kept_view
-from conftest import fresh_store
 
 from embedlab.datasets.images import SAMPLE
 from embedlab.tracking.run import TrackedRun, start_run
@@ -15,17 +14,6 @@ from embedlab.workflows.finished_image_runs import find_image_runs
 from embedlab.workflows.image_runs import VIEW, comparison_view, load_images
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    with fresh_store(tmp_path_factory.mktemp("store")) as client:
-        yield client
-
-
-@pytest.fixture
-def experiment(client, request) -> str:
-    return client.create_experiment(request.node.name)
 
 
 def image_run(entry_point: str, accuracy: float, loss: float | None = None) -> TrackedRun:
@@ -38,21 +26,21 @@ def image_run(entry_point: str, accuracy: float, loss: float | None = None) -> T
     return run
 
 
-def test_the_comparison_finds_the_image_runs_and_no_other_the_best_first(client):
+def test_the_comparison_finds_the_image_runs_and_no_other_the_best_first(store):
     good, best = image_run("finetune", 0.8), image_run("extract_features", 0.9)
     with start_run("fit_embedding", "movies", {}) as other:
         other.log_metrics({"best/val_accuracy": 0.99})
     page = comparison_view(good.experiment_id)
     assert page.startswith(f"#/experiments/{good.experiment_id}/runs?viewStateShareKey={VIEW}&")
-    _, state = kept_view(client, good.experiment_id, VIEW)
+    _, state = kept_view(store, good.experiment_id, VIEW)
     order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
-    found = client.search_runs([good.experiment_id], state["searchFilter"], order_by=[order])
+    found = store.search_runs([good.experiment_id], state["searchFilter"], order_by=[order])
     assert [run.info.run_id for run in found] == [best.id, good.id]
     opened = how_to_open(good.experiment_id, good.id, page).splitlines()
     assert opened[-1] == f"Open   http://127.0.0.1:5000/{page}"
 
 
-def test_of_runs_with_equal_accuracy_the_one_with_the_lower_loss_is_compared(client):
+def test_of_runs_with_equal_accuracy_the_one_with_the_lower_loss_is_compared(store):
     kinds = {"extract_features": (0.8, 0.3, None), "finetune": (0.5, 0.4, 0.6)}
     runs = {
         (kind, loss): image_run(kind, 0.9, loss)
@@ -63,15 +51,15 @@ def test_of_runs_with_equal_accuracy_the_one_with_the_lower_loss_is_compared(cli
         with TemporaryDirectory() as folder:
             ones = np.ones((1, 10)) / 10
             np.savez(f"{folder}/test.npz", probabilities=ones, labels=[0], rows=[0])
-            client.log_artifact(run.id, f"{folder}/test.npz", "predictions")
+            store.log_artifact(run.id, f"{folder}/test.npz", "predictions")
     found = find_image_runs(run.experiment_id, ())
     wanted = [runs["extract_features", 0.3], runs["finetune", 0.4]]
     assert [item.id for item in found] == [run.id for run in wanted]
 
 
-def test_the_comparison_has_curves_bars_coordinates_and_images(client, experiment):
+def test_the_comparison_has_curves_bars_coordinates_and_images(store, experiment):
     comparison_view(experiment)
-    _, state = kept_view(client, experiment, VIEW)
+    _, state = kept_view(store, experiment, VIEW)
     charts = state["compareRunCharts"]
     assert [chart["type"] for chart in charts] == ["LINE", "LINE", "BAR", "PARALLEL", "IMAGE"]
     assert charts[0]["selectedMetricKeys"] == ["val/accuracy"]

@@ -1,6 +1,7 @@
 """Likes and counts against loops, and what is saved comes back or is refused."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -62,7 +63,8 @@ def test_counts_are_those_of_a_loop(seed):
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (9, 60), (200, 5)])
-def test_a_matrix_that_is_not_held_is_measured_as_one_that_is(monkeypatch, shape):
+@pytest.mark.parametrize("min_pairs", [0, 30, math.inf])  # all rows dense, some, none
+def test_a_matrix_that_is_not_held_is_measured_as_one_that_is(monkeypatch, shape, min_pairs):
     likes = random_likes(np.random.default_rng(1), *shape)
     weighted = weight_likes(likes, "inverse", 0.25).matrix
     for matrix in (likes, weighted):
@@ -71,7 +73,9 @@ def test_a_matrix_that_is_not_held_is_measured_as_one_that_is(monkeypatch, shape
         assert off_diagonal_squares(matrix) == pytest.approx(off_diagonal, rel=1e-12)
         held = build_cooccurrence(matrix, None)
         monkeypatch.setattr(counts_module, "MAX_NONZEROS", 10)
-        monkeypatch.setattr(counts_module, "SPARSE_ROWS_AT_ONCE", 2)
+        monkeypatch.setattr(counts_module, "LIKES_PER_GROUP", 5)
+        monkeypatch.setattr(counts_module, "PAIRS_AT_ONCE", 20)
+        monkeypatch.setattr(counts_module, "MIN_PAIRS_OF_DENSE_ROW", min_pairs)
         measured = build_cooccurrence(matrix, None)
         monkeypatch.undo()
         assert measured.matrix is None

@@ -5,9 +5,10 @@ other. An X too large to hold is computed in blocks of rows, measured and discar
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from embedlab.errors import DataError, EmbedlabError
 COUNTS_FILE = "counts.npz"
 MAX_NONZEROS = 2**28  # of a sparse X kept only to be saved: 3 GiB
 ROWS_AT_ONCE = 512  # dense
-SPARSE_ROWS_AT_ONCE = 256  # of 88,000 movies: at most 0.3 GiB
-COLUMN_GROUPS = 16  # each is multiplied with itself and the later ones
+MAX_GROUPS = 16  # of movies; each is multiplied with itself and the later ones
+LIKES_PER_GROUP = 100_000  # at least
+PAIRS_AT_ONCE = 2**20  # pairs of a user's likes that a thread adds up: some 20 MiB
+MIN_PAIRS_OF_DENSE_ROW = 30_000  # on average; with fewer a sparse product is faster
 EXACT_IN_FLOAT32 = 2**24
 
 
@@ -103,25 +106,65 @@ def _squares(values: np.ndarray) -> float:
 
 def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     """X's number of non-zeros and Σ_{i≠j} X_ij², from one half of X, as it is symmetric."""
-    columns = likes.astype(np.float64).tocsc()
-    rows = columns.T  # (n_movies, n_users) CSR, the same arrays
-    diagonal = np.asarray(columns.power(2).sum(axis=0)).ravel()  # (n_movies,) X_ii
-    edges = np.unique(np.linspace(0, len(diagonal), COLUMN_GROUPS + 1).astype(int))
+    # The most liked movies first: entries that are often added to are near in the cache.
+    order = np.argsort(-np.bincount(likes.indices, minlength=likes.shape[1]), kind="stable")
+    is_binary = bool((likes.data == 1).all())
+    later = likes[:, order].sorted_indices().astype(np.int8 if is_binary else np.float64)
+    movies, n_movies = later.T.tocsr().astype(np.float64), len(order)  # (n_movies, n_users)
+    diagonal = np.asarray(movies.power(2).sum(axis=1)).ravel()  # (n_movies,) X_ii
+    n_groups = min(MAX_GROUPS, 1 + movies.nnz // LIKES_PER_GROUP)
+    likes_before = np.linspace(0, movies.nnz, n_groups, endpoint=False)
+    edges = np.unique(np.append(np.searchsorted(movies.indptr, likes_before), n_movies))
     nonzeros, squares = 0, 0.0
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for first, last in pairwise(edges):
-            right = columns[:, first:].tocsr()  # the movies of this group and of all later ones
-
-            def sums(start: int, first=first, last=last, right=right) -> tuple[int, float]:
-                block = rows[start : min(start + SPARSE_ROWS_AT_ONCE, last)] @ right
-                squared = np.square(block.data)
-                within = block.indices < last - first  # has both halves; the rest counts twice
-                n = 2 * len(squared) - int(np.count_nonzero(within))
-                return n, float(2 * squared.sum() - squared[within].sum())
-
-            for n, square in threads.map(sums, range(first, last, SPARSE_ROWS_AT_ONCE)):
+            group, later = movies[first:last], later[:, first - n_movies :]
+            n_pairs = np.cumsum(np.diff(later.indptr)[group.indices])
+            n_pairs = np.append(0, n_pairs)[group.indptr]  # (rows + 1,) added up before each row
+            is_dense = is_binary and n_pairs[-1] >= MIN_PAIRS_OF_DENSE_ROW * (last - first)
+            entries = _dense_rows if is_dense else _sparse_rows
+            sums = partial(_sums_of_rows, entries, later, last - first)
+            starts = np.searchsorted(n_pairs, np.arange(0, n_pairs[-1], PAIRS_AT_ONCE))
+            blocks = (group[start:end] for start, end in pairwise([*starts, last - first]))
+            for n, square in threads.map(sums, blocks):
                 nonzeros, squares = nonzeros + n, squares + square
     return nonzeros, float(squares - np.square(diagonal).sum())
+
+
+Entries = Iterator[tuple[torch.Tensor, torch.Tensor]]  # of some rows; those within their group
+
+
+def _sums_of_rows(
+    entries: Callable[[sp.csr_matrix, sp.csr_matrix, int], Entries],
+    later: sp.csr_matrix,
+    n_group: int,
+    rows: sp.csr_matrix,
+) -> tuple[int, float]:
+    """Number of non-zeros and sum of squares of `rows @ later`.
+
+    The first n_group columns have both halves of X; entries of the other columns count twice.
+    """
+    nonzeros, squares = 0, 0.0
+    for values, within in entries(rows, later, n_group):
+        nonzeros += 2 * int(torch.count_nonzero(values)) - int(torch.count_nonzero(within))
+        squares += 2 * float(values @ values) - float(within @ within)
+    return nonzeros, squares
+
+
+def _dense_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> Entries:
+    """Each row of `rows @ later`, both binary, added up in place: fast if few entries are 0."""
+    likes = later[rows.indices]  # of the users of the first row, then of the second, …
+    lengths = np.diff(likes.indptr[rows.indptr]).tolist()
+    for columns in torch.from_numpy(likes.indices).split(lengths):
+        row = torch.bincount(columns, minlength=later.shape[1]).double()
+        yield row, row[:n_group]
+
+
+def _sparse_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> Entries:
+    """All entries of `rows @ later` that are not 0."""
+    block = rows @ later
+    values = torch.from_numpy(block.data)
+    yield values, values[torch.from_numpy(block.indices) < n_group]
 
 
 def save_cooccurrence(x: sp.csr_matrix, folder: Path) -> None:

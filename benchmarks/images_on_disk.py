@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.timing import Report
-from embedlab.datasets.images import locate_images
+from embedlab.datasets.image_source import locate_images
 from embedlab.process import peak_memory
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.data.images import read_images

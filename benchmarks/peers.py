@@ -32,7 +32,7 @@ from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation.baselines import cosine
-from embedlab.movies.evaluation.metrics import Scorer, rank_held_out
+from embedlab.movies.evaluation.metrics import Scorer, held_out_metrics
 from embedlab.movies.evaluation.splits import Holdout, choose_users, hold_out
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.plotting import BLUE, GREEN, new_figure, tidy
@@ -107,7 +107,7 @@ def measure(side: str, folder: Path, is_ranked: bool) -> Found:
     asked = [times(partial(top_10, row), 1, warm_up=0)[0] for row in rows]
     found["a top 10, ms"] = 1e3 * statistics.median(asked)
     if is_ranked:
-        rankings = rank_held_out(scorers, holdout).values()
+        rankings = held_out_metrics(scorers, holdout).values()
         rates = [ranking.means()["hit_rate"] for ranking in rankings]
         found["hit rate"] = max(rates)
     return found

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from benchmarks.synthetic_ratings import LARGEST, SMALLEST, write
 from benchmarks.timing import in_a_process, machine
+from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.data.weighting import WeightedLikes, weight_likes
@@ -98,7 +99,7 @@ def fit(folder: Path) -> dict[str, float]:
     memory = peak_gib()
 
     titles = json.loads((folder / TITLES).read_text())
-    popularity = np.bincount(likes.indices, minlength=likes.shape[1])
+    popularity = likes_per_movie(likes)
     index, indexing = timed(lambda: TitleIndex(titles, popularity))
     neighbours = Neighbours(exact.embedding)
 

@@ -19,7 +19,7 @@ def build_parser() -> Parser:
     arguments.add_like_rule(parser)
     arguments.add_weighting(parser)
     parser.add("dense", boolean, True, "also make the dense tensor, and compare the two")
-    arguments.add_device(parser, "where the dense tensor lives")
+    arguments.add_device(parser, "device of the dense tensor")
     return parser
 
 
@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             save_likes(likes, folder)
             if result.matrix is not None:
                 save_cooccurrence(result.matrix, folder)
-        dropped = "".join(f", {n:,} dropped: {why}" for why, n in ratings.dropped.items() if n)
+        dropped = "".join(
+            f", {n:,} dropped ({why.replace('_', ' ')})" for why, n in ratings.dropped.items() if n
+        )
         summary = (
             f"{likes.name}: {counted(ratings.n_ratings, 'rating')}{dropped}, "
             f"{counted(ratings.n_users, 'user')}, {counted(ratings.n_movies, 'movie')}, "

@@ -23,10 +23,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from embedlab.cli.console import console
-    from embedlab.datasets.images import locate_images
+    from embedlab.datasets.image_source import locate_images
     from embedlab.tracking.run import start_run
     from embedlab.vision.data.images import read_images
-    from embedlab.vision.evaluation import plots as figures
+    from embedlab.vision.evaluation import plots
     from embedlab.vision.evaluation.comparison import compare_runs, right_only_by
     from embedlab.vision.evaluation.page import images_page
     from embedlab.workflows.finished_image_runs import check_images_unchanged, find_image_runs
@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_table(comparison.recall.reset_index(), "tables/recall.json")
         curves = {item.compared.name: item.history for item in finished}
         chosen = {item.compared.name: item.best_epoch for item in finished}
-        run.log_figure(figures.plot_curves(curves, name, chosen), "figures/curves.png")
-        run.log_figure(figures.plot_accuracies(comparison.table, name), "figures/accuracy.png")
+        run.log_figure(plots.plot_curves(curves, name, chosen), "figures/curves.png")
+        run.log_figure(plots.plot_accuracies(comparison.table, name), "figures/accuracy.png")
         labels = comparison.runs[0].test.labels
-        classes = figures.plot_class_differences(comparison.recall, labels, name)
+        classes = plots.plot_class_differences(comparison.recall, labels, name)
         run.log_figure(classes, "figures/classes.png")
         best, *others = comparison.runs
         for i, other in enumerate(others, start=1):
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if not any(len(side.rows) for side in sides):
                 continue
             title = f"{name}: where the two differ, the most confident mistakes first"
-            figure = figures.plot_disagreements(*sides, (best.name, other.name), images, title)
+            figure = plots.plot_disagreements(*sides, (best.name, other.name), images, title)
             run.log_figure(figure, f"figures/disagreements_{i}.png")
         if page := images_page(comparison.runs, images):
             run.log_text(page, PAGE)

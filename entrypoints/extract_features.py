@@ -6,7 +6,7 @@ from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean, integer, number, one_of
 from embedlab.distributed.launch import launch_workers
-from embedlab.vision.options import MAPS, LinearProbeOptions, check_backbone
+from embedlab.vision.options import IMAGE_MAPS, LinearProbeOptions, check_backbone
 
 
 def build_parser() -> Parser:
@@ -23,7 +23,9 @@ def build_parser() -> Parser:
     what = "mean embedding of an image and its mirror image"
     parser.add("flip_view", boolean, False, what)
     arguments.add_linear_probe(parser)
-    parser.add("embedding_map", one_of(*MAPS), "pca", "how the embedding is drawn in the plane")
+    parser.add(
+        "embedding_map", one_of(*IMAGE_MAPS), "pca", "how the embedding is drawn in the plane"
+    )
     parser.add("seed", integer(0), 0, "seed of the batches' order, and of weights=none")
     arguments.add_device(parser, "where the network runs")
     arguments.add_precision(parser)
@@ -34,9 +36,9 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    given, lr = vars(args), args.lr or 0.0
+    given = vars(args)
     options = LinearProbeOptions(
-        args.optimizer, lr, args.weight_decay, args.epochs, args.batch_size
+        args.optimizer, args.lr or 0.0, args.weight_decay, args.epochs, args.batch_size
     )
     check_backbone(args.backbone, [args.resolution])
     if launch_workers("extract_features", args.processes, argv):
@@ -76,8 +78,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_metrics({"time/features_seconds": features.seconds})
         train, val, test = (features.parts[name] for name in ("train", "val", "test"))
 
-        data = (train, images.labels[split.train]), (val, images.labels[split.val])
-        probe = LinearProbe(*data, len(images.classes), options, args.seed, device)
+        to_train = train, images.labels[split.train]
+        to_validate = val, images.labels[split.val]
+        n_classes = len(images.classes)
+        probe = LinearProbe(to_train, to_validate, n_classes, options, args.seed, device)
         with (
             image_runs.EpochLog(run, images, split, label, lambda: probe.best.epoch) as log,
             epoch_progress(label, options.epochs, "val/accuracy") as print_progress,

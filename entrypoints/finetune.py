@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import integer, run_id_or_nothing
-from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
 from embedlab.vision.options import SPLIT_PARAMETERS
 from embedlab.vision.training.recipes import RECIPE_FIELDS, explain_auto, resolve_options
@@ -48,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.backbone import attach_head, load_backbone, new_head
     from embedlab.vision.inference import Classifier, choose_precision
     from embedlab.vision.training.checkpoint import Checkpoints
+    from embedlab.vision.training.cost_estimate import cheaper_options
     from embedlab.vision.training.head import probe_head
     from embedlab.vision.training.trainer import Trainer
-    from embedlab.vision.training.work import cheaper_options
     from embedlab.workflows import image_runs
     from embedlab.workflows.conflicts import refuse_conflicts
 
@@ -68,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             images, split, messages = image_runs.load_images(run, settings, on_progress)
         n_train, seed = len(split.train), settings["seed"]
         options = resolve_options(settings, n_train, images.side)
-        resumed = f"resume={args.resume}"
-        refuse_conflicts(resumed, settings | vars(options), parser.non_default(args))
+        if state:
+            known = settings | vars(options)
+            refuse_conflicts(f"resume={args.resume}", known, parser.non_default(args))
         run.log_params({"device": device, **settings})
         run.log_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
         if options.recipe == "auto":
@@ -93,8 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             run.set_tags({"resumed_from": args.resume})
 
         def save() -> None:
-            if is_main_process():
-                Checkpoints(run.id).save(trainer.state() | {"settings": settings}, args.resume)
+            Checkpoints(run.id).save(trainer.state() | {"settings": settings}, args.resume)
 
         cheaper = [] if state else cheaper_options(settings, n_train, len(split.val), images.side)
         on_estimate = time_estimate(f"{options.label}, {device}, {precision}", cheaper)
@@ -113,8 +112,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         test = model.predict(images, split.test)
         if test is None:  # rank 0 has them, and goes on alone
             return
-        about = settings["backbone"], f"finetune {options.label}"
-        trained = image_runs.TrainedClassifier(model, trainer.best, trainer.seconds, *about)
+        trained = image_runs.TrainedClassifier(
+            model, trainer.best, trainer.seconds, settings["backbone"], f"finetune {options.label}"
+        )
         messages = image_runs.finish(run, trained, test, images, split, given)
         Checkpoints(run.id).delete()
     console.print("\n".join(messages))

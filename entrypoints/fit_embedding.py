@@ -7,7 +7,7 @@ from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import auto_or, boolean, integer, one_of, positive_number
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
-from embedlab.movies.options import DEFAULT_LR, MAPS, OPTIMIZERS, FitOptions, check_processes
+from embedlab.movies.options import DEFAULT_LR, MOVIE_MAPS, OPTIMIZERS, FitOptions, check_processes
 from embedlab.progress import EpochRecord
 from embedlab.workflows.model_facts import COST, MOVIE_METRICS, NDCG
 
@@ -28,8 +28,13 @@ def build_parser() -> Parser:
     arguments.add_device(parser, "where the fit runs")
     arguments.add_processes(parser)
     what = "map of the movies and explore.html: tsne keeps neighbours, pca is faster, none: neither"
-    parser.add("embedding_map", one_of(*MAPS), "tsne", what)
-    parser.add("reference", boolean, False, "also solve exactly, and log every epoch's gap to it")
+    parser.add("embedding_map", one_of(*MOVIE_MAPS), "tsne", what)
+    parser.add(
+        "reference",
+        boolean,
+        False,
+        "also run the exact solver, and log every epoch's gap to its cost",
+    )
     arguments.add_registration(parser, "movie-embedding")
     what = "score that versions compete by: cost, or ndcg on held-out likes (a second fit)"
     parser.add("promote_by", one_of(*MOVIE_METRICS), "cost", what)
@@ -50,20 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.distributed.collectives import process_group
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
     from embedlab.movies.evaluation.splits import check_enough_likes
-    from embedlab.movies.plots import plot_fit
     from embedlab.movies.solvers.fit import fit_weighted
-    from embedlab.movies.solvers.result import add_gap_metric
     from embedlab.tracking.registry.promotion import Score
-    from embedlab.tracking.registry.versions import publish
     from embedlab.tracking.run import start_run
-    from embedlab.wording import command
-    from embedlab.workflows.models import example_title, log_movie_model
-    from embedlab.workflows.movie_runs import (
-        find_or_load_likes,
-        fit_summary,
-        log_explorer,
-        movie_card,
-    )
+    from embedlab.workflows import movie_runs
 
     given = vars(args) | {"lr": options.lr}
     title = f"fit {options.label}"
@@ -71,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not is_main_process():  # rank 0 scatters the likes
             fit_weighted(None, options, args.seed, device, processes=args.processes)
             return
-        likes = find_or_load_likes(run, vars(args), parser.non_default(args), console.print)
+        likes = movie_runs.find_or_load_likes(
+            run, vars(args), parser.non_default(args), console.print
+        )
         if args.register and args.promote_by == "ndcg":
             check_enough_likes(likes.matrix)  # refused before the fit
         run.log_params({"device": device})
@@ -80,43 +77,32 @@ def main(argv: Sequence[str] | None = None) -> None:
             exact = FitOptions("exact", dim=options.dim)
             reference = fit_weighted(likes.weighted, exact, args.seed, device).cost
             run.log_metrics({"reference/cost": reference})
-        history: list[EpochRecord] = []
+        caption = f"{likes.name}: cost, dim {options.dim}"
         n_epochs = None if options.optimizer == "exact" else options.epochs  # until it converges
-        with epoch_progress(title, n_epochs, "train/cost") as on_progress:
+        with (
+            epoch_progress(title, n_epochs, "train/cost") as show,
+            movie_runs.epoch_log(run, options, caption, reference) as log,
+        ):
 
             def on_epoch(record: EpochRecord) -> None:
-                history.append(add_gap_metric(record, reference))
-                run.log_epoch(history[-1])
-                on_progress(record)
+                log(record)
+                show(record)
 
-            try:
-                fit = fit_weighted(
-                    likes.weighted, options, args.seed, device, on_epoch, args.processes
-                )
-            finally:  # a stopped fit has its curve, too
-                caption = f"{likes.name}: cost, dim {options.dim}"
-                figure = plot_fit(history, options, caption, reference)
-                run.log_figure(figure, "figures/cost.png")
+            fit = fit_weighted(likes.weighted, options, args.seed, device, on_epoch, args.processes)
         fit.raise_if_diverged(options)
-        run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds})
 
-        about = likes.about() | {"optimizer": options.label, "dim": options.dim, "cost": fit.cost}
-        model_uri = log_movie_model(run, fit.embedding, likes.table, about)
-        outcome = fit_summary(fit, options, reference)
-        console.print(outcome)
+        fitted = movie_runs.FittedEmbedding(likes, options, fit, reference)
+        model = fitted.log_model(run)
+        console.print(str(fitted))
         with work_progress("map of the movies"):
-            explorer = log_explorer(run, likes, fit, options.label, args.embedding_map)
+            explorer = movie_runs.log_explorer(run, fitted, args.embedding_map)
         console.print(explorer)
         score = Score(COST, fit.cost)
         if args.register and args.promote_by == "ndcg":
             score = Score(NDCG, held_out_ndcg(likes, options, args.seed, device))
             run.log_metrics({"test/ndcg": score.value})
-        card = movie_card(run, likes, fit, reference, score)
-        name = args.model_name if args.register else None
-        model, registered = publish(run, model_uri, card, score, name, args.promote)
-        ask = command("recommend", model=model, title=example_title(likes.table))
-        run.describe("\n\n".join([f"**{outcome}**", *registered, f"Ask it: `{ask}`"]))
-    console.print(*registered, f"Ask it with  {ask}", run.how_to_open(), sep="\n")
+        messages = movie_runs.finish(run, fitted, model, score, given)
+    console.print("\n".join(messages))
 
 
 if __name__ == "__main__":

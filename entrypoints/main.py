@@ -1,4 +1,4 @@
-"""Everything, small, end to end: both families, registered models, recommendations."""
+"""Run every step on small data, end to end: both families, registered models, recommendations."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Titles in, the nearest movies by name out, from a registered embedding."""
+"""Recommend the movies nearest to given titles, from a registered embedding."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def build_parser() -> Parser:
     parser.add("k", integer(1, 1000), 10, "how many recommendations")
     what = "dot: inner product, favours much-liked movies; cosine: does not"
     parser.add("score", one_of("dot", "cosine"), "dot", what)
-    parser.add("include_self", boolean, False, "keep the asked movies in the list")
+    parser.add("include_self", boolean, False, "keep the query movies in the list")
     return parser
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.cli.console import as_text, console, recommendation_table
     from embedlab.tracking.run import start_run
     from embedlab.wording import as_markdown
-    from embedlab.workflows.served import load_model, query
+    from embedlab.workflows.recommend import load_model, query
 
     with start_run("recommend", f"recommend {args.title}", vars(args)) as run:
         params = {"k": args.k, "score": args.score, "include_self": args.include_self}

@@ -23,7 +23,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 # Minutes of work, where the short tests of the same file say most of it already.
 long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMBEDLAB_LONG_TESTS")
 
-# The files that take longest: begun first, so that neither of two workers waits for the other.
+# The files that take longest: begun first, so that no worker waits for another at the end.
 LONGEST = (
     *("test_entry_points", "test_team_server", "test_same_seed", "test_kill"),
     "test_distributed",
@@ -32,7 +32,7 @@ LONGEST = (
 
 # No test talks to the outside, or finds a store or a cache that another run left behind.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with two threads each would fight for cores
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers with several threads each would compete for cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):

@@ -71,7 +71,7 @@ def commands(images: Path) -> list[Command]:
     }
     grid = {"optimizers": "adam,sgd", "learning_rates": "adam:1,0.1/sgd:1e-4", "dim": 8}
     tuning = small | TRAINING
-    contest = {"dims": "5,10", "resamples": 200}
+    evaluation = {"dims": "5,10", "resamples": 200}
     of_main = {"dim": 8, "epochs": 30, "train_limit": 100}
     undo = {"model_name": "kill-movies", "version": 1, "reason": "a test"}
     return [
@@ -99,7 +99,7 @@ def commands(images: Path) -> list[Command]:
             "recommend",
             {"title": "Toy Story", "model": "models:/kill-movies@champion"},
         ),
-        Command("evaluate_embedding", "evaluate_embedding", {"ratings": "sample"} | contest),
+        Command("evaluate_embedding", "evaluate_embedding", {"ratings": "sample"} | evaluation),
         Command("promote", "promote", undo),
         Command("clean_runs", "clean_runs"),
         Command("mlflow run, fit_embedding", "fit_embedding", MOVIES | REGISTERED, by_mlflow=True),
@@ -214,7 +214,7 @@ class Harness:
 
         from embedlab.errors import EmbedlabError
         from embedlab.movies.data.likes import load_likes
-        from embedlab.workflows.served import load_model
+        from embedlab.workflows.recommend import load_model
 
         for path in (world.cache / CHECKPOINTS).glob("*/last.pt"):
             try:

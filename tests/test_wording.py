@@ -36,7 +36,7 @@ def test_a_value_is_spelled_as_on_the_command_line(value, text):
     assert value_as_text(value) == text
 
 
-def test_a_title_is_no_markup():
+def test_a_title_is_not_read_as_markup():
     text = as_markdown(r"M*A*S*H [a_b] <i> `c` \d")
     assert MarkdownIt("commonmark").renderInline(text) == r"M*A*S*H [a_b] &lt;i&gt; `c` \d"
 

@@ -1,4 +1,4 @@
-"""Two families of tracked experiments, one idea: learn an embedding, look at it, serve it.
+"""Learn an embedding of images or movies, look at it, register it and serve it.
 
-`datasets` knows where files come from, `movies` and `vision` compute, `tracking` talks to MLflow.
+docs/architecture.md has the layers.
 """

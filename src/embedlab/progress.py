@@ -10,7 +10,7 @@ class EpochRecord:
     """One finished epoch.
 
     epoch    0 is the start.
-    metrics  by name, `<split>/<name>`: `train/cost`, `val/accuracy`.
+    metrics  by name: `train/cost`, `val/accuracy`, `lr`.
     seconds  wall time of the epoch; None for the evaluation that closes a run and updates nothing.
     """
 

@@ -38,13 +38,13 @@ class BigramIndex:
         return np.bincount(np.concatenate(owners), minlength=len(self.lengths)), len(bigrams)
 
     def within(self, query: str, distance: int) -> np.ndarray:
-        """Positions of all texts within this distance of the query (insertions, deletions,
-        substitutions, swaps of neighbours), and of others."""
+        """Positions of a superset of the texts within this distance of the query (insertions,
+        deletions, substitutions, swaps of neighbours)."""
         shared, n_bigrams = self.shared_with(query)
         return np.flatnonzero(shared >= n_bigrams - 3 * distance)  # a swap changes three
 
     def alike(self, query: str, ratio: float, partial_ratio: float) -> np.ndarray:
-        """Positions of all texts with so much likeness by rapidfuzz, and of others.
+        """Positions of a superset of the texts that reach one of these ratios of rapidfuzz.
 
         ratio          of `fuzz.ratio` and `fuzz.token_sort_ratio`, 0 to 100.
         partial_ratio  of `fuzz.partial_ratio`, from 67 to 100.

@@ -4,7 +4,7 @@
 class EmbedlabError(Exception):
     """An error that a user can put right: the text says how.
 
-    stop_reason  the tag of a run that ends with it.
+    stop_reason  value of the tag `stop_reason` of a run that ends with this error.
     """
 
     stop_reason = "error"

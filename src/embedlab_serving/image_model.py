@@ -30,7 +30,7 @@ from embedlab_serving.decode import decode_image
 from embedlab_serving.digests import check_model
 from embedlab_serving.errors import DataError, OptionError
 from embedlab_serving.http_errors import map_errors
-from embedlab_serving.network import Preprocessing, head_name
+from embedlab_serving.network import Preprocessing, forward, head_name
 
 ARTIFACT = "classifier"
 WEIGHTS_FILE, ABOUT_FILE = "weights.safetensors", "about.json"
@@ -73,7 +73,7 @@ class ImageModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None
     ) -> pd.DataFrame:
-        """Raises MlflowException, as `map_errors` says."""
+        """A row per image: COLUMNS. Raises MlflowException, as `map_errors` says."""
         with map_errors():
             return self._classify(model_input["image"].tolist(), (params or {}).get("k"))
 
@@ -81,7 +81,7 @@ class ImageModel(PythonModel):
         if k is None:
             k = min(DEFAULT_K, len(self.classes))
         if not 1 <= k <= len(self.classes):
-            raise OptionError(f"k: expected 1 to {len(self.classes)}, got {k}")
+            raise OptionError(f"k: expected a whole number from 1 to {len(self.classes)}, got {k}")
         if len(images) > MAX_IMAGES:
             raise OptionError(
                 f"expected at most {MAX_IMAGES} images in a request, got {len(images):,}: "
@@ -92,9 +92,7 @@ class ImageModel(PythonModel):
         pixels = np.stack([self._decode(row, text) for row, text in enumerate(images)])
         with torch.inference_mode():
             batch = self.preprocessing(torch.from_numpy(pixels))  # (n, 3, r, r)
-            logits = self.network(batch)  # (n, classes)
-            if self.tta_flip:
-                logits = (logits + self.network(batch.flip(-1))) / 2
+            logits = forward(self.network, batch, self.tta_flip)  # (n, classes)
             probabilities = logits.double().softmax(1)
         best = probabilities.topk(k)  # values and indices, (n, k)
         answers = []

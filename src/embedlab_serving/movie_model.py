@@ -67,7 +67,7 @@ class MovieModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None
     ) -> pd.DataFrame:
-        """Raises MlflowException, as `map_errors` says."""
+        """A row per recommendation: COLUMNS. Raises MlflowException, as `map_errors` says."""
         with map_errors():
             return self._recommend(model_input["title"].tolist(), params or {})
 
@@ -79,8 +79,10 @@ class MovieModel(PythonModel):
             )
         # MLflow lets a null through; it means what leaving the parameter out means.
         options = DEFAULTS | {name: value for name, value in params.items() if value is not None}
-        if options["k"] > MAX_RECOMMENDATIONS:
-            raise OptionError(f"k: expected 1 to {MAX_RECOMMENDATIONS:,}, got {options['k']}")
+        if not 1 <= options["k"] <= MAX_RECOMMENDATIONS:
+            raise OptionError(
+                f"k: expected a whole number from 1 to {MAX_RECOMMENDATIONS:,}, got {options['k']}"
+            )
         understood: list[str] = []  # one per recommendation, like `found`
         found: list[Recommendation] = []
         for row, query in enumerate(queries):

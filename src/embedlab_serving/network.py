@@ -35,6 +35,13 @@ class Preprocessing:
         return batch.contiguous(memory_format=torch.channels_last)
 
 
+def forward(network: nn.Module, batch: torch.Tensor, tta_flip: bool) -> torch.Tensor:
+    """(b, outputs): the network's output for (b, 3, r, r), with `tta_flip` the mean of it and of
+    that for the mirror images."""
+    output = network(batch)
+    return (output + network(batch.flip(-1))) / 2 if tta_flip else output
+
+
 def head_name(network: nn.Module) -> str:
     """The name of the last linear layer, which gives the logits: `fc`, `classifier.1`, …"""
     return [name for name, part in network.named_modules() if isinstance(part, nn.Linear)][-1]

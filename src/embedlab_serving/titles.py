@@ -4,7 +4,7 @@ In: the titles of a catalogue in row order, in MovieLens' spelling: ``Shawshank 
 (1994)``, ``Seven (a.k.a. Se7en) (1995)``, ``Babylon 5``. Out: the row of the movie, or a
 :class:`~embedlab_serving.errors.TitleError` that lists the titles that may be meant.
 
-A query is looked up by exact keys, strictest first (LEVELS), and the first level that has it
+A query is looked up by exact keys, strictest level first (`_keys`); the first level that has it
 answers. Then come phrases that a name contains ("Shawshank"), and last the nearest name by
 rapidfuzz, for typos ("Forest Gump"). A year at the end narrows every step and is never ignored: the
 wrong year is an error.

@@ -60,7 +60,7 @@ def test_a_run_id_or_an_empty_text_is_accepted():
     assert run_id_or_nothing("") == ""
 
 
-def test_best_is_no_id_and_one_id_is_too_few():
+def test_best_is_not_an_id_and_one_id_is_too_few():
     two_or_more = run_ids("best", 2)
     assert two_or_more("best") == ()
     assert two_or_more(" a, b ,a") == ("a", "b")

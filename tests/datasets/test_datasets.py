@@ -135,8 +135,8 @@ def test_a_server_error_that_passes_is_tried_again(server):
         ("404", 1, "the server answered 404 Not Found"),
         ("500", 3, "the server answered 500 Internal Server Error"),
         ("truncated", 3, "the connection broke off before the file was complete"),
-        ("truncated-without-length", 1, "what came is not the expected file"),
-        ("tampered", 1, "what came is not the expected file"),
+        ("truncated-without-length", 1, "the downloaded file has another checksum"),
+        ("tampered", 1, "the downloaded file has another checksum"),
         ("silent", 3, "the server did not answer in time"),
     ],
 )
@@ -492,7 +492,7 @@ def test_a_folder_without_the_files_says_which(tmp_path):
         locate_ratings(str(folder / "ratings.csv"))
 
 
-def test_a_file_that_is_no_zip_is_one_sentence(tmp_path):
+def test_a_file_that_is_not_a_zip_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"<html>not found</html>")
     with pytest.raises(DataError) as error:
         locate_ratings(str(tmp_path / "a.zip"))

@@ -29,12 +29,12 @@ from made_images import (
 from PIL import Image
 
 from embedlab.datasets.cache import cache_folder
-from embedlab.datasets.images import locate_images
+from embedlab.datasets.image_source import locate_images
 from embedlab.errors import DataError
 from embedlab.vision.data.images import read_images
 
 
-def test_what_is_no_regular_file_is_left_out(tmp_path):
+def test_what_is_not_a_regular_file_is_left_out(tmp_path):
     source = fill(tmp_path, {**ANIMALS, "elsewhere.png": WHITE})
     os.mkfifo(tmp_path / "cat" / "fifo.png")
     (tmp_path / "cat" / "null.png").symlink_to("/dev/null")
@@ -70,7 +70,7 @@ def ended_every(seconds: float, fifo: Path) -> Iterator[None]:
 
 BLOCKED = """
 import os, sys
-from embedlab.datasets.images import locate_images
+from embedlab.datasets.image_source import locate_images
 from embedlab.tracking.signals import raise_first_signal
 from embedlab.vision.data import images
 

@@ -69,7 +69,7 @@ def by_several(request, tmp_path_factory):
     """The results of several processes together, of the first and of the others."""
     folder, n = tmp_path_factory.mktemp("several"), request.param
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(str(PROJECT / name) for name in ("src", "tests")),
+        "PYTHONPATH": os.pathsep.join(str(PROJECT / name) for name in ("src", "tests/helpers")),
         "EMBEDLAB_CACHE": str(folder),
         "OMP_NUM_THREADS": "1",
     }
@@ -148,8 +148,8 @@ def test_lost_processes_are_named():
     lost = {i: (this_host(), 2**22 + 1, 0.0) for i in range(2)}
     names = f"rank 0 (pid {2**22 + 1} on {this_host()}), rank 1 (pid {2**22 + 1} on {this_host()})"
     alive = {2: (this_host(), os.getpid(), psutil.Process().create_time())}
-    assert collectives.ended_ranks(lost | alive).startswith(f"{names} of ")
-    assert collectives.ended_ranks(alive) == ""
+    assert collectives.ended_ranks_message(lost | alive).startswith(f"{names} of ")
+    assert collectives.ended_ranks_message(alive) == ""
 
 
 def test_shares_of_users_hold_about_as_many_likes():
@@ -238,7 +238,7 @@ def costs_of(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> list[floa
 @long
 def test_two_processes_are_one_run_and_rank_0_alone_prints(world, tmp_path):
     output = run("fit_embedding", tmp_path, **FIT, processes=2)
-    assert output.count("after 20 epochs") == output.count("Ask it with") == 1
+    assert output.count("after 20 epochs") == output.count("Query it with") == 1
     (found,) = runs_of(world)
     assert (found.info.status, found.data.params["processes"]) == ("FINISHED", "2")
     assert len(costs_of(world, found)) == FIT["epochs"] + 1
@@ -292,7 +292,7 @@ def test_a_run_whose_process_dies_records_it_and_can_be_resumed(
 
 
 @long
-def test_pictures_and_mlflow_run(world, tmp_path):
+def test_image_runs_and_mlflow_run(world, tmp_path):
     """The other ways in: features by two, a whole training by two, a fit under `mlflow run`."""
     run("extract_features", tmp_path, **IMAGES, epochs=2)
     shutil.rmtree(tmp_path / "cache" / "features")

@@ -12,8 +12,9 @@ import pytest
 import scipy.sparse as sp
 import torch
 from conftest import fresh_store
+from degenerate_ratings import WORLDS, write
 from mlflow.exceptions import MlflowException
-from oracles import co_likes_by_loop, cost_by_loop
+from oracles import cooccurrence_by_loop, cost_by_loop
 
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.movies.data.likes import load_likes
@@ -30,32 +31,6 @@ from entrypoints import (
 )
 
 pytestmark = pytest.mark.slow
-
-EVERYBODY, EVERYTHING = range(4), range(5)
-# Movies, ratings as (user, movie, stars), what a like is, and how many likes that makes.
-WORLDS = {
-    "one movie": (1, [(user, 0, 4) for user in EVERYBODY], "user_mean", 4),
-    "one user": (5, [(0, movie, 1 + movie) for movie in EVERYTHING], "user_mean", 3),
-    "no two likes together": (2, [(0, 0, 5), (1, 1, 5)], "user_mean", 2),
-    "one star for all": (5, [(u, m, 1) for u in EVERYBODY for m in EVERYTHING], "user_mean", 20),
-    "one likes all, the others nothing": (
-        5,
-        [(u, m, 5 if u == 0 else 2) for u in EVERYBODY for m in EVERYTHING],
-        "threshold:4",
-        5,
-    ),
-    "nobody likes anything": (5, [(0, m, 2) for m in EVERYTHING], "threshold:4", 0),
-}
-
-
-def write(folder: Path, world: str) -> list[str]:
-    """The files of a world; as parameters of an entry point."""
-    n_movies, ratings, like_rule, _ = WORLDS[world]
-    movies = [f"{movie},Movie {'ABCDE'[movie]} (1990),Drama\n" for movie in range(n_movies)]
-    (folder / "movies.csv").write_text("movieId,title,genres\n" + "".join(movies))
-    rows = [f"{user},{movie},{stars}\n" for user, movie, stars in ratings]
-    (folder / "ratings.csv").write_text("userId,movieId,rating\n" + "".join(rows))
-    return ["--ratings", str(folder), "--like-rule", like_rule]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +60,7 @@ def test_degenerate_ratings_have_the_cost_of_a_loop(tmp_path, world, capsys):
     params = mlflow.get_run(matrix).data.params
     assert not re.search(r"\b1 (\w+s|entries)\b", capsys.readouterr().out)
     assert (params["data/likes"], params["data/movies"]) == (str(n_likes), str(n_movies))
-    counts = co_likes_by_loop(load_likes(artifact(matrix, "matrix")).matrix.toarray())
+    counts = cooccurrence_by_loop(load_likes(artifact(matrix, "matrix")).matrix.toarray())
 
     # dim is larger than the number of movies.
     asked = ["--matrix", f"runs:/{matrix}/matrix", "--dim", "9", "--epochs", "30"]
@@ -172,7 +147,9 @@ def test_one_user_with_likes_enough_is_evaluated(tmp_path):
     asked = ["--ratings", str(tmp_path), "--dims", "2,20", "--resamples", "100"]
     _, metrics = run(evaluate_embedding, *asked, "--k", "3")
     assert 0 <= metrics["test/hit_rate"] <= 1
-    with pytest.raises(OptionError, match="k: expected from 1 to 11, the movies that are left"):
+    with pytest.raises(
+        OptionError, match="k: expected a whole number from 1 to 11, the movies that are left"
+    ):
         evaluate_embedding.main([*asked, "--k", "12"])
 
 

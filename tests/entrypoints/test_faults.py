@@ -1,7 +1,7 @@
 """A disk that is full, a cache that cannot be written, files that were cut short or changed on the
 way: one sentence, and the same command without the fault succeeds.
 
-Downloads have their tests in `test_datasets`, `test_image_sources` and `test_weights`, the tracking
+Downloads have their tests in `test_datasets`, `test_image_source` and `test_weights`, the tracking
 server in `test_outage`, damaged checkpoints in `test_trainer`, models in `test_damaged_models`.
 """
 
@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import fresh_store
+from degenerate_ratings import write
 from oracles import small_ratings
 from PIL import Image
-from squares import split_of, squares
-from test_degenerate import write
+from synthetic_images import split_of, squares
 
 from embedlab.datasets.cache import cache_folder
-from embedlab.datasets.images import locate_images
+from embedlab.datasets.image_source import locate_images
 from embedlab.datasets.movielens import locate_ratings
 from embedlab.errors import DataError, EmbedlabError, TrackingError
 from embedlab.movies.data.likes import CHECKSUM, find_likes, load_likes, save_likes

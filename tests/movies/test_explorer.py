@@ -161,8 +161,8 @@ def test_the_figure_names_the_best_known_movies(sample):
 def test_the_page_needs_nothing_from_outside_and_says_what_it_leaves_out(sample):
     page = page_of(*sample)
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|@import|url\(""", page)
-    assert "most liked are here" not in page
-    assert "the 60 most liked are here" in re.sub(r"\s+", " ", page_of(*sample, n=60))
+    assert "most liked are shown" not in page
+    assert "the 60 most liked are shown" in re.sub(r"\s+", " ", page_of(*sample, n=60))
 
 
 @needs_chromium

@@ -31,7 +31,7 @@ LIGHT = (
     "embedlab.cli.arguments",
     "embedlab.cli.parser",
     "embedlab.cli.types",
-    "embedlab.datasets.images",
+    "embedlab.datasets.image_source",
     "embedlab.datasets.movielens",
     "embedlab.errors",
     "embedlab.progress",

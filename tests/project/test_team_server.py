@@ -2,7 +2,7 @@
 
 A PostgreSQL of our own, on a socket in a temporary folder, and the real `mlflow server`, set up by
 the page's own commands. What they would do to the machine (`sudo`, `apt-get`, `systemctl`, …) is
-done to that folder by `stand_ins.py`; paths and the port are replaced in their text.
+done to that folder by `helpers/stand_ins.py`; paths and the port are replaced in their text.
 
 The tests build on each other, in this order. They take two minutes on two cores, of which most is
 Python's start and MLflow's. What takes as long again (`main`, a training that is resumed after an
@@ -77,7 +77,7 @@ class Team:
         self.executed: list[str] = []
         for command in ("sudo", "apt-get", "adduser", "python3", "systemctl"):
             stand_in = self.root / "bin" / command
-            call = f'"{sys.executable}" "{PROJECT}/tests/stand_ins.py" {command} "$@"'
+            call = f'"{sys.executable}" "{PROJECT}/tests/helpers/stand_ins.py" {command} "$@"'
             stand_in.write_text(f"#!/bin/sh\nexec {call}\n", encoding="utf-8")
             stand_in.chmod(0o755)
         self.environment = {k: v for k, v in os.environ.items() if "MLFLOW_" not in k} | {
@@ -465,8 +465,17 @@ def test_a_fit_goes_on_while_the_server_is_stopped_restored_and_upgraded(team, c
     _, said = fitting.communicate(timeout=120)
     assert fitting.returncode == 0, said
     assert "Traceback" not in said
-    assert re.findall("MLflow at [^ ]+ is (away|back)", said) == ["away", "back"] * 2
-    assert "is away (it answers 503). The run goes on" in said  # what it says without a database
+    assert (
+        re.findall("MLflow at [^ ]+ is (unavailable|available)", said)
+        == [
+            "unavailable",
+            "available",
+        ]
+        * 2
+    )
+    assert (
+        "is unavailable (it answers 503). The run goes on" in said
+    )  # what it says without a database
     (run,) = of_experiment(client, "fit")
     assert (run.info.status, run.data.tags["stop_reason"]) == ("FINISHED", "finished")
     assert steps(client, run, "train/cost") == epochs
@@ -492,9 +501,9 @@ def test_a_training_whose_server_does_not_come_back_is_sent_and_resumed_later(te
     assert re.search(rf"^ +{TUNE_EPOCHS} ", printed, re.MULTILINE)
     (kept,) = team.unsent()
     assert said.splitlines()[-1] == (
-        f"embedlab: MLflow at {team.uri} was away for 1 s (connection refused); what this run "
-        f"could not log is kept in {kept}, and the next entry point that starts on this machine "
-        "with this store sends it."
+        f"embedlab: MLflow at {team.uri} was unavailable for 1 s (connection refused); what this "
+        f"run could not log is kept in {kept}, and the next entry point that starts on this "
+        "machine with this store sends it."
     )
     team.start_server()
     (stopped,) = of_experiment(client, "tune")

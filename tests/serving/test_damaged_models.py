@@ -29,7 +29,7 @@ from mlflow.pyfunc import PythonModel
 from oracles import small_ratings
 from PIL import Image
 from safetensors.torch import load_file, save
-from test_movie_model import MOVIES, TOY_STORY
+from served_models import MOVIES, TOY_STORY
 from torch import nn
 from torchvision import models
 from torchvision.models._api import register_model
@@ -42,7 +42,7 @@ from embedlab.tracking.run import start_run
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.training.checkpoint import Checkpoints
 from embedlab.workflows.models import log_image_model, log_movie_model
-from embedlab.workflows.served import load_model, query
+from embedlab.workflows.recommend import load_model, query
 from embedlab_serving import movie_model
 from embedlab_serving.digests import DIGESTS
 from entrypoints import recommend

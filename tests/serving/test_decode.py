@@ -196,7 +196,7 @@ def test_a_portable_grey_map_says_what_is_white(header):
     ],
     ids=["0 bytes", "text", "no width", "JPEG's header", "half a JPEG", "half a PNG", "no rows"],
 )
-def test_what_is_no_image_has_a_reason(tmp_path, data, reason):
+def test_a_file_that_is_not_an_image_has_a_reason(tmp_path, data, reason):
     (tmp_path / "a.png").write_bytes(data)
     for file in (data, tmp_path / "a.png"):
         with pytest.raises(DataError, match=reason) as error:

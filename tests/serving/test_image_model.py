@@ -24,16 +24,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import PROJECT
+from conftest import PROJECT, free_port
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_movie_model import (
+from served_models import (
     SERVER_PACKAGES,
     Response,
     assert_hides,
     call,
-    free_port,
     send,
     shows_the_inside,
     wait_for,
@@ -522,10 +521,13 @@ REFUSED = {
         ask(*[PNG_TEXT] * 65),
         r"expected at most 64 images in a request, got 65: send them in parts",
     ),
-    "k=0": (ask(PNG_TEXT, k=0), r"k: expected 1 to 3, got 0"),
-    "k=-1": (ask(PNG_TEXT, k=-1), r"k: expected 1 to 3, got -1"),
-    "k=4": (ask(PNG_TEXT, k=4), r"k: expected 1 to 3, got 4"),
-    "k=5": (ask(PNG_TEXT, k=5), r"k: expected 1 to 3, got 5"),  # the number of a missing k
+    "k=0": (ask(PNG_TEXT, k=0), r"k: expected a whole number from 1 to 3, got 0"),
+    "k=-1": (ask(PNG_TEXT, k=-1), r"k: expected a whole number from 1 to 3, got -1"),
+    "k=4": (ask(PNG_TEXT, k=4), r"k: expected a whole number from 1 to 3, got 4"),
+    "k=5": (
+        ask(PNG_TEXT, k=5),
+        r"k: expected a whole number from 1 to 3, got 5",
+    ),  # the number of a missing k
     "k='3'": (ask(PNG_TEXT, k="3"), f".*{NOT_A_NUMBER.format('str', '3')}.*"),
     "k=2.5": (ask(PNG_TEXT, k=2.5), f".*{NOT_A_NUMBER.format('float', '2.5')}.*"),
     "k=true": (ask(PNG_TEXT, k=True), f".*{NOT_A_NUMBER.format('bool', 'True')}.*"),

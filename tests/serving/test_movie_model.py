@@ -3,7 +3,6 @@
 Twelve movies with the titles that make trouble, and vectors in which everything has a neighbour.
 """
 
-import asyncio
 import json
 import os
 import re
@@ -11,12 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import gettempdir
 
 import mlflow
 import numpy as np
@@ -24,38 +19,36 @@ import pandas as pd
 import pytest
 from cards import card_of
 from conftest import PROJECT, free_port, fresh_store
-from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel, scoring_server
+from served_models import (
+    AMELIE,
+    LE_TROU,
+    LEON,
+    MATRIX,
+    MOVIES,
+    SERVER_PACKAGES,
+    TOY_STORY,
+    Response,
+    ask,
+    assert_hides,
+    call,
+    send,
+    shows_the_inside,
+    wait_for,
+    write_digests,
+)
 
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import register
 from embedlab.tracking.run import start_run
 from embedlab.workflows.model_facts import COST
 from embedlab.workflows.models import log_movie_model
-from embedlab_serving.digests import DIGESTS, digests_of
+from embedlab_serving.digests import DIGESTS
 from embedlab_serving.neighbours import Neighbours
 
 pytestmark = pytest.mark.slow
 
-MOVIES = pd.DataFrame(
-    [
-        (1941, "Hamlet (1948)", "Drama", 5),
-        (1411, "Hamlet (1996)", "Crime|Drama|Romance", 6),
-        (1, "Toy Story (1995)", "Adventure|Animation|Children", 12),
-        (3114, "Toy Story 2 (1999)", "Adventure|Animation|Children", 7),
-        (4973, "Amélie (Fabuleux destin d'Amélie Poulain, Le) (2001)", "Comedy|Romance", 11),
-        (2571, "Matrix, The (1999)", "Action|Sci-Fi|Thriller", 10),
-        (293, "Léon: The Professional (a.k.a. The Professional) (Léon) (1994)", "Action|Crime", 9),
-        (47, "Seven (a.k.a. Se7en) (1995)", "Mystery|Thriller", 8),
-        (8239, "Trou, Le (Hole, The) (1960)", "Crime|Film-Noir", 4),
-        (176601, "Black Mirror", "(no genres listed)", 3),
-        (108583, "Fawlty Towers (1975-1979)", "", 2),
-        (104780, '"Great Performances" Cats (1998)', "Musical", 1),
-    ],
-    columns=["movie_id", "title", "genres", "likes"],
-)
 ROW = {title: row for row, title in enumerate(MOVIES["title"])}
-TOY_STORY, AMELIE, LEON, MATRIX, LE_TROU = MOVIES["title"][[2, 4, 6, 5, 8]]
 COLUMNS = ["query", "rank", "movie_id", "title", "genres", "score"]
 
 
@@ -97,14 +90,6 @@ def served(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model_folder(served) -> Path:
     return Path(mlflow.artifacts.download_artifacts(served.uri))
-
-
-def write_digests(folder: Path) -> None:
-    """Make the digests in a model's MLmodel those of its files, after a test has changed them."""
-    model = Model.load(folder)
-    files = {name: folder / name for name in model.metadata[DIGESTS]}
-    model.metadata[DIGESTS] = digests_of(files)
-    model.save(folder / "MLmodel")
 
 
 # -- what is in it -----------------------------------------------------------------------------
@@ -222,9 +207,6 @@ def test_the_input_example_is_the_most_popular_movie_and_works(served, model_fol
     assert answer == served.expected(TOY_STORY, k=3).to_dict("records")
 
 
-SERVER_PACKAGES = ("mlflow", "httptools", "uvloop", "numpy", "pandas")
-
-
 def test_requirements_are_exact_and_few(model_folder):
     lines = (model_folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
     names = [re.fullmatch(r"(\w+)==\d[\w.]*(; sys_platform .*)?", line)[1] for line in lines]
@@ -319,30 +301,6 @@ def test_the_query_column_says_which_movie_was_understood(served, typed, title):
 # -- what a caller reads -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Response:
-    status: int
-    text: str
-
-
-def call(app, body: bytes, content_type: str | None) -> Response:
-    """POST /invocations to the scoring server's own application, without a port."""
-    headers = [(b"content-type", content_type.encode())] if content_type else []
-    scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": headers}
-    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": ""}
-    sent = []
-
-    async def receive():
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message):
-        sent.append(message)
-
-    asyncio.run(app(scope, receive, send))
-    start, *parts = sent
-    return Response(start["status"], b"".join(part["body"] for part in parts).decode())
-
-
 @pytest.fixture(scope="module")
 def post(served):
     app = scoring_server.init(served.model)
@@ -352,38 +310,6 @@ def post(served):
         return call(app, text if isinstance(text, bytes) else text.encode(), content_type)
 
     return post
-
-
-def ask(*titles: object, **params: object) -> dict:
-    """A request as the README shows it."""
-    return {"dataframe_records": [{"title": title} for title in titles], "params": params}
-
-
-def assert_hides(response: "Response", secret: str, log: str) -> None:
-    """A 500 in one sentence; the secret stands in the log alone."""
-    assert response.status == 500
-    answer = json.loads(response.text)
-    assert answer["error_code"] == "INTERNAL_ERROR"
-    assert answer["message"].endswith(
-        "Error: the model failed on this request; the server's log says why"
-    )
-    assert secret not in response.text
-    assert not shows_the_inside(response.text)
-    assert secret in log
-
-
-def shows_the_inside(text: str) -> bool:
-    """A stack trace or a path of the server's machine, also as JSON escapes them."""
-    inside = [
-        "Traceback",
-        'File "',
-        'File \\"',
-        "site-packages",
-        str(PROJECT),
-        sys.prefix,
-        gettempdir(),
-    ]
-    return any(part in text for part in inside)
 
 
 @pytest.mark.parametrize(
@@ -448,9 +374,9 @@ REFUSED = {
         "title in row 1: " + NOT_TEXT.format(r"7 \(int\)"),
     ),
     "one of a blend": (ask("toy story | no such"), r'No movie is called "no such".*'),
-    "k=0": (ask("toy story", k=0), r"k: expected a whole number from 1, got 0\."),
-    "k=-1": (ask("toy story", k=-1), r"k: expected a whole number from 1, got -1\."),
-    "k=1001": (ask("toy story", k=1001), r"k: expected 1 to 1,000, got 1001"),
+    "k=0": (ask("toy story", k=0), r"k: expected a whole number from 1 to 1,000, got 0"),
+    "k=-1": (ask("toy story", k=-1), r"k: expected a whole number from 1 to 1,000, got -1"),
+    "k=1001": (ask("toy story", k=1001), r"k: expected a whole number from 1 to 1,000, got 1001"),
     "k='3'": (ask("toy story", k="3"), f".*{NOT_A_NUMBER.format('str', '3')}.*"),
     "k=3.5": (ask("toy story", k=3.5), f".*{NOT_A_NUMBER.format('float', '3.5')}.*"),
     "k=true": (ask("toy story", k=True), f".*{NOT_A_NUMBER.format('bool', 'True')}.*"),
@@ -541,28 +467,6 @@ def test_a_failure_inside_is_500_without_any_detail(served, post, monkeypatch, c
 
 
 # -- a real server -----------------------------------------------------------------------------
-
-
-def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/ping", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"the server did not start: {log.read_text()}")
-
-
-def send(address: str, body: object, content_type: str = "application/json") -> Response:
-    request = urllib.request.Request(
-        f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": content_type}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return Response(response.status, response.read().decode())
-    except urllib.error.HTTPError as error:
-        return Response(error.code, error.read().decode())
 
 
 def test_a_real_server_the_entry_point_and_the_model_agree(served, tmp_path):

@@ -175,7 +175,7 @@ def test_a_whole_name_is_suggested_before_a_part():
     assert error.value.candidates[0] == "Alien (1979)"
 
 
-def test_a_common_word_is_no_suggestion():
+def test_a_common_word_is_not_a_reason_to_suggest():
     with pytest.raises(TitleError, match="nearest") as error:
         INDEX.find("The Wizzard of Az, Part 3")
     assert error.value.candidates == ("Wizard of Oz, The (1939)",)

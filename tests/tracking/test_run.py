@@ -376,7 +376,7 @@ def test_without_the_git_program_the_version_is_unknown(client, monkeypatch):
             MlflowException("no such model\nand more"),
             TrackingError,
             "FAILED",
-            {"stop_reason": "error", "error": "MLflow at {uri} says: no such model"},
+            {"stop_reason": "error", "error": "MLflow at {uri} reports: no such model"},
         ),
         (
             ValueError("a bug"),
@@ -664,7 +664,7 @@ def test_a_run_that_is_not_in_the_store(client, monkeypatch):
     """A relative MLFLOW_TRACKING_URI names another store in another folder."""
     missing = "0" * 32
     monkeypatch.setenv("MLFLOW_RUN_ID", missing)
-    sentence = f"MLflow at {mlflow.get_tracking_uri()} says: Run with id={missing} not found"
+    sentence = f"MLflow at {mlflow.get_tracking_uri()} reports: Run with id={missing} not found"
     with (
         pytest.raises(TrackingError, match=f"^{re.escape(sentence)}$"),
         start_run("fit_embedding", "fit", {}),
@@ -747,7 +747,7 @@ def refuse(*_, **__):
 
 def test_a_store_that_fails_while_the_last_epochs_are_written(client, monkeypatch):
     with (
-        pytest.raises(TrackingError, match=r"^MLflow at \S+ says: the disk is full$"),
+        pytest.raises(TrackingError, match=r"^MLflow at \S+ reports: the disk is full$"),
         start_run("fit_embedding", "fit", {}) as run,
     ):
         run.log_epoch(EpochRecord(0, {"train/cost": 2.0}))
@@ -765,7 +765,7 @@ def test_a_store_that_fails_when_the_run_ends(client, monkeypatch):
         refuse()
 
     with (
-        pytest.raises(TrackingError, match=r"^MLflow at \S+ says: the disk is full$"),
+        pytest.raises(TrackingError, match=r"^MLflow at \S+ reports: the disk is full$"),
         start_run("fit_embedding", "fit", {}),
     ):
         monkeypatch.setattr(mlflow, "end_run", failing)
@@ -789,5 +789,5 @@ def test_a_password_in_the_address_of_the_store_is_not_shown(monkeypatch):
     with pytest.raises(TrackingError) as error, explain_store_errors():
         refuse()
     assert str(error.value) == (
-        "MLflow at postgresql://me:***@db.example.org:5432/runs says: the disk is full"
+        "MLflow at postgresql://me:***@db.example.org:5432/runs reports: the disk is full"
     )

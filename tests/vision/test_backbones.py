@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import fresh_store, long
-from squares import split_of, squares
+from synthetic_images import split_of, squares
 from torchvision import models
 
 from embedlab.errors import OptionError
@@ -76,7 +76,7 @@ def test_a_network_of_each_family_trains(name):
 
 
 @pytest.mark.slow
-def test_a_network_that_is_no_resnet_is_fine_tuned_logged_and_asked(tmp_path):
+def test_a_network_other_than_a_resnet_is_fine_tuned_logged_and_queried(tmp_path):
     size = ["--dataset", "sample", "--weights", "none", "--resolution", "32", "--train-limit", "60"]
     limits = ["--val-limit", "20", "--test-limit", "20", "--epochs", "1", "--batch-size", "32"]
     with fresh_store(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from squares import split_of, squares, tampered
+from synthetic_images import split_of, squares, tampered
 from torchvision import models
 
 from embedlab.datasets.cache import cache_folder

@@ -4,7 +4,7 @@ import pytest
 from conftest import fresh_store
 
 from benchmarks.accuracy import measure
-from embedlab.datasets.images import locate_images
+from embedlab.datasets.image_source import locate_images
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.data.images import read_images
 from embedlab.vision.data.splits import split_images

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from squares import tampered
+from synthetic_images import tampered
 from torchvision import models
 from torchvision.models import ResNet18_Weights
 
@@ -82,7 +82,7 @@ def test_a_state_dict_without_counters_of_batches_or_inside_another_dict_is_load
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])
-def test_a_file_that_is_no_state_dict_is_refused(tmp_path, content):
+def test_a_file_that_is_not_a_state_dict_is_refused(tmp_path, content):
     (tmp_path / "broken.pth").write_bytes(content)
     with pytest.raises(DataError, match="is not a state dict that torch loads"):
         load_backbone("resnet18", str(tmp_path / "broken.pth"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from chart_views import kept_view
 
-from embedlab.datasets.images import SAMPLE
+from embedlab.datasets.image_source import SAMPLE
 from embedlab.tracking.run import TrackedRun, start_run
 from embedlab.tracking.store import how_to_open
 from embedlab.vision.options import SPLIT_PARAMETERS

@@ -180,7 +180,7 @@ def test_latest_is_the_newest_finished_and_the_images_are_those_compared(experim
     assert newer not in found.values()
 
 
-def test_a_fit_of_a_comparison_that_was_stopped_is_no_comparison(experiment):
+def test_a_fit_of_a_stopped_comparison_is_not_a_comparison(experiment):
     whole = make_run("compare_optimizers")
     make_run("compare_optimizers", fit_key="a fit of a later one")
     assert reported_runs(experiment, ())["compare_optimizers"].info.run_id == whole

@@ -2,7 +2,7 @@
 
 from embedlab.cli import types
 from embedlab.cli.parser import Parser
-from embedlab.datasets.images import check_dataset_argument
+from embedlab.datasets.image_source import check_dataset_argument
 from embedlab.datasets.movielens import check_ratings_argument
 from embedlab.movies.options import OBJECTIVES, USER_WEIGHTS, check_like_rule
 from embedlab.tracking.registry.promotion import PROMOTE
@@ -79,7 +79,7 @@ def add_weights(parser: Parser, default: str) -> None:
 def add_resolution(parser: Parser, default: int) -> None:
     """The parameter `resolution`, one number."""
     side = types.integer(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
-    parser.add("resolution", side, default, "pixels a side that the network sees")
+    parser.add("resolution", side, default, "side of the network's input in pixels")
 
 
 def add_images(parser: Parser) -> None:
@@ -126,7 +126,7 @@ def add_recipe(parser: Parser) -> None:
         ("step_epochs", types.integer(1), "epochs after which schedule=step divides by ten"),
         ("epochs", types.integer(1), "passes over the training images"),
         ("batch_size", types.integer(2), "images per update"),
-        ("resolution", resolutions, "pixels a side, or several, rising, as 64,96,128"),
+        ("resolution", resolutions, "side in pixels, or several, rising, as 64,96,128"),
         ("crop_pct", types.number(0.1, 1), "side of the centre crop for scoring, as a fraction"),
         ("augment", types.one_of(*recipes.AUGMENTATIONS), "augmentation of training images"),
         ("label_smoothing", types.fraction, "share of the target spread over all classes"),

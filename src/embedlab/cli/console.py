@@ -21,7 +21,7 @@ LONG_SECONDS = 3600.0
 FILE_WIDTH = 120
 NUMBER_WIDTH = 9  # of 0.0003125
 
-# Titles and names are shown as they are: "[rec]" is no markup, ":skull:" no image.
+# Titles and names are shown literally: "[rec]" is not markup, ":skull:" not an emoji.
 PlainConsole = partial(Console, markup=False, emoji=False)
 
 console = PlainConsole(highlight=False, soft_wrap=True, quiet=not is_main_process())

@@ -135,8 +135,8 @@ def processes(text: str) -> int:
 
 
 def run_ids(default: str, at_least: int) -> Callable[[str], tuple[str, ...]]:
-    """Type of at least so many run ids, joined by commas, or of the word `default`, which is ()."""
-    number = {1: "one", 2: "two"}[at_least]
+    """Type of `at_least` or more run ids, joined by commas, or of the word `default`, for ()."""
+    least = {1: "one", 2: "two"}[at_least]
 
     def parse(text: str) -> tuple[str, ...]:
         ids = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
@@ -144,7 +144,7 @@ def run_ids(default: str, at_least: int) -> Callable[[str], tuple[str, ...]]:
             return ()
         if len(ids) < at_least:
             raise ArgumentTypeError(
-                f"expected {default}, or {number} or more run ids joined by commas, got {text!r}"
+                f"expected {default}, or {least} or more run ids joined by commas, got {text!r}"
             )
         return ids
 

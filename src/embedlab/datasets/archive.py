@@ -1,4 +1,4 @@
-"""The few files we want out of a zip that somebody else made.
+"""Selective extraction from an untrusted zip archive.
 
 In: a zip file and the base names wanted. Out: those files, flat in a folder. The names inside the
 archive never become paths here; an archive that looks hostile or damaged is refused whole.

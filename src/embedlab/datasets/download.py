@@ -1,4 +1,4 @@
-"""One file from the web: checked against its sha256, kept in the cache, fetched once.
+"""Download a file once, verify its sha256 and keep it in the cache.
 
 In: a URL and the sha256 of what it must give. Out: the path of a file with exactly those bytes.
 """
@@ -40,7 +40,7 @@ def fetch(url: str, sha256: str, filename: str, option: str | None = None) -> Pa
             if sha256_of(file) == sha256:
                 os.replace(file, target)
                 return target
-        reason = f"what came is not the expected file (sha256 {sha256[:12]}…)"
+        reason = f"the downloaded file has another checksum (expected sha256 {sha256[:12]}…)"
     except RequestException as error:
         reason = _reason(error)
     except OSError as error:

@@ -37,8 +37,11 @@ class SkippedFile(NamedTuple):
 class ClassFile:
     """A regular file of a class.
 
-    name  its path in the data set's folder, as it is shown.
-    part  a name of PARTS; "" in a folder without parts.
+    name     its path in the data set's folder, as it is shown.
+    label    position of its class in `Listing.classes`.
+    part     a name of PARTS; "" in a folder without parts.
+    size     in bytes.
+    changed  modification time, in ns since 1970.
     """
 
     path: str
@@ -46,7 +49,7 @@ class ClassFile:
     label: int
     part: str
     size: int
-    changed: int  # ns
+    changed: int
 
 
 @dataclass(frozen=True)

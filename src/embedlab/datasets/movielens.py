@@ -69,9 +69,9 @@ def check_ratings_argument(text: str) -> str:
     """
     if text not in NAMES and not os.path.exists(os.path.expanduser(text)):
         raise DataError(
-            f"ratings={text!r} is neither one of {', '.join(NAMES)} nor a path that exists; "
-            f"relative paths are looked up in the project's folder {os.getcwd()}, where "
-            f"`mlflow run` starts the code, so give an absolute path."
+            f"ratings: expected one of {', '.join(NAMES)} or the path of a folder or zip that "
+            f"exists, got {text!r}; relative paths are looked up in the project's folder "
+            f"{os.getcwd()}, where `mlflow run` starts the code, so give an absolute path."
         )
     return text
 

@@ -58,7 +58,7 @@ def process_group(params: Mapping[str, object]) -> Iterator[str]:
         dist.barrier()
         dist.destroy_process_group()
     except (RuntimeError, SystemExit) as error:  # torchrun stops all ranks after the end of one
-        if lost := _lost_ranks(others, error):
+        if lost := _lost_ranks_message(others, error):
             raise LostProcessError(lost) from error
         raise
 
@@ -128,10 +128,10 @@ def _all_gather_object(value: T) -> list[T]:
     return values
 
 
-def _lost_ranks(others: Mapping[int, Identity], error: BaseException) -> str:
+def _lost_ranks_message(others: Mapping[int, Identity], error: BaseException) -> str:
     """The loss of another rank that caused `error`, in words; "" if it has another cause."""
     until = time.monotonic() + (0 if isinstance(error, SystemExit) else SECONDS_TO_DIE)
-    while not (lost := ended_ranks(others)) and time.monotonic() < until:
+    while not (lost := ended_ranks_message(others)) and time.monotonic() < until:
         time.sleep(0.05)
     # gloo has no exception of its own, but names its source file.
     if not lost and (isinstance(error, dist.DistError) or "gloo" in str(error)):
@@ -139,7 +139,7 @@ def _lost_ranks(others: Mapping[int, Identity], error: BaseException) -> str:
     return lost
 
 
-def ended_ranks(others: Mapping[int, Identity]) -> str:
+def ended_ranks_message(others: Mapping[int, Identity]) -> str:
     """Which processes of this host have ended, in words; "" if none has."""
     lost = [
         f"rank {i} (pid {pid} on {host})"

@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from embedlab.movies.movie_map import GENRE_COLOURS, GENRE_GROUPS, MovieMap
 from embedlab.movies.options import SCORE_EXPONENTS
-from embedlab.pages import render_page
+from embedlab.pages.render import render_page
 from embedlab.projection import project
 from embedlab_serving.titles import TitleIndex
 

@@ -15,7 +15,7 @@ USER_WEIGHTS = {"none": 0.0, "inverse_sqrt": 0.5, "inverse": 1.0}
 DEFAULT_LR = {"adam": 1.0, "rmsprop": 0.1, "sgd": 2e-5, "adamw": 1.0, "lbfgs": 1.0}
 OPTIMIZERS = (*DEFAULT_LR, "exact")
 OBJECTIVES = ("factored", "dense")
-MAPS = ("tsne", "pca", "none")
+MOVIE_MAPS = ("tsne", "pca", "none")
 SCORE_EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # a of the score dot / |v|^a: from dot to cosine
 
 

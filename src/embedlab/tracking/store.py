@@ -31,7 +31,9 @@ LOCK_NUMBER = 1_162_692_676  # of PostgreSQL's advisory locks; any that nobody e
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 LOCK_NOTICE_SECONDS = 5.0  # before a line names the lock that is waited for
 MLFLOW_TABLES = {"experiments", "metrics", "params", "runs", "tags"}  # since its first version
-GIVE_ANOTHER = "set MLFLOW_TRACKING_URI to another, such as sqlite:////absolute/path/mlflow.db."
+USE_ANOTHER_STORE = (
+    "set MLFLOW_TRACKING_URI to another, such as sqlite:////absolute/path/mlflow.db."
+)
 # The first group is shown, the rest is the password: for a server up to the last @ before a slash,
 # for a database, whose password may hold slashes, up to the last @, and in its options.
 PASSWORD = re.compile(
@@ -94,7 +96,7 @@ def initialise_store() -> None:
                 "killed, and never held a run: delete that file and start again."
             ) from error
         raise TrackingError(
-            f"MLflow cannot open its store {store_address()} ({reason}): {GIVE_ANOTHER}"
+            f"MLflow cannot open its store {store_address()} ({reason}): {USE_ANOTHER_STORE}"
         ) from error
 
 
@@ -156,7 +158,7 @@ class _Database:
         if foreign and not self.tables >= MLFLOW_TABLES:
             raise TrackingError(
                 f"the database {store_address()} is not MLflow's but of another program: it has a "
-                f"table '{foreign[0]}'. It was left as it is: {GIVE_ANOTHER}"
+                f"table '{foreign[0]}'. It was left as it is: {USE_ANOTHER_STORE}"
             )
 
     def _check_has_run(self) -> None:
@@ -211,7 +213,7 @@ def explain_store_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException) as error:
-        raise TrackingError(f"MLflow at {store_address()} says: {first_line(error)}") from error
+        raise TrackingError(f"MLflow at {store_address()} reports: {first_line(error)}") from error
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
@@ -252,7 +254,7 @@ def ui_address() -> str:
     """Where the MLflow UI shows this store: the server, or where `mlflow ui` starts it."""
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http:", "https:")):
-        return re.sub("://[^/@]*@", "://", uri).rstrip("/")  # a browser asks who it is
+        return re.sub("://[^/@]*@", "://", uri).rstrip("/")  # a browser asks for the credentials
     return UI_ADDRESS
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SECONDS_BETWEEN_WRITES = 2.0
-MODEL_UPLOAD_SECONDS = 120  # of a request that stores a model; MLflow's own value
+MODEL_UPLOAD_SECONDS = 120  # timeout of a request that stores a model; MLflow's default
 EPOCH_SECONDS = "time/epoch_seconds"
 DIGEST_CHARACTERS = 36  # as many as MLflow stores of a data set's digest
 
@@ -43,7 +43,11 @@ T = TypeVar("T")
 
 
 class TrackedRun:
-    """The run of an entry point. What it logs is never lost: see `offline.client`."""
+    """The run of an entry point.
+
+    Metrics, parameters, tags and files are buffered while the store is unavailable (see
+    `offline.client`); tables and models wait for it.
+    """
 
     def __init__(self, run: mlflow.entities.Run):
         self.id: str = run.info.run_id
@@ -75,7 +79,7 @@ class TrackedRun:
         self._logged_params |= fresh
 
     def log_resolved(self, params: Mapping[str, object]) -> None:
-        """Log what runs are compared by as `resolved/<name>`, however it was spelt, or left out."""
+        """Log the values by which runs are compared as `resolved/<name>`, given or not."""
         self.log_params({f"resolved/{name}": value for name, value in params.items()})
 
     def params(self, names: Sequence[str]) -> dict[str, str]:

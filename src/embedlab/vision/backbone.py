@@ -55,10 +55,11 @@ class Backbone:
 
 
 def load_backbone(name: str, weights: str, seed: int = 0) -> Backbone:
-    """`weights` is `imagenet` (torchvision's, downloaded once and checked), `none` (random, from
-    `seed`) or the path of a state dict in torchvision's layout.
+    """Load a classifier of torchvision without its last layer.
 
-    The last layer's weights are ignored: a file with any number of classes will do.
+    weights  `imagenet` (torchvision's, downloaded once and checked), `none` (random, from `seed`)
+             or the path of a state dict in torchvision's layout, with any number of classes.
+
     Raises DataError if the file is missing, no state dict or of another network, DownloadError.
     """
     published = models.get_model_weights(name).DEFAULT
@@ -88,15 +89,15 @@ def attach_head(backbone: Backbone, head: nn.Linear) -> nn.Module:
     return backbone.network
 
 
-def freeze(network: nn.Module, what: str) -> list[nn.Module]:
-    """Disable the gradients of the parts that stay; returns these."""
-    if what == "all-but-head":
+def freeze(network: nn.Module, last: str) -> list[nn.Module]:
+    """Disable the gradients of the parts up to `last`, a key of FREEZE; returns these parts."""
+    if last == "all-but-head":
         head = head_name(network)
         network.requires_grad_(False).get_submodule(head).requires_grad_(True)
         modules = dict(network.named_modules())
         return [part for name, part in modules.items() if not head.startswith(name)]
     kinds = list(FREEZE)
-    parts = [part for kind in kinds[: kinds.index(what) + 1] for part in FREEZE[kind]]
+    parts = [part for kind in kinds[: kinds.index(last) + 1] for part in FREEZE[kind]]
     frozen = [network.get_submodule(part) for part in parts]
     for module in frozen:
         module.requires_grad_(False)

@@ -13,7 +13,7 @@ from embedlab.errors import OptionError
 from embedlab.progress import OnProgress, no_progress
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, predictions_of
-from embedlab_serving.network import Preprocessing
+from embedlab_serving.network import Preprocessing, forward
 
 BATCH_SIZE = 250
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instruction sets of x86 and of Arm
@@ -54,9 +54,7 @@ class Classifier:
         with torch.inference_mode(), self.autocast():
             for pixels in iter_batches(images, parts, self.device):
                 batch = self.preprocessing(pixels)  # (b, 3, r, r)
-                output = self.network(batch)  # (b, outputs)
-                if self.tta_flip:
-                    output = (output + self.network(batch.flip(-1))) / 2
+                output = forward(self.network, batch, self.tta_flip)  # (b, outputs)
                 outputs.append(output.float().cpu().numpy())
                 n_done += len(pixels)
                 on_progress(n_done * len(rows) / n_own, len(rows))  # others are about as far

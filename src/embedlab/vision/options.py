@@ -48,7 +48,7 @@ FREEZE = {
 SPLIT_PARAMETERS = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
 IMAGENET, NO_WEIGHTS = "imagenet", "none"  # values of `weights` that are not paths
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-MAPS = ("pca", "tsne")
+IMAGE_MAPS = ("pca", "tsne")
 MAX_RESOLUTION = 1024
 # A ResNet halves an image five times. Below 32 px its last stage works on a single pixel, for which
 # oneDNN's bfloat16 gradient is not deterministic (torch 2.14.1: 3 × 3, stride 2, on 1 × 1).

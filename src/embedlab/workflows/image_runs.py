@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from embedlab.datasets.folder import SkippedFile
-from embedlab.datasets.images import locate_images
+from embedlab.datasets.image_source import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
 from embedlab.plotting import add_fonts_for
 from embedlab.progress import EpochRecord, OnProgress
@@ -23,11 +23,15 @@ from embedlab.tracking.run import TrackedRun
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset, read_images
 from embedlab.vision.data.splits import Split, duplicates_across_parts, split_images
-from embedlab.vision.evaluation import plots as figures
-from embedlab.vision.evaluation.metrics import Predictions, Report, evaluate, top_predictions
-from embedlab.vision.evaluation.projection import map_images, nearest, one_query_a_class
+from embedlab.vision.evaluation import plots
+from embedlab.vision.evaluation.embedding_map import map_images, nearest, one_query_per_class
+from embedlab.vision.evaluation.metrics import (
+    ClassificationReport,
+    Predictions,
+    evaluate,
+    top_predictions,
+)
 from embedlab.vision.inference import Classifier
-from embedlab.vision.options import SPLIT_PARAMETERS
 from embedlab.vision.training.epochs import BestEpoch
 from embedlab.wording import counted, serve_command
 from embedlab.workflows import model_facts
@@ -42,7 +46,7 @@ TRAINING_IMAGES = 36
 NEIGHBOURS = 8
 MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 VIEW = "pictures"
-PARAMS = (
+CARD_PARAMETERS = (
     *("backbone", "weights", "recipe", "head", "batch_norm", "optimizer", "lr", "weight_decay"),
     *("schedule", "epochs", "batch_size", "resolution", "augment", "freeze", "flip_view"),
     *("precision", "seed"),
@@ -54,15 +58,15 @@ def load_images(
 ) -> tuple[ImageDataset, Split, list[str]]:
     """Find, read and split the data, and log its lineage, its counts and what was left out.
 
-    settings  the values of the parameters `options.SPLIT_PARAMETERS`, by name.
+    settings  values of the parameters by name, of `options.SPLIT_PARAMETERS` at least.
 
     Returns the images, their split, and what to tell the user about them.
     """
-    dataset, *how_split = (settings[name] for name in SPLIT_PARAMETERS)
     with local_main_first():
-        source = locate_images(dataset)
+        source = locate_images(settings["dataset"])
         images = read_images(source, on_progress)
-    split = split_images(images, *how_split)
+    limits = (settings[f"{part}_limit"] for part in ("train", "val", "test"))
+    split = split_images(images, settings["split_seed"], *limits)
     assert_same_across_ranks("dataset", (images.digest, split.digest))
     run.log_dataset(images.name, images.digest, source.source, "training")
     run.set_tags({"data_digest": split.digest, "pictures_digest": images.digest})
@@ -156,7 +160,7 @@ class EpochLog:
     def __exit__(self, *_: object) -> None:
         if self.history:
             title = f"{self.images.name}: {self.label}"
-            figure = figures.plot_curves({"": self.history}, title, {"": self._best_epoch()})
+            figure = plots.plot_curves({"": self.history}, title, {"": self._best_epoch()})
             self.run.log_figure(figure, "figures/curves.png")
 
     def log_epoch(self, record: EpochRecord, predictions: Predictions | None = None) -> None:
@@ -169,16 +173,16 @@ class EpochLog:
         if not self._has_images and record.epoch:  # the UI opens on step 0
             names = [self.images.classes[label] for label in self.images.labels[self._rows]]
             title = "validation images with their true classes"
-            columns = figures.square(len(names))
-            grid = figures.plot_image_grid(pixels, names, title, columns=columns)
-            self.run.log_image(figures.as_pixels(grid), VAL_GRID, 0)
+            columns = plots.square(len(names))
+            grid = plots.plot_image_grid(pixels, names, title, columns=columns)
+            self.run.log_image(plots.as_pixels(grid), VAL_GRID, 0)
         title = (
             f"validation images, epoch {record.epoch}: accuracy {predictions.score.accuracy:.1%}"
         )
         self._has_images = True
         shown = predictions.take(self._shown)
-        grid = figures.plot_predictions(shown, pixels, self.images.classes, title)
-        self.run.log_image(figures.as_pixels(grid), VAL_GRID, record.epoch)
+        grid = plots.plot_predictions(shown, pixels, self.images.classes, title)
+        self.run.log_image(plots.as_pixels(grid), VAL_GRID, record.epoch)
 
 
 def log_training_images(
@@ -189,7 +193,7 @@ def log_training_images(
     augmentation = Augmentation(augment, images.side, resolution)
     changed = augmentation(torch.from_numpy(images.take(rows)), torch.Generator().manual_seed(0))
     names = [images.classes[label] for label in images.labels[rows]]
-    figure = figures.plot_image_grid(changed.numpy(), names, f"training images, augment={augment}")
+    figure = plots.plot_image_grid(changed.numpy(), names, f"training images, augment={augment}")
     run.log_figure(figure, "figures/training_pictures.png")
 
 
@@ -199,16 +203,16 @@ def log_embedding(
     """The map of the embedding (n, d) of the n test images, and neighbours of some of them."""
     points, shown = map_images(features, method, seed=0)
     title = f"{images.name}, test images in the embedding, by {MAP_NAMES[method]}"
-    figure = figures.plot_embedding_map(points, test.take(shown), images, title)
+    figure = plots.plot_embedding_map(points, test.take(shown), images, title)
     run.log_figure(figure, "figures/embedding_map.png")
-    queries = one_query_a_class(test.labels)
+    queries = one_query_per_class(test.labels)
     nearby = nearest(features, queries, NEIGHBOURS)
     title = f"{images.name}, test images: neighbours by cosine"
-    figure = figures.plot_neighbours(test.rows[queries], test.rows[nearby], images, title)
+    figure = plots.plot_neighbours(test.rows[queries], test.rows[nearby], images, title)
     run.log_figure(figure, "figures/neighbours.png")
 
 
-def log_test(run: TrackedRun, test: Predictions, images: ImageDataset) -> Report:
+def log_test(run: TrackedRun, test: Predictions, images: ImageDataset) -> ClassificationReport:
     """Evaluate the test images: metrics, tables, figures, and the predictions themselves."""
     report = evaluate(test, images.classes)
     run.log_metrics(report.as_metrics())
@@ -218,10 +222,10 @@ def log_test(run: TrackedRun, test: Predictions, images: ImageDataset) -> Report
     run.log_table(counts, "tables/confusion.json")
     low, high = report.interval
     title = f"{images.name}, test: accuracy {report.accuracy:.1%} ({low:.1%} to {high:.1%})"
-    run.log_figure(figures.plot_confusion(report, title), "figures/confusion.png")
+    run.log_figure(plots.plot_confusion(report, title), "figures/confusion.png")
 
     top = top_predictions(test, images.classes)
-    for page, figure in enumerate(figures.plot_top_predictions(top, images, title), start=1):
+    for page, figure in enumerate(plots.plot_top_predictions(top, images, title), start=1):
         suffix = "" if page == 1 else f"_{page}"
         run.log_figure(figure, f"figures/predictions{suffix}.png")
     shown = [mlflow.Image(images.pixels[row].transpose(1, 2, 0)) for row in top["row"]]
@@ -241,14 +245,15 @@ class TrainedClassifier:
     classifier  a classifier of torchvision with its head, at the best epoch by validation.
     seconds     of computing it, features or earlier parts of a resumed training included.
     backbone    torchvision's name of the network.
-    trained     how it was trained, in words.
+    training_label
+                how it was trained, in words.
     """
 
     classifier: Classifier
     best: BestEpoch
     seconds: float
     backbone: str
-    trained: str
+    training_label: str
 
 
 def finish(
@@ -277,7 +282,7 @@ def finish(
     about = {
         "backbone": trained.backbone,
         "flip_view": classifier.tta_flip,
-        "trained": trained.trained,
+        "trained": trained.training_label,
         "data": images.name,
         "data_digest": split.digest,
         "val_accuracy": best.score.accuracy,
@@ -292,20 +297,24 @@ def finish(
     score = Score(model_facts.VAL_ACCURACY, *best.score)
     model, registered = publish(run, model, card, score, name, args["promote"])
     serve = serve_command(shlex.quote(model))
-    outcome = f"{report} of {counted(len(test.labels), 'image')}; {best}"
-    run.describe("\n\n".join([f"**{outcome}**", *registered, f"Serve it: `{serve}`"]))
+    summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
+    run.describe("\n\n".join([f"**{summary}**", *registered, f"Serve it: `{serve}`"]))
     how_to_open = run.how_to_open(comparison_view(run.experiment_id))
-    return [outcome, *registered, f"Serve it with  {serve}", *filter(None, [how_to_open])]
+    return [summary, *registered, f"Serve it with  {serve}", *filter(None, [how_to_open])]
 
 
 def _card(
-    run: TrackedRun, best: BestEpoch, report: Report, images: ImageDataset, split: Split
+    run: TrackedRun,
+    best: BestEpoch,
+    report: ClassificationReport,
+    images: ImageDataset,
+    split: Split,
 ) -> Card:
-    params = run.params(PARAMS)
+    params = run.params(CARD_PARAMETERS)
     low, high = report.interval
     n_train, n_val, n_test = (len(rows) for rows in split.parts.values())
     return Card(
-        what=f"Says which of {len(images.classes)} classes an image shows, with a probability.",
+        what=f"Classifies an image into one of {len(images.classes)} classes, with a probability.",
         data=images.name,
         data_digest=split.digest,
         counts=f"{n_train:,} images to train, {n_val:,} to validate, {n_test:,} to test",
@@ -325,7 +334,7 @@ def _card(
         },
         results={
             "test accuracy": f"{report.accuracy:.2%}",
-            "its 95 % interval (Wilson)": f"{low:.2%} to {high:.2%}",
+            "its 95% interval (Wilson)": f"{low:.2%} to {high:.2%}",
             f"validation accuracy, which chose epoch {best.epoch}": f"{best.score.accuracy:.2%}",
             "calibration error on the test images": f"{report.calibration_error:.2%}",
         },
@@ -356,5 +365,6 @@ def comparison_view(experiment_id: str) -> str | None:
             *("metrics.best/val_accuracy", "metrics.test/accuracy", "metrics.time/fit_seconds"),
         ],
         order_by="best/val_accuracy DESC",
-        search="tags.pictures_digest IS NOT NULL",  # of load_images; tags know no IN
+        # Set by load_images; MLflow's tag filters have no IN.
+        search="tags.pictures_digest IS NOT NULL",
     )

@@ -45,13 +45,13 @@ WEIGHTS_LICENCES = {
 MOVIE_LIMITS = (
     "It knows the movies of its data and no others: a movie that few liked has a vector of little "
     "meaning, one that came later has none.",
-    "`score=dot` prefers what many like; `score=cosine` leaves popularity out.",
+    "`score=dot` favours popular movies; `score=cosine` ignores popularity.",
     "It says which movies the same people liked, not why, and nothing about a person: do not use "
     "it to infer anything about one.",
     "A lower cost is a better fit to these counts. It is no proof of better recommendations.",
 )
 IMAGE_LIMITS = (
-    "It names one of its classes for whatever it is shown, even for an image of none of them.",
+    "It predicts one of its classes for any image, even one that shows none of them.",
     "The accuracy holds for images like the test images; with another camera, size or scene "
     "it may be much lower. Measure it on your own first.",
     "A probability is not a certainty: see `test/calibration_error` of its run.",

@@ -1,7 +1,9 @@
-"""Runs of the movie entry points: load likes and log their lineage, draw and describe a fit."""
+"""The parts that movie entry points share: likes and their lineage, epochs, map, model card."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,22 @@ from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.options import FitOptions
-from embedlab.movies.plots import plot_movie_map
-from embedlab.movies.solvers.result import FitResult
+from embedlab.movies.plots import plot_fit, plot_movie_map
+from embedlab.movies.solvers.result import FitResult, add_gap_metric, relative_gap
+from embedlab.progress import EpochRecord, OnEpoch
 from embedlab.tracking.finished import fetch
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
+from embedlab.tracking.registry.versions import publish
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import first_line, store_address
 from embedlab.wording import command, cost_as_text, counted, gap_as_text
 from embedlab.workflows.conflicts import refuse_conflicts
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
-from embedlab.workflows.models import example_title
+from embedlab.workflows.models import example_title, log_movie_model
 
 PAGE = "explore.html"
-PARAMS = (
+CARD_PARAMETERS = (
     *("like_rule", "user_weight", "item_power"),
     *("optimizer", "lr", "dim", "epochs", "objective", "init_scale", "seed"),
 )
@@ -103,30 +107,81 @@ def fit_source(
     return {"ratings": ratings, "like_rule": likes.like_rule, **weighting}
 
 
-def fit_summary(fit: FitResult, options: FitOptions, reference_cost: float | None) -> str:
-    """`adam lr=0.1: cost 765,544 after 150 epochs, 4.35% above the exact 733,625`"""
-    after = counted(fit.epochs, "round" if options.optimizer == "exact" else "epoch")
-    text = f"{options.label}: cost {cost_as_text(fit.cost)} after {after}"
-    if not reference_cost:
-        return text
-    gap = gap_as_text(fit.cost / reference_cost - 1)
-    return f"{text}, {gap} the exact {cost_as_text(reference_cost)}"
+@contextmanager
+def epoch_log(
+    run: TrackedRun, options: FitOptions, caption: str, reference_cost: float | None
+) -> Iterator[OnEpoch]:
+    """A callback that logs every epoch, with its gap to the exact cost if that is known.
+
+    The curve is logged at the end, even if the fit was stopped.
+    """
+    history: list[EpochRecord] = []
+
+    def on_epoch(record: EpochRecord) -> None:
+        history.append(add_gap_metric(record, reference_cost))
+        run.log_epoch(history[-1])
+
+    try:
+        yield on_epoch
+    finally:
+        run.log_figure(plot_fit(history, options, caption, reference_cost), "figures/cost.png")
 
 
-def log_explorer(run: TrackedRun, likes: Likes, fit: FitResult, label: str, method: str) -> str:
+@dataclass(frozen=True)
+class FittedEmbedding:
+    """A fit that has ended, its likes and options, and the exact solver's cost if it is known."""
+
+    likes: Likes
+    options: FitOptions
+    fit: FitResult
+    reference_cost: float | None
+
+    def __str__(self) -> str:
+        """`adam lr=0.1: cost 765,544 after 150 epochs, 4.35% above the exact 733,625`"""
+        options, cost = self.options, self.fit.cost
+        after = counted(self.fit.epochs, "round" if options.optimizer == "exact" else "epoch")
+        text = f"{options.label}: cost {cost_as_text(cost)} after {after}"
+        if not self.reference_cost:
+            return text
+        gap = gap_as_text(relative_gap(cost, self.reference_cost))
+        return f"{text}, {gap} the exact {cost_as_text(self.reference_cost)}"
+
+    def log_model(self, run: TrackedRun) -> str:
+        """Log metrics, vectors and the model; returns the model's URI."""
+        fit, options = self.fit, self.options
+        run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds})
+        about = {"optimizer": options.label, "dim": options.dim, "cost": fit.cost}
+        return log_movie_model(run, fit.embedding, self.likes.table, self.likes.about() | about)
+
+
+def finish(
+    run: TrackedRun, fitted: FittedEmbedding, model: str, score: Score, args: Mapping[str, Any]
+) -> list[str]:
+    """Register the logged `model` if `args` say so, and describe the run.
+
+    Versions compete by `score`. Returns what to tell the user.
+    """
+    name = args["model_name"] if args["register"] else None
+    card = movie_card(run, fitted, score)
+    model, registered = publish(run, model, card, score, name, args["promote"])
+    query = command("recommend", model=model, title=example_title(fitted.likes.table))
+    run.describe("\n\n".join([f"**{fitted}**", *registered, f"Query it: `{query}`"]))
+    return [*registered, f"Query it with  {query}", run.how_to_open()]
+
+
+def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
     """Log the movie map, `figures/movie_map.png`, and `explore.html`; returns what to tell of them.
 
-    label  which fit it is, for titles.
-    method one of `options.MAPS`.
+    method  one of `options.MOVIE_MAPS`.
     """
     if method == "none":
         return "No map of the movies, as embedding_map=none asks."
     # Here, as scikit-learn takes half a second, and other movie runs need none of it.
     from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies
 
-    vectors, movies = fit.embedding, likes.table
-    caption = f"{likes.name}, {label}, dim {vectors.shape[1]}"
-    movie_map = map_movies(vectors, movies, method, seed=0)
+    vectors, likes = fitted.fit.embedding, fitted.likes
+    caption = f"{likes.name}, {fitted.options.label}, dim {vectors.shape[1]}"
+    movie_map = map_movies(vectors, likes.table, method, seed=0)
     if movie_map is None:
         return f"No map: fewer than {MIN_MAPPED} movies have vectors of different directions."
     run.log_text(explorer_page(movie_map, vectors, caption), PAGE)
@@ -135,18 +190,17 @@ def log_explorer(run: TrackedRun, likes: Likes, fit: FitResult, label: str, meth
     return f"Walk through the movies: {run.where(PAGE)}"
 
 
-def movie_card(
-    run: TrackedRun, likes: Likes, fit: FitResult, reference_cost: float | None, score: Score
-) -> Card:
-    """The model card of a fit, with its gap to the exact cost if that is known.
+def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: Score) -> Card:
+    """The model card of a fit.
 
     Versions with equal data digests are compared; by cost, only if X weighs the likes alike.
     """
+    likes, fit = fitted.likes, fitted.fit
     n_users, n_movies = likes.matrix.shape
     metrics = {}
     results = {"final cost, of all pairs of movies (so it has no interval)": cost_as_text(fit.cost)}
-    if reference_cost:
-        metrics["gap"] = fit.cost / reference_cost - 1
+    if fitted.reference_cost:
+        metrics["gap"] = relative_gap(fit.cost, fitted.reference_cost)
         results["above the exact solver's cost by"] = f"{metrics['gap']:.2%}"
     if score.metric != COST:
         metrics["cost"] = fit.cost
@@ -159,7 +213,7 @@ def movie_card(
         counts=f"{counted(n_users, 'user')}, {counted(n_movies, 'movie')}, "
         f"{counted(likes.matrix.nnz, 'like')}",
         licences={"Ratings": data_licence(likes.name)},
-        trained=run.params(PARAMS),
+        trained=run.params(CARD_PARAMETERS),
         origin=run.origin,
         run_id=run.id,
         metrics=metrics,

@@ -20,7 +20,7 @@ from PIL import Image
 
 from embedlab.errors import TrackingError
 from embedlab.movies.sweep.results import NEW_PREFIX
-from embedlab.pages import render_page, webp_address
+from embedlab.pages.render import render_page, webp_address
 from embedlab.tracking.finished import fetch_artifact, finished_run, has_artifact, newest_finished
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address

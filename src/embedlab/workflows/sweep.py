@@ -25,7 +25,7 @@ from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import DataError, DivergedError, EmbedlabError, RayError
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch
+from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch, relative_gap
 from embedlab.movies.sweep.convergence import (
     LISTS_FILE,
     Lists,
@@ -306,7 +306,7 @@ def _gap(fit: FitResult, exact: SweepFit | None) -> float:
     """Cost over the exact cost, minus 1: nan if the fit diverged, 0 for the exact fit."""
     if fit.has_diverged:
         return float("nan")
-    return fit.cost / exact.fit.cost - 1 if exact else 0.0
+    return relative_gap(fit.cost, exact.fit.cost) if exact else 0.0
 
 
 def _result_summary(fit: FitResult, gap: float) -> str:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import co_likes_by_loop, likes_by_loop, random_likes, small_ratings
+from oracles import cooccurrence_by_loop, likes_by_loop, random_likes, small_ratings
 
 from embedlab.errors import DataError, EmbedlabError, OptionError
 from embedlab.movies.data import cooccurrence as counts_module
@@ -59,7 +59,7 @@ def test_the_digest_changes_with_the_likes_and_with_the_movies():
 @pytest.mark.parametrize("seed", range(5))
 def test_counts_are_those_of_a_loop(seed):
     likes = random_likes(np.random.default_rng(seed), n_users=15, n_movies=8)
-    assert np.array_equal(cooccurrence(likes).toarray(), co_likes_by_loop(likes.toarray()))
+    assert np.array_equal(cooccurrence(likes).toarray(), cooccurrence_by_loop(likes.toarray()))
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (9, 60), (200, 5)])

@@ -24,7 +24,7 @@ from embedlab.movies.evaluation.candidates import (
     TUNING_ROUNDS,
     WEIGHTED_EMBEDDING,
     Candidate,
-    embedding,
+    embedding_scorers,
     score_name,
 )
 from embedlab.movies.evaluation.evaluate import (
@@ -36,7 +36,7 @@ from embedlab.movies.evaluation.evaluate import (
 from embedlab.movies.evaluation.metrics import (
     RESAMPLES_AT_ONCE,
     bootstrap_intervals,
-    rank_held_out,
+    held_out_metrics,
     recommend_for,
 )
 from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty, spread
@@ -54,7 +54,7 @@ from embedlab.wording import command
 BY_MATRIX = {
     "neighbours": (baselines.item_neighbours, {"user_weight": "inverse"}),
     "EASE": (baselines.ease, {"user_weight": "none", "penalty": 3.0}),
-    "embedding": (embedding, {"dim": 4, "user_weight": "inverse_sqrt", "item_power": 0.25}),
+    "embedding": (embedding_scorers, {"dim": 4, "user_weight": "inverse_sqrt", "item_power": 0.25}),
 }
 
 
@@ -126,7 +126,7 @@ def test_too_few_likes_are_refused():
 
 def ranking(scorer, holdout, k=10, exclude="query"):
     """Of one scorer."""
-    return rank_held_out({"it": scorer}, holdout, k, exclude)["it"]
+    return held_out_metrics({"it": scorer}, holdout, k, exclude)["it"]
 
 
 def best_five(scorer, holdout, exclude="query"):
@@ -208,7 +208,7 @@ def test_known_likes_are_recommended_only_where_the_query_alone_is_left_out(hold
 
 def test_more_movies_than_there_are_are_refused(holdout):
     scorer = baselines.popularity(holdout.likes)["likes"]
-    with pytest.raises(OptionError, match=r"k: expected from 1 to 59, .*, got 60"):
+    with pytest.raises(OptionError, match=r"k: expected a whole number from 1 to 59, .*, got 60"):
         ranking(scorer, holdout, 60)
 
 
@@ -286,7 +286,7 @@ def test_weighted_likes_give_the_weighted_counts_of_a_loop(likes, user_weight, i
 def test_the_weighted_fit_minimises_the_weighted_errors_and_keeps_fractions(likes):
     weighted = weight_likes(likes, "inverse", 0.25)
     fit = fit_minres(weighted, 5, rng())
-    v = weighted.embedding(fit.embedding).astype(np.float64)
+    v = weighted.to_embedding(fit.embedding).astype(np.float64)
     dense = likes.toarray() / np.sqrt(np.maximum(likes.sum(axis=1), 1)).A
     scale = np.maximum(np.asarray(likes.sum(axis=0)).ravel(), 1) ** 0.25
     errors = (v @ v.T - dense.T @ dense) / np.outer(scale, scale)
@@ -294,7 +294,7 @@ def test_the_weighted_fit_minimises_the_weighted_errors_and_keeps_fractions(like
     # The embedding is kept as float32.
     assert np.square(errors).sum() == pytest.approx(fit.cost, rel=1e-4)
     nudged = fit_minres(weighted, 5, rng()).embedding + 0.05
-    other = weighted.embedding(nudged).astype(np.float64)
+    other = weighted.to_embedding(nudged).astype(np.float64)
     errors = (other @ other.T - dense.T @ dense) / np.outer(scale, scale)
     np.fill_diagonal(errors, 0)
     assert np.square(errors).sum() > fit.cost
@@ -353,8 +353,8 @@ def test_ease_minimises_its_objective(likes):
 
 def test_the_scores_of_an_embedding_go_from_dot_to_cosine(likes):
     weighted = weight_likes(likes, "inverse", 0.25)
-    v = weighted.embedding(fit_minres(weighted, 4, rng()).embedding).astype(np.float64)
-    found = embedding(likes, dim=4, user_weight="inverse", item_power=0.25)
+    v = weighted.to_embedding(fit_minres(weighted, 4, rng()).embedding).astype(np.float64)
+    found = embedding_scorers(likes, dim=4, user_weight="inverse", item_power=0.25)
     assert list(found) == ["dot", "dot / |v|^0.25", "dot / |v|^0.5", "dot / |v|^0.75", "cosine"]
     norms = np.linalg.norm(v, axis=1)
     norms[norms == 0] = 1
@@ -595,7 +595,7 @@ def test_weights_find_more_on_real_ratings(real_movielens):
     assert (len(holdout.query), len(np.unique(holdout.user))) == (5986, 609)
     found = {}
     for name, user_weight, item_power in (("plain", "none", 0.0), ("weighted", "inverse", 0.25)):
-        scorers = embedding(holdout.likes, 20, user_weight, item_power, TUNING_ROUNDS, None)
+        scorers = embedding_scorers(holdout.likes, 20, user_weight, item_power, TUNING_ROUNDS, None)
         found |= {(name, s): ranking(scorers[s], holdout).means() for s in ("dot", "cosine")}
     found["popularity"] = ranking(baselines.popularity(holdout.likes)["likes"], holdout).means()
     rates = {name: means["hit_rate"] for name, means in found.items()}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import co_likes_by_loop, cost_by_loop, gradient_by_differences, random_likes
+from oracles import cooccurrence_by_loop, cost_by_loop, gradient_by_differences, random_likes
 from scipy.stats import ortho_group
 
 from embedlab.movies.data.cooccurrence import cooccurrence
@@ -27,7 +27,7 @@ def test_cost_and_gradient_are_those_of_loops(world, form):
     seed, n_users, n_movies, dim = world
     rng = np.random.default_rng(seed)
     likes = random_likes(rng, n_users, n_movies)
-    counts = co_likes_by_loop(likes.toarray())
+    counts = cooccurrence_by_loop(likes.toarray())
     v = torch.from_numpy(rng.standard_normal((n_movies, dim))).float()
 
     cost, gradient = both_forms(likes)[form].cost_and_gradient(v)
@@ -56,7 +56,7 @@ def test_both_forms_agree_over_several_blocks_of_rows(monkeypatch):
 @pytest.mark.parametrize("n_users", [5, 50])
 def test_the_smaller_gram_matrix_gives_the_same_norm_of_the_counts(n_users):
     likes = random_likes(np.random.default_rng(1), n_users, n_movies=20)
-    counts = co_likes_by_loop(likes.toarray())
+    counts = cooccurrence_by_loop(likes.toarray())
     off_diagonal = counts - np.diag(np.diag(counts))
     assert Factored(weight_likes(likes)).off_diagonal_squares == (off_diagonal**2).sum()
 

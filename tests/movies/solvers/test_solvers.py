@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from oracles import co_likes_by_loop, cost_by_loop, random_likes, two_taste_blocks
+from oracles import cooccurrence_by_loop, cost_by_loop, random_likes, two_taste_blocks
 
 from embedlab.errors import DivergedError, OptionError
 from embedlab.movies.data import weighting
@@ -68,7 +68,7 @@ def test_every_epoch_is_reported_and_the_last_is_the_result(optimizer):
     result, history = fit(likes, optimizer, epochs=7)
     assert [record.epoch for record in history] == list(range(result.epochs + 1))
     assert history[-1].metrics["train/cost"] == result.cost
-    counts = co_likes_by_loop(likes.toarray())
+    counts = cooccurrence_by_loop(likes.toarray())
     # The vectors are kept as float32, the cost that was reported may be of float64 ones.
     assert cost_by_loop(result.embedding, counts) == pytest.approx(result.cost, rel=1e-5)
     assert all(record.metrics["train/gradient_norm"] >= 0 for record in history)

@@ -46,7 +46,7 @@ from embedlab.workflows.models import log_movie_model
 
 pytestmark = pytest.mark.slow
 
-WORDS_AWAY = "is away (connection refused). The run goes on; what it logs is kept in "
+WORDS_AWAY = "is unavailable (connection refused). The run goes on; what it logs is kept in "
 
 
 class FakeServer:
@@ -271,8 +271,8 @@ def test_metrics_of_an_outage_are_sent_later_in_order_and_once(server, impatient
     assert server.tags == {"seen": "True"}
     assert not kept.exists()
     away, back = caplog.messages
-    assert away == f"MLflow at {server.uri} {WORDS_AWAY}{kept} until MLflow is back."
-    assert back == f"MLflow at {server.uri} is back: 2 metrics and 0 files sent."
+    assert away == f"MLflow at {server.uri} {WORDS_AWAY}{kept} until MLflow is available again."
+    assert back == f"MLflow at {server.uri} is available again: 2 metrics and 0 files sent."
 
 
 def test_neither_log_lines_nor_the_spool_hold_a_password(server, impatient, caplog):
@@ -297,11 +297,11 @@ def test_a_second_outage_is_logged_and_spooled_like_the_first(server, impatient,
         server.start() if number % 2 else None
     client.retry_until_available(lambda: None)
     assert server.metrics == costs(0, 1, 2, 3)
-    assert [re.search("is (away|back)", text)[1] for text in caplog.messages] == [
-        "away",
-        "back",
-        "away",
-        "back",
+    assert [re.search("is (unavailable|available)", text)[1] for text in caplog.messages] == [
+        "unavailable",
+        "available",
+        "unavailable",
+        "available",
     ]
 
 
@@ -399,8 +399,8 @@ def test_a_spool_that_mlflow_refuses_is_set_aside(server, impatient):
     (kept,) = unsent_folders(os.environ["EMBEDLAB_CACHE"])
     aside = kept.with_suffix(".refused")
     sentence = (
-        f"MLflow at {server.uri} refuses what run {server.run_id} had kept while it was away "
-        f"(INTERNAL_ERROR: not now); that is now in {aside}."
+        f"MLflow at {server.uri} refuses what run {server.run_id} had kept while it was "
+        f"unavailable (INTERNAL_ERROR: not now); that is now in {aside}."
     )
     with pytest.raises(TrackingError) as refused:
         client.log_batch(server.run_id, metrics=epoch(1))
@@ -531,7 +531,7 @@ def test_waiting_logs_a_line_every_half_minute_and_ends_at_the_limit(monkeypatch
     clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
     monkeypatch.setattr(retry, "time", clock)
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "75")
-    sentence = r"^MLflow at http://a was away for 75 s \(connection refused\)$"
+    sentence = r"^MLflow at http://a was unavailable for 75 s \(connection refused\)$"
     with pytest.raises(StoreUnavailableError, match=sentence):
         retry_until_available("http://a", refuse_connection)
     assert now == 75
@@ -602,9 +602,9 @@ ONE_MOVIE = pd.DataFrame(
     {"movie_id": [1], "title": ["A (1999)"], "genres": ["Drama"], "likes": [1]}
 )
 SENTENCE = (
-    r"MLflow at sqlite://\S+ was away for 0\.1 s \(connection refused\); what this run could not "
-    r"log is kept in \S+/unsent/\w{32}, and the next entry point that starts on this machine with "
-    r"this store sends it\."
+    r"MLflow at sqlite://\S+ was unavailable for 0\.1 s \(connection refused\); what this run "
+    r"could not log is kept in \S+/unsent/\w{32}, and the next entry point that starts on this "
+    r"machine with this store sends it\."
 )
 
 

@@ -23,7 +23,7 @@ def test_the_card_in_full():
         "- final cost: 100\n\n"
         "## What it cannot do\n\n"
         "- Nothing else.\n\n"
-        "## Ask it\n\n"
+        "## Query it\n\n"
         "```bash\nmlflow run . -e recommend -P model=models:/movie-embedding/7\n```\n"
     )
 

@@ -298,7 +298,7 @@ def test_a_write_that_collided_is_tried_again(memory, monkeypatch):
 def test_a_write_that_goes_on_to_fail_is_one_sentence(memory, monkeypatch, code, times):
     collisions(memory, monkeypatch, code, times)
     monkeypatch.setattr(memory, "get_tracking_uri", mlflow.get_tracking_uri, raising=False)
-    with pytest.raises(TrackingError, match=r"says: UNIQUE constraint failed$"):
+    with pytest.raises(TrackingError, match=r"reports: UNIQUE constraint failed$"):
         add(99)
     assert memory.aliases == {"champion": 1}
 

@@ -18,7 +18,7 @@ from embedlab.tracking.registry.versions import register, set_champion
 from embedlab.tracking.run import start_run
 from embedlab.workflows.model_facts import COST
 from embedlab.workflows.models import log_movie_model
-from embedlab.workflows.served import load_model
+from embedlab.workflows.recommend import load_model
 from entrypoints.promote import main as promote
 
 pytestmark = pytest.mark.slow

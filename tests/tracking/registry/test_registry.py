@@ -223,14 +223,14 @@ def test_a_registry_that_fails_does_not_count_as_one_without_a_champion(registry
 
     with monkeypatch.context() as broken:
         broken.setattr(mlflow.MlflowClient, "get_registered_model", refuse)
-        with pytest.raises(TrackingError, match=r"says: out of order$"):
+        with pytest.raises(TrackingError, match=r"reports: out of order$"):
             registry.add(cost=1)
     assert registry.aliases == {"champion": "1"}
 
 
 def test_a_model_that_is_not_there_is_one_sentence(registry):
     with pytest.raises(
-        TrackingError, match=r"^MLflow at sqlite:///\S+ says: .*no-such.*$"
+        TrackingError, match=r"^MLflow at sqlite:///\S+ reports: .*no-such.*$"
     ) as error:
         register("models:/m-no-such", registry.name, card_of("a"), Score(COST, 1.0))
     assert "\n" not in str(error.value)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from squares import squares
+from synthetic_images import squares
 from torchvision.models import ResNet18_Weights
 
 from embedlab.vision.data.augmentation import Augmentation

@@ -12,7 +12,7 @@ from made_images import ANIMALS, BLACK, BLUE, GREEN, JPEG, RED, WHITE, colours, 
 from PIL import Image
 
 from embedlab.datasets.cache import cache_folder
-from embedlab.datasets.images import (
+from embedlab.datasets.image_source import (
     SAMPLE,
     ImageSource,
     locate_images,

@@ -131,7 +131,7 @@ def test_a_limit_below_the_number_of_classes_is_refused(name):
     assert split_images(THREE_KINDS, 0, **{name: 3})
     with pytest.raises(OptionError) as error:
         split_images(THREE_KINDS, 0, **{name: 2})
-    text = f"{name}: expected 0 for all, or at least 3, one a class, got 2"
+    text = f"{name}: expected 0 for all, or at least 3, one per class, got 2"
     assert str(error.value) == text
 
 
@@ -151,7 +151,7 @@ def test_a_class_that_is_not_in_every_part_is_one_sentence(labels, n_train, prob
     with pytest.raises(DataError) as error:
         split_images(with_labels(labels, n_train), seed=0)
     sentence = one_sentence(error)
-    assert problem in sentence and "about 20 a class" in sentence
+    assert problem in sentence and "about 20 per class" in sentence
 
 
 def test_copies_in_another_part_are_found_by_their_pixels(tmp_path):

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from squares import CLASSES, predictions
+from synthetic_images import CLASSES, predictions
 
 from embedlab.vision.evaluation.comparison import ComparedRun, compare_runs, right_only_by
 

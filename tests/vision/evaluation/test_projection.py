@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from squares import blobs
+from synthetic_images import blobs
 
-from embedlab.vision.evaluation.projection import map_images, nearest, one_query_a_class
+from embedlab.vision.evaluation.embedding_map import map_images, nearest, one_query_per_class
 
 
 def test_nearest_images_against_a_loop():
@@ -26,4 +26,4 @@ def test_the_map_separates_what_is_separate(how):
     centres = np.array([points[labels == label].mean(0) for label in range(3)])
     nearest_centre = np.linalg.norm(points[:, None] - centres, axis=2).argmin(1)
     assert (nearest_centre == labels).all()
-    assert one_query_a_class(labels).tolist() == [0, 1, 2]
+    assert one_query_per_class(labels).tolist() == [0, 1, 2]

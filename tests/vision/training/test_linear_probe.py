@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
-from squares import blobs
+from synthetic_images import blobs
 
 from embedlab.errors import DivergedError
 from embedlab.vision.evaluation.metrics import (
     NO_SCORE,
-    ValidationScore,
+    AccuracyAndLoss,
 )
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
@@ -71,7 +71,7 @@ def test_of_epochs_with_equal_accuracy_the_one_with_the_lowest_loss_is_kept():
     ],
 )
 def test_the_higher_accuracy_is_better_and_of_equal_ones_the_lower_loss(one, other, beats):
-    assert ValidationScore(*one).beats(ValidationScore(*other)) is beats
+    assert AccuracyAndLoss(*one).beats(AccuracyAndLoss(*other)) is beats
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from squares import split_of, squares
+from synthetic_images import split_of, squares
 
 from embedlab.vision.backbone import attach_head, load_backbone
 from embedlab.vision.features import extract_features

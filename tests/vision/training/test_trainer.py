@@ -20,17 +20,18 @@ import torch
 from conftest import PROJECT, fresh_store
 from hypothesis import given
 from hypothesis import strategies as st
-from squares import split_of, squares
+from synthetic_images import split_of, squares
 from torchvision import models
 
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.progress import EpochRecord
 from embedlab.vision.backbone import Backbone, attach_head, load_backbone, new_head
 from embedlab.vision.data.images import ImageDataset
-from embedlab.vision.evaluation.metrics import Predictions, ValidationScore
+from embedlab.vision.evaluation.metrics import AccuracyAndLoss, Predictions
 from embedlab.vision.inference import Classifier
 from embedlab.vision.options import FREEZE
 from embedlab.vision.training.checkpoint import Checkpoints
+from embedlab.vision.training.cost_estimate import cheaper_options, epoch_work
 from embedlab.vision.training.epochs import Epoch
 from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import (
@@ -42,7 +43,6 @@ from embedlab.vision.training.recipes import (
     make_options,
 )
 from embedlab.vision.training.trainer import Trainer
-from embedlab.vision.training.work import cheaper_options, epoch_work
 from embedlab_serving.network import Preprocessing
 from entrypoints import finetune as finetune_entry
 
@@ -102,8 +102,8 @@ def test_colours_are_learnt_and_every_epoch_is_reported(longer):
     assert trainer.best.score == of_equals == scores[trainer.best.epoch - 1]
 
 
-def score_of(record: EpochRecord) -> ValidationScore:
-    return ValidationScore(record.metrics["val/accuracy"], record.metrics["val/loss"])
+def score_of(record: EpochRecord) -> AccuracyAndLoss:
+    return AccuracyAndLoss(record.metrics["val/accuracy"], record.metrics["val/loss"])
 
 
 def test_the_network_has_the_weights_of_the_best_epoch(longer):
@@ -161,7 +161,7 @@ def test_an_epoch_is_validated_at_its_own_resolution():
 
 
 def test_only_an_epoch_of_the_last_resolution_can_be_the_best():
-    scores = [ValidationScore(accuracy, 0.0) for accuracy in (0.9, 0.5, 0.7, 0.6)]
+    scores = [AccuracyAndLoss(accuracy, 0.0) for accuracy in (0.9, 0.5, 0.7, 0.6)]
     with patch.object(Predictions, "score", PropertyMock(side_effect=scores)):
         trainer, _ = train(replace(SHORT, resolution=(32, 40), epochs=4))
     assert (trainer.best.epoch, trainer.best.score.accuracy) == (3, 0.7)
@@ -298,7 +298,7 @@ def test_the_time_that_training_waits_for_data_is_its_share_of_the_epoch(monkeyp
 
 KILLED = """
 import os, signal, sys
-sys.path[:0] = ["src", "tests", "tests/vision/training"]
+sys.path[:0] = ["src", "tests", "tests/helpers", "tests/vision/training"]
 import torch
 torch.set_num_threads(1)
 import test_trainer

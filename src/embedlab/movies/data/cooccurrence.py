@@ -86,10 +86,15 @@ def build_cooccurrence(likes: sp.csr_matrix, device: str | None) -> Cooccurrence
     return CooccurrenceResult(matrix, nonzeros, squares, density, seconds, dense_seconds)
 
 
+def likes_per_movie(likes: sp.csr_matrix) -> np.ndarray:
+    """The number of users who like each movie: (n_movies,) int64."""
+    return np.bincount(likes.indices, minlength=likes.shape[1])
+
+
 def off_diagonal_squares(likes: sp.csr_matrix) -> float:
     """‖X‖²_off = Σ_{i≠j} X_ij² of X = LᵀL, without holding X; likes (n_users, n_movies) CSR."""
     by_user = np.diff(likes.indptr).astype(np.float64)
-    by_movie = np.bincount(likes.indices).astype(np.float64)
+    by_movie = likes_per_movie(likes).astype(np.float64)
     if np.square(by_user).sum() <= np.square(by_movie).sum():
         return _sums_of_blocks(likes)[1]
     # ‖LᵀL‖_F = ‖LLᵀ‖_F, and here that product is less work.
@@ -107,7 +112,7 @@ def _squares(values: np.ndarray) -> float:
 def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     """X's number of non-zeros and Σ_{i≠j} X_ij², from one half of X, as it is symmetric."""
     # The most liked movies first: entries that are often added to are near in the cache.
-    order = np.argsort(-np.bincount(likes.indices, minlength=likes.shape[1]), kind="stable")
+    order = np.argsort(-likes_per_movie(likes), kind="stable")
     is_binary = bool((likes.data == 1).all())
     later = likes[:, order].sorted_indices().astype(np.int8 if is_binary else np.float64)
     movies, n_movies = later.T.tocsr().astype(np.float64), len(order)  # (n_movies, n_users)

@@ -16,6 +16,7 @@ import scipy.sparse as sp
 
 from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import DataError
+from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.data.ratings import Ratings
 from embedlab.movies.data.weighting import WeightedLikes, weight_likes
 from embedlab.movies.options import parse_like_rule
@@ -61,7 +62,7 @@ class Likes:
     @property
     def popularity(self) -> np.ndarray:
         """Users who like each movie: (n_movies,) int64, the diagonal of X."""
-        return np.bincount(self.matrix.indices, minlength=self.n_movies)
+        return likes_per_movie(self.matrix)
 
     @property
     def table(self) -> pd.DataFrame:

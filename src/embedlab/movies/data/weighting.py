@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-from embedlab.movies.data.cooccurrence import off_diagonal_squares
+from embedlab.movies.data.cooccurrence import likes_per_movie, off_diagonal_squares
 from embedlab.movies.options import USER_WEIGHTS
 
 
@@ -41,7 +41,7 @@ class WeightedLikes:
         """‖X‖²_off = Σ_{i≠j} X_ij², the cost of vectors of zeros; counted once for all fits."""
         return off_diagonal_squares(self.matrix)
 
-    def embedding(self, vectors: np.ndarray) -> np.ndarray:
+    def to_embedding(self, vectors: np.ndarray) -> np.ndarray:
         """A solver's vectors for `likes`, (n_movies, dim) -> the embedding, float32."""
         with np.errstate(over="ignore"):  # vectors of a fit that diverged
             return (vectors * self.scale[:, None]).astype(np.float32)
@@ -58,7 +58,7 @@ def weight_likes(
     if user_weight == "none" and not item_power:
         return WeightedLikes(likes, np.ones(likes.shape[1]))
     n = np.diff(likes.indptr)  # (n_users,)
-    x = np.bincount(likes.indices, minlength=likes.shape[1])  # (n_movies,)
+    x = likes_per_movie(likes)
     root_w = _power(n, -USER_WEIGHTS[user_weight] / 2)
     # L' = diag(√w) L diag(x^−β)
     weighted = sp.diags_array(root_w) @ likes  # float64

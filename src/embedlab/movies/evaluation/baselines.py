@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation.metrics import Scorer
 
@@ -23,7 +24,7 @@ DAMPED = {f"cosine, shrinkage={s}": s for s in (0, 10, 100, 1000)}  # scores of 
 
 def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:
     """The most liked movies, for every query."""
-    counts = np.bincount(likes.indices, minlength=likes.shape[1]).astype(np.float32)
+    counts = likes_per_movie(likes).astype(np.float32)
     return {"likes": lambda query: np.tile(counts, (len(query), 1))}
 
 
@@ -193,10 +194,10 @@ def _break_ties_by_popularity(
 ) -> Scorer:
     """The scorer with ties broken by popularity.
 
-    So are scores that differ by less than TIE_BREAK of the best, unless all of them `are_whole`
-    numbers: then a half is added at the most.
+    Scores within TIE_BREAK of the best are ties. If all scores `are_whole` numbers, only equal ones
+    are, as at most a half is added.
     """
-    counts = np.bincount(likes.indices, minlength=likes.shape[1])  # (n_movies,)
+    counts = likes_per_movie(likes)
     share = counts / max(counts.max(), 1)
 
     def score(query: np.ndarray) -> np.ndarray:

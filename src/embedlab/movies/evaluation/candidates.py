@@ -23,8 +23,8 @@ WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING = "embedding, weighted", "embedding, pub
 PUBLISHED_COSINE = f"{PUBLISHED_EMBEDDING}, cosine"
 NOT_INSTALLED = "not installed (pip install -r requirements-extra.txt)"
 ITEM_POWERS = (0.0, 0.25, 0.5)
-# Of the exact solver while tuning: it ends about 1 % above the lowest cost, and more rounds do not
-# change the ranking of settings.
+# While tuning, the exact solver stops after so few rounds: about 1 % above the lowest cost, where
+# more rounds do not change the ranking of settings.
 TUNING_ROUNDS = 4
 
 Settings = Mapping[str, object]
@@ -36,7 +36,7 @@ def score_name(exponent: float) -> str:
     return {0.0: "dot", 1.0: "cosine"}.get(exponent, f"dot / |v|^{exponent:g}")
 
 
-def embedding(
+def embedding_scorers(
     likes: sp.csr_matrix,
     dim: int,
     user_weight: str,
@@ -47,7 +47,7 @@ def embedding(
     """The embedding of weighted likes by the exact solver, with the scores v_q·v_j / ‖v_j‖^a."""
     weighted = weight_likes(likes, user_weight, item_power)
     fit = fit_minres(weighted, dim, np.random.default_rng(0), max_rounds, tolerance)
-    v = weighted.embedding(fit.embedding)  # (n_movies, dim)
+    v = weighted.to_embedding(fit.embedding)  # (n_movies, dim)
     norms = np.linalg.norm(v, axis=1, keepdims=True)
 
     def by(exponent: float) -> Scorer:
@@ -85,16 +85,17 @@ def build_candidates(
     """The candidates for likes of `shape`, and those that are left out, with the reason."""
     weights = tuple(USER_WEIGHTS)
     by_weight = _grid(user_weight=weights)
-    tuning_overrides = {"max_rounds": TUNING_ROUNDS, "tolerance": None}
+    rough = {"max_rounds": TUNING_ROUNDS, "tolerance": None}
+    embedding = partial(Candidate, fit=embedding_scorers, tuning_overrides=rough)
     published = _grid(dim=dims, user_weight=["none"], item_power=[0.0])
     weighted = _grid(dim=dims, user_weight=weights, item_power=ITEM_POWERS)
     present = [
         Candidate("popularity", baselines.popularity),
         Candidate("raw co-likes", baselines.item_neighbours, by_weight, (baselines.COUNT,)),
         Candidate("item-kNN cosine", baselines.item_neighbours, by_weight, (*baselines.DAMPED,)),
-        Candidate(PUBLISHED_EMBEDDING, embedding, published, (score_name(0),), tuning_overrides),
-        Candidate(PUBLISHED_COSINE, embedding, published, (score_name(1),), tuning_overrides),
-        Candidate(WEIGHTED_EMBEDDING, embedding, weighted, tuning_overrides=tuning_overrides),
+        embedding(PUBLISHED_EMBEDDING, grid=published, scores=(score_name(0),)),
+        embedding(PUBLISHED_COSINE, grid=published, scores=(score_name(1),)),
+        embedding(WEIGHTED_EMBEDDING, grid=weighted),
     ]
     absent = []
     needed, free = baselines.ease_bytes(*shape) / 2**30, free_bytes("cpu") / 2**30

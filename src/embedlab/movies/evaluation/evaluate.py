@@ -26,8 +26,8 @@ from embedlab.movies.evaluation.candidates import (
 from embedlab.movies.evaluation.metrics import (
     RankingMetrics,
     bootstrap_intervals,
+    held_out_metrics,
     mean_metrics,
-    rank_held_out,
 )
 from embedlab.movies.evaluation.splits import (
     HELD_OUT,
@@ -61,7 +61,7 @@ class EvaluationOptions:
 
     n_splits   number of random splits; results are means over them.
     seed       of the splits.
-    k, exclude  as in `rank_held_out`.
+    k, exclude  as in `held_out_metrics`.
     max_users  maximum number of users with queries, the same in every split; None for all.
     """
 
@@ -107,7 +107,7 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> 
     v = fit.embedding  # (n_movies, dim)
     by_dot_product = {"dot": lambda query: v[query] @ v.T}
     k = min(10, likes.n_movies - 1)
-    return rank_held_out(by_dot_product, holdout, k)["dot"].means()["ndcg"]
+    return held_out_metrics(by_dot_product, holdout, k)["dot"].means()["ndcg"]
 
 
 # Two BLAS threads wait for each other longer than matrices this narrow take to multiply.
@@ -138,7 +138,7 @@ def tune_and_evaluate(
     ) -> dict[str, RankingMetrics]:
         """The rankings of `part`, by score."""
         scorers = fit(part.likes, **dict(settings))
-        return rank_held_out(scorers, part, options.k, options.exclude)
+        return held_out_metrics(scorers, part, options.k, options.exclude)
 
     for _ in range(options.n_splits):
         rank.cache_clear()
@@ -193,7 +193,7 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
     """A row per candidate, best test hit rate first.
 
     Columns: `contestant` (its name), `settings`, `score`, `val_hit_rate` and `chosen_in` as in
-    `Evaluation`; the test's `hit_rate`, `ndcg` and `mrr`, each with the 95 % interval `_low` to
+    `Evaluation`; the test's `hit_rate`, `ndcg` and `mrr`, each with the 95% interval `_low` to
     `_high` of `n_resamples` bootstrap samples of the users; `coverage` and `popularity`;
     `hit_rate_behind` and `ndcg_behind`, by how much the candidate is behind WEIGHTED_EMBEDDING,
     with the paired difference's interval.
@@ -245,7 +245,7 @@ def to_markdown(
         "",
         f"Validation chose `{ours.settings}`, scored by {ours.score}: the choice of "
         f"{ours.chosen_in} of {n_splits} splits, hit rate {ours.val_hit_rate:.4f} there. In "
-        "brackets: 95 % intervals.",
+        "brackets: 95% intervals.",
         "",
     ]
     for row in table.itertuples():

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from embedlab.errors import OptionError
+from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.evaluation.splits import Holdout
 
 # Query movies (n,) -> the score of every movie for each, (n, n_movies), higher is better.
@@ -44,7 +45,7 @@ class RankingMetrics:
         return {name: float(np.mean(value)) for name, value in vars(self).items()}
 
 
-def rank_held_out(
+def held_out_metrics(
     scorers: Mapping[str, Scorer], holdout: Holdout, k: int = 10, exclude: str = "query"
 ) -> dict[str, RankingMetrics]:
     """Metrics of the recommendations for every query of `holdout`, by name of the scorer.
@@ -61,7 +62,7 @@ def rank_held_out(
 def _metrics_of(best: np.ndarray, holdout: Holdout) -> RankingMetrics:
     """best (n_queries, k): recommended movies, best first."""
     n_movies, k = holdout.likes.shape[1], best.shape[1]
-    likes_of = np.bincount(holdout.likes.indices, minlength=n_movies)  # (n_movies,)
+    popularity = likes_per_movie(holdout.likes)
     is_hit = best[:, :, None] == holdout.targets[:, None, :]  # (n_queries, k, HELD_OUT)
     at = is_hit.any(axis=2)  # (n_queries, k), ranks with a held-out like
     rank = np.arange(1, k + 1)
@@ -71,7 +72,7 @@ def _metrics_of(best: np.ndarray, holdout: Holdout) -> RankingMetrics:
         hit_rate=_by_user(is_hit.any(axis=1).mean(axis=1), holdout.user),
         ndcg=_by_user(at @ gain / gain[: is_hit.shape[2]].sum(), holdout.user),
         mrr=_by_user((at / rank).max(axis=1), holdout.user),
-        popularity=_by_user(likes_of[best].mean(axis=1), holdout.user),
+        popularity=_by_user(popularity[best].mean(axis=1), holdout.user),
         coverage=len(np.unique(best)) / n_movies,
     )
 
@@ -82,12 +83,14 @@ def recommend_for(
     """By each scorer the `k` best movies of every query, best first: (n_queries, k).
 
     All scorers get the same array of movies, one after the other, so that they can share what they
-    compute of it. See `rank_held_out`.
+    compute of it. See `held_out_metrics`.
     """
     n_known = np.diff(holdout.likes.indptr)[holdout.user]  # (n_queries,)
     max_k = holdout.likes.shape[1] - (1 if exclude == "query" else int(n_known.max()))
     if not 0 < k <= max_k:
-        raise OptionError(f"k: expected from 1 to {max_k}, the movies that are left, got {k}")
+        raise OptionError(
+            f"k: expected a whole number from 1 to {max_k}, the movies that are left, got {k}"
+        )
     best = {name: np.empty((len(holdout.query), k), dtype=np.int64) for name in scorers}
     order = np.argsort(holdout.query, kind="stable")  # scores a query of several users once
     for start in range(0, len(order), QUERIES_AT_ONCE):

@@ -40,7 +40,7 @@ def plot_accuracy_against_novelty(
     low, high = table["hit_rate_low"].min(), table["hit_rate_high"].max()
     margin = 0.08 * (high - low) or 0.05
     bottom, top = panels[0].set_ylim(low - margin, high + margin)
-    panels[0].set_ylabel(f"hit rate@{k} on test, with 95 % interval")
+    panels[0].set_ylabel(f"hit rate@{k} on test, with 95% interval")
     # The names stand in the right margin, each near the height of its dot, with a thin line to it.
     shown = table.sort_values("hit_rate")
     heights = spread(((shown["hit_rate"] - bottom) / (top - bottom)).to_numpy(), LINE_OF_TEXT)

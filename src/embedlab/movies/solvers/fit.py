@@ -57,9 +57,11 @@ def fit_weighted(
             objective = Dense(cooccurrence(weighted.matrix), device)
         if snapshots:
             take = snapshots.take
-            snapshots = snapshots._replace(take=lambda epoch, v: take(epoch, weighted.embedding(v)))
+            snapshots = snapshots._replace(
+                take=lambda epoch, v: take(epoch, weighted.to_embedding(v))
+            )
         fit = fit_by_gradient(objective, options, generator, on_epoch, snapshots)
-    fit = replace(fit, embedding=weighted.embedding(fit.embedding))
+    fit = replace(fit, embedding=weighted.to_embedding(fit.embedding))
     reason = None if fit.has_diverged else unservable_reason(fit.embedding)
     return replace(fit, diverged_at=fit.epochs, divergence=reason) if reason else fit
 

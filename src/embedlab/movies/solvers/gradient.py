@@ -43,7 +43,7 @@ def fit_by_gradient(
     on_epoch: OnEpoch = ignore_epoch,
     snapshots: Snapshots | None = None,
 ) -> FitResult:
-    """Minimise `objective` from a N(0, init_scale²) start that `generator` draws on the CPU.
+    """Minimise `objective` from an N(0, init_scale²) start that `generator` draws on the CPU.
 
     Stops at the first cost that is not finite; `FitResult.diverged_at` reports divergence.
     """

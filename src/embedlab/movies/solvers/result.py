@@ -11,8 +11,8 @@ from embedlab.errors import DivergedError
 from embedlab.movies.options import FitOptions
 from embedlab.progress import EpochRecord
 
-# RMSprop and Adam with too high a rate rise up to a million times and recover; a fit that ends this
-# far above its random start has not.
+# With too high a rate RMSprop's and Adam's cost rises up to a million times and falls again; a fit
+# that ends this far above its random start has diverged.
 DIVERGED_RATIO = 1000.0
 
 
@@ -31,9 +31,10 @@ class Snapshots(NamedTuple):
 class FitResult:
     """A fitted embedding.
 
-    embedding    (n_movies, dim) float32, a row for each movie.
+    embedding    (n_movies, dim) float32, a row for each movie; from a solver called by itself, the
+                 vectors of the weighted likes, which `WeightedLikes.to_embedding` scales.
     cost         of the embedding, float64; the last finite one if the fit diverged.
-    epochs       number of updates.
+    epochs       number of updates; of the exact solver, of rounds.
     seconds      wall time of all updates and of the last evaluation.
     diverged_at  None, or the epoch from which on the costs had diverged (`divergence_epoch`), or
                  the last epoch if only the embedding's rows are too long to be served.
@@ -75,6 +76,11 @@ def divergence_epoch(costs: Sequence[float]) -> int | None:
     return first_bad if first_bad < len(costs) else None
 
 
+def relative_gap(cost: float, reference_cost: float) -> float:
+    """A cost over the exact solver's, minus 1."""
+    return cost / reference_cost - 1
+
+
 def add_gap_metric(record: EpochRecord, reference_cost: float | None) -> EpochRecord:
     """`record` with `train/gap`, its cost over the exact solver's minus 1.
 
@@ -82,5 +88,5 @@ def add_gap_metric(record: EpochRecord, reference_cost: float | None) -> EpochRe
     """
     if not reference_cost:
         return record
-    gap = record.metrics["train/cost"] / reference_cost - 1
+    gap = relative_gap(record.metrics["train/cost"], reference_cost)
     return replace(record, metrics={**record.metrics, "train/gap": gap})

@@ -100,7 +100,7 @@ def fit_with_snapshots(
 
 def sampled_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
     """The share of the exact lists, (n_queries, k), that lists have: the mean over the drawn movies
-    and half of its 95 % interval. If none were drawn, over those asked for."""
+    and half of its 95% interval. If none were drawn, over those asked for."""
     start = queries.n_asked if queries.n_sampled else 0
     is_shared = (lists[start:, :, None] == exact[start:, None, :]).any(axis=2)  # (n_sampled, k)
     shares = is_shared.mean(axis=1) if queries.k else np.ones(len(is_shared))

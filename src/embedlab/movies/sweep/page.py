@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from embedlab.movies.sweep.plots import run_colours
 from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
-from embedlab.pages import render_page
+from embedlab.pages.render import render_page
 
 DIGITS = 6  # of a cost: more cannot be seen
 

@@ -124,7 +124,7 @@ def plot_gap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
     cells = np.full((len(names), column.max() + 1), np.nan)
     cells[row, column] = gaps["gap"].clip(lower=MIN_GAP)
     texts = np.full(cells.shape, "", object)
-    texts[row, column] = [f"lr {lr:g}\n{_gap_as_text(gap)}" for _, lr, gap in gaps.to_numpy()]
+    texts[row, column] = [f"lr {lr:g}\n{_signed_gap(gap)}" for _, lr, gap in gaps.to_numpy()]
     # Title and colour bar need their room, however few the cells.
     size = max(6.0, 2.2 + 1.6 * cells.shape[1]), max(3.2, 1.6 + 0.8 * len(names))
     norm = LogNorm(1e-4, 1e4, clip=True)
@@ -135,7 +135,7 @@ def plot_gap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
     return figure
 
 
-def _gap_as_text(gap: float) -> str:
+def _signed_gap(gap: float) -> str:
     if np.isnan(gap):
         return "diverged"
     return f"{gap:+z.2%}" if gap < 1 else f"+{_percent(gap)}"
@@ -196,8 +196,6 @@ def plot_overlap_by_gap(compared: OptimizerComparison, title: str) -> Figure:
     axes.xaxis.set_major_formatter(_percent)
     if compared.sampled:
         n_sampled = compared.queries.n_sampled
-        key = (
-            f"end of each fit, mean over {n_sampled} movies\nwith its 95 % interval; lines: epochs"
-        )
+        key = f"end of each fit, mean over {n_sampled} movies\nwith its 95% interval; lines: epochs"
         axes.legend(frameon=False, title=key)
     return figure

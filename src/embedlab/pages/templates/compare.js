@@ -72,11 +72,11 @@
   // ---- the table of rates -------------------------------------------------------------------
   const shade = d3.scaleSequentialLog([1e4, 1e-4], d3.interpolateViridis).clamp(true);
   const buttons = new Map();
-  for (const [optimizer, of] of d3.group(fits, (fit) => fit.optimizer)) {
+  for (const [optimizer, group] of d3.group(fits, (fit) => fit.optimizer)) {
     const heading = make("th", optimizer);
     heading.scope = "row";
     const row = make("tr", heading);
-    for (const fit of of) {
+    for (const fit of group) {
       const rate = make("strong", fit.name.replace(`${optimizer} lr=`, ""));
       const button = make("button", [rate, make("br"), above(fit.gap)]);
       const colour = d3.color(fit.gap === null ? "#d5d8dc" : shade(Math.max(fit.gap, 1e-4)));
@@ -91,19 +91,19 @@
 
   // ---- the lists ----------------------------------------------------------------------------
   const show = () => {
-    const of = exact.lists[title], epoch = epochs[at];
+    const exactList = exact.lists[title], epoch = epochs[at];
     const found = chosen.lists[epoch]?.[title] ?? [];
     byId("name").textContent = chosen.name;
-    byId("exact").replaceChildren(...of.map((row) =>
+    byId("exact").replaceChildren(...exactList.map((row) =>
       make("li", titles[row], found.includes(row) ? "" : "gone")));
     byId("fit").replaceChildren(...found.map((row) =>
-      make("li", titles[row], of.includes(row) ? "" : "new")));
+      make("li", titles[row], exactList.includes(row) ? "" : "new")));
     for (const item of document.querySelectorAll("#columns li")) item.title = item.textContent;
     const height = document.querySelector("#exact li")?.getBoundingClientRect().height ?? 0;
     const width = byId("links").getBoundingClientRect().width;
-    d3.select("#links").selectAll("line").data(of.filter((row) => found.includes(row))).join("line")
+    d3.select("#links").selectAll("line").data(exactList.filter((row) => found.includes(row))).join("line")
       .attr("x1", 2).attr("x2", width - 2)
-      .attr("y1", (row) => (of.indexOf(row) + 0.5) * height)
+      .attr("y1", (row) => (exactList.indexOf(row) + 0.5) * height)
       .attr("y2", (row) => (found.indexOf(row) + 0.5) * height);
     const position = chosen.epochs.indexOf(epoch);
     byId("at").textContent = epoch === undefined ? "" : `epoch ${epoch}`;
@@ -114,9 +114,9 @@
     }
     const isInside = position >= 0 && position < chosen.epochs.length - 1;
     const now = isInside ? chosen.costs[position] / exact.cost - 1 : chosen.gap;
-    const shared = found.filter((row) => of.includes(row)).length;
+    const shared = found.filter((row) => exactList.includes(row)).length;
     const share = chosen.shares[epoch];
-    byId("words").textContent = `Cost ${above(now).replace(/^\+/, "")} above the exact one. ${shared} of ${of.length} `
+    byId("words").textContent = `Cost ${above(now).replace(/^\+/, "")} above the exact one. ${shared} of ${exactList.length} `
       + `movies in common${share === undefined ? "" : `; over ${sampled} movies drawn at random ${(100 * share).toFixed(0)}%`}.`;
   };
   const choose = (fit) => {

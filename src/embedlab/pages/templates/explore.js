@@ -152,10 +152,10 @@
 
   // ---- the map ------------------------------------------------------------------------------
   let tree; // of the dots that are shown
-  const plant = () => {
+  const buildTree = () => {
     tree = d3.quadtree(d3.range(n).filter((i) => shown.has(groups[i])), (i) => x[i], (i) => y[i]);
   };
-  plant();
+  buildTree();
   const size = n < 500 ? 1.6 : 1; // few dots may be larger
   const margin = 24, maxX = Math.max(...x), maxY = Math.max(...y);
   const place = (i) => transform.apply([
@@ -274,7 +274,7 @@
     button.setAttribute("aria-pressed", "true");
     button.addEventListener("click", () => {
       if (!shown.delete(i)) shown.add(i);
-      plant();
+      buildTree();
       button.setAttribute("aria-pressed", shown.has(i));
       draw();
     });

@@ -16,15 +16,15 @@
     pixels.style.backgroundSize = `${columns * SIZE}px ${rows * SIZE}px`;
     pixels.style.backgroundPosition = `-${column * SIZE}px -${row * SIZE}px`;
     const caption = make("figcaption", make("strong", percent(runs[run].confidence[image])));
-    let isMended = false;
+    let isRightElsewhere = false;
     runs.forEach((other, i) => {
       if (i === run) return;
       const says = other.predicted[image];
-      isMended ||= says === labels[image] && runs[run].predicted[image] !== labels[image];
+      isRightElsewhere ||= says === labels[image] && runs[run].predicted[image] !== labels[image];
       caption.append(make("span", `${other.name}: ${classes[says]} `
         + percent(other.confidence[image])), make("br"));
     });
-    return make("figure", [pixels, caption], isMended ? "mended" : "");
+    return make("figure", [pixels, caption], isRightElsewhere ? "right-elsewhere" : "");
   };
 
   const showCell = () => {
@@ -45,7 +45,7 @@
 
   const showRun = () => {
     const { counts, accuracy, interval } = runs[run];
-    byId("accuracy").textContent = `Test accuracy ${percent(accuracy, 1)} (95 % interval `
+    byId("accuracy").textContent = `Test accuracy ${percent(accuracy, 1)} (95% interval `
       + `${percent(interval[0], 1)} to ${percent(interval[1], 1)}).`;
     const names = classes.map((name) => {
       const cell = make("th", name);

@@ -1,7 +1,7 @@
 """MLflow's client of one run, whose writes never hold up a fit for long.
 
-While the tracking store is away, writes go to the run's spool, a local folder. A short request asks
-whether the store is back, after 5 s at first and after 60 s at most; then all of it is sent.
+While the tracking store is unavailable, writes go to the run's spool, a local folder. A short
+request asks whether it is available, after 5 s at first and after 60 s at most; then all is sent.
 """
 
 import time
@@ -69,16 +69,16 @@ class BufferedClient(mlflow.MlflowClient):
     def _send_or_spool(
         self, send: Callable[[], object], spool: Callable[[], None], seconds: int = SHORT_SECONDS
     ) -> None:
-        if not self._spool or time.monotonic() >= self._next_try:
-            reason = self._try(self._send_spool) if self._spool else None
+        if not self._spool.is_open or time.monotonic() >= self._next_try:
+            reason = self._try(self._send_spool) if self._spool.is_open else None
             reason = reason or self._try(send, seconds)
             if reason is None:
                 return
-            if not self._spool:
+            if not self._spool.is_open:
                 self._was_away, self._pause = True, FIRST_PROBE
                 log_line(
-                    f"MLflow at {store_address()} is away ({reason}). The run goes on; what it "
-                    f"logs is kept in {self._spool.folder} until MLflow is back."
+                    f"MLflow at {store_address()} is unavailable ({reason}). The run goes on; what "
+                    f"it logs is kept in {self._spool.folder} until MLflow is available again."
                 )
             self._next_try = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, MAX_PROBE)
@@ -87,12 +87,12 @@ class BufferedClient(mlflow.MlflowClient):
     def _send_spool(self) -> None:
         with short_requests(PROBE_SECONDS, retries=0):
             self.get_run(self._run_id)
-        if self._spool:
-            log_line(f"MLflow at {store_address()} is back: {self._spool.send()} sent.")
+        if self._spool.is_open:
+            log_line(f"MLflow at {store_address()} is available again: {self._spool.send()} sent.")
 
     @staticmethod
     def _try(send: Callable[[], object], seconds: int = SHORT_SECONDS) -> str | None:
-        """Call `send`; returns why the store is away, None if it succeeded."""
+        """Call `send`; returns why the store is unavailable, None if it succeeded."""
         try:
             with short_requests(seconds):
                 send()
@@ -124,9 +124,9 @@ class BufferedClient(mlflow.MlflowClient):
             run_id_to_system_metrics_monitor.pop(self._run_id, None)
         if self._try(partial(mlflow.end_run, status)):
             self._spool.add_status(status)
-        if self._spool:
+        if self._spool.is_open:
             if not self._is_told:
-                log_line(f"MLflow at {store_address()} is away; {self._spooled_summary()}")
+                log_line(f"MLflow at {store_address()} is unavailable; {self._spooled_summary()}")
             self._spool.release()
 
     def _spooled_summary(self) -> str:

@@ -26,8 +26,8 @@ from embedlab.errors import OptionError, StoreUnavailableError
 
 WAIT_VARIABLE = "EMBEDLAB_WAIT_FOR_SERVER"
 WAIT_SECONDS = 600
-SHORT_SECONDS = 10  # of a request that somebody waits for in a fit
-FIRST_PAUSE, MAX_PAUSE = 0.1, 10.0  # between two attempts of a run that only waits
+SHORT_SECONDS = 10  # timeout of a request during a fit
+FIRST_PAUSE, MAX_PAUSE = 0.1, 10.0  # seconds between two attempts of a run that only waits
 SECONDS_BETWEEN_LINES = 30.0
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def log_line(text: str) -> None:
 
 
 def outage_reason(error: BaseException | None) -> str | None:
-    """Why the store is away, in a few words; None for an error that a retry does not mend."""
+    """Why the store is unavailable, in words; None for an error that a retry does not mend."""
     while error is not None:
         text = str(error)
         match error:
@@ -113,7 +113,7 @@ def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0)
             now = time.monotonic()
             if now - started >= waits:
                 raise StoreUnavailableError(
-                    f"MLflow at {store} was away for {waits:g} s ({reason})"
+                    f"MLflow at {store} was unavailable for {waits:g} s ({reason})"
                 ) from error
             # Others may take a lock before the end of a long pause.
             max_pause = FIRST_PAUSE if isinstance(error, Timeout) else MAX_PAUSE

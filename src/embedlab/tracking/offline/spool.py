@@ -1,4 +1,4 @@
-"""The spool: what a run could not log while the tracking store was away, in a local folder.
+"""The spool: a local folder of what a run could not log while the store was unavailable.
 
 `<cache>/unsent/<run id>/` holds
 
@@ -6,9 +6,10 @@
     artifacts/   files, under their artifact paths
     lock         held by the process that spools or sends
 
-The run sends it when the store is back. If the run gave up or was killed, the next entry point that
-starts with this cache and store does. Sending twice, after an answer was lost, duplicates nothing:
-MLflow stores a metric with the same step, value and time once, and a file replaces its namesake.
+The run sends it when the store is available again. If the run gave up or was killed, the next entry
+point that starts with this cache and store does. Sending twice, after an answer was lost,
+duplicates nothing: MLflow stores a metric with the same step, value and time once, and a file
+replaces its namesake.
 """
 
 import json
@@ -36,13 +37,15 @@ REFUSED = ".refused"
 
 
 class Spool:
-    """The spool of one run; true while this process holds its lock."""
+    """The spool of one run."""
 
     def __init__(self, run_id: str):
         self.run_id = run_id
         self._lock: FileLock | None = None
 
-    def __bool__(self) -> bool:
+    @property
+    def is_open(self) -> bool:
+        """Whether this process holds the spool's lock: it keeps what the run logs."""
         return self._lock is not None
 
     @property
@@ -93,8 +96,8 @@ class Spool:
             yield folder
         except OSError as error:
             raise DataError(
-                f"MLflow at {store_address()} is away, and what this run logs cannot be kept in "
-                f"{folder} until it is back ({error.strerror or error})."
+                f"MLflow at {store_address()} is unavailable, and what this run logs cannot be "
+                f"kept in {folder} until then ({error.strerror or error})."
             ) from error
 
     def claim(self) -> bool:
@@ -112,8 +115,8 @@ class Spool:
     def send(self) -> str:
         """Send everything and remove the folder. Returns in words how much that was.
 
-        Raises MLflow's error while the store is away: the spool stays then. Raises TrackingError if
-        MLflow refuses it: the folder is renamed, so that later starts leave it alone.
+        Raises MLflow's error while the store is unavailable: the spool stays then. Raises
+        TrackingError if MLflow refuses it: the folder is renamed, so that later starts leave it.
         """
         try:
             sent = self._send()
@@ -127,7 +130,7 @@ class Spool:
             self.release()
             raise TrackingError(
                 f"MLflow at {store_address()} refuses what run {self.run_id} had kept while it was "
-                f"away ({first_line(error)}); that is now in {aside}."
+                f"unavailable ({first_line(error)}); that is now in {aside}."
             ) from error
         shutil.rmtree(self.folder)
         self.release()

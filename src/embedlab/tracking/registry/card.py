@@ -67,7 +67,7 @@ class Card:
             _list(self.results),
             "## What it cannot do",
             "\n".join(f"- {sentence}" for sentence in self.limits),
-            "## Ask it",
+            "## Query it",
             f"```bash\n{self.command.replace('{model}', shlex.quote(model))}\n```",
         ]
         return "\n\n".join(parts) + "\n"

@@ -12,16 +12,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import TimeoutError as NotYet
+from multiprocessing import TimeoutError as PoolTimeout
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from embedlab.datasets.cache import DAMAGED_ARRAY, build_folder, cache_folder
 from embedlab.datasets.folder import ClassFile, Listing, SkippedFile, list_files
-from embedlab.datasets.images import CIFAR10, ImageSource
+from embedlab.datasets.image_source import CIFAR10, ImageSource
 from embedlab.errors import DataError
 from embedlab.progress import OnProgress, no_progress
 from embedlab_serving.decode import decode_image, shorter_side
@@ -144,28 +144,27 @@ def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset
     listing = list_files(root)
     folder = cache_folder() / "pictures" / _listing_digest(root, listing)
     cached = _load(folder)
-    if cached and any(_can_be_read(listing.files[i]) for i, _ in cached[3]["unreadable"]):
+    if cached and any(_can_be_read(listing.files[i]) for i, _ in cached.unreadable):
         cached = None  # what kept a file from being read has been put right
     if cached is None:
         build_folder(folder, lambda f: _decode_all(root, listing, f, on_progress), lambda _: False)
         cached = _load(folder)
         assert cached is not None
-    pixels, mapped, fingerprints, about = cached
-    reasons = dict(about["unreadable"])  # by position of the file
+    reasons = dict(cached.unreadable)  # by position of the file
     unreadable = [SkippedFile(listing.files[i].name, reason) for i, reason in reasons.items()]
     files = [file for i, file in enumerate(listing.files) if i not in reasons]
     return ImageDataset(
         name,
         listing.classes,
-        pixels,
+        cached.pixels,
         np.array([file.label for file in files], dtype=np.int64),
         {part: sum(file.part == part for file in files) for part in listing.parts},
-        about["digest"],
-        fingerprints,
+        cached.digest,
+        cached.fingerprints,
         tuple(file.name for file in files),
         tuple(sorted([*listing.left_out, *unreadable])),
         listing.notes,
-        mapped,
+        cached.mapped,
     )
 
 
@@ -177,13 +176,24 @@ def _can_be_read(file: ClassFile) -> bool:
     return True
 
 
-def _load(folder: Path) -> tuple[np.ndarray, mmap.mmap | None, np.ndarray, dict] | None:
-    """Pixels, their memory map, fingerprints and facts; None if a file is missing or damaged."""
+class _CachedImages(NamedTuple):
+    """Decoded images, (n, 3, side, side) uint8, and what else their folder holds."""
+
+    pixels: np.ndarray
+    mapped: mmap.mmap | None
+    fingerprints: np.ndarray
+    digest: str
+    unreadable: list[tuple[int, str]]  # position of the file, reason
+
+
+def _load(folder: Path) -> _CachedImages | None:
+    """The images of a folder of the cache; None if a file is missing or damaged."""
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         pixels, mapped = _load_pixels(folder / IMAGES, about["shape"])
         fingerprints = np.load(folder / FINGERPRINTS, allow_pickle=False)
-        return pixels, mapped, fingerprints.reshape(len(pixels)), about
+        fingerprints = fingerprints.reshape(len(pixels))
+        return _CachedImages(pixels, mapped, fingerprints, about["digest"], about["unreadable"])
     except (*DAMAGED_ARRAY, KeyError, TypeError):  # also of another number of images
         return None
 
@@ -266,7 +276,7 @@ def _imap(
     while True:
         try:
             yield results.next(timeout=1)
-        except NotYet:
+        except PoolTimeout:
             continue
         except StopIteration:
             return

@@ -44,8 +44,9 @@ def split_images(
     val_limit: int = 0,
     test_limit: int = 0,
 ) -> Split:
-    """A limit above 0 takes at most that many images, stratified, one or more per class; 0 all.
+    """Split the data set by stratified shuffles from `seed`, unless its parts are given.
 
+    A limit above 0 keeps at most that many images, stratified, at least one per class; 0 keeps all.
     The validation images do not depend on the limit of the training images.
     Raises DataError if a class is too small to be in every part, OptionError if a limit is smaller
     than the number of classes.
@@ -65,19 +66,19 @@ def split_images(
         raise DataError(
             f"dataset: {images.name} has too few images to split {n_classes} classes into "
             f"training, validation and test; the smallest class is {images.classes[smallest]!r}: "
-            "add images (about 20 a class at least)."
+            "add images (at least about 20 per class)."
         ) from None
     for part, name in (("train", "training"), ("val", "validation"), ("test", "test")):
         if missing := set(range(n_classes)) - set(images.labels[parts[part]].tolist()):
             raise DataError(
                 f"dataset: {images.name} has no {name} image of "
                 f"{', '.join(images.classes[label] for label in sorted(missing)[:5])}: "
-                "add images (about 20 a class at least)."
+                "add images (at least about 20 per class)."
             )
     for part, limit in (("train", train_limit), ("val", val_limit), ("test", test_limit)):
         if 0 < limit < n_classes:
             raise OptionError(
-                f"{part}_limit: expected 0 for all, or at least {n_classes}, one a class, got "
+                f"{part}_limit: expected 0 for all, or at least {n_classes}, one per class, got "
                 f"{limit}"
             )
         parts[part] = _limited(parts[part], images.labels, limit, seed)

@@ -67,7 +67,7 @@ class Comparison:
             minutes = "" if pd.isna(row.minutes) else f", {duration(60 * row.minutes)} of computing"
             lines.append(
                 f"- **{row.run}** ({row.kind}): {row.accuracy:.2%} of {n_test:,} test images right "
-                f"(95 % interval {row.low:.2%} to {row.high:.2%}), validation "
+                f"(95% interval {row.low:.2%} to {row.high:.2%}), validation "
                 f"{row.val_accuracy:.2%}{minutes}."
             )
         lines.append("")

@@ -1,7 +1,7 @@
 """Classification metrics: numbers and tables from predicted probabilities, without a network.
 
-In: `Predictions`. Out: a `Report`, the most confident right and wrong images of each class, a
-paired test.
+In: `Predictions`. Out: a `ClassificationReport`, the most confident right and wrong images of each
+class, a paired test.
 """
 
 import math
@@ -18,18 +18,18 @@ N_BINS = 15  # of the calibration error, as in the paper
 PER_CLASS = ("class", "pictures", "precision", "recall", "f1")
 
 
-class ValidationScore(NamedTuple):
+class AccuracyAndLoss(NamedTuple):
     """The score that selects the best epoch: accuracy, a fraction, and cross-entropy in nats."""
 
     accuracy: float
     loss: float
 
-    def beats(self, other: "ValidationScore") -> bool:
+    def beats(self, other: "AccuracyAndLoss") -> bool:
         """Whether the accuracy is higher, or is equal and the loss is lower."""
         return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
 
 
-NO_SCORE = ValidationScore(-1.0, math.inf)  # any other score beats it
+NO_SCORE = AccuracyAndLoss(-1.0, math.inf)  # any other score beats it
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Predictions:
         return self.predicted == self.labels  # (n,) bool
 
     @property
-    def score(self) -> ValidationScore:
+    def score(self) -> AccuracyAndLoss:
         of_truth = self.probabilities[np.arange(len(self.labels)), self.labels]  # (n,)
         loss = -np.log(of_truth.clip(np.finfo(np.float64).eps)).mean()
-        return ValidationScore(float(self.is_right.mean()), float(loss))
+        return AccuracyAndLoss(float(self.is_right.mean()), float(loss))
 
     def take(self, positions: np.ndarray) -> "Predictions":
         """The predictions at these positions, 0 to n − 1."""
@@ -69,8 +69,8 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Report:
-    """loss and calibration_error are means; accuracy is a fraction with its 95 % interval.
+class ClassificationReport:
+    """loss and calibration_error are means; accuracy is a fraction with its 95% interval.
 
     per_class  one row per class: PER_CLASS; `pictures` is its number of images.
     confusion  (classes, classes) counts: true class by row, predicted by column.
@@ -85,7 +85,7 @@ class Report:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"Test accuracy {self.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})"
+        return f"Test accuracy {self.accuracy:.2%} (95% interval {low:.2%} to {high:.2%})"
 
     def as_metrics(self) -> dict[str, float]:
         """The metrics of all test images by name; the tables have those of each class."""
@@ -104,12 +104,13 @@ def predictions_of(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> 
     return Predictions(softmax(logits.astype(np.float64), axis=1), labels[rows], rows)
 
 
-def evaluate(predictions: Predictions, classes: tuple[str, ...]) -> Report:
-    """The interval is Wilson's for a proportion; the calibration error that of `calibration`."""
+def evaluate(predictions: Predictions, classes: tuple[str, ...]) -> ClassificationReport:
+    """Metrics of predictions, overall and by class: Wilson's interval of the accuracy, and the
+    error of `calibration_error`."""
     each = predictions.labels, predictions.predicted
     labels = np.arange(len(classes))
     *scores, support = precision_recall_fscore_support(*each, labels=labels, zero_division=0.0)
-    return Report(
+    return ClassificationReport(
         loss=predictions.score.loss,
         accuracy=predictions.score.accuracy,
         interval=wilson_interval(int(predictions.is_right.sum()), len(predictions.labels)),
@@ -120,7 +121,7 @@ def evaluate(predictions: Predictions, classes: tuple[str, ...]) -> Report:
 
 
 def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson, JASA 22, 1927)."""
+    """95% interval of a proportion (Wilson, JASA 22, 1927)."""
     found = binomtest(n_right, n).proportion_ci(0.95, method="wilson")
     return float(found.low), float(found.high)
 

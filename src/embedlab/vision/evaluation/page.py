@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from embedlab.pages import render_page, webp_address
+from embedlab.pages.render import render_page, webp_address
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import evaluate

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, RED, PlainTextFigure, new_figure, tidy
 from embedlab.progress import EpochRecord
 from embedlab.vision.data.images import ImageDataset
-from embedlab.vision.evaluation.metrics import Predictions, Report, wilson_interval
+from embedlab.vision.evaluation.metrics import ClassificationReport, Predictions, wilson_interval
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)  # of runs, in turn
 PALE = "#d5d8dc"
@@ -84,7 +84,7 @@ def _cut_first_losses(axes: Axes) -> None:
         axes.set_ylim(0, 1.3 * later)
 
 
-def plot_confusion(report: Report, title: str) -> Figure:
+def plot_confusion(report: ClassificationReport, title: str) -> Figure:
     """A cell's colour is its share of the true class; up to 25 classes have counts, too."""
     classes, counts = report.per_class["class"], report.confusion
     share = counts / counts.sum(1, keepdims=True).clip(1)  # (classes, classes)
@@ -268,8 +268,8 @@ def plot_disagreements(
 
 
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
-    """One dot per run with its 95 % interval; `table` has run, accuracy, low, high."""
-    label = "test accuracy, with 95 % interval"
+    """One dot per run with its 95% interval; `table` has run, accuracy, low, high."""
+    label = "test accuracy, with 95% interval"
     figure, axes, y = _rows(table["run"], 1.4 + 0.6 * len(table), title, label)
     errors = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
     axes.errorbar(table["accuracy"], y, xerr=errors, fmt="o", color=BLUE, capsize=4, markersize=8)
@@ -283,12 +283,12 @@ def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
 
 
 def plot_class_differences(table: pd.DataFrame, labels: np.ndarray, title: str) -> Figure:
-    """Recall of each class with its 95 % interval, one dot per run; `table` is class by run.
+    """Recall of each class with its 95% interval, one dot per run; `table` is class by run.
 
     labels  (n,) true classes of the test images.
     """
     counts = np.bincount(labels, minlength=len(table))  # (classes,)
-    label = "right predictions of the class (recall), with 95 % interval"
+    label = "right predictions of the class (recall), with 95% interval"
     height = 0.2 + 0.17 * len(table.columns)  # of a class
     figure, axes, y = _rows(table.index, 1.6 + height * len(table), title, label)
     for i, name in enumerate(table):

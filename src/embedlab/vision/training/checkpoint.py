@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from embedlab.datasets.cache import DAMAGED_ARRAY, cache_folder, working_folder
+from embedlab.distributed.env import is_main_process
 from embedlab.errors import DataError, DivergedError, LostProcessError
 
 FILE, RESUMED = "last.pt", "resumed.txt"
@@ -29,10 +30,14 @@ class Checkpoints:
         self.file = self.folder / FILE
 
     def save(self, state: dict, resumed: str = "") -> None:
-        """`resumed` is the id of the run that this one goes on with.
+        """Write the state, at rank 0; nothing at the others.
+
+        resumed  id of the run that this one continues.
 
         Raises DataError if the disk is full or not writable.
         """
+        if not is_main_process():
+            return
         try:
             with working_folder(self.folder) as work:
                 if resumed:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from embedlab.progress import EpochRecord
-from embedlab.vision.evaluation.metrics import Predictions, ValidationScore
+from embedlab.vision.evaluation.metrics import AccuracyAndLoss, Predictions
 
 
 class Epoch(NamedTuple):
@@ -23,10 +23,10 @@ class Epoch(NamedTuple):
 
 @dataclass(frozen=True)
 class BestEpoch:
-    """The best epoch so far, by `ValidationScore`, and its weights by name."""
+    """The best epoch so far, by `AccuracyAndLoss`, and its weights by name."""
 
     epoch: int
-    score: ValidationScore
+    score: AccuracyAndLoss
     weights: Mapping[str, torch.Tensor]
 
     def __str__(self) -> str:

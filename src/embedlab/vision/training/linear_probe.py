@@ -20,7 +20,7 @@ from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.epochs import BestEpoch, Epoch
 from embedlab.vision.training.optim import build_optimizer
 
-Data = tuple[np.ndarray, np.ndarray]  # features (n, d) float32, labels (n,) int64
+LabelledFeatures = tuple[np.ndarray, np.ndarray]  # features (n, d) float32, labels (n,) int64
 
 
 class LinearProbe:
@@ -32,8 +32,8 @@ class LinearProbe:
 
     def __init__(
         self,
-        train: Data,
-        val: Data,
+        train: LabelledFeatures,
+        val: LabelledFeatures,
         n_classes: int,
         options: LinearProbeOptions,
         seed: int,

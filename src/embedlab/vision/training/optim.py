@@ -14,9 +14,10 @@ Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 def build_optimizer(
     network: nn.Module, options: FinetuneOptions | LinearProbeOptions
 ) -> torch.optim.Optimizer:
-    """Weight decay applies to the weights of layers only: biases and norms are vectors.
+    """The optimizer that `options` name, for the trainable parameters of `network`.
 
-    torch's L-BFGS has no weight decay: its caller adds the penalty to the loss.
+    Weight decay applies to parameters of two or more dimensions, not to biases and norms. torch's
+    L-BFGS has no weight decay: its caller adds the penalty to the loss.
     """
     trained = [p for p in network.parameters() if p.requires_grad]
     groups = [

@@ -26,6 +26,11 @@ BATCH_NORM = ("update", "keep")
 class FinetuneOptions:
     """Hyperparameters of fine-tuning, by default those of the recipe `fast`.
 
+    optimizer        one of OPTIMIZERS.
+    epochs           passes over the training images.
+    batch_size       images of an update, of all processes together.
+    augment          one of AUGMENTATIONS.
+    label_smoothing  fraction of the target that is spread over all classes.
     head             the last layer's start: random, or the linear probe's weights on the frozen
                      features (LP-FT; Kumar et al., ICLR 2022), whose validation is epoch 0.
     batch_norm       whether BatchNorm's statistics are updated, or kept as the weights have them.
@@ -116,18 +121,18 @@ BY_DATA = (
 RECIPES = MappingProxyType({recipe.recipe: recipe for recipe in (AUTO, FAST, NOTEBOOK)})
 RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
 
-FEW_IMAGES = 1_000  # of fewer, changed statistics of BatchNorm undo the linear probe
+FEW_IMAGES = 1_000  # below this, updating BatchNorm's statistics undoes the linear probe
 MANY_IMAGES = 20_000  # from these on, the smaller resolutions of `fast` save time
 # The highest learning rate for a batch of 128; it grows with the batch. SGD's undoes the linear
 # probe in the first epoch (docs/accuracy.md).
 BASE_LR = {"sgd": 0.01, "rmsprop": 3e-4, "adam": 3e-4, "adamw": 3e-4}
 UPDATES_PER_EPOCH, MIN_BATCH, MAX_BATCH = 20, 16, 128
-# Edges and textures of photos are known to the early stages. Without training them an epoch takes
-# two thirds of the time, so there are more of them.
+# Early stages know edges and textures of photos. Freezing them cuts an epoch to two thirds of the
+# time, so `auto` takes more epochs.
 FREEZE_THOUSANDS, FREEZE_MANY = "stage2", "stem"
 MIN_EPOCHS, MIN_EPOCHS_FROZEN = 8, 12
 MIN_UPDATES, MIN_UPDATES_FEW = 290, 120
-RATE_FACTOR_FEW = 0.8  # of the rate of more images
+RATE_FACTOR_FEW = 0.8  # of the learning rate, below FEW_IMAGES
 TINY_SIDE = 16  # pixels; such images are not photos, and the network has to change more for them
 # Resolutions from the first epoch to the last, of few, of more, and of many images, by the largest
 # side of images in pixels.
@@ -177,7 +182,7 @@ def resolve_options(
     """The options of parameters by name, recipe and backbone among them, for these images.
 
     Raises OptionError for what cannot be combined. Before the images are read, `n_train=1` stands
-    in: `auto` then chooses the most epochs, so nothing is refused that the real data would allow.
+    in: `auto` then chooses many epochs, so that a list of resolutions is rarely refused too early.
     """
     backbone, names = settings["backbone"], ("recipe", *RECIPE_FIELDS)
     is_pretrained = settings["weights"] != NO_WEIGHTS

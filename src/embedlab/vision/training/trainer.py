@@ -28,16 +28,16 @@ from embedlab.vision.backbone import freeze
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
-from embedlab.vision.evaluation.metrics import NO_SCORE, ValidationScore
+from embedlab.vision.evaluation.metrics import NO_SCORE, AccuracyAndLoss
 from embedlab.vision.inference import Classifier, iter_batches
 from embedlab.vision.seeds import seeded
+from embedlab.vision.training.cost_estimate import epoch_work, validation_cost
 from embedlab.vision.training.epochs import BestEpoch, Epoch
 from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import FinetuneOptions
-from embedlab.vision.training.work import epoch_work, validation_cost
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-LARGE_PRIME = 2**31 - 1  # so that no two seeds share a step's
+LARGE_PRIME = 2**31 - 1  # distance of two steps' seeds, so that near seeds share none
 NOT_COMPILED = (
     "The network is not compiled: torch.compile needs Triton, a C compiler and Python's headers "
     "(on Debian and Ubuntu: apt install gcc python3-dev). Training takes longer without it."
@@ -136,7 +136,7 @@ class Trainer:
             self._generator.set_state(state["rng"])
             self.history = [EpochRecord(**record) for record in state["history"]]
             self.seconds, best = state["seconds"], state["best"]
-            score = ValidationScore(best["accuracy"], best["loss"])
+            score = AccuracyAndLoss(best["accuracy"], best["loss"])
             self.best = BestEpoch(best["epoch"], score, best["network"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise DataError(
@@ -155,7 +155,7 @@ class Trainer:
         one), lr, and time/waiting_share: the fraction of the time in which training waited for
         data. After the last epoch the network has the weights of the best one and is in eval mode.
 
-        on_progress  called after every batch, in the unit of `work.epoch_work`.
+        on_progress  called after every batch, in the unit of `cost_estimate.epoch_work`.
 
         Raises DivergedError if a loss is not finite, with the step and the learning rate.
         """

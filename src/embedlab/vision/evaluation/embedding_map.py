@@ -39,7 +39,7 @@ def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     return np.array([row[row != query][:k] for query, row in zip(queries, found, strict=True)])
 
 
-def one_query_a_class(labels: np.ndarray) -> np.ndarray:
+def one_query_per_class(labels: np.ndarray) -> np.ndarray:
     """The first row of each of the first MAX_CLASSES classes."""
     _, first = np.unique(labels, return_index=True)
     return first[:MAX_CLASSES]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedlab.datasets.images import (
+from embedlab.datasets.image_source import (
     ImageSource,
     locate_images,
 )

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from oracles import random_likes
-from squares import split_of, squares
+from synthetic_images import split_of, squares
 
 from embedlab.distributed.collectives import assert_same_across_ranks, process_group
 from embedlab.distributed.env import STARTED_BY_TORCHRUN, is_main_process, rank, world_size

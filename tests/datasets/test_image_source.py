@@ -15,10 +15,9 @@ import pytest
 from conftest import PROJECT
 from made_images import one_sentence
 
-from embedlab.datasets import download
-from embedlab.datasets import images as places
+from embedlab.datasets import download, image_source
 from embedlab.datasets.cache import cache_folder
-from embedlab.datasets.images import (
+from embedlab.datasets.image_source import (
     CIFAR10,
     FOLDER,
     ImageSource,
@@ -78,7 +77,7 @@ def test_a_folder_is_used_where_it_lies(tmp_path, monkeypatch):
 
 def test_the_check_of_an_argument_imports_nothing_heavy():
     code = (
-        "import sys; from embedlab.datasets.images import check_dataset_argument as check;"
+        "import sys; from embedlab.datasets.image_source import check_dataset_argument as check;"
         "check('cifar10'); heavy = {'numpy', 'PIL', 'torch', 'torchvision', 'requests', 'rich'};"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
@@ -123,8 +122,8 @@ def small_cifar(monkeypatch) -> bytes:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.setattr(download, "WAITS", (0.0, 0.0))
-    monkeypatch.setattr(places, "CIFAR10_URL", url)
-    monkeypatch.setattr(places, "CIFAR10_SHA256", hashlib.sha256(archive).hexdigest())
+    monkeypatch.setattr(image_source, "CIFAR10_URL", url)
+    monkeypatch.setattr(image_source, "CIFAR10_SHA256", hashlib.sha256(archive).hexdigest())
     monkeypatch.setattr(Torchvision, "train_list", [[name, md5[name]] for name in BATCHES[:5]])
     monkeypatch.setattr(Torchvision, "test_list", [["test_batch", md5["test_batch"]]])
     meta = {"filename": "batches.meta", "key": "label_names", "md5": md5["batches.meta"]}
@@ -144,12 +143,12 @@ def test_a_download_that_fails_says_where_to_put_the_file(small_cifar):
         locate_images("cifar10")
     target = cache_folder() / "downloads" / "cifar-10-python.tar.gz"
     sentence = one_sentence(error)
-    assert places.CIFAR10_URL in sentence
+    assert image_source.CIFAR10_URL in sentence
     assert sentence.endswith(f"fetch it by hand and save it as {target}.")
     assert [path for path in cache_folder().rglob("*") if path.is_file()] == []
     assert put_by_hand(small_cifar) == target  # whoever follows the advice is served
     found = locate_images("cifar10")
-    assert (found.kind, found.name, found.source) == (CIFAR10, "CIFAR-10", places.CIFAR10_URL)
+    assert (found.kind, found.name, found.source) == (CIFAR10, "CIFAR-10", image_source.CIFAR10_URL)
 
 
 def test_cifar10_is_read_with_its_own_test_images(small_cifar):

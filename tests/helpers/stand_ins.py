@@ -27,7 +27,7 @@ def sudo(*command: str) -> None:
 
 
 def apt_get(*arguments: str) -> None:
-    """Installed is what the test needs, or it is skipped."""
+    """The test is skipped unless the packages are installed."""
     assert arguments == ("install", "-y", "postgresql", "python3-venv")
 
 

@@ -25,7 +25,7 @@ def likes_by_loop(ratings: Ratings, like_rule: str) -> set[tuple[int, int]]:
     return liked
 
 
-def co_likes_by_loop(likes: np.ndarray) -> np.ndarray:
+def cooccurrence_by_loop(likes: np.ndarray) -> np.ndarray:
     """(n_users, n_movies) 0/1 -> (n_movies, n_movies) counts, one user and one pair at a time."""
     n_movies = likes.shape[1]
     counts = np.zeros((n_movies, n_movies), dtype=np.int64)

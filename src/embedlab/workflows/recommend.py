@@ -21,12 +21,12 @@ from embedlab.tracking.store import first_line, store_address
 from embedlab.wording import command
 from embedlab_serving.movie_model import COLUMNS, SIGNATURE
 
-GIVE_OURS = "give one that fit_embedding has logged, such as models:/movie-embedding@champion."
+MODEL_HINT = "give one that fit_embedding has logged, such as models:/movie-embedding@champion."
 
 
 def load_model(uri: str) -> PyFuncModel:
-    """Raises TrackingError if `uri` names no model, another kind of model, or a damaged one. Code
-    of another kind of model is not run, a pickle is not read."""
+    """Load a movie embedding. Raises TrackingError if `uri` names no model, another kind of model,
+    or a damaged one. Code of another kind of model is not run, a pickle is not read."""
     try:
         with warnings.catch_warnings(), _without_own_modules():
             warnings.simplefilter("ignore")
@@ -71,7 +71,7 @@ def _check_kind(uri: str, info: ModelInfo) -> None:
     elif (found := _columns(info.signature)) == wanted:
         return
     raise TrackingError(
-        f"model: expected a movie embedding, which {wanted}, but '{uri}' {found}: {GIVE_OURS}"
+        f"model: expected a movie embedding, which {wanted}, but '{uri}' {found}: {MODEL_HINT}"
     )
 
 
@@ -95,11 +95,11 @@ def query(model: PyFuncModel, titles: list[str], params: dict) -> pd.DataFrame:
         if isinstance(error, MlflowException) and error.error_code != "INTERNAL_ERROR":
             raise TitleError(error.message) from None
         raise TrackingError(
-            f"model: its prediction failed ({_reason(error)}): {GIVE_OURS}"
+            f"model: its prediction failed ({_reason(error)}): {MODEL_HINT}"
         ) from error
     if not isinstance(answer, pd.DataFrame) or list(answer.columns) != COLUMNS:
         raise TrackingError(
-            f"model: expected an answer of {', '.join(COLUMNS)}, but found another: {GIVE_OURS}"
+            f"model: expected an answer of {', '.join(COLUMNS)}, but found another: {MODEL_HINT}"
         )
     return answer
 

@@ -8,7 +8,7 @@ from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean, integer, integers, nonblank, number, one_of
 from embedlab.movies.options import FitOptions
 from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
-from embedlab.movies.sweep.ray_backend import LAUNCHERS, parse_launcher
+from embedlab.movies.sweep.ray_backend import LAUNCHERS, RayOptions, parse_launcher
 
 PAGE = "compare.html"
 
@@ -36,7 +36,7 @@ def build_parser() -> Parser:
     what = "local: one fit after another, in this process; ray: many at once, as tasks of Ray"
     parser.add("launcher", one_of(*LAUNCHERS), "local", what)
     what = "with launcher=ray: auto, host:6379 or ray://host:10001; empty: a local Ray"
-    parser.add("ray_address", str, "", what)
+    parser.add("ray_address", str.strip, "", what)
     parser.add("cpus_per_fit", integer(1), 1, "with launcher=ray: cores that a fit reserves")
     what = "with launcher=ray: GPUs that a fit reserves; 0.5: two fits share one"
     parser.add("gpus_per_fit", number(0), 0.0, what)
@@ -48,9 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     exact = FitOptions("exact", None, args.dim, args.epochs, args.objective, args.init_scale)
     grid = fit_grid(args.optimizers, args.learning_rates, exact)
-    ray = parse_launcher(
-        args.launcher, args.ray_address, args.cpus_per_fit, args.gpus_per_fit, args.device
-    )
+    ray_options = RayOptions(args.ray_address, args.cpus_per_fit, args.gpus_per_fit)
+    ray = parse_launcher(args.launcher, ray_options, args.device)
 
     from embedlab.cli.console import console, work_progress
     from embedlab.device import choose_device

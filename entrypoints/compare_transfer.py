@@ -30,7 +30,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.evaluation.comparison import compare_runs, right_only_by
     from embedlab.vision.evaluation.page import images_page
     from embedlab.workflows.finished_image_runs import check_images_unchanged, find_image_runs
-    from embedlab.workflows.image_runs import prepare_fonts
 
     given = {"runs": ",".join(args.runs) or "best"}
     with start_run("compare_transfer", "compare_transfer", given) as run:
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         finished.sort(key=lambda item: -item.compared.test.score.accuracy)
         images = read_images(locate_images(finished[0].dataset))
         check_images_unchanged(finished, images.digest)
-        for sentence in prepare_fonts(images):
+        for sentence in plots.prepare_fonts(images):
             console.print(sentence)
         run.set_tags({"compared_runs": ",".join(item.id for item in finished)})
         run.log_resolved({"runs": ",".join(item.id for item in finished)})

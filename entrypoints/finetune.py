@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.inference import Classifier, choose_precision
     from embedlab.vision.training.checkpoint import Checkpoints
     from embedlab.vision.training.cost_estimate import cheaper_options
-    from embedlab.vision.training.head import probe_head
+    from embedlab.vision.training.linear_probe import probe_head
     from embedlab.vision.training.trainer import Trainer
     from embedlab.workflows import image_runs
     from embedlab.workflows.conflicts import refuse_conflicts

@@ -8,7 +8,6 @@ from embedlab.cli.types import auto_or, boolean, integer, one_of, positive_numbe
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
 from embedlab.movies.options import DEFAULT_LR, MOVIE_MAPS, OPTIMIZERS, FitOptions, check_processes
-from embedlab.progress import EpochRecord
 from embedlab.workflows.model_facts import COST, MOVIE_METRICS, NDCG
 
 
@@ -81,13 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         n_epochs = None if options.optimizer == "exact" else options.epochs  # until it converges
         with (
             epoch_progress(title, n_epochs, "train/cost") as show,
-            movie_runs.epoch_log(run, options, caption, reference) as log,
+            movie_runs.epoch_log(run, options, caption, reference, show) as on_epoch,
         ):
-
-            def on_epoch(record: EpochRecord) -> None:
-                log(record)
-                show(record)
-
             fit = fit_weighted(likes.weighted, options, args.seed, device, on_epoch, args.processes)
         fit.raise_if_diverged(options)
 

@@ -25,15 +25,18 @@ long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMB
 
 # The files that take longest: begun first, so that no worker waits for another at the end.
 LONGEST = (
-    *("test_entry_points", "test_team_server", "test_same_seed", "test_kill"),
-    "test_distributed",
-    *("test_trainer", "test_real_images", "test_environments", "test_concurrent_registration"),
+    *("test_entry_points", "test_team_server", "test_same_seed", "test_sweep_runs"),
+    *("test_degenerate", "test_trainer", "test_real_images", "test_distributed"),
+    *("test_damaged_models", "test_weighting", "test_real_ratings", "test_run", "test_outage"),
+    *("test_image_model", "test_movie_model", "test_older_models", "test_backbones"),
+    *("test_concurrent_registration", "test_faults", "test_report", "test_environments"),
 )
 
 # No test talks to the outside, or finds a store or a cache that another run left behind.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers with several threads each would compete for cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MATPLOTLIBRC"] = str(PROJECT / "tests/matplotlibrc")
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(name, None)

@@ -78,8 +78,7 @@ class ImageModel(PythonModel):
             return self._classify(model_input["image"].tolist(), (params or {}).get("k"))
 
     def _classify(self, images: list[str], k: int | None) -> pd.DataFrame:
-        if k is None:
-            k = min(DEFAULT_K, len(self.classes))
+        k = min(DEFAULT_K, len(self.classes)) if k is None else k
         if not 1 <= k <= len(self.classes):
             raise OptionError(f"k: expected a whole number from 1 to {len(self.classes)}, got {k}")
         if len(images) > MAX_IMAGES:

@@ -14,19 +14,9 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT
-from made_images import (
-    ANIMALS,
-    BLACK,
-    BLUE,
-    GREEN,
-    RED,
-    WHITE,
-    colours,
-    encoded,
-    fill,
-    one_sentence,
-)
+from made_images import ANIMALS, BLACK, BLUE, GREEN, RED, WHITE, colours, encoded, fill
 from PIL import Image
+from sentences import one_sentence
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.datasets.image_source import locate_images

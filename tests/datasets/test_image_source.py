@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import PROJECT
-from made_images import one_sentence
+from sentences import one_sentence
 
 from embedlab.datasets import download, image_source
 from embedlab.datasets.cache import cache_folder

@@ -30,7 +30,7 @@ from embedlab.cli.parser import exit_with
 
 pytestmark = pytest.mark.slow
 
-EPOCHS, DIM, TRAIN = 30, 12, 320
+EPOCHS, DIM, TRAIN = 30, 12, 160
 FAMILY_FILMS = {"Lion King, The (1994)", "Toy Story 2 (1999)", "Aladdin (1992)"}
 
 
@@ -262,7 +262,7 @@ def test_main_registers_the_model_as_champion(everything):
 
 BOTH_MODELS = """
 import multiprocessing, sys
-import pandas as pd, torch
+import pandas as pd, torch, torchvision
 import mlflow.pyfunc
 
 def load(order):

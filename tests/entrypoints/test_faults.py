@@ -1,7 +1,7 @@
 """A disk that is full, a cache that cannot be written, files that were cut short or changed on the
 way: one sentence, and the same command without the fault succeeds.
 
-Downloads have their tests in `test_datasets`, `test_image_source` and `test_weights`, the tracking
+Downloads have their tests in `test_download`, `test_image_source` and `test_weights`, the tracking
 server in `test_outage`, damaged checkpoints in `test_trainer`, models in `test_damaged_models`.
 """
 
@@ -23,6 +23,7 @@ from conftest import fresh_store
 from degenerate_ratings import write
 from oracles import small_ratings
 from PIL import Image
+from sentences import one_sentence
 from synthetic_images import split_of, squares
 
 from embedlab.datasets.cache import cache_folder
@@ -48,12 +49,6 @@ def store(tmp_path_factory):
 
 def status() -> str:
     return mlflow.last_active_run().info.status
-
-
-def one_sentence(error: pytest.ExceptionInfo) -> str:
-    text = str(error.value)
-    assert "\n" not in text and text.endswith("."), text
-    return text
 
 
 # -- a full disk ---------------------------------------------------------------------------------

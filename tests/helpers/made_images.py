@@ -6,7 +6,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from embedlab.datasets.image_source import (
@@ -22,12 +21,6 @@ RED, GREEN, BLUE, WHITE, BLACK = (
     (255, 255, 255),
     (0, 0, 0),
 )
-
-
-def one_sentence(error: pytest.ExceptionInfo) -> str:
-    text = str(error.value)
-    assert "\n" not in text and text.endswith((".", "?")), text
-    return text
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **how) -> bytes:

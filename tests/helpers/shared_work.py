@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from narrow_resnet import NARROW
 from oracles import random_likes
 from synthetic_images import split_of, squares
 
@@ -64,14 +65,14 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
 
 
 def features() -> dict[str, np.ndarray] | None:
-    backbone = load_backbone("resnet18", "none", seed=1)
+    backbone = load_backbone(NARROW, "none", seed=1)
     extractor = Classifier(backbone.network, PREPROCESSING, tta_flip=True)
     found = extract_features(backbone.digest, extractor, IMAGES, split_of(IMAGES))
     return None if found is None else dict(found.parts)
 
 
 def trainer_of(options: FinetuneOptions) -> Trainer:
-    backbone = load_backbone("resnet18", "none", seed=1)
+    backbone = load_backbone(NARROW, "none", seed=1)
     network = attach_head(backbone, new_head(backbone, 3, seed=1))
     model = Classifier(network, PREPROCESSING, tta_flip=options.flip_view)
     return Trainer(model, IMAGES, split_of(IMAGES), options, seed=0)
@@ -92,7 +93,7 @@ def tune(trainer: Trainer) -> tuple:
 
 def one_step() -> dict[str, np.ndarray]:
     """The change of each weight by one step of plain SGD on all images and all layers."""
-    before = load_backbone("resnet18", "none", seed=1).network.state_dict()
+    before = load_backbone(NARROW, "none", seed=1).network.state_dict()
     before = {name: value.clone().numpy() for name, value in before.items()}
     options = replace(ONE_STEP, optimizer="sgd", momentum=0.0, weight_decay=0.0)
     _, after, _ = tune(trainer_of(options))

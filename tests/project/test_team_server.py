@@ -280,12 +280,15 @@ def test_main_runs_against_the_server(team, client):
 # -- many at once ------------------------------------------------------------------------------
 
 
+SHARED_EPOCHS = 5  # of each process
+
+
 def fit_with_others(number: int, barrier: Barrier, uri: str) -> None:
     """One of the processes that begin a run at the same moment."""
 
     def main(_):
         with start_run("fit_embedding", f"run {number}", {"number": number}) as run:
-            for epoch in range(15):
+            for epoch in range(SHARED_EPOCHS):
                 run.log_epoch(EpochRecord(epoch, {"train/cost": float(number)}, 0.01))
                 run.flush()
             run.log_text("x" * 100_000, "text.txt")
@@ -314,7 +317,7 @@ def eight_at_once(team: Team, uri: str) -> list[mlflow.entities.Run]:
         assert (run.info.status, run.data.tags["stop_reason"]) == ("FINISHED", "finished")
         history = client.get_metric_history(run.info.run_id, "train/cost")
         number = float(run.data.params["number"])
-        assert [(p.step, p.value) for p in history] == [(epoch, number) for epoch in range(15)]
+        assert [(p.step, p.value) for p in history] == [(e, number) for e in range(SHARED_EPOCHS)]
         assert client.list_artifacts(run.info.run_id)[0].file_size == 100_000
     return runs
 

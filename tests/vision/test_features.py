@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from narrow_resnet import N_FEATURES, NARROW, narrow_resnet18
 from synthetic_images import split_of, squares, tampered
-from torchvision import models
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import OptionError
@@ -23,7 +23,7 @@ SPLIT = split_of(IMAGES)
 
 @pytest.fixture
 def backbone():
-    return load_backbone("resnet18", "none", seed=1)
+    return load_backbone(NARROW, "none", seed=1)
 
 
 def extract(backbone, images=IMAGES, tta_flip=False):
@@ -42,8 +42,8 @@ def test_frozen_means_frozen(backbone):
 
 def test_features_are_the_penultimate_layer(backbone):
     found = extract(backbone).parts["val"]
-    assert found.shape == (len(SPLIT.val), 512)
-    plain = models.resnet18()
+    assert found.shape == (len(SPLIT.val), N_FEATURES)
+    plain = narrow_resnet18()
     plain.fc = torch.nn.Identity()
     plain.load_state_dict(backbone.network.state_dict())
     images = torch.from_numpy(IMAGES.pixels[SPLIT.val])

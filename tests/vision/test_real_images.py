@@ -22,7 +22,7 @@ RESOLUTION = 64
 PRECISION = choose_precision("auto", "cpu")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def images(real_images):
     return read_images(locate_images(f"folder:{real_images}"))
 

@@ -9,8 +9,8 @@ from embedlab.workflows import finished_image_runs
 
 
 @pytest.mark.parametrize(("n", "text"), [(1, "found 1 finished run "), (2, "2 finished runs ")])
-def test_finished_runs_without_a_pair_are_one_or_several(n, text):
+def test_finished_runs_without_a_pair_are_one_or_several(monkeypatch, n, text):
     run = SimpleNamespace(data=SimpleNamespace(tags={"entry_point": "finetune"}))
-    client = SimpleNamespace(search_runs=lambda *_, **__: [run] * n)
+    monkeypatch.setattr(finished_image_runs, "newest_finished", lambda *_: [run] * n)
     with pytest.raises(TrackingError, match=text):
-        finished_image_runs.best_pair(client, "1")
+        finished_image_runs.best_pair("1")

@@ -3,12 +3,13 @@
 import json
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 import pytest
 from browser import needs_chromium, run_in_page
 from conftest import fresh_store
-from matplotlib.figure import Figure
+from PIL import Image
 
 from embedlab.errors import TrackingError
 from embedlab.workflows.report import KINDS, ReportedRun, answers, report_page, reported_runs
@@ -61,8 +62,10 @@ def make_run(kind: str, **tags: str) -> str:
         if kind == "recommend":
             of_one = {"columns": ["query", "title"], "data": [["Heat (1995)", MOVIES[0]]]}
             mlflow.log_text(json.dumps(of_one), "recommendations.json")
-        for name in ("accuracy", "predictions", "confusion", "best", "trade", "movie_map"):
-            mlflow.log_figure(Figure(), f"figures/{name}.png")
+        with TemporaryDirectory() as folder:
+            for name in ("accuracy", "predictions", "confusion", "best", "trade", "movie_map"):
+                Image.new("RGB", (640, 480)).save(f"{folder}/{name}.png")
+            mlflow.log_artifacts(folder, "figures")
     return run.info.run_id
 
 
@@ -88,15 +91,26 @@ def all_runs() -> dict[str, str]:
     return made | {"compare_transfer": make_run("compare_transfer", compared_runs=both)}
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, str]:
+    """A store of its own with a run of each kind, which no test changes: their ids."""
+    with fresh_store(tmp_path_factory.mktemp("made")):
+        mlflow.set_experiment("report")
+        yield all_runs()
+
+
+@pytest.fixture
+def page(made) -> str:
+    return report_page(shown("1"))
+
+
 def test_without_runs_the_page_names_the_command_of_everything(experiment):
     page = report_page(shown(experiment))
     commands = set(re.findall(r"mlflow run \. -e (\w+) --env-manager local", page))
     assert commands == {*KINDS} - {"recommend"}
 
 
-def test_the_page_has_the_numbers_words_and_figures_of_the_runs(experiment):
-    made = all_runs()
-    page = report_page(shown(experiment))
+def test_the_page_has_the_numbers_words_and_figures_of_the_runs(made, page):
     assert "mlflow run . -e" not in page
     for run_id in made.values():
         assert f"/runs/{run_id}?" in page
@@ -110,9 +124,7 @@ def test_the_page_has_the_numbers_words_and_figures_of_the_runs(experiment):
     assert page.count("data:image/webp;base64,") == 8
 
 
-def test_lists_are_of_the_best_fit_of_each_optimizer_and_what_changed_is_marked(experiment):
-    all_runs()
-    page = report_page(shown(experiment))
+def test_lists_are_of_the_best_fit_of_each_optimizer_and_what_changed_is_marked(page):
     headings = re.search(r"<th scope=\"col\">rank(.*?)</tr>", page, re.DOTALL)[1]
     assert re.findall(r">([^<>]+)", headings.replace("\n", "")) == [
         "exact",
@@ -156,16 +168,12 @@ def test_lists_of_an_older_version_have_one_row_per_fit(experiment):
     assert lists[0] == lists[1]
 
 
-def test_titles_are_text_and_no_part_of_the_page(experiment):
-    all_runs()
-    page = report_page(shown(experiment))
+def test_titles_are_text_and_no_part_of_the_page(page):
     assert "<b>Alien" not in page
     assert "&lt;b&gt;Alien&lt;/b&gt; &amp; co (1979)" in page
 
 
-def test_the_page_needs_nothing_from_outside(experiment):
-    all_runs()
-    page = report_page(shown(experiment))
+def test_the_page_needs_nothing_from_outside(page):
     assert not re.search(r"""src="(?!data:)|<link|@import|url\(""", page)
 
 
@@ -200,9 +208,8 @@ def test_two_runs_of_a_kind_are_one_sentence(experiment):
         reported_runs(experiment, (first, second))
 
 
-def test_named_runs_alone_are_reported(experiment):
-    made = all_runs()
-    assert [*reported_runs(experiment, (made["finetune"],))] == ["finetune"]
+def test_named_runs_alone_are_reported(made):
+    assert [*reported_runs("1", (made["finetune"],))] == ["finetune"]
 
 
 def test_a_run_that_is_none_of_these_is_one_sentence(experiment, store):
@@ -213,17 +220,15 @@ def test_a_run_that_is_none_of_these_is_one_sentence(experiment, store):
         reported_runs(experiment, ("abc",))
 
 
-def test_the_description_has_the_first_lines_of_the_comparisons(experiment):
-    all_runs()
-    text = answers(shown(experiment))
+def test_the_description_has_the_first_lines_of_the_comparisons(made):
+    text = answers(shown("1"))
     assert "`report.html`" in text
     assert "**compare_optimizers answers**" in text
 
 
 @needs_chromium
 @pytest.mark.slow
-def test_a_browser_shows_every_image_and_follows_the_contents(experiment, tmp_path):
-    all_runs()
+def test_a_browser_shows_every_image_and_follows_the_contents(page, tmp_path):
     folder = tmp_path / "browser"
     folder.mkdir()
     script = """
@@ -238,5 +243,5 @@ def test_a_browser_shows_every_image_and_follows_the_contents(experiment, tmp_pa
         sideways: document.documentElement.scrollWidth > innerWidth,
       };
     """
-    seen = run_in_page(report_page(shown(experiment)), script, Path(folder))
+    seen = run_in_page(page, script, Path(folder))
     assert seen == {"images": 8, "without_alt": 0, "lost": 0, "sideways": False}

@@ -82,6 +82,12 @@ def compared(tmp_path_factory):
         yield client, printed
 
 
+@pytest.fixture(autouse=True)
+def no_figures(compared, monkeypatch):
+    """Only the first comparison draws: `test_sweep` looks at every figure."""
+    monkeypatch.setattr("embedlab.movies.sweep.plots.comparison_figures", lambda *_: {})
+
+
 @pytest.mark.slow
 def test_every_fit_is_a_child_with_the_same_parameters_and_its_own_metrics(compared):
     client, _ = compared

@@ -38,10 +38,9 @@ class SyncBatchNorm(nn.BatchNorm2d):
             momentum = 1 / count.item() if self.momentum is None else self.momentum
             self.get_buffer("running_mean").lerp_(mean.float(), momentum)
             self.get_buffer("running_var").lerp_((variance * n / (n - 1)).float(), momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)  # (c,)
-        shift = self.bias - mean * scale
-        y = torch.addcmul(_per_channel(shift), x32, _per_channel(scale))  # (b, c, h, w)
-        return y.to(x.dtype)
+        scale = (self.weight * torch.rsqrt(variance + self.eps))[:, None, None]  # (c, 1, 1)
+        shift = self.bias[:, None, None] - mean[:, None, None] * scale
+        return torch.addcmul(shift.float(), x32, scale.float()).to(x.dtype)  # (b, c, h, w)
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -56,7 +55,3 @@ class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
         return _AllReduceSum.apply(gradient)
-
-
-def _per_channel(values: torch.Tensor) -> torch.Tensor:
-    return values.float()[:, None, None]  # (c,) -> (c, 1, 1)

@@ -1,6 +1,5 @@
 """The movie map: positions of movies in the plane, and the groups of genres that colour them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,12 +48,7 @@ class MovieMap:
     @property
     def groups(self) -> np.ndarray:
         """(n,) int64: each movie's position in GENRE_GROUPS."""
+        group_of = {name: i for i, names in enumerate(GENRE_GROUPS.values()) for name in names}
+        other = len(GENRE_GROUPS) - 1
         genres = self.movies["genres"].str.split("|", regex=False)
-        return np.array([genre_group(names) for names in genres], dtype=np.int64)
-
-
-def genre_group(genres: Sequence[str]) -> int:
-    """The position in GENRE_GROUPS of a movie of these genres."""
-    has = set(genres)
-    matches = (i for i, names in enumerate(GENRE_GROUPS.values()) if has & {*names})
-    return next(matches, len(GENRE_GROUPS) - 1)
+        return np.array([min(group_of.get(g, other) for g in names) for names in genres], np.int64)

@@ -18,11 +18,11 @@ from embedlab.tracking.store import first_line, store_address
 from embedlab.tracking.tracked_run import EPOCH_SECONDS
 
 
-def finished_run(client: mlflow.MlflowClient, run_id: str, kinds: Sequence[str]) -> Run:
+def finished_run(run_id: str, kinds: Sequence[str]) -> Run:
     """The finished run of that id, of one of these entry points. Raises TrackingError."""
     expected = f"finished runs of {' or '.join(kinds)}"
     try:
-        run = client.get_run(run_id)
+        run = mlflow.get_run(run_id)
     except MlflowException as error:
         raise TrackingError(
             f"runs: there is no run {run_id!r} in {store_address()} ({first_line(error)}): give "
@@ -36,9 +36,10 @@ def finished_run(client: mlflow.MlflowClient, run_id: str, kinds: Sequence[str])
     return run
 
 
-def newest_finished(client: mlflow.MlflowClient, experiment_id: str, query: str) -> list[Run]:
+def newest_finished(experiment_id: str, query: str) -> list[Run]:
     """The finished runs of an experiment that match MLflow's `query`, newest first."""
     query, order = f"{query} AND attributes.status = 'FINISHED'", ["attributes.end_time DESC"]
+    client = mlflow.MlflowClient()
     return client.search_runs([experiment_id], query, order_by=order, max_results=1000)
 
 
@@ -48,33 +49,25 @@ def has_artifact(run_id: str, path: str) -> bool:
     return path in {file.path for file in files}
 
 
-def fetch_artifact(run_id: str, path: str) -> Path:
-    """A local copy of an artifact. Raises MlflowException if there is none."""
-    return fetch(f"runs:/{run_id}/{path}")
-
-
 def fetch(uri: str) -> Path:
-    """A local copy of what MLflow has at `uri`, for as long as this process lives."""
-    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder_for_download()))
+    """A local copy of what MLflow has at `uri`, for as long as this process lives.
 
-
-def folder_for_download() -> str:
-    """A new folder that is removed when this process ends, as MLflow leaves its own behind."""
-    return mkdtemp(dir=_downloads())
+    Raises MlflowException or OSError if there is nothing.
+    """
+    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=mkdtemp(dir=_downloads())))
 
 
 @cache
 def _downloads() -> str:
+    """A folder that is removed when this process ends: MLflow leaves its own behind."""
     folder = TemporaryDirectory(prefix="embedlab-", ignore_cleanup_errors=True)
     atexit.register(folder.cleanup)
     return folder.name
 
 
-def read_history(
-    client: mlflow.MlflowClient, run_id: str, metrics: Sequence[str]
-) -> list[EpochRecord]:
+def read_history(run_id: str, metrics: Sequence[str]) -> list[EpochRecord]:
     """The epochs of a run that have one of these metrics, as `TrackedRun.log_epoch` logged them."""
-    by_epoch: dict[int, dict[str, float]] = defaultdict(dict)
+    client, by_epoch = mlflow.MlflowClient(), defaultdict[int, dict[str, float]](dict)
     for name in metrics:
         for point in client.get_metric_history(run_id, name):
             by_epoch[point.step][name] = point.value

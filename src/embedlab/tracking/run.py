@@ -182,8 +182,12 @@ def _code_version() -> dict[str, str]:
     try:
         import git  # fails where there is no git program
 
-        repository = git.Repo(PROJECT_ROOT)
-        is_dirty = repository.is_dirty(untracked_files=True)
-        return {"git.commit": repository.head.commit.hexsha, "git.dirty": str(is_dirty).lower()}
-    except Exception:  # one of GitPython's, which is not there to be named
+        # `# branch.oid <sha>`, other lines with #, and one for each changed or untracked file
+        arguments = "--porcelain=v2", "--branch", "--untracked-files=normal"
+        heading, *lines = git.Repo(PROJECT_ROOT).git.status(*arguments).splitlines()
+        commit = heading.split()[2]
+        int(commit, 16)  # ValueError before the first commit
+        is_dirty = any(not line.startswith("#") for line in lines)
+        return {"git.commit": commit, "git.dirty": str(is_dirty).lower()}
+    except Exception:  # or one of GitPython's, which is not there to be named
         return {"git.commit": "unknown", "git.dirty": "unknown"}

@@ -46,6 +46,7 @@ FREEZE = {
 }
 # The parameters that choose the images and their split.
 SPLIT_PARAMETERS = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")
+IMAGE_ENTRY_POINTS = ("extract_features", "finetune")  # whose runs have a classifier
 IMAGENET, NO_WEIGHTS = "imagenet", "none"  # values of `weights` that are not paths
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 IMAGE_MAPS = ("pca", "tsne")

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import mlflow
 import numpy as np
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -11,13 +10,13 @@ from mlflow.exceptions import MlflowException
 from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import TrackingError
 from embedlab.progress import EpochRecord
-from embedlab.tracking.finished import fetch_artifact, finished_run, newest_finished, read_history
+from embedlab.tracking.finished import fetch, finished_run, newest_finished, read_history
 from embedlab.tracking.store import first_line, store_address
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
+from embedlab.vision.options import IMAGE_ENTRY_POINTS
 from embedlab.wording import counted
 
-ENTRY_POINTS = ("extract_features", "finetune")
 PREDICTIONS = "predictions/test.npz"
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
@@ -41,9 +40,7 @@ def find_image_runs(experiment_id: str, ids: tuple[str, ...]) -> list[FinishedIm
     several data sets, the one of the newest run is taken.
     Raises TrackingError if there are too few, or their data differ.
     """
-    client = mlflow.MlflowClient()
-    runs = [finished_run(client, run_id, ENTRY_POINTS) for run_id in ids]
-    runs = runs or best_pair(client, experiment_id)
+    runs = [finished_run(run_id, IMAGE_ENTRY_POINTS) for run_id in ids] or best_pair(experiment_id)
     if len(set(map(_digest, runs))) > 1:
         raise TrackingError(
             "runs: expected runs on the same validation and test images, got "
@@ -51,7 +48,7 @@ def find_image_runs(experiment_id: str, ids: tuple[str, ...]) -> list[FinishedIm
             + ": use the same dataset, split_seed, val_limit and test_limit."
         )
     names = [run.info.run_name for run in runs]
-    return [_read(client, run, is_unique=names.count(run.info.run_name) == 1) for run in runs]
+    return [_read(run, is_unique=names.count(run.info.run_name) == 1) for run in runs]
 
 
 def check_images_unchanged(runs: list[FinishedImageRun], digest: str) -> None:
@@ -63,12 +60,12 @@ def check_images_unchanged(runs: list[FinishedImageRun], digest: str) -> None:
         )
 
 
-def best_pair(client: mlflow.MlflowClient, experiment_id: str) -> list[Run]:
+def best_pair(experiment_id: str) -> list[Run]:
     """The best finished run of each kind on the newest data that has both."""
-    found = newest_finished(client, experiment_id, "tags.pictures_digest IS NOT NULL")
+    found = newest_finished(experiment_id, "tags.pictures_digest IS NOT NULL")
     by_data: dict[str, dict[str, list[Run]]] = {}  # newest first
     for run in found:
-        kinds = by_data.setdefault(_digest(run), {kind: [] for kind in ENTRY_POINTS})
+        kinds = by_data.setdefault(_digest(run), {kind: [] for kind in IMAGE_ENTRY_POINTS})
         kinds[run.data.tags["entry_point"]].append(run)
     for kinds in by_data.values():
         if all(kinds.values()):
@@ -90,7 +87,7 @@ def _digest(run: Run) -> str:
     return run.data.tags.get("data_digest", "unknown")
 
 
-def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedImageRun:
+def _read(run: Run, is_unique: bool) -> FinishedImageRun:
     run_id, params, metrics = run.info.run_id, run.data.params, run.data.metrics
     compared = ComparedRun(
         run.info.run_name if is_unique else f"{run.info.run_name} ({run_id[:6]})",
@@ -101,7 +98,7 @@ def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedIma
         params.get("resolved/weights", params.get("weights", "")),
     )
     dataset = params.get("resolved/dataset", params["dataset"])
-    history = read_history(client, run_id, CURVES)
+    history = read_history(run_id, CURVES)
     best_epoch = int(metrics.get("best/epoch", -1))
     digest = run.data.tags["pictures_digest"]
     return FinishedImageRun(run_id, compared, history, best_epoch, dataset, digest)
@@ -110,7 +107,7 @@ def _read(client: mlflow.MlflowClient, run: Run, is_unique: bool) -> FinishedIma
 def _test_predictions(run_id: str) -> Predictions:
     try:
         with (
-            open(fetch_artifact(run_id, PREDICTIONS), "rb") as file,
+            open(fetch(f"runs:/{run_id}/{PREDICTIONS}"), "rb") as file,
             np.load(file, allow_pickle=False) as arrays,
         ):
             return Predictions(arrays["probabilities"], arrays["labels"], arrays["rows"])

@@ -13,7 +13,6 @@ import torch
 from embedlab.datasets.folder import SkippedFile
 from embedlab.datasets.image_source import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
-from embedlab.plotting import add_fonts_for
 from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking import charts
 from embedlab.tracking.registry.card import Card
@@ -85,7 +84,7 @@ def load_images(
         messages.append(_log_left_out(run, images.left_out))
     if duplicates:
         messages.append(_log_duplicates(run, images, split, duplicates))
-    return images, split, [*messages, *prepare_fonts(images)]
+    return images, split, [*messages, *plots.prepare_fonts(images)]
 
 
 def _log_left_out(run: TrackedRun, left_out: Sequence[SkippedFile]) -> str:
@@ -114,19 +113,6 @@ def _log_duplicates(
         f"images in other parts, such as {copy} ({part_of_copy}) of {original} ({its_part}), "
         f"which makes accuracies too high: remove them; {DUPLICATES_TABLE} of the run lists all."
     )
-
-
-def prepare_fonts(images: ImageDataset) -> list[str]:
-    """Let figures show the names of the classes; returns a warning if some cannot be shown."""
-    boxes = add_fonts_for([images.name, *images.classes])
-    if not boxes:
-        return []
-    more = f" and {len(boxes) - NAMES_SHOWN:,} more" if len(boxes) > NAMES_SHOWN else ""
-    return [
-        f"No installed font has every character of {', '.join(boxes[:NAMES_SHOWN])}{more}: figures "
-        "show boxes instead. Install one that has, such as Noto (for Chinese, Japanese and Korean "
-        "on Debian: fonts-noto-cjk)."
-    ]
 
 
 class EpochLog:

@@ -109,9 +109,13 @@ def fit_source(
 
 @contextmanager
 def epoch_log(
-    run: TrackedRun, options: FitOptions, caption: str, reference_cost: float | None
+    run: TrackedRun,
+    options: FitOptions,
+    caption: str,
+    reference_cost: float | None,
+    show: OnEpoch,
 ) -> Iterator[OnEpoch]:
-    """A callback that logs every epoch, with its gap to the exact cost if that is known.
+    """A callback that logs and shows every epoch, with its gap to the exact cost if that is known.
 
     The curve is logged at the end, even if the fit was stopped.
     """
@@ -120,6 +124,7 @@ def epoch_log(
     def on_epoch(record: EpochRecord) -> None:
         history.append(add_gap_metric(record, reference_cost))
         run.log_epoch(history[-1])
+        show(history[-1])
 
     try:
         yield on_epoch

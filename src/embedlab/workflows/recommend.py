@@ -15,7 +15,7 @@ from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.model import MODEL_CODE_PATH
 
 from embedlab.errors import TitleError, TrackingError
-from embedlab.tracking.finished import folder_for_download
+from embedlab.tracking.finished import fetch
 from embedlab.tracking.registry.model import forget_model_code
 from embedlab.tracking.store import first_line, store_address
 from embedlab.wording import command
@@ -32,8 +32,7 @@ def load_model(uri: str) -> PyFuncModel:
             warnings.simplefilter("ignore")
             _check_kind(uri, mlflow.models.get_model_info(uri))
             # MLflow's check of the installed packages takes a second; the model needs few of them.
-            folder = folder_for_download()
-            return mlflow.pyfunc.load_model(uri, suppress_warnings=True, dst_path=folder)
+            return mlflow.pyfunc.load_model(str(fetch(uri)), suppress_warnings=True)
     except TrackingError:
         raise
     except Exception as error:  # a damaged model can raise anything, in MLflow or in its own code

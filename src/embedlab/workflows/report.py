@@ -9,27 +9,26 @@ import platform
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 
 import mlflow
 import pandas as pd
-import torch
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from mlflow.entities import Run
 from PIL import Image
 
 from embedlab.errors import TrackingError
-from embedlab.movies.sweep.results import NEW_PREFIX
+from embedlab.movies.sweep.grid import FIT_KEY, NEW_PREFIX
 from embedlab.pages.render import render_page, webp_address
-from embedlab.tracking.finished import fetch_artifact, finished_run, has_artifact, newest_finished
+from embedlab.tracking.finished import fetch, finished_run, has_artifact, newest_finished
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
+from embedlab.vision.options import IMAGE_ENTRY_POINTS
 from embedlab.wording import command
-from embedlab.workflows.finished_image_runs import ENTRY_POINTS as IMAGE_KINDS
-from embedlab.workflows.sweep import FIT_KEY
 
 KINDS = (
-    *(*IMAGE_KINDS, "compare_transfer", "compare_optimizers"),
+    *(*IMAGE_ENTRY_POINTS, "compare_transfer", "compare_optimizers"),
     *("fit_embedding", "recommend", "evaluate_embedding"),
 )
 WEBP_QUALITY = 88  # of figures, a fifth of PNG's bytes
@@ -43,9 +42,8 @@ def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
     several of a kind the most accurate.
     Raises TrackingError for an id of no finished run of KINDS, or for two ids of one kind.
     """
-    client = mlflow.MlflowClient()
     by_kind: dict[str, Run] = {}
-    for run in (finished_run(client, run_id, KINDS) for run_id in ids):
+    for run in (finished_run(run_id, KINDS) for run_id in ids):
         kind = run.data.tags["entry_point"]
         if FIT_KEY in run.data.tags:
             raise TrackingError(
@@ -60,20 +58,17 @@ def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
         by_kind[kind] = run
     if by_kind:
         return by_kind
-    newest = {kind: _newest(client, experiment_id, kind) for kind in KINDS}
-    by_kind = {kind: run for kind, run in newest.items() if run}
+    for kind in KINDS:
+        # The fits of a comparison that was stopped have finished, it has not.
+        query = f"tags.entry_point = '{kind}' AND tags.{FIT_KEY} IS NULL"
+        if found := newest_finished(experiment_id, query):
+            by_kind[kind] = found[0]
     if comparison := by_kind.get("compare_transfer"):
         best_first = comparison.data.tags["compared_runs"].split(",")
         for run_id in reversed(best_first):
-            run = finished_run(client, run_id, IMAGE_KINDS)
+            run = finished_run(run_id, IMAGE_ENTRY_POINTS)
             by_kind[run.data.tags["entry_point"]] = run
     return by_kind
-
-
-def _newest(client: mlflow.MlflowClient, experiment_id: str, kind: str) -> Run | None:
-    runs = newest_finished(client, experiment_id, f"tags.entry_point = '{kind}'")
-    # The fits of a comparison that was stopped have finished, it has not.
-    return next((run for run in runs if FIT_KEY not in run.data.tags), None)
 
 
 def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
@@ -105,7 +100,7 @@ def report_page(runs: Mapping[str, "ReportedRun"]) -> str:
         command=command,
         lists=_compared_lists(runs.get("compare_optimizers")),
         made=datetime.now(UTC),
-        versions=f"Python {platform.python_version()}, torch {torch.__version__}, "
+        versions=f"Python {platform.python_version()}, torch {version('torch')}, "
         f"MLflow {mlflow.__version__}, {platform.platform(terse=True)}",
     )
 
@@ -142,7 +137,7 @@ class ReportedRun:
         return Markup(markdown.render(parts[part]).replace("h3>", "h4>"))
 
     def text(self, path: str) -> str:
-        return fetch_artifact(self.run.info.run_id, path).read_text(encoding="utf-8")
+        return fetch(f"runs:/{self.run.info.run_id}/{path}").read_text(encoding="utf-8")
 
     def table(self, path: str) -> pd.DataFrame:
         """A table that `log_table` logged."""
@@ -158,7 +153,7 @@ class ReportedRun:
         files = mlflow.MlflowClient().list_artifacts(run_id, "figures")
         paths = [file.path for file in files if file.path.startswith(f"figures/{prefix}")]
         paths.sort(key=lambda path: (len(path), path))
-        images = (Image.open(fetch_artifact(run_id, path)) for path in paths)
+        images = (Image.open(fetch(f"runs:/{run_id}/{path}")) for path in paths)
         return [webp_address(image.convert("RGB"), WEBP_QUALITY) for image in images]
 
 

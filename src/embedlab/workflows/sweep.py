@@ -35,19 +35,18 @@ from embedlab.movies.sweep.convergence import (
     sampled_overlap,
     save_lists,
 )
-from embedlab.movies.sweep.grid import Job
+from embedlab.movies.sweep.grid import FIT_KEY, Job
 from embedlab.movies.sweep.plots import run_colours
 from embedlab.movies.sweep.ray_backend import RayFit, RayOptions, fits_by_ray, ray_session
 from embedlab.movies.sweep.results import SweepFit
 from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
-from embedlab.tracking.finished import fetch_artifact, has_artifact, read_history
+from embedlab.tracking.finished import fetch, has_artifact, read_history
 from embedlab.tracking.run import PROJECT_ROOT, TrackedRun, start_child_run
 from embedlab.wording import cost_as_text, gap_as_text
 from embedlab.workflows.models import save_embedding
 from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
 
-FIT_KEY = "fit_key"
 LISTS_FOLDER = "lists"
 LISTS_PATH = f"{LISTS_FOLDER}/{LISTS_FILE}"
 NODE = "ray_node"  # a task's host and the first characters of its node's id
@@ -146,14 +145,14 @@ class Sweep:
             run_id, reason = run.info.run_id, run.data.tags.get("stop_reason")
             if reason in ("finished", DivergedError.stop_reason):
                 try:
-                    history = read_history(client, run_id, ["train/cost"])
+                    history = read_history(run_id, ["train/cost"])
                     fit = _fit_of(run, history, reason == "finished")
                     lists: Lists = {}  # older versions logged none, and so do fits that diverged
                     if has_artifact(run_id, LISTS_PATH):
-                        content = fetch_artifact(run_id, LISTS_PATH).read_bytes()
+                        content = fetch(f"runs:/{run_id}/{LISTS_PATH}").read_bytes()
                         lists = read_lists(content, self.queries)
                     if not fit.has_diverged:
-                        lists = {**lists, fit.epochs: self.queries.lists(fit.embedding)}
+                        lists = {**lists, fit.epochs: self.queries.recommend(fit.embedding)}
                     return run_id, fit, history, lists
                 except (MlflowException, LookupError, *DAMAGED_ARRAY):
                     continue  # partly deleted or damaged
@@ -292,7 +291,7 @@ def _fit_of(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResul
     if history or is_finished:
         epochs, cost = history[-1].epoch, history[-1].metrics["train/cost"]
     if is_finished:
-        file = fetch_artifact(run.info.run_id, f"{ARTIFACT}/{VECTORS_FILE}")
+        file = fetch(f"runs:/{run.info.run_id}/{ARTIFACT}/{VECTORS_FILE}")
         return FitResult(np.load(file, allow_pickle=False), cost, epochs, seconds)
     # A cost that is not finite is not recorded: it follows the last recorded epoch.
     epochs = min(epochs + 1, int(run.data.params["epochs"]))

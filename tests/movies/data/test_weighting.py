@@ -88,7 +88,7 @@ def test_vectors_of_weighted_likes_stand_for_the_unscaled_products(ratings):
     np.testing.assert_allclose((fit.embedding @ fit.embedding.T)[off], expected[off], atol=0.05)
 
 
-SMALL = ["--optimizer", "exact", "--dim", "5"]
+SMALL = ["--optimizer", "exact", "--dim", "5", "--embedding-map", "none"]
 
 
 @pytest.fixture(scope="module")

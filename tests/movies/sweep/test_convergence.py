@@ -52,7 +52,9 @@ def test_well_known_movies_are_drawn_besides_those_asked_for():
 def test_lists_are_those_of_the_served_model(vectors):
     found = queries()
     model = Neighbours(vectors)
-    for query, others, rows in zip(found.rows, found.excluded, found.lists(vectors), strict=True):
+    for query, others, rows in zip(
+        found.rows, found.excluded, found.recommend(vectors), strict=True
+    ):
         expected = model.top([int(query)], found.k, exclude=others)
         assert rows.tolist() == [one.row for one in expected]
 
@@ -69,7 +71,7 @@ def test_the_overlap_is_the_mean_over_the_drawn_movies_with_its_interval():
 
 def test_lists_are_read_back_and_other_questions_have_none(tmp_path, vectors):
     first, second = queries(asked=[0]), queries(asked=[2])
-    lists = {0: first.lists(vectors), 5: first.lists(2 * vectors)}
+    lists = {0: first.recommend(vectors), 5: first.recommend(2 * vectors)}
     save_lists(tmp_path, first, lists)
     content = (tmp_path / LISTS_FILE).read_bytes()
     same = read_lists(content, first)
@@ -82,7 +84,7 @@ def test_lists_are_read_back_and_other_questions_have_none(tmp_path, vectors):
 
 def test_lists_that_are_too_short_are_asked_anew(tmp_path, vectors):
     short = queries(k=2)
-    save_lists(tmp_path, short, {0: short.lists(vectors)})
+    save_lists(tmp_path, short, {0: short.recommend(vectors)})
     assert read_lists((tmp_path / LISTS_FILE).read_bytes(), queries(k=3)) == {}
 
 
@@ -97,4 +99,4 @@ def test_to_watch_a_fit_does_not_change_it(optimizer):
     fit, lists = fit_with_snapshots(likes.weighted, asked, (options, 0), "cpu", history.append)
     np.testing.assert_array_equal(fit.embedding, plain.embedding)
     assert set(lists) == snapshot_epochs(4) == {0, 1, 2, 3, 4}
-    np.testing.assert_array_equal(lists[4], asked.lists(fit.embedding))
+    np.testing.assert_array_equal(lists[4], asked.recommend(fit.embedding))

@@ -25,13 +25,13 @@ def fit(optimizer, embedding, diverged_at=None, lists=None) -> SweepFit:
     costs = [4000.0, 200.0, 100.0, 50.0, 20.0]
     history = [EpochRecord(e, {"train/cost": cost}, 0.125) for e, cost in enumerate(costs)]
     gap = np.nan if diverged_at else 1.0
-    last = {} if diverged_at else {4: QUERIES.lists(result.embedding)}
+    last = {} if diverged_at else {4: QUERIES.recommend(result.embedding)}
     return SweepFit(options, 0, result, history, {**(lists or {}), **last}, gap, optimizer)
 
 
 @pytest.fixture
 def page() -> str:
-    early = {0: QUERIES.lists(EXACT[::-1]), 2: QUERIES.lists(EXACT[[0, 1, 4, 5, 2, 3]])}
+    early = {0: QUERIES.recommend(EXACT[::-1]), 2: QUERIES.recommend(EXACT[[0, 1, 4, 5, 2, 3]])}
     fits = [fit("exact", EXACT), fit("adam", EXACT, lists=early), fit("sgd", EXACT, diverged_at=2)]
     fits += [fit("rmsprop", EXACT[::-1])]  # taken over: its earlier lists are not known
     return comparison_page(OptimizerComparison(fits, TitleIndex(TITLES), QUERIES), "toy")

@@ -89,8 +89,8 @@ def test_addresses_that_ray_takes(address):
 def test_without_ray_one_sentence_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"not installed: pip install -r requirements-extra\.txt"):
-        parse_launcher("ray", "", 1, 0.0, "auto")
-    assert parse_launcher("local", "", 1, 0.0, "auto") is None
+        parse_launcher("ray", RayOptions(), "auto")
+    assert parse_launcher("local", RayOptions(), "auto") is None
 
 
 @needs_ray

@@ -127,8 +127,11 @@ FOUR = TitleIndex(["A", "B", "C", "D"])
 def compare(fits, titles, asked, k) -> OptimizerComparison:
     """The fits asked for these rows, without drawn ones: no movie of the toy has a like."""
     queries = choose_queries(titles, np.zeros(4), asked, k)
-    last = [{} if f.has_diverged else {f.fit.epochs: queries.lists(f.fit.embedding)} for f in fits]
-    fits = [replace(fit, lists=lists) for fit, lists in zip(fits, last, strict=True)]
+    last = [
+        {} if f.fit.has_diverged else {f.fit.epochs: queries.recommend(f.fit.embedding)}
+        for f in fits
+    ]
+    fits = [replace(fit, lists_by_epoch=lists) for fit, lists in zip(fits, last, strict=True)]
     return OptimizerComparison(fits, titles, queries)
 
 
@@ -144,7 +147,7 @@ def fits():
 
 def test_turned_vectors_recommend_the_same_and_others_do_not(fits):
     compared = compare(fits, FOUR, [0, 2], k=1)
-    assert [found if found is None else found.tolist() for found in compared.lists] == [
+    assert [found if found is None else found.tolist() for found in compared.final_lists] == [
         [[1], [3]],
         [[1], [3]],
         [[2], [0]],
@@ -209,7 +212,7 @@ def test_the_correlation_of_fits_that_share_their_start_has_no_p_value(n, is_sai
 def test_no_list_holds_another_row_of_the_movie_that_was_asked_for():
     titles = TitleIndex(["A (1990)", "A (1990)", "C", "D"])
     fits = [made("exact", None, 100, BLOCKS)]
-    (lists,) = compare(fits, titles, [0, 2], k=10).lists
+    (lists,) = compare(fits, titles, [0, 2], k=10).final_lists
     first, second = lists.tolist()  # of the shorter one's length
     assert first == [2, 3]
     assert second in ([3, 0], [3, 1])  # equal scores: rows of one movie
@@ -267,7 +270,7 @@ def test_a_map_of_one_cell_has_room_for_its_words(fits):
     compared = compare(fits[:2], FOUR, [0], k=1)
     title = "Final cost above the exact one: ml-latest-small, dim 100"
     figure = sweep_figures.plot_gap_heat_map(compared, title)
-    figure.savefig(io.BytesIO())  # lays it out
+    figure.savefig(io.BytesIO(), dpi="figure")  # lays it out
     cells, bar = figure.axes
     for words in (cells.title, bar.yaxis.label):
         box = words.get_window_extent()

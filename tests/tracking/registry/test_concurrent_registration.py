@@ -4,7 +4,6 @@ Most tests use a registry in memory, which does no more than MLflow promises: nu
 version in one step, an alias for whoever writes last. There, thousands of orders take seconds.
 """
 
-import copy
 import multiprocessing
 import os
 import random
@@ -33,6 +32,10 @@ WORLDS = 400  # of versions, and of orders in which their registrations come abo
 LIKELY = ["if_better"] * 6 + ["always", "never"]
 
 
+def _copy_of(version: SimpleNamespace) -> SimpleNamespace:
+    return SimpleNamespace(**vars(version) | {"tags": dict(version.tags)})
+
+
 class Memory:
     """One registered model, as MLflow's client has it; `before` is called before every call."""
 
@@ -59,7 +62,7 @@ class Memory:
 
     def search_model_versions(self, _filter: str) -> list[SimpleNamespace]:
         self.before()
-        return [copy.deepcopy(version) for version in self.versions.values()]
+        return [_copy_of(version) for version in self.versions.values()]
 
     def get_registered_model(self, _name: str) -> SimpleNamespace:
         self.before()
@@ -71,7 +74,7 @@ class Memory:
 
     def get_model_version(self, _name: str, version: str) -> SimpleNamespace:
         self.before()
-        return copy.deepcopy(self.versions[int(version)])
+        return _copy_of(self.versions[int(version)])
 
     def set_registered_model_alias(self, _name: str, alias: str, version: str) -> None:
         self.before()

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_images import BLACK, BLUE, GREEN, RED, encoded, fill, one_sentence
+from made_images import BLACK, BLUE, GREEN, RED, encoded, fill
 from PIL import Image
+from sentences import one_sentence
 
 from embedlab.errors import DataError, OptionError
 from embedlab.vision.data.images import ImageDataset, read_images

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from narrow_resnet import NARROW
 from synthetic_images import split_of, squares
 
 from embedlab.vision.backbone import attach_head, load_backbone
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier
-from embedlab.vision.training.head import probe_head
-from embedlab.vision.training.linear_probe import probe_logits
+from embedlab.vision.training.linear_probe import probe_head, probe_logits
 from embedlab.vision.training.recipes import (
     AUTO,
     BY_DATA,
@@ -116,7 +116,7 @@ def start_of(
     changes = {"epochs": epochs, "lr": lr, "batch_norm": batch_norm, "optimizer": "sgd"}
     facts = DataFacts(60, 8)
     options = make_options("auto", facts, **changes, resolution=(RESOLUTION,), flip_view=False)
-    backbone = load_backbone("resnet18", "none", seed=1)
+    backbone = load_backbone(NARROW, "none", seed=1)
     model = Classifier(backbone.network, backbone.preprocessing(RESOLUTION, 1.0))
     head, seconds = probe_head(backbone, model, images, split)
     assert seconds > 0

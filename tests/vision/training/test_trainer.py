@@ -1,12 +1,12 @@
 """Fine-tuning: what is trained and what is not, and that a stopped training ends the same."""
 
 import math
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,9 +17,10 @@ from unittest.mock import PropertyMock, patch
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, fresh_store
+from conftest import fresh_store
 from hypothesis import given
 from hypothesis import strategies as st
+from narrow_resnet import NARROW
 from synthetic_images import split_of, squares
 from torchvision import models
 
@@ -56,7 +57,7 @@ PREPROCESSING = Preprocessing(RESOLUTION, 1.0, (0.485, 0.456, 0.406), (0.229, 0.
 
 
 def network(n_classes: int = 3, seed: int = 1) -> torch.nn.Module:
-    backbone = load_backbone("resnet18", "none", seed=seed)
+    backbone = load_backbone(NARROW, "none", seed=seed)
     return attach_head(backbone, new_head(backbone, n_classes, seed=seed))
 
 
@@ -296,59 +297,47 @@ def test_the_time_that_training_waits_for_data_is_its_share_of_the_epoch(monkeyp
     assert trainer.history[0].metrics["time/waiting_share"] == 1.0
 
 
-KILLED = """
-import os, signal, sys
-sys.path[:0] = ["src", "tests", "tests/helpers", "tests/vision/training"]
-import torch
-torch.set_num_threads(1)
-import test_trainer
-from embedlab.vision.data.images import ImageDataset
-from embedlab.vision.training.checkpoint import Checkpoints
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def train_and_die(moment):
-    trainer, checkpoints = test_trainer.trainer_of(), Checkpoints(moment)
-    take, replace = ImageDataset.take, os.replace
-    counts = {"taken": 0, "replaced": 0}
+def train_and_die(moment: str) -> None:
+    """A training by one thread that SIGKILL ends at that moment."""
+    torch.set_num_threads(1)
+    trainer, checkpoints = trainer_of(), Checkpoints(moment)
+    take, rename = ImageDataset.take, os.replace
+    counts = Counter()
 
     def counted_take(images, rows):
         counts["taken"] += 1
         if moment == "inside" and counts["taken"] == 5:  # 2 batches and 1 of validation an epoch
-            die()
+            os.kill(os.getpid(), signal.SIGKILL)
         return take(images, rows)
 
     def counted_replace(*arguments):
         counts["replaced"] += 1
         if moment == "writing" and counts["replaced"] == 3:  # of the start, and of two epochs
-            die()
-        replace(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(*arguments)
 
     ImageDataset.take, os.replace = counted_take, counted_replace
     checkpoints.save(trainer.state())
-    for epoch in trainer.train():
+    for _ in trainer.train():
         checkpoints.save(trainer.state())
         if moment == "between":
-            die()
+            os.kill(os.getpid(), signal.SIGKILL)
 
-for moment in sys.argv[1:]:
-    child = os.fork()
-    if not child:
-        train_and_die(moment)
-        os._exit(0)  # it has survived
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
+
 MOMENTS = ("inside", "between", "writing")
 
 
 @pytest.fixture(scope="module")
 def checkpoints_of_killed(tmp_path_factory) -> dict[str, dict]:
-    """The last checkpoint of a training by one thread that SIGKILL ended, by the moment."""
+    """The last checkpoint of a killed training, by the moment."""
     with patch.dict(os.environ, EMBEDLAB_CACHE=str(tmp_path_factory.mktemp("killed"))):
-        command = [sys.executable, "-c", KILLED, *MOMENTS]
-        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-        assert ended.stdout.split() == [str(-signal.SIGKILL)] * len(MOMENTS), ended.stderr
+        for moment in MOMENTS:
+            process = multiprocessing.get_context("fork").Process(
+                target=train_and_die, args=(moment,)
+            )
+            process.start()
+            process.join(120)
+            assert process.exitcode == -signal.SIGKILL
         return {moment: Checkpoints(moment).load() for moment in MOMENTS}
 
 

@@ -5,7 +5,7 @@ other. An X too large to hold is computed in blocks of rows, measured and discar
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -127,8 +127,7 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
             n_pairs = np.cumsum(np.diff(later.indptr)[group.indices])
             n_pairs = np.append(0, n_pairs)[group.indptr]  # (rows + 1,) added up before each row
             is_dense = is_binary and n_pairs[-1] >= MIN_PAIRS_OF_DENSE_ROW * (last - first)
-            entries = _dense_rows if is_dense else _sparse_rows
-            sums = partial(_sums_of_rows, entries, later, last - first)
+            sums = partial(_sums_of_rows, is_dense, later, last - first)
             starts = np.searchsorted(n_pairs, np.arange(0, n_pairs[-1], PAIRS_AT_ONCE))
             blocks = (group[start:end] for start, end in pairwise([*starts, last - first]))
             for n, square in threads.map(sums, blocks):
@@ -140,16 +139,13 @@ Entries = Iterator[tuple[torch.Tensor, torch.Tensor]]  # of some rows; those wit
 
 
 def _sums_of_rows(
-    entries: Callable[[sp.csr_matrix, sp.csr_matrix, int], Entries],
-    later: sp.csr_matrix,
-    n_group: int,
-    rows: sp.csr_matrix,
+    is_dense: bool, later: sp.csr_matrix, n_group: int, rows: sp.csr_matrix
 ) -> tuple[int, float]:
     """Number of non-zeros and sum of squares of `rows @ later`.
 
     The first n_group columns have both halves of X; entries of the other columns count twice.
     """
-    nonzeros, squares = 0, 0.0
+    nonzeros, squares, entries = 0, 0.0, _dense_rows if is_dense else _sparse_rows
     for values, within in entries(rows, later, n_group):
         nonzeros += 2 * int(torch.count_nonzero(values)) - int(torch.count_nonzero(within))
         squares += 2 * float(values @ values) - float(within @ within)

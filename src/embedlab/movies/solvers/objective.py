@@ -8,7 +8,6 @@ Both return the cost as a float64 sum and the gradient in V's own dtype.
 """
 
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,17 +20,6 @@ from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.operators import TorchLikesOperator
 
 ROUNDING = 1e-14  # of a float64 sum, relative to its largest terms
-
-
-class Objective(Protocol):
-    """A cost of V and its gradient."""
-
-    n_movies: int
-    device: torch.device
-
-    def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
-        """(n_movies, dim) -> c(V), ∇c(V) of V's shape and dtype."""
-        ...
 
 
 class Factored:
@@ -132,3 +120,6 @@ class Dense:
         cost = sum(rows.double().square().sum().item() for rows in r.split(ROWS_AT_ONCE))
         # ∇c(V) = 4 R V
         return cost, (r @ v).mul_(4)
+
+
+Objective = Factored | Dense

@@ -68,11 +68,8 @@ def divergence_epoch(costs: Sequence[float]) -> int | None:
 
     costs  by epoch, from 0.
     """
-    first_bad = len(costs)
-    for cost in reversed(costs):
-        if math.isfinite(cost) and cost <= DIVERGED_RATIO * costs[0]:
-            break
-        first_bad -= 1
+    good = [i for i, c in enumerate(costs) if math.isfinite(c) and c <= DIVERGED_RATIO * costs[0]]
+    first_bad = good[-1] + 1 if good else 0
     return first_bad if first_bad < len(costs) else None
 
 

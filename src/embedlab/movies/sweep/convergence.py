@@ -49,7 +49,7 @@ class Queries:
         """Number of those drawn at random."""
         return len(self.rows) - self.n_asked
 
-    def lists(self, embedding: np.ndarray) -> np.ndarray:
+    def recommend(self, embedding: np.ndarray) -> np.ndarray:
         """(n_queries, k) int32: the rows with the largest inner products, largest first.
 
         embedding  (n_movies, dim) float32.
@@ -89,7 +89,7 @@ def fit_with_snapshots(
     lists: dict[int, np.ndarray] = {}
 
     def take(epoch: int, embedding: np.ndarray) -> None:
-        lists[epoch] = queries.lists(embedding)
+        lists[epoch] = queries.recommend(embedding)
 
     snapshots = Snapshots(snapshot_epochs(options.epochs) - {options.epochs}, take)
     fit = fit_weighted(weighted, options, seed, device, on_epoch, snapshots=snapshots)

@@ -11,6 +11,8 @@ from embedlab.errors import OptionError
 from embedlab.movies.options import DEFAULT_LR, FitOptions
 
 Job = tuple[FitOptions, int]  # the options and the seed of a fit
+FIT_KEY = "fit_key"  # the tag of a fit's run
+NEW_PREFIX = "+ "  # in tables, before a title that the exact solver does not recommend
 
 # The published grid; other optimizers have their default rate.
 PUBLISHED_RATES = {

@@ -39,11 +39,11 @@ def _fit_data(compared: OptimizerComparison, item: SweepFit, colour: str) -> dic
         "name": compared.names[item],
         "optimizer": item.optimizer,
         "colour": colour,
-        "gap": None if item.has_diverged else item.gap,
+        "gap": None if item.fit.has_diverged else item.gap,
         "epochs": [record.epoch for record in item.history],
         "costs": [float(f"{record.metrics['train/cost']:.{DIGITS}g}") for record in item.history],
         "seconds": [round(value, 4) for value in seconds],
-        "lists": {} if item.has_diverged else _asked_lists(compared, item),
+        "lists": {} if item.fit.has_diverged else _asked_lists(compared, item),
         "shares": {epoch: round(share, 4) for epoch, (share, _) in shares.items()},
     }
 
@@ -53,6 +53,6 @@ def _asked_lists(compared: OptimizerComparison, item: SweepFit) -> dict[int, lis
     n = compared.queries.n_asked
     return {
         epoch: lists[:n].tolist()
-        for epoch, lists in sorted(item.lists.items())
+        for epoch, lists in sorted(item.lists_by_epoch.items())
         if (lists[:n] >= 0).all()
     }

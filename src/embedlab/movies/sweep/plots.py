@@ -67,10 +67,10 @@ def plot_costs(compared: OptimizerComparison, title: str) -> Figure:
     for axes, name in zip(panels, names, strict=True):
         of_optimizer = [item for item in compared.others if item.optimizer == name]
         for item in of_optimizer:
-            end = "diverged" if item.has_diverged else cost_as_text(item.fit.cost)
+            end = "diverged" if item.fit.has_diverged else cost_as_text(item.fit.cost)
             label = f"{compared.names[item].removeprefix(f'{name} lr=')}: {end}"
             draw_costs(axes, item.history, colours[item], label)
-            for last in item.history[-1:] if item.has_diverged else ():
+            for last in item.history[-1:] if item.fit.has_diverged else ():
                 y = min(last.metrics["train/cost"], top)
                 style = {"color": colours[item], "markersize": 9, "markeredgewidth": 2}
                 axes.plot(last.epoch, y, "x", clip_on=False, **style)
@@ -79,7 +79,7 @@ def plot_costs(compared: OptimizerComparison, title: str) -> Figure:
         axes.get_legend().set(frame_on=False)
         axes.set(title=name, ylabel="cost" if name == names[0] else "", yscale="log")
         tidy(axes)
-    bottom = min(item.fit.cost for item in compared.fits if not item.has_diverged)
+    bottom = min(item.fit.cost for item in compared.fits if not item.fit.has_diverged)
     panels[0].set_ylim(max(bottom, MIN_GAP) * 0.8, top)
     return figure
 
@@ -150,7 +150,7 @@ def plot_overlap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
     """The overlap of each pair of fits, the exact one first, then by cost; without those that
     diverged, which recommend nothing."""
     order = sorted(
-        (i for i, item in enumerate(compared.fits) if not item.has_diverged),
+        (i for i, item in enumerate(compared.fits) if not item.fit.has_diverged),
         key=lambda i: (compared.fits[i] is not compared.exact, compared.fits[i].fit.cost),
     )
     overlap = compared.overlap[np.ix_(order, order)]

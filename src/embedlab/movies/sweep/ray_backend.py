@@ -74,11 +74,8 @@ class RayOptions:
         return "cuda" if self.gpus_per_fit else "cpu"
 
 
-def parse_launcher(
-    launcher: str, ray_address: str, cpus_per_fit: int, gpus_per_fit: float, device: str
-) -> RayOptions | None:
+def parse_launcher(launcher: str, options: RayOptions, device: str) -> RayOptions | None:
     """None for the local launcher. Raises OptionError for contradictions, or if Ray is missing."""
-    options = RayOptions(ray_address.strip(), cpus_per_fit, gpus_per_fit)
     if launcher == "local":
         if options != RayOptions():
             raise OptionError(
@@ -89,8 +86,8 @@ def parse_launcher(
     if device not in ("auto", options.device):
         raise OptionError(
             f"device: expected auto or {options.device} with launcher=ray and "
-            f"gpus_per_fit={gpus_per_fit:g}, got {device}: a fit computes on cuda if it reserves "
-            "a GPU or a part of one"
+            f"gpus_per_fit={options.gpus_per_fit:g}, got {device}: a fit computes on cuda if it "
+            "reserves a GPU or a part of one"
         )
     if importlib.util.find_spec("ray") is None:
         raise OptionError(

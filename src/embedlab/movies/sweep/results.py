@@ -17,6 +17,7 @@ from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES, Lists, Queries, sampled_overlap
+from embedlab.movies.sweep.grid import NEW_PREFIX
 from embedlab.progress import EpochRecord
 from embedlab.wording import FAR_GAP, as_markdown, cost_as_text, counted, gap_as_text
 from embedlab_serving.titles import TitleIndex
@@ -24,7 +25,6 @@ from embedlab_serving.titles import TitleIndex
 CONVERGED_GAP = 0.1
 STUCK_GAP = 1000.0
 MIN_FITS_FOR_CORRELATION = 6
-NEW_PREFIX = "+ "  # before a title that the exact solver does not recommend
 CLEAR_CORRELATION = -0.5
 FIT_COLUMNS = (
     *("fit", "optimizer", "lr", "seed", "cost"),
@@ -37,7 +37,8 @@ class SweepFit:
     """One fit of a comparison.
 
     history  its epochs, with train/cost.
-    lists    what it recommended at some epochs, the last one among them; none if it diverged.
+    lists_by_epoch
+             what it recommended at some epochs, the last one among them; none if it diverged.
     gap      final cost over the exact solver's, minus 1; nan if it diverged.
     run_id   of its tracked run.
     """
@@ -46,7 +47,7 @@ class SweepFit:
     seed: int
     fit: FitResult
     history: Sequence[EpochRecord]
-    lists: Lists
+    lists_by_epoch: Lists
     gap: float
     run_id: str
 
@@ -55,13 +56,9 @@ class SweepFit:
         return self.options.optimizer
 
     @property
-    def has_diverged(self) -> bool:
-        return self.fit.has_diverged
-
-    @property
     def last_lists(self) -> np.ndarray:
         """(n_queries, k) int32 of a fit that did not diverge."""
-        return self.lists[self.fit.epochs]
+        return self.lists_by_epoch[self.fit.epochs]
 
 
 class OptimizerComparison:
@@ -69,7 +66,8 @@ class OptimizerComparison:
 
     names    the name of each fit: `adam lr=0.1`, with the seed if there are several.
     best     the fit with the lowest cost of every optimizer, lowest first, without the exact one.
-    lists    for each fit the nearest rows of every movie asked for, (n_asked, k); None if it
+    final_lists
+             for each fit the nearest rows of every movie asked for, (n_asked, k); None if it
              diverged.
     overlap  (n_fits, n_fits) overlap@k of each pair, mean over the queries; nan if one diverged.
     sampled  of each other fit that did not diverge, by epoch: the overlap with the exact lists over
@@ -85,18 +83,18 @@ class OptimizerComparison:
         several_seeds = len({item.seed for item in fits}) > 1
         seeds = {item: f" seed={item.seed}" for item in self.others if several_seeds}
         self.names = {item: item.options.label + seeds.get(item, "") for item in fits}
-        fitted = [item for item in self.others if not item.has_diverged]
+        fitted = [item for item in self.others if not item.fit.has_diverged]
         best: dict[str, SweepFit] = {}
         for item in sorted(fitted, key=lambda item: item.fit.cost):
             best.setdefault(item.optimizer, item)
         self.best = list(best.values())
         n = queries.n_asked
-        self.lists = [None if item.has_diverged else item.last_lists[:n] for item in fits]
-        self.overlap = _pairwise(self.lists)
+        self.final_lists = [None if item.fit.has_diverged else item.last_lists[:n] for item in fits]
+        self.overlap = _pairwise(self.final_lists)
         self.sampled = {item: self._sampled_overlaps(item) for item in fitted}
 
     def _sampled_overlaps(self, item: SweepFit) -> dict[int, tuple[float, float]]:
-        lists, exact = sorted(item.lists.items()), self.exact.last_lists
+        lists, exact = sorted(item.lists_by_epoch.items()), self.exact.last_lists
         return {epoch: sampled_overlap(self.queries, found, exact) for epoch, found in lists}
 
     def fit_table(self) -> pd.DataFrame:
@@ -104,7 +102,7 @@ class OptimizerComparison:
         rows = []
         for item, name in self.names.items():
             fit, cost, status = item.fit, item.fit.cost, "fitted"
-            if item.has_diverged:
+            if item.fit.has_diverged:
                 cost, status = math.nan, f"diverged at epoch {fit.diverged_at}"
             leading = name, item.optimizer, item.options.lr, item.seed, cost, item.gap
             rows.append((*leading, fit.epochs, fit.seconds, status, item.run_id))
@@ -121,7 +119,7 @@ class OptimizerComparison:
 
     def pair_table(self) -> pd.DataFrame:
         """A row per pair of fits: overlap@k and rank-biased overlap, mean over the queries."""
-        rbo, names = _pairwise(self.lists, rank_biased_overlap), list(self.names.values())
+        rbo, names = _pairwise(self.final_lists, rank_biased_overlap), list(self.names.values())
         rows = [
             (names[i], names[j], self.overlap[i, j], rbo[i, j])
             for i, j in combinations(range(len(names)), 2)
@@ -140,7 +138,7 @@ class OptimizerComparison:
             "query": [self.titles[query] for query in self.asked for _ in ranks],
             "rank": [rank for _ in self.asked for rank in ranks],
         }
-        for name, found in zip(self.names.values(), self.lists, strict=True):
+        for name, found in zip(self.names.values(), self.final_lists, strict=True):
             if found is not None:
                 columns[name] = [
                     ("" if row in of_exact else NEW_PREFIX) + self.titles[row]
@@ -166,7 +164,7 @@ class OptimizerComparison:
             f"{item.fit.seconds:,.1f} |"
             for item in self.best
         ]
-        diverged = [item for item in self.fits if item.has_diverged]
+        diverged = [item for item in self.fits if item.fit.has_diverged]
         if diverged:
             ends = (f"{self.names[item]} at epoch {item.fit.diverged_at}" for item in diverged)
             lines += ["", f"Diverged: {', '.join(ends)}."]

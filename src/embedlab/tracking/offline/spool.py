@@ -103,12 +103,10 @@ class Spool:
     def claim(self) -> bool:
         """Take what a process that has ended left here, if it belongs to this store."""
         self._lock = FileLock(self.folder / "lock", thread_local=False)
-        try:
+        with suppress(Timeout, OSError, ValueError):  # another process holds it, or it is no spool
             self._lock.acquire(blocking=False)
             if store_address() in self._records()["store"]:
                 return True
-        except (Timeout, OSError, ValueError):
-            pass  # another process holds it, or it is not a spool
         self.release()
         return False
 

@@ -16,7 +16,6 @@ from types import ModuleType
 
 import mlflow
 import pandas as pd
-from mlflow.models import Model
 
 from embedlab.errors import TrackingError
 from embedlab.tracking.finished import fetch
@@ -107,10 +106,9 @@ def check_answers_its_example(model_uri: str) -> None:
     forget_model_code()
     try:
         folder = str(fetch(model_uri))
-        model = Model.load(folder)
-        example, params = model.load_input_example(folder), model.load_input_example_params(folder)
         loaded = mlflow.pyfunc.load_model(folder, suppress_warnings=True)  # of this environment
-        loaded.predict(example, params)
+        params = loaded.metadata.load_input_example_params(folder)
+        loaded.predict(loaded.input_example, params)
     except Exception as error:  # a model and its loader can raise anything
         if outage_reason(error) is not None:
             raise

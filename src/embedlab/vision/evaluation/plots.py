@@ -16,7 +16,17 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, RED, PlainTextFigure, new_figure, tidy
+from embedlab.plotting import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    PlainTextFigure,
+    add_fonts_for,
+    new_figure,
+    tidy,
+)
 from embedlab.progress import EpochRecord
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import ClassificationReport, Predictions, wilson_interval
@@ -24,6 +34,7 @@ from embedlab.vision.evaluation.metrics import ClassificationReport, Predictions
 COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)  # of runs, in turn
 PALE = "#d5d8dc"
 CLASSES_ON_A_PAGE = 25
+MAX_NAMED = 3
 LEGEND_CLASSES = 30
 COLUMNS = 12  # of a grid of images
 MAP_RATIO = 1.2  # width of the map over its height
@@ -42,6 +53,19 @@ class Tile(NamedTuple):
 # A name at the left, and images; None is a gap, a text stands in an image's place.
 Row = tuple[str, Sequence[Tile | str | None]]
 Heading = tuple[float, str]  # x of its middle, in images, and its text
+
+
+def prepare_fonts(images: ImageDataset) -> list[str]:
+    """Let figures show the names of the classes; returns a warning if some cannot be shown."""
+    boxes = add_fonts_for([images.name, *images.classes])
+    if not boxes:
+        return []
+    more = f" and {len(boxes) - MAX_NAMED:,} more" if len(boxes) > MAX_NAMED else ""
+    return [
+        f"No installed font has every character of {', '.join(boxes[:MAX_NAMED])}{more}: figures "
+        "show boxes instead. Install one that has, such as Noto (for Chinese, Japanese and Korean "
+        "on Debian: fonts-noto-cjk)."
+    ]
 
 
 def plot_curves(

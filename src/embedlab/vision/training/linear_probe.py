@@ -6,6 +6,7 @@ best validation accuracy, folded into a layer that takes the features without st
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,9 +14,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from embedlab.distributed.collectives import broadcast
 from embedlab.errors import DivergedError
-from embedlab.progress import EpochRecord
+from embedlab.progress import EpochRecord, OnProgress, no_progress
+from embedlab.vision.backbone import Backbone
+from embedlab.vision.data.images import ImageDataset
+from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, predictions_of
+from embedlab.vision.features import extract_features
+from embedlab.vision.inference import Classifier
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.epochs import BestEpoch, Epoch
 from embedlab.vision.training.optim import build_optimizer
@@ -117,3 +124,35 @@ def probe_logits(layer: nn.Linear, features: np.ndarray) -> np.ndarray:
     """(n, classes) float32."""
     with torch.inference_mode():
         return layer(torch.from_numpy(features)).numpy()
+
+
+def probe_head(
+    backbone: Backbone,
+    classifier: Classifier,
+    images: ImageDataset,
+    split: Split,
+    on_progress: OnProgress = no_progress,
+) -> tuple[nn.Linear, float]:
+    """The head of a linear probe on the backbone's frozen features, and the seconds that it took.
+
+    Fine-tuning from a random head distorts pretrained features before the head has learnt to use
+    them (LP-FT; A. Kumar et al., ICLR 2022).
+
+    classifier  of the backbone without its last layer. The features are those that
+                `extract_features` computes and caches by default, without test-time augmentation.
+    """
+    extractor = replace(classifier, tta_flip=False)
+    features = extract_features(backbone.digest, extractor, images, split, on_progress)
+
+    def fit() -> tuple[nn.Linear, float]:
+        assert features is not None, "rank 0 has the features"
+        train, val = (
+            (features.parts[part], images.labels[split.parts[part]]) for part in ("train", "val")
+        )
+        options = LinearProbeOptions()
+        probe = LinearProbe(train, val, len(images.classes), options, 0, classifier.device)
+        for _ in probe.train():
+            pass
+        return probe.layer(), features.seconds + probe.seconds
+
+    return broadcast(fit)

@@ -1,0 +1,57 @@
+"""The likes of eighty users, how one scorer ranks movies for them, and an evaluation of them."""
+
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from oracles import random_likes
+
+from embedlab.movies.evaluation import candidates
+from embedlab.movies.evaluation.evaluate import (
+    Evaluation,
+    EvaluationOptions,
+    result_table,
+    tune_and_evaluate,
+)
+from embedlab.movies.evaluation.metrics import RankingMetrics, held_out_metrics, recommend_for
+from embedlab.movies.evaluation.splits import Holdout
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def eighty_users() -> sp.csr_matrix:
+    """Their likes of sixty movies."""
+    return random_likes(rng(7), n_users=80, n_movies=60)
+
+
+def pairs(likes: sp.csr_matrix) -> set[tuple[int, int]]:
+    """{(user, movie)} of all likes."""
+    return set(zip(*(indices.tolist() for indices in likes.nonzero()), strict=True))
+
+
+def ranking(scorer, holdout: Holdout, k: int = 10, exclude: str = "query") -> RankingMetrics:
+    """The metrics of one scorer."""
+    return held_out_metrics({"it": scorer}, holdout, k, exclude)["it"]
+
+
+def best_five(scorer, holdout: Holdout, exclude: str = "query") -> np.ndarray:
+    """The movies that one scorer recommends for every query."""
+    return recommend_for({"it": scorer}, holdout, 5, exclude)["it"]
+
+
+def scores_of(scorer, n_movies: int) -> np.ndarray:
+    """The scores of every movie for every movie as the query."""
+    return scorer(np.arange(n_movies))
+
+
+@cache
+def evaluated() -> tuple[list[Evaluation], pd.DataFrame]:
+    """What an evaluation of the eighty users without libraries found, and its table."""
+    likes = eighty_users()
+    present, _ = candidates.build_candidates((3, 6), 0, likes.shape)
+    of_us = [one for one in present if not one.name.startswith(("implicit", "item2vec"))]
+    entries = tune_and_evaluate(likes, of_us, EvaluationOptions(n_splits=2))
+    return entries, result_table(entries, 400, seed=0)

@@ -1,0 +1,9 @@
+"""What an error says."""
+
+import pytest
+
+
+def one_sentence(error: pytest.ExceptionInfo) -> str:
+    text = str(error.value)
+    assert "\n" not in text and text.endswith((".", "?")), text
+    return text

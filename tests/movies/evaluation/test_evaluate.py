@@ -1,0 +1,216 @@
+"""Evaluations are tuned on validation likes and reported on test likes, in a table, in words and by
+the entry point."""
+
+import importlib
+import os
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from conftest import fresh_store
+from ranked_likes import eighty_users, evaluated, pairs, ranking, rng
+
+from embedlab.errors import DataError, OptionError
+from embedlab.movies.evaluation import baselines, candidates
+from embedlab.movies.evaluation.candidates import WEIGHTED_EMBEDDING, Candidate
+from embedlab.movies.evaluation.evaluate import (
+    EvaluationOptions,
+    to_markdown,
+    tune_and_evaluate,
+)
+from embedlab.movies.evaluation.splits import hold_out
+from embedlab.wording import command
+
+
+@pytest.fixture(scope="module")
+def likes():
+    return eighty_users()
+
+
+@pytest.fixture(scope="module")
+def result():
+    return evaluated()
+
+
+def fixed(value):
+    """A fit that likes the later movies more, whatever is asked; with sign −1, less."""
+    return lambda likes, sign=1: {
+        "row": lambda query: np.tile(sign * value * np.arange(likes.shape[1]), (len(query), 1))
+    }
+
+
+def test_validation_chooses_and_the_test_is_the_choices(likes):
+    # Movie 0 is liked most, so the order by falling row is good and by rising row bad.
+    one = Candidate(WEIGHTED_EMBEDDING, fixed(1.0), [{"sign": 1}, {"sign": -1}])
+    (entry,) = tune_and_evaluate(likes, [one], EvaluationOptions(n_splits=2))
+    assert (entry.settings, entry.score, entry.chosen_in) == ({"sign": -1}, "row", 2)
+    generator, expected = rng(0), []
+    for _ in range(2):
+        test = hold_out(likes, generator)
+        hold_out(test.likes, generator)
+        expected.append(ranking(fixed(1.0)(likes, -1)["row"], test).hit_rate)
+    np.testing.assert_allclose(entry.test.hit_rate, np.mean(expected, axis=0))
+
+
+def test_fits_never_see_what_they_are_asked_for(likes):
+    seen = []
+
+    def spy(likes_given, setting):
+        seen.append((setting, pairs(likes_given)))
+        return {"zero": lambda query: np.zeros((len(query), 60))}
+
+    tune_and_evaluate(
+        likes,
+        [Candidate(WEIGHTED_EMBEDDING, spy, [{"setting": 1}, {"setting": 2}])],
+        EvaluationOptions(seed=4),
+    )
+    generator = rng(4)
+    test = hold_out(likes, generator)
+    validation = hold_out(test.likes, generator)
+    assert seen == [
+        (1, pairs(validation.likes)),
+        (2, pairs(validation.likes)),
+        (1, pairs(test.likes)),
+    ]
+
+
+def test_candidates_with_the_same_fit_share_it_and_count_only_their_own_scores(likes):
+    fits = []
+
+    def fit(likes_given, **settings):
+        fits.append(settings)
+        return {
+            "good": lambda query: np.tile(-np.arange(60.0), (len(query), 1)),
+            "bad": lambda query: np.tile(np.arange(60.0), (len(query), 1)),
+        }
+
+    both = [Candidate(WEIGHTED_EMBEDDING, fit), Candidate("bad", fit, scores=("bad",))]
+    done = []
+    first, second = tune_and_evaluate(
+        likes, both, EvaluationOptions(), lambda *count: done.append(count)
+    )
+    assert len(fits) == 2  # one for validation, one for test
+    assert (first.score, second.score) == ("good", "bad")
+    assert first.test.hit_rate.mean() > second.test.hit_rate.mean()
+    assert done == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("exclude", ["query", "likes"])
+def test_drawn_users_with_too_few_likes_are_a_sentence(exclude):
+    many, few = np.zeros((2, 30), np.int32), np.zeros((30, 30), np.int32)
+    many[:, :12] = few[:, 5:10] = 1
+    with pytest.raises(DataError, match="users: expected some with at least 7 likes among the 2"):
+        tune_and_evaluate(
+            sp.csr_matrix(np.vstack([few, many])),
+            [Candidate("popularity", baselines.popularity)],
+            EvaluationOptions(max_users=2, exclude=exclude),
+        )
+
+
+def test_the_table_has_a_row_per_candidate_best_first(result):
+    entries, table = result
+    assert set(table["contestant"]) == {entry.name for entry in entries}
+    assert table["hit_rate"].is_monotonic_decreasing
+    for name in ("hit_rate", "ndcg", "mrr", "hit_rate_behind", "ndcg_behind"):
+        assert (table[f"{name}_low"] <= table[name]).all()
+        assert (table[name] <= table[f"{name}_high"]).all()
+    ours = table.set_index("contestant").loc[WEIGHTED_EMBEDDING]
+    assert (ours["hit_rate_behind_low"], ours["hit_rate_behind_high"]) == (0, 0)
+    behind = ours["hit_rate"] - table["hit_rate"]
+    np.testing.assert_allclose(table["hit_rate_behind"], behind, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word", "title"),
+    [
+        (0.01, 0.03, "hit rate behind", "beats the other"),
+        (
+            -0.01,
+            0.03,
+            "hit rate not significantly different",
+            "not significantly better than rival",
+        ),
+        (-0.03, -0.01, "hit rate ahead", "not significantly better than rival"),
+    ],
+)
+def test_the_words_say_who_is_beaten_and_who_is_not(result, low, high, word, title):
+    _, table = result
+    both = table[table["contestant"].isin([WEIGHTED_EMBEDDING, "popularity"])].replace(
+        "popularity", "rival"
+    )
+    is_rival = both["contestant"] == "rival"
+    both.loc[is_rival, ["hit_rate_behind_low", "hit_rate_behind_high"]] = (low, high)
+    said = to_markdown(
+        both, "toy", EvaluationOptions(n_splits=2), ["gensim's item2vec, not installed", "EASE"]
+    )
+    assert title in said.splitlines()[0]
+    assert word in said
+    assert "only the query movie is never recommended" in said
+    assert "2 likes of every user with at least 5 are held out" in said
+    limited = to_markdown(both, "toy", EvaluationOptions(max_users=7), [])
+    assert "every user with at least 5 (at most 7, drawn at random) are held out" in limited
+    assert "Left out: gensim's item2vec, not installed; EASE." in said
+
+
+def test_novelty_is_said_to_cost_accuracy_only_where_it_does(result):
+    _, table = result
+    sentence = "Accuracy comes with popularity"
+    is_ours = table["contestant"] == WEIGHTED_EMBEDDING
+    for of_others, is_said in ((-0.1, True), (0.1, False)):
+        hit_rate = table["hit_rate"].where(is_ours, table["hit_rate"][is_ours].item() + of_others)
+        changed = table.assign(hit_rate=hit_rate, popularity=np.where(is_ours, 9.0, 3.0))
+        assert (sentence in to_markdown(changed, "toy", EvaluationOptions(), [])) == is_said
+    most_novel = table.assign(popularity=np.where(is_ours, 3.0, 9.0))
+    assert sentence not in to_markdown(most_novel, "toy", EvaluationOptions(), [])
+
+
+# -- the entry point ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_entry_point_from_end_to_end(tmp_path, monkeypatch, capsys):
+    from entrypoints.evaluate_embedding import main
+
+    monkeypatch.setattr(candidates, "find_spec", lambda name: None)
+    with fresh_store(tmp_path) as client:
+        os.environ["MLFLOW_EXPERIMENT_NAME"] = "evaluation"
+        client.create_experiment("evaluation", artifact_location=f"{tmp_path}/artifacts")
+        main(["--ratings", "sample", "--dims", "5,8", "--resamples", "200"])
+        experiment = client.get_experiment_by_name("evaluation").experiment_id
+        (run,) = client.search_runs([experiment])
+        said = client.download_artifacts(run.info.run_id, "summary.md", str(tmp_path))
+        files = {
+            item.path
+            for folder in ("tables", "figures")
+            for item in client.list_artifacts(run.info.run_id, folder)
+        }
+        with open(said, encoding="utf-8") as file:
+            words = file.read()
+    out = capsys.readouterr().out
+    assert run.info.status == "FINISHED"
+    assert files == {"tables/contestants.json", "figures/trade.png"}
+    params, metrics = run.data.params, run.data.metrics
+    assert params["dims"] == "5,8"
+    assert 0.4 < metrics["test/hit_rate"] < 0.6
+    assert 0.4 < metrics["val/hit_rate"] < 0.6
+    assert metrics["test/hit_rate"] == metrics["embedding_weighted/test_hit_rate"]
+    assert metrics["popularity/test_hit_rate"] < metrics["test/hit_rate"] - 0.2
+    assert words in out
+    assert "Left out: gensim's item2vec, not installed (pip install -r requirements-extra" in out
+    chosen = {name: params[f"chosen_{name}"] for name in ("user_weight", "item_power")}
+    source = {"ratings": "sample", "like_rule": "user_mean", **chosen}
+    fit = command("fit_embedding", **source, optimizer="exact", dim=params["chosen_dim"])
+    assert fit in out
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "arguments", "message"),
+    [
+        ("evaluate_embedding", ["--exclude", "all"], "exclude: expected one of query, likes; got"),
+        ("evaluate_embedding", ["--k", "0"], "k: expected a whole number from 1 to 1000, got '0'"),
+        ("fit_embedding", ["--user-weight", "log"], "user_weight: expected one of none, inverse"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(entry_point, arguments, message):
+    with pytest.raises(OptionError, match=message):
+        importlib.import_module(f"entrypoints.{entry_point}").main(arguments)

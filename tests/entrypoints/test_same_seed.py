@@ -20,7 +20,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, empty_store, long, use_store
+from conftest import PROJECT, empty_store, fresh_store, long
 from contract import RUNS, SMALL_IMAGES
 from threadpoolctl import threadpool_limits
 
@@ -131,7 +131,7 @@ def first(folder) -> dict[str, dict]:
 def make_first(folder: Path) -> None:
     os.environ["EMBEDLAB_CACHE"] = str(folder / "cache")
     torch.set_num_threads(1)
-    with threadpool_limits(1), use_store(empty_store(folder / "mlflow.db")):
+    with threadpool_limits(1), fresh_store(folder):
         contract.make_runs([*FIRST, *RUNS])
 
 

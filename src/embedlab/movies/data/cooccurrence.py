@@ -4,6 +4,7 @@ A sparse integer matrix by scipy and a dense float32 tensor on the device, each 
 other. An X too large to hold is computed in blocks of rows, measured and discarded.
 """
 
+import io
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import scipy.sparse as sp
@@ -170,7 +172,16 @@ def _sparse_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> Ent
 
 def save_cooccurrence(x: sp.csr_matrix, folder: Path) -> None:
     """Write X as `counts.npz` for `scipy.sparse.load_npz`."""
-    sp.save_npz(folder / COUNTS_FILE, x)
+    save_sparse(x, folder / COUNTS_FILE)
+
+
+def save_sparse(matrix: sp.csr_matrix, file: Path) -> None:
+    """As `scipy.sparse.save_npz`, by zlib's fastest level: 8 % larger in a sixth of the time."""
+    stored = io.BytesIO()
+    sp.save_npz(stored, matrix, compressed=False)
+    with ZipFile(stored) as arrays, ZipFile(file, "w") as archive:
+        for array in arrays.infolist():
+            archive.writestr(array, arrays.read(array), ZIP_DEFLATED, compresslevel=1)
 
 
 def cooccurrence(likes: sp.csr_matrix) -> sp.csr_matrix:

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import DataError
-from embedlab.movies.data.cooccurrence import likes_per_movie
+from embedlab.movies.data.cooccurrence import likes_per_movie, save_sparse
 from embedlab.movies.data.ratings import Ratings
 from embedlab.movies.data.weighting import WeightedLikes, weight_likes
 from embedlab.movies.options import parse_like_rule
@@ -132,7 +132,7 @@ def find_likes(
 
 def save_likes(likes: Likes, folder: Path) -> None:
     """Write `likes.npz`, `movies.csv` (with each movie's likes) and `about.json` into `folder`."""
-    sp.save_npz(folder / LIKES_FILE, likes.matrix)
+    save_sparse(likes.matrix, folder / LIKES_FILE)
     likes.table.to_csv(folder / MOVIES_FILE, index_label="index", lineterminator="\n")
     about: dict[str, object] = {"name": likes.name, "digest": likes.digest, **likes.options}
     about[CHECKSUM] = _checksum(folder, about)

@@ -1,4 +1,4 @@
-"""Parameters that several entry points share, with the same name, type, default and help text."""
+"""Parameters that several entry points share, each with one name and type."""
 
 from embedlab.cli import types
 from embedlab.cli.parser import Parser

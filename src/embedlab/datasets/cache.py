@@ -1,4 +1,5 @@
-"""The folder where downloads, unpacked archives and built-in samples are kept between runs.
+"""The folder where downloads, unpacked archives, decoded images, features, checkpoints and built-in
+samples are kept between runs.
 
 In: the environment variable `EMBEDLAB_CACHE`, or nothing. Out: folders whose files are complete,
 even when a run is killed halfway or two runs build the same one at once. What a killed run was

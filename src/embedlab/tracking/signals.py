@@ -10,6 +10,7 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_TERMINATED = 128 + signal.SIGTERM
 SECONDS_AFTER_A_SIGNAL = 5
+SECONDS_UNTIL_SENT_AGAIN = 0.1
 
 
 @contextmanager
@@ -30,15 +31,33 @@ def _handle(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
             signal.signal(number, old)
 
 
-def raise_first_signal() -> AbstractContextManager[None]:
+@contextmanager
+def raise_first_signal() -> Iterator[None]:
     """Inside, the first signal raises KeyboardInterrupt, or SystemExit for SIGTERM; later ones are
-    ignored, so that they do not disturb what is closed on the way."""
+    ignored, so that they do not disturb what is closed on the way.
+
+    Python ignores what is raised in a destructor or in the callback of a weak reference, as of
+    matplotlib's: then the signal is sent again.
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
         ignore_signals()
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(EXIT_TERMINATED)
 
-    return _handle(stop)
+    def send_again(ignored: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(ignored.exc_value, KeyboardInterrupt | SystemExit):
+            return before(ignored)
+        is_ctrl_c = isinstance(ignored.exc_value, KeyboardInterrupt)
+        number = signal.SIGINT if is_ctrl_c else signal.SIGTERM
+        signal.signal(number, stop)
+        threading.Timer(SECONDS_UNTIL_SENT_AGAIN, signal.raise_signal, [number]).start()
+
+    before, sys.unraisablehook = sys.unraisablehook, send_again
+    try:
+        with _handle(stop):
+            yield
+    finally:
+        sys.unraisablehook = before
 
 
 def defer_signals_to_main_process() -> AbstractContextManager[None]:

@@ -25,7 +25,7 @@ from embedlab.tracking.finished import fetch, finished_run, has_artifact, newest
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
-from embedlab.wording import command
+from embedlab.wording import command, cost_as_text
 
 KINDS = (
     *(*IMAGE_ENTRY_POINTS, "compare_transfer", "compare_optimizers"),
@@ -98,6 +98,7 @@ def report_page(runs: Mapping[str, "ReportedRun"]) -> str:
         "report.html",
         runs=runs,
         command=command,
+        cost_as_text=cost_as_text,
         lists=_compared_lists(runs.get("compare_optimizers")),
         made=datetime.now(UTC),
         versions=f"Python {platform.python_version()}, torch {version('torch')}, "

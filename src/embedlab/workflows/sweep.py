@@ -51,8 +51,11 @@ LISTS_FOLDER = "lists"
 LISTS_PATH = f"{LISTS_FOLDER}/{LISTS_FILE}"
 NODE = "ray_node"  # a task's host and the first characters of its node's id
 LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates have no logarithmic axis
-# The code that a fit's result depends on.
-FIT_CODE = ("movies/options.py", "movies/data/*.py", "movies/solvers/*.py")
+# The code that a fit's vectors and lists depend on.
+FIT_CODE = (
+    *("movies/options.py", "movies/data/*.py", "movies/solvers/*.py"),
+    "movies/sweep/convergence.py",
+)
 # Time of an epoch relative to a first-order optimizer's (of the exact solver: of all rounds).
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
@@ -221,7 +224,8 @@ class Sweep:
         return child.id, fit, history, lists
 
     def _log_lists(self, child: TrackedRun, lists: Lists, exact: SweepFit | None) -> None:
-        """Log a fit's lists, and what they share with the exact solver's as a metric by epoch."""
+        """Log a fit's lists, and what they share with the exact solver's as a metric by epoch;
+        nothing for the exact fit itself."""
         if exact is None:
             return
         for epoch, found in sorted(lists.items()):

@@ -88,8 +88,8 @@ def test_counts_times_c_and_vectors_times_root_c_scale_the_cost_by_c_squared(see
 
 
 def test_an_exact_fit_costs_nothing_and_is_never_negative():
-    # One movie a user: X is diagonal, which the cost does not see, so V = 0 fits exactly, and so
-    # do vectors at right angles, where large sums cancel.
+    # Nobody likes anything, so X is 0: vectors at right angles fit it exactly, and large sums
+    # cancel.
     likes = random_likes(np.random.default_rng(0), 1, 6) * 0
     v = torch.eye(6) * 1e3
     cost, gradient = Factored(weight_likes(likes)).cost_and_gradient(v)

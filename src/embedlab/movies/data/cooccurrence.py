@@ -176,7 +176,7 @@ def save_cooccurrence(x: sp.csr_matrix, folder: Path) -> None:
 
 
 def save_sparse(matrix: sp.csr_matrix, file: Path) -> None:
-    """As `scipy.sparse.save_npz`, by zlib's fastest level: 8 % larger in a sixth of the time."""
+    """As `scipy.sparse.save_npz`, by zlib's fastest level: a little larger, much faster."""
     stored = io.BytesIO()
     sp.save_npz(stored, matrix, compressed=False)
     with ZipFile(stored) as arrays, ZipFile(file, "w") as archive:

@@ -1,0 +1,28 @@
+"""Signals as exceptions, also where Python ignores exceptions."""
+
+import signal
+import time
+import weakref
+
+import pytest
+
+from embedlab.tracking.signals import raise_first_signal
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_signal_in_the_callback_of_a_weak_reference_stops_the_run_all_the_same(
+    number, raised, capfd
+):
+    """Figures have many such callbacks. Without a second signal nothing would stop this loop."""
+    end = time.monotonic() + 30
+    with pytest.raises(raised), raise_first_signal():
+        referred = {1}
+        reference = weakref.ref(referred, lambda _: signal.raise_signal(number))
+        del referred
+        assert reference() is None
+        while time.monotonic() < end:
+            time.sleep(0.05)
+    assert time.monotonic() < end
+    assert capfd.readouterr().err == ""

@@ -1,7 +1,8 @@
 """The model registry: a new version is a challenger, or champion if it is better on the same data.
 
 Two aliases: `champion` answers `recommend` and `mlflow models serve`, `challenger` is the version
-registered last, if it did not become champion; otherwise nobody has that alias. Scores are compared only on equal data, by its digest.
+registered last, if it did not become champion; otherwise nobody has that alias. Scores are compared
+only on equal data, by its digest.
 
 Concurrent registrations take turns. MLflow sets an alias without comparing its present value, and
 over HTTP there is no lock to take; but it numbers versions atomically. So the number is a ticket:

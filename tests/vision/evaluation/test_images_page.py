@@ -78,7 +78,7 @@ def test_a_browser_opens_the_images_of_a_cell_for_each_run(tmp_path):
     assert seen["first"] == {
         "cell": "<i>cat, taken for dog",  # the largest confusion
         "words": "2 images.",
-        "tiles": [["80%frozen: dog 90%", ""], ["60%frozen: <i>cat 70%", "mended"]],
+        "tiles": [["80%frozen: dog 90%", ""], ["60%frozen: <i>cat 70%", "right-elsewhere"]],
         "accuracy": "Test accuracy 66.7%",
     }
     assert seen["other"]["tiles"] == [["90%tuned: dog 80%", ""]]

@@ -39,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_images_unchanged(finished, images.digest)
         for sentence in plots.prepare_fonts(images):
             console.print(sentence)
-        run.set_tags({"compared_runs": ",".join(item.id for item in finished)})
-        run.log_resolved({"runs": ",".join(item.id for item in finished)})
+        ids = ",".join(item.id for item in finished)
+        run.set_tags({"compared_runs": ids})
+        run.log_resolved({"runs": ids})
 
         name = images.name
         comparison = compare_runs([item.compared for item in finished], images.classes)

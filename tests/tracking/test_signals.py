@@ -1,6 +1,7 @@
 """Signals as exceptions, also where Python ignores exceptions."""
 
 import signal
+import sys
 import time
 import weakref
 
@@ -26,3 +27,14 @@ def test_a_signal_in_the_callback_of_a_weak_reference_stops_the_run_all_the_same
             time.sleep(0.05)
     assert time.monotonic() < end
     assert capfd.readouterr().err == ""
+
+
+def test_an_exception_of_other_code_that_python_ignores_sends_nothing(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda ignored: reported.append(ignored.exc_type))
+    with raise_first_signal():
+        referred = {1}
+        reference = weakref.ref(referred, lambda _: sys.exit(3))
+        del referred
+        time.sleep(0.3)  # longer than until a signal is sent again
+    assert (reference(), reported) == (None, [SystemExit])

@@ -40,15 +40,19 @@ def raise_first_signal() -> Iterator[None]:
     matplotlib's: then the signal is sent again.
     """
 
+    raised: dict[BaseException | None, int] = {}  # exception -> its signal
+
     def stop(number: int, _: FrameType | None) -> None:
         ignore_signals()
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(EXIT_TERMINATED)
+        is_ctrl_c = number == signal.SIGINT
+        error = KeyboardInterrupt() if is_ctrl_c else SystemExit(EXIT_TERMINATED)
+        raised[error] = number
+        raise error
 
     def send_again(ignored: "sys.UnraisableHookArgs") -> None:
-        if not isinstance(ignored.exc_value, KeyboardInterrupt | SystemExit):
+        number = raised.get(ignored.exc_value)
+        if number is None:
             return before(ignored)
-        is_ctrl_c = isinstance(ignored.exc_value, KeyboardInterrupt)
-        number = signal.SIGINT if is_ctrl_c else signal.SIGTERM
         signal.signal(number, stop)
         threading.Timer(SECONDS_UNTIL_SENT_AGAIN, signal.raise_signal, [number]).start()
 

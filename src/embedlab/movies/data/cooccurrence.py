@@ -93,6 +93,11 @@ def likes_per_movie(likes: sp.csr_matrix) -> np.ndarray:
     return np.bincount(likes.indices, minlength=likes.shape[1])
 
 
+def most_liked_first(likes: sp.csr_matrix) -> np.ndarray:
+    """The movies by their number of likes, largest first: (n_movies,) int64."""
+    return np.argsort(-likes_per_movie(likes), kind="stable")
+
+
 def off_diagonal_squares(likes: sp.csr_matrix) -> float:
     """‖X‖²_off = Σ_{i≠j} X_ij² of X = LᵀL, without holding X; likes (n_users, n_movies) CSR."""
     by_user = np.diff(likes.indptr).astype(np.float64)
@@ -114,7 +119,7 @@ def _squares(values: np.ndarray) -> float:
 def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     """X's number of non-zeros and Σ_{i≠j} X_ij², from one half of X, as it is symmetric."""
     # The most liked movies first: entries that are often added to are near in the cache.
-    order = np.argsort(-likes_per_movie(likes), kind="stable")
+    order = most_liked_first(likes)
     is_binary = bool((likes.data == 1).all())
     later = likes[:, order].sorted_indices().astype(np.int8 if is_binary else np.float64)
     movies, n_movies = later.T.tocsr().astype(np.float64), len(order)  # (n_movies, n_users)

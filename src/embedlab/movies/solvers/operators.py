@@ -14,7 +14,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 
-from embedlab.movies.data.cooccurrence import likes_per_movie
+from embedlab.movies.data.cooccurrence import most_liked_first
 
 # Fewer multiplications than this finish before a second thread has started.
 MIN_THREADED_MULTIPLICATIONS = 1_000_000
@@ -26,9 +26,7 @@ class ScipyLikesOperator:
     """L by scipy. likes (n_users, n_movies) CSR; V is float64, U and Lᵀ U have `dtype`."""
 
     def __init__(self, likes: sp.csr_matrix, dtype: npt.DTypeLike = np.float64):
-        self._order = np.argsort(
-            -likes_per_movie(likes), kind="stable"
-        )  # (n_movies,) most liked first
+        self._order = most_liked_first(likes)  # (n_movies,)
         self._position = np.argsort(self._order)  # (n_movies,) of each movie in that order
         self._likes = likes[:, self._order].astype(np.float64).sorted_indices()
         arrays = (self._likes.data.astype(dtype), self._likes.indices, self._likes.indptr)

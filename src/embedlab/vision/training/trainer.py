@@ -37,7 +37,7 @@ from embedlab.vision.training.optim import build_ema, build_optimizer, build_sch
 from embedlab.vision.training.recipes import FinetuneOptions
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-LARGE_PRIME = 2**31 - 1  # distance of two steps' seeds, so that near seeds share none
+LARGE_PRIME = 2**31 - 1  # between the seeds of two steps
 NOT_COMPILED = (
     "The network is not compiled: torch.compile needs Triton, a C compiler and Python's headers "
     "(on Debian and Ubuntu: apt install gcc python3-dev). Training takes longer without it."

@@ -1,7 +1,7 @@
 """The image half on real CIFAR-10 images with a real ImageNet ResNet-18, in seconds."""
 
 import pytest
-from conftest import fresh_store, long
+from conftest import fresh_store
 
 from benchmarks.accuracy import measure
 from embedlab.datasets.image_source import locate_images
@@ -39,7 +39,6 @@ def test_the_images_are_cifar_10(images):
     assert (images.given_parts, images.left_out) == ({"train": 1500, "test": 500}, ())
 
 
-@long
 def test_frozen_features_of_imagenet_tell_the_classes_apart(images, backbone):
     split = split_images(images, 0)
     preprocessing = backbone.preprocessing(RESOLUTION, 1.0)
@@ -55,7 +54,6 @@ def test_frozen_features_of_imagenet_tell_the_classes_apart(images, backbone):
     assert test.is_right.mean() > 0.5
 
 
-@long
 def test_fine_tuning_learns_in_two_epochs(images, backbone):
     split = split_images(images, 0, train_limit=700, val_limit=50)
     preprocessing = backbone.preprocessing(RESOLUTION, 1.0)

@@ -142,7 +142,7 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     return nonzeros, float(squares - np.square(diagonal).sum())
 
 
-Entries = Iterator[tuple[torch.Tensor, torch.Tensor]]  # of some rows; those within their group
+Entries = Iterator[tuple[np.ndarray, np.ndarray]]  # of some rows; those within their group
 
 
 def _sums_of_rows(
@@ -154,8 +154,8 @@ def _sums_of_rows(
     """
     nonzeros, squares, entries = 0, 0.0, _dense_rows if is_dense else _sparse_rows
     for values, within in entries(rows, later, n_group):
-        nonzeros += 2 * int(torch.count_nonzero(values)) - int(torch.count_nonzero(within))
-        squares += 2 * float(values @ values) - float(within @ within)
+        nonzeros += 2 * int(np.count_nonzero(values)) - int(np.count_nonzero(within))
+        squares += 2 * _squares(values) - _squares(within)
     return nonzeros, squares
 
 
@@ -164,15 +164,14 @@ def _dense_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> Entr
     likes = later[rows.indices]  # of the users of the first row, then of the second, …
     lengths = np.diff(likes.indptr[rows.indptr]).tolist()
     for columns in torch.from_numpy(likes.indices).split(lengths):
-        row = torch.bincount(columns, minlength=later.shape[1]).double()
+        row = torch.bincount(columns, minlength=later.shape[1]).numpy()
         yield row, row[:n_group]
 
 
 def _sparse_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> Entries:
     """All entries of `rows @ later` that are not 0."""
     block = rows @ later
-    values = torch.from_numpy(block.data)
-    yield values, values[torch.from_numpy(block.indices) < n_group]
+    yield block.data, block.data[block.indices < n_group]
 
 
 def save_cooccurrence(x: sp.csr_matrix, folder: Path) -> None:

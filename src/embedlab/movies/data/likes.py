@@ -59,7 +59,7 @@ class Likes:
     def n_movies(self) -> int:
         return self.matrix.shape[1]
 
-    @property
+    @cached_property
     def popularity(self) -> np.ndarray:
         """Users who like each movie: (n_movies,) int64, the diagonal of X."""
         return likes_per_movie(self.matrix)

@@ -41,6 +41,7 @@ from embedlab.tracking import store
 from embedlab.tracking.run import start_run
 from embedlab.tracking.store import initialise_store
 from entrypoints import build_matrix
+from entrypoints.main import STEPS
 
 pytestmark = pytest.mark.slow
 
@@ -273,7 +274,9 @@ def test_main_runs_against_the_server(team, client):
     options = "-e main --env-manager local --experiment-name main -P epochs=20 -P train_limit=100"
     team.run(["mlflow", "run", PROJECT, *options.split()], MLFLOW_TRACKING_URI=team.uri)
     runs = client.search_runs([client.get_experiment_by_name("main").experiment_id])
-    assert len(runs) == 7
+    (main,) = (run for run in runs if run.data.tags["entry_point"] == "main")
+    parents = [run.data.tags.get("mlflow.parentRunId") for run in runs]
+    assert parents.count(main.info.run_id) == len(STEPS)
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 

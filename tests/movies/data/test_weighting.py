@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from conftest import fresh_store
 from oracles import small_ratings
+from ranked_likes import eighty_users, rng
 
 from embedlab.errors import OptionError
 from embedlab.movies.data.cooccurrence import build_cooccurrence
 from embedlab.movies.data.likes import find_likes, load_likes, save_likes
-from embedlab.movies.data.weighting import USER_WEIGHTS
+from embedlab.movies.data.weighting import USER_WEIGHTS, weight_likes
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.minres import fit_minres
 from entrypoints import build_matrix, compare_optimizers, evaluate_embedding, fit_embedding
 
 WEIGHTS = [("inverse_sqrt", 0.0), ("none", 0.5), ("inverse", 0.25)]
@@ -51,7 +53,8 @@ def test_costs_are_comparable_only_of_likes_that_are_weighted_alike(ratings):
     assert found[0].cost_digest == found[0].digest  # as it was before there were weights
 
 
-@pytest.mark.parametrize(("user_weight", "item_power"), WEIGHTS)
+@pytest.mark.parametrize("user_weight", USER_WEIGHTS)
+@pytest.mark.parametrize("item_power", [0.0, 0.25, 0.5])
 def test_the_weighted_matrix_is_the_sum_over_users_sparse_and_dense(
     ratings, user_weight, item_power
 ):
@@ -63,9 +66,8 @@ def test_the_weighted_matrix_is_the_sum_over_users_sparse_and_dense(
         if n[user]:
             expected += np.outer(row, row) * n[user] ** -USER_WEIGHTS[user_weight]
     expected /= np.maximum(np.outer(x, x), 1) ** item_power
-    counts = build_cooccurrence(
-        likes.weighted.matrix, "cpu"
-    )  # raises where sparse and dense differ
+    # Raises where sparse and dense differ.
+    counts = build_cooccurrence(likes.weighted.matrix, "cpu")
     np.testing.assert_allclose(counts.matrix.toarray(), expected, rtol=1e-12)
 
 
@@ -86,6 +88,24 @@ def test_vectors_of_weighted_likes_stand_for_the_unscaled_products(ratings):
     off = ~np.eye(likes.n_movies, dtype=bool)
     # The rounds stop where they gain less than 1e-8 of the cost, a hundredth of a count away.
     np.testing.assert_allclose((fit.embedding @ fit.embedding.T)[off], expected[off], atol=0.05)
+
+
+def test_the_weighted_fit_minimises_the_weighted_errors_and_keeps_fractions():
+    likes = eighty_users()
+    weighted = weight_likes(likes, "inverse", 0.25)
+    fit = fit_minres(weighted, 5, rng())
+    v = weighted.to_embedding(fit.embedding).astype(np.float64)
+    dense = likes.toarray() / np.sqrt(np.maximum(likes.sum(axis=1), 1)).A
+    scale = np.maximum(np.asarray(likes.sum(axis=0)).ravel(), 1) ** 0.25
+    errors = (v @ v.T - dense.T @ dense) / np.outer(scale, scale)
+    np.fill_diagonal(errors, 0)
+    # The embedding is kept as float32.
+    assert np.square(errors).sum() == pytest.approx(fit.cost, rel=1e-4)
+    nudged = fit_minres(weighted, 5, rng()).embedding + 0.05
+    other = weighted.to_embedding(nudged).astype(np.float64)
+    errors = (other @ other.T - dense.T @ dense) / np.outer(scale, scale)
+    np.fill_diagonal(errors, 0)
+    assert np.square(errors).sum() > fit.cost
 
 
 SMALL = ["--optimizer", "exact", "--dim", "5", "--embedding-map", "none"]

@@ -8,7 +8,7 @@ from ranked_likes import eighty_users, ranking, rng, scores_of
 
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
-from embedlab.movies.data.weighting import USER_WEIGHTS, weight_likes
+from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation import baselines, candidates
 from embedlab.movies.evaluation.candidates import TUNING_ROUNDS, embedding_scorers, score_name
 from embedlab.movies.evaluation.splits import hold_out
@@ -18,37 +18,6 @@ from embedlab.movies.solvers.minres import fit_minres
 @pytest.fixture(scope="module")
 def likes():
     return eighty_users()
-
-
-@pytest.mark.parametrize("user_weight", USER_WEIGHTS)
-@pytest.mark.parametrize("item_power", [0.0, 0.25, 0.5])
-def test_weighted_likes_give_the_weighted_counts_of_a_loop(likes, user_weight, item_power):
-    found = weight_likes(likes, user_weight, item_power)
-    dense, power = likes.toarray(), USER_WEIGHTS[user_weight]
-    expected = np.zeros((60, 60))
-    for user in dense:
-        if user.any():
-            expected += np.outer(user, user) / user.sum() ** power
-    x = np.maximum(dense.sum(axis=0), 1)  # what nobody likes is 0 anyway
-    expected /= np.outer(x, x) ** item_power
-    np.testing.assert_allclose((found.matrix.T @ found.matrix).toarray(), expected, atol=1e-12)
-
-
-def test_the_weighted_fit_minimises_the_weighted_errors_and_keeps_fractions(likes):
-    weighted = weight_likes(likes, "inverse", 0.25)
-    fit = fit_minres(weighted, 5, rng())
-    v = weighted.to_embedding(fit.embedding).astype(np.float64)
-    dense = likes.toarray() / np.sqrt(np.maximum(likes.sum(axis=1), 1)).A
-    scale = np.maximum(np.asarray(likes.sum(axis=0)).ravel(), 1) ** 0.25
-    errors = (v @ v.T - dense.T @ dense) / np.outer(scale, scale)
-    np.fill_diagonal(errors, 0)
-    # The embedding is kept as float32.
-    assert np.square(errors).sum() == pytest.approx(fit.cost, rel=1e-4)
-    nudged = fit_minres(weighted, 5, rng()).embedding + 0.05
-    other = weighted.to_embedding(nudged).astype(np.float64)
-    errors = (other @ other.T - dense.T @ dense) / np.outer(scale, scale)
-    np.fill_diagonal(errors, 0)
-    assert np.square(errors).sum() > fit.cost
 
 
 def test_the_scores_of_an_embedding_go_from_dot_to_cosine(likes):

@@ -1,10 +1,11 @@
-"""Test accuracy of frozen features and of fine-tuning, with nothing but the data named.
+"""Test accuracy of frozen features and of fine-tuning, with defaults for all but the data.
 
     python -m benchmarks.accuracy folder:/photos cifar10 sample --weights imagenet --seeds 0,1,2
 
-One row per data set: mean and range over the seeds, and mean time of a fine-tuning. A seed draws
-the split, the order and the augmentation. `--finetune lr=0.01 epochs=4` changes fine-tuning,
-`--both train_limit=1000` both. The runs are kept in the MLflow store of `--store`.
+Prints one row per data set: mean and range over the seeds, and the mean fine-tuning time. A seed
+determines the split, the image order and the augmentation. `--finetune lr=0.01 epochs=4` changes
+fine-tuning only, `--both train_limit=1000` both entry points. The runs are kept in the MLflow store
+`--store`.
 """
 
 import argparse
@@ -30,7 +31,7 @@ METRICS = ("best/val_accuracy", "test/accuracy", "best/epoch", "time/fit_seconds
 
 @dataclass(frozen=True)
 class Row:
-    """What the two runs of every seed have measured on a data set."""
+    """The metrics of one data set: a run of each entry point per seed."""
 
     dataset: str
     frozen: list[Metrics]
@@ -38,7 +39,7 @@ class Row:
 
 
 def run(entry_point: ModuleType, parameters: Mapping[str, object]) -> Metrics:
-    """The METRICS of a run, and the number of its training images."""
+    """Run an entry point; return its METRICS and its numbers of training and test images."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()]
     with redirect_stdout(io.StringIO()):
         entry_point.main(flags)
@@ -90,7 +91,7 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("datasets", nargs="+", help="as the parameter dataset of the entry points")
+    parser.add_argument("datasets", nargs="+", help="data sets, as the entry points name them")
     parser.add_argument("--weights", default="imagenet")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--both", nargs="*", default=[], help="name=value for both entry points")

@@ -3,13 +3,13 @@
     python -m benchmarks.eigenpairs --ratings ml-latest-small
     python -m benchmarks.eigenpairs --ratings <folder of synthetic ratings> --n 1
 
-The rounds are the same, Newton's diagonal included; only who improves the eigenpairs differs:
+The rounds differ only in the eigensolver; Newton's step on the diagonal is the same:
 
-block    one product with LᵀL for each vector a round, the subspace kept (module `minres`);
-lanczos  ARPACK's restarted Lanczos, ten times tighter a round;
-lobpcg   scipy's LOBPCG from the last round's vectors, three iterations a round.
+block    one product with LᵀL per vector and round, in a subspace that is kept (module `minres`);
+lanczos  ARPACK's restarted Lanczos, with a tolerance ten times tighter each round;
+lobpcg   scipy's LOBPCG, three iterations per round, started from the last round's vectors.
 
-The sides take turns in this one process. The limit is the least cost that any of them reached.
+The solvers take turns in one process. The limit is the lowest cost that any of them reached.
 """
 
 import argparse
@@ -34,7 +34,7 @@ GAPS = (1e-2, 1e-3, 1e-4, 1e-6)
 
 
 class Lanczos:
-    """The top eigenpairs of X + diag(shift) by ARPACK, ten times tighter in every round."""
+    """Top eigenpairs of X + diag(shift) by ARPACK, its tolerance ten times tighter each round."""
 
     def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):
         self._likes, self._likes_t = likes, likes.T
@@ -77,7 +77,7 @@ class Lobpcg:
         shape = (len(shift), len(shift))
         operator = LinearOperator(shape, apply, matmat=apply, dtype=np.float64)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that three iterations are few
+            warnings.simplefilter("ignore")  # the warning that three iterations are too few
             _, e = lobpcg(operator, self._e, maxiter=3, tol=1e-9)
         self._e = np.linalg.qr(e).Q
 
@@ -137,7 +137,7 @@ def main() -> None:
 
 
 def _reached(history: list[EpochRecord], cost: float) -> tuple[float, int, int] | None:
-    """Seconds, rounds and products until the cost was no higher."""
+    """Seconds, round and number of products when the cost first was at most `cost`, or None."""
     seconds = 0.0
     for record in history:
         seconds += record.seconds or 0.0

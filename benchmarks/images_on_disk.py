@@ -2,9 +2,9 @@
 
     python -m benchmarks.images_on_disk --folder <where the images go>
 
-Run it where less memory is free than the cache takes (100,000 images of 96 px: 2.6 GiB), such as
-under `systemd-run --scope -p MemoryMax=1500M`: then the pages of the cache do not stay in memory,
-and every epoch reads the disk. What counts is the share of its time that training waits for data.
+Run it with less free memory than the cache takes (100,000 images of 96 px: 2.6 GiB), for example
+under `systemd-run --scope -p MemoryMax=1500M`. The cache's pages then do not stay in memory, and
+every epoch reads from disk. The number to look at is the share of time training waits for data.
 """
 
 import argparse
@@ -30,7 +30,7 @@ CLASSES = 10
 
 
 def make(folder: Path, n_images: int, side: int) -> None:
-    """JPEG files: smooth noise around a colour of the class, a folder a class."""
+    """Write JPEG files, one folder per class: smooth noise around the class's colour."""
 
     def write(number: int) -> None:
         rng = np.random.default_rng(number)
@@ -80,7 +80,7 @@ def main() -> None:
         "training", [len(split.train) / (record.seconds or 1) for record in history], "images/s"
     )
     waits = [100 * record.metrics["time/waiting_share"] for record in history]
-    report.add("of its time, waiting for images", waits, "%")
+    report.add("training time spent waiting for images", waits, "%")
     report.add("peak memory", [peak_memory() / 2**30], "GiB")
     report.show()
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.movies --ratings ml-latest-small
 
-Every comparison alternates its sides in this one process, so that a slow moment of the machine
-meets both; memory is measured in a process of its own.
+The sides of a comparison take turns in one process, so that a slow spell of the machine affects
+both; memory is measured in separate processes.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def epochs(report: Report, likes: Likes, n: int) -> None:
 
 
 def exact_solver(report: Report, likes: Likes, n: int) -> None:
-    """Seconds until the cost is within a fraction of the limit, which many more rounds give."""
+    """Seconds until the cost is within given fractions of its limit, from a much longer fit."""
     reached: dict[float, list[float]] = {1e-2: [], 1e-4: [], 1e-6: []}
     limit = fit_minres(likes.weighted, DIM, np.random.default_rng(99), tolerance=1e-13).cost
     totals = []
@@ -119,7 +119,7 @@ def matrix(report: Report, likes: Likes, n: int) -> None:
 
 
 def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int) -> tuple[float, float]:
-    """Before the fit and after it."""
+    """Peak resident memory of this process in MiB, before and after a fit."""
     likes = load(ratings)
     before = peak_memory() / 2**20
     options = FitOptions(objective=objective, epochs=epochs)
@@ -128,7 +128,7 @@ def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int) -> tuple[float
 
 
 def memory(report: Report, ratings: str, n: int) -> None:
-    """Peak resident memory of whole processes; two epochs of the dense form are as many as 150."""
+    """Peak resident memory of whole processes; the dense form reaches its peak in two epochs."""
     for objective, epochs in (("factored", 150), ("dense", 2)):
         found = [in_a_process(_peak_mib_of_a_fit, ratings, objective, epochs) for _ in range(n)]
         name = f"peak memory of a process, {epochs} epochs {objective}"

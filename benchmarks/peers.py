@@ -2,11 +2,11 @@
 
     python -m benchmarks.peers --folder <where the synthetic ratings go> --ratings ml-latest-small
 
-Both have dim 100 and all cores: ALS (Hu, Koren and Volinsky, ICDM 2008) with its defaults, 15
-iterations; the exact solver until it is within 1e-3 of its end. Two likes of each user are held
-out; the hit rate is that of `evaluate_embedding`, on each side by the best of its own scores. The
-sides take turns. Every fit has a process of its own, whose peak of resident memory includes Python,
-its libraries and the likes.
+Both use dim 100 and all cores: ALS (Hu, Koren and Volinsky, ICDM 2008) with its defaults, 15
+iterations; the exact solver until its cost is within 1e-3 of its final cost. Two likes of each user
+are held out; the hit rate is that of `evaluate_embedding`, with the best of each side's scores. The
+sides take turns. Every fit runs in its own process, whose peak resident memory includes Python, its
+libraries and the likes.
 """
 
 import argparse
@@ -47,7 +47,7 @@ Found = dict[str, float]
 
 
 def hold_out_likes(ratings: str, folder: Path, n_users: int) -> dict[str, object]:
-    """Write the likes that are learnt from, and the queries, to `folder`; returns the sizes."""
+    """Write the training likes and the queries to `folder`; return the sizes of the data."""
     files = locate_ratings(ratings)
     likes = find_likes(read_ratings(files.path, files.name), "user_mean").matrix
     generator = np.random.default_rng(0)
@@ -59,8 +59,11 @@ def hold_out_likes(ratings: str, folder: Path, n_users: int) -> dict[str, object
 
 
 def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str, Scorer]]:
-    """Seconds until the fit is within NEAR_END of its end, who answers with a top 10, and the
-    scores: these two, as the memory, are of the fit that goes on to its end."""
+    """Fit; return the seconds, a function from a row to its top 10, and the scorers by name.
+
+    The seconds end when the cost is within NEAR_END of its final value; the top 10 and the scorers
+    use the finished fit.
+    """
     history: list[EpochRecord] = []
     started = time.perf_counter()
     generator = np.random.default_rng(0)
@@ -76,7 +79,7 @@ def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str,
 
 
 def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str, Scorer]]:
-    """The same of implicit's ALS."""
+    """The same for implicit's ALS, with the seconds of the whole fit."""
     from implicit.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(DIM, random_state=0, use_gpu=False)
@@ -98,7 +101,7 @@ SIDES = {"exact solver": (by_exact_solver, BLUE), "implicit's ALS": (by_als, GRE
 
 
 def measure(side: str, folder: Path, is_ranked: bool) -> Found:
-    """Fit; and, if asked for, the hit rate of the best score."""
+    """Time and memory of a fit, time of a top 10 and, if `is_ranked`, the best hit rate."""
     with np.load(folder / QUERIES) as queries:
         holdout = Holdout(sp.load_npz(folder / LIKES), **queries)
     seconds, top_10, scorers = SIDES[side][0](holdout.likes)
@@ -114,7 +117,7 @@ def measure(side: str, folder: Path, is_ranked: bool) -> Found:
 
 
 def compare(ratings: str, folder: Path, n: int, n_users: int) -> dict[str, object]:
-    """Every number of both sides, from `n` fits; the sizes of the data."""
+    """The sizes of the data, and the measurements of `n` fits on each side."""
     folder.mkdir(parents=True, exist_ok=True)
     row = in_a_process(hold_out_likes, ratings, folder, n_users)
     found: dict[str, list[Found]] = {side: [] for side in SIDES}

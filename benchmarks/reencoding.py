@@ -1,9 +1,9 @@
-"""What it costs to re-encode images as JPEG: the same ones untouched, and at quality 75.
+"""Accuracy lost by re-encoding images as JPEG: the originals, and copies at quality 75.
 
     python -m benchmarks.reencoding --images <folder of PNG images> --weights <path>
 
-The copy has the JPEG's usual halved colours (4:2:0). Both are measured as `benchmarks.accuracy`
-does.
+The copies have JPEG's usual chroma subsampling (4:2:0). Both are measured as in
+`benchmarks.accuracy`.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python -m benchmarks.scale --folder <where the synthetic ratings go> --figure scaling.png
 
-Ratings are synthetic (`benchmarks.synthetic_ratings`): 0.1, 1, 10 and 32 million. Each size is read
-in one process and fitted in another, each with its own peak of resident memory. A stage's exponent
-is the slope of its time against the number of ratings, both in logarithms.
+The ratings are synthetic (`benchmarks.synthetic_ratings`): 0.1, 1, 10 and 32 million. Each size is
+read in one process and fitted in another, each with its own peak resident memory. A stage's
+exponent is the slope of its time against the number of ratings on logarithmic axes.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def fit(folder: Path) -> dict[str, float]:
     )
     costs = np.array([record.metrics["train/cost"] for record in history])
     spent = np.cumsum([record.seconds or 0.0 for record in history])
-    # What is not of a round: the first subspace.
+    # The time outside the rounds, `whole - spent[-1]`, counts as well.
     first = int(np.argmax(costs <= exact.cost * (1 + NEAR_LIMIT)))
     near = whole - spent[-1] + spent[first]
     memory = peak_gib()
@@ -126,7 +126,7 @@ def fit(folder: Path) -> dict[str, float]:
 
 
 def not_found(index: TitleIndex, title: str) -> None:
-    """The time of its error, which lists the nearest titles."""
+    """Look up a missing title; its error, which lists the nearest titles, is part of the time."""
     with suppress(TitleError):
         index.find(title)
 

@@ -1,11 +1,11 @@
-"""Load test: both models behind `mlflow models serve`, two workers, asked by another process.
+"""Load test of both models behind `mlflow models serve` with two workers.
 
 python -m benchmarks.serving [--requests 50000] [--clients 8]
 
-Small models of the built-in samples, in a store of their own. Two rounds a model: valid requests,
-and the same mixed with malformed, oversized and slow ones. Every answer is compared with the
-model's own, every refusal with the status that it must have, and searched for a stack trace or a
-path. The servers' memory is sampled every 0.5 s.
+Another process sends the requests, to small models of the built-in samples in a temporary store.
+Each model gets two rounds: valid requests, then the same mixed with malformed, oversized and slow
+ones. Every answer is compared with the model's own, every refusal with its expected status, and
+each is searched for a stack trace or a path. The servers' memory is sampled every 0.5 s.
 """
 
 import argparse
@@ -37,16 +37,15 @@ from benchmarks.startup import PROJECT
 
 JSON = {"Content-Type": "application/json"}
 SHARE_OF_BAD = 0.3
-# A stack trace, or any absolute path of two parts and more (but the base64 of a JPEG: /9j/…).
+# A stack trace, or an absolute path of two or more parts, but not the base64 of a JPEG (/9j/…).
 LEAK = re.compile(r'Traceback|File "|(?<![\w./])/(?!9j/)[\w.-]+/[\w.-]|site-packages|mlruns')
-SAMPLES_OF_MEMORY = 20
 
 Body = tuple[bytes, int, str | None]  # what is sent, the status it must get, the answer if 200
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=50_000, help="of each round of a model")
+    parser.add_argument("--requests", type=int, default=50_000, help="requests per round and model")
     parser.add_argument("--clients", type=int, default=8, help="concurrent clients")
     args = parser.parse_args()
     table = Table(title="mlflow models serve, 2 workers", title_justify="left")
@@ -92,7 +91,7 @@ def ask(column: str, value: object, **params: object) -> bytes:
 
 
 def answered(model, column: str, value: object, **params: object) -> Body:
-    """A valid request, and the answer of the model itself, as the server writes it."""
+    """A valid request, and the model's own answer as the server would write it."""
     import pandas as pd
 
     answer = model.predict(pd.DataFrame({column: [value]}), params=params)
@@ -156,7 +155,7 @@ def image_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
 
 
 class Result:
-    """The result of a round: seconds of each valid request, wrong answers, memory in MiB."""
+    """Result of a round: seconds per valid request, faults, wall time, memory samples in MiB."""
 
     def __init__(self, seconds: list[float], wrong: Counter, wall: float, memory: list[float]):
         self.seconds, self.wrong, self.wall, self.memory = seconds, wrong, wall, memory
@@ -237,7 +236,7 @@ class Server:
 def send_all(
     url: str, bodies: list[Body], n_good: int, n: int, n_clients: int
 ) -> tuple[list[float], Counter]:
-    """`n` requests by `n_clients` threads: seconds of the valid ones, what was wrong in words."""
+    """Send `n` requests from `n_clients` threads: seconds of the valid ones, faults in words."""
     good, bad = bodies[:n_good], bodies[n_good:]
     shares = [n // n_clients + (i < n % n_clients) for i in range(n_clients)]
     with ThreadPoolExecutor(n_clients + 1) as pool:
@@ -279,7 +278,7 @@ def what_is_wrong(answer: requests.Response, status: int, expected: str | None) 
 
 
 def is_same(one: object, other: object) -> bool:
-    """Equal; of numbers to 9 digits, fewer than the expected answer was written with."""
+    """Whether both are equal; numbers to 9 digits, fewer than the expected answer has."""
     match one, other:
         case dict(), dict():
             return one.keys() == other.keys() and all(is_same(one[k], other[k]) for k in one)
@@ -291,7 +290,7 @@ def is_same(one: object, other: object) -> bool:
 
 
 def send_slowly(url: str, body: bytes) -> None:
-    """Half of a request, and the rest ten seconds later: nobody else may wait for it."""
+    """Send a body's first ten bytes, the rest 10 s later: no other client may have to wait."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         head = f"POST /invocations HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"

@@ -2,7 +2,7 @@
 
 python -m benchmarks.startup
 
-Whole processes, from outside, in turn.
+Whole processes are timed from outside, taking turns.
 """
 
 import os

@@ -2,11 +2,11 @@
 
     python -m benchmarks.synthetic_ratings --ratings 32000000 <folder>
 
-The shape follows the published sets: 32 M ratings are of 201 thousand users and 88 thousand movies,
-0.1 M of 610 and 9.7 thousand; a user has 20 ratings and more, the median 65 and a few tens of
-thousands; the most popular movie is rated by about half of all users, the last by hardly one. Every
-movie belongs to one of TASTES; half of what a user rates is of the few tastes that are the user's,
-and gets more stars, so that there is something to find.
+The shape follows the published sets. Their 32 M ratings come from 201 thousand users and 88
+thousand movies, their 0.1 M from 610 users and 9.7 thousand movies. A user has at least 20 ratings;
+the median is 65, and a few users have tens of thousands. About half of all users rate the most
+popular movie, hardly anyone the least popular. Every movie belongs to one of TASTES tastes; half of
+a user's ratings go to that user's few tastes, with more stars, so that there is something to find.
 
 Source of the shapes: the README files of https://grouplens.org/datasets/movielens/.
 """
@@ -32,33 +32,33 @@ SYLLABLES = (
 
 
 def shape_of(n_ratings: int) -> tuple[int, int]:
-    """Users and movies of a set of so many ratings: users in proportion, movies by a power."""
+    """Number of users and of movies for `n_ratings`: users in proportion, movies by a power law."""
     power = np.log(MOVIES_OF_LARGEST / MOVIES_OF_SMALLEST) / np.log(LARGEST / SMALLEST)
     n_users = max(1, round(USERS_OF_SMALLEST * (n_ratings / SMALLEST) ** 1.006))
     return n_users, round(MOVIES_OF_SMALLEST * (n_ratings / SMALLEST) ** power)
 
 
 def popularity(n_movies: int) -> np.ndarray:
-    """The chance of each movie, most popular first: (n_movies,), of sum 1."""
+    """The probability of each movie, most popular first: (n_movies,), summing to 1."""
     rank = np.arange(n_movies)
     weight = (rank + 60.0) ** -1.1 * np.exp(-3 * rank / n_movies)
     return weight / weight.sum()
 
 
 def taste_sizes() -> np.ndarray:
-    """The share of each taste, of movies and of users: (TASTES,), of sum 1; few are large."""
+    """The share of each taste among movies and users: (TASTES,), summing to 1; few are large."""
     weight = 1 / (np.arange(TASTES) + 5.0)
     return weight / weight.sum()
 
 
 def write(folder: Path, n_ratings: int, seed: int = 0) -> None:
-    """`ratings.csv` and `movies.csv` of about `n_ratings` ratings (within 5 %) into `folder`."""
+    """Write `ratings.csv`, of about `n_ratings` (within 5%), and `movies.csv` to `folder`."""
     rng = np.random.default_rng(seed)
     n_users, n_movies = shape_of(n_ratings)
     movie_id = np.sort(rng.choice(np.arange(1, 3 * n_movies), n_movies, replace=False))
     by_rank = rng.permutation(n_movies)  # row of movies.csv of the most popular, the second, …
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / "movies.csv.part"  # named when the ratings are whole
+    unfinished = folder / "movies.csv.part"  # renamed once the ratings are complete
     _write_movies(unfinished, movie_id, rng)
 
     excess = rng.lognormal(0.0, 1.5, n_users)
@@ -89,7 +89,7 @@ def write(folder: Path, n_ratings: int, seed: int = 0) -> None:
 
 
 class _World:
-    """Movies by popularity, each of one taste; draws them for users of some tastes."""
+    """Movies by popularity rank, each with one taste, drawn for users according to their tastes."""
 
     def __init__(self, n_movies: int, rng: np.random.Generator):
         chance = popularity(n_movies)
@@ -114,15 +114,15 @@ class _World:
 def _distinct(
     wanted: np.ndarray, world: _World, tastes: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """So many different movies for each user: (n,) users from 0, (n,) ranks."""
+    """Draw `wanted` different movies for each user: (n,) users from 0, and (n,) ranks."""
     n_movies = world.n_movies
-    done, pairs = [], np.empty(0, np.int64)  # of users that have all, and of those that miss some
+    done, pairs = [], np.empty(0, np.int64)  # of users who have all, and of those who lack some
     missing = wanted.copy()
     while missing.any():
         user = np.repeat(np.arange(len(wanted)), 2 * missing)
         rank = world.draw(tastes[user], rng)
         found, first = np.unique(np.append(pairs, user * n_movies + rank), return_index=True)
-        # The first that were drawn stay: of too many, the last go.
+        # A user with too many keeps those drawn first.
         order = np.lexsort((first, found // n_movies))
         owner = found[order] // n_movies
         position = np.arange(len(owner)) - np.searchsorted(owner, owner)
@@ -153,7 +153,7 @@ def _write_movies(path: Path, movie_id: np.ndarray, rng: np.random.Generator) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--ratings", type=int, default=1_000_000, help="about so many")
+    parser.add_argument("--ratings", type=int, default=1_000_000, help="approximate number")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     write(args.folder, args.ratings, args.seed)

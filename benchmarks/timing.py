@@ -1,4 +1,4 @@
-"""What benchmarks share: repeated timing, processes, a table of medians and ratios, and as JSON."""
+"""Shared by the benchmarks: timing, separate processes, and tables of medians, also as JSON."""
 
 import json
 import multiprocessing
@@ -31,13 +31,13 @@ def times(call: Callable[[], object], n: int, warm_up: int = 1) -> list[float]:
 
 
 def in_a_process(function: Callable[..., T], *args: object) -> T:
-    """What the function of a module returns in a process of its own, which has its own memory."""
+    """Call a module-level function in a new process, with its own memory; return its result."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *args).result()
 
 
 def machine() -> dict[str, object]:
-    """What a table of measurements was made with."""
+    """The machine and the package versions that a table was measured with."""
     return {
         "cores": os.cpu_count(),
         "machine": platform.machine(),
@@ -54,7 +54,7 @@ class Report:
         self.rows: list[dict] = []
 
     def add(self, name: str, values: list[float], unit: str, ratio: float | None = None) -> float:
-        """Add a row; returns its median. `ratio` is to the row that the name speaks of."""
+        """Add a row and return its median. `ratio` is relative to the row that `name` mentions."""
         median = statistics.median(values)
         row = {
             "name": name,

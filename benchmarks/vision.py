@@ -2,8 +2,8 @@
 
 python -m benchmarks.vision [--resolution 96] [--images 1000] [--rounds 5]
 
-Images and weights are random: neither changes how long a network takes. What is compared is
-measured in turn, so that a machine that slows down slows down all of it.
+Images and weights are random, which does not change how long a network takes. The sides of a
+comparison take turns, so that a slow spell of the machine affects all of them.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def main() -> None:
         return run
 
     def our_training():
-        """Seconds of the images trained; the validation's are taken off by its own share."""
+        """Seconds until the last training step; the validation after it is not counted."""
         net = models.resnet18(num_classes=N_CLASSES)
         steps: list[float] = []
 
@@ -182,7 +182,7 @@ def main() -> None:
         return [1 / seconds for seconds in measured[name]]
 
     def ratio(first, second):
-        """Median over the rounds of how many times the images per second."""
+        """Median over the rounds of `first`'s images per second divided by `second`'s."""
         pairs = zip(rates(first), rates(second), strict=True)
         return statistics.median(a / b for a, b in pairs)
 

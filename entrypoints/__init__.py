@@ -1,7 +1,7 @@
 """The project's commands: `python -m entrypoints.<name> --help`, from the project's folder.
 
-The package is found beside this folder, in `src`, and never installed, so an edited file is what
-runs, whatever environment MLflow has made or kept.
+The package is imported from `src`, beside this folder, and never installed, so that edits take
+effect in whatever environment MLflow has created or reused.
 """
 
 import sys

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = Classifier(backbone.network, preprocessing, device, precision, args.flip_view)
         with work_progress("extract features") as on_progress:
             features = extract_features(backbone.digest, model, images, split, on_progress)
-        if features is None:  # rank 0 has them, and goes on alone
+        if features is None:  # only rank 0 has them and continues
             return
         run.set_tags({"features_key": features.key, "features_cached": features.was_cached})
         run.log_metrics({"time/features_seconds": features.seconds})

@@ -1,4 +1,4 @@
-"""The whole network trained by a recipe -> test report and model, resumable."""
+"""Fine-tune the whole network by a recipe -> test report and model, logged; resumable."""
 
 from collections.abc import Sequence
 
@@ -104,13 +104,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         ):
             for record in trainer.history:  # of the resumed run
                 log.log_epoch(record)
-            save()  # a stop in the first epoch does not lose the head
+            save()  # so that a stop in the first epoch keeps the head
             for record, predictions in trainer.train(on_progress):
                 save()
                 log.log_epoch(record, predictions)
                 table.add(record, is_best=best_epoch() == record.epoch)
         test = model.predict(images, split.test)
-        if test is None:  # rank 0 has them, and goes on alone
+        if test is None:  # only rank 0 has them and continues
             return
         trained = image_runs.TrainedClassifier(
             model, trainer.best, trainer.seconds, settings["backbone"], f"finetune {options.label}"

@@ -13,7 +13,7 @@ from embedlab.errors import OptionError
 
 
 def choose_device(name: str) -> str:
-    """`auto` is cuda if there is one, else cpu. Raises OptionError for a cuda that is not there."""
+    """Resolve `auto` to cuda if available, else cpu. Raises OptionError if cuda is missing."""
     has_cuda = torch.cuda.is_available()
     if name == "auto":
         return "cuda" if has_cuda else "cpu"
@@ -25,7 +25,7 @@ def choose_device(name: str) -> str:
 
 
 def can_compile() -> bool:
-    """Whether torch.compile finds what it makes CUDA kernels with."""
+    """Whether torch.compile finds the tools that it builds CUDA kernels with."""
     compilers = filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))
     headers = Path(sysconfig.get_path("include"), "Python.h")
     return bool(find_spec("triton")) and any(map(shutil.which, compilers)) and headers.is_file()

@@ -21,7 +21,7 @@ BLUE, ORANGE, GREEN, RED, GREY = "#2f6db3", "#e07b39", "#2b8a4b", "#c0392b", "#6
 
 
 class PlainTextFigure(Figure):
-    """A figure whose texts are shown as they are: the `$` of a class's name begins no formula."""
+    """A figure that shows text literally: a `$` in a class's name does not start a formula."""
 
     def draw(self, renderer: RendererBase) -> None:
         for text in self.findobj(Text):
@@ -44,7 +44,7 @@ def add_fonts_for(texts: Sequence[str]) -> list[str]:
     families = list(matplotlib.rcParams["font.family"])
     for family in families:
         missing -= _glyphs(font_manager.findfont(FontProperties(family=[family])), missing)
-    # The system's own list: matplotlib keeps one that lacks what has been installed since.
+    # Ask the system: matplotlib's stored list lacks fonts that were installed after it was made.
     paths = sorted(font_manager.findSystemFonts(), key=_preference) if missing else []
     glyphs = {path: _glyphs(path, missing) for path in paths}
     for path in sorted(paths, key=lambda path: -len(glyphs[path])):
@@ -66,7 +66,7 @@ def _preference(path: str) -> tuple[bool, bool, str]:
 
 
 def _glyphs(path: str, characters: set[str]) -> set[str]:
-    """The characters that matplotlib can draw with that font; none of a colour font."""
+    """The characters that matplotlib can draw with this font; none for a colour font."""
     try:
         font = FT2Font(path)
         font.set_size(12, 72)
@@ -102,7 +102,7 @@ def heat_map(
     """A figure of `values`, (n_rows, n_columns), nan in grey, with a colour bar named `label`.
 
     texts  (n_rows, n_columns) str: what stands in each cell.
-    names  of the rows, which are the columns too; without them cells need not be square.
+    names  of the rows and, alike, of the columns; without names, cells need not be square.
     """
     figure = new_figure(*size)
     axes = figure.subplots()

@@ -8,14 +8,14 @@ from functools import cache
 
 PID_NAMESPACE = "/proc/self/ns/pid"  # Linux; a container has one of its own
 ROOT_PID_NAMESPACE = 0xEFFFFFFC  # its number outside of containers
-MAX_CLOCK_SHIFT = 10  # seconds by which the system's clock may have been set since
+MAX_CLOCK_SHIFT = 10  # seconds by which the system's clock may have been adjusted since
 
 
 @cache
 def this_host() -> str:
-    """The host's name, in a container with its PID namespace: process ids are unique in these.
+    """The host's name and, in a container, its PID namespace, within which pids are unique.
 
-    A valid part of a file's name.
+    The text can be part of a file's name.
     """
     try:
         namespace = os.stat(PID_NAMESPACE).st_ino
@@ -33,7 +33,7 @@ def started_at() -> float:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had so far, in bytes."""
+    """The peak resident memory of this process so far, in bytes."""
     if sys.platform == "win32":
         import psutil
 

@@ -27,8 +27,11 @@ def ignore_epoch(record: EpochRecord) -> None:
 
 
 class OnProgress(Protocol):
-    """Called while work is under way, with the work done, the total (in any unit; None if it is
-    unknown, as for a solver that stops on convergence), and a detail."""
+    """Callback for work under way: the work done, the total, and a detail.
+
+    Both are in the same unit, whatever it is; the total is None if it is unknown, as for a solver
+    that stops on convergence.
+    """
 
     def __call__(self, done: float, total: float | None, detail: str = "", /) -> None: ...
 

@@ -6,10 +6,10 @@ from sklearn.manifold import TSNE
 
 
 def project(vectors: np.ndarray, method: str, seed: int, max_iter: int = 1000) -> np.ndarray:
-    """(n, 2): `pca`, the two directions of most variance, or `tsne`, which keeps neighbours.
+    """Project vectors (n, d) to the plane: (n, 2).
 
-    vectors   (n, d).
-    max_iter  of t-SNE.
+    method    `pca`, the two directions of most variance, or `tsne`, which keeps neighbours.
+    max_iter  iterations of t-SNE.
     """
     if method == "pca":
         return PCA(2, random_state=seed).fit_transform(vectors)

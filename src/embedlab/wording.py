@@ -1,4 +1,4 @@
-"""Counted nouns, values, costs, durations, commands and file names, as printed texts have them."""
+"""Counts, values, costs, durations, commands and file names, formatted for printed text."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
 
 
 def value_as_text(value: object) -> str:
-    """As a parameter is written on the command line: `true`, `64,96`, `0.01`."""
+    """A value as it is written on the command line: `true`, `64,96`, `0.01`."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -26,7 +26,7 @@ def cost_as_text(cost: float) -> str:
 
 
 def gap_as_text(gap: float) -> str:
-    """A gap in words that the reference follows: `0.03% above` or `21 times`."""
+    """A gap in words, to be followed by the reference: `0.03% above` or `21 times`."""
     if gap < FAR_GAP:
         return f"{gap:z.2%} above"
     return f"{cost_as_text(gap + 1) if gap >= 99 else f'{gap + 1:.3g}'} times"
@@ -40,17 +40,17 @@ def command(entry_point: str, **parameters: object) -> str:
 
 
 def serve_command(model: str) -> str:
-    """The shell command that serves a model; MLflow's own port is the UI's."""
+    """The shell command that serves a model, on a port other than the MLflow UI's."""
     return f"mlflow models serve -m {model} --env-manager local -p 5001"
 
 
 def as_markdown(text: str) -> str:
-    """The text with its characters as they are: `M*A*S*H` is not emphasis."""
+    """The text escaped for Markdown, so that `M*A*S*H` is not emphasis."""
     return re.sub(r"([\\*_`\[\]<>])", r"\\\1", text)
 
 
 def duration(seconds: float) -> str:
-    """As people say it: 40 s, 12 min, 3.5 h."""
+    """A duration as people write it: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

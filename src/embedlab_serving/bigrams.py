@@ -1,22 +1,22 @@
 """Bigram index: the texts that can be near a query, found without comparing it with all.
 
 By the q-gram lemma (E. Ukkonen, Theoretical Computer Science 92, 1992): an edit changes a bounded
-number of a text's bigrams, so a near text shares many with the query. No near text is left out;
-some that are not near remain, for an exact comparison.
+number of a text's bigrams, so a near text shares many with the query. No near text is missed; the
+candidates include some that are not near, so an exact comparison has to follow.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-LETTERS = 128  # letters of a bigram are told apart modulo this, which can only add candidates
+LETTERS = 128  # letters are compared modulo this, which can only add candidates
 
 
 class BigramIndex:
-    """An index of `texts`, n of them, of words with single spaces; positions count from 0.
+    """An index of n texts, whose words are separated by single spaces; positions count from 0.
 
-    Every text stands between two spaces, so its bigrams do not depend on the order of its words.
-    Immutable, so threads may share it.
+    Every text is put between two spaces, so its bigrams do not depend on the order of its words.
+    The index is immutable, so threads may share it.
     """
 
     def __init__(self, texts: Sequence[str]):
@@ -38,8 +38,10 @@ class BigramIndex:
         return np.bincount(np.concatenate(owners), minlength=len(self.lengths)), len(bigrams)
 
     def within(self, query: str, distance: int) -> np.ndarray:
-        """Positions of a superset of the texts within this distance of the query (insertions,
-        deletions, substitutions, swaps of neighbours)."""
+        """Positions of all texts within this distance of the query, and of some others.
+
+        The distance counts insertions, deletions, substitutions and swaps of neighbours.
+        """
         shared, n_bigrams = self.shared_with(query)
         return np.flatnonzero(shared >= n_bigrams - 3 * distance)  # a swap changes three
 
@@ -65,7 +67,7 @@ class BigramIndex:
 
 
 def _bigrams(text: str) -> np.ndarray:
-    """(n_letters - 1,) int64 below LETTERS²"""
+    """The bigrams of a text as numbers below LETTERS²: (n_letters - 1,) int64."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     letters = codes.astype(np.int64) % LETTERS
     return letters[:-1] * LETTERS + letters[1:]

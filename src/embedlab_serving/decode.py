@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from embedlab_serving.errors import DataError
 
 MAX_PIXELS = 64_000_000  # of one image; a larger one is refused before it is decoded
-# Formats that Pillow reads without another program, as it would start one for EPS.
+# Formats that Pillow reads by itself; for EPS, for example, it would start another program.
 FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA")
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -27,8 +27,8 @@ SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 def prepare_pillow() -> tuple[str, ...]:
     """Load Pillow's plugins and ignore its warning of large images, since MAX_PIXELS is lower.
 
-    Once in a process: threads that set and reset a filter would leave it behind. Returns the
-    FORMATS that Pillow was built with.
+    It does so once per process, as threads that set and reset a filter would leave it behind.
+    Returns the FORMATS that Pillow was built with.
     """
     Image.init()
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -36,13 +36,13 @@ def prepare_pillow() -> tuple[str, ...]:
 
 
 def shorter_side(path: Path | str) -> int:
-    """Pixels, from the file's header only. Raises DataError if the file is not an image."""
+    """The shorter side in pixels, from the header alone. Raises DataError if it is no image."""
     with _opened(path) as image:
         return min(image.size)
 
 
 def decode_image(file: Path | str | bytes, side: int) -> np.ndarray:
-    """(3, side, side) uint8: turned upright, in RGB, the centre square scaled to `side`.
+    """Decode to (3, side, side) uint8: upright, in RGB, the centre square scaled to `side`.
 
     Transparent pixels become white, 16-bit grey keeps its upper 8 bits. Greys of other depths are
     refused: their files do not say which value is white, and a guess would differ by image.
@@ -56,7 +56,7 @@ def decode_image(file: Path | str | bytes, side: int) -> np.ndarray:
 
 @contextmanager
 def _opened(file: Path | str | bytes) -> Iterator[Image.Image]:
-    """Raises DataError for the file, and for whatever Pillow raises inside."""
+    """Open an image. Raises DataError if it is refused, and for whatever Pillow raises inside."""
     try:
         opened = io.BytesIO(file) if isinstance(file, bytes) else file
         with Image.open(opened, formats=prepare_pillow()) as image:

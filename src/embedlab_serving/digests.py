@@ -23,8 +23,10 @@ def digests_of(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def check_model(folder: Path, signature: ModelSignature) -> None:
-    """Raises DataError if a file of the model in `folder` is not the one that was logged, or if
-    MLmodel, which holds the digests, has another signature than the model's code."""
+    """Raises DataError if a file of the model in `folder` is not the one that was logged.
+
+    The same holds if the signature in MLmodel, which has the digests, is not that of the code.
+    """
     model = Model.load(folder)
     digests = (model.metadata or {}).get(DIGESTS)
     if not isinstance(digests, dict) or not digests or model.signature != signature:

@@ -12,8 +12,11 @@ from embedlab_serving.errors import EmbedlabError
 
 @contextmanager
 def map_errors() -> Iterator[None]:
-    """Raises MlflowException inside: INVALID_PARAMETER_VALUE (400) with the sentence of an
-    EmbedlabError, INTERNAL_ERROR (500) without any inner detail for every other error."""
+    """Turn errors raised inside the block into MlflowException.
+
+    An EmbedlabError becomes INVALID_PARAMETER_VALUE (400) with its own sentence, every other error
+    INTERNAL_ERROR (500) without any internal detail.
+    """
     try:
         yield
     except EmbedlabError as error:

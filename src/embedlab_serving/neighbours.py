@@ -22,7 +22,7 @@ SIMILARITIES = ("dot", "cosine")
 
 
 class Recommendation(NamedTuple):
-    """`rank` counts from 1, `row` is a row of the embedding, a higher `score` is nearer."""
+    """A movie: its `rank` from 1, its `row` of the embedding, its `score` (higher is nearer)."""
 
     rank: int
     row: int
@@ -91,9 +91,9 @@ class Neighbours:
     ) -> list[Recommendation]:
         """The `k` best movies for the query movies `rows`, best first.
 
-        The query movies are left out unless `include_self`, and so are the rows `exclude`, such as
-        other rows of the same movie; if fewer than `k` remain, all are returned. Equal scores are
-        ordered by row, at the k-th rank, too; the scores of equal vectors may differ in the last
+        The rows `exclude`, such as other rows of the same movie, are left out, and so are the query
+        movies unless `include_self`; if fewer than `k` remain, all are returned. Equal scores are
+        ordered by row, also at the k-th rank; the scores of equal vectors may differ in the last
         bit, as the matrix product rounds them. Raises OptionError for k < 1 or an unknown score.
         """
         if k < 1:

@@ -36,8 +36,10 @@ class Preprocessing:
 
 
 def forward(network: nn.Module, batch: torch.Tensor, tta_flip: bool) -> torch.Tensor:
-    """(b, outputs): the network's output for (b, 3, r, r), with `tta_flip` the mean of it and of
-    that for the mirror images."""
+    """The network's output for images (b, 3, r, r): (b, outputs).
+
+    With `tta_flip`, the mean of the outputs for the images and for their mirror images.
+    """
     output = network(batch)
     return (output + network(batch.flip(-1))) / 2 if tta_flip else output
 

@@ -5,9 +5,9 @@ In: the titles of a catalogue in row order, in MovieLens' spelling: ``Shawshank 
 :class:`~embedlab_serving.errors.TitleError` that lists the titles that may be meant.
 
 A query is looked up by exact keys, strictest level first (`_keys`); the first level that has it
-answers. Then come phrases that a name contains ("Shawshank"), and last the nearest name by
-rapidfuzz, for typos ("Forest Gump"). A year at the end narrows every step and is never ignored: the
-wrong year is an error.
+answers. Next come names that contain the query as a phrase ("Shawshank"), and last the nearest name
+by rapidfuzz, for typos ("Forest Gump"). A year at the end narrows every step and is never ignored:
+the wrong year is an error.
 
 Only a typo is a guess, so it must be close (`typos_allowed`), and the runner-up must be more than
 twice as far. Numbers and single letters at the ends have to agree, and the misspelt word must not
@@ -40,7 +40,7 @@ MIN_LIKENESS = 72  # of a suggestion, by rapidfuzz's ratios: 100 is equal
 # Weights of the likeness to a part of a name: to be listed, and in the order of the list.
 PART_WEIGHT, PART_ORDER_WEIGHT = 0.9, 0.8
 LIKENESS_MARGIN = 12  # of a suggestion behind the nearest
-FIRST_COMPARED = 300  # names, of the most bigrams in common: the best of them limits the others
+FIRST_COMPARED = 300  # names with the most common bigrams: the best of them sets the limit
 
 # ---------------------------------------------------------------------------------------------
 # Text to key
@@ -109,8 +109,8 @@ def article_first(name: str) -> tuple[str, str]:
 def numbered(name: str) -> str:
     """The key of `name` with numbers in one spelling.
 
-    "Rocky III" and "Rocky 3" are the same, so are "Godfather: Part II" and "Godfather 2", "Ocean's
-    Twelve" and "Oceans 12". A name of one word stays as it is: "Nine" is not the movie "9".
+    "Rocky III" gives the same as "Rocky 3", "Godfather: Part II" as "Godfather 2", and "Ocean's
+    Twelve" as "Oceans 12". A name of one word stays as it is: "Nine" is not the movie "9".
     """
     if " " not in (word := key(name)):
         return word
@@ -132,7 +132,7 @@ def numbered(name: str) -> str:
 
 
 def canonical(name: str) -> str:
-    """As `numbered`, without a leading article."""
+    """The key by `numbered`, without a leading article."""
     return without_article(numbered(name))
 
 
@@ -142,8 +142,11 @@ def compact(key: str) -> str:
 
 
 def marks(key: str) -> list[str]:
-    """Numbers and significant single letters, which no typo may change: a numeral, or a letter at
-    an end ("Malcolm X", "Plan B"). In "Wrath f the Titans" one is a typo."""
+    """Numbers and significant single letters, which no typo may change.
+
+    Such a letter is a numeral, or the first or last word ("Malcolm X", "Plan B"). The single letter
+    in "Wrath f the Titans" is a typo.
+    """
     words = key.split()
     ends = (words[:1] + words[-1:]) if words else []
     single = (w for w in words if w in _SINGLE_ROMAN or (w in ends and len(w) == 1 and w != "a"))
@@ -151,7 +154,7 @@ def marks(key: str) -> list[str]:
 
 
 def typos_allowed(key: str) -> int:
-    """Letters that may be wrong, missing, too many or swapped: about one in seven, at most 3."""
+    """How many letters may be wrong, missing, extra or swapped: about one in seven, at most 3."""
     length = len(key)
     return 0 if length < MIN_TYPO else 1 if length < 12 else 2 if length < 20 else 3
 
@@ -166,7 +169,7 @@ class ParsedTitle(NamedTuple):
 
     @property
     def identity(self) -> tuple[str, tuple[int, int] | None]:
-        """The same for two rows of the same name and year."""
+        """A key that rows of the same name and year share."""
         return key(article_first(self.name)[0]) or self.full, self.years
 
 
@@ -185,7 +188,7 @@ def parse_title(title: str) -> ParsedTitle:
 
 
 def repeated_titles(titles: Iterable[str]) -> list[str]:
-    """A title for each name and year that stands in several of the rows, in their order."""
+    """One title for each name and year that occurs in several rows, in the order of the rows."""
     rows: dict[object, list[str]] = {}
     for title in titles:
         rows.setdefault(parse_title(title).identity, []).append(title)
@@ -214,7 +217,7 @@ def _keys(text: str) -> dict[str, str]:
 
 
 def _title_keys(title: ParsedTitle) -> Iterator[tuple[str, str]]:
-    """(level, key) for every key of a title, and ("article", key) for names as typos see them."""
+    """Yield (level, key) for every key of a title, and ("article", key) for matching typos."""
     yield "full", key(title.full)
     for i, name in enumerate((title.name, *title.alternates)):
         front, body = article_first(name)
@@ -237,7 +240,7 @@ class _Reading(NamedTuple):
 
 
 def _readings(text: str) -> list[_Reading]:
-    """The whole text first ("Death Race 2000"), then with its end as a year ("Hamlet 2000")."""
+    """The whole text ("Death Race 2000"), unless it ends in "(2000)"; then its end as a year."""
     found = _YEAR_IN_PARENTHESES.search(text)
     parts: list[tuple[str, int | None]] = [] if found else [(text, None)]
     if found := found or _YEAR_AT_END.search(text):
@@ -265,7 +268,7 @@ class TitleIndex:
 
         self._parsed = [parse_title(title) for title in self.titles]
         self._rows: dict[tuple[str, object], list[int]] = {}  # by (level, key)
-        self._names: dict[str, list[int]] = {}  # rows by name, as typos see it
+        self._names: dict[str, list[int]] = {}  # rows by name, for matching typos
         phrases_of_rows: list[str] = []  # all names of a row, between spaces and line ends
         self._word_rows: dict[str, set[int]] = {}
         for row, (title, parsed) in enumerate(zip(self.titles, self._parsed, strict=True)):
@@ -342,12 +345,12 @@ class TitleIndex:
         return text
 
     def _of_year(self, rows: Iterable[int], year: int | None) -> list[int]:
-        """Those of `rows` that are of this year; all of them if it is None."""
+        """Those of `rows` whose movie is of this year; all of them if `year` is None."""
         spans = ((row, self._parsed[row].years) for row in rows)
         return [row for row, span in spans if year is None or (span and span[0] <= year <= span[1])]
 
     def _by_popularity(self, rows: Iterable[int]) -> list[int]:
-        """Most popular first, only the first of each name and year."""
+        """`rows`, most popular first, with only the most popular row of each name and year."""
         first: dict[object, int] = {}
         for row in sorted(rows, key=self._rank.__getitem__):
             first.setdefault(self._parsed[row].identity, row)
@@ -384,7 +387,7 @@ class TitleIndex:
         return []
 
     def _by_part(self, q: _Reading) -> list[int]:
-        """The rows with a name that contains the query, and those of names that are as close."""
+        """The rows with a name that contains the query and, if there are any, those a typo away."""
         rows = self._containing(q) if len(q.keys["name"]) >= MIN_PART else []
         # "Colombian" is a part of one movie and nearly the whole of another.
         near = self._near(q, typos_allowed(q.keys["number"])) if rows else []
@@ -452,7 +455,7 @@ class TitleIndex:
     def _likeness(
         self, typed: str, positions: np.ndarray, limit: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) the likeness by which a spelling is listed, from `limit` on, and (n,) its order."""
+        """(n,) the likeness that decides what is listed, exact from `limit` on; (n,) its order."""
         spellings = [self._spellings[i] for i in positions.tolist()]
         with_sorted_words = [self._sorted_spellings[i] for i in positions.tolist()]
         ratio = process.cdist([typed], spellings, scorer=fuzz.ratio)[0]

@@ -109,7 +109,7 @@ def add_linear_probe(parser: Parser) -> None:
 
 
 def add_recipe(parser: Parser) -> None:
-    """The parameters of fine-tuning; `auto` of all but `recipe` is None, the recipe's own value."""
+    """The parameters of fine-tuning; all but `recipe` parse `auto` to None, the recipe's value."""
     what = "auto: chosen by the data; fast: SGD for eight epochs; notebook: as published"
     parser.add("recipe", types.one_of(*recipes.RECIPES), "auto", what)
     resolutions = types.integers(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
@@ -120,7 +120,7 @@ def add_recipe(parser: Parser) -> None:
         ("lr", types.positive_number, "its highest learning rate"),
         ("momentum", types.fraction, "momentum of sgd and rmsprop; β1 of adam and adamw"),
         ("nesterov", types.boolean, "Nesterov's momentum, with sgd"),
-        ("weight_decay", types.number(0), "weight decay, not of biases and norm layers"),
+        ("weight_decay", types.number(0), "weight decay, except for biases and norm layers"),
         ("schedule", types.one_of(*recipes.SCHEDULES), "learning-rate schedule"),
         ("warmup", types.fraction, "fraction of all updates in which one_cycle rises"),
         ("step_epochs", types.integer(1), "epochs after which schedule=step divides by ten"),
@@ -160,7 +160,7 @@ def add_registration(parser: Parser, name: str) -> None:
     """The parameters that say whether and how the model is registered."""
     parser.add("register", types.boolean, False, "register the model at the end")
     parser.add("model_name", types.model_name, name, "registered model to add it to")
-    what = "whether it becomes champion; if_better: than the champion on the same data"
+    what = "whether it becomes champion; if_better: if it beats the champion on the same data"
     parser.add("promote", types.one_of(*PROMOTE), "if_better", what)
 
 
@@ -170,7 +170,7 @@ def add_device(parser: Parser, what: str) -> None:
 
 
 def add_processes(parser: Parser) -> None:
-    """The parameter `processes`: how many work on one run."""
+    """The parameter `processes`: the number of processes that share one run."""
     what = (
         "number of processes on this host, launched by torchrun; 1 if you start torchrun yourself"
     )

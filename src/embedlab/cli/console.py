@@ -31,15 +31,15 @@ console = PlainConsole(highlight=False, soft_wrap=True, quiet=not is_main_proces
 def work_progress(
     label: str, on_estimate: Callable[[float], None] | None = None
 ) -> Iterator[OnProgress]:
-    """Progress of work whose size comes with every report.
+    """Show the progress of work that states its total size with every report.
 
-    On a terminal: a transient bar with the time left. Elsewhere (a log, MLflow's pipe): a line at
-    most every ten seconds.
+    A terminal gets a transient bar with the time left; anything else (a log, MLflow's pipe) gets a
+    line at most every ten seconds.
 
     on_estimate  called once, after the first few reports, with the seconds that are left.
     """
     n_reports, last_line = 0, time.monotonic()
-    # The speed is that of all reports after the first, which includes a warm-up.
+    # The speed is averaged over all reports but the first, which includes a warm-up.
     with Progress(
         *Progress.get_default_columns(),
         TextColumn("{task.fields[detail]}"),
@@ -70,9 +70,9 @@ def work_progress(
 
 @contextmanager
 def epoch_progress(label: str, n_epochs: int | None, metric: str) -> Iterator[OnEpoch]:
-    """Progress of a fit of `n_epochs`, with the newest value of `metric`.
+    """Show the progress of a fit of `n_epochs`, with the latest value of `metric`.
 
-    n_epochs  None for a solver that stops when it has converged; its rounds show the change, too.
+    n_epochs  None for a solver that stops on convergence; each round then also shows the change.
     """
     values: list[float] = []
     with work_progress(label) as on_progress:
@@ -91,9 +91,9 @@ def epoch_progress(label: str, n_epochs: int | None, metric: str) -> Iterator[On
 
 
 def time_estimate(label: str, cheaper: Iterable[tuple[str, float]]) -> Callable[[float], None]:
-    """Prints how long `label` takes; if that is an hour or more, also what would be cheaper.
+    """A callback that prints how long `label` takes and, from an hour on, cheaper parameters.
 
-    cheaper  parameters, and the share of the time that they would take.
+    cheaper  parameters, each with the share of the time that they would take.
     """
 
     def on_estimate(seconds: float) -> None:
@@ -106,14 +106,14 @@ def time_estimate(label: str, cheaper: Iterable[tuple[str, float]]) -> Callable[
 
 
 class EpochTable:
-    """A line for every finished epoch, as soon as it is there, below a line of headings."""
+    """Prints a line for every epoch as soon as it has finished, below a line of headings."""
 
     def __init__(self, metrics: Sequence[str]):
         self._columns = {name: max(len(name), NUMBER_WIDTH) for name in metrics}
         self._has_headings = False
 
     def add(self, record: EpochRecord, is_best: bool) -> None:
-        """Print the metrics that there are, and `best so far` behind them."""
+        """Print the metrics that the epoch has, followed by `best so far` if `is_best`."""
         if not self._has_headings:
             headings = [name.rjust(width) for name, width in self._columns.items()]
             console.print("  ".join(["epoch", *headings, "  time"]))
@@ -141,7 +141,7 @@ def recommendation_table(answer: pd.DataFrame, score: str) -> Table:
 
 
 def plain_table(title: str, frame: pd.DataFrame, key: str) -> Table:
-    """Every row and column of a frame; texts of the column `key` in one piece, to be copied."""
+    """The whole frame as a table; the column `key` is not wrapped, so that it can be copied."""
     table = Table(title=title, title_justify="left")
     for column in frame.columns:
         table.add_column(column, overflow="fold", no_wrap=column == key)

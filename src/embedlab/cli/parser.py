@@ -1,7 +1,7 @@
 """The entry points' parser, and how an entry point ends as a process.
 
 In: the words of a command line. Out: values, or one sentence (OptionError) before any heavy import.
-A parameter's name is the one of `MLproject`: `like_rule` there is `--like-rule` here.
+Parameters are named as in `MLproject`: `like_rule` there is `--like-rule` here.
 """
 
 import argparse
@@ -49,17 +49,19 @@ class Parser(argparse.ArgumentParser):
         )
 
     def non_default(self, args: argparse.Namespace) -> dict[str, object]:
-        """The parameters that differ from their default; `mlflow run` passes defaults, too, so what
-        was typed is unknown."""
+        """The parameters that differ from their defaults.
+
+        `mlflow run` passes defaults, too, so it is unknown what the user typed.
+        """
         defaults = vars(self.parse_args([]))
         return {name: value for name, value in vars(args).items() if value != defaults[name]}
 
     def parse_known_args(
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Every flag takes one value: the next word, even if that starts with a dash.
+        """Parse flags with one value each: the next word, even if it starts with a dash.
 
-        Raises OptionError where a word belongs to no parameter, or a value is not UTF-8.
+        Raises OptionError if a word belongs to no parameter or a value is not UTF-8.
         """
         flags = set(map(_as_flag, self.parameters))
         joined: list[str] = []  # "--flag=value"
@@ -133,7 +135,7 @@ def exit_with(main: Callable[[Sequence[str] | None], None]) -> None:
         if is_main_process():
             print("embedlab: stopped by Ctrl-C; the run keeps what it had logged.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # `... | head`: the reader has left, and so has a target to flush to
+    except BrokenPipeError:  # `... | head`: the reader has gone, and the output with it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 

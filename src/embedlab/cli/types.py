@@ -38,7 +38,7 @@ class ArgumentType(Generic[Covariant]):
 def checked(
     convert: Callable[[str], Value], is_valid: Callable[[Value], object], expected: str
 ) -> ArgumentType[Value]:
-    """Type of a valid value that `convert` returns; its ValueError or KeyError is a refusal."""
+    """Type of what `convert` returns, if `is_valid`; its ValueError or KeyError is a refusal."""
 
     def parse(text: str) -> Value:
         with suppress(ValueError, KeyError):
@@ -77,7 +77,7 @@ boolean = checked(lambda text: BOOLEANS[text.strip().lower()], lambda _: True, "
 
 
 def matching(pattern: str, what: str) -> ArgumentType[str]:
-    """Type of a text that, without blanks around it, matches the pattern as a whole."""
+    """Type of a text that matches the whole pattern after surrounding blanks are stripped."""
     return checked(str.strip, re.compile(pattern).fullmatch, what)
 
 
@@ -109,7 +109,7 @@ def one_of(*choices: str, what: str = "") -> ArgumentType[str]:
 
 
 def auto_or(type: ArgumentType[Value]) -> ArgumentType[Value | None]:
-    """Type of `auto`, which is None, or what `type` takes."""
+    """Type of `auto`, parsed to None, or of whatever `type` accepts."""
 
     def parse(text: str) -> Value | None:
         if text.strip().lower() == "auto":
@@ -124,7 +124,7 @@ def auto_or(type: ArgumentType[Value]) -> ArgumentType[Value | None]:
 
 
 def processes(text: str) -> int:
-    """Type of the number of processes; under torchrun its world size; 1 is accepted for it."""
+    """Type of the number of processes; under torchrun, its world size or 1, which stands for it."""
     given = integer(1, MAX_PROCESSES)(text)
     if not is_distributed():
         return given
@@ -135,7 +135,7 @@ def processes(text: str) -> int:
 
 
 def run_ids(default: str, at_least: int) -> Callable[[str], tuple[str, ...]]:
-    """Type of `at_least` or more run ids, joined by commas, or of the word `default`, for ()."""
+    """Type of `at_least` or more run ids, joined by commas; the word `default` gives ()."""
     least = {1: "one", 2: "two"}[at_least]
 
     def parse(text: str) -> tuple[str, ...]:

@@ -16,11 +16,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from embedlab.errors import DataError
 
-# The largest release, ml-32m, unpacks to about 0.9 GB, at four bytes for one.
+# The largest release, ml-32m, unpacks to about 0.9 GB, four times its packed size.
 MAX_BYTES = 8 << 30  # of one file, unpacked
 MAX_RATIO = 100  # unpacked bytes for one packed; a run of zeros reaches 1000
-# What zipfile raises while it reads a damaged archive, by what the damage makes of it: ValueError
-# for a name that cannot be decoded, RuntimeError for an encrypted file or an unknown version.
+# What zipfile raises for a damaged archive, depending on the damage: for example, ValueError for a
+# name that cannot be decoded, RuntimeError for an encrypted file or an unknown version.
 BAD_CONTENT = (ValueError, RuntimeError, OverflowError, EOFError, struct.error, zlib.error)
 DAMAGED = (zipfile.BadZipFile, *BAD_CONTENT)
 Entries = dict[str, zipfile.ZipInfo]  # by base name
@@ -29,11 +29,11 @@ Entries = dict[str, zipfile.ZipInfo]  # by base name
 def unpack(zip_path: Path, members: Iterable[str], destination: Path) -> None:
     """Write the files named `members` from `zip_path` into the folder `destination`.
 
-    `members` are base names (`ratings.csv`), looked for in every folder of the archive. After an
-    error `destination` may hold part of a file: give a temporary folder (`cache.build_folder`).
+    `members` are base names (`ratings.csv`), searched for in every folder of the archive. After an
+    error `destination` may hold part of a file, so pass a temporary folder (`cache.build_folder`).
 
-    Raises DataError for all that `find_members` refuses and for a file that does not unpack to
-    its checksum.
+    Raises DataError for everything that `find_members` refuses, and for a file whose unpacked bytes
+    do not match its checksum.
     """
     with _opened(zip_path, members) as (archive, entries):
         for name, info in entries.items():
@@ -58,7 +58,7 @@ def _opened(zip_path: Path, members: Iterable[str]) -> Iterator[tuple[zipfile.Zi
     try:
         with zipfile.ZipFile(zip_path) as archive:
             for info in archive.infolist():
-                # Backslashes and drive letters count on every system: the archive may be of any.
+                # Backslashes and drive letters count too, as any system may have made the archive.
                 path = PureWindowsPath(info.filename)
                 if path.root or path.drive or ".." in path.parts:
                     raise DataError(

@@ -58,16 +58,16 @@ def cache_folder() -> Path:
 def build_folder(
     final: Path, fill: Callable[[Path], object], is_complete: Callable[[Path], bool]
 ) -> Path:
-    """Return the folder `final`, first built by `fill` if `is_complete(final)` is not true.
+    """Return the folder `final`, built by `fill` unless `is_complete(final)`.
 
     `fill(folder)` gets an empty temporary folder beside `final` and writes plain files into it.
-    When it has returned, they are moved into `final`, each in one step: a concurrent reader keeps
-    the old file, and a folder that a killed process left without a file is not whole. `final` must
-    name its content (a digest or a version): of two processes that build it at the same time either
-    may win.
+    Each of them is then moved into `final` in one step, so a concurrent reader keeps the old file,
+    and a folder that lacks a file because its process was killed counts as incomplete. The name of
+    `final` must identify its content (by a digest or a version), since of two processes that build
+    it at the same time either may win.
 
-    Raises DataError if the disk is full or not writable, and whatever `fill` raises; `final` is
-    then as it was.
+    Raises DataError if the disk is full or not writable, and whatever `fill` raises; if `fill`
+    failed, `final` is unchanged.
     """
     if is_complete(final):
         return final
@@ -84,8 +84,10 @@ def build_folder(
 
 @contextmanager
 def working_folder(parent: Path) -> Iterator[Path]:
-    """An empty temporary folder in `parent`, where what is written can be moved into place in one
-    step. Its name says which process it is of."""
+    """Yield an empty temporary folder in `parent`, whose name identifies this process.
+
+    What is written there can be moved into place in one step.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     prefix = f"{BUILDING}{os.getpid()}@{this_host()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as work:
@@ -109,8 +111,8 @@ class Leftover:
 def find_leftovers(hours: float) -> list[Leftover]:
     """Files and folders in the cache that killed processes left unfinished.
 
-    An entry counts after an hour without a change if its process on this host has ended; if it is
-    of another host or of no known process, after `hours` (at least one).
+    An entry whose process on this host has ended counts after an hour without a change. An entry of
+    another host, or of no known process, counts after `hours` (at least one).
     """
     leftovers = []
     for path in sorted(path for name in UNFINISHED for path in cache_folder().rglob(name)):

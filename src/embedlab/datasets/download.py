@@ -18,14 +18,14 @@ CHUNK = 1 << 16  # bytes
 
 
 def fetch(url: str, sha256: str, filename: str, option: str | None = None) -> Path:
-    """Return the path of `filename` in the cache's `downloads`; from `url` if it is not there yet.
+    """Return the path of `filename` in the cache's `downloads`, fetched from `url` if need be.
 
-    The file has the given `sha256` (hex); a cached one that has another is fetched again. Broken
+    The file has the given `sha256` (hex); a cached file with another one is fetched again. Broken
     connections and server errors are tried three times, answers that will not change (404, a bad
-    certificate) once. `option` is the parameter that takes a file fetched by hand, which the error
-    text names; None: the text says where to save that file.
+    certificate) once. `option` is the parameter that takes a file fetched by hand, for the error
+    text to name; if it is None, the text says where to save that file.
 
-    Raises DownloadError if the file cannot be fetched or has another checksum; nothing of it is
+    Raises DownloadError if the file cannot be fetched or has another checksum; no part of it is
     left behind.
     """
     from requests import RequestException
@@ -108,7 +108,7 @@ def _reason(error: Exception) -> str:
             return "the proxy refused or could not be reached"
         case exceptions.ChunkedEncodingError():
             return "the connection broke off before the file was complete"
-        # A pause in the middle of the body comes as a ConnectionError around the time-out.
+        # A stall in the middle of the body is a ConnectionError that wraps the time-out.
         case exceptions.Timeout() | exceptions.ConnectionError() if "timed out" in str(error):
             return "the server did not answer in time"
         case exceptions.ConnectionError():

@@ -1,8 +1,8 @@
-"""The listing of a folder of images: which file is of which class. No file is opened.
+"""List a folder of images: which file belongs to which class. No file is opened.
 
 In: a folder with `<class>/`, or with `train/<class>/` and `val/<class>/`, `test/<class>/` or both.
-Out: a `Listing`. Files count at any depth of a class, links are followed, hidden files and folders
-are ignored.
+Out: a `Listing`. Files count at any depth below their class, links are followed, and hidden files
+and folders are ignored.
 """
 
 import os
@@ -15,10 +15,10 @@ from typing import NamedTuple
 from embedlab.errors import DataError
 from embedlab.wording import printable
 
-# The folders that are read as a part, by the part's name, in the order of the parts.
+# The folder names that are read as each part of a data set, in the order of the parts.
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-OTHER_PARTS = ("training", "dev", "testing")  # named as parts are, but read as none
-SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # metadata and previews: of macOS in a zip, of Synology
+OTHER_PARTS = ("training", "dev", "testing")  # named like parts, but not read as any
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # metadata and previews, by macOS and Synology
 
 Entry = tuple[str, os.stat_result]  # a path, and what is there, links followed
 
@@ -60,7 +60,7 @@ class Listing:
     files     by part, label and path.
     parts     the given parts, names of PARTS.
     left_out  what gives no image, by path.
-    notes     sentences about parts and folders that a user may expect otherwise.
+    notes     sentences about parts and folders that are not read as a user may expect.
     """
 
     classes: tuple[str, ...]
@@ -119,7 +119,7 @@ def _list_files(root: Path) -> Listing:
 
 
 def _parts_of(root: Path, names: list[str]) -> dict[str, str]:
-    """Part -> the name of its folder; empty if there are folders of classes alone."""
+    """Part -> the name of its folder; empty if `root` holds folders of classes only."""
     parts: dict[str, str] = {}
     for part, folders in PARTS.items():
         given = [name for name in folders if name in names]
@@ -193,7 +193,7 @@ def _entries(folder: str, reasons: dict[str, str]) -> Iterator[Entry]:
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
-    """The same for a folder and for every link to it."""
+    """A key that a folder shares with every link to it."""
     return status.st_dev, status.st_ino
 
 
@@ -208,7 +208,10 @@ def _check_classes(
     others: list[list[str]],
     left_out: tuple[SkippedFile, ...],
 ) -> None:
-    """`classes` of the first part, and those of each other part."""
+    """Raises DataError for fewer than two classes, or for parts whose classes differ.
+
+    classes  of the first part; `others` has those of each other part.
+    """
     why = f" ({'; '.join(map(str, left_out[:5]))})" if left_out else ""
     if len(classes) < 2:
         raise DataError(

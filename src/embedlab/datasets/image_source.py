@@ -43,8 +43,8 @@ class ImageSource:
 def check_dataset_argument(text: str) -> str:
     """Return `text` if it is `sample`, `cifar10`, or `folder:` and a folder that exists.
 
-    Made to be an argparse `type`, so that a typo is answered before heavy imports.
-    Raises DataError.
+    Meant as an argparse `type`, so that a typo is reported before heavy imports.
+    Raises DataError otherwise.
     """
     path = text.removeprefix(FOLDER)
     if printable(path) != path:
@@ -65,7 +65,7 @@ def check_dataset_argument(text: str) -> str:
 
 
 def locate_images(dataset: str) -> ImageSource:
-    """What `dataset` means; CIFAR-10 is downloaded and unpacked first if need be.
+    """Locate the images of `dataset`; CIFAR-10 is downloaded and unpacked first if need be.
 
     Raises DataError if a folder does not exist, DownloadError if CIFAR-10 cannot be fetched.
     """

@@ -64,8 +64,8 @@ class RatingsFolder:
 def check_ratings_argument(text: str) -> str:
     """Return `text` if it is one of `NAMES` or a path that exists; looks at nothing else.
 
-    Made to be an argparse `type`, so that a typo is answered before heavy imports.
-    Raises DataError.
+    Meant as an argparse `type`, so that a typo is reported before heavy imports.
+    Raises DataError otherwise.
     """
     if text not in NAMES and not os.path.exists(os.path.expanduser(text)):
         raise DataError(
@@ -87,8 +87,8 @@ def name_of(ratings: str) -> str:
 def locate_ratings(ratings: str) -> RatingsFolder:
     """Return the folder that `ratings` means; download, unpack or write it first if need be.
 
-    A name in `NAMES` comes before a file of that name (write `./sample` for the file). A path may
-    start with `~`. The sample never replaces what was asked for.
+    A name in `NAMES` takes precedence over a file of that name (write `./sample` for the file). A
+    path may start with `~`. The sample is never a fallback for something else.
 
     Raises DataError if the path does not exist or lacks a file, DownloadError if the release cannot
     be fetched.
@@ -125,7 +125,7 @@ def _release(name: str) -> Path:
 
 
 def _has_files(digests: Mapping[str, str], folder: Path) -> bool:
-    """`digests`: sha256 by file name."""
+    """Whether the folder has these files; `digests` is the sha256 (hex) by file name."""
     files = [(folder / name, digest) for name, digest in digests.items()]
     return all(file.is_file() and sha256_of(file) == digest for file, digest in files)
 

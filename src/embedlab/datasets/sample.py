@@ -28,8 +28,8 @@ _N_GROUPS = 5  # of taste
 def sample_films() -> pd.DataFrame:
     """Title, genres and taste group of each film, in the order of movie ids.
 
-    The groups take turns, so an id says nothing about a group; the best known film of a group comes
-    first, which is its popularity there. The last two have no group, "": nobody rated them. The
+    The groups take turns, so an id says nothing about a group; within a group, films are in order
+    of popularity, the best known first. The last two have no group (""), as nobody rated them: the
     real sets have such films too, and the code must keep them.
     """
     return pd.read_csv(_FILMS, keep_default_na=False)

@@ -19,8 +19,8 @@ from embedlab.distributed.env import is_main_process, local_rank, rank, world_si
 from embedlab.errors import LostProcessError, OptionError
 from embedlab.process import has_ended, this_host
 
-# The longest wait for another rank, such as for a download of rank 0, or for a host that has gone
-# without closing its connections. A process that has died is noticed at once.
+# The longest wait for another rank, for example during a download by rank 0, or for a host that
+# vanished without closing its connections. A process that has died is noticed at once.
 MAX_WAIT = timedelta(hours=1)
 SECONDS_TO_DIE = 1.0  # from the closing of a process's connections to its end
 
@@ -32,7 +32,7 @@ Identity = tuple[str, int, float]  # host, process id, a time at which the proce
 def process_group(params: Mapping[str, object]) -> Iterator[str]:
     """Join torchrun's process group, if there is one; yields the device of this rank.
 
-    Raises OptionError if the ranks were given different parameters or if there are more of them
+    Raises OptionError if the ranks were given different parameters or if a host has more of them
     than CUDA devices, and LostProcessError if another rank has ended or cannot be reached.
     """
     device = choose_device(str(params["device"]))
@@ -64,14 +64,14 @@ def process_group(params: Mapping[str, object]) -> Iterator[str]:
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all ranks, in place, with the same bits at each."""
+    """Sum `tensor` over all ranks, in place; the result is bit-identical at every rank."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def broadcast(make: Callable[[], T]) -> T:
-    """Rank 0 alone calls `make`; every rank gets what it returns."""
+    """Call `make` at rank 0 alone, and return its result at every rank."""
     if world_size() == 1:
         return make()
     made: list = [make() if is_main_process() else None]
@@ -80,7 +80,7 @@ def broadcast(make: Callable[[], T]) -> T:
 
 
 def scatter(parts: list[T] | None) -> T:
-    """Rank 0's `parts[i]` at rank i; others pass None. Needs a process group."""
+    """Return rank 0's `parts[i]` at rank i; other ranks pass None. Needs a process group."""
     own: list = [None]
     dist.scatter_object_list(own, parts)
     return own[0]
@@ -140,7 +140,7 @@ def _lost_ranks_message(others: Mapping[int, Identity], error: BaseException) ->
 
 
 def ended_ranks_message(others: Mapping[int, Identity]) -> str:
-    """Which processes of this host have ended, in words; "" if none has."""
+    """The ranks of this host whose processes have ended, in words; "" if there are none."""
     lost = [
         f"rank {i} (pid {pid} on {host})"
         for i, (host, pid, running_at) in others.items()

@@ -44,7 +44,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """The sum over all ranks; its gradient is the sum of theirs."""
+    """The sum over all ranks; its gradient is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ BLOCK = 512  # movies whose scores are in memory at once
 def map_movies(
     vectors: np.ndarray, movies: pd.DataFrame, method: str, seed: int, n: int = MAX_EXPLORED
 ) -> MovieMap | None:
-    """The map of the `n` most liked movies, by direction: a vector's length is popularity.
+    """Map the `n` most liked movies by direction, since a vector's length reflects popularity.
 
     None if there are fewer than MIN_MAPPED different directions.
 
@@ -62,7 +62,7 @@ def nearest_movies(vectors: np.ndarray, excluded: Sequence[Sequence[int]]) -> np
     k is K, or less if there are fewer others.
 
     vectors   (n, dim) float32, n up to 65,536.
-    excluded  for each movie other rows that are no answer to it, such as copies of the movie.
+    excluded  for each movie, other rows not to list for it, such as duplicates of the movie.
     """
     v = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
     norms = v.double().norm(dim=1).float()  # (n,)
@@ -80,9 +80,9 @@ def nearest_movies(vectors: np.ndarray, excluded: Sequence[Sequence[int]]) -> np
 
 
 def explorer_page(movie_map: MovieMap, vectors: np.ndarray, caption: str) -> str:
-    """`explore.html` of a map and of all vectors, (n_movies, dim) float32.
+    """Render `explore.html` from a map and all vectors, (n_movies, dim) float32.
 
-    caption  which embedding it is, for the page's first lines.
+    caption  names the embedding in the page's first lines.
     """
     index = TitleIndex(movie_map.movies["title"].tolist(), movie_map.movies["likes"].to_numpy())
     copies = [index.duplicates_of([row]) for row in range(len(movie_map.rows))]

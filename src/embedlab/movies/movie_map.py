@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-# The first group that has one of a movie's genres is its colour's.
+# A movie has the colour of the first group that contains one of its genres.
 GENRE_GROUPS = {
     "Animation, children": ("Animation", "Children"),
     "Documentary": ("Documentary",),
@@ -30,12 +30,12 @@ class MovieMap:
     movies      a row for each movie: title, genres, likes; the most liked first.
     rows        (n,) int64, their rows of the embedding.
     positions   (n, 2) float64.
-    n_projected number of most liked movies that are projected; the others are interpolated from
-                their three nearest of these.
+    n_projected number of most liked movies that are projected; each of the others is interpolated
+                from the three projected movies nearest to it.
     method      the projection.
     trustworthiness
-                trustworthiness of the projected ones for ten neighbours by cosine: 1 if all that
-                are near in the plane are near in the embedding (Venna and Kaski 2001).
+                of the projected movies, for ten neighbours by cosine: 1 if movies that are near in
+                the plane are near in the embedding (Venna and Kaski 2001).
     """
 
     movies: pd.DataFrame

@@ -78,12 +78,14 @@ def plot_popularity(likes: Likes) -> Figure:
 
 
 def plot_top_block(likes: Likes, n_top: int = 40) -> Figure:
-    """Heat map of the `n_top` most liked movies: how many users like both, over the number that
-    chance would give; similar movies are neighbours. The diagonal, outside of the cost, is grey."""
+    """Heat map of the `n_top` most liked movies: users who like both, relative to chance.
+
+    Similar movies are adjacent. The diagonal, which the cost leaves out, is grey.
+    """
     top = np.argsort(-likes.popularity, kind="stable")[:n_top]
     of_top = likes.matrix[:, top].astype(float)  # (n_users, n_top)
     counts, liked = (of_top.T @ of_top).toarray(), likes.popularity[top]
-    # Independent likes of x_i and x_j of U users: x_i x_j / U like both.
+    # If x_i and x_j of U users like i and j independently, x_i x_j / U like both.
     lift = counts * likes.matrix.shape[0] / np.outer(liked, liked).clip(1)  # (n_top, n_top)
     order = _by_cluster(lift)
     lift = lift[np.ix_(order, order)]
@@ -110,9 +112,10 @@ def plot_fit(
     title: str,
     exact_cost: float | None = None,
 ) -> Figure:
-    """Cost before each epoch's update; the exact solver's is dashed.
+    """Plot the cost before each epoch's update, with the exact solver's cost as a dashed line.
 
-    For the exact solver: how far each round is above its last, as the cost itself hardly moves.
+    A fit by the exact solver shows how far each round is above the last one, as its cost hardly
+    changes.
     """
     costs = np.array([record.metrics["train/cost"] for record in history])
     end = cost_as_text(costs[-1]) if history else "no finite cost"
@@ -139,7 +142,7 @@ def draw_costs(
     """A line of the cost before each epoch's update, by epoch or by seconds of computing."""
     costs = [record.metrics["train/cost"] for record in history]
     x = np.array([record.epoch for record in history], float)
-    if in_seconds:  # epoch e has the cost before update e: the time of the updates before it
+    if in_seconds:  # epoch e has the cost before update e, so only earlier updates count
         x = np.cumsum([0.0, *(record.seconds or 0.0 for record in history)])[: len(costs)]
     marker = "o" if len(history) < 3 else None
     axes.plot(x, costs, color=colour, label=label, linewidth=2, marker=marker)
@@ -186,7 +189,7 @@ def plot_movie_map(movie_map: MovieMap, title: str, n_names: int = 30) -> Figure
 
 
 def _name_points(axes: Axes, positions: np.ndarray, titles: Sequence[str], n_names: int) -> None:
-    """Names where they do not cover one another, the most liked first."""
+    """Name up to `n_names` points, the most liked first, except where names would overlap."""
     taken: list[Bbox] = []
     for position, title in zip(positions, titles, strict=True):
         text = axes.annotate(
@@ -209,5 +212,5 @@ def _name_points(axes: Axes, positions: np.ndarray, titles: Sequence[str], n_nam
 
 
 def short_title(title: str, length: int = 36) -> str:
-    """At most `length` characters."""
+    """The title, cut to at most `length` characters."""
     return title if len(title) <= length else title[: length - 1].rstrip() + "…"

@@ -1,4 +1,4 @@
-"""HTML pages: each is one file that needs nothing from outside, not even a network.
+"""Self-contained HTML pages: each is one file that needs no other file and no network.
 
 In: values for a template of `templates/`. Out: the text of a page. MLflow's artifact viewer shows a
 page in a sandboxed frame: its scripts run, `localStorage` is blocked.
@@ -30,7 +30,7 @@ def render_page(template: str, **values: object) -> str:
 
 
 def webp_address(image: Image.Image, quality: int) -> str:
-    """The image as an address, `data:image/webp;…`, for a page that carries it."""
+    """The image as a data URL, `data:image/webp;…`, to be embedded in a page."""
     file = io.BytesIO()
     image.save(file, "webp", quality=quality)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

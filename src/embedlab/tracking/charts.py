@@ -61,11 +61,11 @@ def save_view(
     order_by: str,
     search: str,
 ) -> str | None:
-    """Save the view under `view_id` (of the experiment; an older one is replaced).
+    """Save a chart view of the experiment under `view_id`, replacing an older one.
 
     columns   of the table of runs: `params.x` or `metrics.y`.
     order_by  a metric and ASC or DESC, as `final/cost ASC`.
-    search    which runs: MLflow's search syntax.
+    search    filter of the runs, in MLflow's search syntax.
 
     Returns the page in the UI, `#/experiments/…`; None if the view could not be saved.
     """

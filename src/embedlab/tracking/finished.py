@@ -19,7 +19,7 @@ from embedlab.tracking.tracked_run import EPOCH_SECONDS
 
 
 def finished_run(run_id: str, kinds: Sequence[str]) -> Run:
-    """The finished run of that id, of one of these entry points. Raises TrackingError."""
+    """The finished run with this id, of one of these entry points. Raises TrackingError if none."""
     expected = f"finished runs of {' or '.join(kinds)}"
     try:
         run = mlflow.get_run(run_id)

@@ -25,7 +25,7 @@ from embedlab.tracking.tracked_run import NullRun, TrackedRun
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = "embedlab"
 SYSTEM_METRICS_SECONDS = 2  # MLflow's own 10 would leave the short runs without any
-MAX_RUN_NAME = 250  # characters, as the column of MLflow's tables has; SQLite does not check
+MAX_RUN_NAME = 250  # characters, the width of MLflow's column; SQLite does not enforce it
 RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 
 
@@ -78,8 +78,10 @@ def start_child_run(
 def _lifecycle(
     run_name: str | None, begin_tags: dict[str, str], is_child: bool = False
 ) -> Iterator[TrackedRun]:
-    """Begin a run and terminate it, whatever is raised inside; its status and `stop_reason` say
-    what. The parent of a child run still gets the signals that come at the child's end."""
+    """Begin a run and terminate it, with the status and `stop_reason` of whatever is raised inside.
+
+    The parent of a child run still gets the signals that arrive while the child ends.
+    """
     status, tags, is_done = "FINISHED", {"stop_reason": "finished"}, False
     with ExitStack() as deferred:
 
@@ -119,8 +121,10 @@ def _lifecycle(
 
 
 def end_refused_run(error: EmbedlabError) -> None:
-    """Close the run of MLFLOW_RUN_ID, which `mlflow run` made for an entry point that refuses its
-    parameters, with the reason. Never raises: `error` is what the user has to read."""
+    """Close the run that `mlflow run` made for an entry point that refuses its parameters.
+
+    The run, MLFLOW_RUN_ID, records the reason. Never raises: `error` is what the user has to read.
+    """
     try:
         with short_requests():
             store.initialise_store()
@@ -133,8 +137,11 @@ def end_refused_run(error: EmbedlabError) -> None:
 
 
 def _connect_to_store() -> None:
-    """Raises TrackingError if the store cannot be used, or is away; if `mlflow run` has just made
-    the run there, waits for it. Chooses the experiment of a new run."""
+    """Connect to the store, and choose the experiment of a new run.
+
+    Raises TrackingError if the store cannot be used or is unavailable; if `mlflow run` has just
+    made the run there, first waits for it.
+    """
     seconds_to_wait()  # a bad value is refused before any work
     if store.store_address() != mlflow.get_tracking_uri():  # MLflow would print it at a run's end
         mlflow_env.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
@@ -148,7 +155,7 @@ def _connect_to_store() -> None:
 
 
 def _experiment_id() -> str:
-    """The experiment of a new run, which is made if it is not there."""
+    """The id of a new run's experiment, which is created if it is missing."""
     name = mlflow_env.MLFLOW_EXPERIMENT_NAME.get() or EXPERIMENT
     return mlflow_env.MLFLOW_EXPERIMENT_ID.get() or mlflow.set_experiment(name).experiment_id
 
@@ -173,7 +180,7 @@ def _stop_reason(error: BaseException) -> tuple[str, dict[str, str]]:
 
 
 def _as_tag(text: str) -> str:
-    """The text without passwords, cut, with only characters that every database takes."""
+    """The text without passwords, truncated, in characters that every database accepts."""
     return store.without_password(text).encode(errors="backslashreplace").decode()[:5000]
 
 

@@ -15,8 +15,11 @@ SECONDS_UNTIL_SENT_AGAIN = 0.1
 
 @contextmanager
 def _handle(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Inside, `handler` gets the signals, except those that the process ignores, as a shell's
-    background job ignores Ctrl-C. Only the main thread may set handlers; others go without."""
+    """Let `handler` handle stop signals inside the block.
+
+    Signals that the process ignores, as a shell's background job ignores Ctrl-C, stay ignored. Only
+    the main thread may set handlers; in other threads this does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -33,11 +36,12 @@ def _handle(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
 
 @contextmanager
 def raise_first_signal() -> Iterator[None]:
-    """Inside, the first signal raises KeyboardInterrupt, or SystemExit for SIGTERM; later ones are
-    ignored, so that they do not disturb what is closed on the way.
+    """Let the first signal inside the block raise KeyboardInterrupt, or SystemExit for SIGTERM.
 
-    Python ignores what is raised in a destructor or in the callback of a weak reference, as of
-    matplotlib's: then the signal is sent again.
+    Later signals are ignored, so that they do not disturb the cleanup.
+
+    Python ignores what is raised in a destructor or in a weak reference's callback, such as
+    matplotlib's; the signal is then sent again.
     """
 
     raised: dict[BaseException | None, int] = {}  # exception -> its signal
@@ -65,14 +69,17 @@ def raise_first_signal() -> Iterator[None]:
 
 
 def defer_signals_to_main_process() -> AbstractContextManager[None]:
-    """Inside, a signal ends this rank after 5 s. Rank 0 gets it too and ends first, while all ranks
-    are alive, so that it records the signal as the reason."""
+    """Let a signal inside the block end this rank only after 5 s.
+
+    Rank 0 gets the signal, too, and ends first, while all ranks are alive, so that it records the
+    signal as the reason.
+    """
     return _handle(lambda *_: signal.alarm(SECONDS_AFTER_A_SIGNAL))
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Signals are delivered when the block has ended; on Windows, which cannot, at once."""
+    """Hold back signals until the block has ended, except on Windows, which cannot."""
     if sys.platform == "win32":
         yield
         return

@@ -1,9 +1,9 @@
-"""Stale runs: runs that are RUNNING although their process has ended are found and marked KILLED.
+"""Find stale runs, which are RUNNING although their process has ended, and mark them KILLED.
 
 A process that is killed by SIGKILL, or whose machine goes down, leaves its run RUNNING. So every
 run carries the host, pid and start time of its process, and the next start on that host checks
-them. A run of another host, or one that `mlflow run` made and no process adopted, is stale after a
-time without new metrics, which `clean_runs` checks.
+them. A run of another host, or one that `mlflow run` made and no process adopted, is stale after
+some time without new metrics; only `clean_runs` looks for these.
 """
 
 import logging
@@ -62,7 +62,7 @@ def mark_dead_runs(experiment_id: str) -> None:
 def find_stale(experiment_id: str, hours: float = math.inf) -> list[StaleRun]:
     """This project's stale runs of one experiment, oldest first.
 
-    hours  after which a run of another host, or of no process, counts as stale without a metric.
+    hours  without a new metric, after which a run of another host or of no process is stale.
     """
     running = mlflow.MlflowClient().search_runs(
         [experiment_id], "attributes.status = 'RUNNING'", order_by=["attributes.start_time ASC"]

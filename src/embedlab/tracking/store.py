@@ -71,8 +71,9 @@ def check_store(experiment_id: str) -> None:
 
 
 def initialise_store() -> None:
-    """Create the store's tables and its Default experiment, with artifacts in local folders, if
-    they are not there yet.
+    """Create the store's tables and its Default experiment if they are missing.
+
+    The experiment keeps its artifacts in local folders.
 
     Raises TrackingError if the store cannot be opened, or is another program's database, which is
     left unchanged; StoreUnavailableError if another process holds it for too long.
@@ -101,10 +102,10 @@ def initialise_store() -> None:
 
 
 class _Database:
-    """The SQLite file or PostgreSQL database that is the store, without a server before it.
+    """The SQLite file or PostgreSQL database that is the store, without a server in front of it.
 
     path    of the SQLite file; None for PostgreSQL.
-    tables  names, without those in which Alembic works; empty until `lock` has looked.
+    tables  names, without Alembic's own; empty until `lock` has read them.
     """
 
     def __init__(self, uri: str):
@@ -115,11 +116,13 @@ class _Database:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Exclude every other process from this database: MLflow makes its tables without a lock,
-        and of several first processes most would die. A server has made them before it answers.
+        """Exclude every other process from this database.
 
-        Raises TrackingError before that if the database is another program's, or another one than
-        `mlflow run` has used.
+        MLflow makes its tables without a lock, so that most of several first processes would die. A
+        server needs no lock: it has made them before it answers.
+
+        Raises TrackingError, before locking, if the database is another program's, or is not the
+        one that `mlflow run` has used.
         """
         store = store_address()
         self.tables = retry_until_available(store, self._read_tables)
@@ -157,13 +160,16 @@ class _Database:
         foreign = sorted(self.tables - MLFLOW_TABLES)
         if foreign and not self.tables >= MLFLOW_TABLES:
             raise TrackingError(
-                f"the database {store_address()} is not MLflow's but of another program: it has a "
+                f"the database {store_address()} is another program's, not MLflow's: it has a "
                 f"table '{foreign[0]}'. It was left as it is: {USE_ANOTHER_STORE}"
             )
 
     def _check_has_run(self) -> None:
-        """Raise TrackingError if a relative path names another file here: `mlflow run` makes the
-        run in the caller's folder and starts the entry point in the project's."""
+        """Raise TrackingError if a relative path names another file here.
+
+        `mlflow run` makes the run in the caller's folder, but starts the entry point in the
+        project's.
+        """
         run_id = MLFLOW_RUN_ID.get()
         if not run_id or self.path is None or self.path.is_absolute():
             return
@@ -179,7 +185,7 @@ class _Database:
         )
 
     def is_half_made(self) -> bool:
-        """Whether no table of the file has a row, except those of MLflow's migrations."""
+        """Whether the SQLite file has tables, but no rows except those of MLflow's migrations."""
         if self.path is None or not self.tables:
             return False
         try:
@@ -192,8 +198,10 @@ class _Database:
             return False
 
     def _make_sqlite(self, path: Path) -> None:
-        """Make all tables in another file and rename it: MLflow takes seconds to make them, and
-        could never open a database whose maker was killed by then."""
+        """Make all tables in another file, then rename it.
+
+        MLflow takes seconds to make them, and could never open a database if killed before the end.
+        """
         new = f"{path}.new"
         for left_by_a_kill in (Path(new), Path(f"{new}-journal")):
             left_by_a_kill.unlink(missing_ok=True)
@@ -235,9 +243,11 @@ def without_password(text: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The message of an error in one line, without passwords: SQLAlchemy may put another line
-    before it, `(raised as a result of …)`, and MLflow may put the reason after a line with a colon
-    at its end."""
+    """The message of an error in one line, without passwords.
+
+    SQLAlchemy may put another line before it, `(raised as a result of …)`, and MLflow may put the
+    reason after a line that ends with a colon.
+    """
     lines = without_password(str(error)).strip().splitlines() or [type(error).__name__]
     if len(lines) > 1 and lines[0].startswith("(raised as a result"):
         del lines[0]
@@ -259,8 +269,10 @@ def ui_address() -> str:
 
 
 def how_to_open(experiment_id: str, run_id: str, *pages: str) -> str:
-    """The command that opens the MLflow UI on this store, and the addresses of the run's page and
-    of other pages, `#/…`."""
+    """How to open the run's page and other pages, `#/…`: their addresses in the MLflow UI.
+
+    Without a server, the command that starts the UI on this store comes first.
+    """
     uri, shown = mlflow.get_tracking_uri(), store_address()
     addresses = [
         f"Open   {ui_address()}/{page}" for page in (run_page(experiment_id, run_id), *pages)

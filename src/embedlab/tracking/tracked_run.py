@@ -1,6 +1,6 @@
 """`TrackedRun`: what an entry point may log into its run.
 
-While the tracking server is away a fit goes on; only what cannot be spooled waits for the server.
+A fit goes on while the tracking store is unavailable; only what cannot be spooled waits for it.
 """
 
 import time
@@ -85,7 +85,7 @@ class TrackedRun:
     def params(self, names: Sequence[str]) -> dict[str, str]:
         """The resolved values of these parameters, without those that do not apply."""
         logged = self._logged_params
-        # The value of the recipe `auto` is its name; of other parameters `auto` is none.
+        # `auto` is a value only of the recipe, which has it as `resolved/recipe`.
         plain = {name: logged[name] for name in names if logged.get(name, "auto") != "auto"}
         resolved = {n: logged[f"resolved/{n}"] for n in names if f"resolved/{n}" in logged}
         found = plain | resolved
@@ -161,7 +161,7 @@ class TrackedRun:
         self._client.log_image(self.id, pixels, key=key, step=epoch)
 
     def where(self, path: str) -> str:
-        """Where to find an artifact: its file, or its page in the server's UI."""
+        """The location of an artifact: its file, or its page in the server's UI."""
         uri = f"{self._artifact_uri}/{path}"
         scheme = urlparse(uri).scheme
         if scheme in ("", "file"):  # a path has no scheme, and may have a # in it
@@ -169,8 +169,10 @@ class TrackedRun:
         return f"{ui_address()}/{run_page(self.experiment_id, self.id, path)}"
 
     def how_to_open(self, *pages: str | None) -> str:
-        """How to open the run and other pages, `#/…`, in the MLflow UI; "" for a step of `main`,
-        which says so at its end."""
+        """How to open the run and other pages, `#/…`, in the MLflow UI, as lines to print.
+
+        Empty for a step of `main`, which prints its own lines at its end.
+        """
         if self.is_nested:
             return ""
         return how_to_open(self.experiment_id, self.id, *filter(None, pages))
@@ -220,7 +222,7 @@ class TrackedRun:
 
 
 class NullRun(TrackedRun):
-    """No-op run of every rank but 0, which alone logs; all methods return None."""
+    """A run whose methods do nothing and return None, for every rank but 0, which alone logs."""
 
     def __init__(self) -> None:
         self.id = "of the main process"

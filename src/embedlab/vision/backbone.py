@@ -36,7 +36,7 @@ OLD_DENSE_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 class Backbone:
     """A network without its last layer: `network(batch)` is the embedding.
 
-    head        the last layer's name in the network, where `nn.Identity` stands for it.
+    head        name of the last layer in the network, which has `nn.Identity` in its place.
     n_features  length of the embedding.
     digest      sha256 of name and weights.
     mean, std   of the images that the weights were trained on, for each colour channel.
@@ -60,7 +60,8 @@ def load_backbone(name: str, weights: str, seed: int = 0) -> Backbone:
     weights  `imagenet` (torchvision's, downloaded once and checked), `none` (random, from `seed`)
              or the path of a state dict in torchvision's layout, with any number of classes.
 
-    Raises DataError if the file is missing, no state dict or of another network, DownloadError.
+    Raises DataError if the file is missing, is no state dict or fits another network, and
+    DownloadError if torchvision's weights cannot be fetched.
     """
     published = models.get_model_weights(name).DEFAULT
     with seeded(seed):
@@ -144,7 +145,7 @@ def _read(path: str) -> dict[str, torch.Tensor]:
 
 
 def _load(network: nn.Module, head: str, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Load all but the last layer. Without a version, torch starts counters of batches at 0."""
+    """Load all but the last layer. Without a version, torch starts missing batch counters at 0."""
     try:
         named = {OLD_DENSE_KEY.sub(r"\1\2", key): value for key, value in weights.items()}
         others = {k: v for k, v in named.items() if not k.startswith(f"{head}.")}

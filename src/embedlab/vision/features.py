@@ -53,7 +53,7 @@ def extract_features(
     extractor  of the backbone without its last layer.
     on_progress  called with the number of images done, and of all.
 
-    The ranks compute together. Rank 0 looks into the cache and has the features, the others have
+    The ranks compute together. Only rank 0 reads the cache and gets the features; the others get
     None.
     """
     key = features_key(digest, extractor, images, split)

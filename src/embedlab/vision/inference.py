@@ -23,8 +23,8 @@ CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instruction sets of x86 an
 class Classifier:
     """A network, and how images go through it.
 
-    preprocessing  of validation and test images; training images have its mean and std.
-    precision      of the layers' products: float32, bfloat16 or float16.
+    preprocessing  for validation and test images; training uses the same mean and std.
+    precision      dtype of the layers' products: float32, bfloat16 or float16.
     tta_flip       test-time augmentation: mean output of an image and its mirror image.
     """
 
@@ -44,7 +44,7 @@ class Classifier:
     ) -> np.ndarray | None:
         """(n, outputs) float32: the network's output for each row, in eval mode.
 
-        Each rank computes some of the batches; the logits are at rank 0, and None at the others.
+        Each rank computes some of the batches; rank 0 gets all the logits, the others get None.
         The network stays in eval mode.
         """
         parts = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
@@ -72,9 +72,9 @@ class Classifier:
 
 
 def choose_precision(name: str, device: str) -> str:
-    """`auto` is bfloat16 if the processor computes in it, float16 on older GPUs, else float32.
+    """Resolve `auto`: bfloat16 if the processor has it, float16 on older GPUs, else float32.
 
-    Weights, their updates and all sums stay float32; only the layers' products are shorter.
+    Weights, their updates and all sums stay float32; only the layers' products lose precision.
     Raises OptionError for float16 on a CPU.
     """
     on_gpu = device.startswith("cuda")

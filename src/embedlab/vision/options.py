@@ -57,8 +57,9 @@ MIN_RESOLUTION = 32
 
 # The best learning rate on validation images, with standardised features; L-BFGS scales itself.
 LINEAR_PROBE_LR = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001, "lbfgs": 1.0}
-# With one update an epoch the weights stay near their start. These are the best of eight ways to
-# more updates on 126, 400, 1,500 and 4,317 photos (test loss and accuracy, 4 to 12 random splits).
+# With one update per epoch the weights stay near their start. Of eight ways to make more updates,
+# this was the best on 126, 400, 1,500 and 4,317 photos (test loss and accuracy, 4 to 12 random
+# splits).
 PROBE_UPDATES_PER_EPOCH, PROBE_MIN_BATCH = 20, 8
 
 

@@ -1,6 +1,6 @@
-"""Seeds for what draws from torch's global generator: its layers' starts, torchvision's transforms.
+"""Seeding of torch's global generator, for layer initialisation and torchvision's transforms.
 
-The global generator's state is restored, so that only the seed decides what is drawn.
+The global generator's state is restored afterwards, so that only the seed decides what is drawn.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
-    """Inside, torch's global generators of the CPU and of the device start from `seed`."""
+    """Seed torch's global generators of the CPU and of the device inside the block."""
     is_cuda = device.startswith("cuda")
     with torch.random.fork_rng(devices=[device] if is_cuda else []):
         torch.default_generator.manual_seed(seed)

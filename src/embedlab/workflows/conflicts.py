@@ -7,7 +7,7 @@ from embedlab.wording import value_as_text
 
 
 def refuse_conflicts(source: str, own: Mapping[str, object], changed: Mapping[str, object]) -> None:
-    """Raises OptionError if a parameter was given with another value than that of `source`."""
+    """Raises OptionError if a parameter was given a value other than that of `source`."""
     for name, value in changed.items():
         if name in own and own[name] != value:
             raise OptionError(

@@ -34,11 +34,11 @@ class FinishedImageRun:
 
 
 def find_image_runs(experiment_id: str, ids: tuple[str, ...]) -> list[FinishedImageRun]:
-    """The runs of these ids; without ids, the best of each kind that share their data.
+    """The runs with these ids; without ids, the best run of each kind on the same data.
 
-    The best has the highest validation accuracy, and among equals the lowest validation loss; of
-    several data sets, the one of the newest run is taken.
-    Raises TrackingError if there are too few, or their data differ.
+    The best run has the highest validation accuracy and, among equals, the lowest validation loss.
+    If several data sets have runs of both kinds, the one with the newest run is taken.
+    Raises TrackingError if there are too few runs, or if their data differ.
     """
     runs = [finished_run(run_id, IMAGE_ENTRY_POINTS) for run_id in ids] or best_pair(experiment_id)
     if len(set(map(_digest, runs))) > 1:

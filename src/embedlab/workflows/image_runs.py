@@ -118,7 +118,7 @@ def _log_duplicates(
 class EpochLog:
     """Log every epoch of a training: metrics, predictions for the same validation images, curves.
 
-    best_epoch  returns the best one so far by validation.
+    best_epoch  returns the best epoch so far, by validation.
 
     The curves are logged at the end, even if the training was stopped.
     """
@@ -150,7 +150,7 @@ class EpochLog:
             self.run.log_figure(figure, "figures/curves.png")
 
     def log_epoch(self, record: EpochRecord, predictions: Predictions | None = None) -> None:
-        """`predictions` of all validation images, in the order of the split, at rank 0."""
+        """Log an epoch; at rank 0, `predictions` has all validation images in the split's order."""
         self.history.append(record)
         self.run.log_epoch(record)
         if predictions is None:
@@ -174,7 +174,7 @@ class EpochLog:
 def log_training_images(
     run: TrackedRun, images: ImageDataset, split: Split, augment: str, resolution: int
 ) -> None:
-    """A grid of augmented training images, as the network sees them."""
+    """Log a grid of augmented training images, as the network sees them."""
     rows = split.train[np.linspace(0, len(split.train) - 1, TRAINING_IMAGES).astype(int)]
     augmentation = Augmentation(augment, images.side, resolution)
     changed = augmentation(torch.from_numpy(images.take(rows)), torch.Generator().manual_seed(0))
@@ -186,7 +186,7 @@ def log_training_images(
 def log_embedding(
     run: TrackedRun, features: np.ndarray, test: Predictions, images: ImageDataset, method: str
 ) -> None:
-    """The map of the embedding (n, d) of the n test images, and neighbours of some of them."""
+    """Log a map of the n test images by their features (n, d), and neighbours of some of them."""
     points, shown = map_images(features, method, seed=0)
     title = f"{images.name}, test images in the embedding, by {MAP_NAMES[method]}"
     figure = plots.plot_embedding_map(points, test.take(shown), images, title)
@@ -229,7 +229,7 @@ class TrainedClassifier:
     """A trained classifier, and facts for its model file.
 
     classifier  a classifier of torchvision with its head, at the best epoch by validation.
-    seconds     of computing it, features or earlier parts of a resumed training included.
+    seconds     of training, including features and earlier parts of a resumed training.
     backbone    torchvision's name of the network.
     training_label
                 how it was trained, in words.

@@ -18,8 +18,8 @@ from embedlab_serving.titles import MAX_QUERY
 if TYPE_CHECKING:
     from torch import nn
 
-# What each model needs installed.
-# MLflow's server takes httptools and uvloop where they are, and answers sooner (docs/serving.md).
+# The packages that each model needs. MLflow's server uses httptools and uvloop if they are there,
+# and then answers sooner (docs/serving.md).
 SERVER_PACKAGES = ("mlflow", "httptools", "uvloop", "numpy", "pandas")
 MOVIE_PACKAGES = (*SERVER_PACKAGES, "rapidfuzz")
 IMAGE_PACKAGES = (*SERVER_PACKAGES, "pillow", "safetensors", "torch", "torchvision")
@@ -43,7 +43,7 @@ def log_movie_model(
 
 
 def example_title(movies: pd.DataFrame) -> str:
-    """The most popular title that a query can name: one with a "|" would be two."""
+    """The most popular title that a query can name: one with a "|" would be read as two."""
     by_likes = movies.sort_values("likes", ascending=False, kind="stable")["title"]
     usable = by_likes[~by_likes.str.contains("|", regex=False) & (by_likes.str.len() <= MAX_QUERY)]
     return (usable if len(usable) else by_likes).iloc[0]

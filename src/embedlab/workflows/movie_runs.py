@@ -95,14 +95,16 @@ def find_or_load_likes(
 def fit_source(
     likes: Likes, params: Mapping[str, Any], weighting: Mapping[str, object]
 ) -> dict[str, object]:
-    """Parameters with which `fit_embedding` takes these likes with this user_weight and item_power.
+    """The parameters that make `fit_embedding` fit these likes with this weighting.
 
-    A matrix brings its own weighting with it, so another one needs the ratings.
+    A matrix has its own weighting, so another weighting needs the ratings.
+
+    weighting  user_weight and item_power.
     """
     if params["matrix"] and weighting.items() <= likes.options.items():
         return {"matrix": params["matrix"]}
     ratings = params["ratings"]
-    if params["matrix"]:  # which keeps the name of a folder alone
+    if params["matrix"]:  # it records only the name of a folder of ratings
         ratings = likes.name if likes.name in NAMES else f"<path of {likes.name}>"
     return {"ratings": ratings, "like_rule": likes.like_rule, **weighting}
 
@@ -175,13 +177,13 @@ def finish(
 
 
 def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
-    """Log the movie map, `figures/movie_map.png`, and `explore.html`; returns what to tell of them.
+    """Log the movie map, `figures/movie_map.png`, and `explore.html`; returns a line for the user.
 
     method  one of `options.MOVIE_MAPS`.
     """
     if method == "none":
         return "No map of the movies, as embedding_map=none asks."
-    # Here, as scikit-learn takes half a second, and other movie runs need none of it.
+    # Imported here, as scikit-learn takes half a second and other movie runs do not need it.
     from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies
 
     vectors, likes = fitted.fit.embedding, fitted.likes
@@ -198,7 +200,7 @@ def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
 def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: Score) -> Card:
     """The model card of a fit.
 
-    Versions with equal data digests are compared; by cost, only if X weighs the likes alike.
+    Versions compete if their data digests are equal; by cost, the digest includes the weighting.
     """
     likes, fit = fitted.likes, fitted.fit
     n_users, n_movies = likes.matrix.shape

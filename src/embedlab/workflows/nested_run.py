@@ -17,8 +17,8 @@ from embedlab.tracking.run import PROJECT_ROOT
 def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
     """Run `name` under the active run, in the environment of this process; returns its run id.
 
-    Raises TrackingError if it fails; its own message is on the terminal by then. SIGTERM to this
-    process stops the other one too.
+    Raises TrackingError if it fails, after it has printed its own message. A SIGTERM to this
+    process stops the nested one, too.
     """
     parent = mlflow.active_run()
     assert parent is not None, "run_entry_point needs an active run"

@@ -25,8 +25,11 @@ MODEL_HINT = "give one that fit_embedding has logged, such as models:/movie-embe
 
 
 def load_model(uri: str) -> PyFuncModel:
-    """Load a movie embedding. Raises TrackingError if `uri` names no model, another kind of model,
-    or a damaged one. Code of another kind of model is not run, a pickle is not read."""
+    """Load a movie embedding.
+
+    Raises TrackingError if `uri` names no model, another kind of model or a damaged one. Code of
+    another kind of model is not run, and no pickle is read.
+    """
     try:
         with warnings.catch_warnings(), _without_own_modules():
             warnings.simplefilter("ignore")
@@ -45,8 +48,10 @@ def load_model(uri: str) -> PyFuncModel:
 
 @contextmanager
 def _without_own_modules() -> Iterator[None]:
-    """Inside, an import of `embedlab` is looked up anew: models of version 0.1 hold a copy of that
-    package, and would find this process's instead."""
+    """Hide this process's `embedlab` inside the block, so that an import finds a model's own copy.
+
+    Models of version 0.1 hold such a copy, and would find this process's package instead.
+    """
     forget_model_code()
     own = _pop_modules()
     try:

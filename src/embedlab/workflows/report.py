@@ -1,7 +1,7 @@
-"""`report.html`: one page that answers the project's questions, made of what finished runs logged.
+"""`report.html`: one page that answers the project's questions from what finished runs logged.
 
 In: runs, by entry point. Out: the text of the page. Its numbers, words and figures are those of the
-runs; what has not been run is a line with the command that runs it.
+runs; for a run that is missing, it shows the command.
 """
 
 import json
@@ -36,10 +36,10 @@ PAGE = "report.html"
 
 
 def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
-    """The newest finished run of each entry point, or those of these ids, by entry point.
+    """The runs with these ids; without ids, the newest finished run of each entry point.
 
-    The image runs are those that the newest `compare_transfer` compares, if there is one: of
-    several of a kind the most accurate.
+    Without ids, the image runs are those that the newest `compare_transfer` compared, if there is
+    one; if it compared several of a kind, the most accurate of them.
     Raises TrackingError for an id of no finished run of KINDS, or for two ids of one kind.
     """
     by_kind: dict[str, Run] = {}
@@ -59,7 +59,7 @@ def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
     if by_kind:
         return by_kind
     for kind in KINDS:
-        # The fits of a comparison that was stopped have finished, it has not.
+        # A comparison that was stopped is not finished, but some of its fits are.
         query = f"tags.entry_point = '{kind}' AND tags.{FIT_KEY} IS NULL"
         if found := newest_finished(experiment_id, query):
             by_kind[kind] = found[0]
@@ -132,7 +132,7 @@ class ReportedRun:
         return params.get(f"resolved/{name}", params.get(name, ""))
 
     def summary(self, part: int) -> Markup:
-        """A part of `summary.md` as HTML, from 0; each begins with a heading."""
+        """A part of `summary.md` as HTML; parts count from 0, and each begins with a heading."""
         parts = re.split(r"^(?=### )", self.text("summary.md"), flags=re.MULTILINE)[1:]
         markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
         return Markup(markdown.render(parts[part]).replace("h3>", "h4>"))
@@ -149,7 +149,7 @@ class ReportedRun:
         return has_artifact(self.run.info.run_id, path)
 
     def figures(self, prefix: str) -> list[str]:
-        """Addresses `data:…` of the figures whose name begins so, in order of their names."""
+        """Data URLs of the figures whose names begin with `prefix`, in order of their names."""
         run_id = self.run.info.run_id
         files = mlflow.MlflowClient().list_artifacts(run_id, "figures")
         paths = [file.path for file in files if file.path.startswith(f"figures/{prefix}")]
@@ -159,8 +159,10 @@ class ReportedRun:
 
 
 def _compared_lists(sweep: ReportedRun | None) -> dict[str, pd.DataFrame]:
-    """By title asked for: one row per rank, a column for the exact solver and for the best fit of
-    each optimizer. The titles of the first column are those that the others are compared with."""
+    """The lists for each title asked for: one row per rank, one column per fit.
+
+    The fits are the exact solver's, with which the others are compared, and each optimizer's best.
+    """
     if sweep is None:
         return {}
     fits, recommended = sweep.table("tables/fits.json"), sweep.table("tables/recommendations.json")

@@ -59,7 +59,7 @@ FIT_CODE = (
 # Time of an epoch relative to a first-order optimizer's (of the exact solver: of all rounds).
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
-FinishedFit = tuple[str, FitResult, list[EpochRecord], Lists]  # with its run id
+FinishedFit = tuple[str, FitResult, list[EpochRecord], Lists]  # the first is its run id
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Sweep:
         with ray_session(ray, self.notify) if ray else nullcontext():
             here = ((job, None) for job in jobs if job not in missing)
             there = fits_by_ray(self.likes.weighted, missing, self.queries, ray) if ray else ()
-            # The exact fit comes first, as every gap is to its cost.
+            # The exact fit comes first, as every gap is relative to its cost.
             for job, outcome in chain(there, here) if first in missing else chain(here, there):
 
                 def progress(fraction: float, job: Job = job, done: float = done) -> None:
@@ -169,7 +169,7 @@ class Sweep:
         exact: SweepFit | None,
         progress: Callable[[float], None],
     ) -> SweepFit:
-        """The finished child, or a new one for the outcome of a task or, without, a fit here."""
+        """The finished child; or a new one, from a task's outcome or, if None, from a fit here."""
         options, seed = job
         if finished:
             mlflow.MlflowClient().set_tag(finished[0], self.tag, "reused")
@@ -224,8 +224,10 @@ class Sweep:
         return child.id, fit, history, lists
 
     def _log_lists(self, child: TrackedRun, lists: Lists, exact: SweepFit | None) -> None:
-        """Log a fit's lists, and what they share with the exact solver's as a metric by epoch;
-        nothing for the exact fit itself."""
+        """Log a fit's lists and, as a metric by epoch, their overlap with the exact solver's.
+
+        Nothing is logged for the exact fit itself.
+        """
         if exact is None:
             return
         for epoch, found in sorted(lists.items()):
@@ -244,7 +246,7 @@ class Sweep:
             client.log_batch(item.run_id, metrics=metrics, tags=tags)
 
     def save_view(self, name: str, n_fits: int) -> str | None:
-        """Address of the charts that compare the children; None if they could not be saved."""
+        """Save the charts that compare the children; returns their address, None if that failed."""
         at_random = "Overlap with the exact lists, movies at random"
         axes = ["optimizer", LOG_LR], [LOG_GAP, "final/overlap"]
         return save_view(
@@ -289,7 +291,7 @@ def fit_key(options: FitOptions, seed: int, data_digest: str, device: str) -> st
 
 
 def _fit_of(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResult:
-    """Raises LookupError, or numpy's errors, if a part of it is missing or damaged."""
+    """The fit of a child. Raises LookupError or numpy's errors if it is incomplete or damaged."""
     seconds = run.data.metrics["time/fit_seconds"]
     epochs, cost = -1, math.nan  # a first cost that is not finite is not recorded
     if history or is_finished:
@@ -297,7 +299,7 @@ def _fit_of(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResul
     if is_finished:
         file = fetch(f"runs:/{run.info.run_id}/{ARTIFACT}/{VECTORS_FILE}")
         return FitResult(np.load(file, allow_pickle=False), cost, epochs, seconds)
-    # A cost that is not finite is not recorded: it follows the last recorded epoch.
+    # A cost that is not finite is not recorded: it belongs to the epoch after the last one.
     epochs = min(epochs + 1, int(run.data.params["epochs"]))
     diverged_at = divergence_epoch([record.metrics["train/cost"] for record in history]) or epochs
     no_vectors = np.empty((0, int(run.data.params["dim"])), np.float32)

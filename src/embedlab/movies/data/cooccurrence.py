@@ -35,14 +35,14 @@ EXACT_IN_FLOAT32 = 2**24
 class CooccurrenceResult:
     """X and its measurements.
 
-    matrix          (n_movies, n_movies) CSR: int32, of weighted likes float64; None if it may have
-                    more than MAX_NONZEROS entries and no dense tensor needs it.
+    matrix          (n_movies, n_movies) CSR: int32, or float64 for weighted likes; None if it may
+                    have more than MAX_NONZEROS entries and no dense tensor needs it.
     nonzeros        number of non-zeros, the diagonal included.
     off_diagonal_squares
                     ‖X‖²_off = Σ_{i≠j} X_ij², the cost of an embedding of zeros.
     density         nonzeros as a fraction of all entries.
-    sparse_seconds  wall time of the fields above.
-    dense_seconds   for the dense tensor and its comparison; None without one.
+    sparse_seconds  wall time of computing the fields above.
+    dense_seconds   wall time of the dense tensor and its comparison; None without one.
     """
 
     matrix: sp.csr_matrix | None
@@ -54,16 +54,16 @@ class CooccurrenceResult:
 
 
 def build_cooccurrence(likes: sp.csr_matrix, device: str | None) -> CooccurrenceResult:
-    """X from L, (n_users, n_movies) CSR; with a device, also as a dense tensor there, compared.
+    """Compute X from L, (n_users, n_movies) CSR; with a device, check it against a dense X there.
 
-    Raises DataError if the dense tensor does not fit, before anything is computed; EmbedlabError
-    if the device returns other values than it was given.
+    Raises DataError if the dense tensor does not fit (before anything is computed) or a count is
+    too large for float32, and EmbedlabError if the device returns other values than it was given.
     """
     n_movies = likes.shape[1]
     if device is not None:
         check_dense_fits(n_movies, device)
     started = time.perf_counter()
-    # X has at most all pairs of movies, or of each user's likes.
+    # X has at most an entry per pair of movies, and per pair of likes of the same user.
     pairs = np.square(np.diff(likes.indptr).astype(np.float64)).sum()
     matrix = None
     if device is not None or min(pairs, n_movies**2) <= MAX_NONZEROS:
@@ -118,7 +118,7 @@ def _squares(values: np.ndarray) -> float:
 
 def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     """X's number of non-zeros and Σ_{i≠j} X_ij², from one half of X, as it is symmetric."""
-    # The most liked movies first: entries that are often added to are near in the cache.
+    # Most liked movies first, so that entries updated often are close together in the cache.
     order = most_liked_first(likes)
     is_binary = bool((likes.data == 1).all())
     later = likes[:, order].sorted_indices().astype(np.int8 if is_binary else np.float64)
@@ -150,7 +150,8 @@ def _sums_of_rows(
 ) -> tuple[int, float]:
     """Number of non-zeros and sum of squares of `rows @ later`.
 
-    The first n_group columns have both halves of X; entries of the other columns count twice.
+    The first n_group columns hold both halves of their block of X. Entries of the other columns
+    count twice, as they stand for their mirror images, too.
     """
     nonzeros, squares, entries = 0, 0.0, _dense_rows if is_dense else _sparse_rows
     for values, within in entries(rows, later, n_group):
@@ -180,7 +181,7 @@ def save_cooccurrence(x: sp.csr_matrix, folder: Path) -> None:
 
 
 def save_sparse(matrix: sp.csr_matrix, file: Path) -> None:
-    """As `scipy.sparse.save_npz`, by zlib's fastest level: a little larger, much faster."""
+    """Save like `scipy.sparse.save_npz`, at zlib's fastest level: a little larger, much faster."""
     stored = io.BytesIO()
     sp.save_npz(stored, matrix, compressed=False)
     with ZipFile(stored) as arrays, ZipFile(file, "w") as archive:

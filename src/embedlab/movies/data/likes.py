@@ -50,7 +50,7 @@ class Likes:
     def digest(self) -> str:
         """sha256 (hex) of L and the movie ids."""
         sha = hashlib.sha256(repr(self.matrix.shape).encode())
-        # Widths that do not depend on how scipy stores them.
+        # A fixed width, whichever integer type scipy uses.
         for array in (self.matrix.indptr, self.matrix.indices, self.movies["movie_id"].to_numpy()):
             sha.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
         return sha.hexdigest()
@@ -76,7 +76,7 @@ class Likes:
 
     @property
     def cost_digest(self) -> str:
-        """sha256 (hex) of the likes and of how X weighs them: equal ones make costs comparable."""
+        """sha256 (hex) of the likes and their weights: costs with equal digests are comparable."""
         if self.user_weight == "none" and not self.item_power:
             return self.digest
         text = f"{self.digest} {self.user_weight} {self.item_power!r}"
@@ -104,9 +104,9 @@ class Likes:
         ]
 
     def about(self) -> dict[str, object]:
-        """Identifies these likes in files and models made from them.
+        """The facts that identify these likes in files and models made from them.
 
-        `data_digest` is that of the likes alone; the run's parameter of that name includes their
+        `data_digest` covers the likes alone; the run's parameter of that name also covers their
         weighting.
         """
         return {"data": self.name, "data_digest": self.digest, **self.options}

@@ -89,9 +89,9 @@ _Columns = tuple[np.ndarray, ...]
 def read_ratings(folder: Path, name: str | None = None) -> Ratings:
     """Read `ratings.csv` and `movies.csv` in `folder`; `name` defaults to the folder's.
 
-    Ids are whole numbers from 0 to 2^63 - 1, stars are numbers from 0.5 to 5. Of several ratings
-    of one movie by one user the latest counts: by timestamp, then by position in the file. Ratings
-    of movies that `movies.csv` does not list are left out.
+    Ids are whole numbers from 0 to 2^63 - 1, stars are numbers from 0.5 to 5. If a user rated a
+    movie several times, the latest rating counts: by timestamp, then by position in the file.
+    Ratings of movies that `movies.csv` does not list are left out.
 
     Raises DataError (one sentence with file, line and value) if a file is missing, not UTF-8, not a
     table with these columns, or has a value out of range; and if no rating is left.
@@ -161,9 +161,9 @@ def _positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _latest(pair: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Mask (n_rows,) of the latest row of each pair, an int64 (n_rows,) for user and movie."""
+    """Mask (n_rows,) of the latest row of each pair, an int64 that encodes user and movie."""
     is_latest = np.ones(len(pair), bool)
-    if np.any(pair[1:] <= pair[:-1]):  # not in order and unique, as published
+    if np.any(pair[1:] <= pair[:-1]):  # unlike the published files, not sorted or not unique
         order = np.argsort(time, kind="stable") if len(time) else slice(None)
         is_latest[order] = ~pd.Series(pair[order]).duplicated(keep="last")
     return is_latest
@@ -209,7 +209,7 @@ def read_by_arrow(path: Path) -> _Columns | None:
 
 
 def read_by_lines(path: Path) -> _Columns:
-    """Every row by the csv module. Raises DataError for the first bad one."""
+    """Read every row with the csv module. Raises DataError for the first bad one."""
     user_id, movie_id, stars, time = columns = _empty_columns()
     for row in _rows(path, _RATING_COLUMNS):
         user_id.append(row.id("userId"))
@@ -269,7 +269,7 @@ class _Row(NamedTuple):
 
 
 def _rows(path: Path, required: tuple[str, ...]) -> Iterator[_Row]:
-    """Raises DataError for a bad header, a row of another length, bad quoting, or not UTF-8."""
+    """The rows. Raises DataError for a bad header, row length or quoting, or if not UTF-8."""
     reader = csv.reader(_lines(path), strict=True)
     header: list[str] = []
     next_line = 1

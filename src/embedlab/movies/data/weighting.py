@@ -42,7 +42,7 @@ class WeightedLikes:
         return off_diagonal_squares(self.matrix)
 
     def to_embedding(self, vectors: np.ndarray) -> np.ndarray:
-        """A solver's vectors for `matrix`, (n_movies, dim) -> the embedding, float32."""
+        """Scale a solver's vectors for `matrix`, (n_movies, dim), to the embedding, float32."""
         with np.errstate(over="ignore"):  # vectors of a fit that diverged
             return (vectors * self.scale[:, None]).astype(np.float32)
 

@@ -16,7 +16,7 @@ from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation.metrics import Scorer
 
-# The most liked movie gains this fraction of the best score, where scores are not whole.
+# The fraction of the best score that the most liked movie gains, unless scores are whole numbers.
 TIE_BREAK = 1e-3
 COUNT = "count"
 DAMPED = {f"cosine, shrinkage={s}": s for s in (0, 10, 100, 1000)}  # scores of `item_neighbours`
@@ -31,8 +31,8 @@ def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:
 def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
     """Item-item scores from the users who like both; ties by popularity.
 
-    COUNT is X_ij, their number. The others are the cosine of two movies' columns of L, damped if
-    few users like either: X_ij / (√(x_i x_j) + shrinkage).
+    COUNT is X_ij, the number of these users. The others are the cosine of two movies' columns of L,
+    damped if few users like either: X_ij / (√(x_i x_j) + shrinkage).
     """
     weighted = weight_likes(likes, user_weight)
     norms = np.sqrt(weighted.diagonal)  # (n_movies,)
@@ -169,7 +169,7 @@ def cosine(vectors: np.ndarray) -> Scorer:
 
 
 def _rows_of_x(likes: sp.csr_matrix) -> Scorer:
-    """Rows of LᵀL, dense: (n, n_movies). Scorers that get the same array in turn share them."""
+    """Scores by the rows of LᵀL, (n, n_movies); repeated calls with one array share the result."""
     by_movie = likes.T.tocsr()  # (n_movies, n_users)
     last = np.empty(0, np.int64), np.empty((0, likes.shape[1]))
 
@@ -194,8 +194,8 @@ def _break_ties_by_popularity(
 ) -> Scorer:
     """The scorer with ties broken by popularity.
 
-    Scores within TIE_BREAK of the best are ties. If all scores `are_whole` numbers, only equal ones
-    are, as at most a half is added.
+    Popularity may reorder scores that differ by less than TIE_BREAK times the query's best. If all
+    scores `are_whole` numbers, it reorders only equal ones, as at most a half is added.
     """
     counts = likes_per_movie(likes)
     share = counts / max(counts.max(), 1)

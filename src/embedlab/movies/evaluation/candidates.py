@@ -23,8 +23,8 @@ WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING = "embedding, weighted", "embedding, pub
 PUBLISHED_COSINE = f"{PUBLISHED_EMBEDDING}, cosine"
 NOT_INSTALLED = "not installed (pip install -r requirements-extra.txt)"
 ITEM_POWERS = (0.0, 0.25, 0.5)
-# While tuning, the exact solver stops after so few rounds: about 1 % above the lowest cost, where
-# more rounds do not change the ranking of settings.
+# Rounds of the exact solver while tuning: the cost is then about 1% above the lowest, and more
+# rounds do not change the ranking of the settings.
 TUNING_ROUNDS = 4
 
 Settings = Mapping[str, object]
@@ -59,12 +59,12 @@ def embedding_scorers(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recommender and the choices that validation has.
+    """A recommender, with the settings and scores among which validation chooses.
 
     grid    settings to fit with.
-    scores  names of the scores that count; empty for all of the fit.
+    scores  names of the scores to choose from; empty for all scores of a fit.
     tuning_overrides
-            additional settings of the fits for validation.
+            settings that are added to those of the grid, or replace them, while tuning.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Tune candidates on validation likes, compare them on test likes.
 
-In: L. Out: for every candidate what validation chose and how it ranks the test likes, with
-bootstrap intervals over users and paired ones of differences; as a table and in words.
+In: L. Out: for every candidate, what validation chose and how well that ranks the test likes, with
+bootstrap intervals over users, paired for differences; as a table and in words.
 """
 
 from collections import defaultdict
@@ -42,13 +42,13 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.progress import OnProgress, no_progress
 
-MAX_USERS = 20_000  # of `held_out_ndcg`: its standard error is 1/140 of a standard deviation
+MAX_USERS = 20_000  # in `held_out_ndcg`: a standard error of 1/140 of a standard deviation
 INTERVALS = ("hit_rate", "ndcg", "mrr")
 COMPARED = {"hit_rate": "hit rate", "ndcg": "NDCG"}
 
 
 class _Trial(NamedTuple):
-    """A score of some settings, and its hit rate on validation."""
+    """A choice of settings and score, and its hit rate on validation."""
 
     hit_rate: float
     settings: Settings
@@ -76,11 +76,11 @@ class EvaluationOptions:
 class Evaluation:
     """Result of a candidate.
 
-    settings, score  that validation rates best, on average over the splits.
+    settings, score  the choice with the highest validation hit rate, averaged over the splits.
     val_hit_rate     that average.
-    chosen_in        number of splits whose own validation chose the same.
-    test             ranking of the test likes by each split's choice, mean over the splits.
-    by_score         the same for every score of the chosen settings.
+    chosen_in        number of splits whose own validation made the same choice.
+    test             metrics on the test likes of each split's own choice, mean over the splits.
+    by_score         the same for every score, with each split's own choice of settings.
     """
 
     name: str
@@ -125,7 +125,7 @@ def tune_and_evaluate(
     Tuning never sees the test likes; the tested fit learns from all other likes. Returns a result
     per candidate, in their order. Raises DataError if no user has enough likes.
     """
-    check_enough_likes(likes, MIN_USER_LIKES + HELD_OUT)  # validation holds out of what test leaves
+    check_enough_likes(likes, MIN_USER_LIKES + HELD_OUT)  # validation splits what test leaves
     total, done = options.n_splits * sum(len(candidate.grid) for candidate in candidates), 0
     trials: dict[str, list[list[_Trial]]] = defaultdict(list)  # by candidate
     tests: dict[str, list[Mapping[str, RankingMetrics]]] = defaultdict(list)
@@ -225,8 +225,9 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
 def to_markdown(
     table: pd.DataFrame, data: str, options: EvaluationOptions, absent: Sequence[str]
 ) -> str:
-    """The result as Markdown: which candidates the weighted embedding beats by more than the
-    interval of the difference.
+    """The result as Markdown: which candidates the weighted embedding beats significantly.
+
+    A difference is significant if its interval excludes 0.
 
     table   from `result_table`.
     absent  candidates that are left out, with the reason.

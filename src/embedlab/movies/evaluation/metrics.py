@@ -1,7 +1,7 @@
 """Metrics of rankings by held-out likes, their bootstrap intervals, and the overlap of lists.
 
 In: a `Holdout` and scorers. Out: the `RankingMetrics` of each: accuracy, coverage and popularity.
-Every user has the same weight: numbers are means over a user's queries first.
+Every user has the same weight: values are averaged over each user's queries first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ Scorer = Callable[[np.ndarray], np.ndarray]
 QUERIES_AT_ONCE = 512
 RESAMPLES_AT_ONCE = 50
 CONFIDENCE = 0.95
-PERSISTENCE = 0.9  # the first ten ranks have 86 % of the weight (Webber et al., eq. 21)
+PERSISTENCE = 0.9  # the first ten ranks have 86% of the weight (Webber et al., eq. 21)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _metrics_of(best: np.ndarray, holdout: Holdout) -> RankingMetrics:
     is_hit = best[:, :, None] == holdout.targets[:, None, :]  # (n_queries, k, HELD_OUT)
     at = is_hit.any(axis=2)  # (n_queries, k), ranks with a held-out like
     rank = np.arange(1, k + 1)
-    # DCG = Σ 1 / log2(1 + rank) over the held-out likes in the list; the ideal list begins so
+    # DCG = Σ 1 / log2(1 + rank) over the held-out likes in the list; the ideal one starts with them
     gain = 1 / np.log2(1 + rank)
     return RankingMetrics(
         hit_rate=_by_user(is_hit.any(axis=1).mean(axis=1), holdout.user),
@@ -80,10 +80,10 @@ def _metrics_of(best: np.ndarray, holdout: Holdout) -> RankingMetrics:
 def recommend_for(
     scorers: Mapping[str, Scorer], holdout: Holdout, k: int, exclude: str
 ) -> dict[str, np.ndarray]:
-    """By each scorer the `k` best movies of every query, best first: (n_queries, k).
+    """The `k` best movies for every query by each scorer, best first: name -> (n_queries, k).
 
-    All scorers get the same array of movies, one after the other, so that they can share what they
-    compute of it. See `held_out_metrics`.
+    All scorers get the same array of query movies, one after the other, so that they can share work
+    on it. See `held_out_metrics` for `exclude`.
     """
     n_known = np.diff(holdout.likes.indptr)[holdout.user]  # (n_queries,)
     max_k = holdout.likes.shape[1] - (1 if exclude == "query" else int(n_known.max()))

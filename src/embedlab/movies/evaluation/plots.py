@@ -69,7 +69,7 @@ def plot_accuracy_against_novelty(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if column == "coverage" else (1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
         tidy(axes, grid="both")
-    panels[0].xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    panels[0].xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda users, _: f"{users:g}"))
     panels[1].invert_xaxis()  # in both panels, novelty is on the right
     handles, labels = panels[0].get_legend_handles_labels()

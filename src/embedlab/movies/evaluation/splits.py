@@ -1,7 +1,7 @@
 """Leave-two-out split of each user's likes, by seed.
 
-In: L. Out: the likes to learn from, and queries: a movie that the user likes, whose targets are the
-two held-out ones. The validation split is the same split of `holdout.likes`.
+In: L. Out: the likes to learn from, and queries. A query is a movie that the user likes; its
+targets are the user's two held-out movies. Validation splits `holdout.likes` in the same way.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def check_enough_likes(likes: sp.csr_matrix, min_likes: int = MIN_USER_LIKES) ->
 def choose_users(
     likes: sp.csr_matrix, generator: np.random.Generator, max_users: int | None
 ) -> np.ndarray:
-    """The users with MIN_USER_LIKES, or `max_users` of them, drawn at random: rows of `likes`."""
+    """Rows of the users with at least MIN_USER_LIKES; at most `max_users`, drawn at random."""
     users = np.flatnonzero(np.diff(likes.indptr) >= MIN_USER_LIKES)
     if max_users is None or len(users) <= max_users:
         return users
@@ -56,11 +56,12 @@ def choose_users(
 def hold_out(
     likes: sp.csr_matrix, generator: np.random.Generator, users: np.ndarray | None = None
 ) -> Holdout:
-    """Hold out HELD_OUT random likes of every user with MIN_USER_LIKES; up to MAX_QUERIES random
-    other ones are queries.
+    """Hold out HELD_OUT random likes of every user with at least MIN_USER_LIKES.
+
+    Up to MAX_QUERIES of the user's other likes, drawn at random, are queries.
 
     likes  (n_users, n_movies) CSR, an entry per like.
-    users  rows of `likes`: no others have queries; None for all.
+    users  rows of `likes` to hold out from; None for all.
 
     Raises DataError if no user has enough likes.
     """

@@ -27,13 +27,13 @@ def fit_weighted(
     processes: int = 1,
     snapshots: Snapshots | None = None,
 ) -> FitResult:
-    """Fit weighted likes: the cost is that of the weighted X, the embedding that of the movies.
+    """Fit weighted likes. The cost is that of the weighted X; the embedding is scaled back.
 
     The exact solver always runs on the CPU. An embedding that cannot be served
     (`unservable_reason`) counts as diverged, whatever its cost.
 
     processes  number of ranks that share the fit. All of them call this function: rank 0 with the
-               likes, which it scatters, the others with None, whose result is that of the vectors.
+               likes, which it scatters; the others with None, and they get unscaled vectors.
     snapshots  request for the embedding at some epochs; the exact solver ignores it.
 
     Raises OptionError if the vectors do not fit the memory or the ranks cannot share the fit,
@@ -69,8 +69,8 @@ def fit_weighted(
 def _check_memory(shape: tuple[int, int], dim: int, device: str) -> None:
     """Raises OptionError if the vectors of a fit do not fit the memory."""
     n_users, n_movies = shape
-    # V (n_movies, dim) with the optimizer's copies and one in float64; a float64 and a float32 of
-    # L V (n_users, dim) and of G (dim, dim)
+    # V (n_movies, dim) with the optimizer's copies and one in float64; L V (n_users, dim) and
+    # G (dim, dim), each in float64 and in float32
     needed, free = 12 * dim * (3 * n_movies + n_users + dim), free_bytes(device)  # bytes
     if needed > free:
         raise OptionError(

@@ -8,7 +8,7 @@ error, so no round can raise the cost. X = LᵀL is applied, never formed.
 Two things make it fast. First, a round needs no converged eigenpairs, only better ones than the
 last round's: `BlockKrylov` improves a subspace by one product with LᵀL and keeps it, and the best V
 of a subspace that contains the last V cannot cost more. Second, a movie with nearly a dimension of
-its own would approach its n_i by 1 % per round: `newton_diagonal` solves for it, and if that raises
+its own would approach its n_i by 1% per round: `newton_diagonal` solves for it, and if that raises
 the cost, the plain n is used instead. `benchmarks/eigenpairs.py` compares eigensolvers.
 
 Sources: H. H. Harman and W. H. Jones, "Factor analysis by minimizing residuals (minres)",
@@ -81,11 +81,11 @@ def fit_minres(
     on_epoch: OnEpoch = ignore_epoch,
     eigensolver: Callable[..., Eigensolver] = choose_eigensolver,
 ) -> FitResult:
-    """Fill the diagonal until a round lowers the cost by less than `tolerance`, relatively.
+    """Fill the diagonal until the relative gain of a round is at most `tolerance`.
 
-    weighted     its matrix, (n_users, n_movies) CSR, is L.
-    tolerance    None for `max_rounds` rounds and costs without their constant, ‖X‖²_off: counting
-                 it takes longer than some rounds where there are many likes.
+    weighted     its `matrix`, (n_users, n_movies) CSR, is L.
+    tolerance    None to run `max_rounds` rounds and to leave the constant ‖X‖²_off out of the cost:
+                 with many likes, computing it takes longer than some rounds.
     generator    draws the first subspace; a converged result does not depend on it.
     eigensolver  called with likes, k and generator.
 
@@ -143,8 +143,8 @@ class _Solution(NamedTuple):
 def _solution(
     values: torch.Tensor, e: torch.Tensor, xe: torch.Tensor, x: torch.Tensor, squares: float
 ) -> _Solution:
-    """From eigenpairs (k,), (n_movies, k) and X E; x_i = X_ii, squares = ‖X‖²_off."""
-    g = values.clamp(min=0)  # the diagonal of G = VᵀV, which has nothing else
+    """Make V from eigenpairs (k,), (n_movies, k) and X E; x_i = X_ii, squares = ‖X‖²_off."""
+    g = values.clamp(min=0)  # G = VᵀV is diagonal; this is its diagonal
     v, xv = e * g.sqrt(), xe * g.sqrt()  # V = E √λ₊
     n = torch.linalg.vecdot(v, v)  # (n_movies,)
     # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i), and ‖LV‖²_F = tr(VᵀXV)
@@ -191,10 +191,10 @@ class FullDecomposition:
 class BlockKrylov:
     """A subspace that approaches the top eigenvectors of X + diag(shift) in every round.
 
-    A block Krylov method with thick restarts, on a matrix whose diagonal moves. The orthonormal
-    basis is the top Ritz vectors of the last round, more of them than are wanted, and W, from the
-    residuals of the wanted ones. X times a Ritz vector combines known products, so only X W is
-    computed.
+    A block Krylov method with thick restarts, for a matrix whose diagonal changes. The orthonormal
+    basis consists of the last round's top Ritz vectors, more than are wanted, and of W, from the
+    residuals of the wanted ones. X times a Ritz vector is a combination of known products, so only
+    X W is computed.
     """
 
     def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):

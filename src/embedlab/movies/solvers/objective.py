@@ -35,7 +35,7 @@ class Factored:
 
     With `is_shared` the users are divided among the ranks. Lᵀ(LV) and ‖LV‖² are sums over ranks;
     each rank adds the other terms of the gradient for its slice of the movies, and rank 0 those of
-    the cost. So one sum over the ranks is the whole result, and the same bits at every rank: their
+    the cost. So one sum over the ranks gives the whole result, bit-identical at every rank: their
     vectors cannot drift apart, whatever hosts they run on.
     """
 
@@ -46,7 +46,7 @@ class Factored:
         dtype: torch.dtype = torch.float32,
         is_shared: bool = False,
     ):
-        """weighted  its matrix is L. If shared, rank 0 scatters it, others pass None."""
+        """weighted  its `matrix` is L. If shared, rank 0 scatters it and other ranks pass None."""
         self.device = torch.device(device)
         self.is_shared = is_shared
         self.is_main = not is_shared or is_main_process()
@@ -74,7 +74,7 @@ class Factored:
         if self.is_main:
             rest = self.off_diagonal_squares + g_squares - n.square().sum() + 2 * (self.x @ n)
             sums += torch.stack([rest, g_squares])
-        # ∇c(V) = Lᵀ(−4 L V) + 4 V G − 4 diag(n − x) V, in as few passes over it as there can be
+        # ∇c(V) = Lᵀ(−4 L V) + 4 V G − 4 diag(n − x) V, in as few passes as possible
         gradient = self.likes.rmatmat((-4 * lv).to(v.dtype))  # (n_movies, dim)
         of_rank, shift = v[self.movies], (n - self.x)[self.movies].to(v.dtype).unsqueeze(1)
         gradient[self.movies].addmm_(of_rank, g.to(v.dtype), alpha=4).addcmul_(
@@ -88,15 +88,17 @@ class Factored:
 
 
 def balanced_row_shards(likes: sp.csr_matrix, n_shards: int) -> list[slice]:
-    """Consecutive rows with about as many likes in each shard; some may be empty."""
+    """Slices of consecutive rows with about equally many likes; some may be empty."""
     ends = np.searchsorted(likes.indptr, likes.nnz * np.arange(n_shards + 1) / n_shards)
     ends[0], ends[-1] = 0, likes.shape[0]
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def clamp_roundoff(cost: float, largest: float) -> float:
-    """A float64 cost, or 0 if it is within rounding of 0, relative to the largest terms of its sum,
-    ‖G‖²_F + ‖LV‖²_F. An infinite cost stays infinite."""
+    """The float64 `cost`, or 0 if it is within rounding error of 0; infinity stays infinite.
+
+    largest  the largest terms of its sum, ‖G‖²_F + ‖LV‖²_F.
+    """
     return 0.0 if abs(cost) < ROUNDING * largest else cost
 
 

@@ -44,7 +44,7 @@ class ScipyLikesOperator:
 class TorchLikesOperator:
     """L for tensors on any device; V is float64, U and Lᵀ U have `dtype`.
 
-    On the CPU with MIN_LIKES_FOR_SCIPY likes by scipy, else by torch.
+    It uses scipy on the CPU if there are at least MIN_LIKES_FOR_SCIPY likes, otherwise torch.
     """
 
     def __init__(self, likes: sp.csr_matrix, dtype: torch.dtype, device: torch.device):

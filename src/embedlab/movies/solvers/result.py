@@ -11,8 +11,8 @@ from embedlab.errors import DivergedError
 from embedlab.movies.options import FitOptions
 from embedlab.progress import EpochRecord
 
-# With too high a rate RMSprop's and Adam's cost rises up to a million times and falls again; a fit
-# that ends this far above its random start has diverged.
+# With too high a learning rate, the cost of RMSprop and Adam can rise a millionfold and fall again;
+# a fit that ends this far above its random start has diverged.
 DIVERGED_RATIO = 1000.0
 
 
@@ -63,8 +63,9 @@ class FitResult:
 
 
 def divergence_epoch(costs: Sequence[float]) -> int | None:
-    """The epoch from which on every cost is either not finite or above DIVERGED_RATIO times the
-    first. None if the last cost is neither: a spike is not divergence.
+    """The epoch from which every cost is bad; None if the last is good: a spike is not divergence.
+
+    A cost is bad if it is not finite or is above DIVERGED_RATIO times the first.
 
     costs  by epoch, from 0.
     """

@@ -1,5 +1,4 @@
-"""How the recommendations of a fit converge: its lists at some epochs, and how many of the exact
-solver's movies they have.
+"""Convergence of recommendations: a fit's lists at some epochs against the exact solver's.
 
 Lists change most in the first epochs, so the epochs are spaced evenly on a logarithmic axis.
 Besides the movies asked for, N_SAMPLED are drawn at random, since a few famous movies are not
@@ -35,7 +34,7 @@ class Queries:
 
     rows      (n_queries,) int64 rows of movies: those asked for, then those drawn at random.
     n_asked   number of those asked for.
-    excluded  for each query the other rows of the same movie, which are no answer to it.
+    excluded  for each query, the other rows of the same movie, which are not recommended.
     k         length of the lists.
     """
 
@@ -76,7 +75,7 @@ def choose_queries(titles: TitleIndex, likes: np.ndarray, asked: Sequence[int], 
 
 
 def snapshot_epochs(n_epochs: int) -> frozenset[int]:
-    """0, the last one, and between them up to N_EPOCHS - 2 at equal ratios."""
+    """Epoch 0, the last epoch, and up to N_EPOCHS - 2 between them, evenly spaced by ratio."""
     between = np.geomspace(1, max(n_epochs, 1), N_EPOCHS - 1).round().astype(int)
     return frozenset([0, *between.tolist()])
 
@@ -84,7 +83,7 @@ def snapshot_epochs(n_epochs: int) -> frozenset[int]:
 def fit_with_snapshots(
     weighted: WeightedLikes, queries: Queries, job: Job, device: str, on_epoch: OnEpoch
 ) -> tuple[FitResult, Lists]:
-    """A fit, and its lists at some epochs; of the exact solver only the last."""
+    """Fit; return the fit and its lists at some epochs, for the exact solver at the last only."""
     options, seed = job
     lists: dict[int, np.ndarray] = {}
 
@@ -99,8 +98,10 @@ def fit_with_snapshots(
 
 
 def sampled_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
-    """The share of the exact lists, (n_queries, k), that lists have: the mean over the drawn movies
-    and half of its 95% interval. If none were drawn, over those asked for."""
+    """The mean share of the exact lists, (n_queries, k), in `lists`, and half of its 95% interval.
+
+    The mean is over the movies drawn at random; if none were drawn, over those asked for.
+    """
     start = queries.n_asked if queries.n_sampled else 0
     is_shared = (lists[start:, :, None] == exact[start:, None, :]).any(axis=2)  # (n_sampled, k)
     shares = is_shared.mean(axis=1) if queries.k else np.ones(len(is_shared))
@@ -116,8 +117,11 @@ def save_lists(folder: Path, queries: Queries, lists: Lists) -> None:
 
 
 def read_lists(content: bytes, queries: Queries) -> Lists:
-    """The lists of a finished fit, which may have been asked for other movies: -1 for what it was
-    not asked; none at all if its lists are shorter."""
+    """The saved lists of a finished fit for these queries.
+
+    The fit may have had other queries: a query that it did not have gets a list of -1. If its lists
+    are shorter than k, the result is empty.
+    """
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         epochs, asked, lists = stored["epochs"], stored["rows"], stored["lists"]
     if lists.shape[2] < queries.k:

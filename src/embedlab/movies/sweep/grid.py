@@ -36,8 +36,12 @@ def parse_optimizers(text: str) -> tuple[str, ...]:
 
 
 def parse_rates(text: str) -> Mapping[str, tuple[float, ...]]:
-    """`published` -> {}; `1,0.1` -> {"": (1, 0.1)}, for every optimizer; `adam:1,0.1/sgd:1e-5` ->
-    {"adam": (1, 0.1), "sgd": (1e-5,)}, others as published. Raises OptionError otherwise."""
+    """Parse learning rates by optimizer. Raises OptionError for any other syntax.
+
+    `published` -> {}
+    `1,0.1` -> {"": (1, 0.1)}, for every optimizer
+    `adam:1,0.1/sgd:1e-5` -> {"adam": (1, 0.1), "sgd": (1e-5,)}, others as published
+    """
     if text.strip() == "published":
         return {}
     rates: dict[str, tuple[float, ...]] = {}
@@ -69,10 +73,10 @@ def rates_of(optimizer: str, rates: Mapping[str, tuple[float, ...]]) -> tuple[fl
 def fit_grid(
     optimizers: Sequence[str], rates: Mapping[str, tuple[float, ...]], exact: FitOptions
 ) -> list[FitOptions]:
-    """The options of every fit of one seed: first `exact`, the reference, then optimizer by
-    optimizer, the largest learning rate first, otherwise with the options of `exact`.
+    """The options of every fit of one seed: `exact`, the reference, then every learning rate.
 
-    Raises OptionError if an optimizer that is not compared has rates.
+    These fits are in order of optimizer and falling rate, with the other options of `exact`. Raises
+    OptionError if an optimizer that is not compared has rates.
     """
     for name in rates:
         if name and name not in optimizers:

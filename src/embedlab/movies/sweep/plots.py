@@ -52,10 +52,10 @@ def run_colours(fits: Sequence[SweepFit]) -> list[str]:
 
 
 def plot_costs(compared: OptimizerComparison, title: str) -> Figure:
-    """The cost before each update: one panel per optimizer, one line per fit, with a cross where it
-    diverged.
+    """The cost before each update: one panel per optimizer, one line per fit.
 
-    Costs far above the start's are at the upper edge.
+    The axis ends at MAX_COST_RATIO_SHOWN times the largest starting cost. A cross marks the end of
+    a fit that diverged, at the upper edge if its cost is above that.
     """
     names = list(dict.fromkeys(item.optimizer for item in compared.others))
     figure = new_figure(max(6.0, 3.4 * len(names)), 4.6)
@@ -85,8 +85,7 @@ def plot_costs(compared: OptimizerComparison, title: str) -> Figure:
 
 
 def plot_best_curves(compared: OptimizerComparison, title: str) -> Figure:
-    """The best fit of each optimizer: cost by epoch, and by seconds, where the exact fit is a
-    point."""
+    """The best fit of each optimizer: cost by epoch and by seconds, the exact fit as a star."""
     figure = new_figure(12, 5)
     figure.suptitle(title)
     panels = figure.subplots(1, 2, sharey=True)
@@ -111,10 +110,9 @@ def plot_best_curves(compared: OptimizerComparison, title: str) -> Figure:
 
 
 def plot_gap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
-    """Optimizer by learning rate: how far the final cost is above the exact one, mean over seeds
-    (`diverged` if one of them did).
+    """Heat map, optimizer by learning rate: the final cost above the exact one, mean over seeds.
 
-    A cell is a rate of its optimizer, the largest on the left.
+    A cell is a rate of its optimizer, the largest on the left; it says `diverged` if a seed did.
     """
     table = compared.fit_table()[1:]
     gaps = table.groupby(["optimizer", "lr"], sort=False)["gap"]
@@ -147,8 +145,10 @@ def _percent(share: float, _position: float = 0) -> str:
 
 
 def plot_overlap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
-    """The overlap of each pair of fits, the exact one first, then by cost; without those that
-    diverged, which recommend nothing."""
+    """The overlap of each pair of fits, the exact one first, then by cost.
+
+    Fits that diverged recommend nothing and are left out.
+    """
     order = sorted(
         (i for i, item in enumerate(compared.fits) if not item.fit.has_diverged),
         key=lambda i: (compared.fits[i] is not compared.exact, compared.fits[i].fit.cost),
@@ -166,8 +166,10 @@ def plot_overlap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
 
 
 def plot_overlap_by_gap(compared: OptimizerComparison, title: str) -> Figure:
-    """Gap to the exact cost and overlap with the exact lists over the drawn movies: a path per fit,
-    from its start on the right, and a point with its interval at its end."""
+    """Overlap with the exact lists, over the drawn movies, against the gap to the exact cost.
+
+    Each fit is a path from its start, on the right, to a point with its interval at its end.
+    """
     figure, axes = new_panel(
         width=9,
         height=5.4,

@@ -1,8 +1,9 @@
 """Concurrent fits as tasks of Ray: on processes of this machine, or on a cluster.
 
-In: weighted likes, and the options and seed of every fit. Out: the outcome of each, in order of
-completion. The likes are put into Ray's object store once. A task returns its fit and its epochs
-and knows no tracking store, so a node needs this project's requirements alone: Ray ships the code.
+In: weighted likes, and the options and seed of every fit. Out: the outcome of each, the first one
+first, the others as they complete. The likes are put into Ray's object store once. A task returns
+its fit and its epochs and does not use the tracking store, so a node needs only this project's
+requirements: Ray ships the code.
 
 Imports nothing heavy: entry points read `RayOptions` before any heavy import.
 """
@@ -75,7 +76,7 @@ class RayOptions:
 
 
 def parse_launcher(launcher: str, options: RayOptions, device: str) -> RayOptions | None:
-    """None for the local launcher. Raises OptionError for contradictions, or if Ray is missing."""
+    """Ray's options; None for launcher=local. Raises OptionError for conflicts or without Ray."""
     if launcher == "local":
         if options != RayOptions():
             raise OptionError(
@@ -109,7 +110,7 @@ class RayFit:
 
 @contextmanager
 def ray_session(options: RayOptions, notify: Callable[[str], object]) -> Iterator[None]:
-    """Inside, Ray is connected for `fits_by_ray`; a local Ray is shut down with the block.
+    """Connect to Ray for `fits_by_ray` inside the block; a local Ray starts and ends with it.
 
     Raises RayError if it cannot be reached or started, OptionError if a local Ray could never run
     a fit.
@@ -185,7 +186,7 @@ def describe_capacity(nodes: Sequence[dict], options: RayOptions) -> str:
 def fits_by_ray(
     weighted: "WeightedLikes", jobs: Sequence[Job], queries: "Queries", options: RayOptions
 ) -> Iterator[tuple[Job, RayFit | EmbedlabError]]:
-    """Every job with its fit, or the error that ended it: the first one, then as they complete.
+    """Yield each job with its fit or error: the first job first, the others as they complete.
 
     Ray retries a fit RETRIES times if its process or node is lost, but not one that raises.
     """
@@ -203,7 +204,7 @@ def fits_by_ray(
         job = jobs_of.pop(future)
         if error := future.exception():
             yield job, _as_error(error)
-        else:  # Ray frees its own memory when it shuts down
+        else:  # copied: Ray frees its memory when it shuts down
             result = future.result()
             embedding = result.fit.embedding.copy()
             yield job, replace(result, fit=replace(result.fit, embedding=embedding))

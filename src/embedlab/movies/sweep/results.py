@@ -65,13 +65,13 @@ class OptimizerComparison:
     """Fits, the exact solver's first, and the movies that each recommends for every query.
 
     names    the name of each fit: `adam lr=0.1`, with the seed if there are several.
-    best     the fit with the lowest cost of every optimizer, lowest first, without the exact one.
+    best     each optimizer's fit with the lowest cost, lowest first, without the exact one.
     final_lists
              for each fit the nearest rows of every movie asked for, (n_asked, k); None if it
              diverged.
     overlap  (n_fits, n_fits) overlap@k of each pair, mean over the queries; nan if one diverged.
-    sampled  of each other fit that did not diverge, by epoch: the overlap with the exact lists over
-             the drawn movies, and half of its interval.
+    sampled  for each other fit that did not diverge, by epoch: the overlap with the exact lists
+             over the movies drawn at random, and half of its interval.
 
     The lists have fewer than k rows if some query has fewer neighbours.
     """
@@ -178,7 +178,7 @@ class OptimizerComparison:
             return
         titles = as_markdown("; ".join(self.titles[query] for query in self.asked))
         yield from (f"Top {k} for {titles}, by inner product, against the exact solver's:", "")
-        # (n_fits,) both; a gap of nan, as of the exact fit here, is in no group.
+        # Both (n_fits,); a gap of nan, like the exact fit's here, is in no group.
         gaps, overlap = np.array([math.nan, *(item.gap for item in self.others)]), self.overlap[0]
         converged, far = f"{CONVERGED_GAP:.0%}", f"{FAR_GAP:.0%}"
         for group, words in (

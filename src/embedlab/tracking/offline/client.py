@@ -1,7 +1,8 @@
-"""MLflow's client of one run, whose writes never hold up a fit for long.
+"""An MLflow client for one run, whose writes never hold up a fit for long.
 
-While the tracking store is unavailable, writes go to the run's spool, a local folder. A short
-request asks whether it is available, after 5 s at first and after 60 s at most; then all is sent.
+While the tracking store is unavailable, writes go to the run's spool, a local folder. After a pause
+of 5 s, later of up to 60 s, the next write first asks the store with a short request whether it is
+available again; if so, the spool is sent.
 """
 
 import time
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 
 class BufferedClient(mlflow.MlflowClient):
-    """Its `log_…` methods and `set_tag` write, or spool what cannot be written now."""
+    """A client whose `log_…` methods and `set_tag` write, or spool what cannot be written now."""
 
     def __init__(self, run_id: str):
         super().__init__()
@@ -63,7 +64,7 @@ class BufferedClient(mlflow.MlflowClient):
         )
 
     def retry_now(self) -> None:
-        """Let the next write try at once whether the store is back."""
+        """Let the next write ask without a pause whether the store is available again."""
         self._next_try = 0.0
 
     def _send_or_spool(

@@ -64,7 +64,7 @@ def outage_reason(error: BaseException | None) -> str | None:
 
 @contextmanager
 def short_requests(seconds: int = SHORT_SECONDS, retries: int = 1) -> Iterator[None]:
-    """Inside, MLflow's requests fail after so many seconds without an answer, and so many retries.
+    """Limit MLflow's requests in the block to `seconds` without an answer and `retries` retries.
 
     One retry, without a pause, replaces a connection that a restarted server has closed.
     """
@@ -96,10 +96,10 @@ def seconds_to_wait() -> float:
 
 
 def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0) -> T:
-    """Call `do` until `store` is available, and return its result, with a log line every 30 s, the
-    first one after `silence` seconds.
+    """Call `do` until `store` is available, and return its result.
 
-    Raises StoreUnavailableError after `seconds_to_wait`, and errors that are not outages at once.
+    Logs a line every 30 s, the first after `silence` seconds. Raises StoreUnavailableError after
+    `seconds_to_wait`, and errors that are not outages at once.
     """
     started, pause, waits = time.monotonic(), FIRST_PAUSE, seconds_to_wait()
     next_line = started + silence

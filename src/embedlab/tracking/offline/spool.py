@@ -2,14 +2,14 @@
 
 `<cache>/unsent/<run id>/` holds
 
-    log.jsonl    a line for the store, for each metric, parameter and tag, and for the run's status
+    log.jsonl    one line each for the store, every metric, parameter and tag, and the run's status
     artifacts/   files, under their artifact paths
     lock         held by the process that spools or sends
 
 The run sends it when the store is available again. If the run gave up or was killed, the next entry
-point that starts with this cache and store does. Sending twice, after an answer was lost,
+point that starts with this cache and store sends it. Sending twice, because an answer was lost,
 duplicates nothing: MLflow stores a metric with the same step, value and time once, and a file
-replaces its namesake.
+replaces the file of the same name.
 """
 
 import json
@@ -77,14 +77,14 @@ class Spool:
                 os.replace(folder / "half", target)  # a kill leaves no half artifact
 
     def _append(self, *records: Mapping[str, object]) -> None:
-        # The line's end comes first: a full disk may have cut the line before.
+        # The newline comes first, as a full disk may have cut off the previous line.
         lines = "".join("\n" + json.dumps(record) for record in records)
         with self._open() as folder, open(folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(lines)
 
     @contextmanager
     def _open(self) -> Iterator[Path]:
-        """Raises DataError if the folder cannot be written."""
+        """Yield the folder, locked by this process. Raises DataError if it cannot be written."""
         folder = self.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class Spool:
             ) from error
 
     def claim(self) -> bool:
-        """Take what a process that has ended left here, if it belongs to this store."""
+        """Take over what an ended process left here; False if it is in use or for another store."""
         self._lock = FileLock(self.folder / "lock", thread_local=False)
         with suppress(Timeout, OSError, ValueError):  # another process holds it, or it is no spool
             self._lock.acquire(blocking=False)
@@ -111,10 +111,11 @@ class Spool:
         return False
 
     def send(self) -> str:
-        """Send everything and remove the folder. Returns in words how much that was.
+        """Send everything and remove the folder; return how much was sent, in words.
 
-        Raises MLflow's error while the store is unavailable: the spool stays then. Raises
-        TrackingError if MLflow refuses it: the folder is renamed, so that later starts leave it.
+        Raises MLflow's error if the store is unavailable; the spool is then kept. Raises
+        TrackingError if MLflow refuses it; the folder is then renamed, so that later starts ignore
+        it.
         """
         try:
             sent = self._send()
@@ -150,7 +151,7 @@ class Spool:
         return f"{counted(len(metrics), 'metric')} and {counted(len(_files(files)), 'file')}"
 
     def _records(self) -> dict[str, list]:
-        """By kind, in order."""
+        """The spooled records by kind, in the order in which they were written."""
         records = defaultdict(list)
         for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines(True):
             with suppress(ValueError):  # a kill or a full disk may leave half a line
@@ -159,7 +160,7 @@ class Spool:
         return records
 
     def release(self) -> None:
-        """Let another process have it."""
+        """Release the lock, so that another process can take the spool."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -189,5 +190,5 @@ def upload_seconds(path: Path) -> int:
 
 
 def _files(path: Path) -> list[Path]:
-    """All files of the folder, at any depth; the file itself."""
+    """The file itself, or all files of the folder, at any depth."""
     return [file for file in (path, *path.rglob("*")) if file.is_file()]

@@ -1,8 +1,8 @@
 """Log a model that MLflow can serve: code and arrays, no pickle, pinned requirements.
 
-The code of `embedlab_serving` goes into the model under a name of its own, by its digest. So models
-of several versions of this project can be loaded in one process, and each runs the code that it was
-logged with.
+The code of `embedlab_serving` is stored in the model under a name that contains its digest, so that
+models of several versions of this project can be loaded in one process, and each runs the code that
+it was logged with.
 """
 
 import hashlib
@@ -37,9 +37,9 @@ def log_model(
 ) -> str:
     """Log a model whose code is `module`, and its files as the run's artifacts; returns its URI.
 
-    module    of `embedlab_serving`; it has ARTIFACT and SIGNATURE.
+    module    a module of `embedlab_serving` that defines ARTIFACT and SIGNATURE.
     write     writes the model's files into a folder.
-    packages  names of requirements.txt that the model needs installed.
+    packages  names in requirements.txt of the packages that the model needs.
     example   a request: table and parameters.
     about     the model's metadata.
     """
@@ -81,7 +81,7 @@ def _copy_of_serving(folder: Path) -> Path:
 
 @contextmanager
 def _importable(package: Path) -> Iterator[None]:
-    """Inside, the package can be imported: MLflow runs the model's code when it logs the model."""
+    """Make the package importable in the block: MLflow runs a model's code when it logs it."""
     forget_model_code()
     sys.path.insert(0, str(package.parent))
     try:
@@ -92,8 +92,10 @@ def _importable(package: Path) -> Iterator[None]:
 
 
 def forget_model_code() -> None:
-    """Let the next model import its code from its own folder: the one that the modules in memory
-    came from may be gone. Models that are loaded keep theirs."""
+    """Forget imported model code, so that the next model imports its code from its own folder.
+
+    The folder that the modules in memory came from may be gone. Loaded models keep their code.
+    """
     for name in [name for name in sys.modules if name.startswith(f"{SERVING}_")]:
         del sys.modules[name]
 

@@ -11,7 +11,7 @@ class ScoreMetric:
     """A number that versions of a model are compared by.
 
     name         also the tag of a version that holds the number.
-    words        the name in a sentence; `as_text` is the number in one.
+    words        the name as it appears in a sentence; `as_text` formats the number for one.
     is_cost      a lower number is better.
     tie_breaker  the metric that decides between equal numbers, if there is one.
     """
@@ -25,7 +25,7 @@ class ScoreMetric:
 
 @dataclass(frozen=True)
 class Score:
-    """The number of one version; `tie_breaker` is None if unknown, as in older versions."""
+    """A version's value of a metric; `tie_breaker` is None if unknown, as in older versions."""
 
     metric: ScoreMetric
     value: float

@@ -1,11 +1,11 @@
 """The model registry: a new version is a challenger, or champion if it is better on the same data.
 
-Two aliases: `champion` answers `recommend` and `mlflow models serve`, `challenger` is the version
-registered last, if it did not become champion; otherwise nobody has that alias. Scores are compared
-only on equal data, by its digest.
+There are two aliases. `champion` answers `recommend` and `mlflow models serve`; `challenger` is the
+version registered last, or is unset if that one became champion. Scores are compared only on equal
+data, by its digest.
 
-Concurrent registrations take turns. MLflow sets an alias without comparing its present value, and
-over HTTP there is no lock to take; but it numbers versions atomically. So the number is a ticket:
+Concurrent registrations take turns. MLflow cannot set an alias depending on its current value, and
+over HTTP there is no lock to take, but it numbers versions atomically. So the number is a ticket:
 a registration waits until every lower version is decided (tag `registered_as`), then reads the
 champion, compares, and sets the aliases. A version that is still undecided after UNDECIDED_SECONDS
 belongs to a killed process, and the next registration decides it.
@@ -60,7 +60,7 @@ class Registration:
 
     @property
     def uri(self) -> str:
-        """By alias as champion; by number as challenger, as the next one takes that alias."""
+        """The URI by alias if champion, else by number, as the next challenger takes that alias."""
         is_champion = self.alias == CHAMPION
         return f"models:/{self.name}@{CHAMPION}" if is_champion else _uri(self.name, self.version)
 
@@ -95,8 +95,8 @@ def publish(
 ) -> tuple[str, list[str]]:
     """Log the model's card, and register the model if it has a name.
 
-    Returns the URI to ask it by, and what to tell the user. Raises TrackingError if the model does
-    not answer its own input example; it is not registered then.
+    Returns the URI to query the model by, and what to tell the user. Raises TrackingError, without
+    registering the model, if it does not answer its own input example.
     """
     if name is None:
         uri, messages = f"runs:/{run.id}/model", []
@@ -133,11 +133,12 @@ def register(
 
 
 def set_champion(name: str, wanted: str, reason: str) -> Promotion:
-    """Make a version champion, whatever its score: a number, `challenger`, or `previous`, which is
-    the one that the present champion replaced.
+    """Make a version champion, whatever its score.
 
-    It holds against registrations that are under way; of two such promotions the last one does.
-    Raises TrackingError if there is no such model or version.
+    wanted  a number, `challenger`, or `previous`: the version that the current champion replaced.
+
+    The promotion prevails over registrations that are under way; of two concurrent promotions, the
+    last one prevails. Raises TrackingError if there is no such model or version.
     """
     model = _RegisteredModel(name)
     with explain_store_errors():
@@ -148,7 +149,7 @@ def set_champion(name: str, wanted: str, reason: str) -> Promotion:
             model.make_champion(version, reason, champion)
             since = time.time() * 1000 - 1000 * UNDECIDED_SECONDS
             model.wait_for_registrations(PROMOTION_SECONDS, since)
-            # Again: a registration that has ended since may have read the alias before.
+            # Set it again: a registration that has ended since may have overwritten the alias.
             model.set_alias(CHAMPION, version)
             challenger = model.by_alias(CHALLENGER)
             if challenger and challenger.version == version:
@@ -163,7 +164,7 @@ class _RegisteredModel:
         self.name, self.client = name, mlflow.MlflowClient()
 
     def versions(self) -> dict[int, ModelVersion]:
-        """Those that have not been deleted, by number, in order."""
+        """The versions that have not been deleted, by number, in ascending order."""
         quote = '"' if "'" in self.name else "'"
         found = self.client.search_model_versions(f"name = {quote}{self.name}{quote}")
         return dict(sorted((int(version.version), version) for version in found))
@@ -209,10 +210,10 @@ class _RegisteredModel:
     def wait_for_registrations(
         self, seconds: float, since: float, below: float = math.inf
     ) -> list[RegisteredVersion]:
-        """Wait until every version with a number under `below` is decided, or none is for so many
-        seconds. Versions that were made before `since` (ms since 1970) are left alone.
+        """Wait until all versions under `below` are decided, or none has been for `seconds`.
 
-        Returns the versions that are still undecided, as their processes were killed, by number.
+        Versions made before `since` (ms since 1970) are ignored. Returns the versions that are
+        still undecided, in order of number: their processes were killed.
         """
         waiting, end = None, 0.0
         while True:
@@ -231,8 +232,10 @@ class _RegisteredModel:
             time.sleep(POLL_SECONDS)
 
     def decide(self, new: RegisteredVersion, score: Score) -> tuple[str, str]:
-        """Make the version champion or challenger, by the metric of `score`. Returns the alias, and
-        the reason in words."""
+        """Make the version champion or challenger, by the metric of `score`.
+
+        Returns the alias, and the reason in words.
+        """
         champion = self.by_alias(CHAMPION)
         if champion and champion.version == new.version:  # its process was killed after that
             is_champion, reason = True, champion.tags["promoted_because"]
@@ -265,8 +268,11 @@ class _RegisteredModel:
 
 
 def _retry(call: Callable[..., None], *args: str) -> None:
-    """Set or delete a tag or an alias, even if another process does the same at that moment: MLflow
-    looks first whether it is there, and the second to insert or delete it gets a BAD_REQUEST."""
+    """Set or delete a tag or an alias, even if another process does the same at that moment.
+
+    MLflow first checks whether it exists, so the second process to insert or delete it gets a
+    BAD_REQUEST.
+    """
     for attempts_left in reversed(range(MAX_ATTEMPTS)):
         try:
             return call(*args)

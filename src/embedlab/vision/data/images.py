@@ -89,8 +89,10 @@ class ImageDataset:
 
 
 def read_images(source: ImageSource, on_progress: OnProgress = no_progress) -> ImageDataset:
-    """Read all images of `source`. Raises DataError for a folder of another layout, or without two
-    classes of images."""
+    """Read all images of `source`.
+
+    Raises DataError for a folder with another layout, or with fewer than two classes of images.
+    """
     if source.path is None:
         return _read_digits(source.name)
     if source.kind == CIFAR10:
@@ -136,7 +138,7 @@ def from_arrays(
 
 
 def _fingerprint(pixels: bytes) -> int:
-    """A 64-bit hash: any two of a million different images collide with a probability of 3e-8."""
+    """A 64-bit hash: among a million different images, a collision has a probability of 3e-8."""
     return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "little")
 
 
@@ -145,7 +147,7 @@ def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset
     folder = cache_folder() / "pictures" / _listing_digest(root, listing)
     cached = _load(folder)
     if cached and any(_can_be_read(listing.files[i]) for i, _ in cached.unreadable):
-        cached = None  # what kept a file from being read has been put right
+        cached = None  # a file that could not be read before can be read now
     if cached is None:
         build_folder(folder, lambda f: _decode_all(root, listing, f, on_progress), lambda _: False)
         cached = _load(folder)
@@ -177,7 +179,7 @@ def _can_be_read(file: ClassFile) -> bool:
 
 
 class _CachedImages(NamedTuple):
-    """Decoded images, (n, 3, side, side) uint8, and what else their folder holds."""
+    """Decoded images, (n, 3, side, side) uint8, and the other contents of their cache folder."""
 
     pixels: np.ndarray
     mapped: mmap.mmap | None
@@ -194,7 +196,7 @@ def _load(folder: Path) -> _CachedImages | None:
         fingerprints = np.load(folder / FINGERPRINTS, allow_pickle=False)
         fingerprints = fingerprints.reshape(len(pixels))
         return _CachedImages(pixels, mapped, fingerprints, about["digest"], about["unreadable"])
-    except (*DAMAGED_ARRAY, KeyError, TypeError):  # also of another number of images
+    except (*DAMAGED_ARRAY, KeyError, TypeError):  # or if the files differ in the number of images
         return None
 
 
@@ -209,7 +211,7 @@ def _load_pixels(file: Path, shape: list[int]) -> tuple[np.ndarray, mmap.mmap | 
 
 
 def _listing_digest(root: Path, listing: Listing) -> str:
-    """sha256 of names, sizes and modification times: cheap, and it changes with any file."""
+    """32 hex digits of a sha256 of names, sizes and times: cheap, and changes with any file."""
     key = [CACHE_VERSION, MAX_SIDE, str(root), *listing.classes]
     digest = hashlib.sha256(json.dumps(key).encode())
     for file in listing.files:
@@ -218,7 +220,7 @@ def _listing_digest(root: Path, listing: Listing) -> str:
 
 
 def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgress) -> None:
-    """Write the files of the cache, in bounded memory."""
+    """Decode into `folder`, in bounded memory. Raises DataError if a class has no image left."""
     files = listing.files
     unreadable: list[tuple[int, str]] = []
     labels: list[int] = []
@@ -263,7 +265,8 @@ def _imap(
 ) -> Iterator[T | str]:
     """Yield `read(path)` for each file, in order, or the reason it failed.
 
-    It wakes up every second: Python handles a signal that came just before a wait only after it.
+    It wakes up every second, as Python handles a signal that arrives just before a wait only
+    after that wait.
     """
 
     def read_or_reason(file: ClassFile) -> T | str:

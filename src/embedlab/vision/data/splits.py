@@ -1,8 +1,8 @@
 """Training, validation and test split by a seeded stratified shuffle.
 
-In: labels. Out: rows of each part. Parts that the data set gives stay as they are. Without given
-test images one sixth of the training images are the test set, as in CIFAR-10; without given
-validation images 15 % of the rest are for validation (7,500 of CIFAR-10's 50,000).
+In: an `ImageDataset`. Out: a `Split`, the rows of each part. Parts that the data set has are kept.
+If it has no test images, one sixth of the training images become the test set, as in CIFAR-10; if
+it has no validation images, 15% of the rest are for validation (7,500 of CIFAR-10's 50,000).
 """
 
 import hashlib

@@ -28,8 +28,8 @@ PAIR_COLUMNS = ("first", "second", "difference", "only_first_right", "only_secon
 class ComparedRun:
     """A finished run: its name, its kind (entry point), and its predictions for the test images.
 
-    seconds  wall time of computing it; None if the run has not logged it.
-    weights  that the network started from: the parameter `weights`.
+    seconds  wall time of the fit; None if the run has not logged it.
+    weights  the parameter `weights`: what the network started from.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Comparison:
     pairs: pd.DataFrame
 
     def to_markdown(self, data: str) -> str:
-        """The result in words. It says which differences are significant."""
+        """The result as Markdown, which says which differences are significant."""
         best, n_test = self.runs[0], len(self.runs[0].test.labels)
         close = self.pairs[self.pairs["p_value"] >= SIGNIFICANT].itertuples()
         leads = [f"{pair.second} is not significant (p = {pair.p_value:.2g})" for pair in close]

@@ -16,8 +16,9 @@ MAX_POINTS = {"pca": 20_000, "tsne": 3_000}  # t-SNE of 3,000 takes about 20 s o
 def map_images(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Points (m, 2) of the standardised features, and which rows they are, (m,).
 
-    method  `pca` or `tsne`, as of `project`.
-    If there are more rows than can be drawn, they are a random choice.
+    method  `pca` or `tsne`, as in `project`.
+
+    If there are more rows than can be drawn, the points are those of a random sample.
     """
     rows = np.arange(len(features))
     if len(rows) > MAX_POINTS[method]:
@@ -27,7 +28,7 @@ def map_images(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray
 
 
 def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """The k rows nearest to each query row by cosine, (q, k), nearest first, itself left out.
+    """The k rows nearest to each query row by cosine, (q, k), nearest first, without the query.
 
     Features are standardised first, so that no unit outweighs the others by its scale.
     """
@@ -35,7 +36,7 @@ def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     k = min(k, len(features) - 1)
     search = NearestNeighbors(n_neighbors=k + 1, metric="cosine").fit(standardised)
     found = search.kneighbors(standardised[queries], return_distance=False)  # (q, k + 1)
-    # A twin of the query may come before it.
+    # A duplicate of the query may come before it.
     return np.array([row[row != query][:k] for query, row in zip(queries, found, strict=True)])
 
 

@@ -70,10 +70,13 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ClassificationReport:
-    """loss and calibration_error are means; accuracy is a fraction with its 95% interval.
+    """Metrics of predictions for labelled images.
 
-    per_class  one row per class: PER_CLASS; `pictures` is its number of images.
-    confusion  (classes, classes) counts: true class by row, predicted by column.
+    loss               mean cross-entropy in nats.
+    accuracy           a fraction; `interval` is its 95% interval.
+    calibration_error  from the function of that name.
+    per_class          one row per class: PER_CLASS; `pictures` is its number of images.
+    confusion          (classes, classes) counts: true class by row, predicted by column.
     """
 
     loss: float
@@ -88,7 +91,7 @@ class ClassificationReport:
         return f"Test accuracy {self.accuracy:.2%} (95% interval {low:.2%} to {high:.2%})"
 
     def as_metrics(self) -> dict[str, float]:
-        """The metrics of all test images by name; the tables have those of each class."""
+        """The overall test metrics by name; those of each class are in the tables."""
         low, high = self.interval
         return {
             "test/loss": self.loss,
@@ -100,13 +103,12 @@ class ClassificationReport:
 
 
 def predictions_of(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Predictions:
-    """From logits (n, classes) for those rows; `labels` are the whole data set's."""
+    """Predictions from logits (n, classes) for these rows; `labels` are the whole data set's."""
     return Predictions(softmax(logits.astype(np.float64), axis=1), labels[rows], rows)
 
 
 def evaluate(predictions: Predictions, classes: tuple[str, ...]) -> ClassificationReport:
-    """Metrics of predictions, overall and by class: Wilson's interval of the accuracy, and the
-    error of `calibration_error`."""
+    """Metrics of predictions, overall and by class, with Wilson's interval of the accuracy."""
     each = predictions.labels, predictions.predicted
     labels = np.arange(len(classes))
     *scores, support = precision_recall_fscore_support(*each, labels=labels, zero_division=0.0)
@@ -139,10 +141,10 @@ def calibration_error(predictions: Predictions) -> float:
 
 
 def top_predictions(predictions: Predictions, classes: tuple[str, ...], k: int = 5) -> pd.DataFrame:
-    """The k most confident right and wrong predictions of each class (of its true images).
+    """The k most confident right and wrong predictions for the images of each true class.
 
     One row per image: class, kind (right or wrong), rank from 1, predicted, confidence, row.
-    A class with fewer than k has fewer rows; of equal confidence the earlier image is first.
+    A class with fewer than k has fewer rows; at equal confidence, the earlier image comes first.
     """
     names = np.array(classes, dtype=object)
     table = pd.DataFrame(
@@ -173,7 +175,7 @@ class PairedTest(NamedTuple):
 
 
 def mcnemar(first: Predictions, second: Predictions) -> PairedTest:
-    """Q. McNemar, Psychometrika 12, 1947; exact, so valid for few images."""
+    """McNemar's test (Psychometrika 12, 1947), exact and therefore valid for few images."""
     only_first = int((first.is_right & ~second.is_right).sum())
     only_second = int((second.is_right & ~first.is_right).sum())
     n = only_first + only_second

@@ -16,7 +16,7 @@ from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import evaluate
 
 SHOWN_PER_CELL = 12
-MAX_SHOWN = 3_000  # images of a page, of about 1.5 KB each; more have fewer of a cell
+MAX_SHOWN = 3_000  # images of a page, about 1.5 KB each; to stay below, cells show fewer
 MAX_CLASSES = 40  # a larger matrix cannot be read
 THUMBNAIL = 64  # pixels a side at the most
 WEBP_QUALITY = 82
@@ -24,8 +24,10 @@ CONFIDENCE_DIGITS = 3
 
 
 def images_page(runs: Sequence[ComparedRun], images: ImageDataset) -> str | None:
-    """The page of runs on the same test images, the first one shown first; None for too many
-    classes."""
+    """The page of runs on the same test images, the first one shown first.
+
+    None if there are too many classes.
+    """
     if len(images.classes) > MAX_CLASSES:
         return None
     for per_cell in range(SHOWN_PER_CELL, 0, -1):
@@ -49,7 +51,7 @@ def images_page(runs: Sequence[ComparedRun], images: ImageDataset) -> str | None
 
 
 def _most_confident(run: ComparedRun, per_cell: int) -> np.ndarray:
-    """The positions among the test images of the most confident ones of each cell."""
+    """The most confident images of each cell, as positions among the test images."""
     test = run.test
     cell = test.labels * test.probabilities.shape[1] + test.predicted  # (n,)
     order = np.lexsort((-test.confidence, cell))
@@ -70,7 +72,7 @@ def _run_data(run: ComparedRun, shown: np.ndarray, classes: tuple[str, ...]) -> 
 
 
 def _sprite(images: ImageDataset, rows: np.ndarray, side: int, columns: int) -> Image.Image:
-    """The images of those rows in lines of one image, `side` pixels each."""
+    """One image that holds the images of these rows in a grid, `side` pixels each."""
     sprite = Image.new("RGB", (columns * side, math.ceil(len(rows) / columns) * side))
     for position, row in enumerate(rows):
         pixels = images.pixels[row].transpose(1, 2, 0)

@@ -109,7 +109,7 @@ def _cut_first_losses(axes: Axes) -> None:
 
 
 def plot_confusion(report: ClassificationReport, title: str) -> Figure:
-    """A cell's colour is its share of the true class; up to 25 classes have counts, too."""
+    """Confusion matrix, coloured by the share of the true class; up to 25 classes have counts."""
     classes, counts = report.per_class["class"], report.confusion
     share = counts / counts.sum(1, keepdims=True).clip(1)  # (classes, classes)
     side = float(np.clip(1.5 + 0.62 * len(classes), 5, 16))
@@ -131,7 +131,9 @@ def plot_confusion(report: ClassificationReport, title: str) -> Figure:
 def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) -> Iterator[Figure]:
     """One row per class: its most confident right predictions, then its most confident wrong ones.
 
-    top  as `metrics.top_predictions` returns it. One figure for every 25 classes.
+    Yields one figure for every 25 classes.
+
+    top  as `metrics.top_predictions` returns it.
     """
     k = int(top["rank"].max()) if len(top) else 0
     headings = [(-0.6, "true class"), (k / 2, "most confident, right")]
@@ -188,12 +190,13 @@ def square(n: int) -> int:
 def plot_embedding_map(
     points: np.ndarray, predictions: Predictions, images: ImageDataset, title: str
 ) -> Figure:
-    """points (n, 2): one dot per image, one colour per class, and thumbnails where they have room.
+    """Map of images: one dot per image, one colour per class, and thumbnails where there is room.
 
-    A black ring or frame marks a misclassified image. The name of a class stands at the middle of
-    its images. The frame omits far outliers.
+    A black ring or frame marks a misclassified image. The name of a class stands at the median of
+    its images. Far outliers lie outside of the axes.
 
-    predictions  of n of the images.
+    points       (n, 2).
+    predictions  for these n images.
     """
     labels, is_wrong, classes = predictions.labels, ~predictions.is_right, images.classes
     figure = new_figure(11, 8.5, PlainTextFigure)
@@ -332,7 +335,7 @@ def plot_class_differences(table: pd.DataFrame, labels: np.ndarray, title: str) 
 
 
 def as_pixels(figure: Figure) -> np.ndarray:
-    """(height, width, 3) uint8."""
+    """Render a figure to pixels, (height, width, 3) uint8."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -359,7 +362,7 @@ def _wrap(name: str, tiles: Sequence[Tile], columns: int = COLUMNS) -> list[Row]
 
 
 def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()) -> Figure:
-    """A figure in units of an image's width."""
+    """A figure of rows of images; the unit of its axes is an image's width."""
     n_columns = max(1, *(len(tiles) for _, tiles in rows))
     left, top = 1.6 if any(name for name, _ in rows) else 0.1, 0.45 if headings else 0.1
     size = 0.95 * (n_columns + left), 0.95 * (TILE * len(rows) + top) + 0.4  # inches

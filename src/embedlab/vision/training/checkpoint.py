@@ -30,7 +30,7 @@ class Checkpoints:
         self.file = self.folder / FILE
 
     def save(self, state: dict, resumed: str = "") -> None:
-        """Write the state, at rank 0; nothing at the others.
+        """Write the state at rank 0; do nothing at the other ranks.
 
         resumed  id of the run that this one continues.
 
@@ -55,7 +55,7 @@ class Checkpoints:
             ) from error
 
     def load(self) -> dict:
-        """Raises DataError if there is no checkpoint or the file is damaged."""
+        """The saved state. Raises DataError if there is no checkpoint or the file is damaged."""
         if not self.file.is_file():
             raise DataError(
                 f"resume: run {self.folder.name} has no checkpoint in {self.folder.parent}: "
@@ -75,7 +75,10 @@ class Checkpoints:
 
     @contextmanager
     def explain_resume(self, notify: Callable[[str], object]) -> Iterator[None]:
-        """If the training inside is stopped, `notify` how to resume it; delete what diverged."""
+        """If the training inside is stopped, `notify` the user how to resume it.
+
+        If it diverged, the checkpoint is deleted.
+        """
         try:
             yield
         except DivergedError:

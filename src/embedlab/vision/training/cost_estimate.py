@@ -26,8 +26,10 @@ def epoch_work(options: FinetuneOptions, n_train: int, n_val: int) -> list[float
 def cheaper_options(
     settings: Mapping[str, Any], n_train: int, n_val: int, side: int
 ) -> Iterator[tuple[str, float]]:
-    """Parameters that would shorten a training with these settings, by `resolve_options`, each
-    with the fraction of the time that it takes."""
+    """Yield parameters that would shorten a training, each with its share of the time.
+
+    settings  of the training, as in `resolve_options`.
+    """
 
     def work(n: int, **changed: object) -> float:
         options = resolve_options({**settings, **changed}, n, side)

@@ -62,7 +62,7 @@ class LinearProbe:
     def train(self) -> Iterator[Epoch]:
         """Train all epochs; yields each with train/loss, train/accuracy, val/loss, val/accuracy.
 
-        Metrics are of the weights at the epoch's end; losses are without the penalty. The rows
+        Metrics are those of the weights at the epoch's end; losses exclude the penalty. The rows
         of the predictions are positions among the validation images.
         Raises DivergedError if a loss is not finite.
         """
@@ -121,7 +121,7 @@ class LinearProbe:
 
 
 def probe_logits(layer: nn.Linear, features: np.ndarray) -> np.ndarray:
-    """(n, classes) float32."""
+    """The layer's logits for features (n, d): (n, classes) float32."""
     with torch.inference_mode():
         return layer(torch.from_numpy(features)).numpy()
 

@@ -39,7 +39,7 @@ def build_optimizer(
 def build_schedule(
     optimizer: torch.optim.Optimizer, options: FinetuneOptions, steps_per_epoch: int
 ) -> lr_scheduler.LRScheduler:
-    """The learning rate of every update."""
+    """The learning-rate schedule, to be stepped after every update."""
     n_steps = steps_per_epoch * options.epochs
     n_warmup = min(round(options.warmup * n_steps), n_steps - 1)
 
@@ -58,7 +58,7 @@ def build_schedule(
 def build_ema(network: nn.Module, decay: float) -> AveragedModel:
     """The exponential moving average of weights and buffers.
 
-    The decay rises to its value, so that the start has little weight in a short training.
+    The decay ramps up to its value, so that the initial weights count little in a short training.
     """
 
     def update(averaged: Tensors, current: Tensors, n_updates: torch.Tensor | int) -> None:

@@ -1,6 +1,6 @@
-"""Recipes of fine-tuning: a value for every hyperparameter, and how to change some of them.
+"""Fine-tuning recipes: a value for every hyperparameter, and how to override some of them.
 
-`auto` chooses some of them (BY_DATA) by the number and the size of the images.
+The recipe `auto` chooses some of the values (BY_DATA) by the number and the size of the images.
 
 Imports nothing heavy: the parser imports this.
 """
@@ -28,19 +28,19 @@ class FinetuneOptions:
 
     optimizer        one of OPTIMIZERS.
     epochs           passes over the training images.
-    batch_size       images of an update, of all processes together.
+    batch_size       images per update, over all processes.
     augment          one of AUGMENTATIONS.
     label_smoothing  fraction of the target that is spread over all classes.
     head             the last layer's start: random, or the linear probe's weights on the frozen
                      features (LP-FT; Kumar et al., ICLR 2022), whose validation is epoch 0.
     batch_norm       whether BatchNorm's statistics are updated, or kept as the weights have them.
     lr               the schedule's highest learning rate.
-    momentum         of sgd (Nesterov's, with `nesterov`) and rmsprop; adam's first moment.
+    momentum         of sgd (Nesterov's, with `nesterov`) and rmsprop; β1 of adam and adamw.
     weight_decay     on weights of layers; never on biases and norms.
     schedule         one_cycle: up for `warmup` of all updates, then down to 0; step: a tenth after
                      every `step_epochs` epochs.
-    resolution       pixels a side, first to last, spread evenly over the epochs. Validation is at
-                     the epoch's, test and the served model at the last.
+    resolution       pixels per side, first to last, spread evenly over the epochs. Validation uses
+                     the epoch's resolution, the test and the served model use the last.
     crop_pct         side of the centre crop over the side before it, for validation and test.
     ema              decay per update of the exponential moving average of the weights; 0 for none.
     flip_view        test-time augmentation: mean logits of an image and its mirror image.
@@ -134,8 +134,8 @@ MIN_EPOCHS, MIN_EPOCHS_FROZEN = 8, 12
 MIN_UPDATES, MIN_UPDATES_FEW = 290, 120
 RATE_FACTOR_FEW = 0.8  # of the learning rate, below FEW_IMAGES
 TINY_SIDE = 16  # pixels; such images are not photos, and the network has to change more for them
-# Resolutions from the first epoch to the last, of few, of more, and of many images, by the largest
-# side of images in pixels.
+# Resolutions from the first epoch to the last, for few, more and many images, by the largest side
+# of the images in pixels.
 RESOLUTIONS = {
     TINY_SIDE: ((64,), (64,), (64,)),
     160: ((128,), (96, 128, 160), FAST.resolution),
@@ -148,8 +148,8 @@ class DataFacts:
     """The facts from which the recipe `auto` chooses.
 
     n_train           number of training images.
-    side              pixels of a side of the images as they are stored, 256 at the most.
-    fixed_resolution  of a backbone that takes one only.
+    side              of the images as they are stored, in pixels; at most 256.
+    fixed_resolution  the only resolution that the backbone takes; None if it takes any.
     is_pretrained     whether the weights are not random.
     has_stages        whether the backbone has stages that can be frozen.
     """
@@ -162,11 +162,11 @@ class DataFacts:
 
 
 def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) -> FinetuneOptions:
-    """The recipe with every change that is not None.
+    """The options of a recipe, with every change that is not None.
 
-    A recipe's resolutions are cut to the number of epochs, the last kept.
+    If a recipe has more resolutions than epochs, only the last ones are kept.
 
-    facts  without them `auto` has its values for CIFAR-10.
+    facts  about the data; without them, `auto` has its values for CIFAR-10.
     """
     given = {name: value for name, value in changes.items() if value is not None}
     chosen = _by_data(facts, given) if recipe == AUTO.recipe and facts else {}
@@ -179,10 +179,11 @@ def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) ->
 def resolve_options(
     settings: Mapping[str, Any], n_train: int = 1, side: int = 0
 ) -> FinetuneOptions:
-    """The options of parameters by name, recipe and backbone among them, for these images.
+    """The options that parameters by name, recipe and backbone included, give for these images.
 
-    Raises OptionError for what cannot be combined. Before the images are read, `n_train=1` stands
-    in: `auto` then chooses many epochs, so that a list of resolutions is rarely refused too early.
+    Raises OptionError for values that cannot be combined. Before the images are read, `n_train=1`
+    is a placeholder: `auto` then chooses many epochs, so that a list of resolutions is rarely
+    refused too early.
     """
     backbone, names = settings["backbone"], ("recipe", *RECIPE_FIELDS)
     is_pretrained = settings["weights"] != NO_WEIGHTS
@@ -194,12 +195,12 @@ def resolve_options(
 
 
 def min_updates(n_train: int) -> int:
-    """The fewest updates of a training by `auto`, all epochs together."""
+    """The minimum number of updates that `auto` makes, over all epochs."""
     return MIN_UPDATES_FEW if n_train < FEW_IMAGES else MIN_UPDATES
 
 
 def min_epochs(freeze: str) -> int:
-    """The fewest epochs of a training by `auto` that keeps these stages."""
+    """The minimum number of epochs that `auto` trains for when it freezes these stages."""
     return MIN_EPOCHS if freeze in ("none", "stem") else MIN_EPOCHS_FROZEN
 
 
@@ -238,7 +239,7 @@ def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
 def explain_auto(
     n_train: int, side: int, settings: Mapping[str, Any], options: FinetuneOptions
 ) -> str:
-    """What `auto` chose and why, in a sentence, without what `settings` gave."""
+    """A sentence on what `auto` chose and why, without the values given in `settings`."""
     size = f"{'fewer than' if n_train < FEW_IMAGES else 'at least'} {FEW_IMAGES:,} images"
     weights = "pretrained weights" if settings["weights"] != NO_WEIGHTS else "random weights"
     reasons = {

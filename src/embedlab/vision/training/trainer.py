@@ -48,14 +48,14 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # (b, 3, r, r) float32, labels (b,) i
 
 
 class Trainer:
-    """A training of `classifier.network`, which is changed, to be run epoch by epoch.
+    """Trains `classifier.network`, in place, epoch by epoch.
 
     history  a record of every epoch so far, including those before a resume.
     best     the epoch with the best validation accuracy of those at the last resolution.
     seconds  wall time of the linear probe and of all epochs, those before a resume included.
 
-    The ranks of a process group train together, each on a share of every batch: equal to one
-    process up to rounding, except what a backbone's dropout draws.
+    The ranks of a process group train together, each on a share of every batch. The result is that
+    of one process up to rounding, except for what a backbone's dropout draws.
 
     Raises OptionError if there are more processes than images in a batch.
     """
@@ -122,8 +122,10 @@ class Trainer:
         }
 
     def load_state(self, state: dict) -> None:
-        """Resume from a checkpoint. Raises DataError if it is of other images, another network or
-        recipe."""
+        """Resume from a checkpoint.
+
+        Raises DataError if it belongs to other images, another network or another recipe.
+        """
         digest = self.split.digest
         if state.get("data_digest", digest) != digest:  # an older checkpoint has none
             raise DataError(
@@ -145,10 +147,10 @@ class Trainer:
             ) from error
 
     def train(self, on_progress: OnProgress = no_progress) -> Iterator[Epoch]:
-        """Train the epochs that are left; yields each when `state()` includes it.
+        """Train the remaining epochs; yields each once `state()` includes it.
 
-        If the head starts as the linear probe, epoch 0 is the validation of that start: no training
-        returns a lower validation accuracy.
+        If the head starts as the linear probe, epoch 0 is the validation of that start, so that no
+        training ends with a lower validation accuracy.
 
         An epoch's metrics are train/loss and train/accuracy (on augmented images, while training),
         val/loss and val/accuracy (at the epoch's resolution, of the moving average, if there is
@@ -256,9 +258,9 @@ class Trainer:
         }
 
     def _batches(self, resolution: int) -> Iterator[Batch]:
-        """One epoch in random order, this rank's share of each batch.
+        """This rank's share of each batch of one epoch, in random order.
 
-        The last incomplete batch is dropped. Augmentation is drawn for the whole batch, so that
+        An incomplete last batch is dropped. Augmentation is drawn for the whole batch, so that
         it does not depend on the number of ranks.
         """
         rows, size, device = self.split.train, self.batch_size, self.classifier.device

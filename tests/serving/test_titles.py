@@ -378,11 +378,11 @@ def test_of_500_mistyped_titles_9_in_10_find_their_movie_and_none_a_far_one(real
         for row, text, got in zip(chosen, typed, found, strict=True)
         if isinstance(got, int) and got != row
     ]
-    # 91 % over 3,000 of them; the standard error of 500 is 1.3 %, the seed is fixed.
+    # 91% over 3,000 of them; the standard error of 500 is 1.3%, the seed is fixed.
     assert right >= 450
     # What is left is another movie's own name or part ("Lawless"), or as near as a guess may go.
     assert [pair for pair in others if letters_apart(*pair) > letters_allowed(pair[0])] == []
-    assert len(others) <= 5  # 0.2 % over 3,000: names that differ in the mistyped letter
+    assert len(others) <= 5  # 0.2% over 3,000: names that differ in the mistyped letter
 
 
 @pytest.mark.real
@@ -400,7 +400,7 @@ def test_a_movie_that_the_catalogue_lacks_is_hardly_ever_another(real):
         if isinstance(got, int)
     ]
     guesses = [pair for pair in guesses if letters_apart(*pair) > 0]
-    # 0.4 % over 4,658: "The Closet" for "Closer"; twice that is 5 of 600.
+    # 0.4% over 4,658: "The Closet" for "Closer"; twice that is 5 of 600.
     assert len(guesses) <= 5, guesses
     assert [pair for pair in guesses if letters_apart(*pair) > letters_allowed(pair[0])] == []
 

@@ -114,8 +114,8 @@ def test_the_page_has_the_numbers_words_and_figures_of_the_runs(made, page):
     assert "mlflow run . -e" not in page
     for run_id in made.values():
         assert f"/runs/{run_id}?" in page
-    assert "<strong>75.0 %</strong>" in page and "<strong>81.2 %</strong>" in page
-    assert "71.2 % to 91.2 %" in page
+    assert "<strong>75.0%</strong>" in page and "<strong>81.2%</strong>" in page
+    assert "71.2% to 91.2%" in page
     assert "resnet18.pth" in page and "/weights/" not in page
     for kind in ("compare_transfer", "compare_optimizers", "evaluate_embedding"):
         assert f"<h4>{kind} answers</h4>" in page

@@ -107,7 +107,7 @@ def test_an_interval_is_about_as_wide_as_the_normal_one_and_covers_as_often():
     normal = 2 * 1.96 * values.std(axis=1) / math.sqrt(200)
     np.testing.assert_allclose(ends[:, 1] - ends[:, 0], normal, rtol=0.15)
     covered = np.mean((ends[:, 0] <= 0.5) & (ends[:, 1] >= 0.5))
-    assert 0.91 <= covered <= 0.98  # 95 % of 300, ± 3 standard errors
+    assert 0.91 <= covered <= 0.98  # 95% of 300, ± 3 standard errors
 
 
 def test_a_paired_difference_is_told_apart_where_two_intervals_overlap():

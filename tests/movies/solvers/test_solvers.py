@@ -58,7 +58,7 @@ def test_a_fit_ends_near_the_exact_cost_and_never_below_it(optimizer):
     reference = fit_minres(weight_likes(likes), 4, np.random.default_rng(0))
     result, _ = fit(likes, optimizer, epochs=2000)
     # Local minima of this problem are rare but real, and AdamW's weight decay pulls away from the
-    # minimum, so 5 % above is allowed; below is not, beyond float32's rounding.
+    # minimum, so 5% above is allowed; below is not, beyond float32's rounding.
     assert reference.cost * (1 - 1e-6) <= result.cost <= reference.cost * 1.05
 
 

@@ -56,7 +56,7 @@ def test_cifar10_is_split_into_42500_7500_and_10000():
 
 def test_without_test_images_a_sixth_is_taken_for_them():
     split = split_images(THREE_KINDS, seed=0)
-    # 360: a sixth is 60; of the other 300, 15 % are 45; each as 1 : 2 : 3.
+    # 360: a sixth is 60; of the other 300, 15% are 45; each as 1 : 2 : 3.
     test, val = [10, 20, 30], [7.5, 15, 22.5]
     found = counts(THREE_KINDS, split)
     assert found[2] == test

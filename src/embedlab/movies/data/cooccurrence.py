@@ -121,8 +121,8 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     # Most liked movies first, so that entries updated often are close together in the cache.
     order = most_liked_first(likes)
     is_binary = bool((likes.data == 1).all())
-    later = likes[:, order].sorted_indices().astype(np.int8 if is_binary else np.float64)
-    movies, n_movies = later.T.tocsr().astype(np.float64), len(order)  # (n_movies, n_users)
+    later = likes[:, order].sorted_indices().astype(np.int32 if is_binary else np.float64)
+    movies, n_movies = later.T.tocsr(), len(order)  # (n_movies, n_users)
     diagonal = np.asarray(movies.power(2).sum(axis=1)).ravel()  # (n_movies,) X_ii
     n_groups = min(MAX_GROUPS, 1 + movies.nnz // LIKES_PER_GROUP)
     likes_before = np.linspace(0, movies.nnz, n_groups, endpoint=False)
@@ -134,7 +134,9 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
             n_pairs = np.cumsum(np.diff(later.indptr)[group.indices])
             n_pairs = np.append(0, n_pairs)[group.indptr]  # (rows + 1,) added up before each row
             is_dense = is_binary and n_pairs[-1] >= MIN_PAIRS_OF_DENSE_ROW * (last - first)
-            sums = partial(_sums_of_rows, is_dense, later, last - first)
+            # A dense row needs the indices of the likes alone.
+            likes_of_users = later.astype(np.int8) if is_dense else later
+            sums = partial(_sums_of_rows, is_dense, likes_of_users, last - first)
             starts = np.searchsorted(n_pairs, np.arange(0, n_pairs[-1], PAIRS_AT_ONCE))
             blocks = (group[start:end] for start, end in pairwise([*starts, last - first]))
             for n, square in threads.map(sums, blocks):

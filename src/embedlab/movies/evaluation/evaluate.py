@@ -239,7 +239,7 @@ def to_markdown(
     verdict = (
         f"beats {'the other' if len(others) == 1 else f'all {len(others)} others'}"
         if unbeaten.empty
-        else f"is not significantly better than {', '.join(unbeaten)}"
+        else f"is not significantly better than {'; '.join(unbeaten)}"
     )
     lines = [
         f"### On {data}, the weighted embedding {verdict} (hit rate@{k})",
@@ -262,13 +262,12 @@ def to_markdown(
     limit = f" (at most {options.max_users:,}, drawn at random)" if options.max_users else ""
     excluded = "only the query movie is" if only_query else "the user's known likes are"
     if novel.hit_rate < ours.hit_rate:
-        times = f"{ours.popularity / max(novel.popularity, 1e-9):.1f} times"
         lines += [
             "",
-            f"Accuracy comes with popularity: {novel.contestant} recommends movies {times} "
-            f"less popular than the weighted embedding's, from {novel.coverage:.0%} of the "
-            f"catalogue instead of {ours.coverage:.0%}, and finds {novel.hit_rate:.4f} instead of "
-            f"{ours.hit_rate:.4f}.",
+            f"Accuracy comes with popularity: {novel.contestant} recommends movies that "
+            f"{novel.popularity:.0f} users like on average instead of {ours.popularity:.0f}, from "
+            f"{novel.coverage:.0%} of the catalogue instead of {ours.coverage:.0%}, and finds "
+            f"{novel.hit_rate:.4f} of the held-out likes instead of {ours.hit_rate:.4f}.",
         ]
     lines += [
         "",

@@ -18,7 +18,12 @@ def build_parser() -> Parser:
     arguments.add_ratings(parser, "ml-latest-small")
     arguments.add_like_rule(parser)
     arguments.add_weighting(parser)
-    parser.add("dense", boolean, True, "also make the dense tensor, and compare the two")
+    parser.add(
+        "dense",
+        boolean,
+        True,
+        "also make X as a dense tensor, and check it against the sparse matrix",
+    )
     arguments.add_device(parser, "device of the dense tensor")
     return parser
 

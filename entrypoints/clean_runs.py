@@ -15,7 +15,7 @@ def build_parser() -> Parser:
         "processes left unfinished in the cache.",
     )
     parser.add("experiment", str, "", "name of the experiment to clean; empty: this run's")
-    what = "hours without activity after which a run or file of no process on this host is stale"
+    what = "hours of inactivity that make a run or file of no process on this host stale"
     parser.add("hours", number(0), 24, what)
     parser.add("dry_run", boolean, False, "only list what would be marked and removed")
     return parser
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.tracking.run import start_run
     from embedlab.tracking.stale import experiment_named, find_stale
 
-    with start_run("clean_runs", "clean_runs", vars(args), marks_dead=False) as run:
+    with start_run("clean_runs", "clean_runs", vars(args), marks_stale=False) as run:
         experiment = experiment_named(args.experiment) if args.experiment else run.experiment_id
         stale, leftovers = find_stale(experiment, args.hours), find_leftovers(args.hours)
         run.log_metrics({"stale/runs": len(stale), "stale/files": len(leftovers)})

@@ -24,7 +24,7 @@ def build_parser() -> Parser:
     arguments.add_weighting(parser)
     what = "optimizers, joined by commas; exact is always fitted too"
     parser.add("optimizers", parse_optimizers, "adam,rmsprop,sgd,lbfgs", what)
-    what = "published; 1,0.1 for every optimizer; or adam:1,0.1/sgd:2e-5, others as published"
+    what = "published: the course notebook's; 1,0.1 for every optimizer; or adam:1,0.1/sgd:2e-5"
     parser.add("learning_rates", parse_rates, "published", what)
     parser.add("seeds", integers(0), "0", "seeds of the random starts, joined by commas")
     arguments.add_fit(parser)

@@ -18,7 +18,7 @@ def build_parser() -> Parser:
     )
     arguments.add_images(parser)
     arguments.add_resolution(parser, 128)
-    what = "side of the centre crop, as a fraction; published: 0.875"
+    what = "side of the centre crop, as a fraction; the course notebook's: 0.875"
     parser.add("crop_pct", number(0.1, 1.0), 1.0, what)
     what = "mean embedding of an image and its mirror image"
     parser.add("flip_view", boolean, False, what)

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ):
         state = broadcast(Checkpoints(args.resume).load) if args.resume else None
         # A parameter that an older checkpoint lacks keeps this command line's value.
-        settings = settings | state["settings"] if state else settings
+        settings |= state["settings"] if state else {}
         precision = broadcast(lambda: choose_precision(settings["precision"], device))
         settings["precision"] = precision
         with work_progress("decode images") as on_progress:

@@ -9,8 +9,8 @@ from embedlab.cli.types import model_name, nonblank, version
 def build_parser() -> Parser:
     parser = Parser(
         "promote",
-        "Make a registered version champion, whatever its score, and write down why. The version "
-        "before it stays where it is; the command that goes back to it is printed.",
+        "Make a registered version champion, whatever its score, and record the reason. The "
+        "previous champion stays registered; the command that undoes the change is printed.",
     )
     parser.add("model_name", model_name, "movie-embedding", "the registered model")
     what = "a number; challenger; or previous, the version that the present champion replaced"

@@ -17,7 +17,7 @@ def build_parser() -> Parser:
     what = "the model to ask: models:/<name>@<alias>, models:/<name>/<version>, runs:/<id>/model"
     parser.add("model", nonblank("a model's URI"), "models:/movie-embedding@champion", what)
     parser.add("k", integer(1, 1000), 10, "how many recommendations")
-    what = "dot: inner product, favours much-liked movies; cosine: does not"
+    what = "dot: inner product, which favours popular movies; cosine: independent of popularity"
     parser.add("score", one_of("dot", "cosine"), "dot", what)
     parser.add("include_self", boolean, False, "keep the query movies in the list")
     return parser

@@ -29,8 +29,8 @@ def ignore_epoch(record: EpochRecord) -> None:
 class OnProgress(Protocol):
     """Callback for work under way: the work done, the total, and a detail.
 
-    Both are in the same unit, whatever it is; the total is None if it is unknown, as for a solver
-    that stops on convergence.
+    The work done and the total are in the same unit, whatever it is; the total is None if it is
+    unknown, as for a solver that stops on convergence.
     """
 
     def __call__(self, done: float, total: float | None, detail: str = "", /) -> None: ...

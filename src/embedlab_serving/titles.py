@@ -40,7 +40,7 @@ MIN_LIKENESS = 72  # of a suggestion, by rapidfuzz's ratios: 100 is equal
 # Weights of the likeness to a part of a name: to be listed, and in the order of the list.
 PART_WEIGHT, PART_ORDER_WEIGHT = 0.9, 0.8
 LIKENESS_MARGIN = 12  # of a suggestion behind the nearest
-FIRST_COMPARED = 300  # names with the most common bigrams: the best of them sets the limit
+FIRST_COMPARED = 300  # names with the most bigrams in common: the best of them sets the limit
 
 # ---------------------------------------------------------------------------------------------
 # Text to key
@@ -240,7 +240,10 @@ class _Reading(NamedTuple):
 
 
 def _readings(text: str) -> list[_Reading]:
-    """The whole text ("Death Race 2000"), unless it ends in "(2000)"; then its end as a year."""
+    """The readings of a query, in order: as a whole, then with a year at its end taken off.
+
+    "Death Race 2000" is first read as a whole; a year in parentheses is always taken off.
+    """
     found = _YEAR_IN_PARENTHESES.search(text)
     parts: list[tuple[str, int | None]] = [] if found else [(text, None)]
     if found := found or _YEAR_AT_END.search(text):

@@ -6,7 +6,7 @@ from embedlab.tracking.registry.card import Card
 def card_of(data_digest: str, **changes: object) -> Card:
     """The card of a model that was made with data of this digest."""
     facts = {
-        "what": "A vector for every movie.",
+        "summary": "A vector for every movie.",
         "data": "sample",
         "data_digest": data_digest,
         "counts": "2 users, 2 movies, 3 likes",

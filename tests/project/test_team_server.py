@@ -367,7 +367,9 @@ def tables(team) -> str:
 def test_a_database_of_another_program_is_named_and_left_as_it_is(team, own_database):
     team.run(["psql", "--username=mlflow", "-c", "CREATE TABLE customers (name TEXT)", "own"])
     before = tables(team)
-    with pytest.raises(TrackingError, match="another program's, not MLflow's: it has a table 'customers'"):
+    with pytest.raises(
+        TrackingError, match="another program's, not MLflow's: it has a table 'customers'"
+    ):
         initialise_store()
     assert tables(team) == before
 

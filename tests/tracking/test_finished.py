@@ -13,8 +13,9 @@ pytestmark = pytest.mark.slow
 
 def test_what_was_downloaded_is_gone_when_the_process_has_ended(tmp_path):
     code = (
-        "from pathlib import Path; from embedlab.tracking.finished import fetch; "
-        "copy = fetch(Path('kept.txt').resolve().as_uri()); print(copy, copy.read_text())"
+        "from pathlib import Path; from embedlab.tracking.finished import download_artifact; "
+        "copy = download_artifact(Path('kept.txt').resolve().as_uri()); "
+        "print(copy, copy.read_text())"
     )
     (tmp_path / "kept.txt").write_text("kept", encoding="utf-8")
     ran = subprocess.run(

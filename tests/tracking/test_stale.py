@@ -15,7 +15,7 @@ from embedlab.datasets.cache import cache_folder, find_leftovers, working_folder
 from embedlab.errors import TrackingError
 from embedlab.process import started_at, this_host
 from embedlab.tracking.run import start_child_run, start_run
-from embedlab.tracking.stale import find_stale, mark_dead_runs
+from embedlab.tracking.stale import find_stale, mark_stale_runs
 from entrypoints import clean_runs
 
 pytestmark = pytest.mark.slow
@@ -138,7 +138,7 @@ def test_a_start_does_not_fail_by_what_it_cannot_mark(client, experiment, caplog
 
 def test_starts_at_the_same_time_mark_dead_runs_without_error(client, experiment, caplog):
     died = [running(client, experiment, ENDED) for _ in range(4)]
-    threads = [threading.Thread(target=mark_dead_runs, args=[experiment]) for _ in range(4)]
+    threads = [threading.Thread(target=mark_stale_runs, args=[experiment]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -77,7 +77,9 @@ def test_a_database_of_another_program_is_named_and_left_as_it_is(database, stat
     execute(database, f"PRAGMA journal_mode = {journal}")
     execute(database, *statements)
     before = database.read_bytes()
-    with pytest.raises(TrackingError, match="another program's, not MLflow's: it has a table 'customers'") as said:
+    with pytest.raises(
+        TrackingError, match="another program's, not MLflow's: it has a table 'customers'"
+    ) as said:
         initialise_store()
     assert "delete" not in str(said.value)
     assert database.read_bytes() == before

@@ -37,7 +37,7 @@ def add_likes(parser: Parser) -> None:
 
 
 def add_weighting(parser: Parser) -> None:
-    """The weights of likes in X; the defaults are the published X."""
+    """The weights of likes in X; the defaults give plain counts."""
     what = "weight of a user with n likes: none 1, inverse_sqrt 1/√n, inverse 1/n"
     parser.add("user_weight", types.one_of(*USER_WEIGHTS), "none", what)
     what = "β: errors are divided by (likes of i · likes of j)^β; 0.5: Pearson residuals"
@@ -53,7 +53,9 @@ def add_fit(parser: Parser) -> None:
         150,
         "number of updates of all vectors; exact: maximum number of rounds",
     )
-    what = "factored: from the likes; dense: the published form, from X. The cost is the same"
+    what = (
+        "factored: from the likes; dense: the course notebook's form, from X. The cost is the same"
+    )
     parser.add("objective", types.one_of(*OBJECTIVES), "factored", what)
     parser.add("init_scale", types.positive_number, 1.0, "standard deviation of the random start")
 
@@ -110,7 +112,7 @@ def add_linear_probe(parser: Parser) -> None:
 
 def add_recipe(parser: Parser) -> None:
     """The parameters of fine-tuning; all but `recipe` parse `auto` to None, the recipe's value."""
-    what = "auto: chosen by the data; fast: SGD for eight epochs; notebook: as published"
+    what = "auto: chosen by the data; fast: SGD for eight epochs; notebook: the course notebook's"
     parser.add("recipe", types.one_of(*recipes.RECIPES), "auto", what)
     resolutions = types.integers(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
     for name, type, what in (

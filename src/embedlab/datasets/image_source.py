@@ -44,7 +44,7 @@ def check_dataset_argument(text: str) -> str:
     """Return `text` if it is `sample`, `cifar10`, or `folder:` and a folder that exists.
 
     Meant as an argparse `type`, so that a typo is reported before heavy imports.
-    Raises DataError otherwise.
+    Raises DataError for any other text.
     """
     path = text.removeprefix(FOLDER)
     if printable(path) != path:

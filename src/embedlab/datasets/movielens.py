@@ -26,7 +26,7 @@ FILES = ("ratings.csv", "movies.csv")
 
 @dataclass(frozen=True)
 class Release:
-    """A published archive: where it is, its sha256, and the sha256 of each file we want of it."""
+    """A release's archive: where it is, its sha256, and the sha256 of each file we want of it."""
 
     url: str
     sha256: str
@@ -65,7 +65,7 @@ def check_ratings_argument(text: str) -> str:
     """Return `text` if it is one of `NAMES` or a path that exists; looks at nothing else.
 
     Meant as an argparse `type`, so that a typo is reported before heavy imports.
-    Raises DataError otherwise.
+    Raises DataError for any other text.
     """
     if text not in NAMES and not os.path.exists(os.path.expanduser(text)):
         raise DataError(

@@ -11,7 +11,7 @@ from embedlab.errors import OptionError
 LIKE_RULES = "user_mean, user_median or threshold:<stars>"
 # The exponent p of a user's weight n^−p (n: the user's likes), by name.
 USER_WEIGHTS = {"none": 0.0, "inverse_sqrt": 0.5, "inverse": 1.0}
-# The published grid's best learning rate for each optimizer; L-BFGS scales its own steps.
+# The course notebook's best learning rate for each optimizer; L-BFGS scales its own steps.
 DEFAULT_LR = {"adam": 1.0, "rmsprop": 0.1, "sgd": 2e-5, "adamw": 1.0, "lbfgs": 1.0}
 OPTIMIZERS = (*DEFAULT_LR, "exact")
 OBJECTIVES = ("factored", "dense")

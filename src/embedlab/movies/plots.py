@@ -114,7 +114,7 @@ def plot_fit(
 ) -> Figure:
     """Plot the cost before each epoch's update, with the exact solver's cost as a dashed line.
 
-    A fit by the exact solver shows how far each round is above the last one, as its cost hardly
+    A fit by the exact solver shows how far each round is above the final one, as its cost hardly
     changes.
     """
     costs = np.array([record.metrics["train/cost"] for record in history])

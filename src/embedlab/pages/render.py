@@ -29,7 +29,7 @@ def render_page(template: str, **values: object) -> str:
     return environment.get_template(template).render(values)
 
 
-def webp_address(image: Image.Image, quality: int) -> str:
+def webp_data_url(image: Image.Image, quality: int) -> str:
     """The image as a data URL, `data:image/webp;…`, to be embedded in a page."""
     file = io.BytesIO()
     image.save(file, "webp", quality=quality)

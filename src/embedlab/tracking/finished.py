@@ -49,7 +49,13 @@ def has_artifact(run_id: str, path: str) -> bool:
     return path in {file.path for file in files}
 
 
-def fetch(uri: str) -> Path:
+def logged_param(run: Run, name: str) -> str:
+    """A parameter of a run, as it was resolved or else as it was given; "" if it has neither."""
+    params = run.data.params
+    return params.get(f"resolved/{name}", params.get(name, ""))
+
+
+def download_artifact(uri: str) -> Path:
     """A local copy of what MLflow has at `uri`, for as long as this process lives.
 
     Raises MlflowException or OSError if there is nothing.

@@ -19,7 +19,7 @@ from embedlab.errors import EmbedlabError, StoreUnavailableError
 from embedlab.tracking import signals, store
 from embedlab.tracking.offline.retry import retry_until_available, seconds_to_wait, short_requests
 from embedlab.tracking.offline.spool import flush_spool
-from embedlab.tracking.stale import mark_dead_runs, owner_tags
+from embedlab.tracking.stale import mark_stale_runs, owner_tags
 from embedlab.tracking.tracked_run import NullRun, TrackedRun
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
@@ -31,13 +31,13 @@ RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 
 @contextmanager
 def start_run(
-    entry_point: str, run_name: str, params: Mapping[str, object], marks_dead: bool = True
+    entry_point: str, run_name: str, params: Mapping[str, object], marks_stale: bool = True
 ) -> Iterator[TrackedRun]:
     """Yields the run of `entry_point`, with its parameters, code version and system metrics.
 
     Under `mlflow run` it is the run that was made there (MLFLOW_RUN_ID), in its experiment.
     Otherwise it is a new one, in the experiment of MLFLOW_EXPERIMENT_NAME, or `embedlab`. Runs of
-    that experiment whose process has died are marked, unless `marks_dead` is false.
+    that experiment whose process has died are marked, unless `marks_stale` is false.
     The main process of several has the run; the others get a `NullRun`.
     Raises TrackingError if the store cannot be used.
     """
@@ -52,8 +52,8 @@ def start_run(
         name = None if mlflow_env.MLFLOW_RUN_ID.get() else run_name
         with _lifecycle(name, {"entry_point": entry_point, **owner_tags()}) as run:
             store.check_store(run.experiment_id)
-            if marks_dead:
-                mark_dead_runs(run.experiment_id)
+            if marks_stale:
+                mark_stale_runs(run.experiment_id)
             run.log_params(params)
             run.origin = {"entry_point": entry_point, **_code_version()}
             run.set_tags(run.origin)
@@ -160,9 +160,9 @@ def _experiment_id() -> str:
     return mlflow_env.MLFLOW_EXPERIMENT_ID.get() or mlflow.set_experiment(name).experiment_id
 
 
-def mark_dead_runs_here() -> None:
+def mark_stale_runs_here() -> None:
     """Mark runs whose process has died in the experiment where `start_run` would make one."""
-    mark_dead_runs(_experiment_id())
+    mark_stale_runs(_experiment_id())
 
 
 def _stop_reason(error: BaseException) -> tuple[str, dict[str, str]]:

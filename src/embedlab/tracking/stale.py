@@ -46,7 +46,7 @@ class StaleRun:
             client.set_terminated(run_id, "KILLED", self.last_activity)
 
 
-def mark_dead_runs(experiment_id: str) -> None:
+def mark_stale_runs(experiment_id: str) -> None:
     """Mark this project's runs of one experiment and this host whose process has ended.
 
     Safe in several processes at once. Never raises: what fails is left to the next start.

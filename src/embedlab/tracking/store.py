@@ -73,7 +73,7 @@ def check_store(experiment_id: str) -> None:
 def initialise_store() -> None:
     """Create the store's tables and its Default experiment if they are missing.
 
-    The experiment keeps its artifacts in local folders.
+    An experiment that this creates in a database keeps its artifacts in local folders.
 
     Raises TrackingError if the store cannot be opened, or is another program's database, which is
     left unchanged; StoreUnavailableError if another process holds it for too long.

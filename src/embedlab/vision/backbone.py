@@ -63,17 +63,17 @@ def load_backbone(name: str, weights: str, seed: int = 0) -> Backbone:
     Raises DataError if the file is missing, is no state dict or fits another network, and
     DownloadError if torchvision's weights cannot be fetched.
     """
-    published = models.get_model_weights(name).DEFAULT
+    pretrained = models.get_model_weights(name).DEFAULT
     with seeded(seed):
         network = models.get_model(name)
     head = head_name(network)
     n_features = network.get_submodule(head).in_features
     network.set_submodule(head, nn.Identity())
     if weights == IMAGENET:
-        _load(network, head, _download(published), f"{name}'s own weights")
+        _load(network, head, _download(pretrained), f"{name}'s own weights")
     elif weights != NO_WEIGHTS:
         _load(network, head, _read(weights), weights)
-    preset = published.transforms()
+    preset = pretrained.transforms()
     digest = _digest(name, network)
     return Backbone(network, head, n_features, digest, tuple(preset.mean), tuple(preset.std))
 
@@ -105,21 +105,21 @@ def freeze(network: nn.Module, last: str) -> list[nn.Module]:
     return frozen
 
 
-def _download(published: models.WeightsEnum) -> dict[str, torch.Tensor]:
+def _download(pretrained: models.WeightsEnum) -> dict[str, torch.Tensor]:
     folder = cache_folder() / "weights"
-    file = folder / Path(published.url).name
+    file = folder / Path(pretrained.url).name
     try:
         # torch compares a file's hash with its name when it downloads it, not when it finds it.
         expected = HASH_REGEX.search(file.name)
         if expected and file.is_file() and not sha256_of(file).startswith(expected[1]):
             file.unlink()
-        return published.get_state_dict(
+        return pretrained.get_state_dict(
             model_dir=str(folder), check_hash=True, progress=sys.stderr.isatty(), weights_only=True
         )
     except (URLError, OSError, RuntimeError) as error:
         reason = getattr(error, "reason", error)
         raise DownloadError(
-            f"Could not download {published.url} ({reason}); try again later, or fetch it by hand "
+            f"Could not download {pretrained.url} ({reason}); try again later, or fetch it by hand "
             "and pass its absolute path: weights=<path>."
         ) from error
 

@@ -10,7 +10,13 @@ from mlflow.exceptions import MlflowException
 from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import TrackingError
 from embedlab.progress import EpochRecord
-from embedlab.tracking.finished import fetch, finished_run, newest_finished, read_history
+from embedlab.tracking.finished import (
+    download_artifact,
+    finished_run,
+    logged_param,
+    newest_finished,
+    read_history,
+)
 from embedlab.tracking.store import first_line, store_address
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
@@ -88,16 +94,16 @@ def _digest(run: Run) -> str:
 
 
 def _read(run: Run, is_unique: bool) -> FinishedImageRun:
-    run_id, params, metrics = run.info.run_id, run.data.params, run.data.metrics
+    run_id, metrics = run.info.run_id, run.data.metrics
     compared = ComparedRun(
         run.info.run_name if is_unique else f"{run.info.run_name} ({run_id[:6]})",
         run.data.tags["entry_point"],
         metrics["best/val_accuracy"],
         metrics.get("time/fit_seconds"),
         _test_predictions(run_id),
-        params.get("resolved/weights", params.get("weights", "")),
+        logged_param(run, "weights"),
     )
-    dataset = params.get("resolved/dataset", params["dataset"])
+    dataset = logged_param(run, "dataset")
     history = read_history(run_id, CURVES)
     best_epoch = int(metrics.get("best/epoch", -1))
     digest = run.data.tags["pictures_digest"]
@@ -107,7 +113,7 @@ def _read(run: Run, is_unique: bool) -> FinishedImageRun:
 def _test_predictions(run_id: str) -> Predictions:
     try:
         with (
-            open(fetch(f"runs:/{run_id}/{PREDICTIONS}"), "rb") as file,
+            open(download_artifact(f"runs:/{run_id}/{PREDICTIONS}"), "rb") as file,
             np.load(file, allow_pickle=False) as arrays,
         ):
             return Predictions(arrays["probabilities"], arrays["labels"], arrays["rows"])

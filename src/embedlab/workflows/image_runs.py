@@ -300,7 +300,8 @@ def _card(
     low, high = report.interval
     n_train, n_val, n_test = (len(rows) for rows in split.parts.values())
     return Card(
-        what=f"Classifies an image into one of {len(images.classes)} classes, with a probability.",
+        summary=f"Classifies an image into one of {len(images.classes)} classes, with a "
+        "probability.",
         data=images.name,
         data_digest=split.digest,
         counts=f"{n_train:,} images to train, {n_val:,} to validate, {n_test:,} to test",

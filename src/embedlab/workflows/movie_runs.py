@@ -18,7 +18,7 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.plots import plot_fit, plot_movie_map
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, relative_gap
 from embedlab.progress import EpochRecord, OnEpoch
-from embedlab.tracking.finished import fetch
+from embedlab.tracking.finished import download_artifact
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import publish
@@ -52,7 +52,7 @@ def fetch_matrix(uri: str) -> Path:
             f"{Path.cwd()}: give an absolute path, or the line that build_matrix printed."
         )
     try:
-        return fetch(uri)
+        return download_artifact(uri)
     except (MlflowException, OSError) as error:
         raise TrackingError(
             f"matrix: '{uri}' cannot be read from {store_address()} ({first_line(error)}): "
@@ -213,7 +213,7 @@ def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: Score) -> Card:
         metrics["cost"] = fit.cost
         results[score.metric.words] = str(score)
     return Card(
-        what="A vector for every movie; movies that the same people like have vectors with a "
+        summary="A vector for every movie; movies that the same people like have vectors with a "
         "large inner product. Titles in, the nearest movies out.",
         data=likes.name,
         data_digest=likes.cost_digest if score.metric == COST else likes.digest,

@@ -15,7 +15,7 @@ from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.model import MODEL_CODE_PATH
 
 from embedlab.errors import TitleError, TrackingError
-from embedlab.tracking.finished import fetch
+from embedlab.tracking.finished import download_artifact
 from embedlab.tracking.registry.model import forget_model_code
 from embedlab.tracking.store import first_line, store_address
 from embedlab.wording import command
@@ -35,7 +35,7 @@ def load_model(uri: str) -> PyFuncModel:
             warnings.simplefilter("ignore")
             _check_kind(uri, mlflow.models.get_model_info(uri))
             # MLflow's check of the installed packages takes a second; the model needs few of them.
-            return mlflow.pyfunc.load_model(str(fetch(uri)), suppress_warnings=True)
+            return mlflow.pyfunc.load_model(str(download_artifact(uri)), suppress_warnings=True)
     except TrackingError:
         raise
     except Exception as error:  # a damaged model can raise anything, in MLflow or in its own code

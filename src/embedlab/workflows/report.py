@@ -20,8 +20,14 @@ from PIL import Image
 
 from embedlab.errors import TrackingError
 from embedlab.movies.sweep.grid import FIT_KEY, NEW_PREFIX
-from embedlab.pages.render import render_page, webp_address
-from embedlab.tracking.finished import fetch, finished_run, has_artifact, newest_finished
+from embedlab.pages.render import render_page, webp_data_url
+from embedlab.tracking.finished import (
+    download_artifact,
+    finished_run,
+    has_artifact,
+    logged_param,
+    newest_finished,
+)
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
@@ -36,7 +42,7 @@ PAGE = "report.html"
 
 
 def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
-    """The runs with these ids; without ids, the newest finished run of each entry point.
+    """The runs with these ids, by entry point; without ids, the newest finished run of each.
 
     Without ids, the image runs are those that the newest `compare_transfer` compared, if there is
     one; if it compared several of a kind, the most accurate of them.
@@ -128,8 +134,7 @@ class ReportedRun:
         return ", ".join(f"{one.name} ({one.digest[:8]})" for one in used)
 
     def param(self, name: str) -> str:
-        params = self.run.data.params
-        return params.get(f"resolved/{name}", params.get(name, ""))
+        return logged_param(self.run, name)
 
     def summary(self, part: int) -> Markup:
         """A part of `summary.md` as HTML; parts count from 0, and each begins with a heading."""
@@ -138,7 +143,7 @@ class ReportedRun:
         return Markup(markdown.render(parts[part]).replace("h3>", "h4>"))
 
     def text(self, path: str) -> str:
-        return fetch(f"runs:/{self.run.info.run_id}/{path}").read_text(encoding="utf-8")
+        return download_artifact(f"runs:/{self.run.info.run_id}/{path}").read_text(encoding="utf-8")
 
     def table(self, path: str) -> pd.DataFrame:
         """A table that `log_table` logged."""
@@ -154,14 +159,15 @@ class ReportedRun:
         files = mlflow.MlflowClient().list_artifacts(run_id, "figures")
         paths = [file.path for file in files if file.path.startswith(f"figures/{prefix}")]
         paths.sort(key=lambda path: (len(path), path))
-        images = (Image.open(fetch(f"runs:/{run_id}/{path}")) for path in paths)
-        return [webp_address(image.convert("RGB"), WEBP_QUALITY) for image in images]
+        images = (Image.open(download_artifact(f"runs:/{run_id}/{path}")) for path in paths)
+        return [webp_data_url(image.convert("RGB"), WEBP_QUALITY) for image in images]
 
 
 def _compared_lists(sweep: ReportedRun | None) -> dict[str, pd.DataFrame]:
     """The lists for each title asked for: one row per rank, one column per fit.
 
-    The fits are the exact solver's, with which the others are compared, and each optimizer's best.
+    The first column is the exact solver's, with which the others are compared; then comes each
+    optimizer's best fit.
     """
     if sweep is None:
         return {}

@@ -9,9 +9,10 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 
 import mlflow
@@ -41,7 +42,7 @@ from embedlab.movies.sweep.ray_backend import RayFit, RayOptions, fits_by_ray, r
 from embedlab.movies.sweep.results import SweepFit
 from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
-from embedlab.tracking.finished import fetch, has_artifact, read_history
+from embedlab.tracking.finished import download_artifact, has_artifact, read_history
 from embedlab.tracking.run import PROJECT_ROOT, TrackedRun, start_child_run
 from embedlab.wording import cost_as_text, gap_as_text
 from embedlab.workflows.models import save_embedding
@@ -100,21 +101,14 @@ class Sweep:
         first = (exact, seeds[0])
         jobs = list(dict.fromkeys([first, *((o, seed) for o in others for seed in seeds)]))
         finished = {job: self._find(job) for job in jobs}
-        missing = [job for job in jobs if finished[job] is None] if ray else []
-        ray = ray if missing else None
+        missing = [job for job in jobs if finished[job] is None]
         fits: dict[Job, SweepFit] = {}
         exact_fit: SweepFit | None = None
         failed: dict[str, list[str]] = defaultdict(list)
         total, done = sum(map(_work, jobs)), 0.0
-        with ray_session(ray, self.notify) if ray else nullcontext():
-            here = ((job, None) for job in jobs if job not in missing)
-            there = fits_by_ray(self.likes.weighted, missing, self.queries, ray) if ray else ()
-            # The exact fit comes first, as every gap is relative to its cost.
-            for job, outcome in chain(there, here) if first in missing else chain(here, there):
-
-                def progress(fraction: float, job: Job = job, done: float = done) -> None:
-                    self.on_progress(done + fraction * _work(job), total, job[0].label)
-
+        with closing(self._outcomes(jobs, missing, ray)) as outcomes:
+            for job, outcome in outcomes:
+                progress = partial(self._report, job, done, total)
                 try:
                     fits[job] = self._fit(job, finished[job], outcome, exact_fit, progress)
                 except EmbedlabError as error:
@@ -138,6 +132,23 @@ class Sweep:
             )
         return [fits[job] for job in jobs]
 
+    def _outcomes(
+        self, jobs: Sequence[Job], missing: Sequence[Job], ray: RayOptions | None
+    ) -> Generator[tuple[Job, RayFit | EmbedlabError | None], None, None]:
+        """Every job, the first one first, as every gap is relative to the exact cost; with Ray also
+        what became of a missing job."""
+        if not ray or not missing:
+            yield from ((job, None) for job in jobs)
+            return
+        finished = ((job, None) for job in jobs if job not in missing)
+        with ray_session(ray, self.notify):
+            fitted = fits_by_ray(self.likes.weighted, missing, self.queries, ray)
+            yield from chain(*((fitted, finished) if jobs[0] in missing else (finished, fitted)))
+
+    def _report(self, job: Job, done: float, total: float, fraction: float) -> None:
+        """Report progress: `fraction` of `job`, after `done` of `total` work."""
+        self.on_progress(done + fraction * _work(job), total, job[0].label)
+
     def _key(self, job: Job) -> str:
         return fit_key(*job, self.likes.cost_digest, self.device)
 
@@ -152,7 +163,7 @@ class Sweep:
                     fit = _fit_of(run, history, reason == "finished")
                     lists: Lists = {}  # older versions logged none, and so do fits that diverged
                     if has_artifact(run_id, LISTS_PATH):
-                        content = fetch(f"runs:/{run_id}/{LISTS_PATH}").read_bytes()
+                        content = download_artifact(f"runs:/{run_id}/{LISTS_PATH}").read_bytes()
                         lists = read_lists(content, self.queries)
                     if not fit.has_diverged:
                         lists = {**lists, fit.epochs: self.queries.recommend(fit.embedding)}
@@ -297,7 +308,7 @@ def _fit_of(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResul
     if history or is_finished:
         epochs, cost = history[-1].epoch, history[-1].metrics["train/cost"]
     if is_finished:
-        file = fetch(f"runs:/{run.info.run_id}/{ARTIFACT}/{VECTORS_FILE}")
+        file = download_artifact(f"runs:/{run.info.run_id}/{ARTIFACT}/{VECTORS_FILE}")
         return FitResult(np.load(file, allow_pickle=False), cost, epochs, seconds)
     # A cost that is not finite is not recorded: it belongs to the epoch after the last one.
     epochs = min(epochs + 1, int(run.data.params["epochs"]))

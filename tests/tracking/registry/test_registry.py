@@ -107,7 +107,7 @@ def test_a_version_has_tags_for_its_data_code_parameters_and_scores(empty):
 
 def test_a_model_says_what_it_is_unless_somebody_has_said_it(empty):
     empty.add(100)
-    assert empty.client.get_registered_model(empty.name).description == card_of("a").what
+    assert empty.client.get_registered_model(empty.name).description == card_of("a").summary
     empty.client.update_registered_model(empty.name, "ours")
     empty.add(99)
     assert empty.client.get_registered_model(empty.name).description == "ours"

@@ -1,6 +1,6 @@
 """Ratings in, likes out: L is users x movies, 1 where a user likes a movie.
 
-A user likes a movie if the rating is at least the user's own mean (`user_mean`, as published),
+A user likes a movie if the rating is at least the user's own mean (`user_mean`, the default),
 the user's own median (`user_median`), or a number of stars (`threshold:4`).
 """
 
@@ -36,7 +36,7 @@ class Likes:
     name       of the data set.
     like_rule  the rule that defined a like.
     user_weight, item_power
-               weights of likes in X (see `weighting`); none in the published X.
+               weights of likes in X (see `weighting`); none by default.
     """
 
     matrix: sp.csr_matrix

@@ -5,8 +5,8 @@ title, genres); UTF-8 with or without a byte-order mark, any line ends, further 
 Out: `Ratings`, whose arrays number users and movies from 0. Layout:
 https://files.grouplens.org/datasets/movielens/ml-latest-small-README.html
 
-Arrow reads `ratings.csv` where it holds nothing but these columns, unquoted, as published. Anything
-else, and whatever Arrow refuses, is read by the csv module, which names the first bad line.
+Arrow reads a `ratings.csv` in MovieLens' own form: these columns alone, unquoted. Anything else,
+and whatever Arrow refuses, is read by the csv module, which names the first bad line.
 """
 
 import csv
@@ -163,7 +163,7 @@ def _positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def _latest(pair: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Mask (n_rows,) of the latest row of each pair, an int64 that encodes user and movie."""
     is_latest = np.ones(len(pair), bool)
-    if np.any(pair[1:] <= pair[:-1]):  # unlike the published files, not sorted or not unique
+    if np.any(pair[1:] <= pair[:-1]):  # unlike MovieLens' own files, not sorted or not unique
         order = np.argsort(time, kind="stable") if len(time) else slice(None)
         is_latest[order] = ~pd.Series(pair[order]).duplicated(keep="last")
     return is_latest
@@ -175,7 +175,7 @@ def _empty_columns() -> tuple[array, array, array, array]:
 
 
 def read_by_arrow(path: Path) -> _Columns | None:
-    """The columns of a file in published form, or None if Arrow cannot read it or a value is bad.
+    """The columns of a file in MovieLens' own form; None if Arrow cannot read it or a value is bad.
 
     Peak memory is that of the columns, 28 bytes a rating, and of a few blocks.
     """

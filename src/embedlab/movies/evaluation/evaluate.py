@@ -43,7 +43,7 @@ from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.progress import OnProgress, no_progress
 
 MAX_USERS = 20_000  # in `held_out_ndcg`: a standard error of 1/140 of a standard deviation
-INTERVALS = ("hit_rate", "ndcg", "mrr")
+METRICS_WITH_INTERVALS = ("hit_rate", "ndcg", "mrr")
 COMPARED = {"hit_rate": "hit rate", "ndcg": "NDCG"}
 
 
@@ -201,7 +201,7 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
     ours = next(one.test for one in evaluations if one.name == WEIGHTED_EMBEDDING)
     per_user = {}  # by candidate and metric: (n_users,)
     for evaluation in evaluations:
-        for name in INTERVALS:
+        for name in METRICS_WITH_INTERVALS:
             values = getattr(evaluation.test, name)
             per_user[evaluation.name, name] = values
             if name in COMPARED:

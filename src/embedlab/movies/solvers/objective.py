@@ -1,8 +1,8 @@
 """The cost c(V) = Σ_{i≠j} (v_i·v_j − X_ij)² and its gradient, in two forms that agree.
 
 V is (n_movies, dim), a row for each movie. The sum is over ordered pairs: every unordered pair
-counts twice, as published. `Dense` is the published form, with a movies x movies tensor;
-`Factored` uses the likes L alone (X = LᵀL) in O(nnz(L)·dim + n_movies·dim²).
+counts twice, as in the course notebook. `Dense` is the notebook's form, with a movies x movies
+tensor; `Factored` uses the likes L alone (X = LᵀL) in O(nnz(L)·dim + n_movies·dim²).
 
 Both return the cost as a float64 sum and the gradient in V's own dtype.
 """
@@ -103,7 +103,7 @@ def clamp_roundoff(cost: float, largest: float) -> float:
 
 
 class Dense:
-    """c(V) as published: R = VVᵀ − X with a zero diagonal, c = ‖R‖²_F, ∇c = 4 R V.
+    """c(V) in the notebook's form: R = VVᵀ − X with a zero diagonal, c = ‖R‖²_F, ∇c = 4 R V.
 
     Holds two movies x movies matrices, X and R. Raises DataError if X does not fit the memory.
     """

@@ -55,11 +55,13 @@ class FitResult:
     def raise_if_diverged(self, options: FitOptions) -> None:
         """Raises DivergedError with the epoch, the learning rate and what to try."""
         if self.has_diverged:
-            lower = (options.lr or 1) / 10
-            raise DivergedError(
-                f"{options.label} diverged: {self.divergence}; try a smaller learning rate, such "
-                f"as lr={lower:g}, or a smaller init_scale than {options.init_scale:g}."
-            )
+            advice = "use fewer ratings"
+            if options.lr:
+                advice = (
+                    f"try a smaller learning rate, such as lr={options.lr / 10:g}, or a smaller "
+                    f"init_scale than {options.init_scale:g}"
+                )
+            raise DivergedError(f"{options.label} diverged: {self.divergence}; {advice}.")
 
 
 def divergence_epoch(costs: Sequence[float]) -> int | None:

@@ -14,7 +14,7 @@ Job = tuple[FitOptions, int]  # the options and the seed of a fit
 FIT_KEY = "fit_key"  # the tag of a fit's run
 NEW_PREFIX = "+ "  # in tables, before a title that the exact solver does not recommend
 
-# The published grid; other optimizers have their default rate.
+# The course notebook's grid; other optimizers have their default rate.
 PUBLISHED_RATES = {
     "adam": (1.0, 0.1, 0.01, 0.001, 0.0001),
     "rmsprop": (1.0, 0.1, 0.01, 0.001, 0.0001),

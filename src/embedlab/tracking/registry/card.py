@@ -15,7 +15,7 @@ MAX_VALUE_LENGTH = 250  # MLflow's databases take 5,000 characters in all, and s
 class Card:
     """The facts in a version's tags and its description.
 
-    what         the model, in a sentence.
+    summary      the model, in a sentence.
     data         name of the data set, whose sha256 is `data_digest`; `counts` is its size in words.
     licences     data or weights -> their licence, in a sentence.
     trained      parameter -> value.
@@ -26,7 +26,7 @@ class Card:
     command      the shell command that queries it; `{model}` stands for its URI.
     """
 
-    what: str
+    summary: str
     data: str
     data_digest: str
     counts: str
@@ -57,7 +57,7 @@ class Card:
             "run": self.run_id,
         }
         parts = [
-            self.what,
+            self.summary,
             "## Data and licence",
             f"{_short(self.data)}: {self.counts}; sha256 `{self.data_digest}`.",
             _list(self.licences),

@@ -18,7 +18,7 @@ import mlflow
 import pandas as pd
 
 from embedlab.errors import TrackingError
-from embedlab.tracking.finished import fetch
+from embedlab.tracking.finished import download_artifact
 from embedlab.tracking.offline.retry import outage_reason
 from embedlab.tracking.run import PROJECT_ROOT, TrackedRun
 from embedlab.tracking.store import first_line
@@ -107,7 +107,7 @@ def check_answers_its_example(model_uri: str) -> None:
     """
     forget_model_code()
     try:
-        folder = str(fetch(model_uri))
+        folder = str(download_artifact(model_uri))
         loaded = mlflow.pyfunc.load_model(folder, suppress_warnings=True)  # of this environment
         params = loaded.metadata.load_input_example_params(folder)
         loaded.predict(loaded.input_example, params)

@@ -123,7 +123,7 @@ def register(
         created = mlflow.register_model(model_uri, name, tags=tags)
         version = int(created.version)
         if not model.client.get_registered_model(name).description:
-            model.client.update_registered_model(name, card.what)
+            model.client.update_registered_model(name, card.summary)
         model.client.update_model_version(name, created.version, card.markdown(_uri(name, version)))
         since = created.creation_timestamp - 1000 * UNDECIDED_SECONDS
         for killed in model.wait_for_registrations(UNDECIDED_SECONDS, since, below=version):

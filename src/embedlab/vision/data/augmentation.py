@@ -15,8 +15,8 @@ class Augmentation:
     crop       shift by up to an eighth of the side, with a reflected border.
     crop_flip  crop, and a horizontal flip of half of the images.
     zoom_flip  RandomResizedCrop of half to all of the area, and a flip.
-    notebook   as published: RandomResizedCrop, flip, ColorJitter(hue=.05, saturation=.05). The
-               colours change before the crop, at the stored size: the result is equal up to
+    notebook   the course notebook's: RandomResizedCrop, flip, ColorJitter(hue=.05, saturation=.05).
+               The colours change before the crop, at the stored size: the result is equal up to
                rounding, and takes 1/49 of the time for CIFAR-10.
 
     Shift and flip are one gather for the whole batch. torchvision does the others, image by image.

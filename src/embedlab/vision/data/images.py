@@ -26,7 +26,7 @@ from embedlab.errors import DataError
 from embedlab.progress import OnProgress, no_progress
 from embedlab_serving.decode import decode_image, shorter_side
 
-MAX_SIDE = 256  # pixels; larger images are stored at this size, as the published transform does
+MAX_SIDE = 256  # pixels; larger images are stored at this size, as torchvision's transform does
 MAX_BYTES_IN_MEMORY = 1 << 30  # bytes; a larger cache is mapped instead of read
 DECODING_BATCH = 256
 DECODING_THREADS = (os.cpu_count() or 1) + 4  # some wait for the disk while others decode

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from embedlab.pages.render import render_page, webp_address
+from embedlab.pages.render import render_page, webp_data_url
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import evaluate
@@ -41,7 +41,7 @@ def images_page(runs: Sequence[ComparedRun], images: ImageDataset) -> str | None
         "classes": images.classes,
         "columns": columns,
         "perCell": per_cell,
-        "sprite": webp_address(sprite, WEBP_QUALITY),
+        "sprite": webp_data_url(sprite, WEBP_QUALITY),
         "labels": runs[0].test.labels[shown].tolist(),
         "runs": [_run_data(run, shown, images.classes) for run in runs],
     }

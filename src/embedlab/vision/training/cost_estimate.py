@@ -7,7 +7,7 @@ from typing import Any
 from embedlab.errors import OptionError
 from embedlab.vision.training.recipes import FinetuneOptions, resolve_options
 
-FEWER = 10_000  # training images
+FEWER_TRAIN_IMAGES = 10_000  # training images
 FORWARD_COST = 0.35  # time of an image without gradients, relative to one of a training step
 
 
@@ -38,7 +38,7 @@ def cheaper_options(
     total = work(n_train)
     for text, changed, n in (
         ("resolution=64", {"resolution": (64,)}, n_train),
-        (f"train_limit={FEWER}", {}, min(n_train, FEWER)),
+        (f"train_limit={FEWER_TRAIN_IMAGES}", {}, min(n_train, FEWER_TRAIN_IMAGES)),
         ("epochs=3", {"epochs": 3}, n_train),
     ):
         with suppress(OptionError):  # such as another resolution than a backbone's only one

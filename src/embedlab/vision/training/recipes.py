@@ -88,7 +88,7 @@ class FinetuneOptions:
 
 
 FAST = FinetuneOptions()
-# As published: SGD with momentum 0.9, whose rate is divided by ten after every 7 epochs.
+# The course notebook's: SGD with momentum 0.9, whose rate is divided by ten after every 7 epochs.
 NOTEBOOK = FinetuneOptions(
     recipe="notebook",
     lr=0.001,
@@ -149,7 +149,7 @@ class DataFacts:
 
     n_train           number of training images.
     side              of the images as they are stored, in pixels; at most 256.
-    fixed_resolution  the only resolution that the backbone takes; None if it takes any.
+    fixed_resolution  the only resolution that the backbone takes; None if it takes several.
     is_pretrained     whether the weights are not random.
     has_stages        whether the backbone has stages that can be frozen.
     """

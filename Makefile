@@ -12,7 +12,7 @@ export STORE  # commands name it as the shell does: make prints them, and it may
 
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help run test test-fast lint ui bench bench-peers pictures lock store
+.PHONY: help run test test-fast lint ui bench bench-peers screenshots lock store
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -51,8 +51,8 @@ bench-peers: $(VENV)/.run  ## fits beside the library implicit's; ARGS="--folder
 	grep ^implicit= requirements-extra.txt | $(BIN)/python -m pip install -r /dev/stdin
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
-pictures: $(VENV)/.run  ## the README's screenshots, by chromium; ARGS="--ratings <path>"
-	$(BIN)/python docs/pictures.py $(ARGS)
+screenshots: $(VENV)/.run  ## the README's screenshots, by chromium; ARGS="--ratings <path>"
+	$(BIN)/python docs/screenshots.py $(ARGS)
 
 lock: $(VENV)/.test  ## requirements.lock from requirements.txt, for every system
 	$(BIN)/uv pip compile requirements.txt --universal --python-version 3.11 --generate-hashes \

@@ -1,4 +1,4 @@
-"""Texts that count something: one of it has no s."""
+"""Formatting of counts, costs, values and gaps."""
 
 import pytest
 from markdown_it import MarkdownIt

@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from embedlab.cli import console as module
+from embedlab.cli import console as console_module
 from embedlab.cli.console import as_text, console, recommendation_table, work_progress
 from embedlab.progress import EpochRecord
 
@@ -60,7 +60,7 @@ def test_the_estimate_of_a_resumed_training_is_of_what_is_left(clock, capsys):
 
 
 def test_an_estimate_of_an_hour_names_what_is_cheaper(capsys):
-    on_estimate = module.time_estimate("train", [("epochs=4", 0.5)])
+    on_estimate = console_module.time_estimate("train", [("epochs=4", 0.5)])
     on_estimate(600)
     on_estimate(7200)
     assert capsys.readouterr().out.splitlines() == [
@@ -71,7 +71,7 @@ def test_an_estimate_of_an_hour_names_what_is_cheaper(capsys):
 
 
 def test_epochs_are_shown_with_their_metric(clock, capsys):
-    with module.epoch_progress("fit", 50, "train/cost") as on_epoch:
+    with console_module.epoch_progress("fit", 50, "train/cost") as on_epoch:
         for epoch in range(51):
             on_epoch(EpochRecord(epoch, {"train/cost": 1 / 3}))
             clock.now += 1
@@ -81,8 +81,8 @@ def test_epochs_are_shown_with_their_metric(clock, capsys):
 
 def test_a_terminal_gets_a_bar(monkeypatch):
     shown = io.StringIO()
-    terminal = module.PlainConsole(file=shown, force_terminal=True, width=100)
-    monkeypatch.setattr(module, "console", terminal)
+    terminal = console_module.PlainConsole(file=shown, force_terminal=True, width=100)
+    monkeypatch.setattr(console_module, "console", terminal)
     with work_progress("fit") as on_progress:
         for done in range(1, 5):
             on_progress(done, 4, "almost")
@@ -90,7 +90,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
 
 
 def test_a_solver_of_unknown_length_shows_rounds_and_the_change(clock, capsys):
-    with module.epoch_progress("fit", None, "train/cost") as on_epoch:
+    with console_module.epoch_progress("fit", None, "train/cost") as on_epoch:
         for round_ in range(3):
             on_epoch(EpochRecord(round_, {"train/cost": 800.0 / 2**round_}))
             clock.now += 10
@@ -101,7 +101,7 @@ def test_a_solver_of_unknown_length_shows_rounds_and_the_change(clock, capsys):
 
 
 def test_finished_epochs_are_lines_of_a_table(capsys):
-    table = module.EpochTable(["train/loss", "val/accuracy"])
+    table = console_module.EpochTable(["train/loss", "val/accuracy"])
     table.add(EpochRecord(0, {"val/accuracy": 0.25}), is_best=True)
     table.add(EpochRecord(10, {"val/accuracy": 0.5, "train/loss": 1.23456}, 400), is_best=False)
     assert capsys.readouterr().out.splitlines() == [

@@ -82,7 +82,7 @@ def test_degenerate_ratings_have_the_cost_of_a_loop(tmp_path, world, capsys):
     assert sorted(answer.get("movie_id", [])) == list(range(1, n_movies))
 
 
-def test_a_cost_that_is_rounding_alone_is_none():
+def test_a_cost_within_roundoff_is_zero():
     """One movie has no pair: its cost is 0, whatever its vector."""
     likes = sp.csr_matrix(np.ones((3, 1), dtype=np.int32))
     objective = Factored(weight_likes(likes), dtype=torch.float64)
@@ -94,7 +94,7 @@ def test_a_cost_that_is_rounding_alone_is_none():
     assert {cost(scale) for scale in (0.1, 1, 10, 100) for _ in range(20)} == {0.0}
 
 
-def test_a_cost_that_overflows_is_not_none():
+def test_a_cost_that_overflows_is_infinite():
     """Fourth powers of 3e76 are finite, the square of a hundred of them is not."""
     likes = sp.csr_matrix(np.ones((3, 100), dtype=np.int32))
     objective = Factored(weight_likes(likes), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The harness that kills, a little of it: what it tries is told in docs/reliability.md."""
+"""A short run of the kill harness, whose full runs docs/reliability.md describes."""
 
 import random
 

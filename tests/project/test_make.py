@@ -92,7 +92,7 @@ def test_help_lists_every_target(checkout):
     listed = {line.split()[1] for line in ran.stdout.splitlines() if line.startswith("make ")}
     targets = {
         *("help", "run", "test", "test-fast", "lint", "ui"),
-        *("bench", "bench-peers", "pictures", "lock"),
+        *("bench", "bench-peers", "screenshots", "lock"),
     }
     assert shown and listed == targets
 

@@ -47,6 +47,6 @@ def test_ratings_are_named_as_they_were_given_with_their_like_rule():
 
 
 @pytest.mark.parametrize("uri", ["~nosuchuser/matrix", "x" * 300, __file__])
-def test_a_matrix_that_is_none_is_a_sentence(uri):
+def test_an_invalid_matrix_uri_is_refused_in_a_sentence(uri):
     with pytest.raises(TrackingError, match=r"^matrix: expected .*[^\n]$"):
         fetch_matrix(uri)

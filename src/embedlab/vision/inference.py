@@ -89,13 +89,13 @@ def choose_precision(name: str, device: str) -> str:
 
 
 def iter_batches(
-    images: ImageDataset, parts: Sequence[np.ndarray], device: str
+    images: ImageDataset, rows_of_batches: Sequence[np.ndarray], device: str
 ) -> Iterator[torch.Tensor]:
-    """The pixels of one part after the other, (n, 3, side, side) uint8 on the device.
+    """The pixels of one batch after the other, (n, 3, side, side) uint8 on the device.
 
-    The system reads the next part from the disk while the caller uses one.
+    The system reads the next batch from the disk while the caller uses one.
     """
-    for part, following in zip_longest(parts, parts[1:]):
+    for rows, following in zip_longest(rows_of_batches, rows_of_batches[1:]):
         if following is not None:
             images.read_ahead(following)
-        yield torch.from_numpy(images.take(part)).to(device, non_blocking=True)
+        yield torch.from_numpy(images.take(rows)).to(device, non_blocking=True)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from embedlab.errors import DataError
-from embedlab.movies.data import ratings as module
+from embedlab.movies.data import ratings as ratings_module
 from embedlab.movies.data.ratings import Ratings, read_ratings
 
 MOVIES = "movieId,title,genres\n1,Toy Story (1995),Comedy\n2,Heat (1995),Crime\n7,Alien (1979),\n"
@@ -431,7 +431,7 @@ def tables(draw) -> str:
 @example(text="userId,movieId,rating\n9223372036854775807.0,1,4\n", block=1)
 @example(text="userId,movieId,rating\n \n1,1,4\n", block=1)  # a line of spaces is a blank one
 def test_any_table_is_read_right_or_refused_in_one_sentence(tmp_path, monkeypatch, text, block):
-    monkeypatch.setattr(module, "BLOCK_BYTES", block)  # few rows per block
+    monkeypatch.setattr(ratings_module, "BLOCK_BYTES", block)  # few rows per block
     folder = write(tmp_path, text)
     expected = oracle(text, {1, 2, 7})
     if expected is None:
@@ -447,10 +447,10 @@ def test_any_table_is_read_right_or_refused_in_one_sentence(tmp_path, monkeypatc
 @pytest.mark.parametrize("block", [40, 1 << 20])  # bytes: a row, or all
 @pytest.mark.parametrize("text", [RATINGS, RATINGS.replace("\n", "\r\n"), "\ufeff" + RATINGS])
 def test_files_as_published_are_read_by_arrow(tmp_path, monkeypatch, text, block):
-    monkeypatch.setattr(module, "BLOCK_BYTES", block)
+    monkeypatch.setattr(ratings_module, "BLOCK_BYTES", block)
     path = write(tmp_path, text) / "ratings.csv"
-    found = module.read_by_arrow(path)
-    for column, expected in zip(found, module.read_by_lines(path), strict=True):
+    found = ratings_module.read_by_arrow(path)
+    for column, expected in zip(found, ratings_module.read_by_lines(path), strict=True):
         assert column.dtype == expected.dtype
         np.testing.assert_array_equal(column, expected)
 
@@ -467,7 +467,7 @@ def test_files_as_published_are_read_by_arrow(tmp_path, monkeypatch, text, block
     ids=["a column twice", "a column of text", "a quote in a field", "no number", "negative"],
 )
 def test_what_arrow_could_misread_is_left_to_the_csv_module(tmp_path, text):
-    assert module.read_by_arrow(write(tmp_path, text) / "ratings.csv") is None
+    assert ratings_module.read_by_arrow(write(tmp_path, text) / "ratings.csv") is None
 
 
 # --- the real set -------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_ease_minimises_its_objective(likes):
 
 
 @pytest.mark.parametrize("name", BY_MATRIX)
-def test_everybody_finds_the_taste_block_of_the_query(name):
+def test_every_baseline_finds_the_taste_block_of_the_query(name):
     likes = two_taste_blocks(n_users=40, n_movies=24)
     # So that users differ, each lacks one movie of the block.
     likes = likes.tolil()

@@ -68,7 +68,7 @@ def test_too_few_likes_are_refused():
         hold_out(sp.csr_matrix(np.ones((4, 3), dtype=np.int32)), rng())
 
 
-def test_at_most_so_many_users_are_asked_and_all_are_learnt_from():
+def test_a_limit_of_users_limits_the_queries_and_not_the_training_likes():
     likes = two_taste_blocks(n_users=40, n_movies=24)
     seven = choose_users(likes, rng(), 7)
     some, everybody = hold_out(likes, rng(), seven), hold_out(likes, rng(), np.arange(40))

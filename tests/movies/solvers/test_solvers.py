@@ -14,7 +14,7 @@ from embedlab.movies.data import weighting
 from embedlab.movies.data.cooccurrence import cooccurrence
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.options import DEFAULT_LR, OPTIMIZERS, FitOptions
-from embedlab.movies.solvers import fit as solve_module
+from embedlab.movies.solvers import fit as fit_module
 from embedlab.movies.solvers import minres
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.gradient import fit_by_gradient, random_start
@@ -338,7 +338,7 @@ def test_options_out_of_range_are_refused_before_any_run(arguments, message):
 
 def test_the_exact_solver_asks_for_no_memory_of_a_gpu(monkeypatch):
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
-    monkeypatch.setattr(solve_module, "free_bytes", {"cpu": 24 << 30, "cuda": 0}.__getitem__)
+    monkeypatch.setattr(fit_module, "free_bytes", {"cpu": 24 << 30, "cuda": 0}.__getitem__)
     fit = fit_weighted(weight_likes(likes), FitOptions("exact", dim=3), 0, "cuda")
     assert fit.embedding.shape == (30, 3)
 
@@ -346,7 +346,7 @@ def test_the_exact_solver_asks_for_no_memory_of_a_gpu(monkeypatch):
 @pytest.mark.parametrize(("optimizer", "objective"), [("adam", "factored"), ("sgd", "dense")])
 def test_vectors_larger_than_the_memory_are_refused(monkeypatch, optimizer, objective):
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
-    monkeypatch.setattr(solve_module, "free_bytes", lambda device: 24 << 30)
+    monkeypatch.setattr(fit_module, "free_bytes", lambda device: 24 << 30)
     options = FitOptions(optimizer, dim=99_999, objective=objective)
     sentence = (
         r"dim=99999 needs 11\d\.\d GiB and cpu has 24\.0 GiB free: .* \(dim=30, the number of"

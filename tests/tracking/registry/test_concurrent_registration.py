@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
 from embedlab.errors import TrackingError
-from embedlab.tracking.registry import versions as registry
+from embedlab.tracking.registry import versions
 from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import Registration, register, set_champion
 from embedlab.workflows.model_facts import COST
@@ -92,10 +92,10 @@ class Memory:
 @pytest.fixture
 def use(monkeypatch) -> Callable[[Memory], Memory]:
     """Make a registry in memory the one that our code sees; it is asked again without a pause."""
-    monkeypatch.setattr(registry, "POLL_SECONDS", 0)
+    monkeypatch.setattr(versions, "POLL_SECONDS", 0)
 
     def use_it(memory: Memory) -> Memory:
-        monkeypatch.setattr(registry, "mlflow", memory)
+        monkeypatch.setattr(versions, "mlflow", memory)
         return memory
 
     return use_it
@@ -118,7 +118,7 @@ def clock(monkeypatch) -> SimpleNamespace:
     """Seconds that pass only while the registry is waited for."""
     made = SimpleNamespace(now=0.0, time=time.time, monotonic=lambda: made.now)
     made.sleep = lambda _: setattr(made, "now", made.now + 1)
-    monkeypatch.setattr(registry, "time", made)
+    monkeypatch.setattr(versions, "time", made)
     return made
 
 
@@ -215,7 +215,7 @@ def test_registrations_at_once_end_as_if_one_had_come_after_the_other(use, start
 def test_a_promotion_by_hand_holds_against_registrations_at_the_same_moment(
     use, monkeypatch, start
 ):
-    monkeypatch.setattr(registry, "PROMOTION_SECONDS", registry.UNDECIDED_SECONDS)
+    monkeypatch.setattr(versions, "PROMOTION_SECONDS", versions.UNDECIDED_SECONDS)
     for seed in range(start, start + 100):
         memory = use(Memory())
         add(100)
@@ -263,7 +263,7 @@ def test_a_registration_that_was_killed_long_ago_is_left_alone(memory, clock):
     add(50, promote="never")
     del memory.versions[2].tags["registered_as"]
     memory.versions[2].tags["promote"] = "always"
-    memory.versions[2].creation_timestamp -= 1000 * (registry.UNDECIDED_SECONDS + 1)
+    memory.versions[2].creation_timestamp -= 1000 * (versions.UNDECIDED_SECONDS + 1)
     assert add(60).alias == "champion"
     assert memory.aliases == {"champion": 3}
     assert clock.now == 0
@@ -274,7 +274,7 @@ def test_a_promotion_waits_only_so_long_for_a_registration_that_was_killed(memor
     del memory.versions[2].tags["registered_as"]
     set_champion(NAME, "2", "it is time")
     assert memory.aliases == {"champion": 2}
-    assert clock.now == registry.PROMOTION_SECONDS
+    assert clock.now == versions.PROMOTION_SECONDS
 
 
 def collisions(memory: Memory, monkeypatch, code: int, times: int) -> None:
@@ -291,12 +291,12 @@ def collisions(memory: Memory, monkeypatch, code: int, times: int) -> None:
 
 
 def test_a_write_that_collided_is_tried_again(memory, monkeypatch):
-    collisions(memory, monkeypatch, BAD_REQUEST, times=registry.MAX_ATTEMPTS - 1)
+    collisions(memory, monkeypatch, BAD_REQUEST, times=versions.MAX_ATTEMPTS - 1)
     assert add(99).alias == "champion"
 
 
 @pytest.mark.parametrize(
-    ("code", "times"), [(BAD_REQUEST, registry.MAX_ATTEMPTS), (INTERNAL_ERROR, 1)]
+    ("code", "times"), [(BAD_REQUEST, versions.MAX_ATTEMPTS), (INTERNAL_ERROR, 1)]
 )
 def test_a_write_that_goes_on_to_fail_is_one_sentence(memory, monkeypatch, code, times):
     collisions(memory, monkeypatch, code, times)

@@ -198,7 +198,7 @@ def test_promote_always_replaces_the_champion(registry, cost, digest):
     assert registry.tags("2")["replaces_version"] == "1"
 
 
-def test_promote_never_makes_no_champion_even_if_there_is_none(empty):
+def test_promote_never_registers_a_challenger_even_without_a_champion(empty):
     entry = empty.add(cost=1, promote="never")
     assert (entry.alias, entry.reason) == ("challenger", "promote=never")
     assert empty.aliases == {"challenger": "1"}

@@ -18,7 +18,7 @@ from embedlab.datasets.image_source import (
     locate_images,
 )
 from embedlab.errors import DataError
-from embedlab.vision.data import images as module
+from embedlab.vision.data import images as images_module
 from embedlab.vision.data.images import ImageDataset, read_images
 from embedlab.vision.inference import iter_batches
 
@@ -128,7 +128,7 @@ def test_images_are_stored_at_the_largest_shorter_side_up_to_256(tmp_path, sizes
 
 
 def test_progress_is_told_after_every_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "DECODING_BATCH", 2)
+    monkeypatch.setattr(images_module, "DECODING_BATCH", 2)
     told = []
     source = fill(tmp_path, {**ANIMALS, "dog/3.png": WHITE})
     images = read_images(source, lambda *count: told.append(count))
@@ -139,13 +139,13 @@ def test_progress_is_told_after_every_batch(tmp_path, monkeypatch):
 def test_the_second_read_decodes_nothing(tmp_path, monkeypatch):
     source = fill(tmp_path, ANIMALS)
     first = read_images(source)
-    monkeypatch.setattr(module, "decode_image", no_decoding)
+    monkeypatch.setattr(images_module, "decode_image", no_decoding)
     assert same(read_images(source), first)
 
 
 def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
     """Its permissions, or the disk, may have been put right: neither changes size or time."""
-    tried, decode = [], module.decode_image
+    tried, decode = [], images_module.decode_image
 
     def away(path, side):
         tried.append(Path(path).name)
@@ -154,13 +154,13 @@ def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
         return decode(path, side)
 
     source = fill(tmp_path, ANIMALS)
-    monkeypatch.setattr(module, "decode_image", away)
+    monkeypatch.setattr(images_module, "decode_image", away)
     names = ["cat/1.png", "dog/1.png"]
     assert [name for name, _ in read_images(source).left_out] == names
     tried.clear()
     assert [name for name, _ in read_images(source).left_out] == names
     assert tried == ["1.png", "1.png"]
-    monkeypatch.setattr(module, "decode_image", decode)
+    monkeypatch.setattr(images_module, "decode_image", decode)
     assert read_images(source).left_out == ()
 
 
@@ -212,9 +212,9 @@ def test_a_large_cache_is_mapped_and_a_small_one_read(tmp_path, monkeypatch):
     source = fill(tmp_path, ANIMALS)
     small = read_images(source)
     assert small.mapped is None
-    monkeypatch.setattr(module, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes)
+    monkeypatch.setattr(images_module, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes)
     assert read_images(source).mapped is None
-    monkeypatch.setattr(module, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes - 1)
+    monkeypatch.setattr(images_module, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes - 1)
     large = read_images(source)
     assert large.mapped is not None and not large.pixels.flags.writeable
     assert same(large, small)
@@ -283,7 +283,7 @@ def test_the_digest_of_arrays_changes_with_pixels_labels_names_and_shape():
     changed[-1, -1] = 1
     relabelled[-1] = 1
     digests = {
-        module.from_arrays("toy", classes, given_images, given_labels, None).digest
+        images_module.from_arrays("toy", classes, given_images, given_labels, None).digest
         for classes, given_labels, given_images in (
             (("a", "b"), labels, images),
             (("a", "b"), labels, changed),

@@ -7,7 +7,7 @@ import pytest
 from browser import needs_chromium, run_in_page
 
 from embedlab.vision.data.images import ImageDataset
-from embedlab.vision.evaluation import page as module
+from embedlab.vision.evaluation import page as page_module
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
 from embedlab.vision.evaluation.page import images_page
@@ -49,7 +49,7 @@ def test_there_is_no_page_of_more_classes_than_can_be_read():
 
 
 def test_a_page_of_many_images_has_the_most_confident_of_each_cell(monkeypatch):
-    monkeypatch.setattr(module, "MAX_SHOWN", 4)
+    monkeypatch.setattr(page_module, "MAX_SHOWN", 4)
     page = images_page(RUNS[:1], dataset())
     # The cells of `tuned` are (0, 0), (0, 1), (1, 1), (2, 2); the second image of two goes.
     assert '"confidence":[0.9,0.8,0.9,0.5]' in page

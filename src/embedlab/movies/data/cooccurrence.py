@@ -121,8 +121,8 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     # Most liked movies first, so that entries updated often are close together in the cache.
     order = most_liked_first(likes)
     is_binary = bool((likes.data == 1).all())
-    later = likes[:, order].sorted_indices().astype(np.int32 if is_binary else np.float64)
-    movies, n_movies = later.T.tocsr(), len(order)  # (n_movies, n_users)
+    ordered = likes[:, order].sorted_indices().astype(np.int32 if is_binary else np.float64)
+    movies, n_movies = ordered.T.tocsr(), len(order)  # (n_movies, n_users)
     diagonal = np.asarray(movies.power(2).sum(axis=1)).ravel()  # (n_movies,) X_ii
     n_groups = min(MAX_GROUPS, 1 + movies.nnz // LIKES_PER_GROUP)
     likes_before = np.linspace(0, movies.nnz, n_groups, endpoint=False)
@@ -130,7 +130,7 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     nonzeros, squares = 0, 0.0
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for first, last in pairwise(edges):
-            group, later = movies[first:last], later[:, first - n_movies :]
+            group, later = movies[first:last], ordered[:, first:]
             n_pairs = np.cumsum(np.diff(later.indptr)[group.indices])
             n_pairs = np.append(0, n_pairs)[group.indptr]  # (rows + 1,) added up before each row
             is_dense = is_binary and n_pairs[-1] >= MIN_PAIRS_OF_DENSE_ROW * (last - first)

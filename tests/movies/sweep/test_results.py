@@ -1,4 +1,4 @@
-"""A comparison of optimizers: the grid, how alike lists are, the answer in words, figures."""
+"""A comparison of optimizers: its answer in words, its figures."""
 
 import io
 import re
@@ -8,105 +8,14 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
-from embedlab.errors import OptionError
-from embedlab.movies.evaluation.metrics import agreements, overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
-from embedlab.movies.sweep import plots as sweep_figures
+from embedlab.movies.sweep import plots as sweep_plots
 from embedlab.movies.sweep.convergence import choose_queries
-from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
 from embedlab.movies.sweep.page import comparison_page
 from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
 from embedlab.progress import EpochRecord
 from embedlab_serving.titles import TitleIndex
-
-# ------------------------------------------------------------------------------------- the grid
-
-EXACT = FitOptions("exact", dim=100)
-
-
-def test_the_default_grid_is_the_published_one_with_lbfgs_and_the_exact_solver():
-    grid = fit_grid(parse_optimizers("adam,rmsprop,sgd,lbfgs"), parse_rates("published"), EXACT)
-    assert [(options.optimizer, options.lr) for options in grid] == [
-        ("exact", None),
-        *(("adam", lr) for lr in (1, 0.1, 0.01, 0.001, 0.0001)),
-        *(("rmsprop", lr) for lr in (1, 0.1, 0.01, 0.001, 0.0001)),
-        *(("sgd", lr) for lr in (4e-5, 3e-5, 2e-5, 1e-5, 1e-6)),
-        ("lbfgs", 1),
-    ]
-    assert {options.epochs for options in grid} == {150}
-
-
-@pytest.mark.parametrize(
-    ("text", "adam", "sgd"),
-    [
-        ("1,0.1", (1.0, 0.1), (1.0, 0.1)),
-        ("0.1, 1,0.1", (1.0, 0.1), (1.0, 0.1)),
-        ("sgd:1e-5", (1, 0.1, 0.01, 0.001, 0.0001), (1e-5,)),
-        ("adam:2/sgd:1e-5,1e-6", (2.0,), (1e-5, 1e-6)),
-    ],
-)
-def test_rates_for_all_or_for_each(text, adam, sgd):
-    grid = fit_grid(("adam", "sgd"), parse_rates(text), EXACT)
-    assert tuple(o.lr for o in grid if o.optimizer == "adam") == adam
-    assert tuple(o.lr for o in grid if o.optimizer == "sgd") == sgd
-    written = rates_as_text(("adam", "sgd"), parse_rates(text))
-    assert fit_grid(("adam", "sgd"), parse_rates(written), EXACT) == grid
-
-
-@pytest.mark.parametrize(
-    "text", ["", "fast", "1,,2", "0", "-1", "inf", "nan", "adm:1", "adam:", "adam:1/adam:2", "1/2"]
-)
-def test_bad_rates_are_refused_with_an_example(text):
-    with pytest.raises(OptionError, match=r"learning_rates: expected .*adam:1,0\.1/sgd:2e-5; got"):
-        parse_rates(text)
-
-
-def test_rates_of_an_optimizer_that_is_not_compared_are_refused():
-    with pytest.raises(OptionError, match="sgd has rates, but optimizers is adam: add sgd there"):
-        fit_grid(("adam",), parse_rates("sgd:1e-5"), EXACT)
-
-
-@pytest.mark.parametrize("text", ["", "exact", "adam,adm"])
-def test_bad_optimizers_are_refused(text):
-    with pytest.raises(OptionError, match="optimizers: expected some of adam, rmsprop, sgd"):
-        parse_optimizers(text)
-
-
-# ------------------------------------------------------------------------------------- the lists
-
-
-def test_agreements_and_their_average_are_the_published_example():
-    """Webber, Moffat and Zobel 2010, the example of average overlap: abcdefg against zcavwxy."""
-    found = agreements("abcdefg", "zcavwxy")
-    np.testing.assert_allclose(found, [0, 0, 2 / 3, 2 / 4, 2 / 5, 2 / 6, 2 / 7])
-    average = np.cumsum(found) / np.arange(1, 8)
-    published = [0.000, 0.000, 0.222, 0.292, 0.313, 0.317, 0.312]
-    np.testing.assert_allclose(average, published, atol=5e-4)  # printed with three decimals
-
-
-@pytest.mark.parametrize("p", [0.5, 0.9, 0.98])
-def test_rank_biased_overlap_is_its_infinite_sum_with_the_last_agreement_for_ever(p):
-    rng = np.random.default_rng(0)
-    first, second = (rng.permutation(15)[:10].tolist() for _ in range(2))
-    total, weight = 0.0, 1 - p
-    for depth in range(1, 5000):
-        d = min(depth, 10)
-        total += weight * len(set(first[:d]) & set(second[:d])) / d
-        weight *= p
-    assert rank_biased_overlap(first, second, p) == pytest.approx(total, abs=1e-12)
-
-
-def test_overlaps_of_equal_and_of_foreign_lists():
-    assert overlap_at_k([1, 2], [2, 1]) == 1
-    assert overlap_at_k([1, 2, 3, 4], [3, 9, 8, 7]) == 0.25
-    assert rank_biased_overlap([1, 2], [1, 2]) == pytest.approx(1)
-    assert rank_biased_overlap([1, 2], [3, 4]) == 0
-    # By hand, p = 0.9: A = (0, 1), so 1 · 0.81 + 0.1/0.9 · 0.81.
-    assert rank_biased_overlap([1, 2], [2, 1]) == pytest.approx(0.9)
-
-
-# ------------------------------------------------------------- fits side by side, a world by hand
 
 
 def made(optimizer, lr, cost, embedding, seed=0, diverged_at=None) -> SweepFit:
@@ -227,7 +136,7 @@ def test_names_carry_the_seed_where_there_are_several(fits):
 
 def test_figures_show_the_fits(fits):
     compared = compare(fits, FOUR, [0], k=1)
-    figures = sweep_figures.comparison_figures(compared, "toy")
+    figures = sweep_plots.comparison_figures(compared, "toy")
     assert list(figures) == ["costs", "best", "gap", "overlap", "overlap_by_gap"]
     adam, sgd = figures["costs"].axes
     assert [list(line.get_ydata()) for line in adam.lines[:2]] == [[202, 101], [1800, 900]]
@@ -251,13 +160,13 @@ def test_fits_that_diverge_at_their_start_have_figures_without_a_line(fits):
     exact, *_, diverged = fits
     nothing = replace(diverged, history=[])  # a first cost that is not finite is not recorded
     compared = compare([exact, nothing], FOUR, [0], k=1)
-    for figure in sweep_figures.comparison_figures(compared, "toy").values():
+    for figure in sweep_plots.comparison_figures(compared, "toy").values():
         figure.savefig(io.BytesIO())
     assert comparison_page(compared, "toy")
 
 
 def test_runs_have_a_hue_an_optimizer_and_a_lighter_shade_a_smaller_rate(fits):
-    colours = sweep_figures.run_colours(fits)
+    colours = sweep_plots.run_colours(fits)
     by_fit = dict(zip(((f.optimizer, f.options.lr) for f in fits), colours, strict=True))
     assert len({*colours}) == len(by_fit)
     for (optimizer, lr), colour in by_fit.items():
@@ -269,7 +178,7 @@ def test_runs_have_a_hue_an_optimizer_and_a_lighter_shade_a_smaller_rate(fits):
 def test_a_map_of_one_cell_has_room_for_its_words(fits):
     compared = compare(fits[:2], FOUR, [0], k=1)
     title = "Final cost above the exact one: ml-latest-small, dim 100"
-    figure = sweep_figures.plot_gap_heat_map(compared, title)
+    figure = sweep_plots.plot_gap_heat_map(compared, title)
     figure.savefig(io.BytesIO(), dpi="figure")  # lays it out
     cells, bar = figure.axes
     for words in (cells.title, bar.yaxis.label):

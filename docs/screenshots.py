@@ -1,6 +1,6 @@
-"""The README's screenshots and the figures of docs/optimizers.md, made again: `make pictures`.
+"""The README's screenshots and the figures of docs/optimizers.md, made again: `make screenshots`.
 
-    python docs/pictures.py --ratings ml-latest-small
+    python docs/screenshots.py --ratings ml-latest-small
 
 Fits the exact embedding and the published grid into a store of its own, and lets headless Chromium
 (Debian's `chromium`) show the movie explorer, the lists by epoch and the MLflow UI's charts.

@@ -154,7 +154,7 @@ def model_folder(served) -> Path:
 @pytest.fixture
 def limit(served, monkeypatch):
     """Change a constant of the model's code as MLflow loaded it."""
-    code = type(served.model.unwrap_python_model()).predict.__globals__
+    code = type(served.model.unwrap_python_model()).load_context.__globals__
 
     def limit(name: str, value: int) -> None:
         assert name in code

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from embedlab.cli.console import console, work_progress
+    from embedlab.formatting import command
     from embedlab.movies.evaluation.candidates import WEIGHTED_EMBEDDING, build_candidates
     from embedlab.movies.evaluation.evaluate import (
         EvaluationOptions,
@@ -43,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty
     from embedlab.tracking.run import start_run
-    from embedlab.wording import command
     from embedlab.workflows.movie_runs import find_or_load_likes, fit_source
     from embedlab_serving.neighbours import SIMILARITIES
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("embedlab.datasets",),
     ("embedlab.device", "embedlab.plotting", "embedlab.process", "embedlab.progress"),
     ("embedlab.pages", "embedlab.projection"),
-    ("embedlab.errors", "embedlab.wording"),
+    ("embedlab.errors", "embedlab.formatting"),
     ("embedlab_serving",),
 )
 # What the parsers and the launchers of workers read before anything heavy is imported.
@@ -35,7 +35,7 @@ LIGHT = (
     "embedlab.datasets.movielens",
     "embedlab.errors",
     "embedlab.progress",
-    "embedlab.wording",
+    "embedlab.formatting",
     "embedlab.distributed.env",
     "embedlab.distributed.launch",
     "embedlab.movies.options",

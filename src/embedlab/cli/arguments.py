@@ -4,11 +4,11 @@ from embedlab.cli import types
 from embedlab.cli.parser import Parser
 from embedlab.datasets.image_source import check_dataset_argument
 from embedlab.datasets.movielens import check_ratings_argument
+from embedlab.formatting import value_as_text
 from embedlab.movies.options import OBJECTIVES, USER_WEIGHTS, check_like_rule
 from embedlab.tracking.registry.promotion import PROMOTE
 from embedlab.vision import options as vision
 from embedlab.vision.training import recipes
-from embedlab.wording import value_as_text
 
 # -- movies --------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from embedlab.distributed.env import is_main_process
+from embedlab.formatting import duration
 from embedlab.progress import EpochRecord, OnEpoch, OnProgress
-from embedlab.wording import duration
 
 SECONDS_BETWEEN_LINES = 10.0
 REPORTS_BEFORE_ESTIMATE = 8

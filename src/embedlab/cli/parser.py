@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import SECONDS_FOR_MAIN_PROCESS
 from embedlab.errors import EmbedlabError, MainProcessKilledError, OptionError, TrackingError
-from embedlab.wording import value_as_text
+from embedlab.formatting import value_as_text
 
 HELP = frozenset(("-h", "--help"))
 EXIT_INTERRUPTED = 130

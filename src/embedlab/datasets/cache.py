@@ -19,8 +19,8 @@ from tokenize import TokenError
 
 from embedlab.datasets.archive import DAMAGED
 from embedlab.errors import DataError
+from embedlab.formatting import counted
 from embedlab.process import has_ended, this_host
-from embedlab.wording import counted
 
 CACHE_VARIABLE = "EMBEDLAB_CACHE"
 BUILDING = ".building-"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedlab.errors import DataError
-from embedlab.wording import printable
+from embedlab.formatting import printable
 
 # The folder names that are read as each part of a data set, in the order of the parts.
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}

@@ -15,7 +15,7 @@ from pathlib import Path
 from embedlab.datasets.cache import absolute_path, build_folder, cache_folder
 from embedlab.datasets.download import fetch
 from embedlab.errors import DataError
-from embedlab.wording import printable
+from embedlab.formatting import printable
 
 SAMPLE, CIFAR10, FOLDER = "sample", "cifar10", "folder:"
 

@@ -11,13 +11,13 @@ from matplotlib.transforms import Bbox
 from matplotlib.typing import ColorType
 from scipy.cluster.hierarchy import leaves_list, linkage
 
+from embedlab.formatting import cost_as_text
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.data.ratings import Ratings
 from embedlab.movies.movie_map import GENRE_COLOURS, GENRE_GROUPS, MovieMap
 from embedlab.movies.options import FitOptions
 from embedlab.plotting import BLUE, GREY, heat_map, new_figure, new_panel
 from embedlab.progress import EpochRecord
-from embedlab.wording import cost_as_text
 
 ROUNDOFF = 1e-15
 _large_numbers = FuncFormatter(lambda value, _: cost_as_text(value))

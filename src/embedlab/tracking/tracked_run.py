@@ -21,13 +21,13 @@ from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepositor
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
+from embedlab.formatting import value_as_text
 from embedlab.process import peak_memory
 from embedlab.progress import EpochRecord
 from embedlab.tracking.offline.client import BufferedClient
 from embedlab.tracking.offline.retry import short_requests
 from embedlab.tracking.offline.spool import MAX_BATCH_METRICS
 from embedlab.tracking.store import how_to_open, run_page, store_address, ui_address
-from embedlab.wording import value_as_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from embedlab.errors import OptionError
-from embedlab.wording import value_as_text
+from embedlab.formatting import value_as_text
 
 
 def refuse_conflicts(source: str, own: Mapping[str, object], changed: Mapping[str, object]) -> None:

@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import TrackingError
+from embedlab.formatting import counted
 from embedlab.progress import EpochRecord
 from embedlab.tracking.finished import (
     download_artifact,
@@ -21,7 +22,6 @@ from embedlab.tracking.store import first_line, store_address
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
-from embedlab.wording import counted
 
 PREDICTIONS = "predictions/test.npz"
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")

@@ -13,6 +13,7 @@ import torch
 from embedlab.datasets.folder import SkippedFile
 from embedlab.datasets.image_source import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
+from embedlab.formatting import counted, serve_command
 from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking import charts
 from embedlab.tracking.registry.card import Card
@@ -32,7 +33,6 @@ from embedlab.vision.evaluation.metrics import (
 )
 from embedlab.vision.inference import Classifier
 from embedlab.vision.training.epochs import BestEpoch
-from embedlab.wording import counted, serve_command
 from embedlab.workflows import model_facts
 from embedlab.workflows.finished_image_runs import PREDICTIONS
 from embedlab.workflows.models import log_image_model

@@ -5,8 +5,8 @@ Light: parsers import it before anything heavy.
 
 import re
 
+from embedlab.formatting import cost_as_text
 from embedlab.tracking.registry.promotion import ScoreMetric
-from embedlab.wording import cost_as_text
 
 COST = ScoreMetric("cost", "cost", cost_as_text, is_cost=True)
 NDCG = ScoreMetric("ndcg", "NDCG@10 of held-out likes")

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from embedlab.datasets.cache import absolute_path
 from embedlab.datasets.movielens import NAMES, locate_ratings, name_of
 from embedlab.errors import TrackingError
+from embedlab.formatting import command, cost_as_text, counted, gap_as_text
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.options import FitOptions
@@ -24,7 +25,6 @@ from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import publish
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import first_line, store_address
-from embedlab.wording import command, cost_as_text, counted, gap_as_text
 from embedlab.workflows.conflicts import refuse_conflicts
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
 from embedlab.workflows.models import example_title, log_movie_model

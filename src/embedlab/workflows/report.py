@@ -19,6 +19,7 @@ from mlflow.entities import Run
 from PIL import Image
 
 from embedlab.errors import TrackingError
+from embedlab.formatting import command, cost_as_text
 from embedlab.movies.sweep.grid import FIT_KEY, NEW_PREFIX
 from embedlab.pages.render import render_page, webp_data_url
 from embedlab.tracking.finished import (
@@ -31,7 +32,6 @@ from embedlab.tracking.finished import (
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
-from embedlab.wording import command, cost_as_text
 
 KINDS = (
     *(*IMAGE_ENTRY_POINTS, "compare_transfer", "compare_optimizers"),

@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 
 from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import DataError, DivergedError, EmbedlabError, RayError
+from embedlab.formatting import cost_as_text, gap_as_text
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch, relative_gap
@@ -44,7 +45,6 @@ from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
 from embedlab.tracking.finished import download_artifact, has_artifact, read_history
 from embedlab.tracking.run import PROJECT_ROOT, TrackedRun, start_child_run
-from embedlab.wording import cost_as_text, gap_as_text
 from embedlab.workflows.models import save_embedding
 from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
 

@@ -11,6 +11,7 @@ from conftest import fresh_store
 from ranked_likes import eighty_users, evaluated, pairs, ranking, rng
 
 from embedlab.errors import DataError, OptionError
+from embedlab.formatting import command
 from embedlab.movies.evaluation import baselines, candidates
 from embedlab.movies.evaluation.candidates import WEIGHTED_EMBEDDING, Candidate
 from embedlab.movies.evaluation.evaluate import (
@@ -19,7 +20,6 @@ from embedlab.movies.evaluation.evaluate import (
     tune_and_evaluate,
 )
 from embedlab.movies.evaluation.splits import hold_out
-from embedlab.wording import command
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ import scipy.sparse as sp
 
 from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import DataError
+from embedlab.formatting import counted
 from embedlab.movies.data.cooccurrence import likes_per_movie, save_sparse
 from embedlab.movies.data.ratings import Ratings
 from embedlab.movies.data.weighting import WeightedLikes, weight_likes
 from embedlab.movies.options import parse_like_rule
-from embedlab.wording import counted
 from embedlab_serving.titles import repeated_titles
 
 LIKES_FILE, MOVIES_FILE, ABOUT_FILE = "likes.npz", "movies.csv", "about.json"

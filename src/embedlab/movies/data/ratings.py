@@ -28,7 +28,7 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from embedlab.errors import DataError
-from embedlab.wording import counted
+from embedlab.formatting import counted
 
 MIN_STARS, MAX_STARS = 0.5, 5.0
 RATINGS_FILE, MOVIES_FILE = "ratings.csv", "movies.csv"

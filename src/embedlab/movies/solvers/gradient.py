@@ -11,11 +11,11 @@ from functools import partial
 
 import torch
 
+from embedlab.formatting import counted
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.objective import Objective
 from embedlab.movies.solvers.result import FitResult, Snapshots, divergence_epoch
 from embedlab.progress import EpochRecord, OnEpoch, ignore_epoch
-from embedlab.wording import counted
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),

@@ -7,10 +7,10 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize, to_he
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from embedlab.formatting import cost_as_text
 from embedlab.movies.plots import draw_costs, finish_costs
 from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
 from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, heat_map, new_figure, new_panel, tidy
-from embedlab.wording import cost_as_text
 
 MIN_GAP = 1e-6  # on a logarithmic scale
 OPTIMIZER_COLOURS = {

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedlab.errors import EmbedlabError, OptionError, RayError
+from embedlab.formatting import counted
 from embedlab.movies.sweep.grid import Job
 from embedlab.progress import EpochRecord
-from embedlab.wording import counted
 
 if TYPE_CHECKING:
     from embedlab.movies.data.weighting import WeightedLikes

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from embedlab.formatting import FAR_GAP, as_markdown, cost_as_text, counted, gap_as_text
 from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES, Lists, Queries, sampled_overlap
 from embedlab.movies.sweep.grid import NEW_PREFIX
 from embedlab.progress import EpochRecord
-from embedlab.wording import FAR_GAP, as_markdown, cost_as_text, counted, gap_as_text
 from embedlab_serving.titles import TitleIndex
 
 CONVERGED_GAP = 0.1

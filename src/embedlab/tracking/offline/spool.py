@@ -27,9 +27,9 @@ from mlflow.entities import Metric, Param, RunTag
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, TrackingError
+from embedlab.formatting import counted
 from embedlab.tracking.offline.retry import SHORT_SECONDS, log_line, outage_reason, short_requests
 from embedlab.tracking.store import first_line, store_address
-from embedlab.wording import counted
 
 MAX_BATCH_METRICS = 500  # MLflow takes up to 1,000 in one batch
 SLOWEST_UPLOAD = 2**20  # bytes a second

@@ -26,12 +26,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, ErrorCode
 
 from embedlab.errors import TrackingError
+from embedlab.formatting import command
 from embedlab.tracking.registry.card import CARD_FILE, Card
 from embedlab.tracking.registry.model import check_answers_its_example
 from embedlab.tracking.registry.promotion import RegisteredVersion, Score, should_promote
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import explain_store_errors, store_address
-from embedlab.wording import command
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 UNDECIDED_SECONDS = 60  # after which a registration counts as killed

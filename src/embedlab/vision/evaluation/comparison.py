@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from embedlab.formatting import counted, duration
 from embedlab.vision.evaluation.metrics import Predictions, evaluate, mcnemar
-from embedlab.wording import counted, duration
 
 SIGNIFICANT = 0.05
 MAX_SHOWN = 24  # images of a disagreement

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from embedlab.errors import OptionError
+from embedlab.formatting import value_as_text
 from embedlab.vision.options import FIXED_RESOLUTION, NO_WEIGHTS, check_backbone, has_stages
-from embedlab.wording import value_as_text
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("one_cycle", "step", "constant")

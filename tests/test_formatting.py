@@ -3,7 +3,7 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from embedlab.wording import as_markdown, cost_as_text, counted, gap_as_text, value_as_text
+from embedlab.formatting import as_markdown, cost_as_text, counted, gap_as_text, value_as_text
 
 
 @pytest.mark.parametrize(

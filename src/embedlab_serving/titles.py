@@ -80,7 +80,7 @@ _PARTS = frozenset(("part", "pt", "episode", "chapter", "volume", "vol"))
 
 
 @lru_cache(maxsize=1024)  # a title's keys overlap
-def key(text: str) -> str:
+def normalise(text: str) -> str:
     """The words of `text`: lower case, no accents, no punctuation, "&" as "and", single spaces."""
     text = text.casefold()
     if not text.isascii():
@@ -107,16 +107,16 @@ def article_first(name: str) -> tuple[str, str]:
 
 
 def numbered(name: str) -> str:
-    """The key of `name` with numbers in one spelling.
+    """`name`, normalised, with numbers in one spelling.
 
     "Rocky III" gives the same as "Rocky 3", "Godfather: Part II" as "Godfather 2", and "Ocean's
     Twelve" as "Oceans 12". A name of one word stays as it is: "Nine" is not the movie "9".
     """
-    if " " not in (word := key(name)):
+    if " " not in (word := normalise(name)):
         return word
     words: list[str] = []
     for section in _SECTIONS.split(name):
-        tokens = key(section).split()
+        tokens = normalise(section).split()
         for position, token in enumerate(tokens):
             after_part = bool(words) and words[-1] in _PARTS
             if after_part and token in _SINGLE_ROMAN:  # "Episode V", "Part I"
@@ -132,7 +132,7 @@ def numbered(name: str) -> str:
 
 
 def canonical(name: str) -> str:
-    """The key by `numbered`, without a leading article."""
+    """`name` as `numbered` spells it, without a leading article."""
     return without_article(numbered(name))
 
 
@@ -170,7 +170,7 @@ class ParsedTitle(NamedTuple):
     @property
     def identity(self) -> tuple[str, tuple[int, int] | None]:
         """A key that rows of the same name and year share."""
-        return key(article_first(self.name)[0]) or self.full, self.years
+        return normalise(article_first(self.name)[0]) or self.full, self.years
 
 
 def parse_title(title: str) -> ParsedTitle:
@@ -203,11 +203,11 @@ def repeated_titles(titles: Iterable[str]) -> list[str]:
 def _keys(text: str) -> dict[str, str]:
     """The keys of a query or of a name by level, strictest first."""
     front, body = article_first(text)
-    name, number = key(front), canonical(body)
+    name, number = normalise(front), canonical(body)
     return {
-        "full": key(text),  # all but the year
+        "full": normalise(text),  # all but the year
         "name": name,  # with its article
-        "bare": without_article(name) if front == body else key(body),
+        "bare": without_article(name) if front == body else normalise(body),
         "also": name,  # an alternate name
         "number": number,  # any name, with numbers in one spelling: "Rocky 3"
         "joined": compact(number),  # also without spaces: "Spiderman"
@@ -218,7 +218,7 @@ def _keys(text: str) -> dict[str, str]:
 
 def _title_keys(title: ParsedTitle) -> Iterator[tuple[str, str]]:
     """Yield (level, key) for every key of a title, and ("article", key) for matching typos."""
-    yield "full", key(title.full)
+    yield "full", normalise(title.full)
     for i, name in enumerate((title.name, *title.alternates)):
         front, body = article_first(name)
         keys = _keys(name)
@@ -228,7 +228,7 @@ def _title_keys(title: ParsedTitle) -> Iterator[tuple[str, str]]:
         if i == 0 and (colon := _SECTIONS.search(body)):
             yield "head", canonical(body[: colon.start()])
         if found := _LEADING_INITIALS.match(body):
-            yield "initials", compact(key(found[0]))
+            yield "initials", compact(normalise(found[0]))
 
 
 class _Reading(NamedTuple):

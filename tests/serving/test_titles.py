@@ -15,7 +15,7 @@ from embedlab_serving.titles import (
     MAX_TITLES,
     TitleIndex,
     canonical,
-    key,
+    normalise,
     repeated_titles,
 )
 
@@ -311,8 +311,8 @@ def test_every_real_title_finds_itself(real):
 def test_every_name_that_is_unique_finds_its_movie(real, spelling, n_names):
     titles, index = real
     typed = [spelling(title) for title in titles]
-    times = Counter(map(key, typed))
-    unique = [row for row, text in enumerate(typed) if times[key(text)] == 1]
+    times = Counter(map(normalise, typed))
+    unique = [row for row, text in enumerate(typed) if times[normalise(text)] == 1]
     assert len(unique) == n_names
     wrong = {
         typed[row]: found
@@ -336,19 +336,19 @@ def mistyped(rng, name):
 def names_of(title):
     whole = without_year(title)
     parts = [as_spoken(part) for part in re.split(r"[()]", whole) if part.strip()]
-    return {spelt(part) for part in [*parts, whole] for spelt in (key, canonical)}
+    return {spelt(part) for part in [*parts, whole] for spelt in (normalise, canonical)}
 
 
 def letters_apart(typed, title):
     """Wrong letters between `typed` and the nearest name of `title`; 0 for a part of the title."""
     for name in names_of(title):
-        if any(f" {spelt(typed)} " in f" {name} " for spelt in (key, canonical)):
+        if any(f" {spelt(typed)} " in f" {name} " for spelt in (normalise, canonical)):
             return 0
     # Spaces and articles are no letters: "Spiderman", "Teh Wizard of Oz".
     return min(
         OSA.distance(spelt(typed).replace(" ", ""), name.replace(" ", ""))
         for name in names_of(title)
-        for spelt in (key, canonical)
+        for spelt in (normalise, canonical)
     )
 
 
@@ -356,7 +356,7 @@ def letters_allowed(typed):
     """None below 6 letters, where every word is a neighbour of another; then about one in seven,
     which leaves most of each word as it was; 3 at most. Literal, so that `typos_allowed` cannot
     grow unseen."""
-    length = len(key(typed))
+    length = len(normalise(typed))
     return 0 if length < 6 else 1 if length < 12 else 2 if length < 20 else 3
 
 
@@ -389,8 +389,8 @@ def test_of_500_mistyped_titles_9_in_10_find_their_movie_and_none_a_far_one(real
 def test_a_movie_that_the_catalogue_lacks_is_hardly_ever_another(real):
     titles, _ = real
     index = TitleIndex(titles[::2])
-    known = {key(as_spoken(title)) for title in titles[::2]}
-    lacking = [title for title in titles[1::2] if key(as_spoken(title)) not in known]
+    known = {normalise(as_spoken(title)) for title in titles[::2]}
+    lacking = [title for title in titles[1::2] if normalise(as_spoken(title)) not in known]
     chosen = np.random.default_rng(0).choice(lacking, 600, replace=False).tolist()
 
     found = found_rows(index, [as_spoken(title) for title in chosen])

@@ -211,7 +211,7 @@ def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: Score) -> Card:
         results["above the exact solver's cost by"] = f"{metrics['gap']:.2%}"
     if score.metric != COST:
         metrics["cost"] = fit.cost
-        results[score.metric.words] = str(score)
+        results[score.metric.label] = str(score)
     return Card(
         summary="A vector for every movie; movies that the same people like have vectors with a "
         "large inner product. Titles in, the nearest movies out.",

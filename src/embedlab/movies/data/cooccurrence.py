@@ -144,7 +144,7 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     return nonzeros, float(squares - np.square(diagonal).sum())
 
 
-Entries = Iterator[tuple[np.ndarray, np.ndarray]]  # of some rows; those within their group
+RowEntries = Iterator[tuple[np.ndarray, np.ndarray]]  # of some rows; those within their group
 
 
 def _sums_of_rows(
@@ -162,7 +162,7 @@ def _sums_of_rows(
     return nonzeros, squares
 
 
-def _dense_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> Entries:
+def _dense_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> RowEntries:
     """Each row of `rows @ later`, both binary, added up in place: fast if few entries are 0."""
     likes = later[rows.indices]  # of the users of the first row, then of the second, …
     lengths = np.diff(likes.indptr[rows.indptr]).tolist()
@@ -171,7 +171,7 @@ def _dense_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> Entr
         yield row, row[:n_group]
 
 
-def _sparse_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> Entries:
+def _sparse_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> RowEntries:
     """All entries of `rows @ later` that are not 0."""
     block = rows @ later
     yield block.data, block.data[block.indices < n_group]

@@ -11,13 +11,13 @@ class ScoreMetric:
     """A number that versions of a model are compared by.
 
     name         also the tag of a version that holds the number.
-    words        the name as it appears in a sentence; `as_text` formats the number for one.
+    label        the name as it appears in a sentence; `as_text` formats the number for one.
     is_cost      a lower number is better.
     tie_breaker  the metric that decides between equal numbers, if there is one.
     """
 
     name: str
-    words: str
+    label: str
     as_text: Callable[[float], str] = "{:.4f}".format
     is_cost: bool = False
     tie_breaker: "ScoreMetric | None" = None
@@ -54,10 +54,10 @@ class Score:
         ties = self.tie_breaker, other.tie_breaker
         if breaker and self.value == other.value and ties[0] is not None and ties[1] is not None:
             is_better, reason = Score(breaker, ties[0]).compare(Score(breaker, ties[1]))
-            return is_better, f"its {metric.words} is equal, {self}, and {reason}"
+            return is_better, f"its {metric.label} is equal, {self}, and {reason}"
         is_better = self.value < other.value if metric.is_cost else self.value > other.value
         relation = ("" if is_better else "not ") + ("below" if metric.is_cost else "above")
-        return is_better, f"its {metric.words} {self} is {relation} the {other}"
+        return is_better, f"its {metric.label} {self} is {relation} the {other}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def should_promote(
     otherwise = "promote=always makes the new one champion"
     if champion.tags.get("data_digest") != new.tags["data_digest"]:
         return False, (
-            f"{was} made with other data, and its {metric.words} there says nothing about this "
+            f"{was} made with other data, and its {metric.label} there says nothing about this "
             f"one's; {otherwise}"
         )
     judged_by = [version.tags.get("judged_by") for version in (champion, new)]

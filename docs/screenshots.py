@@ -51,7 +51,7 @@ def mlflow_ui(store: str):
             except OSError:
                 time.sleep(1)
         else:
-            sys.exit(f"pictures: the MLflow UI did not start in {SECONDS_TO_START} s")
+            sys.exit(f"screenshots: the MLflow UI did not start in {SECONDS_TO_START} s")
         yield
     finally:
         server.terminate()
@@ -63,7 +63,7 @@ def take(address: str, name: str, folder: Path, milliseconds: int, width: int = 
     `figures/<name>.jpg`."""
     chromium = shutil.which("chromium")
     if chromium is None:
-        sys.exit("pictures: chromium is not installed (on Debian: apt install chromium)")
+        sys.exit("screenshots: chromium is not installed (on Debian: apt install chromium)")
     shot = folder / f"{name}.png"
     options = [*OPTIONS, f"--window-size={SIZE[0]},{SIZE[1]}", f"--screenshot={shot}"]
     options += [f"--virtual-time-budget={milliseconds}", f"--user-data-dir={folder / 'profile'}"]

@@ -5,9 +5,9 @@ movies. Out: the k best other movies with their scores.
 
 Two scores, with v_j for a movie and v_q for a query movie:
 
-- ``dot``: ``v_j · mean_q(v_q)``. The objective fits it (``v_i · v_j ≈ X_ij``), so with one query
+- `dot`: `v_j · mean_q(v_q)`. The objective fits it (`v_i · v_j ≈ X_ij`), so with one query
   movie the score estimates how many users like both, and popular movies come first.
-- ``cosine``: the cosine of ``v_j`` and ``mean_q(v_q / ‖v_q‖)``, in [-1, 1]. It ignores the lengths,
+- `cosine`: the cosine of `v_j` and `mean_q(v_q / ‖v_q‖)`, in [-1, 1]. It ignores the lengths,
   and so popularity. A zero vector scores 0 with every movie.
 """
 

@@ -1,8 +1,8 @@
 """Title index: finds the movie that a typed title names.
 
-In: the titles of a catalogue in row order, in MovieLens' spelling: ``Shawshank Redemption, The
-(1994)``, ``Seven (a.k.a. Se7en) (1995)``, ``Babylon 5``. Out: the row of the movie, or a
-:class:`~embedlab_serving.errors.TitleError` that lists the titles that may be meant.
+In: the titles of a catalogue in row order, in MovieLens' spelling: `Shawshank Redemption, The
+(1994)`, `Seven (a.k.a. Se7en) (1995)`, `Babylon 5`. Out: the row of the movie, or a
+`TitleError` that lists the titles that may be meant.
 
 A query is looked up by exact keys, strictest level first (`_keys`); the first level that has it
 answers. Next come names that contain the query as a phrase ("Shawshank"), and last the nearest name

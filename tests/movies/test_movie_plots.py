@@ -56,7 +56,7 @@ def test_rounds_of_the_exact_solver_are_shown_above_the_last():
 @pytest.mark.parametrize(("costs", "scale"), [([1e6, 1e3], "log"), ([10.0, 9.0], "linear")])
 def test_costs_of_several_orders_get_a_logarithmic_axis(costs, scale):
     history = [EpochRecord(epoch, {"train/cost": cost}) for epoch, cost in enumerate(costs)]
-    axes = plot_fit(history, FitOptions("adam", 1.0), "title", exact_cost=costs[-1]).axes[0]
+    axes = plot_fit(history, FitOptions("adam", 1.0), "title", reference_cost=costs[-1]).axes[0]
     assert axes.get_yscale() == scale
     assert list(axes.lines[0].get_ydata()) == costs
     assert len(axes.get_legend().get_texts()) == 2

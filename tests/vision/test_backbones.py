@@ -9,7 +9,7 @@ from synthetic_images import split_of, squares
 from torchvision import models
 
 from embedlab.errors import OptionError
-from embedlab.vision.backbone import attach_head, freeze, load_backbone, new_head
+from embedlab.vision.backbone import Backbone, attach_head, freeze, load_backbone, new_head
 from embedlab.vision.inference import Classifier
 from embedlab.vision.options import BACKBONES, FAMILIES, FIXED_RESOLUTION, check_backbone
 from embedlab.vision.training.recipes import make_options
@@ -129,3 +129,14 @@ def test_all_but_the_head_of_a_resnet_is_frozen_as_by_its_stages():
     freeze(network, "all-but-head")
     trained = {name for name, value in network.named_parameters() if value.requires_grad}
     assert trained == {"fc.weight", "fc.bias"}
+
+
+def test_a_backbones_network_is_what_the_head_is_put_on():
+    backbone = load_backbone("resnet18", "none", seed=3)
+    assert isinstance(backbone, Backbone)
+    net = attach_head(backbone, new_head(backbone, 7, seed=0))
+    plain = models.resnet18(num_classes=7).eval()
+    plain.load_state_dict(net.state_dict())
+    image = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert np.array_equal(plain(image), net.eval()(image))

@@ -120,9 +120,9 @@ class EpochTable:
             self._has_headings = True
         found = ((record.metrics.get(name), width) for name, width in self._columns.items())
         cells = [("" if value is None else f"{value:.4g}").rjust(width) for value, width in found]
-        time = "" if record.seconds is None else duration(record.seconds)
+        seconds = "" if record.seconds is None else duration(record.seconds)
         mark = "  best so far" if is_best else ""
-        console.print("  ".join([f"{record.epoch:5}", *cells, time.rjust(6)]) + mark)
+        console.print("  ".join([f"{record.epoch:5}", *cells, seconds.rjust(6)]) + mark)
 
 
 def recommendation_table(answer: pd.DataFrame, score: str) -> Table:

@@ -110,7 +110,7 @@ def plot_fit(
     history: Sequence[EpochRecord],
     options: FitOptions,
     title: str,
-    exact_cost: float | None = None,
+    reference_cost: float | None = None,
 ) -> Figure:
     """Plot the cost before each epoch's update, with the exact solver's cost as a dashed line.
 
@@ -127,7 +127,7 @@ def plot_fit(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return figure
     draw_costs(axes, history, BLUE, f"{options.label}: {end}")
-    finish_costs(axes, None if options.optimizer == "exact" else exact_cost)
+    finish_costs(axes, None if options.optimizer == "exact" else reference_cost)
     axes.legend(frameon=False, fontsize=9)
     return figure
 
@@ -148,14 +148,14 @@ def draw_costs(
     axes.plot(x, costs, color=colour, label=label, linewidth=2, marker=marker)
 
 
-def finish_costs(axes: Axes, exact_cost: float | None, x: str = "epoch") -> None:
+def finish_costs(axes: Axes, reference_cost: float | None, x: str = "epoch") -> None:
     """The exact solver's cost as a dashed line, and axes for lines of `draw_costs`.
 
     The cost's axis is logarithmic if costs span more than a factor of ten.
     """
-    if exact_cost is not None:
-        label = f"exact solver: {cost_as_text(exact_cost)}"
-        axes.axhline(exact_cost, color=GREY, linestyle="--", linewidth=1, label=label)
+    if reference_cost is not None:
+        label = f"exact solver: {cost_as_text(reference_cost)}"
+        axes.axhline(reference_cost, color=GREY, linestyle="--", linewidth=1, label=label)
     costs = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
     costs = costs[costs > 0]
     if costs.max(initial=0) > 10 * costs.min(initial=np.inf):

@@ -55,7 +55,7 @@ LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates have no 
 # The code that a fit's vectors and lists depend on.
 FIT_CODE = (
     *("movies/options.py", "movies/data/*.py", "movies/solvers/*.py"),
-    "movies/sweep/convergence.py",
+    *("movies/sweep/convergence.py", "../embedlab_serving/titles.py"),
 )
 # Time of an epoch relative to a first-order optimizer's (of the exact solver: of all rounds).
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}

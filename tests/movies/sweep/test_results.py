@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
-from embedlab.movies.options import FitOptions
+from embedlab.movies.options import DEFAULT_LR, FitOptions
 from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep import plots as sweep_plots
 from embedlab.movies.sweep.convergence import choose_queries
@@ -185,3 +185,9 @@ def test_a_map_of_one_cell_has_room_for_its_words(fits):
         box = words.get_window_extent()
         assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, words
         assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, words
+
+
+def test_every_optimizer_has_a_colour_and_a_marker_of_its_own():
+    for styles in (sweep_plots.OPTIMIZER_COLOURS, sweep_plots.OPTIMIZER_MARKERS):
+        assert set(styles) == set(DEFAULT_LR)
+        assert len(set(styles.values())) == len(styles)

@@ -13,7 +13,7 @@ from embedlab.vision.evaluation.metrics import (
     NO_SCORE,
     AccuracyAndLoss,
 )
-from embedlab.vision.options import LinearProbeOptions
+from embedlab.vision.options import LINEAR_PROBE_LR, LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
 
 
@@ -34,7 +34,7 @@ def test_lbfgs_is_scikit_learns_logistic_regression():
     np.testing.assert_allclose(ours, oracle.predict_proba(standardised), atol=2e-3)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "lbfgs"])
+@pytest.mark.parametrize("optimizer", LINEAR_PROBE_LR)
 def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
     lr = 0.0 if optimizer == "lbfgs" else 0.05
     probe, epochs = fit(LinearProbeOptions(optimizer, lr, batch_size=32, epochs=8))

@@ -1,4 +1,6 @@
-"""What the recipe `auto` chooses by the data, and the start of its head."""
+"""Recipes: their values, what `auto` chooses by the data, and the start of its head."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import torch
 from narrow_resnet import NARROW
 from synthetic_images import split_of, squares
 
+from embedlab.errors import OptionError
 from embedlab.vision.backbone import attach_head, load_backbone
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier
@@ -13,6 +16,8 @@ from embedlab.vision.training.linear_probe import probe_head, probe_logits
 from embedlab.vision.training.recipes import (
     AUTO,
     BY_DATA,
+    FAST,
+    NOTEBOOK,
     RECIPE_FIELDS,
     DataFacts,
     FinetuneOptions,
@@ -172,3 +177,31 @@ def test_statistics_of_batch_norm_are_kept_and_its_weights_are_trained(batch_nor
     next(epochs), next(epochs)
     assert torch.equal(norm.running_mean, mean) == (batch_norm == "keep")
     assert not torch.equal(norm.weight, weight)
+
+
+# -- options ----------------------------------------------------------------------------------
+
+
+def test_the_notebook_recipe_is_the_published_one():
+    assert (NOTEBOOK.optimizer, NOTEBOOK.lr, NOTEBOOK.momentum) == ("sgd", 0.001, 0.9)
+    assert (NOTEBOOK.schedule, NOTEBOOK.step_epochs, NOTEBOOK.epochs) == ("step", 7, 15)
+    assert (NOTEBOOK.batch_size, NOTEBOOK.resolution, NOTEBOOK.crop_pct) == (64, (224,), 0.875)
+    assert (NOTEBOOK.weight_decay, NOTEBOOK.ema, NOTEBOOK.label_smoothing) == (0, 0, 0)
+
+
+def test_auto_takes_the_recipes_value_and_the_rest_is_changed():
+    options = make_options("fast", lr=0.5, momentum=None)
+    assert (options.lr, options.momentum) == (0.5, FAST.momentum)
+    # Fewer epochs than resolutions: the last stay.
+    assert make_options("fast", epochs=2).resolution == FAST.resolution[-2:]
+
+
+def test_resolutions_rise_evenly_over_the_epochs():
+    options = make_options("fast", epochs=6, resolution=(64, 96, 128))
+    assert [options.resolution_at(e) for e in range(1, 7)] == [64, 64, 96, 96, 128, 128]
+    assert [replace(options, epochs=4).resolution_at(e) for e in range(1, 5)] == [64, 64, 96, 128]
+
+
+def test_more_resolutions_than_epochs_are_refused():
+    with pytest.raises(OptionError, match="resolution: expected at most one for each of 3 epochs"):
+        replace(make_options("fast", epochs=3), resolution=(64,) * 4)

@@ -22,24 +22,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from narrow_resnet import NARROW
 from synthetic_images import split_of, squares
-from torchvision import models
 
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.progress import EpochRecord
-from embedlab.vision.backbone import Backbone, attach_head, load_backbone, new_head
+from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import AccuracyAndLoss, Predictions
 from embedlab.vision.inference import Classifier
 from embedlab.vision.options import FREEZE
 from embedlab.vision.training.checkpoint import Checkpoints
-from embedlab.vision.training.cost_estimate import cheaper_options, epoch_work
+from embedlab.vision.training.cost_estimate import epoch_work
 from embedlab.vision.training.epochs import Epoch
 from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import (
-    FAST,
     NOTEBOOK,
     OPTIMIZERS,
-    RECIPE_FIELDS,
     FinetuneOptions,
     make_options,
 )
@@ -481,66 +478,3 @@ def test_a_checkpoint_of_another_network_is_refused():
     trainer = trainer_of(net=network(n_classes=4))
     with pytest.raises(DataError, match="does not fit this network and recipe"):
         trainer.load_state(trainer_of().state())
-
-
-# -- options -----------------------------------------------------------------------------------
-
-
-def test_the_notebook_recipe_is_the_published_one():
-    assert (NOTEBOOK.optimizer, NOTEBOOK.lr, NOTEBOOK.momentum) == ("sgd", 0.001, 0.9)
-    assert (NOTEBOOK.schedule, NOTEBOOK.step_epochs, NOTEBOOK.epochs) == ("step", 7, 15)
-    assert (NOTEBOOK.batch_size, NOTEBOOK.resolution, NOTEBOOK.crop_pct) == (64, (224,), 0.875)
-    assert (NOTEBOOK.weight_decay, NOTEBOOK.ema, NOTEBOOK.label_smoothing) == (0, 0, 0)
-
-
-def test_auto_takes_the_recipes_value_and_the_rest_is_changed():
-    options = make_options("fast", lr=0.5, momentum=None)
-    assert (options.lr, options.momentum) == (0.5, FAST.momentum)
-    # Fewer epochs than resolutions: the last stay.
-    assert make_options("fast", epochs=2).resolution == FAST.resolution[-2:]
-
-
-def test_resolutions_rise_evenly_over_the_epochs():
-    options = make_options("fast", epochs=6, resolution=(64, 96, 128))
-    assert [options.resolution_at(e) for e in range(1, 7)] == [64, 64, 96, 96, 128, 128]
-    assert [replace(options, epochs=4).resolution_at(e) for e in range(1, 5)] == [64, 64, 96, 128]
-
-
-def test_more_resolutions_than_epochs_are_refused():
-    with pytest.raises(OptionError, match="resolution: expected at most one for each of 3 epochs"):
-        replace(SHORT, resolution=(64,) * 4)
-
-
-def test_cheaper_settings_are_cheaper():
-    settings = dict.fromkeys(RECIPE_FIELDS) | {"recipe": "fast", "weights": "imagenet"}
-    settings["backbone"] = "resnet18"
-    shares = dict(cheaper_options(settings, n_train=42_500, n_val=7_500, side=32))
-    assert set(shares) == {"resolution=64", "train_limit=10000", "epochs=3"}
-    assert all(0 < share < 1 for share in shares.values())
-    small = settings | {"epochs": 3, "resolution": (64,)}
-    assert list(cheaper_options(small, n_train=5_000, n_val=500, side=32)) == []
-    # `auto` takes more epochs for fewer images; a ViT takes one resolution.
-    by_data = settings | {"recipe": "auto"}
-    of_auto = dict(cheaper_options(by_data, n_train=42_500, n_val=7_500, side=32))
-    assert of_auto["train_limit=10000"] > 2 * shares["train_limit=10000"]
-    of_vit = dict(cheaper_options(by_data | {"backbone": "vit_b_16"}, 42_500, 7_500, side=32))
-    assert set(of_vit) == {"train_limit=10000", "epochs=3"}
-
-
-def test_work_grows_with_pixels_images_and_epochs():
-    options = make_options("fast", epochs=4, resolution=(64,))
-    work = epoch_work(options, 1000, 0)
-    assert work == [1000 * 64**2] * 4
-    assert epoch_work(replace(options, resolution=(128,)), 1000, 0) == [4 * w for w in work]
-    assert sum(epoch_work(options, 1000, 100)) > sum(work)
-
-
-def test_a_backbones_network_is_what_the_head_is_put_on():
-    backbone = load_backbone("resnet18", "none", seed=3)
-    assert isinstance(backbone, Backbone)
-    net = attach_head(backbone, new_head(backbone, 7, seed=0))
-    plain = models.resnet18(num_classes=7).eval()
-    plain.load_state_dict(net.state_dict())
-    image = torch.rand(2, 3, 32, 32)
-    with torch.inference_mode():
-        assert np.array_equal(plain(image), net.eval()(image))

@@ -156,17 +156,17 @@ def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset
     unreadable = [SkippedFile(listing.files[i].name, reason) for i, reason in reasons.items()]
     files = [file for i, file in enumerate(listing.files) if i not in reasons]
     return ImageDataset(
-        name,
-        listing.classes,
-        cached.pixels,
-        np.array([file.label for file in files], dtype=np.int64),
-        {part: sum(file.part == part for file in files) for part in listing.parts},
-        cached.digest,
-        cached.fingerprints,
-        tuple(file.name for file in files),
-        tuple(sorted([*listing.left_out, *unreadable])),
-        listing.notes,
-        cached.mapped,
+        name=name,
+        classes=listing.classes,
+        pixels=cached.pixels,
+        labels=np.array([file.label for file in files], dtype=np.int64),
+        given_parts={part: sum(file.part == part for file in files) for part in listing.parts},
+        digest=cached.digest,
+        fingerprints=cached.fingerprints,
+        files=tuple(file.name for file in files),
+        left_out=tuple(sorted([*listing.left_out, *unreadable])),
+        notes=listing.notes,
+        mapped=cached.mapped,
     )
 
 

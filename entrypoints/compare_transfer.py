@@ -1,4 +1,4 @@
-"""Two or more finished image runs side by side: figures, tables, and the result in words."""
+"""Two or more finished image runs side by side: figures, tables, and a written summary."""
 
 from collections.abc import Sequence
 

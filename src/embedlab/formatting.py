@@ -26,7 +26,7 @@ def cost_as_text(cost: float) -> str:
 
 
 def gap_as_text(gap: float) -> str:
-    """A gap in words, to be followed by the reference: `0.03% above` or `21 times`."""
+    """A gap as a phrase, to be followed by the reference: `0.03% above` or `21 times`."""
     if gap < FAR_GAP:
         return f"{gap:z.2%} above"
     return f"{cost_as_text(gap + 1) if gap >= 99 else f'{gap + 1:.3g}'} times"

@@ -73,7 +73,7 @@ def _opened(file: Path | str | bytes) -> Iterator[Image.Image]:
 
 
 def _odd_depth(image: Image.Image) -> str:
-    """The depth in words if greys are not unsigned of 8 or 16 bits; else ""."""
+    """A phrase on the depth if greys are not unsigned of 8 or 16 bits; else ""."""
     if image.mode == "F":
         return "floating-point"
     if image.mode == "I" and image.format != "PPM":  # PPM is scaled to 16 bits

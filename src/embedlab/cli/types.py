@@ -77,7 +77,7 @@ boolean = checked(lambda text: BOOLEANS[text.strip().lower()], lambda _: True, "
 
 
 def matching(pattern: str, what: str) -> ArgumentType[str]:
-    """Type of a text that matches the whole pattern after surrounding blanks are stripped."""
+    """Type of a string that matches the whole pattern after surrounding blanks are stripped."""
     return checked(str.strip, re.compile(pattern).fullmatch, what)
 
 
@@ -90,7 +90,7 @@ version = matching(
 
 
 def nonblank(what: str) -> ArgumentType[str]:
-    """Type of a text that may not be blank; `what` names it in the message."""
+    """Type of a string that may not be blank; `what` names it in the message."""
     return checked(str.strip, bool, what)
 
 

@@ -129,7 +129,7 @@ def _all_gather_object(value: T) -> list[T]:
 
 
 def _lost_ranks_message(others: Mapping[int, Identity], error: BaseException) -> str:
-    """The loss of another rank that caused `error`, in words; "" if it has another cause."""
+    """A phrase on the lost rank that caused `error`; "" if it has another cause."""
     until = time.monotonic() + (0 if isinstance(error, SystemExit) else SECONDS_TO_DIE)
     while not (lost := ended_ranks_message(others)) and time.monotonic() < until:
         time.sleep(0.05)
@@ -140,7 +140,7 @@ def _lost_ranks_message(others: Mapping[int, Identity], error: BaseException) ->
 
 
 def ended_ranks_message(others: Mapping[int, Identity]) -> str:
-    """The ranks of this host whose processes have ended, in words; "" if there are none."""
+    """A phrase on the ranks of this host whose processes have ended; "" if there are none."""
     lost = [
         f"rank {i} (pid {pid} on {host})"
         for i, (host, pid, running_at) in others.items()

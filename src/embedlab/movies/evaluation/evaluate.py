@@ -1,7 +1,7 @@
 """Tune candidates on validation likes, compare them on test likes.
 
 In: L. Out: for every candidate, what validation chose and how well that ranks the test likes, with
-bootstrap intervals over users, paired for differences; as a table and in words.
+bootstrap intervals over users, paired for differences; as a table and as text.
 """
 
 from collections import defaultdict

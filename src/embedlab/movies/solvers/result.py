@@ -38,7 +38,7 @@ class FitResult:
     seconds      wall time of all updates and of the last evaluation.
     diverged_at  None, or the epoch from which on the costs had diverged (`divergence_epoch`), or
                  the last epoch if only the embedding's rows are too long to be served.
-    divergence   the evidence, in words.
+    divergence   the evidence, as a phrase.
     """
 
     embedding: np.ndarray

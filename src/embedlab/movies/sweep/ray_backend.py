@@ -166,7 +166,7 @@ def _init(options: RayOptions) -> None:
 
 
 def describe_capacity(nodes: Sequence[dict], options: RayOptions) -> str:
-    """The number of concurrent fits, in words. Raises OptionError if a local Ray has no room."""
+    """A sentence on the number of concurrent fits. Raises OptionError if a local Ray has no room."""
     reserved = {"CPU": options.cpus_per_fit, "GPU": options.gpus_per_fit}
     reserved = {name: amount for name, amount in reserved.items() if amount}
     alive = [node["Resources"] for node in nodes if node["Alive"]]
@@ -258,5 +258,5 @@ def _fit(
 
 
 def _versions() -> str:
-    """The libraries that a fit's result depends on, with their versions, in words."""
+    """Names and versions of the libraries that a fit's result depends on."""
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)

@@ -1,7 +1,7 @@
 """Comparison of fits of the same likes: which is best, and do they recommend the same movies?
 
 In: a `SweepFit` for each optimizer, learning rate and seed, the exact solver's first. Out: tables,
-overlaps, and the answer in words.
+overlaps, and the answer as text.
 """
 
 import math

@@ -39,7 +39,7 @@ def log_line(text: str) -> None:
 
 
 def outage_reason(error: BaseException | None) -> str | None:
-    """Why the store is unavailable, in words; None for an error that a retry does not mend."""
+    """A phrase on why the store is unavailable; None for an error that a retry does not mend."""
     while error is not None:
         text = str(error)
         match error:

@@ -111,7 +111,7 @@ class Spool:
         return False
 
     def send(self) -> str:
-        """Send everything and remove the folder; return how much was sent, in words.
+        """Send everything and remove the folder; return a phrase on how much was sent.
 
         Raises MLflow's error if the store is unavailable; the spool is then kept. Raises
         TrackingError if MLflow refuses it; the folder is then renamed, so that later starts ignore

@@ -16,7 +16,7 @@ class Card:
     """The facts in a version's tags and its description.
 
     summary      the model, in a sentence.
-    data         name of the data set, whose sha256 is `data_digest`; `counts` is its size in words.
+    data         name of the data set, whose sha256 is `data_digest`; `counts` describes its size.
     licences     data or weights -> their licence, in a sentence.
     trained      parameter -> value.
     origin       entry_point, git.commit and git.dirty of the run `run_id`.

@@ -49,7 +49,7 @@ class Score:
         return cls(metric, float(tags[metric.name]), float(tie_breaker) if tie_breaker else None)
 
     def compare(self, other: "Score") -> tuple[bool, str]:
-        """Whether this score is better (an equal one is not), and the reason in words."""
+        """Whether this score is better (an equal one is not), and a phrase that says why."""
         metric, breaker = self.metric, self.metric.tie_breaker
         ties = self.tie_breaker, other.tie_breaker
         if breaker and self.value == other.value and ties[0] is not None and ties[1] is not None:
@@ -71,7 +71,7 @@ class RegisteredVersion:
 def should_promote(
     new: RegisteredVersion, champion: RegisteredVersion | None, metric: ScoreMetric
 ) -> tuple[bool, str]:
-    """Whether version `new` replaces the champion, and the reason in words.
+    """Whether version `new` replaces the champion, and a phrase that says why.
 
     Scores are compared only if both versions were judged by `metric` on equal data.
     """

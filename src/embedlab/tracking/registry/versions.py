@@ -43,7 +43,7 @@ NEWEST_SHOWN = 10
 
 @dataclass(frozen=True)
 class Registration:
-    """A version, its alias `champion` or `challenger`, and the reason, in words."""
+    """A version, its alias `champion` or `challenger`, and the reason, as a phrase."""
 
     name: str
     version: int
@@ -234,7 +234,7 @@ class _RegisteredModel:
     def decide(self, new: RegisteredVersion, score: Score) -> tuple[str, str]:
         """Make the version champion or challenger, by the metric of `score`.
 
-        Returns the alias, and the reason in words.
+        Returns the alias, and a phrase that says why.
         """
         champion = self.by_alias(CHAMPION)
         if champion and champion.version == new.version:  # its process was killed after that

@@ -1,6 +1,6 @@
 """Checkpoints: a training's state on disk, replaced atomically after every epoch.
 
-In: a dict of tensors, numbers and texts. Out: an equal dict, loaded with `weights_only=True`. The
+In: a dict of tensors, numbers and strings. Out: an equal dict, loaded with `weights_only=True`. The
 file is written under another name and then renamed, so a process that is killed while it writes
 leaves the previous checkpoint.
 """

@@ -110,7 +110,7 @@ class Trainer:
         self.best = BestEpoch(0, NO_SCORE, {})
 
     def state(self) -> dict:
-        """A checkpoint of tensors, numbers and texts."""
+        """A checkpoint of tensors, numbers and strings."""
         best = {**self.best.score._asdict(), "epoch": self.best.epoch, "network": self.best.weights}
         return {
             **{name: part.state_dict() for name, part in self._stateful.items()},

@@ -166,7 +166,7 @@ def _init(options: RayOptions) -> None:
 
 
 def describe_capacity(nodes: Sequence[dict], options: RayOptions) -> str:
-    """A sentence on the number of concurrent fits. Raises OptionError if a local Ray has no room."""
+    """Describe the number of concurrent fits. Raises OptionError if a local Ray has no room."""
     reserved = {"CPU": options.cpus_per_fit, "GPU": options.gpus_per_fit}
     reserved = {name: amount for name, amount in reserved.items() if amount}
     alive = [node["Resources"] for node in nodes if node["Alive"]]

@@ -38,7 +38,7 @@ def load(ratings: str) -> Likes:
     return find_likes(read_ratings(files.path, files.name), "user_mean")
 
 
-def published_epoch(counts: torch.Tensor):
+def notebook_epoch(counts: torch.Tensor):
     """The notebook's way: the dense cost by autograd, then Adam."""
     v = torch.randn((len(counts), DIM), requires_grad=True)
     optimizer = torch.optim.Adam([v], lr=1.0)
@@ -71,7 +71,7 @@ def our_epoch(objective):
 def epochs(report: Report, likes: Likes, n: int) -> None:
     counts = cooccurrence(likes.matrix)
     sides = {
-        "epoch, published (dense, autograd)": (published_epoch(to_dense(counts)), 1),
+        "epoch, as in the notebook (dense, autograd)": (notebook_epoch(to_dense(counts)), 1),
         "epoch, dense": (our_epoch(Dense(counts)), 1),
         "epoch, factored": (our_epoch(Factored(likes.weighted)), 20),
     }
@@ -81,11 +81,11 @@ def epochs(report: Report, likes: Likes, n: int) -> None:
     for _ in range(n):
         for name, (epoch, repeats) in sides.items():
             seconds[name] += times(epoch, repeats, warm_up=1 if repeats > 1 else 0)
-    published = None
+    notebook = None
     for name, values in seconds.items():
         median = float(np.median(values))
-        published = published or median
-        report.add(name, [1e3 * v for v in values], "ms", published / median)
+        notebook = notebook or median
+        report.add(name, [1e3 * v for v in values], "ms", notebook / median)
 
 
 def exact_solver(report: Report, likes: Likes, n: int) -> None:

@@ -289,7 +289,6 @@ class TitleIndex:
         self._phrases = "".join(phrases_of_rows)
         self._phrase_ends = np.cumsum([len(phrases) for phrases in phrases_of_rows])
         self._spellings = list(self._names)
-        self._sorted_spellings = [_with_sorted_words(name) for name in self._names]
         self._bigrams = BigramIndex(self._spellings)
 
     def find(self, query: str) -> int:
@@ -460,11 +459,8 @@ class TitleIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(n,) the likeness that decides what is listed, exact from `limit` on; (n,) its order."""
         spellings = [self._spellings[i] for i in positions.tolist()]
-        with_sorted_words = [self._sorted_spellings[i] for i in positions.tolist()]
         ratio = process.cdist([typed], spellings, scorer=fuzz.ratio)[0]
-        sorted_ratio = process.cdist(
-            [_with_sorted_words(typed)], with_sorted_words, scorer=fuzz.ratio
-        )[0]
+        sorted_ratio = process.cdist([typed], spellings, scorer=fuzz.token_sort_ratio)[0]
         part = process.cdist(
             [typed], spellings, scorer=fuzz.partial_ratio, score_cutoff=limit / PART_WEIGHT
         )[0]
@@ -491,10 +487,6 @@ class TitleIndex:
             "write one in full.",
             candidates,
         )
-
-
-def _with_sorted_words(name: str) -> str:
-    return " ".join(sorted(name.split()))
 
 
 def _occurrences(part: str, text: str) -> list[int]:

@@ -8,6 +8,7 @@ both; memory is measured in separate processes.
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -22,7 +23,7 @@ from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.minres import fit_minres
-from embedlab.movies.solvers.objective import Dense, Factored
+from embedlab.movies.solvers.objective import Dense, Factored, Objective
 from embedlab.process import peak_memory
 from embedlab.progress import EpochRecord
 from embedlab.tracking.run import start_run
@@ -38,13 +39,13 @@ def load(ratings: str) -> Likes:
     return find_likes(read_ratings(files.path, files.name), "user_mean")
 
 
-def notebook_epoch(counts: torch.Tensor):
+def notebook_epoch(counts: torch.Tensor) -> Callable[[], float]:
     """The notebook's way: the dense cost by autograd, then Adam."""
     v = torch.randn((len(counts), DIM), requires_grad=True)
     optimizer = torch.optim.Adam([v], lr=1.0)
     off_diagonal = 1 - torch.eye(len(counts))
 
-    def epoch():
+    def epoch() -> float:
         optimizer.zero_grad()
         cost = (((v @ v.T - counts) * off_diagonal) ** 2).sum()
         cost.backward()
@@ -54,12 +55,12 @@ def notebook_epoch(counts: torch.Tensor):
     return epoch
 
 
-def our_epoch(objective):
+def our_epoch(objective: Objective) -> Callable[[], float]:
     """One epoch of this project: cost and gradient in closed form, then Adam."""
     v = torch.randn((objective.n_movies, DIM), requires_grad=True)
     optimizer = torch.optim.Adam([v], lr=1.0, fused=True)
 
-    def epoch():
+    def epoch() -> float:
         with torch.no_grad():
             cost, v.grad = objective.cost_and_gradient(v.detach())
         optimizer.step()
@@ -146,7 +147,7 @@ def model(report: Report, likes: Likes, n: int) -> None:
     asked = titles[likes.popularity.argmax()]
     typed = asked.rpartition(" (")[0].lower()
 
-    def one_title(score):
+    def one_title(score: str) -> Callable[[], object]:
         return lambda: neighbours.top([index.find(typed)], 10, score)
 
     for score in ("dot", "cosine"):

@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import psutil
 import requests
@@ -34,6 +35,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.startup import PROJECT
+
+if TYPE_CHECKING:
+    from mlflow.pyfunc import PyFuncModel
 
 JSON = {"Content-Type": "application/json"}
 SHARE_OF_BAD = 0.3
@@ -80,7 +84,7 @@ def run(folder: Path, entry_point: str, *arguments: str) -> None:
     )
 
 
-def load_model(name: str):
+def load_model(name: str) -> "PyFuncModel":
     import mlflow
 
     return mlflow.pyfunc.load_model(f"models:/{name}@champion")
@@ -90,11 +94,12 @@ def ask(column: str, value: object, **params: object) -> bytes:
     return json.dumps({"dataframe_records": [{column: value}], "params": params}).encode()
 
 
-def answered(model, column: str, value: object, **params: object) -> Body:
+def answered(model: "PyFuncModel", column: str, value: object, **params: object) -> Body:
     """A valid request, and the model's own answer as the server would write it."""
     import pandas as pd
 
     answer = model.predict(pd.DataFrame({column: [value]}), params=params)
+    assert isinstance(answer, pd.DataFrame)
     return ask(column, value, **params), 200, answer.to_json(orient="records", double_precision=12)
 
 
@@ -203,7 +208,7 @@ class Server:
                 time.sleep(0.2)
         raise SystemExit(f"the server did not start:\n{self.log.read_text()}")
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         os.killpg(self.process.pid, signal.SIGTERM)
         self.process.wait(timeout=30)
 

@@ -9,6 +9,7 @@ comparison take turns, so that a slow spell of the machine affects all of them.
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -34,7 +35,14 @@ N_CLASSES, SIDE, EPOCHS = 10, 32, 15
 class Notebook(Dataset):
     """One image at a time, through PIL, as the notebook had it."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, resolution: int, mean, std):
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        resolution: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ):
         self.images, self.labels = images.transpose(0, 2, 3, 1), labels
         self.transform = transforms.Compose(
             [
@@ -48,11 +56,11 @@ class Notebook(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, row: int):
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
         return self.transform(Image.fromarray(self.images[row])), int(self.labels[row])
 
 
-def seconds_of(call) -> float:
+def seconds_of(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
@@ -82,27 +90,27 @@ def main() -> None:
     ours = Classifier(network, preprocessing, device, precision)
     ours32 = Classifier(network, preprocessing, device, "float32")
 
-    def batch_of(size):
+    def batch_of(size: int) -> torch.Tensor:
         return torch.randn(size, 3, resolution, resolution).contiguous(
             memory_format=torch.channels_last
         )
 
-    def bare_forward(classifier):
+    def bare_forward(classifier: Classifier) -> Callable[[], None]:
         batch = batch_of(BATCH_SIZE)
 
-        def run():
+        def run() -> None:
             with torch.inference_mode(), classifier.autocast():
                 for _ in range(n // BATCH_SIZE):
                     network(batch)
 
         return run
 
-    def bare_training():
+    def bare_training() -> Callable[[], None]:
         net = models.resnet18(num_classes=N_CLASSES).to(memory_format=torch.channels_last)
         size = options.batch_size
         batch, truth = batch_of(size), torch.arange(size) % N_CLASSES
 
-        def run():
+        def run() -> None:
             for _ in range(n // size):
                 with ours.autocast():
                     scores = net(batch)
@@ -111,12 +119,12 @@ def main() -> None:
 
         return run
 
-    def our_training():
+    def our_training() -> float:
         """Seconds until the last training step; the validation after it is not counted."""
         net = models.resnet18(num_classes=N_CLASSES)
         steps: list[float] = []
 
-        def on_progress(done, total, detail="", /):
+        def on_progress(done: float, total: float | None, detail: str = "", /) -> None:
             if detail != "validation":
                 steps.append(time.perf_counter())
 
@@ -131,12 +139,12 @@ def main() -> None:
         Notebook(pixels, labels, resolution, backbone.mean, backbone.std), 64, num_workers=2
     )
 
-    def notebook_forward():
+    def notebook_forward() -> None:
         with torch.no_grad():
             for batch, _ in loader:
                 plain(batch)
 
-    def notebook_training():
+    def notebook_training() -> None:
         net = models.resnet18(num_classes=N_CLASSES)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
         for batch, truth in loader:
@@ -146,10 +154,12 @@ def main() -> None:
 
     plain = models.resnet18().eval()
 
-    def our_forward():
-        return ours.predict_logits(images, rows)
+    def our_forward() -> np.ndarray:
+        features = ours.predict_logits(images, rows)
+        assert features is not None  # at rank 0, the only one
+        return features
 
-    def our_head():
+    def our_head() -> None:
         features = our_forward()
         data = features, labels
         small = features[:n_val], labels[:n_val]
@@ -178,10 +188,10 @@ def main() -> None:
             if round_number:
                 measured.setdefault(name, []).append(seconds)
 
-    def rates(name):
+    def rates(name: str) -> list[float]:
         return [1 / seconds for seconds in measured[name]]
 
-    def ratio(first, second):
+    def ratio(first: str, second: str) -> float:
         """Median over the rounds of `first`'s images per second divided by `second`'s."""
         pairs = zip(rates(first), rates(second), strict=True)
         return statistics.median(a / b for a, b in pairs)

@@ -14,9 +14,11 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -38,7 +40,7 @@ def run(folder: Path, entry_point: str, **parameters: object) -> str:
 
 
 @contextmanager
-def mlflow_ui(store: str):
+def mlflow_ui(store: str) -> Iterator[None]:
     """The MLflow UI on PORT until the block ends."""
     options = ["--backend-store-uri", store, "--port", str(PORT)]
     command = [sys.executable, "-m", "mlflow", "ui", *options]
@@ -88,7 +90,7 @@ def main() -> None:
         page = re.search(r"Walk through the movies: (\S+)", fitted)
         assert page, fitted
         explorer = Path(page[1]).as_uri()
-        take(f"{explorer}#{urllib.request.quote(MOVIE)}", "explorer", folder, 5_000)
+        take(f"{explorer}#{quote(MOVIE)}", "explorer", folder, 5_000)
         compared = run(folder, "compare_optimizers", ratings=ratings)
         page = re.search(r"Watch the lists converge: (\S+)", compared)
         assert page, compared

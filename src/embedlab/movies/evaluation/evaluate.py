@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -282,7 +282,7 @@ def to_markdown(
     return "\n".join(lines) + "\n"
 
 
-def _standing(row) -> str:
+def _standing(row: Any) -> str:
     if row.contestant == WEIGHTED_EMBEDDING:
         return ""
     parts = []

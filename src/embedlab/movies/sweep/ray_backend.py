@@ -56,7 +56,7 @@ class RayOptions:
     cpus_per_fit: int = 1
     gpus_per_fit: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         found = ADDRESS.fullmatch(self.address)
         if self.address not in ("", "auto") and not (found and 0 < int(found["port"]) < 65536):
             raise OptionError(

@@ -6,13 +6,13 @@ available again; if so, the spool is sent.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import mlflow
-from mlflow.entities import RunTag
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking.fluent import run_id_to_system_metrics_monitor
 
 from embedlab.errors import StoreUnavailableError
@@ -41,19 +41,28 @@ class BufferedClient(mlflow.MlflowClient):
         self._was_away = self._is_told = False
         self._next_try = self._pause = 0.0
 
-    def log_batch(self, run_id: str, metrics=(), params=(), tags=(), synchronous=None) -> None:
+    def log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
+        synchronous: bool | None = None,
+    ) -> None:
         self._send_or_spool(
             partial(super().log_batch, run_id, metrics=metrics, params=params, tags=tags),
             partial(self._spool.add, metrics, params, tags),
         )
 
-    def set_tag(self, run_id: str, key: str, value, synchronous: bool | None = None) -> None:
+    def set_tag(
+        self, run_id: str, key: str, value: object, synchronous: bool | None = None
+    ) -> None:
         self.log_batch(run_id, tags=[RunTag(key, str(value))])
 
-    def log_artifact(self, run_id: str, local_path, artifact_path: str | None = None) -> None:
+    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
         self._log_files(super().log_artifact, local_path, artifact_path)
 
-    def log_artifacts(self, run_id: str, local_dir, artifact_path: str | None = None) -> None:
+    def log_artifacts(self, run_id: str, local_dir: str, artifact_path: str | None = None) -> None:
         self._log_files(super().log_artifacts, local_dir, artifact_path)
 
     def _log_files(self, write: Callable, local: str | Path, artifact_path: str | None) -> None:

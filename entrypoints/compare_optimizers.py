@@ -24,7 +24,9 @@ def build_parser() -> Parser:
     arguments.add_weighting(parser)
     what = "optimizers, joined by commas; exact is always fitted too"
     parser.add("optimizers", parse_optimizers, "adam,rmsprop,sgd,lbfgs", what)
-    what = "published: the course notebook's; 1,0.1 for every optimizer; or adam:1,0.1/sgd:2e-5"
+    what = (
+        "published: the course notebook's; 1,0.1 for all; adam:1,0.1/sgd:2e-5, others as published"
+    )
     parser.add("learning_rates", parse_rates, "published", what)
     parser.add("seeds", integers(0), "0", "seeds of the random starts, joined by commas")
     arguments.add_fit(parser)

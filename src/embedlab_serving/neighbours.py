@@ -30,7 +30,7 @@ class Recommendation(NamedTuple):
 
 
 def unservable_reason(embedding: np.ndarray) -> str | None:
-    """Why `embedding`, (n_movies, dim) float32, has scores that are not finite; None if all are."""
+    """The reason why scores of `embedding`, (n_movies, dim) float32, are not all finite, or None."""
     norms = _norms(embedding)
     # |v_j · q| ≤ ‖v_j‖ ‖q‖, and no query is longer than the longest row.
     bad = ~(norms**2 <= np.finfo(np.float32).max)  # also where a norm is not a number

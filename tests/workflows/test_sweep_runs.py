@@ -3,6 +3,8 @@
 import ast
 import itertools
 import json
+import shutil
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -10,6 +12,7 @@ import pandas as pd
 import pytest
 from conftest import PROJECT, fresh_store
 
+from embedlab.datasets.movielens import locate_ratings
 from embedlab.movies.options import FitOptions
 from embedlab.workflows.sweep import FIT_CODE, fit_key
 from entrypoints.compare_optimizers import main
@@ -273,6 +276,21 @@ def test_an_unknown_title_is_refused_before_any_fit(tmp_path):
         with pytest.raises(TitleError, match="Terminater 7"):
             main([*GRID, *RATES, "--titles", "Toy Story|Terminater 7"])
         assert children(client) == {}
+
+
+@pytest.mark.slow
+def test_a_fit_is_made_again_if_only_a_title_has_changed(tmp_path):
+    """Its lists would recommend a movie for another row of itself."""
+    folder = Path(shutil.copytree(locate_ratings("sample").path, tmp_path / "ratings"))
+    command = ["--ratings", str(folder), *GRID[2:], *TITLES, "--learning-rates", "adam:1/sgd:1e-5"]
+    movies = folder / "movies.csv"
+    with fresh_store(tmp_path) as client:
+        main(command)
+        assert len(children(client)) == 3
+        text = movies.read_text(encoding="utf-8")
+        movies.write_text(text.replace("Toy Story 2 (1999)", "Toy Story (1995)"), encoding="utf-8")
+        main(command)
+        assert len(children(client)) == 6
 
 
 @pytest.mark.slow

@@ -135,22 +135,26 @@ class Sweep:
     def _outcomes(
         self, jobs: Sequence[Job], missing: Sequence[Job], ray: RayOptions | None
     ) -> Generator[tuple[Job, RayFit | EmbedlabError | None], None, None]:
-        """Every job, the first one first, as every gap is relative to the exact cost; with Ray also
-        what became of a missing job."""
+        """Yield every job, the exact fit first, as every gap is relative to its cost.
+
+        The second value is what became of a missing job with Ray, and None for any other.
+        """
         if not ray or not missing:
             yield from ((job, None) for job in jobs)
             return
         finished = ((job, None) for job in jobs if job not in missing)
         with ray_session(ray, self.notify):
             fitted = fits_by_ray(self.likes.weighted, missing, self.queries, ray)
-            yield from chain(*((fitted, finished) if jobs[0] in missing else (finished, fitted)))
+            yield from chain(fitted, finished) if jobs[0] in missing else chain(finished, fitted)
 
     def _report(self, job: Job, done: float, total: float, fraction: float) -> None:
         """Report progress: `fraction` of `job`, after `done` of `total` work."""
         self.on_progress(done + fraction * _work(job), total, job[0].label)
 
     def _key(self, job: Job) -> str:
-        return fit_key(*job, self.likes.cost_digest, self.device)
+        # The titles, as no list has another row of the movie that was asked for.
+        data = "\n".join([self.likes.cost_digest, *self.likes.movies["title"]])
+        return fit_key(*job, data, self.device)
 
     def _find(self, job: Job) -> FinishedFit | None:
         """The newest finished child of this fit whose artifacts are intact."""
@@ -287,13 +291,13 @@ def _work(job: Job) -> float:
     return RELATIVE_WORK.get(options.optimizer, 1.0) * options.epochs
 
 
-def fit_key(options: FitOptions, seed: int, data_digest: str, device: str) -> str:
+def fit_key(options: FitOptions, seed: int, data: str, device: str) -> str:
     """sha256 (hex) of everything a fit's result depends on: parameters, data, device, code."""
     code = [p for part in FIT_CODE for p in sorted((PROJECT_ROOT / "src/embedlab").glob(part))]
     parts = {
         "options": asdict(options),
         "seed": seed,
-        "data": data_digest,
+        "data": data,
         "device": device,
         "versions": [torch.__version__, scipy.__version__, np.__version__],
         "code": [path.read_text(encoding="utf-8") for path in code],

@@ -24,7 +24,7 @@ from embedlab.movies.solvers.minres import (
     newton_diagonal,
 )
 from embedlab.movies.solvers.objective import Dense, Factored
-from embedlab.movies.solvers.result import add_gap_metric, divergence_epoch
+from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch
 from embedlab.progress import EpochRecord
 from embedlab_serving.neighbours import Neighbours
 from entrypoints import fit_embedding
@@ -124,6 +124,15 @@ def test_a_fit_that_diverges_stops_and_says_where():
     assert result.diverged_at == next(i for i, cost in enumerate(costs) if cost > 1000 * costs[0])
     with pytest.raises(DivergedError, match=rf"sgd lr=10 .* epoch {len(history)}; .* lr=1,"):
         result.raise_if_diverged(options)
+
+
+def test_an_exact_fit_that_diverged_is_not_advised_a_learning_rate():
+    result = FitResult(np.zeros((3, 2), np.float32), 1.0, 4, 0.1, 4, "vectors are too long")
+    sentence = (
+        r"^exact diverged: vectors are too long; weight the likes \(user_weight=inverse\), or"
+    )
+    with pytest.raises(DivergedError, match=sentence):
+        result.raise_if_diverged(FitOptions("exact", dim=2))
 
 
 def test_a_finite_cost_far_above_the_start_has_diverged_and_a_spike_has_not():

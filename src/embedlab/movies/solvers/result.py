@@ -55,7 +55,7 @@ class FitResult:
     def raise_if_diverged(self, options: FitOptions) -> None:
         """Raises DivergedError with the epoch, the learning rate and what to try."""
         if self.has_diverged:
-            advice = "use fewer ratings"
+            advice = "weight the likes (user_weight=inverse), or use fewer ratings"
             if options.lr:
                 advice = (
                     f"try a smaller learning rate, such as lr={options.lr / 10:g}, or a smaller "

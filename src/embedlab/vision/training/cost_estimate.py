@@ -7,7 +7,7 @@ from typing import Any
 from embedlab.errors import OptionError
 from embedlab.vision.training.recipes import FinetuneOptions, resolve_options
 
-FEWER_TRAIN_IMAGES = 10_000  # training images
+FEWER_TRAIN_IMAGES = 10_000
 FORWARD_COST = 0.35  # time of an image without gradients, relative to one of a training step
 
 

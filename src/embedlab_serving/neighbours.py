@@ -30,7 +30,7 @@ class Recommendation(NamedTuple):
 
 
 def unservable_reason(embedding: np.ndarray) -> str | None:
-    """The reason why scores of `embedding`, (n_movies, dim) float32, are not all finite, or None."""
+    """Why scores of `embedding`, (n_movies, dim) float32, are not all finite; None if they are."""
     norms = _norms(embedding)
     # |v_j · q| ≤ ‖v_j‖ ‖q‖, and no query is longer than the longest row.
     bad = ~(norms**2 <= np.finfo(np.float32).max)  # also where a norm is not a number

@@ -42,7 +42,7 @@ SIZES = (SMALLEST, 1_000_000, 10_000_000, LARGEST)
 DIM, EPOCHS, ASKED = 100, 5, 200
 NEAR_LIMIT = 1e-3
 LIKES, TITLES = "likes.npz", "titles.json"
-COLOURS = (BLUE, ORANGE, GREEN, RED, "#8e44ad", "#17a2b8", GREY, "#b8860b")
+COLOURS = (BLUE, ORANGE, GREEN, RED, "#8e44ad", "#17a2b8", GREY, "#b8860b", "#222222")
 UNITS = {"memory of reading": "GiB", "memory of fitting": "GiB"}
 UNITS |= {"a title": "ms", "a missing title": "ms"}
 

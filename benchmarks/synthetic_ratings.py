@@ -26,9 +26,9 @@ TASTES, TASTES_OF_A_USER, SHARE_BY_TASTE, MORE_STARS = 300, 5, 0.5, 0.5
 FIRST_SECOND, LAST_SECOND = 789_652_009, 1_697_155_200  # 1995 to 2023
 GENRES = ("Action", "Comedy", "Drama", "Horror", "Romance", "Sci-Fi", "Thriller", "Documentary")
 SYLLABLES = (
-    *("al", "bor", "cin", "dra", "el", "fen", "gar", "hol", "ist", "jun", "kar", "lum"),
-    *("mor", "nel", "ost", "pra", "qui", "ros", "sil", "tar", "und", "ver", "win", "zen"),
-)
+    "al", "bor", "cin", "dra", "el", "fen", "gar", "hol", "ist", "jun", "kar", "lum",
+    "mor", "nel", "ost", "pra", "qui", "ros", "sil", "tar", "und", "ver", "win", "zen",
+)  # fmt: skip
 
 
 def shape_of(n_ratings: int) -> tuple[int, int]:

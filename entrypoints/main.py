@@ -8,9 +8,9 @@ from embedlab.cli.types import auto_or, integer, nonblank, one_of, positive_numb
 from embedlab.movies.options import OPTIMIZERS, FitOptions
 
 STEPS = (
-    *("build_matrix", "fit_embedding", "recommend", "compare_optimizers", "evaluate_embedding"),
-    *("extract_features", "finetune", "compare_transfer"),
-)
+    "build_matrix", "fit_embedding", "recommend", "compare_optimizers", "evaluate_embedding",
+    "extract_features", "finetune", "compare_transfer",
+)  # fmt: skip
 
 
 def build_parser() -> Parser:

@@ -19,10 +19,10 @@ needs_chromium = pytest.mark.skipif(
 )
 # Chromium's virtual time does not wait for a frame in a process of its own.
 OPTIONS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--window-size=1440,900"),
-    *("--virtual-time-budget=10000", "--enable-logging=stderr", "--dump-dom"),
-    *("--disable-site-isolation-trials", "--disable-features=IsolateSandboxedIframes"),
-)
+    "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1440,900",
+    "--virtual-time-budget=10000", "--enable-logging=stderr", "--dump-dom",
+    "--disable-site-isolation-trials", "--disable-features=IsolateSandboxedIframes",
+)  # fmt: skip
 # MLflow's viewer shows an artifact in a frame like this one.
 VIEWER = """<!doctype html><body>
 <script>onmessage = (event) => {{ const answer = document.createElement("output");

@@ -91,8 +91,16 @@ def test_help_lists_every_target(checkout):
     ran = subprocess.run(["make"], cwd=checkout, capture_output=True, text=True, check=True)
     listed = {line.split()[1] for line in ran.stdout.splitlines() if line.startswith("make ")}
     targets = {
-        *("help", "run", "test", "test-fast", "lint", "ui"),
-        *("bench", "bench-peers", "screenshots", "lock"),
+        "help",
+        "run",
+        "test",
+        "test-fast",
+        "lint",
+        "ui",
+        "bench",
+        "bench-peers",
+        "screenshots",
+        "lock",
     }
     assert shown and listed == targets
 

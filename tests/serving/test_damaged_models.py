@@ -468,10 +468,10 @@ FAILS_AS_OURS = """raise mlflow.exceptions.MlflowException("the server's log say
         ("", "1 / 0", movie_model.SIGNATURE, "division by zero"),
     ],
     ids=[
-        *("no signature", "other columns", "no table", "fails", "fails as ours"),
-        *("lacks a package", "does not start"),
+        "no signature", "other columns", "no table", "fails", "fails as ours",
+        "lacks a package", "does not start",
     ],
-)
+)  # fmt: skip
 def test_code_of_somebody_else_is_a_sentence(
     store, tmp_path, type_recommend, body, before, signature, sentence
 ):

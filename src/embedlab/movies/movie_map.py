@@ -18,9 +18,9 @@ GENRE_GROUPS = {
 }
 # Okabe and Ito's palette, which the colour-blind can tell apart, with grey for its black.
 GENRE_COLOURS = (
-    *("#e69f00", "#56b4e9", "#cc79a7", "#0072b2"),
-    *("#d55e00", "#009e73", "#d9c400", "#8a8f98"),
-)
+    "#e69f00", "#56b4e9", "#cc79a7", "#0072b2",
+    "#d55e00", "#009e73", "#d9c400", "#8a8f98",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,10 @@ NEIGHBOURS = 8
 MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 VIEW = "pictures"
 CARD_PARAMETERS = (
-    *("backbone", "weights", "recipe", "head", "batch_norm", "optimizer", "lr", "weight_decay"),
-    *("schedule", "epochs", "batch_size", "resolution", "augment", "freeze", "flip_view"),
-    *("precision", "seed"),
-)
+    "backbone", "weights", "recipe", "head", "batch_norm", "optimizer", "lr", "weight_decay",
+    "schedule", "epochs", "batch_size", "resolution", "augment", "freeze", "flip_view",
+    "precision", "seed",
+)  # fmt: skip
 
 
 def load_images(
@@ -349,7 +349,9 @@ def comparison_view(experiment_id: str) -> str | None:
         ],
         columns=[
             *(f"params.resolved/{name}" for name in ("optimizer", "lr", "epochs")),
-            *("metrics.best/val_accuracy", "metrics.test/accuracy", "metrics.time/fit_seconds"),
+            "metrics.best/val_accuracy",
+            "metrics.test/accuracy",
+            "metrics.time/fit_seconds",
         ],
         order_by="best/val_accuracy DESC",
         # Set by load_images; MLflow's tag filters have no IN.

@@ -31,9 +31,9 @@ from embedlab.workflows.models import example_title, log_movie_model
 
 PAGE = "explore.html"
 CARD_PARAMETERS = (
-    *("like_rule", "user_weight", "item_power"),
-    *("optimizer", "lr", "dim", "epochs", "objective", "init_scale", "seed"),
-)
+    "like_rule", "user_weight", "item_power",
+    "optimizer", "lr", "dim", "epochs", "objective", "init_scale", "seed",
+)  # fmt: skip
 
 
 def fetch_matrix(uri: str) -> Path:

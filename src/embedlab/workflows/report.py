@@ -35,8 +35,8 @@ from embedlab.vision.options import IMAGE_ENTRY_POINTS
 
 KINDS = (
     *(*IMAGE_ENTRY_POINTS, "compare_transfer", "compare_optimizers"),
-    *("fit_embedding", "recommend", "evaluate_embedding"),
-)
+    "fit_embedding", "recommend", "evaluate_embedding",
+)  # fmt: skip
 WEBP_QUALITY = 88  # of figures, a fifth of PNG's bytes
 PAGE = "report.html"
 

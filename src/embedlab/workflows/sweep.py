@@ -54,9 +54,9 @@ NODE = "ray_node"  # a task's host and the first characters of its node's id
 LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates have no logarithmic axis
 # The code that a fit's vectors and lists depend on.
 FIT_CODE = (
-    *("movies/options.py", "movies/data/*.py", "movies/solvers/*.py"),
-    *("movies/sweep/convergence.py", "../embedlab_serving/titles.py"),
-)
+    "movies/options.py", "movies/data/*.py", "movies/solvers/*.py",
+    "movies/sweep/convergence.py", "../embedlab_serving/titles.py",
+)  # fmt: skip
 # Time of an epoch relative to a first-order optimizer's (of the exact solver: of all rounds).
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
@@ -278,7 +278,8 @@ class Sweep:
             columns=[
                 *(f"params.{key}" for key in ("optimizer", "lr", "seed")),
                 *(f"metrics.final/{key}" for key in ("cost", "gap", "overlap")),
-                *("metrics.time/fit_seconds", "tags.stop_reason"),
+                "metrics.time/fit_seconds",
+                "tags.stop_reason",
             ],
             order_by="final/cost ASC",
             search=f"tags.{self.tag} IS NOT NULL",

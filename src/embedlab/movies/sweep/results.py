@@ -27,9 +27,9 @@ STUCK_GAP = 1000.0
 MIN_FITS_FOR_CORRELATION = 6
 CLEAR_CORRELATION = -0.5
 FIT_COLUMNS = (
-    *("fit", "optimizer", "lr", "seed", "cost"),
-    *("gap", "epochs", "seconds", "status", "run_id"),
-)
+    "fit", "optimizer", "lr", "seed", "cost",
+    "gap", "epochs", "seconds", "status", "run_id",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

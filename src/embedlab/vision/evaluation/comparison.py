@@ -14,9 +14,9 @@ from embedlab.vision.evaluation.metrics import Predictions, evaluate, mcnemar
 SIGNIFICANT = 0.05
 MAX_SHOWN = 24  # images of a disagreement
 RUN_COLUMNS = (
-    *("run", "kind", "val_accuracy", "accuracy", "low", "high"),
-    *("loss", "calibration_error", "minutes"),
-)
+    "run", "kind", "val_accuracy", "accuracy", "low", "high",
+    "loss", "calibration_error", "minutes",
+)  # fmt: skip
 RANDOM_WEIGHTS = (
     "All of them began with random weights (`weights=none`): frozen features have learnt nothing "
     "from other images, so this shows that the code runs, not which way is better."

@@ -115,9 +115,9 @@ AUTO = FinetuneOptions(
 )
 # The fields that AUTO chooses by the data; its own values are for CIFAR-10's 42,500 images.
 BY_DATA = (
-    *("head", "batch_norm", "optimizer", "lr", "epochs", "batch_size", "resolution", "augment"),
+    "head", "batch_norm", "optimizer", "lr", "epochs", "batch_size", "resolution", "augment",
     "freeze",
-)
+)  # fmt: skip
 RECIPES = MappingProxyType({recipe.recipe: recipe for recipe in (AUTO, FAST, NOTEBOOK)})
 RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
 

@@ -56,6 +56,9 @@ class Lanczos:
         self._start = e.sum(axis=1)  # lies in this round's subspace
         return torch.from_numpy(values), torch.from_numpy(e), torch.from_numpy(self._x(e))
 
+    def refine(self) -> bool:
+        return False
+
     def _x(self, vectors: np.ndarray) -> np.ndarray:
         """LᵀL times a vector, or the columns of a matrix."""
         self.products += vectors.size // len(vectors)
@@ -91,6 +94,9 @@ class Lobpcg:
         projected = e.T @ (x_e + shift[:, None] * e)
         values, turned = torch.linalg.eigh((projected + projected.T) / 2)
         return values, e @ turned, x_e @ turned
+
+    def refine(self) -> bool:
+        return False
 
 
 SIDES: dict[str, Callable[..., minres.Eigensolver]] = {

@@ -23,7 +23,7 @@ def test_products_of_likes_are_the_same_to_the_bit_by_any_threads(monkeypatch, n
     shared = ScipyLikesOperator(likes)
     assert np.array_equal(shared.matmat(v), alone.matmat(v))
     assert np.array_equal(shared.rmatmat(u), alone.rmatmat(u))
-    single = ScipyLikesOperator(likes, np.float32).rmatmat(u.astype(np.float32))
+    single = ScipyLikesOperator(likes, dtype_t=np.float32).rmatmat(u.astype(np.float32))
     assert single.dtype == np.float32
     np.testing.assert_allclose(single, alone.rmatmat(u), rtol=1e-4, atol=1e-5)
 
@@ -31,9 +31,9 @@ def test_products_of_likes_are_the_same_to_the_bit_by_any_threads(monkeypatch, n
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_products_by_scipy_and_by_torch_are_the_same(monkeypatch, dtype):
     likes = random_likes(np.random.default_rng(0), 50, 40)
-    by_torch = TorchLikesOperator(likes, dtype, torch.device("cpu"))
+    by_torch = TorchLikesOperator(likes, torch.device("cpu"), torch.float64, dtype)
     monkeypatch.setattr(operators, "MIN_LIKES_FOR_SCIPY", 0)
-    by_scipy = TorchLikesOperator(likes, dtype, torch.device("cpu"))
+    by_scipy = TorchLikesOperator(likes, torch.device("cpu"), torch.float64, dtype)
     v, u = torch.randn(40, 7, dtype=torch.float64), torch.randn(50, 7, dtype=dtype)
     torch.testing.assert_close(by_scipy.matmat(v), by_torch.matmat(v))
     torch.testing.assert_close(by_scipy.rmatmat(u), by_torch.rmatmat(u))

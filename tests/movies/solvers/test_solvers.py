@@ -220,21 +220,46 @@ def test_the_block_method_agrees_with_the_full_decomposition():
     assert all(later > earlier for earlier, later in pairwise(products))
 
 
+@pytest.mark.parametrize(
+    ("is_refined", "tolerance"), [(True, {}), (False, {"rtol": 0, "atol": 5e-5})]
+)
 @pytest.mark.parametrize("n_users", [12, 80])
-def test_ritz_vectors_stay_orthonormal_and_their_products_true(n_users):
+def test_ritz_vectors_stay_orthonormal_and_their_products_true(n_users, is_refined, tolerance):
     """Also where X has fewer dimensions than the subspace, so that products add nothing to it."""
     rng = np.random.default_rng(5)
     likes = random_likes(rng, n_users=n_users, n_movies=150).astype(float)
     x = torch.from_numpy((likes.T @ likes).toarray())
     solver = BlockKrylov(likes, 10, rng)
+    if is_refined:
+        assert solver.refine()
+        assert not solver.refine()  # it is in float64 already
     for _ in range(15):
         shift = torch.from_numpy(rng.random(150))
         solver.expand_subspace(shift)
         values, e, xe = solver.rayleigh_ritz(shift, 10)
-        torch.testing.assert_close(e.T @ e, torch.eye(10, dtype=torch.float64))
-        torch.testing.assert_close(xe, x @ e)
+        torch.testing.assert_close(e.T @ e, torch.eye(10, dtype=torch.float64), **tolerance)
+        torch.testing.assert_close(xe, x @ e, **tolerance)
     largest = torch.linalg.eigvalsh(x + torch.diag(shift))[-10:]
     torch.testing.assert_close(values, largest, rtol=1e-2, atol=0)
+
+
+def test_costs_of_rounds_in_float32_are_right_to_five_digits():
+    def in_float64(*arguments):
+        solver = BlockKrylov(*arguments)
+        assert solver.refine()
+        return solver
+
+    weighted = weight_likes(random_likes(np.random.default_rng(0), n_users=100, n_movies=700))
+    histories = []
+    for eigensolver in (BlockKrylov, in_float64):
+        rng, rounds = np.random.default_rng(0), []
+        fit = fit_minres(weighted, 10, rng, on_epoch=rounds.append, eigensolver=eigensolver)
+        histories.append([record.metrics["train/cost"] for record in rounds])
+        assert fit.cost == pytest.approx(
+            Factored(weighted).cost_and_gradient(torch.from_numpy(fit.embedding))[0], rel=1e-6
+        )
+    assert histories[0] == pytest.approx(histories[1], rel=1e-5)
+    assert histories[0][-1] == pytest.approx(histories[1][-1], rel=1e-9)
 
 
 def test_a_movie_with_a_dimension_of_its_own_is_found_at_once(monkeypatch):

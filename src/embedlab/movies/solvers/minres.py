@@ -5,11 +5,12 @@ V = E √λ₊, fill in n_i = ‖v_i‖², repeat. With that diagonal the full s
 at the current V and bounds it from above elsewhere, and the eigenpairs minimise the full squared
 error, so no round can raise the cost. X = LᵀL is applied, never formed.
 
-Two things make it fast. First, a round needs no converged eigenpairs, only better ones than the
+Three things make it fast. First, a round needs no converged eigenpairs, only better ones than the
 last round's: `BlockKrylov` improves a subspace by one product with LᵀL and keeps it, and the best V
 of a subspace that contains the last V cannot cost more. Second, a movie with nearly a dimension of
 its own would approach its n_i by 1% per round: `newton_diagonal` solves for it, and if that raises
-the cost, the plain n is used instead. `benchmarks/eigenpairs.py` compares eigensolvers.
+the cost, the plain n is used instead. Third, the first rounds, which gain much, are in float32;
+float64 begins where they gain little. `benchmarks/eigenpairs.py` compares eigensolvers.
 
 Sources: H. H. Harman and W. H. Jones, "Factor analysis by minimizing residuals (minres)",
 Psychometrika 31 (1966); H. H. Thomson's iterated principal axes is the same iteration.
@@ -38,15 +39,19 @@ from embedlab.progress import EpochRecord, OnEpoch, ignore_epoch
 
 MAX_ROUNDS = 150
 TOLERANCE = 1e-8  # relative gain of a round
+FLOAT32_GAIN = 1e-3  # relative gain of the last round in float32, whose costs are right to 1e-5
 # Up to this a full eigendecomposition is faster, and any dim is allowed.
 MAX_MOVIES_FOR_LAPACK = 600
 OVERSAMPLING = 0.2  # additional vectors, as a fraction of k: the last of a subspace converge last
 MIN_OVERSAMPLING = 8
 RESTART_SIZE = 1.5  # Ritz vectors that a restart keeps, as a multiple of the wanted ones
 MIN_RESIDUAL = 0.01  # relative to the largest, of a vector whose product is worth its time
-MAX_OVERLAP = 1e-10  # inner product of unit vectors that count as orthogonal
+# Inner product of unit vectors that count as orthogonal.
+MAX_OVERLAP = {torch.float32: 1e-5, torch.float64: 1e-10}
 HIGH_LEVERAGE = 0.1  # of at most 10·dim movies, since leverages add up to dim
 MIN_CURVATURE = 0.05  # of the Hessian that Newton's method divides by
+
+CPU = torch.device("cpu")
 
 # The top k eigenvalues, ascending, (k,); their vectors E and X E, (n_movies, k); all float64.
 Eigenpairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -62,6 +67,10 @@ class Eigensolver(Protocol):
 
     def rayleigh_ritz(self, shift: torch.Tensor, k: int) -> Eigenpairs:
         """The best eigenpairs that are known, for this shift, (n_movies,)."""
+        ...
+
+    def refine(self) -> bool:
+        """Continue in float64; False if it is in float64 already."""
         ...
 
 
@@ -85,7 +94,8 @@ def fit_minres(
 
     weighted     its `matrix`, (n_users, n_movies) CSR, is L.
     tolerance    None to run `max_rounds` rounds and to leave the constant ‖X‖²_off out of the cost:
-                 with many likes, computing it takes longer than some rounds.
+                 with many likes, computing it takes longer than some rounds. All rounds may be in
+                 float32 then; otherwise the last is always in float64.
     generator    draws the first subspace; a converged result does not depend on it.
     eigensolver  called with likes, k and generator.
 
@@ -112,16 +122,20 @@ def fit_minres(
             found = _solution(*solver.rayleigh_ritz(n - x, k), x, squares)
         elapsed = time.perf_counter() - started
         seconds += elapsed
-        if found.cost > best.cost:  # by rounding: nothing is left to gain
-            break
-        metrics = {"train/cost": found.cost, "train/gradient_norm": found.gradient_norm}
-        on_epoch(EpochRecord(round_, metrics | {"train/products": solver.products}, elapsed))
-        started = time.perf_counter()
         gain = best.cost - found.cost
-        best, rounds = found, round_
-        if tolerance is not None and gain <= tolerance * abs(found.cost):
-            break
-        n = newton_diagonal(n, found)
+        if gain >= 0:  # else by rounding: nothing is left to gain
+            metrics = {"train/cost": found.cost, "train/gradient_norm": found.gradient_norm}
+            on_epoch(EpochRecord(round_, metrics | {"train/products": solver.products}, elapsed))
+            best, rounds = found, round_
+        started = time.perf_counter()
+        n = newton_diagonal(n, best)
+        if tolerance is None:
+            continue
+        if gain <= FLOAT32_GAIN * abs(best.cost) or round_ == max_rounds - 1:
+            if solver.refine():
+                best = best._replace(cost=math.inf)  # by rounding, it may be too low
+            elif gain <= tolerance * abs(best.cost):
+                break
     embedding = np.zeros((n_movies, dim), np.float32)
     embedding[:, :k] = best.v
     return FitResult(embedding, best.cost, rounds, seconds)
@@ -180,6 +194,9 @@ class FullDecomposition:
         self._x = torch.from_numpy((likes.T @ likes).toarray())
         self.products = 0
 
+    def refine(self) -> bool:
+        return False
+
     def expand_subspace(self, shift: torch.Tensor) -> None:
         self.products += len(shift)
 
@@ -194,21 +211,32 @@ class BlockKrylov:
     A block Krylov method with thick restarts, for a matrix whose diagonal changes. The orthonormal
     basis consists of the last round's top Ritz vectors, more than are wanted, and of W, from the
     residuals of the wanted ones. X times a Ritz vector is a combination of known products, so only
-    X W is computed.
+    X W is computed. All is float32 at first, and float64 after `refine`.
     """
 
     def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):
-        self._likes = TorchLikesOperator(likes, torch.float64, torch.device("cpu"))
+        self._likes, self._dtype = likes, torch.float32
+        self._operator = TorchLikesOperator(likes, CPU, self._dtype)
         self.products = 0
         self._width = k + max(MIN_OVERSAMPLING, round(OVERSAMPLING * k))
         drawn = torch.from_numpy(generator.standard_normal((likes.shape[1], self._width)))
-        self._ritz = torch.linalg.qr(self._gram(drawn)).Q  # (n_movies, width and later more)
+        drawn = self._gram(drawn.to(self._dtype))
+        self._ritz = torch.linalg.qr(drawn).Q  # (n_movies, width and later more)
         self._x_ritz = self._gram(self._ritz)
+
+    def refine(self) -> bool:
+        if self._dtype == torch.float64:
+            return False
+        self._dtype = torch.float64
+        self._operator = TorchLikesOperator(self._likes, CPU, self._dtype)
+        self._ritz = torch.linalg.qr(self._ritz.to(self._dtype)).Q
+        self._x_ritz = self._gram(self._ritz)
+        return True
 
     def expand_subspace(self, shift: torch.Tensor) -> None:
         """Add the residuals of the wanted Ritz vectors of X + diag(shift), orthonormalised."""
         wanted, x_wanted = self._ritz[:, -self._width :], self._x_ritz[:, -self._width :]
-        w = torch.addcmul(x_wanted, shift[:, None], wanted)
+        w = torch.addcmul(x_wanted, shift[:, None].to(self._dtype), wanted)
         w -= wanted * torch.linalg.vecdot(wanted, w, dim=0)  # the residuals
         norms = torch.linalg.vector_norm(w, dim=0)
         large = norms > MIN_RESIDUAL * norms.max()
@@ -217,7 +245,7 @@ class BlockKrylov:
             return
         w = w[:, large]
         overlap = self._ritz.T @ w
-        while overlap.abs().max() > MAX_OVERLAP:
+        while overlap.abs().max() > MAX_OVERLAP[self._dtype]:
             w = torch.linalg.qr(w - self._ritz @ overlap).Q
             overlap = self._ritz.T @ w
         self._basis = torch.hstack([w, self._ritz])  # (n_movies, 2 width and later more)
@@ -225,12 +253,15 @@ class BlockKrylov:
 
     def rayleigh_ritz(self, shift: torch.Tensor, k: int) -> Eigenpairs:
         """The top k Ritz pairs of the subspace."""
-        projected = self._basis.T @ torch.addcmul(self._x_basis, shift[:, None], self._basis)
+        shifted = torch.addcmul(self._x_basis, shift[:, None].to(self._dtype), self._basis)
+        projected = (self._basis.T @ shifted).double()
         values, rotation = torch.linalg.eigh((projected + projected.T) / 2)
-        kept = rotation[:, -round(RESTART_SIZE * self._width) :]
+        kept = rotation[:, -round(RESTART_SIZE * self._width) :].to(self._dtype)
         self._ritz, self._x_ritz = self._basis @ kept, self._x_basis @ kept
-        return values[-k:], self._ritz[:, -k:], self._x_ritz[:, -k:]
+        e, xe = self._ritz[:, -k:].double(), self._x_ritz[:, -k:].double()
+        norms = torch.linalg.vector_norm(e, dim=0)  # 1 to rounding
+        return values[-k:], e / norms, xe / norms
 
     def _gram(self, vectors: torch.Tensor) -> torch.Tensor:
         self.products += vectors.shape[1]
-        return self._likes.rmatmat(self._likes.matmat(vectors))
+        return self._operator.rmatmat(self._operator.matmat(vectors))

@@ -61,7 +61,8 @@ class Factored:
         self.n_movies = mine.shape[1]
         self.movies = local_slice(self.n_movies) if is_shared else slice(None)  # of this rank
         self.x = torch.from_numpy(x).to(self.device)  # (n_movies,)
-        self.likes = TorchLikesOperator(mine, dtype, self.device)  # (users of this rank, n_movies)
+        # (users of this rank, n_movies)
+        self.likes = TorchLikesOperator(mine, self.device, torch.float64, dtype_t=dtype)
 
     def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
         v64 = v.double()  # (n_movies, dim)

@@ -23,13 +23,19 @@ MIN_LIKES_FOR_SCIPY = 1_000_000
 
 
 class ScipyLikesOperator:
-    """L by scipy. likes (n_users, n_movies) CSR; V is float64, U and Lᵀ U have `dtype`."""
+    """L by scipy. likes (n_users, n_movies) CSR; V has `dtype`, U has `dtype_t` or the same."""
 
-    def __init__(self, likes: sp.csr_matrix, dtype: npt.DTypeLike = np.float64):
+    def __init__(
+        self,
+        likes: sp.csr_matrix,
+        dtype: npt.DTypeLike = np.float64,
+        dtype_t: npt.DTypeLike | None = None,
+    ):
         self._order = most_liked_first(likes)  # (n_movies,)
         self._position = np.argsort(self._order)  # (n_movies,) of each movie in that order
-        self._likes = likes[:, self._order].astype(np.float64).sorted_indices()
-        arrays = (self._likes.data.astype(dtype), self._likes.indices, self._likes.indptr)
+        self._likes = likes[:, self._order].astype(dtype).sorted_indices()
+        values = self._likes.data.astype(dtype_t or dtype, copy=False)
+        arrays = (values, self._likes.indices, self._likes.indptr)
         self._likes_t = sp.csr_matrix(arrays, likes.shape).T  # the same indices, read as CSC
 
     def matmat(self, vectors: np.ndarray) -> np.ndarray:
@@ -42,20 +48,28 @@ class ScipyLikesOperator:
 
 
 class TorchLikesOperator:
-    """L for tensors on any device; V is float64, U and Lᵀ U have `dtype`.
+    """L for tensors on any device; V has `dtype`, U has `dtype_t` or the same.
 
     It uses scipy on the CPU if there are at least MIN_LIKES_FOR_SCIPY likes, otherwise torch.
     """
 
-    def __init__(self, likes: sp.csr_matrix, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self,
+        likes: sp.csr_matrix,
+        device: torch.device,
+        dtype: torch.dtype = torch.float64,
+        dtype_t: torch.dtype | None = None,
+    ):
+        dtypes = (dtype, dtype_t or dtype)
         if device.type == "cpu" and likes.nnz >= MIN_LIKES_FOR_SCIPY:
-            as_numpy = torch.empty(0, dtype=dtype).numpy().dtype
-            product = ScipyLikesOperator(likes, as_numpy)
+            product = ScipyLikesOperator(
+                likes, *(torch.empty(0, dtype=t).numpy().dtype for t in dtypes)
+            )
             self.matmat = lambda v: torch.from_numpy(product.matmat(v.numpy()))
             self.rmatmat = lambda u: torch.from_numpy(product.rmatmat(u.numpy()))
         else:
-            forward = sparse_tensor(likes, torch.float64, device)  # (n_users, n_movies)
-            backward = sparse_tensor(likes.T.tocsr(), dtype, device)  # (n_movies, n_users)
+            forward = sparse_tensor(likes, dtypes[0], device)  # (n_users, n_movies)
+            backward = sparse_tensor(likes.T.tocsr(), dtypes[1], device)  # (n_movies, n_users)
             self.matmat, self.rmatmat = forward.matmul, backward.matmul
 
 

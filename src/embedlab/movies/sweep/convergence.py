@@ -15,7 +15,7 @@ import torch
 
 from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.fit import fit_weighted
-from embedlab.movies.solvers.result import FitResult, Snapshots
+from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep.grid import Job
 from embedlab.progress import OnEpoch
 from embedlab_serving.titles import TitleIndex
@@ -86,14 +86,15 @@ def fit_with_snapshots(
     """Fit; return the fit and its lists at some epochs, for the exact solver at the last only."""
     options, seed = job
     lists: dict[int, np.ndarray] = {}
+    epochs_before_last = snapshot_epochs(options.epochs) - {options.epochs}
 
-    def take(epoch: int, embedding: np.ndarray) -> None:
-        lists[epoch] = queries.recommend(embedding)
+    def on_vectors(epoch: int, vectors: torch.Tensor) -> None:
+        if epoch in epochs_before_last:
+            lists[epoch] = queries.recommend(weighted.to_embedding(vectors.cpu().numpy()))
 
-    snapshots = Snapshots(snapshot_epochs(options.epochs) - {options.epochs}, take)
-    fit = fit_weighted(weighted, options, seed, device, on_epoch, snapshots=snapshots)
+    fit = fit_weighted(weighted, options, seed, device, on_epoch, on_vectors=on_vectors)
     if not fit.has_diverged:
-        take(fit.epochs, fit.embedding)
+        lists[fit.epochs] = queries.recommend(fit.embedding)
     return fit, lists
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 
 import mlflow
 import numpy as np
@@ -60,8 +60,6 @@ FIT_CODE = (
 # Time of an epoch relative to a first-order optimizer's (of the exact solver: of all rounds).
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
-FinishedFit = tuple[str, FitResult, list[EpochRecord], Lists]  # the first is its run id
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -98,25 +96,30 @@ class Sweep:
         kept. Raises DataError if the exact cost is 0: no other cost is a multiple of it.
         """
         exact, *others = grid
-        first = (exact, seeds[0])
-        jobs = list(dict.fromkeys([first, *((o, seed) for o in others for seed in seeds)]))
+        jobs: list[Job] = [(exact, seeds[0]), *product(others, dict.fromkeys(seeds))]
         finished = {job: self._find(job) for job in jobs}
         missing = [job for job in jobs if finished[job] is None]
         fits: dict[Job, SweepFit] = {}
-        exact_fit: SweepFit | None = None
-        failed: dict[str, list[str]] = defaultdict(list)
+        failed: dict[str, list[str]] = defaultdict(list)  # names of fits, by reason
         total, done = sum(map(_work, jobs)), 0.0
         with closing(self._outcomes(jobs, missing, ray)) as outcomes:
             for job, outcome in outcomes:
+                name = f"{job[0].label}, seed {job[1]}"
                 progress = partial(self._report, job, done, total)
                 try:
-                    fits[job] = self._fit(job, finished[job], outcome, exact_fit, progress)
+                    item = finished[job]
+                    if item:
+                        mlflow.MlflowClient().set_tag(item.run_id, self.tag, "reused")
+                    else:
+                        item = self._run_child(job, outcome, fits.get(jobs[0]), progress)
+                    fits[job] = item
+                    note = ", found finished" if finished[job] else ""
+                    self.notify(f"{name}: {_result_summary(item.fit, fits[jobs[0]].fit)}{note}")
                 except EmbedlabError as error:
-                    if error is not outcome or job == first:
+                    if error is not outcome or job == jobs[0]:
                         raise
-                    failed[str(error)].append(f"{job[0].label}, seed {job[1]}")
-                exact_fit = fits[first]
-                if exact_fit.fit.cost == 0:
+                    failed[str(error)].append(name)
+                if fits[jobs[0]].fit.cost == 0:
                     raise DataError(
                         f"dim: expected one at which the exact solver leaves a cost to compare "
                         f"with, but with dim={exact.dim} it fits these {self.likes.n_movies:,} "
@@ -156,7 +159,7 @@ class Sweep:
         data = "\n".join([self.likes.cost_digest, *self.likes.movies["title"]])
         return fit_key(*job, data, self.device)
 
-    def _find(self, job: Job) -> FinishedFit | None:
+    def _find(self, job: Job) -> SweepFit | None:
         """The newest finished child of this fit whose artifacts are intact."""
         client, query = mlflow.MlflowClient(), f"tags.{FIT_KEY} = '{self._key(job)}'"
         for run in client.search_runs([self.run.experiment_id], query) if self.reuse else ():
@@ -171,27 +174,10 @@ class Sweep:
                         lists = read_lists(content, self.queries)
                     if not fit.has_diverged:
                         lists = {**lists, fit.epochs: self.queries.recommend(fit.embedding)}
-                    return run_id, fit, history, lists
+                    return SweepFit(*job, fit, history, lists, run_id)
                 except (MlflowException, LookupError, *DAMAGED_ARRAY):
                     continue  # partly deleted or damaged
         return None
-
-    def _fit(
-        self,
-        job: Job,
-        finished: FinishedFit | None,
-        outcome: RayFit | EmbedlabError | None,
-        exact: SweepFit | None,
-        progress: Callable[[float], None],
-    ) -> SweepFit:
-        """The finished child; or a new one, from a task's outcome or, if None, from a fit here."""
-        options, seed = job
-        if finished:
-            mlflow.MlflowClient().set_tag(finished[0], self.tag, "reused")
-        run_id, fit, history, lists = finished or self._run_child(job, outcome, exact, progress)
-        gap, note = _gap(fit, exact), ", found finished" if finished else ""
-        self.notify(f"{options.label}, seed {seed}: {_result_summary(fit, gap)}{note}")
-        return SweepFit(options, seed, fit, history, lists, gap, run_id)
 
     def _run_child(
         self,
@@ -199,7 +185,8 @@ class Sweep:
         outcome: RayFit | EmbedlabError | None,
         exact: SweepFit | None,
         progress: Callable[[float], None],
-    ) -> FinishedFit:
+    ) -> SweepFit:
+        """Make a child from a task's outcome or, if that is None, from a fit here."""
         options, seed = job
         params = {**self.likes.params, **asdict(options), "seed": seed, "device": self.device}
         params |= {LOG_LR: f"{math.log10(options.lr):.3g}"} if options.lr else {}
@@ -222,13 +209,15 @@ class Sweep:
                     for record in outcome.history:
                         on_epoch(record)
                 else:
-                    where = self.device, on_epoch
-                    fit, lists = fit_with_snapshots(self.likes.weighted, self.queries, job, *where)
+                    fit, lists = fit_with_snapshots(
+                        self.likes.weighted, self.queries, job, self.device, on_epoch
+                    )
                 child.log_metrics({"time/fit_seconds": fit.seconds})
                 fit.raise_if_diverged(options)
-                gap = _gap(fit, exact)
+                gap = relative_gap(fit.cost, exact.fit.cost) if exact else 0.0
                 child.log_metrics({"final/cost": fit.cost, "final/gap": gap})
-                self._log_lists(child, lists, exact)
+                if exact:
+                    self._log_lists(child, lists, exact.last_lists)
                 if gap > 0:
                     child.log_metrics({LOG_GAP: math.log10(gap)})
                 about = self.likes.about() | {"optimizer": options.label, "cost": fit.cost}
@@ -236,20 +225,15 @@ class Sweep:
                     save_embedding(folder, fit.embedding, self.likes.table, about)
         except DivergedError:
             pass  # the child's tags say so, and the comparison continues
-        return child.id, fit, history, lists
+        return SweepFit(options, seed, fit, history, lists, child.id)
 
-    def _log_lists(self, child: TrackedRun, lists: Lists, exact: SweepFit | None) -> None:
-        """Log a fit's lists and, as a metric by epoch, their overlap with the exact solver's.
-
-        Nothing is logged for the exact fit itself.
-        """
-        if exact is None:
-            return
-        for epoch, found in sorted(lists.items()):
-            share, _ = sampled_overlap(self.queries, found, exact.last_lists)
-            child.log_metrics({"train/overlap_random": share}, epoch)
+    def _log_lists(self, child: TrackedRun, by_epoch: Lists, exact_lists: np.ndarray) -> None:
+        """Log a fit's lists and, as a metric by epoch, their overlap with the exact solver's."""
+        for epoch, lists in sorted(by_epoch.items()):
+            overlap, _ = sampled_overlap(self.queries, lists, exact_lists)
+            child.log_metrics({"train/overlap_random": overlap}, epoch)
         with child.artifact_folder(LISTS_FOLDER) as folder:
-            save_lists(folder, self.queries, lists)
+            save_lists(folder, self.queries, by_epoch)
 
     def log_overlaps(self, fits: Sequence[SweepFit], overlap: np.ndarray) -> None:
         """Log each child's overlap with the exact solver's lists, (n_fits,), and its colour."""
@@ -309,29 +293,28 @@ def fit_key(options: FitOptions, seed: int, data: str, device: str) -> str:
 def _fit_of(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResult:
     """The fit of a child. Raises LookupError or numpy's errors if it is incomplete or damaged."""
     seconds = run.data.metrics["time/fit_seconds"]
-    epochs, cost = -1, math.nan  # a first cost that is not finite is not recorded
-    if history or is_finished:
-        epochs, cost = history[-1].epoch, history[-1].metrics["train/cost"]
+    costs = [record.metrics["train/cost"] for record in history]
     if is_finished:
         file = download_artifact(f"runs:/{run.info.run_id}/{ARTIFACT}/{VECTORS_FILE}")
-        return FitResult(np.load(file, allow_pickle=False), cost, epochs, seconds)
+        vectors = np.load(file, allow_pickle=False)
+        return FitResult(vectors, costs[-1], history[-1].epoch, seconds)
     # A cost that is not finite is not recorded: it belongs to the epoch after the last one.
-    epochs = min(epochs + 1, int(run.data.params["epochs"]))
-    diverged_at = divergence_epoch([record.metrics["train/cost"] for record in history]) or epochs
+    epochs = min(len(costs), int(run.data.params["epochs"]))
     no_vectors = np.empty((0, int(run.data.params["dim"])), np.float32)
-    error = run.data.tags.get("error", "")
-    return FitResult(no_vectors, cost, epochs, seconds, diverged_at, error)
+    return FitResult(
+        embedding=no_vectors,
+        cost=costs[-1] if costs else math.nan,
+        epochs=epochs,
+        seconds=seconds,
+        diverged_at=divergence_epoch(costs) or epochs,
+        divergence=run.data.tags.get("error", ""),
+    )
 
 
-def _gap(fit: FitResult, exact: SweepFit | None) -> float:
-    """Cost over the exact cost, minus 1: nan if the fit diverged, 0 for the exact fit."""
-    if fit.has_diverged:
-        return float("nan")
-    return relative_gap(fit.cost, exact.fit.cost) if exact else 0.0
-
-
-def _result_summary(fit: FitResult, gap: float) -> str:
+def _result_summary(fit: FitResult, exact: FitResult) -> str:
     if fit.has_diverged:
         return f"diverged at epoch {fit.diverged_at}"
-    above = f", {gap_as_text(gap)} the exact one" if gap else ""
+    above = ""
+    if fit.cost != exact.cost:
+        above = f", {gap_as_text(relative_gap(fit.cost, exact.cost))} the exact one"
     return f"cost {cost_as_text(fit.cost)}{above}, {fit.seconds:.1f} s"

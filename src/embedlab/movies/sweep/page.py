@@ -39,7 +39,7 @@ def _fit_data(compared: OptimizerComparison, item: SweepFit, colour: str) -> dic
         "name": compared.names[item],
         "optimizer": item.optimizer,
         "colour": colour,
-        "gap": None if item.fit.has_diverged else item.gap,
+        "gap": None if item.fit.has_diverged else compared.gaps[item],
         "epochs": [record.epoch for record in item.history],
         "costs": [float(f"{record.metrics['train/cost']:.{DIGITS}g}") for record in item.history],
         "seconds": [round(value, 4) for value in seconds],

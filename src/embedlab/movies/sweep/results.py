@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from embedlab.formatting import FAR_GAP, as_markdown, cost_as_text, counted, gap_as_text
 from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.result import FitResult
+from embedlab.movies.solvers.result import FitResult, relative_gap
 from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES, Lists, Queries, sampled_overlap
 from embedlab.movies.sweep.grid import NEW_PREFIX
 from embedlab.progress import EpochRecord
@@ -39,7 +39,6 @@ class SweepFit:
     history  its epochs, with train/cost.
     lists_by_epoch
              what it recommended at some epochs, the last one among them; none if it diverged.
-    gap      final cost over the exact solver's, minus 1; nan if it diverged.
     run_id   of its tracked run.
     """
 
@@ -48,7 +47,6 @@ class SweepFit:
     fit: FitResult
     history: Sequence[EpochRecord]
     lists_by_epoch: Lists
-    gap: float
     run_id: str
 
     @property
@@ -65,6 +63,7 @@ class OptimizerComparison:
     """Fits, the exact solver's first, and the movies that each recommends for every query.
 
     names    the name of each fit: `adam lr=0.1`, with the seed if there are several.
+    gaps     each fit's final cost over the exact solver's, minus 1; nan if it diverged.
     best     each optimizer's fit with the lowest cost, lowest first, without the exact one.
     final_lists
              for each fit the nearest rows of every movie asked for, (n_asked, k); None if it
@@ -80,10 +79,12 @@ class OptimizerComparison:
         self.fits, self.titles, self.queries = fits, titles.titles, queries
         self.asked = queries.rows[: queries.n_asked].tolist()
         self.exact, *self.others = fits
-        several_seeds = len({item.seed for item in fits}) > 1
-        seeds = {item: f" seed={item.seed}" for item in self.others if several_seeds}
-        self.names = {item: item.options.label + seeds.get(item, "") for item in fits}
+        self.names = {item: item.options.label for item in fits}
+        if len({item.seed for item in fits}) > 1:
+            self.names |= {item: f"{item.options.label} seed={item.seed}" for item in self.others}
         fitted = [item for item in self.others if not item.fit.has_diverged]
+        self.gaps = dict.fromkeys(fits, math.nan) | {self.exact: 0.0}
+        self.gaps |= {item: relative_gap(item.fit.cost, self.exact.fit.cost) for item in fitted}
         best: dict[str, SweepFit] = {}
         for item in sorted(fitted, key=lambda item: item.fit.cost):
             best.setdefault(item.optimizer, item)
@@ -104,7 +105,7 @@ class OptimizerComparison:
             fit, cost, status = item.fit, item.fit.cost, "fitted"
             if item.fit.has_diverged:
                 cost, status = math.nan, f"diverged at epoch {fit.diverged_at}"
-            leading = name, item.optimizer, item.options.lr, item.seed, cost, item.gap
+            leading = name, item.optimizer, item.options.lr, item.seed, cost, self.gaps[item]
             rows.append((*leading, fit.epochs, fit.seconds, status, item.run_id))
         return pd.DataFrame(rows, columns=FIT_COLUMNS)
 
@@ -114,7 +115,7 @@ class OptimizerComparison:
             return {}
         best = self.best[0]
         share, _ = self.sampled[best][best.fit.epochs]
-        metrics = {"cost": best.fit.cost, "gap": best.gap, "overlap_random": share}
+        metrics = {"cost": best.fit.cost, "gap": self.gaps[best], "overlap_random": share}
         return {f"best/{name}": value for name, value in metrics.items()}
 
     def pair_table(self) -> pd.DataFrame:
@@ -159,11 +160,9 @@ class OptimizerComparison:
             "| fit | cost | against the exact cost | seconds |",
             "| --- | ---: | ---: | ---: |",
         ]
-        lines += [
-            f"| {self.names[item]} | {cost_as_text(item.fit.cost)} | {gap_as_text(item.gap)} it | "
-            f"{item.fit.seconds:,.1f} |"
-            for item in self.best
-        ]
+        for item in self.best:
+            cost, gap = cost_as_text(item.fit.cost), gap_as_text(self.gaps[item])
+            lines.append(f"| {self.names[item]} | {cost} | {gap} it | {item.fit.seconds:,.1f} |")
         diverged = [item for item in self.fits if item.fit.has_diverged]
         if diverged:
             ends = (f"{self.names[item]} at epoch {item.fit.diverged_at}" for item in diverged)
@@ -178,8 +177,9 @@ class OptimizerComparison:
             return
         titles = as_markdown("; ".join(self.titles[query] for query in self.asked))
         yield from (f"Top {k} for {titles}, by inner product, against the exact solver's:", "")
-        # Both (n_fits,); a gap of nan, like the exact fit's here, is in no group.
-        gaps, overlap = np.array([math.nan, *(item.gap for item in self.others)]), self.overlap[0]
+        overlap = self.overlap[0]  # (n_fits,)
+        # (n_fits,); a gap of nan, like the exact fit's here, is in no group.
+        gaps = np.array([math.nan, *(self.gaps[item] for item in self.others)])
         converged, far = f"{CONVERGED_GAP:.0%}", f"{FAR_GAP:.0%}"
         for group, words in (
             (gaps <= CONVERGED_GAP, f"at most {converged} above the exact cost"),

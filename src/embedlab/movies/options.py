@@ -24,13 +24,12 @@ def parse_like_rule(text: str) -> tuple[str, float | None]:
 
     Raises OptionError for an unknown rule, or a threshold outside of 0.5 to 5 stars.
     """
-    rule, colon, stars = text.partition(":")
-    if not colon and rule in ("user_mean", "user_median"):
-        return rule, None
-    if rule == "threshold" and colon:
+    if text in ("user_mean", "user_median"):
+        return text, None
+    if text.startswith("threshold:"):
         with suppress(ValueError):
-            if 0.5 <= (value := float(stars)) <= 5:
-                return rule, value
+            if 0.5 <= (stars := float(text.removeprefix("threshold:"))) <= 5:
+                return "threshold", stars
         raise OptionError(f"like_rule: expected threshold:<0.5 to 5 stars>, got '{text}'")
     raise OptionError(f"like_rule: expected {LIKE_RULES}, got '{text}'")
 

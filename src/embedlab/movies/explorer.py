@@ -30,7 +30,7 @@ BLOCK = 512  # movies whose scores are in memory at once
 
 
 def map_movies(
-    vectors: np.ndarray, movies: pd.DataFrame, method: str, seed: int, n: int = MAX_EXPLORED
+    vectors: np.ndarray, movies: pd.DataFrame, method: str, n: int = MAX_EXPLORED
 ) -> MovieMap | None:
     """Map the `n` most liked movies by direction, since a vector's length reflects popularity.
 
@@ -46,7 +46,7 @@ def map_movies(
     anchors, others = directions[:n_projected], directions[n_projected:]
     if len(np.unique(anchors, axis=0)) < MIN_MAPPED:
         return None
-    positions = project(anchors, method, seed, TSNE_ITERATIONS)
+    positions = project(anchors, method, 0, TSNE_ITERATIONS)
     k = min(10, (n_projected - 1) // 2)
     quality = float(trustworthiness(anchors, positions, n_neighbors=k))
     if len(others):

@@ -188,7 +188,7 @@ def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
 
     vectors, likes = fitted.fit.embedding, fitted.likes
     caption = f"{likes.name}, {fitted.options.label}, dim {vectors.shape[1]}"
-    movie_map = map_movies(vectors, likes.table, method, seed=0)
+    movie_map = map_movies(vectors, likes.table, method)
     if movie_map is None:
         return f"No map: fewer than {MIN_MAPPED} movies have vectors of different directions."
     run.log_text(explorer_page(movie_map, vectors, caption), PAGE)

@@ -42,7 +42,7 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.progress import OnProgress, no_progress
 
-MAX_USERS = 20_000  # in `held_out_ndcg`: a standard error of 1/140 of a standard deviation
+MAX_USERS = 20_000  # a standard error of 1/140 of a standard deviation
 METRICS_WITH_INTERVALS = ("hit_rate", "ndcg", "mrr")
 COMPARED = {"hit_rate": "hit rate", "ndcg": "NDCG"}
 
@@ -62,14 +62,14 @@ class EvaluationOptions:
     n_splits   number of random splits; results are means over them.
     seed       of the splits.
     k, exclude  as in `held_out_metrics`.
-    max_users  maximum number of users with queries, the same in every split; None for all.
+    max_users  maximum number of users with queries, the same in every split.
     """
 
     n_splits: int = 1
     seed: int = 0
     k: int = 10
     exclude: str = "query"
-    max_users: int | None = None
+    max_users: int = MAX_USERS
 
 
 @dataclass(frozen=True)
@@ -236,11 +236,9 @@ def to_markdown(
     ours = table[table["contestant"] == WEIGHTED_EMBEDDING].iloc[0]
     others = table[table["contestant"] != WEIGHTED_EMBEDDING]
     unbeaten = others[others["hit_rate_behind_low"] <= 0]["contestant"]
-    verdict = (
-        f"beats {'the other' if len(others) == 1 else f'all {len(others)} others'}"
-        if unbeaten.empty
-        else f"is not significantly better than {'; '.join(unbeaten)}"
-    )
+    verdict = f"is not significantly better than {'; '.join(unbeaten)}"
+    if unbeaten.empty:
+        verdict = f"beats all {len(others)} others"
     lines = [
         f"### On {data}, the weighted embedding {verdict} (hit rate@{k})",
         "",
@@ -258,9 +256,6 @@ def to_markdown(
             f"{row.popularity:.0f} users on average{_standing(row)}."
         )
     novel = table.sort_values("popularity").iloc[0]
-    only_query = options.exclude == "query"
-    limit = f" (at most {options.max_users:,}, drawn at random)" if options.max_users else ""
-    excluded = "only the query movie is" if only_query else "the user's known likes are"
     if novel.hit_rate < ours.hit_rate:
         lines += [
             "",
@@ -269,13 +264,15 @@ def to_markdown(
             f"{novel.coverage:.0%} of the catalogue instead of {ours.coverage:.0%}, and finds "
             f"{novel.hit_rate:.4f} of the held-out likes instead of {ours.hit_rate:.4f}.",
         ]
+    only_query = options.exclude == "query"
+    excluded = "only the query movie is" if only_query else "the user's known likes are"
     lines += [
         "",
-        f"{HELD_OUT} likes of every user with at least {MIN_USER_LIKES}{limit} are held out. "
-        f"Up to {MAX_QUERIES} of the user's other likes are queries, one at a time; "
-        f"{excluded} never recommended. Hit rate is the share of held-out likes among the best "
-        f"{k}. Splits: {n_splits}, each with a validation split on which everything was chosen; "
-        "intervals are bootstrapped over users.",
+        f"{HELD_OUT} likes of every user with at least {MIN_USER_LIKES} (at most "
+        f"{options.max_users:,}, drawn at random) are held out. Up to {MAX_QUERIES} of the user's "
+        f"other likes are queries, one at a time; {excluded} never recommended. Hit rate is the "
+        f"share of held-out likes among the best {k}. Splits: {n_splits}, each with a validation "
+        "split on which everything was chosen; intervals are bootstrapped over users.",
     ]
     if absent:
         lines += ["", f"Left out: {'; '.join(absent)}."]

@@ -14,7 +14,7 @@ from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.explorer import (
     GRID,
     MIN_MAPPED,
-    SCORE_EXPONENTS,
+    NORM_EXPONENTS,
     K,
     explorer_page,
     map_movies,
@@ -54,7 +54,7 @@ def assert_served(vectors, index, rows) -> None:
     copies = [index.duplicates_of([row]) for row in range(len(vectors))]
     lists = nearest_movies(vectors, copies)
     for row in rows:
-        for score, column in (("dot", 0), ("cosine", len(SCORE_EXPONENTS) - 1)):
+        for score, column in (("dot", 0), ("cosine", len(NORM_EXPONENTS) - 1)):
             expected = served.top([row], K, score, exclude=index.duplicates_of([row]))
             scores = served.scores([row], score)
             found = lists[row, column].tolist()
@@ -84,7 +84,7 @@ def test_between_the_ends_scores_are_divided_by_a_power_of_the_length(sample):
     lists = nearest_movies(vectors, [[]] * len(vectors))
     norms = np.linalg.norm(vectors.astype(float), axis=1)
     row = int(norms.argmax())
-    for column, exponent in enumerate(SCORE_EXPONENTS):
+    for column, exponent in enumerate(NORM_EXPONENTS):
         power = np.where(norms > 0, norms, np.inf) ** -exponent
         scores = (vectors.astype(float) @ vectors[row]) * power
         scores[row] = -np.inf

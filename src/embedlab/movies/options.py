@@ -16,7 +16,7 @@ DEFAULT_LR = {"adam": 1.0, "rmsprop": 0.1, "sgd": 2e-5, "adamw": 1.0, "lbfgs": 1
 OPTIMIZERS = (*DEFAULT_LR, "exact")
 OBJECTIVES = ("factored", "dense")
 MOVIE_MAPS = ("tsne", "pca", "none")
-SCORE_EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # a of the score dot / |v|^a: from dot to cosine
+NORM_EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # a of the score dot / |v|^a: from dot to cosine
 
 
 def parse_like_rule(text: str) -> tuple[str, float | None]:

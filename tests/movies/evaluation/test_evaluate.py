@@ -43,7 +43,7 @@ def test_validation_chooses_and_the_test_is_the_choices(likes):
     # Movie 0 is liked most, so the order by falling row is good and by rising row bad.
     one = Candidate(WEIGHTED_EMBEDDING, fixed(1.0), [{"sign": 1}, {"sign": -1}])
     (entry,) = tune_and_evaluate(likes, [one], EvaluationOptions(n_splits=2))
-    assert (entry.settings, entry.score, entry.chosen_in) == ({"sign": -1}, "row", 2)
+    assert (entry.settings, entry.scorer, entry.chosen_in) == ({"sign": -1}, "row", 2)
     generator, expected = rng(0), []
     for _ in range(2):
         test = hold_out(likes, generator)
@@ -84,13 +84,13 @@ def test_candidates_with_the_same_fit_share_it_and_count_only_their_own_scores(l
             "bad": lambda query: np.tile(np.arange(60.0), (len(query), 1)),
         }
 
-    both = [Candidate(WEIGHTED_EMBEDDING, fit), Candidate("bad", fit, scores=("bad",))]
+    both = [Candidate(WEIGHTED_EMBEDDING, fit), Candidate("bad", fit, scorers=("bad",))]
     done = []
     first, second = tune_and_evaluate(
         likes, both, EvaluationOptions(), lambda *count: done.append(count)
     )
     assert len(fits) == 2  # one for validation, one for test
-    assert (first.score, second.score) == ("good", "bad")
+    assert (first.scorer, second.scorer) == ("good", "bad")
     assert first.test.hit_rate.mean() > second.test.hit_rate.mean()
     assert done == [(1, 2), (2, 2)]
 

@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.workflows.sweep import Sweep
     from embedlab_serving.titles import TitleIndex
 
-    given = vars(args) | {"learning_rates": grid.rates_as_text(rates)}
-    with start_run("compare_optimizers", "compare_optimizers", given) as run:
+    params = vars(args) | {"learning_rates": grid.rates_as_text(rates)}
+    with start_run("compare_optimizers", "compare_optimizers", params) as run:
         device = ray.device if ray else choose_device(args.device)
         likes = find_or_load_likes(run, vars(args), parser.non_default(args), console.print)
         run.log_params({"device": device})
@@ -74,12 +74,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         queries = choose_queries(index, likes.popularity, asked, args.k)
 
         with work_progress("compare optimizers") as on_progress:
-            children = Sweep(run, likes, queries, device, args.reuse, on_progress, console.print)
-            fits = children.fit_all(grid.fit_grid(rates, exact), args.seeds, ray)
+            sweep = Sweep(run, likes, queries, device, args.reuse, on_progress, console.print)
+            fits = sweep.fit_all(grid.fit_grid(rates, exact), args.seeds, ray)
 
         compared = OptimizerComparison(fits, index, queries)
-        children.log_overlaps(fits, compared.overlap[0])
-        run.log_metrics({"reference/cost": compared.exact.fit.cost, "fits": len(fits)})
+        sweep.log_overlaps(fits, compared.overlap[0])
+        run.log_metrics({"reference/cost": compared.exact.result.cost, "fits": len(fits)})
         run.log_metrics(compared.best_metrics())
 
         run.log_table(compared.fit_table(), "tables/fits.json")
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         summary = compared.to_markdown(likes.name)
         run.log_text(summary, "summary.md")
         run.describe(summary)
-        page = children.save_view(f"Optimizers: {caption}", len(fits))
+        page = sweep.save_view(f"Optimizers: {caption}", len(fits))
     console.print(summary)
     console.print(f"Watch the lists converge: {run.where(PAGE)}")
     console.print(run.how_to_open(page))

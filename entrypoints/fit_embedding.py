@@ -59,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.tracking.run import start_run
     from embedlab.workflows import movie_runs
 
-    given = vars(args) | {"lr": options.lr}
+    params = vars(args) | {"lr": options.lr}
     title = f"fit {options.label}"
-    with start_run("fit_embedding", title, given) as run, process_group(vars(args)) as device:
+    with start_run("fit_embedding", title, params) as run, process_group(vars(args)) as device:
         if not is_main_process():  # rank 0 scatters the likes
             fit_weighted(None, options, args.seed, device, processes=args.processes)
             return
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.register and args.promote_by == "ndcg":
             score = Score(NDCG, held_out_ndcg(likes, options, args.seed, device))
             run.log_metrics({"test/ndcg": score.value})
-        messages = movie_runs.finish(run, fitted, model, score, given)
+        messages = movie_runs.finish(run, fitted, model, score, params)
     console.print("\n".join(messages))
 
 

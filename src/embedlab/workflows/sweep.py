@@ -107,19 +107,21 @@ class Sweep:
                 name = f"{job[0].label}, seed {job[1]}"
                 progress = partial(self._report, job, done, total)
                 try:
-                    item = finished[job]
-                    if item:
-                        mlflow.MlflowClient().set_tag(item.run_id, self.tag, "reused")
-                    else:
-                        item = self._run_child(job, outcome, fits.get(jobs[0]), progress)
-                    fits[job] = item
-                    note = ", found finished" if finished[job] else ""
-                    self.notify(f"{name}: {_result_summary(item.fit, fits[jobs[0]].fit)}{note}")
+                    fit = finished[job] or self._run_child(
+                        job, outcome, fits.get(jobs[0]), progress
+                    )
                 except EmbedlabError as error:
                     if error is not outcome or job == jobs[0]:
                         raise
                     failed[str(error)].append(name)
-                if fits[jobs[0]].fit.cost == 0:
+                else:
+                    fits[job], note = fit, ""
+                    if finished[job]:
+                        mlflow.MlflowClient().set_tag(fit.run_id, self.tag, "reused")
+                        note = ", found finished"
+                    summary = _result_summary(fit.result, fits[jobs[0]].result)
+                    self.notify(f"{name}: {summary}{note}")
+                if fits[jobs[0]].result.cost == 0:
                     raise DataError(
                         f"dim: expected one at which the exact solver leaves a cost to compare "
                         f"with, but with dim={exact.dim} it fits these {self.likes.n_movies:,} "
@@ -167,14 +169,15 @@ class Sweep:
             if reason in ("finished", DivergedError.stop_reason):
                 try:
                     history = read_history(run_id, ["train/cost"])
-                    fit = _fit_of(run, history, reason == "finished")
+                    result = _read_result(run, history, reason == "finished")
                     lists: Lists = {}  # older versions logged none, and so do fits that diverged
                     if has_artifact(run_id, LISTS_PATH):
                         content = download_artifact(f"runs:/{run_id}/{LISTS_PATH}").read_bytes()
                         lists = read_lists(content, self.queries)
-                    if not fit.has_diverged:
-                        lists = {**lists, fit.epochs: self.queries.recommend(fit.embedding)}
-                    return SweepFit(*job, fit, history, lists, run_id)
+                    if not result.has_diverged:
+                        last = {result.epochs: self.queries.recommend(result.embedding)}
+                        lists = {**lists, **last}
+                    return SweepFit(*job, result, history, lists, run_id)
                 except (MlflowException, LookupError, *DAMAGED_ARRAY):
                     continue  # partly deleted or damaged
         return None
@@ -198,34 +201,34 @@ class Sweep:
                 child.log_inputs_of(self.run.id)
 
                 def on_epoch(record: EpochRecord) -> None:
-                    history.append(add_gap_metric(record, exact.fit.cost if exact else None))
+                    history.append(add_gap_metric(record, exact.result.cost if exact else None))
                     child.log_epoch(history[-1])
                     progress(record.epoch / options.epochs)
 
                 if isinstance(outcome, EmbedlabError):
                     raise outcome
                 if outcome:
-                    fit, lists = outcome.fit, outcome.lists
+                    result, lists = outcome.result, outcome.lists
                     for record in outcome.history:
                         on_epoch(record)
                 else:
-                    fit, lists = fit_with_snapshots(
+                    result, lists = fit_with_snapshots(
                         self.likes.weighted, self.queries, job, self.device, on_epoch
                     )
-                child.log_metrics({"time/fit_seconds": fit.seconds})
-                fit.raise_if_diverged(options)
-                gap = relative_gap(fit.cost, exact.fit.cost) if exact else 0.0
-                child.log_metrics({"final/cost": fit.cost, "final/gap": gap})
+                child.log_metrics({"time/fit_seconds": result.seconds})
+                result.raise_if_diverged(options)
+                gap = relative_gap(result.cost, exact.result.cost) if exact else 0.0
+                child.log_metrics({"final/cost": result.cost, "final/gap": gap})
                 if exact:
                     self._log_lists(child, lists, exact.last_lists)
                 if gap > 0:
                     child.log_metrics({LOG_GAP: math.log10(gap)})
-                about = self.likes.about() | {"optimizer": options.label, "cost": fit.cost}
+                about = self.likes.about() | {"optimizer": options.label, "cost": result.cost}
                 with child.artifact_folder(ARTIFACT) as folder:
-                    save_embedding(folder, fit.embedding, self.likes.table, about)
+                    save_embedding(folder, result.embedding, self.likes.table, about)
         except DivergedError:
             pass  # the child's tags say so, and the comparison continues
-        return SweepFit(options, seed, fit, history, lists, child.id)
+        return SweepFit(options, seed, result, history, lists, child.id)
 
     def _log_lists(self, child: TrackedRun, by_epoch: Lists, exact_lists: np.ndarray) -> None:
         """Log a fit's lists and, as a metric by epoch, their overlap with the exact solver's."""
@@ -238,11 +241,11 @@ class Sweep:
     def log_overlaps(self, fits: Sequence[SweepFit], overlap: np.ndarray) -> None:
         """Log each child's overlap with the exact solver's lists, (n_fits,), and its colour."""
         client = mlflow.MlflowClient()
-        for item, value, colour in zip(fits, overlap, run_colours(fits), strict=True):
+        for fit, value, colour in zip(fits, overlap, run_colours(fits), strict=True):
             now = int(time.time() * 1000)
             metrics = [Metric("final/overlap", value, now, 0)] if np.isfinite(value) else []
             tags = [RunTag("mlflow.runColor", colour)]
-            client.log_batch(item.run_id, metrics=metrics, tags=tags)
+            client.log_batch(fit.run_id, metrics=metrics, tags=tags)
 
     def save_view(self, name: str, n_fits: int) -> str | None:
         """Save the charts that compare the children; returns their address, None if that failed."""
@@ -278,7 +281,8 @@ def _work(job: Job) -> float:
 
 def fit_key(options: FitOptions, seed: int, data: str, device: str) -> str:
     """sha256 (hex) of everything a fit's result depends on: parameters, data, device, code."""
-    code = [p for part in FIT_CODE for p in sorted((PROJECT_ROOT / "src/embedlab").glob(part))]
+    package = PROJECT_ROOT / "src/embedlab"
+    code = [path for pattern in FIT_CODE for path in sorted(package.glob(pattern))]
     parts = {
         "options": asdict(options),
         "seed": seed,
@@ -290,8 +294,11 @@ def fit_key(options: FitOptions, seed: int, data: str, device: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _fit_of(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResult:
-    """The fit of a child. Raises LookupError or numpy's errors if it is incomplete or damaged."""
+def _read_result(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResult:
+    """The result of a finished child's fit.
+
+    Raises LookupError or numpy's errors if the child is incomplete or damaged.
+    """
     seconds = run.data.metrics["time/fit_seconds"]
     costs = [record.metrics["train/cost"] for record in history]
     if is_finished:
@@ -311,10 +318,10 @@ def _fit_of(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResul
     )
 
 
-def _result_summary(fit: FitResult, exact: FitResult) -> str:
-    if fit.has_diverged:
-        return f"diverged at epoch {fit.diverged_at}"
-    above = ""
-    if fit.cost != exact.cost:
-        above = f", {gap_as_text(relative_gap(fit.cost, exact.cost))} the exact one"
-    return f"cost {cost_as_text(fit.cost)}{above}, {fit.seconds:.1f} s"
+def _result_summary(result: FitResult, exact: FitResult) -> str:
+    if result.has_diverged:
+        return f"diverged at epoch {result.diverged_at}"
+    gap = ""
+    if result.cost != exact.cost:
+        gap = f", {gap_as_text(relative_gap(result.cost, exact.cost))} the exact one"
+    return f"cost {cost_as_text(result.cost)}{gap}, {result.seconds:.1f} s"

@@ -36,8 +36,8 @@ def compare(fits, titles, asked, k) -> OptimizerComparison:
     """The fits asked for these rows, without drawn ones: no movie of the toy has a like."""
     queries = choose_queries(titles, np.zeros(4), asked, k)
     last = [
-        {} if f.fit.has_diverged else {f.fit.epochs: queries.recommend(f.fit.embedding)}
-        for f in fits
+        {} if r.has_diverged else {r.epochs: queries.recommend(r.embedding)}
+        for r in (fit.result for fit in fits)
     ]
     fits = [replace(fit, lists_by_epoch=lists) for fit, lists in zip(fits, last, strict=True)]
     return OptimizerComparison(fits, titles, queries)

@@ -100,9 +100,9 @@ def parse_launcher(launcher: str, options: RayOptions, device: str) -> RayOption
 
 @dataclass(frozen=True)
 class RayFit:
-    """A finished task: the fit, its epochs, its lists, and the host and id of its node."""
+    """A finished task: result, epochs and lists of its fit, and the host and id of its node."""
 
-    fit: "FitResult"
+    result: "FitResult"
     history: Sequence[EpochRecord]
     lists: "Lists"
     node: str
@@ -205,9 +205,9 @@ def fits_by_ray(
         if error := future.exception():
             yield job, _as_error(error)
         else:  # copied: Ray frees its memory when it shuts down
-            result = future.result()
-            embedding = result.fit.embedding.copy()
-            yield job, replace(result, fit=replace(result.fit, embedding=embedding))
+            fit = future.result()
+            embedding = fit.result.embedding.copy()
+            yield job, replace(fit, result=replace(fit.result, embedding=embedding))
 
 
 def _as_error(error: BaseException) -> EmbedlabError:
@@ -252,9 +252,9 @@ def _fit(
 
     torch.set_num_threads(n_threads)
     history: list[EpochRecord] = []
-    fit, lists = fit_with_snapshots(weighted, queries, job, device, history.append)
+    result, lists = fit_with_snapshots(weighted, queries, job, device, history.append)
     node_id = ray.get_runtime_context().get_node_id()
-    return RayFit(fit, history, lists, f"{socket.gethostname()} {node_id[:8]}")
+    return RayFit(result, history, lists, f"{socket.gethostname()} {node_id[:8]}")
 
 
 def _versions() -> str:

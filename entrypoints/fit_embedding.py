@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             reference = fit_weighted(likes.weighted, exact, args.seed, device).cost
             run.log_metrics({"reference/cost": reference})
         caption = f"{likes.name}: cost, dim {options.dim}"
-        n_epochs = None if options.optimizer == "exact" else options.epochs  # until it converges
+        n_epochs = None if options.is_exact else options.epochs  # until it converges
         with (
             epoch_progress(title, n_epochs, "train/cost") as show,
             movie_runs.epoch_log(run, options, caption, reference, show) as on_epoch,

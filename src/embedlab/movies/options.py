@@ -65,8 +65,12 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.lr is None:
             object.__setattr__(self, "lr", DEFAULT_LR.get(self.optimizer))
-        elif self.optimizer == "exact":
+        elif self.is_exact:
             raise OptionError(f"lr: expected 'auto' with optimizer=exact, got {self.lr}")
+
+    @property
+    def is_exact(self) -> bool:
+        return self.optimizer == "exact"
 
     @property
     def label(self) -> str:
@@ -76,9 +80,8 @@ class FitOptions:
 
 def check_processes(options: FitOptions, processes: int) -> None:
     """Raises OptionError if several processes cannot share this fit."""
-    is_exact = options.optimizer == "exact"
-    if processes > 1 and (is_exact or options.objective == "dense"):
-        found = "optimizer=exact" if is_exact else "objective=dense"
+    if processes > 1 and (options.is_exact or options.objective == "dense"):
+        found = "optimizer=exact" if options.is_exact else "objective=dense"
         raise OptionError(
             f"processes: expected 1 with {found}, got {processes}; several processes share "
             "objective=factored, with a gradient-based optimizer such as adam"

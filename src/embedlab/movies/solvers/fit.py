@@ -44,9 +44,8 @@ def fit_weighted(
     if weighted is None:
         objective: Objective = Factored(None, device, is_shared=True)
         return fit_by_gradient(objective, options, generator, on_epoch)
-    is_exact = options.optimizer == "exact"
-    _check_memory(weighted.matrix.shape, options.dim, "cpu" if is_exact else device)
-    if is_exact:
+    _check_memory(weighted.matrix.shape, options.dim, "cpu" if options.is_exact else device)
+    if options.is_exact:
         rng = np.random.default_rng(seed)
         fit = fit_minres(weighted, options.dim, rng, options.epochs, on_epoch=on_epoch)
     else:

@@ -94,7 +94,8 @@ class Neighbours:
         The rows `exclude`, such as other rows of the same movie, are left out, and so are the query
         movies unless `include_self`; if fewer than `k` remain, all are returned. Equal scores are
         ordered by row, also at the end of the list; the scores of equal vectors may differ in the
-        last bit, as the matrix product rounds them. Raises OptionError for k < 1 or an unknown score.
+        last bit, as the matrix product rounds them. Raises OptionError for k < 1 or an unknown
+        score.
         """
         if k < 1:
             raise OptionError(f"k: expected a whole number from 1, got {k}.")

@@ -26,10 +26,6 @@ CONVERGED_GAP = 0.1
 STUCK_GAP = 1000.0
 MIN_FITS_FOR_CORRELATION = 6
 CLEAR_CORRELATION = -0.5
-FIT_COLUMNS = (
-    "fit", "optimizer", "lr", "seed", "cost",
-    "gap", "epochs", "seconds", "status", "run_id",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,14 +98,22 @@ class OptimizerComparison:
     def fit_table(self) -> pd.DataFrame:
         """A row per fit, in the given order."""
         rows = []
-        for fit, name in self.names.items():
-            result, cost, status = fit.result, fit.result.cost, "fitted"
-            if result.has_diverged:
-                cost, status = math.nan, f"diverged at epoch {result.diverged_at}"
-            options = name, fit.optimizer, fit.options.lr, fit.seed
-            outcome = cost, self.gaps[fit], result.epochs, result.seconds, status, fit.run_id
-            rows.append((*options, *outcome))
-        return pd.DataFrame(rows, columns=FIT_COLUMNS)
+        for fit in self.fits:
+            result, has_diverged = fit.result, fit.result.has_diverged
+            row = {
+                "fit": self.names[fit],
+                "optimizer": fit.optimizer,
+                "lr": fit.options.lr,
+                "seed": fit.seed,
+                "cost": math.nan if has_diverged else result.cost,
+                "gap": self.gaps[fit],
+                "epochs": result.epochs,
+                "seconds": result.seconds,
+                "status": f"diverged at epoch {result.diverged_at}" if has_diverged else "fitted",
+                "run_id": fit.run_id,
+            }
+            rows.append(row)
+        return pd.DataFrame(rows)
 
     def best_metrics(self) -> dict[str, float]:
         """Cost, gap and overlap over the drawn movies of the fit with the lowest cost."""

@@ -10,7 +10,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, product
@@ -166,20 +166,18 @@ class Sweep:
         client, query = mlflow.MlflowClient(), f"tags.{FIT_KEY} = '{self._key(job)}'"
         for run in client.search_runs([self.run.experiment_id], query) if self.reuse else ():
             run_id, reason = run.info.run_id, run.data.tags.get("stop_reason")
-            if reason in ("finished", DivergedError.stop_reason):
-                try:
-                    history = read_history(run_id, ["train/cost"])
-                    result = _read_result(run, history, reason == "finished")
-                    lists: Lists = {}  # older versions logged none, and so do fits that diverged
-                    if has_artifact(run_id, LISTS_PATH):
-                        content = download_artifact(f"runs:/{run_id}/{LISTS_PATH}").read_bytes()
-                        lists = read_lists(content, self.queries)
-                    if not result.has_diverged:
-                        last = {result.epochs: self.queries.recommend(result.embedding)}
-                        lists = {**lists, **last}
-                    return SweepFit(*job, result, history, lists, run_id)
-                except (MlflowException, LookupError, *DAMAGED_ARRAY):
-                    continue  # partly deleted or damaged
+            if reason not in ("finished", DivergedError.stop_reason):
+                continue
+            with suppress(MlflowException, LookupError, *DAMAGED_ARRAY):  # partly deleted, damaged
+                history = read_history(run_id, ["train/cost"])
+                result = _read_result(run, history, reason == "finished")
+                lists: Lists = {}  # older versions logged none, and so do fits that diverged
+                if has_artifact(run_id, LISTS_PATH):
+                    content = download_artifact(f"runs:/{run_id}/{LISTS_PATH}").read_bytes()
+                    lists = read_lists(content, self.queries)
+                if not result.has_diverged:
+                    lists = {**lists, result.epochs: self.queries.recommend(result.embedding)}
+                return SweepFit(*job, result, history, lists, run_id)
         return None
 
     def _run_child(
@@ -192,9 +190,11 @@ class Sweep:
         """Make a child from a task's outcome or, if that is None, from a fit here."""
         options, seed = job
         params = {**self.likes.params, **asdict(options), "seed": seed, "device": self.device}
-        params |= {LOG_LR: f"{math.log10(options.lr):.3g}"} if options.lr else {}
+        if options.lr:
+            params[LOG_LR] = f"{math.log10(options.lr):.3g}"
         tags = {"entry_point": "compare_optimizers", FIT_KEY: self._key(job), self.tag: "made"}
-        tags |= {NODE: outcome.node} if isinstance(outcome, RayFit) else {}
+        if isinstance(outcome, RayFit):
+            tags[NODE] = outcome.node
         history: list[EpochRecord] = []
         try:
             with start_child_run(options.label, params, tags) as child:

@@ -288,15 +288,14 @@ def test_the_seconds_of_a_fit_include_its_first_subspace(monkeypatch):
     assert fit.seconds == history[0].seconds == 5.0
 
 
-def test_a_fit_of_so_many_rounds_counts_no_squares_and_has_the_same_vectors(monkeypatch):
-    likes = random_likes(np.random.default_rng(0), 200, 60)
-    full = fit_minres(weight_likes(likes), 5, np.random.default_rng(0), 3, tolerance=0)
-    squares = weighting.off_diagonal_squares(likes)
-    monkeypatch.setattr(weighting, "off_diagonal_squares", None)  # calling it would fail
-    short = fit_minres(weight_likes(likes), 5, np.random.default_rng(0), 3, tolerance=None)
+def test_a_fit_of_so_many_rounds_counts_no_squares_and_has_the_same_vectors():
+    weighted = weight_likes(random_likes(np.random.default_rng(0), 200, 60))
+    short = fit_minres(weighted, 5, np.random.default_rng(0), 3, tolerance=None)
+    assert "off_diagonal_squares" not in vars(weighted)
+    full = fit_minres(weighted, 5, np.random.default_rng(0), 3, tolerance=0)
     np.testing.assert_array_equal(short.embedding, full.embedding)
     assert short.epochs == full.epochs == 3
-    assert short.cost + squares == pytest.approx(full.cost)
+    assert short.cost + weighted.off_diagonal_squares == pytest.approx(full.cost)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

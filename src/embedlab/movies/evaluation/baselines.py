@@ -39,8 +39,8 @@ def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scor
     rows = _rows_of_x(weighted.matrix)
 
     def score(query: np.ndarray, shrinkage: float) -> np.ndarray:
-        below = np.outer(norms[query], norms) + shrinkage  # (n, n_movies)
-        return np.divide(rows(query), below, out=np.zeros_like(below), where=below > 0)
+        scale = np.outer(norms[query], norms) + shrinkage  # (n, n_movies)
+        return np.divide(rows(query), scale, out=np.zeros_like(scale), where=scale > 0)
 
     scorers: dict[str, Scorer] = {COUNT: rows}
     scorers |= {name: partial(score, shrinkage=s) for name, s in DAMPED.items()}
@@ -198,11 +198,11 @@ def _break_ties_by_popularity(
     scores `are_whole` numbers, it reorders only equal ones, as at most a half is added.
     """
     counts = likes_per_movie(likes)
-    share = counts / max(counts.max(), 1)
+    relative = counts / max(counts.max(), 1)  # (n_movies,) 0 to 1
 
     def score(query: np.ndarray) -> np.ndarray:
         scores = scorer(query)  # (n, n_movies)
         largest = 0.5 if are_whole else TIE_BREAK * scores.max(axis=1, keepdims=True)
-        return scores + largest * share
+        return scores + largest * relative
 
     return score

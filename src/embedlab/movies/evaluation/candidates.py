@@ -50,11 +50,11 @@ def embedding_scorers(
     v = weighted.to_embedding(fit.embedding)  # (n_movies, dim)
     norms = np.linalg.norm(v, axis=1, keepdims=True)
 
-    def by(exponent: float) -> Scorer:
+    def scorer(exponent: float) -> Scorer:
         shorter = np.divide(v, norms**exponent, out=np.zeros_like(v), where=norms > 0)
         return lambda query: v[query] @ shorter.T
 
-    return {scorer_name(exponent): by(exponent) for exponent in NORM_EXPONENTS}
+    return {scorer_name(exponent): scorer(exponent) for exponent in NORM_EXPONENTS}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.device import choose_device
     from embedlab.formatting import command, counted
     from embedlab.movies import plots
-    from embedlab.movies.data.cooccurrence import build_cooccurrence, save_cooccurrence
+    from embedlab.movies.data.cooccurrence import COUNTS_FILE, build_cooccurrence, save_sparse
     from embedlab.movies.data.likes import find_likes, save_likes
     from embedlab.movies.data.ratings import read_ratings
     from embedlab.tracking.run import start_run
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with run.artifact_folder("matrix") as folder:
             save_likes(likes, folder)
             if result.matrix is not None:
-                save_cooccurrence(result.matrix, folder)
+                save_sparse(result.matrix, folder / COUNTS_FILE)
         dropped = "".join(
             f", {n:,} dropped ({why.replace('_', ' ')})" for why, n in ratings.dropped.items() if n
         )

@@ -7,7 +7,7 @@ from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean, integer, integers, nonblank, number, one_of
 from embedlab.movies.options import FitOptions
-from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
+from embedlab.movies.sweep import grid
 from embedlab.movies.sweep.ray_backend import LAUNCHERS, RayOptions, parse_launcher
 
 PAGE = "compare.html"
@@ -23,11 +23,11 @@ def build_parser() -> Parser:
     arguments.add_likes(parser)
     arguments.add_weighting(parser)
     what = "optimizers, joined by commas; exact is always fitted too"
-    parser.add("optimizers", parse_optimizers, "adam,rmsprop,sgd,lbfgs", what)
+    parser.add("optimizers", grid.parse_optimizers, "adam,rmsprop,sgd,lbfgs", what)
     what = (
         "published: the course notebook's; 1,0.1 for all; adam:1,0.1/sgd:2e-5, others as published"
     )
-    parser.add("learning_rates", parse_rates, "published", what)
+    parser.add("learning_rates", grid.parse_rates, "published", what)
     parser.add("seeds", integers(0), "0", "seeds of the random starts, joined by commas")
     arguments.add_fit(parser)
     arguments.add_device(parser, "where the fits run")
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     exact = FitOptions("exact", None, args.dim, args.epochs, args.objective, args.init_scale)
-    grid = fit_grid(args.optimizers, args.learning_rates, exact)
+    rates = grid.choose_rates(args.optimizers, args.learning_rates)
     ray_options = RayOptions(args.ray_address, args.cpus_per_fit, args.gpus_per_fit)
     ray = parse_launcher(args.launcher, ray_options, args.device)
 
@@ -64,9 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.workflows.sweep import Sweep
     from embedlab_serving.titles import TitleIndex
 
-    rates = rates_as_text(args.optimizers, args.learning_rates)
-    given = vars(args) | {"learning_rates": rates}
-    with start_run("compare_optimizers", "compare_optimizers", given) as run:
+    params = vars(args) | {"learning_rates": grid.rates_as_text(rates)}
+    with start_run("compare_optimizers", "compare_optimizers", params) as run:
         device = ray.device if ray else choose_device(args.device)
         likes = find_or_load_likes(run, vars(args), parser.non_default(args), console.print)
         run.log_params({"device": device})
@@ -75,12 +74,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         queries = choose_queries(index, likes.popularity, asked, args.k)
 
         with work_progress("compare optimizers") as on_progress:
-            children = Sweep(run, likes, queries, device, args.reuse, on_progress, console.print)
-            fits = children.fit_all(grid, args.seeds, ray)
+            sweep = Sweep(run, likes, queries, device, args.reuse, on_progress, console.print)
+            fits = sweep.fit_all(grid.fit_grid(rates, exact), args.seeds, ray)
 
         compared = OptimizerComparison(fits, index, queries)
-        children.log_overlaps(fits, compared.overlap[0])
-        run.log_metrics({"reference/cost": compared.exact.fit.cost, "fits": len(fits)})
+        sweep.log_overlaps(fits, compared.overlap[0])
+        run.log_metrics({"reference/cost": compared.exact.result.cost, "fits": len(fits)})
         run.log_metrics(compared.best_metrics())
 
         run.log_table(compared.fit_table(), "tables/fits.json")
@@ -93,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         summary = compared.to_markdown(likes.name)
         run.log_text(summary, "summary.md")
         run.describe(summary)
-        page = children.save_view(f"Optimizers: {caption}", len(fits))
+        page = sweep.save_view(f"Optimizers: {caption}", len(fits))
     console.print(summary)
     console.print(f"Watch the lists converge: {run.where(PAGE)}")
     console.print(run.how_to_open(page))

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_figure(figure, "figures/trade.png")
         ours = next(one for one in evaluations if one.name == WEIGHTED_EMBEDDING)
         run.log_params({f"chosen_{name}": value for name, value in ours.settings.items()})
-        run.log_params({"chosen_score": ours.score})
+        run.log_params({"chosen_score": ours.scorer})
         run.log_metrics({f"test/{name}": value for name, value in ours.test.means().items()})
         run.log_metrics({"val/hit_rate": ours.val_hit_rate})
         for evaluation in evaluations:
@@ -77,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     weighting = {name: ours.settings[name] for name in ("user_weight", "item_power")}
     source = fit_source(likes, vars(args), weighting)
     chosen = command("fit_embedding", **source, optimizer="exact", dim=ours.settings["dim"])
-    ask = f"Query it with score={ours.score}"
-    if ours.score not in SIMILARITIES:
-        ask = f"Its explore.html ranks by {ours.score}; the served model has dot and cosine alone"
+    ask = f"Query it with score={ours.scorer}"
+    if ours.scorer not in SIMILARITIES:
+        ask = f"Its explore.html ranks by {ours.scorer}; the served model has dot and cosine alone"
     console.print(f"Fit what validation chose with  {chosen}\n{ask}")
     console.print(run.how_to_open())
 

@@ -59,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.tracking.run import start_run
     from embedlab.workflows import movie_runs
 
-    given = vars(args) | {"lr": options.lr}
+    params = vars(args) | {"lr": options.lr}
     title = f"fit {options.label}"
-    with start_run("fit_embedding", title, given) as run, process_group(vars(args)) as device:
+    with start_run("fit_embedding", title, params) as run, process_group(vars(args)) as device:
         if not is_main_process():  # rank 0 scatters the likes
             fit_weighted(None, options, args.seed, device, processes=args.processes)
             return
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             reference = fit_weighted(likes.weighted, exact, args.seed, device).cost
             run.log_metrics({"reference/cost": reference})
         caption = f"{likes.name}: cost, dim {options.dim}"
-        n_epochs = None if options.optimizer == "exact" else options.epochs  # until it converges
+        n_epochs = None if options.is_exact else options.epochs  # until it converges
         with (
             epoch_progress(title, n_epochs, "train/cost") as show,
             movie_runs.epoch_log(run, options, caption, reference, show) as on_epoch,
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.register and args.promote_by == "ndcg":
             score = Score(NDCG, held_out_ndcg(likes, options, args.seed, device))
             run.log_metrics({"test/ndcg": score.value})
-        messages = movie_runs.finish(run, fitted, model, score, given)
+        messages = movie_runs.finish(run, fitted, model, score, params)
     console.print("\n".join(messages))
 
 

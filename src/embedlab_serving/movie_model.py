@@ -83,22 +83,22 @@ class MovieModel(PythonModel):
             raise OptionError(
                 f"k: expected a whole number from 1 to {MAX_RECOMMENDATIONS:,}, got {options['k']}"
             )
-        understood: list[str] = []  # one per recommendation, like `found`
-        found: list[Recommendation] = []
+        understood: list[str] = []  # the query of each recommendation
+        recommendations: list[Recommendation] = []
         for row, query in enumerate(queries):
             try:
-                asked = self.titles.find_all(query)
+                query_rows = self.titles.find_all(query)
             except TitleError as error:
                 where = f"title in row {row}: " if len(queries) > 1 else ""
                 raise TitleError(f"{where}{error}", error.candidates) from None
-            duplicates = self.titles.duplicates_of(asked)
-            new = self.neighbours.top(asked, **options, exclude=duplicates)
-            understood += [" | ".join(self.titles.titles[row] for row in asked)] * len(new)
-            found += new
-        rows = np.array([item.row for item in found], np.int64)
+            duplicates = self.titles.duplicates_of(query_rows)
+            nearest = self.neighbours.top(query_rows, **options, exclude=duplicates)
+            understood += [" | ".join(self.titles.titles[row] for row in query_rows)] * len(nearest)
+            recommendations += nearest
+        rows = np.array([movie.row for movie in recommendations], np.int64)
         movies = {name: column[rows] for name, column in self._columns.items()}
-        ranks = np.array([item.rank for item in found], np.int64)
-        scores = np.array([item.score for item in found], np.float64)
+        ranks = np.array([movie.rank for movie in recommendations], np.int64)
+        scores = np.array([movie.score for movie in recommendations], np.float64)
         answer = {"query": understood, "rank": ranks, **movies, "score": scores}
         return pd.DataFrame(answer, columns=COLUMNS)
 

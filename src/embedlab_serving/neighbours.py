@@ -22,7 +22,7 @@ SIMILARITIES = ("dot", "cosine")
 
 
 class Recommendation(NamedTuple):
-    """A movie: its `rank` from 1, its `row` of the embedding, its `score` (higher is nearer)."""
+    """A movie: its position in the list from 1, its row of the embedding, its score."""
 
     rank: int
     row: int
@@ -93,8 +93,9 @@ class Neighbours:
 
         The rows `exclude`, such as other rows of the same movie, are left out, and so are the query
         movies unless `include_self`; if fewer than `k` remain, all are returned. Equal scores are
-        ordered by row, also at the k-th rank; the scores of equal vectors may differ in the last
-        bit, as the matrix product rounds them. Raises OptionError for k < 1 or an unknown score.
+        ordered by row, also at the end of the list; the scores of equal vectors may differ in the
+        last bit, as the matrix product rounds them. Raises OptionError for k < 1 or an unknown
+        score.
         """
         if k < 1:
             raise OptionError(f"k: expected a whole number from 1, got {k}.")
@@ -108,7 +109,7 @@ class Neighbours:
         kth = np.partition(s, len(s) - k)[len(s) - k]
         # Of the movies that share the k-th score, flatnonzero gives the lowest rows first.
         above = np.flatnonzero(s > kth)
-        level = np.flatnonzero(s == kth)[: k - len(above)]
-        chosen = np.sort(np.concatenate([above, level]))  # (k,)
+        tied = np.flatnonzero(s == kth)[: k - len(above)]
+        chosen = np.sort(np.concatenate([above, tied]))  # (k,)
         chosen = chosen[np.argsort(-s[chosen], kind="stable")]
         return [Recommendation(i, int(j), float(s[j])) for i, j in enumerate(chosen, start=1)]

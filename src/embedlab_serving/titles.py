@@ -99,10 +99,10 @@ def without_article(key: str) -> str:
 
 def article_first(name: str) -> tuple[str, str]:
     """`name` with its article in front, and without: "Trou, Le" is ("Le Trou", "Trou")."""
-    found = _ARTICLE.match(name) if "," in name else None
-    if not found:
+    match = _ARTICLE.match(name) if "," in name else None
+    if not match:
         return name, name
-    body, article = found[1] + (found[3] or ""), found[2]
+    body, article = match[1] + (match[3] or ""), match[2]
     return (f"{article}{body}" if article.endswith("'") else f"{article} {body}"), body
 
 
@@ -176,23 +176,23 @@ class ParsedTitle(NamedTuple):
 def parse_title(title: str) -> ParsedTitle:
     """Takes a title apart: name, alternate names, year or years."""
     full, years = title.strip(), None
-    if found := _YEAR_IN_PARENTHESES.search(full):
-        years = int(found[1]), int(found[2] or found[1])
-        full = full[: found.start()]
+    if match := _YEAR_IN_PARENTHESES.search(full):
+        years = int(match[1]), int(match[2] or match[1])
+        full = full[: match.start()]
     name = full
     alternates: list[str] = []
-    while name.endswith(")") and (found := _LAST_GROUP.search(name)) and found.start() > 0:
-        alternates.insert(0, _ALSO_KNOWN_AS.sub("", found[1].strip()))
-        name = name[: found.start()]
+    while name.endswith(")") and (match := _LAST_GROUP.search(name)) and match.start() > 0:
+        alternates.insert(0, _ALSO_KNOWN_AS.sub("", match[1].strip()))
+        name = name[: match.start()]
     return ParsedTitle(full, name, tuple(alternates), years)
 
 
 def repeated_titles(titles: Iterable[str]) -> list[str]:
     """One title for each name and year that occurs in several rows, in the order of the rows."""
-    rows: dict[object, list[str]] = {}
+    by_identity: dict[object, list[str]] = {}
     for title in titles:
-        rows.setdefault(parse_title(title).identity, []).append(title)
-    return [found[0] for found in rows.values() if len(found) > 1]
+        by_identity.setdefault(parse_title(title).identity, []).append(title)
+    return [same[0] for same in by_identity.values() if len(same) > 1]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -222,13 +222,13 @@ def _title_keys(title: ParsedTitle) -> Iterator[tuple[str, str]]:
     for i, name in enumerate((title.name, *title.alternates)):
         front, body = article_first(name)
         keys = _keys(name)
-        own = ("also",) if i else ("name", "bare")
-        yield from ((level, keys[level]) for level in (*own, "number", "joined"))
+        levels = ("also",) if i else ("name", "bare")
+        yield from ((level, keys[level]) for level in (*levels, "number", "joined"))
         yield "article", numbered(front)
         if i == 0 and (colon := _SECTIONS.search(body)):
             yield "head", canonical(body[: colon.start()])
-        if found := _LEADING_INITIALS.match(body):
-            yield "initials", compact(normalise(found[0]))
+        if initials := _LEADING_INITIALS.match(body):
+            yield "initials", compact(normalise(initials[0]))
 
 
 class _Reading(NamedTuple):
@@ -244,12 +244,20 @@ def _readings(text: str) -> list[_Reading]:
 
     "Death Race 2000" is first read as a whole; a year in parentheses is always taken off.
     """
-    found = _YEAR_IN_PARENTHESES.search(text)
-    parts: list[tuple[str, int | None]] = [] if found else [(text, None)]
-    if found := found or _YEAR_AT_END.search(text):
-        parts.append((text[: found.start()].strip(), int(found[1])))
-    readings = [_Reading(name, year, _keys(name)) for name, year in parts]
+    in_parentheses = _YEAR_IN_PARENTHESES.search(text)
+    readings = [] if in_parentheses else [_Reading(text, None, _keys(text))]
+    if match := in_parentheses or _YEAR_AT_END.search(text):
+        name = text[: match.start()].strip()
+        readings.append(_Reading(name, int(match[1]), _keys(name)))
     return [reading for reading in readings if reading.keys["full"]]
+
+
+class _NearName(NamedTuple):
+    """A name of the catalogue, its distance from a query in letters, and the rows that have it."""
+
+    spelling: str
+    distance: int
+    rows: list[int]
 
 
 class TitleIndex:
@@ -266,7 +274,8 @@ class TitleIndex:
         self.titles: tuple[str, ...] = tuple(titles)
         likes = np.zeros(len(self.titles)) if popularity is None else np.asarray(popularity)
         order = np.argsort(-likes.astype(np.float64), kind="stable")  # ties: the lower row first
-        self._rank: list[int] = np.argsort(order).tolist()  # by row, 0 for the most popular
+        # By row; 0 for the most popular.
+        self._popularity_rank: list[int] = np.argsort(order).tolist()
         self._example = self.titles[order[0]].strip()
 
         self._parsed = [parse_title(title) for title in self.titles]
@@ -330,8 +339,8 @@ class TitleIndex:
     def duplicates_of(self, rows: Iterable[int]) -> list[int]:
         """The other rows of the same name and year as one of `rows`."""
         rows = set(rows)
-        same = (self._rows["identity", self._parsed[row].identity] for row in rows)
-        return sorted(set().union(*same) - rows)
+        identical = (self._rows["identity", self._parsed[row].identity] for row in rows)
+        return sorted(set().union(*identical) - rows)
 
     def _checked(self, query: object) -> str:
         """`query` with single spaces. Raises TitleError if it is not text, blank or too long."""
@@ -354,7 +363,7 @@ class TitleIndex:
     def _by_popularity(self, rows: Iterable[int]) -> list[int]:
         """`rows`, most popular first, with only the most popular row of each name and year."""
         first: dict[object, int] = {}
-        for row in sorted(rows, key=self._rank.__getitem__):
+        for row in sorted(rows, key=self._popularity_rank.__getitem__):
             first.setdefault(self._parsed[row].identity, row)
         return list(first.values())
 
@@ -372,68 +381,76 @@ class TitleIndex:
             candidates,
         )
 
-    def _by_key(self, q: _Reading) -> list[int]:
+    def _by_key(self, reading: _Reading) -> list[int]:
         """The rows of the strictest level that has the query."""
-        found = (self._of_year(self._rows.get(pair, ()), q.year) for pair in q.keys.items())
-        return next(filter(None, found), [])
+        for level_and_key in reading.keys.items():
+            if rows := self._of_year(self._rows.get(level_and_key, ()), reading.year):
+                return rows
+        return []
 
-    def _check_year(self, q: _Reading) -> list[int]:
+    def _check_year(self, reading: _Reading) -> list[int]:
         """No rows. Raises TitleError if the query's year is all that is wrong with it."""
-        if rows := self._by_key(q._replace(year=None)):
+        if rows := self._by_key(reading._replace(year=None)):
             candidates = self._titles_of(self._by_popularity(rows))
             raise TitleError(
-                f"No movie of {q.year} is called {_quoted(q.text)}, but there is "
+                f"No movie of {reading.year} is called {_quoted(reading.text)}, but there is "
                 f"{_listed(candidates)}; correct the year or leave it out.",
                 candidates,
             )
         return []
 
-    def _by_part(self, q: _Reading) -> list[int]:
+    def _by_part(self, reading: _Reading) -> list[int]:
         """The rows with a name that contains the query and, if there are any, those a typo away."""
-        rows = self._containing(q) if len(q.keys["name"]) >= MIN_PART else []
+        rows = self._containing(reading) if len(reading.keys["name"]) >= MIN_PART else []
         # "Colombian" is a part of one movie and nearly the whole of another.
-        near = self._near(q, typos_allowed(q.keys["number"])) if rows else []
-        return [*rows, *(row for _, more, _ in near for row in more)]
+        near = self._near(reading, typos_allowed(reading.keys["number"])) if rows else []
+        return [*rows, *(row for name in near for row in name.rows)]
 
-    def _containing(self, q: _Reading) -> list[int]:
+    def _containing(self, reading: _Reading) -> list[int]:
         """The rows with a name that contains the query, with or without its article."""
-        phrases = dict.fromkeys((q.keys["name"], q.keys["bare"], q.keys["number"]))
-        for phrase in filter(None, phrases):
+        keys = reading.keys
+        for phrase in filter(None, dict.fromkeys((keys["name"], keys["bare"], keys["number"]))):
             starts = _occurrences(f" {phrase} ", self._phrases)
             rows = dict.fromkeys(np.searchsorted(self._phrase_ends, starts, side="right").tolist())
-            if found := self._of_year(rows, q.year):
-                return found
+            if rows_of_year := self._of_year(rows, reading.year):
+                return rows_of_year
         return []
 
-    def _near(self, q: _Reading, max_distance: int) -> list[tuple[int, list[int], str]]:
-        """(distance, rows, name) of the names within `max_distance` letters, nearest first."""
-        typed = q.keys["number"]
-        names = [self._spellings[i] for i in self._bigrams.within(typed, max_distance)]
-        found = process.extract(
-            typed, names, scorer=OSA.distance, score_cutoff=max_distance, limit=None
+    def _near(self, reading: _Reading, max_distance: int) -> list[_NearName]:
+        """The names within `max_distance` letters, nearest first."""
+        typed = reading.keys["number"]
+        spellings = [self._spellings[i] for i in self._bigrams.within(typed, max_distance)]
+        distances = process.extract(
+            typed, spellings, scorer=OSA.distance, score_cutoff=max_distance, limit=None
         )
-        alike = [(far, self._of_year(self._names[n], q.year), n) for n, far, _ in found]
-        return [item for item in alike if item[1] and marks(item[2]) == marks(typed)]
+        near = [
+            _NearName(spelling, distance, self._of_year(self._names[spelling], reading.year))
+            for spelling, distance, _ in distances
+        ]
+        return [name for name in near if name.rows and marks(name.spelling) == marks(typed)]
 
-    def _by_typo(self, q: _Reading) -> list[int]:
+    def _by_typo(self, reading: _Reading) -> list[int]:
         """The rows of the one name that is close, clearly ahead, and not a different title."""
-        typed = q.keys["number"]
+        typed = reading.keys["number"]
         allowed = typos_allowed(typed)
-        near = self._near(q, 2 * allowed) if allowed else []
-        if not near or near[0][0] > allowed:
+        near = self._near(reading, 2 * allowed) if allowed else []
+        if not near or near[0].distance > allowed:
             return []
-        best, rows, name = near[0]
-        if any(distance <= 2 * best and set(other) != set(rows) for distance, other, _ in near[1:]):
+        best, *others = near
+        rivals = (name.rows for name in others if name.distance <= 2 * best.distance)
+        if any(set(rows) != set(best.rows) for rows in rivals):
             return []
         # "Bad Toys" is another title, not "Bad Boys" with a typo: "toys" is a word. "Forest Gump"
         # is Forrest Gump all the same: one letter is wrong, and no other movie has a Gump. "The Man
         # with the Golden Gun" is not "... Golden Arm": three letters are.
-        right, words = set(name.split()), typed.split()
-        if any(w in self._word_rows for w in words if w not in right and len(w) > 1):
-            telling = [self._word_rows[w] for w in words if w in right and len(w) > 3]
-            if best > 1 or not telling or not set.intersection(*telling) <= set(rows):
+        words, correct = typed.split(), set(best.spelling.split())
+        if any(w in self._word_rows for w in words if w not in correct and len(w) > 1):
+            rows_of_words = [self._word_rows[w] for w in words if w in correct and len(w) > 3]
+            if best.distance > 1 or not rows_of_words:
                 return []
-        return rows
+            if not set.intersection(*rows_of_words) <= set(best.rows):
+                return []
+        return best.rows
 
     def _suggested(self, typed: str) -> list[int]:
         """The rows of the names that are most like a query's, nearest first."""
@@ -448,7 +465,7 @@ class TitleIndex:
         listed, score = self._likeness(typed, alike, limit)
         limit = max(MIN_LIKENESS, listed.max(initial=0) - LIKENESS_MARGIN)
         scored = [
-            (-score[i], self._rank[row], row)
+            (-score[i], self._popularity_rank[row], row)
             for i in np.flatnonzero(listed >= limit)
             for row in self._names[self._spellings[alike[i]]]
         ]
@@ -461,20 +478,20 @@ class TitleIndex:
         spellings = [self._spellings[i] for i in positions.tolist()]
         ratio = process.cdist([typed], spellings, scorer=fuzz.ratio)[0]
         sorted_ratio = process.cdist([typed], spellings, scorer=fuzz.token_sort_ratio)[0]
-        part = process.cdist(
+        partial_ratio = process.cdist(
             [typed], spellings, scorer=fuzz.partial_ratio, score_cutoff=limit / PART_WEIGHT
         )[0]
         full = np.maximum(ratio, sorted_ratio)
         # A part is enough to be listed, but comes after a full name that is as near.
-        listed, order = (np.maximum(full, w * part) for w in (PART_WEIGHT, PART_ORDER_WEIGHT))
-        return listed, order.round()
+        listed = np.maximum(full, PART_WEIGHT * partial_ratio)
+        return listed, np.maximum(full, PART_ORDER_WEIGHT * partial_ratio).round()
 
-    def _unknown(self, q: _Reading, text: str) -> TitleError:
+    def _unknown(self, reading: _Reading, text: str) -> TitleError:
         """The error of a query that no movie fits, with the nearest titles by rapidfuzz."""
-        if len(q.keys["name"]) < MIN_PART:
-            rows = self._by_popularity(self._containing(q))
+        if len(reading.keys["name"]) < MIN_PART:
+            rows = self._by_popularity(self._containing(reading))
         else:
-            rows = self._suggested(q.keys["number"])
+            rows = self._suggested(reading.keys["number"])
         candidates = self._titles_of(rows)[:MAX_LISTED]
         if not candidates:
             return TitleError(
@@ -489,11 +506,11 @@ class TitleIndex:
         )
 
 
-def _occurrences(part: str, text: str) -> list[int]:
-    """Where `part` starts in `text`; occurrences may overlap."""
-    starts = [text.find(part)]
+def _occurrences(phrase: str, text: str) -> list[int]:
+    """Where `phrase` starts in `text`; occurrences may overlap."""
+    starts = [text.find(phrase)]
     while starts[-1] >= 0:
-        starts.append(text.find(part, starts[-1] + 1))
+        starts.append(text.find(phrase, starts[-1] + 1))
     return starts[:-1]
 
 

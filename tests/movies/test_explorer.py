@@ -14,7 +14,7 @@ from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.explorer import (
     GRID,
     MIN_MAPPED,
-    SCORE_EXPONENTS,
+    NORM_EXPONENTS,
     K,
     explorer_page,
     map_movies,
@@ -44,7 +44,7 @@ def sample():
 
 
 def page_of(vectors, movies, index, n: int = 10_000) -> str:
-    found = map_movies(vectors, movies, "pca", 0, n)
+    found = map_movies(vectors, movies, "pca", n)
     return explorer_page(found, vectors, "sample, exact, dim 20")
 
 
@@ -54,7 +54,7 @@ def assert_served(vectors, index, rows) -> None:
     copies = [index.duplicates_of([row]) for row in range(len(vectors))]
     lists = nearest_movies(vectors, copies)
     for row in rows:
-        for score, column in (("dot", 0), ("cosine", len(SCORE_EXPONENTS) - 1)):
+        for score, column in (("dot", 0), ("cosine", len(NORM_EXPONENTS) - 1)):
             expected = served.top([row], K, score, exclude=index.duplicates_of([row]))
             scores = served.scores([row], score)
             found = lists[row, column].tolist()
@@ -84,7 +84,7 @@ def test_between_the_ends_scores_are_divided_by_a_power_of_the_length(sample):
     lists = nearest_movies(vectors, [[]] * len(vectors))
     norms = np.linalg.norm(vectors.astype(float), axis=1)
     row = int(norms.argmax())
-    for column, exponent in enumerate(SCORE_EXPONENTS):
+    for column, exponent in enumerate(NORM_EXPONENTS):
         power = np.where(norms > 0, norms, np.inf) ** -exponent
         scores = (vectors.astype(float) @ vectors[row]) * power
         scores[row] = -np.inf
@@ -106,7 +106,7 @@ def test_movies_that_are_left_out_are_in_no_list(sample):
 def test_the_map_has_the_most_liked_first_and_places_the_others_among_them(monkeypatch, sample):
     vectors, movies, _ = sample
     monkeypatch.setattr("embedlab.movies.explorer.MAX_PROJECTED", 40)
-    found = map_movies(vectors, movies, "tsne", 0, n=60)
+    found = map_movies(vectors, movies, "tsne", n=60)
     assert found.movies["likes"].is_monotonic_decreasing
     assert found.movies["title"].tolist() == movies["title"].iloc[found.rows].tolist()
     assert (found.positions.shape, found.n_projected) == ((60, 2), 40)
@@ -124,24 +124,24 @@ def test_the_map_has_the_most_liked_first_and_places_the_others_among_them(monke
 def test_there_is_no_map_of_too_few_directions(vectors):
     n = len(vectors)
     movies = pd.DataFrame({"title": [f"m{i}" for i in range(n)], "genres": "", "likes": range(n)})
-    assert map_movies(vectors.astype(np.float32), movies, "tsne", 0) is None
+    assert map_movies(vectors.astype(np.float32), movies, "tsne") is None
 
 
 def test_a_movies_colour_is_of_the_first_group_that_it_is_in(sample):
     vectors, movies, _ = sample
-    found = map_movies(vectors, movies, "pca", 0)
+    found = map_movies(vectors, movies, "pca")
     group = dict(zip(found.movies["title"], found.groups.tolist(), strict=True))
     names = list(GENRE_GROUPS)
     assert names[group["Toy Story (1995)"]] == "Animation, children"
     assert len(names) == len({*GENRE_COLOURS})
     unknown = pd.DataFrame({"title": "m", "genres": "(no genres listed)", "likes": range(30)})
-    other = map_movies(np.eye(30, dtype=np.float32), unknown, "pca", 0)
+    other = map_movies(np.eye(30, dtype=np.float32), unknown, "pca")
     assert {names[i] for i in other.groups} == {"Drama, other"}
 
 
 def test_places_are_rounded_to_a_ten_thousandth_of_the_map(sample):
     vectors, movies, _ = sample
-    found = map_movies(vectors, movies, "pca", 0)
+    found = map_movies(vectors, movies, "pca")
     page = explorer_page(found, vectors, "sample")
     data = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.DOTALL)[1])
     placed = np.array([data["x"], data["y"]]).T
@@ -152,7 +152,7 @@ def test_places_are_rounded_to_a_ten_thousandth_of_the_map(sample):
 
 def test_the_figure_names_the_best_known_movies(sample):
     vectors, movies, _ = sample
-    figure = plot_movie_map(map_movies(vectors, movies, "pca", 0), "sample", n_names=5)
+    figure = plot_movie_map(map_movies(vectors, movies, "pca"), "sample", n_names=5)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert len(texts) == 5
     assert movies.sort_values("likes")["title"].iloc[-1].startswith(texts[0])

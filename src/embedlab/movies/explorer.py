@@ -15,7 +15,7 @@ from sklearn.manifold import trustworthiness
 from sklearn.neighbors import KNeighborsRegressor
 
 from embedlab.movies.movie_map import GENRE_COLOURS, GENRE_GROUPS, MovieMap
-from embedlab.movies.options import SCORE_EXPONENTS
+from embedlab.movies.options import NORM_EXPONENTS
 from embedlab.pages.render import render_page
 from embedlab.projection import project
 from embedlab_serving.titles import TitleIndex
@@ -30,7 +30,7 @@ BLOCK = 512  # movies whose scores are in memory at once
 
 
 def map_movies(
-    vectors: np.ndarray, movies: pd.DataFrame, method: str, seed: int, n: int = MAX_EXPLORED
+    vectors: np.ndarray, movies: pd.DataFrame, method: str, n: int = MAX_EXPLORED
 ) -> MovieMap | None:
     """Map the `n` most liked movies by direction, since a vector's length reflects popularity.
 
@@ -46,7 +46,7 @@ def map_movies(
     anchors, others = directions[:n_projected], directions[n_projected:]
     if len(np.unique(anchors, axis=0)) < MIN_MAPPED:
         return None
-    positions = project(anchors, method, seed, TSNE_ITERATIONS)
+    positions = project(anchors, method, 0, TSNE_ITERATIONS)
     k = min(10, (n_projected - 1) // 2)
     quality = float(trustworthiness(anchors, positions, n_neighbors=k))
     if len(others):
@@ -68,13 +68,13 @@ def nearest_movies(vectors: np.ndarray, excluded: Sequence[Sequence[int]]) -> np
     norms = v.double().norm(dim=1).float()  # (n,)
     inverse = 1 / torch.where(norms > 0, norms, 1)
     k = min(K, len(v) - 1 - max(map(len, excluded)))
-    found = torch.empty((len(v), len(SCORE_EXPONENTS), k), dtype=torch.int64)
+    found = torch.empty((len(v), len(NORM_EXPONENTS), k), dtype=torch.int64)
     for start in range(0, len(v), BLOCK):
         block = slice(start, start + BLOCK)
         dots = v[block] @ v.T  # (b, n)
         for i, others in enumerate(excluded[block]):
             dots[i, [start + i, *others]] = -torch.inf
-        for j, exponent in enumerate(SCORE_EXPONENTS):
+        for j, exponent in enumerate(NORM_EXPONENTS):
             found[block, j] = (dots * inverse**exponent).topk(k).indices
     return found.numpy().astype(np.uint16)
 
@@ -97,7 +97,7 @@ def explorer_page(movie_map: MovieMap, vectors: np.ndarray, caption: str) -> str
         "groups": movie_map.groups.tolist(),
         "x": grid[:, 0].tolist(),
         "y": grid[:, 1].tolist(),
-        "exponents": SCORE_EXPONENTS,
+        "exponents": NORM_EXPONENTS,
         "k": nearest.shape[2],
         "nearest": base64.b64encode(nearest.astype("<u2").tobytes()).decode(),
         "colours": GENRE_COLOURS,

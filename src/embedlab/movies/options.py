@@ -16,7 +16,7 @@ DEFAULT_LR = {"adam": 1.0, "rmsprop": 0.1, "sgd": 2e-5, "adamw": 1.0, "lbfgs": 1
 OPTIMIZERS = (*DEFAULT_LR, "exact")
 OBJECTIVES = ("factored", "dense")
 MOVIE_MAPS = ("tsne", "pca", "none")
-SCORE_EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # a of the score dot / |v|^a: from dot to cosine
+NORM_EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # a of the score dot / |v|^a: from dot to cosine
 
 
 def parse_like_rule(text: str) -> tuple[str, float | None]:
@@ -24,13 +24,12 @@ def parse_like_rule(text: str) -> tuple[str, float | None]:
 
     Raises OptionError for an unknown rule, or a threshold outside of 0.5 to 5 stars.
     """
-    rule, colon, stars = text.partition(":")
-    if not colon and rule in ("user_mean", "user_median"):
-        return rule, None
-    if rule == "threshold" and colon:
+    if text in ("user_mean", "user_median"):
+        return text, None
+    if text.startswith("threshold:"):
         with suppress(ValueError):
-            if 0.5 <= (value := float(stars)) <= 5:
-                return rule, value
+            if 0.5 <= (stars := float(text.removeprefix("threshold:"))) <= 5:
+                return "threshold", stars
         raise OptionError(f"like_rule: expected threshold:<0.5 to 5 stars>, got '{text}'")
     raise OptionError(f"like_rule: expected {LIKE_RULES}, got '{text}'")
 
@@ -66,8 +65,12 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.lr is None:
             object.__setattr__(self, "lr", DEFAULT_LR.get(self.optimizer))
-        elif self.optimizer == "exact":
+        elif self.is_exact:
             raise OptionError(f"lr: expected 'auto' with optimizer=exact, got {self.lr}")
+
+    @property
+    def is_exact(self) -> bool:
+        return self.optimizer == "exact"
 
     @property
     def label(self) -> str:
@@ -77,9 +80,8 @@ class FitOptions:
 
 def check_processes(options: FitOptions, processes: int) -> None:
     """Raises OptionError if several processes cannot share this fit."""
-    is_exact = options.optimizer == "exact"
-    if processes > 1 and (is_exact or options.objective == "dense"):
-        found = "optimizer=exact" if is_exact else "objective=dense"
+    if processes > 1 and (options.is_exact or options.objective == "dense"):
+        found = "optimizer=exact" if options.is_exact else "objective=dense"
         raise OptionError(
             f"processes: expected 1 with {found}, got {processes}; several processes share "
             "objective=factored, with a gradient-based optimizer such as adam"

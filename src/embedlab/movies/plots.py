@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -25,20 +26,20 @@ _large_numbers = FuncFormatter(lambda value, _: cost_as_text(value))
 
 def plot_ratings(ratings: Ratings, likes: Likes) -> Figure:
     """Histogram of the stars, and of those that count as likes."""
-    values, given = np.unique(ratings.stars, return_counts=True)  # (n_values,)
     # A rating is a like where L has its (user, movie); L's rows are the users, in order.
-    liked_mask = np.asarray(likes.matrix[ratings.user, ratings.movie]).ravel() > 0
-    liked = np.array([np.count_nonzero(liked_mask & (ratings.stars == v)) for v in values])
+    is_like = np.asarray(likes.matrix[ratings.user, ratings.movie]).ravel() > 0
+    by_stars = pd.Series(is_like).groupby(ratings.stars)
+    n_ratings, n_likes = by_stars.size(), by_stars.sum()
     figure, axes = new_panel(
         width=7,
         height=4,
         title=f"{likes.name}: {ratings.n_ratings:,} ratings, {likes.matrix.nnz:,} likes",
         xlabel="stars",
         ylabel="ratings",
-        xticks=values,
+        xticks=n_ratings.index,
     )
-    axes.bar(values, given, width=0.36, color="#c9d7e8", label="ratings")
-    axes.bar(values, liked, width=0.36, color=BLUE, label=f"likes ({likes.like_rule})")
+    axes.bar(n_ratings.index, n_ratings, width=0.36, color="#c9d7e8", label="ratings")
+    axes.bar(n_likes.index, n_likes, width=0.36, color=BLUE, label=f"likes ({likes.like_rule})")
     axes.yaxis.set_major_formatter(_large_numbers)
     axes.legend(frameon=False)
     return figure
@@ -47,10 +48,10 @@ def plot_ratings(ratings: Ratings, likes: Likes) -> Figure:
 def plot_popularity(likes: Likes) -> Figure:
     """Likes of each movie, most liked first, and the number of movies with half of all likes."""
     counts = np.sort(likes.popularity)[::-1]  # (n_movies,)
-    rank = np.arange(1, len(counts) + 1)
-    shown = counts > 0
+    position = np.arange(1, len(counts) + 1)
+    is_liked = counts > 0
     half = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1
-    n_unliked = np.count_nonzero(~shown)
+    n_unliked = np.count_nonzero(~is_liked)
     figure, axes = new_panel(
         width=7,
         height=4,
@@ -60,9 +61,9 @@ def plot_popularity(likes: Likes) -> Figure:
         xscale="log",
         yscale="log",
     )
-    axes.plot(rank[shown], counts[shown], color=BLUE, linewidth=2)
-    bottom = max(0.8, 0.7 * counts[shown].min()) if shown.any() else 0.8
-    axes.fill_between(rank[:half], counts[:half], bottom, color=BLUE, alpha=0.15, linewidth=0)
+    axes.plot(position[is_liked], counts[is_liked], color=BLUE, linewidth=2)
+    bottom = max(0.8, 0.7 * counts[is_liked].min()) if is_liked.any() else 0.8
+    axes.fill_between(position[:half], counts[:half], bottom, color=BLUE, alpha=0.15, linewidth=0)
     axes.annotate(
         f"{half:,} movies hold half of all likes",
         (half / 2, bottom),
@@ -120,14 +121,14 @@ def plot_fit(
     costs = np.array([record.metrics["train/cost"] for record in history])
     end = cost_as_text(costs[-1]) if history else "no finite cost"
     figure, axes = new_panel(8, 4.8, title=title)
-    if options.optimizer == "exact" and len(costs) > 2 and costs[-1] > 0:
+    if options.is_exact and len(costs) > 2 and costs[-1] > 0:
         above = (costs[:-1] / costs[-1] - 1).clip(ROUNDOFF)
         axes.plot(above, "o-", color=BLUE, linewidth=2)
         axes.set(yscale="log", xlabel="round", ylabel=f"cost above the last round's, {end}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return figure
     draw_costs(axes, history, BLUE, f"{options.label}: {end}")
-    finish_costs(axes, None if options.optimizer == "exact" else reference_cost)
+    finish_costs(axes, None if options.is_exact else reference_cost)
     axes.legend(frameon=False, fontsize=9)
     return figure
 

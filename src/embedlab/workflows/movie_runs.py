@@ -63,23 +63,24 @@ def fetch_matrix(uri: str) -> Path:
 def find_or_load_likes(
     run: TrackedRun,
     params: Mapping[str, Any],
-    changed: Mapping[str, object],
+    non_default: Mapping[str, object],
     notify: Callable[[str], object],
 ) -> Likes:
     """The likes of build_matrix's artifacts, or of ratings; logs their lineage.
 
     params  the parsed command line: matrix, ratings, like_rule and, if the entry point has them,
             user_weight and item_power. A matrix that is not empty replaces the others.
-    changed the parameters that are not at their default. Raises OptionError if one of them
+    non_default
+            the parameters that are not at their default. Raises OptionError if one of them
             contradicts the matrix.
     notify  receives a sentence per peculiarity of the data.
     """
     if source := params["matrix"]:
         likes = load_likes(fetch_matrix(source))
-        own = dict(changed)
-        if "ratings" in own:
-            own["ratings"] = name_of(params["ratings"])
-        refuse_conflicts(f"matrix={source}", likes.params, own)
+        given = dict(non_default)
+        if "ratings" in given:
+            given["ratings"] = name_of(params["ratings"])
+        refuse_conflicts(f"matrix={source}", likes.params, given)
     else:
         files = locate_ratings(params["ratings"])
         ratings = read_ratings(files.path, files.name)
@@ -140,13 +141,13 @@ class FittedEmbedding:
 
     likes: Likes
     options: FitOptions
-    fit: FitResult
+    result: FitResult
     reference_cost: float | None
 
     def __str__(self) -> str:
         """`adam lr=0.1: cost 765,544 after 150 epochs, 4.35% above the exact 733,625`"""
-        options, cost = self.options, self.fit.cost
-        after = counted(self.fit.epochs, "round" if options.optimizer == "exact" else "epoch")
+        options, cost = self.options, self.result.cost
+        after = counted(self.result.epochs, "round" if options.is_exact else "epoch")
         text = f"{options.label}: cost {cost_as_text(cost)} after {after}"
         if not self.reference_cost:
             return text
@@ -155,10 +156,10 @@ class FittedEmbedding:
 
     def log_model(self, run: TrackedRun) -> str:
         """Log metrics, vectors and the model; returns the model's URI."""
-        fit, options = self.fit, self.options
-        run.log_metrics({"final/cost": fit.cost, "time/fit_seconds": fit.seconds})
-        about = {"optimizer": options.label, "dim": options.dim, "cost": fit.cost}
-        return log_movie_model(run, fit.embedding, self.likes.table, self.likes.about() | about)
+        result, options = self.result, self.options
+        run.log_metrics({"final/cost": result.cost, "time/fit_seconds": result.seconds})
+        about = {"optimizer": options.label, "dim": options.dim, "cost": result.cost}
+        return log_movie_model(run, result.embedding, self.likes.table, self.likes.about() | about)
 
 
 def finish(
@@ -186,9 +187,9 @@ def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
     # Imported here, as scikit-learn takes half a second and other movie runs do not need it.
     from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies
 
-    vectors, likes = fitted.fit.embedding, fitted.likes
+    vectors, likes = fitted.result.embedding, fitted.likes
     caption = f"{likes.name}, {fitted.options.label}, dim {vectors.shape[1]}"
-    movie_map = map_movies(vectors, likes.table, method, seed=0)
+    movie_map = map_movies(vectors, likes.table, method)
     if movie_map is None:
         return f"No map: fewer than {MIN_MAPPED} movies have vectors of different directions."
     run.log_text(explorer_page(movie_map, vectors, caption), PAGE)
@@ -202,15 +203,15 @@ def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: Score) -> Card:
 
     Versions compete if their data digests are equal; by cost, the digest includes the weighting.
     """
-    likes, fit = fitted.likes, fitted.fit
+    likes, cost = fitted.likes, fitted.result.cost
     n_users, n_movies = likes.matrix.shape
     metrics = {}
-    results = {"final cost, of all pairs of movies (so it has no interval)": cost_as_text(fit.cost)}
+    results = {"final cost, of all pairs of movies (so it has no interval)": cost_as_text(cost)}
     if fitted.reference_cost:
-        metrics["gap"] = relative_gap(fit.cost, fitted.reference_cost)
+        metrics["gap"] = relative_gap(cost, fitted.reference_cost)
         results["above the exact solver's cost by"] = f"{metrics['gap']:.2%}"
     if score.metric != COST:
-        metrics["cost"] = fit.cost
+        metrics["cost"] = cost
         results[score.metric.label] = str(score)
     return Card(
         summary="A vector for every movie; movies that the same people like have vectors with a "

@@ -10,10 +10,10 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 
 import mlflow
 import numpy as np
@@ -60,8 +60,6 @@ FIT_CODE = (
 # Time of an epoch relative to a first-order optimizer's (of the exact solver: of all rounds).
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
-FinishedFit = tuple[str, FitResult, list[EpochRecord], Lists]  # the first is its run id
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -98,25 +96,32 @@ class Sweep:
         kept. Raises DataError if the exact cost is 0: no other cost is a multiple of it.
         """
         exact, *others = grid
-        first = (exact, seeds[0])
-        jobs = list(dict.fromkeys([first, *((o, seed) for o in others for seed in seeds)]))
+        jobs: list[Job] = [(exact, seeds[0]), *product(others, dict.fromkeys(seeds))]
         finished = {job: self._find(job) for job in jobs}
         missing = [job for job in jobs if finished[job] is None]
         fits: dict[Job, SweepFit] = {}
-        exact_fit: SweepFit | None = None
-        failed: dict[str, list[str]] = defaultdict(list)
+        failed: dict[str, list[str]] = defaultdict(list)  # names of fits, by reason
         total, done = sum(map(_work, jobs)), 0.0
         with closing(self._outcomes(jobs, missing, ray)) as outcomes:
             for job, outcome in outcomes:
+                name = f"{job[0].label}, seed {job[1]}"
                 progress = partial(self._report, job, done, total)
                 try:
-                    fits[job] = self._fit(job, finished[job], outcome, exact_fit, progress)
+                    fit = finished[job] or self._run_child(
+                        job, outcome, fits.get(jobs[0]), progress
+                    )
                 except EmbedlabError as error:
-                    if error is not outcome or job == first:
+                    if error is not outcome or job == jobs[0]:
                         raise
-                    failed[str(error)].append(f"{job[0].label}, seed {job[1]}")
-                exact_fit = fits[first]
-                if exact_fit.fit.cost == 0:
+                    failed[str(error)].append(name)
+                else:
+                    fits[job], note = fit, ""
+                    if finished[job]:
+                        mlflow.MlflowClient().set_tag(fit.run_id, self.tag, "reused")
+                        note = ", found finished"
+                    summary = _result_summary(fit.result, fits[jobs[0]].result)
+                    self.notify(f"{name}: {summary}{note}")
+                if fits[jobs[0]].result.cost == 0:
                     raise DataError(
                         f"dim: expected one at which the exact solver leaves a cost to compare "
                         f"with, but with dim={exact.dim} it fits these {self.likes.n_movies:,} "
@@ -156,42 +161,24 @@ class Sweep:
         data = "\n".join([self.likes.cost_digest, *self.likes.movies["title"]])
         return fit_key(*job, data, self.device)
 
-    def _find(self, job: Job) -> FinishedFit | None:
+    def _find(self, job: Job) -> SweepFit | None:
         """The newest finished child of this fit whose artifacts are intact."""
         client, query = mlflow.MlflowClient(), f"tags.{FIT_KEY} = '{self._key(job)}'"
         for run in client.search_runs([self.run.experiment_id], query) if self.reuse else ():
             run_id, reason = run.info.run_id, run.data.tags.get("stop_reason")
-            if reason in ("finished", DivergedError.stop_reason):
-                try:
-                    history = read_history(run_id, ["train/cost"])
-                    fit = _fit_of(run, history, reason == "finished")
-                    lists: Lists = {}  # older versions logged none, and so do fits that diverged
-                    if has_artifact(run_id, LISTS_PATH):
-                        content = download_artifact(f"runs:/{run_id}/{LISTS_PATH}").read_bytes()
-                        lists = read_lists(content, self.queries)
-                    if not fit.has_diverged:
-                        lists = {**lists, fit.epochs: self.queries.recommend(fit.embedding)}
-                    return run_id, fit, history, lists
-                except (MlflowException, LookupError, *DAMAGED_ARRAY):
-                    continue  # partly deleted or damaged
+            if reason not in ("finished", DivergedError.stop_reason):
+                continue
+            with suppress(MlflowException, LookupError, *DAMAGED_ARRAY):  # partly deleted, damaged
+                history = read_history(run_id, ["train/cost"])
+                result = _read_result(run, history, reason == "finished")
+                lists: Lists = {}  # older versions logged none, and so do fits that diverged
+                if has_artifact(run_id, LISTS_PATH):
+                    content = download_artifact(f"runs:/{run_id}/{LISTS_PATH}").read_bytes()
+                    lists = read_lists(content, self.queries)
+                if not result.has_diverged:
+                    lists = {**lists, result.epochs: self.queries.recommend(result.embedding)}
+                return SweepFit(*job, result, history, lists, run_id)
         return None
-
-    def _fit(
-        self,
-        job: Job,
-        finished: FinishedFit | None,
-        outcome: RayFit | EmbedlabError | None,
-        exact: SweepFit | None,
-        progress: Callable[[float], None],
-    ) -> SweepFit:
-        """The finished child; or a new one, from a task's outcome or, if None, from a fit here."""
-        options, seed = job
-        if finished:
-            mlflow.MlflowClient().set_tag(finished[0], self.tag, "reused")
-        run_id, fit, history, lists = finished or self._run_child(job, outcome, exact, progress)
-        gap, note = _gap(fit, exact), ", found finished" if finished else ""
-        self.notify(f"{options.label}, seed {seed}: {_result_summary(fit, gap)}{note}")
-        return SweepFit(options, seed, fit, history, lists, gap, run_id)
 
     def _run_child(
         self,
@@ -199,66 +186,66 @@ class Sweep:
         outcome: RayFit | EmbedlabError | None,
         exact: SweepFit | None,
         progress: Callable[[float], None],
-    ) -> FinishedFit:
+    ) -> SweepFit:
+        """Make a child from a task's outcome or, if that is None, from a fit here."""
         options, seed = job
         params = {**self.likes.params, **asdict(options), "seed": seed, "device": self.device}
-        params |= {LOG_LR: f"{math.log10(options.lr):.3g}"} if options.lr else {}
+        if options.lr:
+            params[LOG_LR] = f"{math.log10(options.lr):.3g}"
         tags = {"entry_point": "compare_optimizers", FIT_KEY: self._key(job), self.tag: "made"}
-        tags |= {NODE: outcome.node} if isinstance(outcome, RayFit) else {}
+        if isinstance(outcome, RayFit):
+            tags[NODE] = outcome.node
         history: list[EpochRecord] = []
         try:
             with start_child_run(options.label, params, tags) as child:
                 child.log_inputs_of(self.run.id)
 
                 def on_epoch(record: EpochRecord) -> None:
-                    history.append(add_gap_metric(record, exact.fit.cost if exact else None))
+                    history.append(add_gap_metric(record, exact.result.cost if exact else None))
                     child.log_epoch(history[-1])
                     progress(record.epoch / options.epochs)
 
                 if isinstance(outcome, EmbedlabError):
                     raise outcome
                 if outcome:
-                    fit, lists = outcome.fit, outcome.lists
+                    result, lists = outcome.result, outcome.lists
                     for record in outcome.history:
                         on_epoch(record)
                 else:
-                    where = self.device, on_epoch
-                    fit, lists = fit_with_snapshots(self.likes.weighted, self.queries, job, *where)
-                child.log_metrics({"time/fit_seconds": fit.seconds})
-                fit.raise_if_diverged(options)
-                gap = _gap(fit, exact)
-                child.log_metrics({"final/cost": fit.cost, "final/gap": gap})
-                self._log_lists(child, lists, exact)
+                    result, lists = fit_with_snapshots(
+                        self.likes.weighted, self.queries, job, self.device, on_epoch
+                    )
+                child.log_metrics({"time/fit_seconds": result.seconds})
+                result.raise_if_diverged(options)
+                gap = relative_gap(result.cost, exact.result.cost) if exact else 0.0
+                child.log_metrics({"final/cost": result.cost, "final/gap": gap})
+                if exact:
+                    self._log_lists(child, lists, exact.last_lists)
                 if gap > 0:
                     child.log_metrics({LOG_GAP: math.log10(gap)})
-                about = self.likes.about() | {"optimizer": options.label, "cost": fit.cost}
+                about = self.likes.about() | {"optimizer": options.label, "cost": result.cost}
                 with child.artifact_folder(ARTIFACT) as folder:
-                    save_embedding(folder, fit.embedding, self.likes.table, about)
+                    save_embedding(folder, result.embedding, self.likes.table, about)
         except DivergedError:
             pass  # the child's tags say so, and the comparison continues
-        return child.id, fit, history, lists
+        return SweepFit(options, seed, result, history, lists, child.id)
 
-    def _log_lists(self, child: TrackedRun, lists: Lists, exact: SweepFit | None) -> None:
-        """Log a fit's lists and, as a metric by epoch, their overlap with the exact solver's.
-
-        Nothing is logged for the exact fit itself.
-        """
-        if exact is None:
-            return
-        for epoch, found in sorted(lists.items()):
-            share, _ = sampled_overlap(self.queries, found, exact.last_lists)
-            child.log_metrics({"train/overlap_random": share}, epoch)
+    def _log_lists(self, child: TrackedRun, by_epoch: Lists, exact_lists: np.ndarray) -> None:
+        """Log a fit's lists and, as a metric by epoch, their overlap with the exact solver's."""
+        for epoch, lists in sorted(by_epoch.items()):
+            overlap, _ = sampled_overlap(self.queries, lists, exact_lists)
+            child.log_metrics({"train/overlap_random": overlap}, epoch)
         with child.artifact_folder(LISTS_FOLDER) as folder:
-            save_lists(folder, self.queries, lists)
+            save_lists(folder, self.queries, by_epoch)
 
     def log_overlaps(self, fits: Sequence[SweepFit], overlap: np.ndarray) -> None:
         """Log each child's overlap with the exact solver's lists, (n_fits,), and its colour."""
         client = mlflow.MlflowClient()
-        for item, value, colour in zip(fits, overlap, run_colours(fits), strict=True):
+        for fit, value, colour in zip(fits, overlap, run_colours(fits), strict=True):
             now = int(time.time() * 1000)
             metrics = [Metric("final/overlap", value, now, 0)] if np.isfinite(value) else []
             tags = [RunTag("mlflow.runColor", colour)]
-            client.log_batch(item.run_id, metrics=metrics, tags=tags)
+            client.log_batch(fit.run_id, metrics=metrics, tags=tags)
 
     def save_view(self, name: str, n_fits: int) -> str | None:
         """Save the charts that compare the children; returns their address, None if that failed."""
@@ -294,7 +281,8 @@ def _work(job: Job) -> float:
 
 def fit_key(options: FitOptions, seed: int, data: str, device: str) -> str:
     """sha256 (hex) of everything a fit's result depends on: parameters, data, device, code."""
-    code = [p for part in FIT_CODE for p in sorted((PROJECT_ROOT / "src/embedlab").glob(part))]
+    package = PROJECT_ROOT / "src/embedlab"
+    code = [path for pattern in FIT_CODE for path in sorted(package.glob(pattern))]
     parts = {
         "options": asdict(options),
         "seed": seed,
@@ -306,32 +294,34 @@ def fit_key(options: FitOptions, seed: int, data: str, device: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _fit_of(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResult:
-    """The fit of a child. Raises LookupError or numpy's errors if it is incomplete or damaged."""
+def _read_result(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResult:
+    """The result of a finished child's fit.
+
+    Raises LookupError or numpy's errors if the child is incomplete or damaged.
+    """
     seconds = run.data.metrics["time/fit_seconds"]
-    epochs, cost = -1, math.nan  # a first cost that is not finite is not recorded
-    if history or is_finished:
-        epochs, cost = history[-1].epoch, history[-1].metrics["train/cost"]
+    costs = [record.metrics["train/cost"] for record in history]
     if is_finished:
         file = download_artifact(f"runs:/{run.info.run_id}/{ARTIFACT}/{VECTORS_FILE}")
-        return FitResult(np.load(file, allow_pickle=False), cost, epochs, seconds)
+        vectors = np.load(file, allow_pickle=False)
+        return FitResult(vectors, costs[-1], history[-1].epoch, seconds)
     # A cost that is not finite is not recorded: it belongs to the epoch after the last one.
-    epochs = min(epochs + 1, int(run.data.params["epochs"]))
-    diverged_at = divergence_epoch([record.metrics["train/cost"] for record in history]) or epochs
+    epochs = min(len(costs), int(run.data.params["epochs"]))
     no_vectors = np.empty((0, int(run.data.params["dim"])), np.float32)
-    error = run.data.tags.get("error", "")
-    return FitResult(no_vectors, cost, epochs, seconds, diverged_at, error)
+    return FitResult(
+        embedding=no_vectors,
+        cost=costs[-1] if costs else math.nan,
+        epochs=epochs,
+        seconds=seconds,
+        diverged_at=divergence_epoch(costs) or epochs,
+        divergence=run.data.tags.get("error", ""),
+    )
 
 
-def _gap(fit: FitResult, exact: SweepFit | None) -> float:
-    """Cost over the exact cost, minus 1: nan if the fit diverged, 0 for the exact fit."""
-    if fit.has_diverged:
-        return float("nan")
-    return relative_gap(fit.cost, exact.fit.cost) if exact else 0.0
-
-
-def _result_summary(fit: FitResult, gap: float) -> str:
-    if fit.has_diverged:
-        return f"diverged at epoch {fit.diverged_at}"
-    above = f", {gap_as_text(gap)} the exact one" if gap else ""
-    return f"cost {cost_as_text(fit.cost)}{above}, {fit.seconds:.1f} s"
+def _result_summary(result: FitResult, exact: FitResult) -> str:
+    if result.has_diverged:
+        return f"diverged at epoch {result.diverged_at}"
+    gap = ""
+    if result.cost != exact.cost:
+        gap = f", {gap_as_text(relative_gap(result.cost, exact.cost))} the exact one"
+    return f"cost {cost_as_text(result.cost)}{gap}, {result.seconds:.1f} s"

@@ -11,6 +11,7 @@ from embedlab.errors import DataError, EmbedlabError
 from embedlab.movies.data import cooccurrence as cooccurrence_module
 from embedlab.movies.data.cooccurrence import (
     build_cooccurrence,
+    check_dense_equals,
     cooccurrence,
     off_diagonal_squares,
     to_dense,
@@ -92,10 +93,12 @@ def test_a_device_that_computes_wrongly_is_found_out(monkeypatch):
         cooccurrence_module, "ROWS_AT_ONCE", 7
     )  # 30 movies: the last block is shorter
     likes = random_likes(np.random.default_rng(0), n_users=5, n_movies=30)
-    wrong = to_dense(cooccurrence(likes))
-    wrong[29, 3] += 1
-    wrong[0, 0] -= 1
-    monkeypatch.setattr(cooccurrence_module, "to_dense", lambda counts, device: wrong)
-    with pytest.raises(EmbedlabError, match="differs from the sparse one in 2 entries"):
-        build_cooccurrence(likes, "cpu")
+    counts = cooccurrence(likes)
+    dense = to_dense(counts)
+    check_dense_equals(counts, dense)
+    dense[29, 3] += 1
+    dense[0, 0] -= 1
+    with pytest.raises(EmbedlabError, match="on cpu differs from the sparse one in 2 entries"):
+        check_dense_equals(counts, dense)
+    assert build_cooccurrence(likes, "cpu").dense_seconds is not None
     assert build_cooccurrence(likes, None).dense_seconds is None

@@ -7,7 +7,7 @@ import pytest
 from oracles import likes_by_loop, small_ratings
 
 from embedlab.errors import DataError, OptionError
-from embedlab.movies.data.cooccurrence import cooccurrence, save_cooccurrence
+from embedlab.movies.data.cooccurrence import COUNTS_FILE, cooccurrence, save_sparse
 from embedlab.movies.data.likes import find_likes, load_likes, save_likes
 
 
@@ -47,7 +47,7 @@ def test_the_digest_changes_with_the_likes_and_with_the_movies():
 def test_saved_likes_come_back(tmp_path):
     likes = find_likes(small_ratings(np.random.default_rng(0)), "user_median")
     save_likes(likes, tmp_path)
-    save_cooccurrence(cooccurrence(likes.matrix), tmp_path)
+    save_sparse(cooccurrence(likes.matrix), tmp_path / COUNTS_FILE)
     back = load_likes(tmp_path)
     assert (back.matrix != likes.matrix).nnz == 0
     assert back.movies.equals(likes.movies)

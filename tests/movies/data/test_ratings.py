@@ -422,7 +422,7 @@ def tables(draw) -> str:
 @settings(
     max_examples=400,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(text=tables(), block=st.sampled_from([40, 60, 1000]))
 @example(text=HEADER + "1,2,4,5\n1,2\n3,7,4,5,1,2\n", block=1)  # as many commas as there should be

@@ -10,7 +10,7 @@ from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation import baselines, candidates
-from embedlab.movies.evaluation.candidates import TUNING_ROUNDS, embedding_scorers, score_name
+from embedlab.movies.evaluation.candidates import TUNING_ROUNDS, embedding_scorers, scorer_name
 from embedlab.movies.evaluation.splits import hold_out
 from embedlab.movies.solvers.minres import fit_minres
 
@@ -27,9 +27,9 @@ def test_the_scores_of_an_embedding_go_from_dot_to_cosine(likes):
     assert list(found) == ["dot", "dot / |v|^0.25", "dot / |v|^0.5", "dot / |v|^0.75", "cosine"]
     norms = np.linalg.norm(v, axis=1)
     norms[norms == 0] = 1
-    for alpha in candidates.SCORE_EXPONENTS:
+    for alpha in candidates.NORM_EXPONENTS:
         expected = v @ v.T / norms**alpha
-        scores = scores_of(found[score_name(alpha)], 60)
+        scores = scores_of(found[scorer_name(alpha)], 60)
         np.testing.assert_allclose(scores, expected, atol=2e-3 * np.abs(expected).max())
 
 

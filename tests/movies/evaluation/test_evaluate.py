@@ -43,7 +43,7 @@ def test_validation_chooses_and_the_test_is_the_choices(likes):
     # Movie 0 is liked most, so the order by falling row is good and by rising row bad.
     one = Candidate(WEIGHTED_EMBEDDING, fixed(1.0), [{"sign": 1}, {"sign": -1}])
     (entry,) = tune_and_evaluate(likes, [one], EvaluationOptions(n_splits=2))
-    assert (entry.settings, entry.score, entry.chosen_in) == ({"sign": -1}, "row", 2)
+    assert (entry.settings, entry.scorer, entry.chosen_in) == ({"sign": -1}, "row", 2)
     generator, expected = rng(0), []
     for _ in range(2):
         test = hold_out(likes, generator)
@@ -84,13 +84,13 @@ def test_candidates_with_the_same_fit_share_it_and_count_only_their_own_scores(l
             "bad": lambda query: np.tile(np.arange(60.0), (len(query), 1)),
         }
 
-    both = [Candidate(WEIGHTED_EMBEDDING, fit), Candidate("bad", fit, scores=("bad",))]
+    both = [Candidate(WEIGHTED_EMBEDDING, fit), Candidate("bad", fit, scorers=("bad",))]
     done = []
     first, second = tune_and_evaluate(
         likes, both, EvaluationOptions(), lambda *count: done.append(count)
     )
     assert len(fits) == 2  # one for validation, one for test
-    assert (first.score, second.score) == ("good", "bad")
+    assert (first.scorer, second.scorer) == ("good", "bad")
     assert first.test.hit_rate.mean() > second.test.hit_rate.mean()
     assert done == [(1, 2), (2, 2)]
 
@@ -123,31 +123,29 @@ def test_the_table_has_a_row_per_candidate_best_first(result):
 @pytest.mark.parametrize(
     ("low", "high", "word", "title"),
     [
-        (0.01, 0.03, "hit rate behind", "beats the other"),
+        (0.01, 0.03, "hit rate behind", "beats all 2 others"),
         (
             -0.01,
             0.03,
             "hit rate not significantly different",
-            "not significantly better than rival",
+            "not significantly better than rival; rival 2",
         ),
         (-0.03, -0.01, "hit rate ahead", "not significantly better than rival"),
     ],
 )
 def test_the_words_say_who_is_beaten_and_who_is_not(result, low, high, word, title):
     _, table = result
-    both = table[table["contestant"].isin([WEIGHTED_EMBEDDING, "popularity"])].replace(
-        "popularity", "rival"
-    )
-    is_rival = both["contestant"] == "rival"
-    both.loc[is_rival, ["hit_rate_behind_low", "hit_rate_behind_high"]] = (low, high)
+    rivals = {"popularity": "rival", "raw co-likes": "rival 2"}
+    few = table[table["contestant"].isin([WEIGHTED_EMBEDDING, *rivals])].replace(rivals)
+    is_rival = few["contestant"] != WEIGHTED_EMBEDDING
+    few.loc[is_rival, ["hit_rate_behind_low", "hit_rate_behind_high"]] = (low, high)
     said = to_markdown(
-        both, "toy", EvaluationOptions(n_splits=2), ["gensim's item2vec, not installed", "EASE"]
+        few, "toy", EvaluationOptions(n_splits=2), ["gensim's item2vec, not installed", "EASE"]
     )
     assert title in said.splitlines()[0]
     assert word in said
     assert "only the query movie is never recommended" in said
-    assert "2 likes of every user with at least 5 are held out" in said
-    limited = to_markdown(both, "toy", EvaluationOptions(max_users=7), [])
+    limited = to_markdown(few, "toy", EvaluationOptions(max_users=7), [])
     assert "every user with at least 5 (at most 7, drawn at random) are held out" in limited
     assert "Left out: gensim's item2vec, not installed; EASE." in said
 

@@ -4,21 +4,23 @@ import pytest
 
 from embedlab.errors import OptionError
 from embedlab.movies.options import FitOptions
-from embedlab.movies.sweep.grid import fit_grid, parse_optimizers, parse_rates, rates_as_text
+from embedlab.movies.sweep import grid
 
 EXACT = FitOptions("exact", dim=100)
 
 
 def test_the_default_grid_is_the_published_one_with_lbfgs_and_the_exact_solver():
-    grid = fit_grid(parse_optimizers("adam,rmsprop,sgd,lbfgs"), parse_rates("published"), EXACT)
-    assert [(options.optimizer, options.lr) for options in grid] == [
+    optimizers = grid.parse_optimizers("adam,rmsprop,sgd,lbfgs")
+    rates = grid.choose_rates(optimizers, grid.parse_rates("published"))
+    fits = grid.fit_grid(rates, EXACT)
+    assert [(options.optimizer, options.lr) for options in fits] == [
         ("exact", None),
         *(("adam", lr) for lr in (1, 0.1, 0.01, 0.001, 0.0001)),
         *(("rmsprop", lr) for lr in (1, 0.1, 0.01, 0.001, 0.0001)),
         *(("sgd", lr) for lr in (4e-5, 3e-5, 2e-5, 1e-5, 1e-6)),
         ("lbfgs", 1),
     ]
-    assert {options.epochs for options in grid} == {150}
+    assert {options.epochs for options in fits} == {150}
 
 
 @pytest.mark.parametrize(
@@ -31,11 +33,9 @@ def test_the_default_grid_is_the_published_one_with_lbfgs_and_the_exact_solver()
     ],
 )
 def test_rates_for_all_or_for_each(text, adam, sgd):
-    grid = fit_grid(("adam", "sgd"), parse_rates(text), EXACT)
-    assert tuple(o.lr for o in grid if o.optimizer == "adam") == adam
-    assert tuple(o.lr for o in grid if o.optimizer == "sgd") == sgd
-    written = rates_as_text(("adam", "sgd"), parse_rates(text))
-    assert fit_grid(("adam", "sgd"), parse_rates(written), EXACT) == grid
+    rates = grid.choose_rates(("adam", "sgd"), grid.parse_rates(text))
+    assert rates == {"adam": adam, "sgd": sgd}
+    assert grid.parse_rates(grid.rates_as_text(rates)) == rates
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def test_rates_for_all_or_for_each(text, adam, sgd):
 )
 def test_bad_rates_are_refused_with_an_example(text):
     with pytest.raises(OptionError, match=r"learning_rates: expected .*adam:1,0\.1/sgd:2e-5; got"):
-        parse_rates(text)
+        grid.parse_rates(text)
 
 
 def test_rates_of_an_optimizer_that_is_not_compared_are_refused():
     with pytest.raises(OptionError, match="sgd has rates, but optimizers is adam: add sgd there"):
-        fit_grid(("adam",), parse_rates("sgd:1e-5"), EXACT)
+        grid.choose_rates(("adam",), grid.parse_rates("sgd:1e-5"))
 
 
 @pytest.mark.parametrize("text", ["", "exact", "adam,adm"])
 def test_bad_optimizers_are_refused(text):
     with pytest.raises(OptionError, match="optimizers: expected some of adam, rmsprop, sgd"):
-        parse_optimizers(text)
+        grid.parse_optimizers(text)

@@ -24,9 +24,8 @@ def fit(optimizer, embedding, diverged_at=None, lists=None) -> SweepFit:
     result = FitResult(np.array(embedding, np.float32), 20.0, 4, 0.5, diverged_at)
     costs = [4000.0, 200.0, 100.0, 50.0, 20.0]
     history = [EpochRecord(e, {"train/cost": cost}, 0.125) for e, cost in enumerate(costs)]
-    gap = np.nan if diverged_at else 1.0
     last = {} if diverged_at else {4: QUERIES.recommend(result.embedding)}
-    return SweepFit(options, 0, result, history, {**(lists or {}), **last}, gap, optimizer)
+    return SweepFit(options, 0, result, history, {**(lists or {}), **last}, optimizer)
 
 
 @pytest.fixture

@@ -21,9 +21,8 @@ from embedlab_serving.titles import TitleIndex
 def made(optimizer, lr, cost, embedding, seed=0, diverged_at=None) -> SweepFit:
     fit = FitResult(np.array(embedding, np.float32), cost, 2, 0.5, diverged_at)
     history = [EpochRecord(0, {"train/cost": 2 * cost}, 0.1), EpochRecord(1, {"train/cost": cost})]
-    gap = float("nan") if diverged_at else cost / 100 - 1
     options = FitOptions(optimizer, lr, dim=2)
-    return SweepFit(options, seed, fit, history, {}, gap, f"run-{optimizer}{lr}")
+    return SweepFit(options, seed, fit, history, {}, f"run-{optimizer}{lr}")
 
 
 # Movies 0 and 1 belong together, and so do 2 and 3; `turned` is the same world, rotated by 90°.
@@ -37,8 +36,8 @@ def compare(fits, titles, asked, k) -> OptimizerComparison:
     """The fits asked for these rows, without drawn ones: no movie of the toy has a like."""
     queries = choose_queries(titles, np.zeros(4), asked, k)
     last = [
-        {} if f.fit.has_diverged else {f.fit.epochs: queries.recommend(f.fit.embedding)}
-        for f in fits
+        {} if r.has_diverged else {r.epochs: queries.recommend(r.embedding)}
+        for r in (fit.result for fit in fits)
     ]
     fits = [replace(fit, lists_by_epoch=lists) for fit, lists in zip(fits, last, strict=True)]
     return OptimizerComparison(fits, titles, queries)

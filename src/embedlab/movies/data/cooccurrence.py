@@ -6,7 +6,7 @@ other. An X too large to hold is computed in blocks of rows, measured and discar
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ import torch
 from embedlab.device import free_bytes
 from embedlab.errors import DataError, EmbedlabError
 
-COUNTS_FILE = "counts.npz"
+COUNTS_FILE = "counts.npz"  # X, for `scipy.sparse.load_npz`
 MAX_NONZEROS = 2**28  # of a sparse X kept only to be saved: 3 GiB
 ROWS_AT_ONCE = 512  # dense
 MAX_GROUPS = 16  # of movies; each is multiplied with itself and the later ones
@@ -74,18 +74,22 @@ def build_cooccurrence(likes: sp.csr_matrix, device: str | None) -> Cooccurrence
     sparse_done = time.perf_counter()
     dense_seconds = None
     if device is not None:
-        dense = to_dense(matrix, device)
-        blocks = _dense_blocks(matrix)
-        n_wrong = sum(np.count_nonzero(own != dense[rows].cpu().numpy()) for rows, own in blocks)
-        if n_wrong:
-            raise EmbedlabError(
-                f"the dense matrix on {device} differs from the sparse one in {n_wrong:,} "
-                "entries: this device computes wrongly; use device=cpu."
-            )
+        check_dense_equals(matrix, to_dense(matrix, device))
         dense_seconds = time.perf_counter() - sparse_done
     density = nonzeros / max(n_movies**2, 1)
     seconds = sparse_done - started
     return CooccurrenceResult(matrix, nonzeros, squares, density, seconds, dense_seconds)
+
+
+def check_dense_equals(x: sp.csr_matrix, dense: torch.Tensor) -> None:
+    """Raises EmbedlabError if the dense X, (n_movies, n_movies), differs from the sparse one."""
+    blocks = _dense_blocks(x)
+    n_wrong = sum(np.count_nonzero(block != dense[rows].cpu().numpy()) for rows, block in blocks)
+    if n_wrong:
+        raise EmbedlabError(
+            f"the dense matrix on {dense.device.type} differs from the sparse one in {n_wrong:,} "
+            "entries: this device computes wrongly; use device=cpu."
+        )
 
 
 def likes_per_movie(likes: sp.csr_matrix) -> np.ndarray:
@@ -133,10 +137,10 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
             group, later = movies[first:last], ordered[:, first:]
             n_pairs = np.cumsum(np.diff(later.indptr)[group.indices])
             n_pairs = np.append(0, n_pairs)[group.indptr]  # (rows + 1,) added up before each row
-            is_dense = is_binary and n_pairs[-1] >= MIN_PAIRS_OF_DENSE_ROW * (last - first)
-            # A dense row needs the indices of the likes alone.
-            likes_of_users = later.astype(np.int8) if is_dense else later
-            sums = partial(_sums_of_rows, is_dense, likes_of_users, last - first)
+            entries_of = _sparse_rows
+            if is_binary and n_pairs[-1] >= MIN_PAIRS_OF_DENSE_ROW * (last - first):
+                entries_of, later = _dense_rows, later.astype(np.int8)  # needs the indices alone
+            sums = partial(_sums_of_rows, entries_of, later, last - first)
             starts = np.searchsorted(n_pairs, np.arange(0, n_pairs[-1], PAIRS_AT_ONCE))
             blocks = (group[start:end] for start, end in pairwise([*starts, last - first]))
             for n, square in threads.map(sums, blocks):
@@ -144,19 +148,20 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     return nonzeros, float(squares - np.square(diagonal).sum())
 
 
-RowEntries = Iterator[tuple[np.ndarray, np.ndarray]]  # of some rows; those within their group
+# Entries of some rows of X, and those of these entries that are within the rows' group.
+RowEntries = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def _sums_of_rows(
-    is_dense: bool, later: sp.csr_matrix, n_group: int, rows: sp.csr_matrix
+    entries_of: Callable[..., RowEntries], later: sp.csr_matrix, n_group: int, rows: sp.csr_matrix
 ) -> tuple[int, float]:
     """Number of non-zeros and sum of squares of `rows @ later`.
 
     The first n_group columns hold both halves of their block of X. Entries of the other columns
     count twice, as they stand for their mirror images, too.
     """
-    nonzeros, squares, entries = 0, 0.0, _dense_rows if is_dense else _sparse_rows
-    for values, within in entries(rows, later, n_group):
+    nonzeros, squares = 0, 0.0
+    for values, within in entries_of(rows, later, n_group):
         nonzeros += 2 * int(np.count_nonzero(values)) - int(np.count_nonzero(within))
         squares += 2 * _squares(values) - _squares(within)
     return nonzeros, squares
@@ -175,11 +180,6 @@ def _sparse_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> Row
     """All entries of `rows @ later` that are not 0."""
     block = rows @ later
     yield block.data, block.data[block.indices < n_group]
-
-
-def save_cooccurrence(x: sp.csr_matrix, folder: Path) -> None:
-    """Write X as `counts.npz` for `scipy.sparse.load_npz`."""
-    save_sparse(x, folder / COUNTS_FILE)
 
 
 def save_sparse(matrix: sp.csr_matrix, file: Path) -> None:

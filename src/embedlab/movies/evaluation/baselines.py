@@ -1,6 +1,6 @@
 """Baselines: popularity, item neighbours, EASE, and those of `implicit` and `gensim`, if installed.
 
-In: likes and settings. Out: `{name of a score: Scorer}`, as one fit may have several scores.
+In: likes and settings. Out: scorers by name, as one fit may have several.
 """
 
 import warnings
@@ -19,7 +19,7 @@ from embedlab.movies.evaluation.metrics import Scorer
 # The fraction of the best score that the most liked movie gains, unless scores are whole numbers.
 TIE_BREAK = 1e-3
 COUNT = "count"
-DAMPED = {f"cosine, shrinkage={s}": s for s in (0, 10, 100, 1000)}  # scores of `item_neighbours`
+DAMPED = {f"cosine, shrinkage={s}": s for s in (0, 10, 100, 1000)}  # of `item_neighbours`
 
 
 def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:
@@ -29,7 +29,7 @@ def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:
 
 
 def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
-    """Item-item scores from the users who like both; ties by popularity.
+    """Item-item scorers from the users who like both; ties by popularity.
 
     COUNT is X_ij, the number of these users. The others are the cosine of two movies' columns of L,
     damped if few users like either: X_ij / (√(x_i x_j) + shrinkage).
@@ -39,14 +39,14 @@ def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scor
     rows = _rows_of_x(weighted.matrix)
 
     def score(query: np.ndarray, shrinkage: float) -> np.ndarray:
-        below = np.outer(norms[query], norms) + shrinkage  # (n, n_movies)
-        return np.divide(rows(query), below, out=np.zeros_like(below), where=below > 0)
+        scale = np.outer(norms[query], norms) + shrinkage  # (n, n_movies)
+        return np.divide(rows(query), scale, out=np.zeros_like(scale), where=scale > 0)
 
-    scores: dict[str, Scorer] = {COUNT: rows}
-    scores |= {name: partial(score, shrinkage=s) for name, s in DAMPED.items()}
+    scorers: dict[str, Scorer] = {COUNT: rows}
+    scorers |= {name: partial(score, shrinkage=s) for name, s in DAMPED.items()}
     return {
         name: _break_ties_by_popularity(scorer, likes, name == COUNT and user_weight == "none")
-        for name, scorer in scores.items()
+        for name, scorer in scorers.items()
     }
 
 
@@ -198,11 +198,11 @@ def _break_ties_by_popularity(
     scores `are_whole` numbers, it reorders only equal ones, as at most a half is added.
     """
     counts = likes_per_movie(likes)
-    share = counts / max(counts.max(), 1)
+    relative = counts / max(counts.max(), 1)  # (n_movies,) 0 to 1
 
     def score(query: np.ndarray) -> np.ndarray:
         scores = scorer(query)  # (n, n_movies)
         largest = 0.5 if are_whole else TIE_BREAK * scores.max(axis=1, keepdims=True)
-        return scores + largest * share
+        return scores + largest * relative
 
     return score

@@ -16,7 +16,7 @@ from embedlab.device import free_bytes
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation import baselines
 from embedlab.movies.evaluation.metrics import Scorer
-from embedlab.movies.options import SCORE_EXPONENTS, USER_WEIGHTS
+from embedlab.movies.options import NORM_EXPONENTS, USER_WEIGHTS
 from embedlab.movies.solvers.minres import MAX_ROUNDS, TOLERANCE, fit_minres
 
 WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING = "embedding, weighted", "embedding, published"
@@ -31,7 +31,7 @@ Settings = Mapping[str, object]
 FitFunction = Callable[..., Mapping[str, Scorer]]  # likes and settings -> scorers, by name
 
 
-def score_name(exponent: float) -> str:
+def scorer_name(exponent: float) -> str:
     """`dot / |v|^a`: a = 0 is the dot product, and a = 1 ranks as the cosine does."""
     return {0.0: "dot", 1.0: "cosine"}.get(exponent, f"dot / |v|^{exponent:g}")
 
@@ -44,25 +44,25 @@ def embedding_scorers(
     max_rounds: int = MAX_ROUNDS,
     tolerance: float | None = TOLERANCE,
 ) -> Mapping[str, Scorer]:
-    """The embedding of weighted likes by the exact solver, with the scores v_q·v_j / ‖v_j‖^a."""
+    """The embedding of weighted likes by the exact solver, with the scorers v_q·v_j / ‖v_j‖^a."""
     weighted = weight_likes(likes, user_weight, item_power)
     fit = fit_minres(weighted, dim, np.random.default_rng(0), max_rounds, tolerance)
     v = weighted.to_embedding(fit.embedding)  # (n_movies, dim)
     norms = np.linalg.norm(v, axis=1, keepdims=True)
 
-    def by(exponent: float) -> Scorer:
+    def scorer(exponent: float) -> Scorer:
         shorter = np.divide(v, norms**exponent, out=np.zeros_like(v), where=norms > 0)
         return lambda query: v[query] @ shorter.T
 
-    return {score_name(exponent): by(exponent) for exponent in SCORE_EXPONENTS}
+    return {scorer_name(exponent): scorer(exponent) for exponent in NORM_EXPONENTS}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recommender, with the settings and scores among which validation chooses.
+    """A recommender, with the settings and scorers among which validation chooses.
 
-    grid    settings to fit with.
-    scores  names of the scores to choose from; empty for all scores of a fit.
+    grid     settings to fit with.
+    scorers  names of the scorers to choose from; empty for all scorers of a fit.
     tuning_overrides
             settings that are added to those of the grid, or replace them, while tuning.
     """
@@ -70,7 +70,7 @@ class Candidate:
     name: str
     fit: FitFunction
     grid: Sequence[Settings] = ({},)
-    scores: tuple[str, ...] = ()
+    scorers: tuple[str, ...] = ()
     tuning_overrides: Settings = field(default_factory=dict)
 
 
@@ -93,8 +93,8 @@ def build_candidates(
         Candidate("popularity", baselines.popularity),
         Candidate("raw co-likes", baselines.item_neighbours, by_weight, (baselines.COUNT,)),
         Candidate("item-kNN cosine", baselines.item_neighbours, by_weight, (*baselines.DAMPED,)),
-        embedding(PUBLISHED_EMBEDDING, grid=published, scores=(score_name(0),)),
-        embedding(PUBLISHED_COSINE, grid=published, scores=(score_name(1),)),
+        embedding(PUBLISHED_EMBEDDING, grid=published, scorers=(scorer_name(0),)),
+        embedding(PUBLISHED_COSINE, grid=published, scorers=(scorer_name(1),)),
         embedding(WEIGHTED_EMBEDDING, grid=weighted),
     ]
     absent = []

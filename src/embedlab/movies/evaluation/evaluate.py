@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,54 +42,50 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.progress import OnProgress, no_progress
 
-MAX_USERS = 20_000  # in `held_out_ndcg`: a standard error of 1/140 of a standard deviation
+MAX_USERS = 20_000  # a standard error of 1/140 of a standard deviation
 METRICS_WITH_INTERVALS = ("hit_rate", "ndcg", "mrr")
 COMPARED = {"hit_rate": "hit rate", "ndcg": "NDCG"}
 
 
-class _Trial(NamedTuple):
-    """A choice of settings and score, and its hit rate on validation."""
-
-    hit_rate: float
-    settings: Settings
-    score: str
+# The position of settings in a candidate's grid, and the name of a scorer.
+Choice = tuple[int, str]
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How to split, rank and score.
+    """How to split and rank.
 
     n_splits   number of random splits; results are means over them.
     seed       of the splits.
     k, exclude  as in `held_out_metrics`.
-    max_users  maximum number of users with queries, the same in every split; None for all.
+    max_users  maximum number of users with queries, the same in every split.
     """
 
     n_splits: int = 1
     seed: int = 0
     k: int = 10
     exclude: str = "query"
-    max_users: int | None = None
+    max_users: int = MAX_USERS
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Result of a candidate.
 
-    settings, score  the choice with the highest validation hit rate, averaged over the splits.
-    val_hit_rate     that average.
-    chosen_in        number of splits whose own validation made the same choice.
-    test             metrics on the test likes of each split's own choice, mean over the splits.
-    by_score         the same for every score, with each split's own choice of settings.
+    settings, scorer  the choice with the highest validation hit rate, averaged over the splits.
+    val_hit_rate      that average.
+    chosen_in         number of splits whose own validation made the same choice.
+    test              metrics on the test likes of each split's own choice, mean over the splits.
+    by_scorer         the same for every scorer, with each split's own choice of settings.
     """
 
     name: str
     settings: Settings
-    score: str
+    scorer: str
     val_hit_rate: float
     chosen_in: int
     test: RankingMetrics
-    by_score: Mapping[str, RankingMetrics]
+    by_scorer: Mapping[str, RankingMetrics]
 
 
 def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> float:
@@ -127,21 +123,21 @@ def tune_and_evaluate(
     """
     check_enough_likes(likes, MIN_USER_LIKES + HELD_OUT)  # validation splits what test leaves
     total, done = options.n_splits * sum(len(candidate.grid) for candidate in candidates), 0
-    trials: dict[str, list[list[_Trial]]] = defaultdict(list)  # by candidate
-    tests: dict[str, list[Mapping[str, RankingMetrics]]] = defaultdict(list)
+    validated: dict[str, list[dict[Choice, float]]] = defaultdict(list)  # by candidate
+    tested: dict[str, list[Mapping[str, RankingMetrics]]] = defaultdict(list)
     generator = np.random.default_rng(options.seed)
     users = choose_users(likes, generator, options.max_users)
 
     @cache  # candidates with the same fit share it
-    def rank(
-        part: Holdout, fit: FitFunction, *settings: tuple[str, object]
+    def fit_and_rank(
+        holdout: Holdout, fit: FitFunction, *settings: tuple[str, object]
     ) -> dict[str, RankingMetrics]:
-        """The rankings of `part`, by score."""
-        scorers = fit(part.likes, **dict(settings))
-        return held_out_metrics(scorers, part, options.k, options.exclude)
+        """The metrics of each scorer, by name."""
+        scorers = fit(holdout.likes, **dict(settings))
+        return held_out_metrics(scorers, holdout, options.k, options.exclude)
 
     for _ in range(options.n_splits):
-        rank.cache_clear()
+        fit_and_rank.cache_clear()
         test = hold_out(likes, generator, users)
         validation = hold_out(test.likes, generator, users)
         if not len(validation.query):
@@ -150,53 +146,58 @@ def tune_and_evaluate(
                 f"{len(users)} that were drawn: raise users, or take another seed."
             )
         for candidate in candidates:
-            of_split: list[_Trial] = []
-            for settings in candidate.grid:
-                changed = {**settings, **candidate.tuning_overrides}
-                rankings = rank(validation, candidate.fit, *changed.items())
-                of_split += [
-                    _Trial(ranking.means()["hit_rate"], settings, score)
-                    for score, ranking in rankings.items()
-                    if score in candidate.scores or not candidate.scores
-                ]
+            hit_rates: dict[Choice, float] = {}
+            for i, settings in enumerate(candidate.grid):
+                rough = {**settings, **candidate.tuning_overrides}
+                by_scorer = fit_and_rank(validation, candidate.fit, *rough.items())
+                for name, metrics in by_scorer.items():
+                    if name in candidate.scorers or not candidate.scorers:
+                        hit_rates[i, name] = metrics.means()["hit_rate"]
                 done += 1
                 on_progress(done, total)
-            best = max(of_split, key=lambda trial: trial.hit_rate)
-            trials[candidate.name].append(of_split)
-            tests[candidate.name].append(rank(test, candidate.fit, *best.settings.items()))
-    return [_evaluation(name, trials[name], tests[name]) for name in trials]
+            best, _ = max(hit_rates, key=hit_rates.__getitem__)
+            chosen = candidate.grid[best].items()
+            validated[candidate.name].append(hit_rates)
+            tested[candidate.name].append(fit_and_rank(test, candidate.fit, *chosen))
+    return [_evaluation(one, validated[one.name], tested[one.name]) for one in candidates]
 
 
 def _evaluation(
-    name: str, trials: Sequence[Sequence[_Trial]], tests: Sequence[Mapping[str, RankingMetrics]]
+    candidate: Candidate,
+    validated: Sequence[Mapping[Choice, float]],
+    tested: Sequence[Mapping[str, RankingMetrics]],
 ) -> Evaluation:
-    """Means over the splits, from each split's trials and tests."""
-    rates = np.array([[trial.hit_rate for trial in of_split] for of_split in trials])
-    chosen = rates.argmax(axis=1)  # (n_splits,) of the trials of each
-    means = [float(np.mean(of_trial)) for of_trial in rates.T]
-    best = int(np.argmax(means))
-    _, settings, score = trials[0][best]
+    """Means over the splits.
+
+    validated  for each split the hit rate of every choice.
+    tested     for each split the metrics of every scorer, with the split's own choice of settings.
+    """
+    chosen = [max(hit_rates, key=hit_rates.__getitem__) for hit_rates in validated]
+    means = {
+        choice: float(np.mean([hit_rates[choice] for hit_rates in validated]))
+        for choice in validated[0]
+    }
+    best = max(means, key=means.__getitem__)
+    row, scorer = best
     return Evaluation(
-        name,
-        settings,
-        score,
+        name=candidate.name,
+        settings=candidate.grid[row],
+        scorer=scorer,
         val_hit_rate=means[best],
-        chosen_in=int(np.count_nonzero(chosen == best)),
-        test=mean_metrics(
-            [test[trials[0][i].score] for test, i in zip(tests, chosen, strict=True)]
-        ),
-        by_score={score: mean_metrics([test[score] for test in tests]) for score in tests[0]},
+        chosen_in=chosen.count(best),
+        test=mean_metrics([test[name] for test, (_, name) in zip(tested, chosen, strict=True)]),
+        by_scorer={name: mean_metrics([test[name] for test in tested]) for name in tested[0]},
     )
 
 
 def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int) -> pd.DataFrame:
     """A row per candidate, best test hit rate first.
 
-    Columns: `contestant` (its name), `settings`, `score`, `val_hit_rate` and `chosen_in` as in
-    `Evaluation`; the test's `hit_rate`, `ndcg` and `mrr`, each with the 95% interval `_low` to
-    `_high` of `n_resamples` bootstrap samples of the users; `coverage` and `popularity`;
-    `hit_rate_behind` and `ndcg_behind`, by how much the candidate is behind WEIGHTED_EMBEDDING,
-    with the paired difference's interval.
+    Columns: `contestant` (its name), `settings`, `score` (the scorer), `val_hit_rate` and
+    `chosen_in` as in `Evaluation`; the test's `hit_rate`, `ndcg` and `mrr`, each with the 95%
+    interval `_low` to `_high` of `n_resamples` bootstrap samples of the users; `coverage` and
+    `popularity`; `hit_rate_behind` and `ndcg_behind`, by how much the candidate is behind
+    WEIGHTED_EMBEDDING, with the paired difference's interval.
     """
     ours = next(one.test for one in evaluations if one.name == WEIGHTED_EMBEDDING)
     per_user = {}  # by candidate and metric: (n_users,)
@@ -210,14 +211,19 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
     ends = bootstrap_intervals(columns, n_resamples, np.random.default_rng(seed))  # (2, m)
     rows = []
     for evaluation in evaluations:
-        means = evaluation.test.means()
         settings = " ".join(f"{name}={value}" for name, value in evaluation.settings.items())
-        row: dict[str, object] = {"contestant": evaluation.name, "settings": settings}
-        row |= {name: getattr(evaluation, name) for name in ("score", "val_hit_rate", "chosen_in")}
+        row: dict[str, object] = {
+            "contestant": evaluation.name,
+            "settings": settings,
+            "score": evaluation.scorer,
+            "val_hit_rate": evaluation.val_hit_rate,
+            "chosen_in": evaluation.chosen_in,
+        }
         for ((of, name), values), (low, high) in zip(per_user.items(), ends.T, strict=True):
             if of == evaluation.name:
                 row |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
-        rows.append(row | {name: means[name] for name in ("coverage", "popularity")})
+        means = evaluation.test.means()
+        rows.append(row | {"coverage": means["coverage"], "popularity": means["popularity"]})
     table = pd.DataFrame(rows)
     return table.sort_values("hit_rate", ascending=False, kind="stable", ignore_index=True)
 
@@ -236,11 +242,9 @@ def to_markdown(
     ours = table[table["contestant"] == WEIGHTED_EMBEDDING].iloc[0]
     others = table[table["contestant"] != WEIGHTED_EMBEDDING]
     unbeaten = others[others["hit_rate_behind_low"] <= 0]["contestant"]
-    verdict = (
-        f"beats {'the other' if len(others) == 1 else f'all {len(others)} others'}"
-        if unbeaten.empty
-        else f"is not significantly better than {'; '.join(unbeaten)}"
-    )
+    verdict = f"is not significantly better than {'; '.join(unbeaten)}"
+    if unbeaten.empty:
+        verdict = f"beats all {len(others)} others"
     lines = [
         f"### On {data}, the weighted embedding {verdict} (hit rate@{k})",
         "",
@@ -258,9 +262,6 @@ def to_markdown(
             f"{row.popularity:.0f} users on average{_standing(row)}."
         )
     novel = table.sort_values("popularity").iloc[0]
-    only_query = options.exclude == "query"
-    limit = f" (at most {options.max_users:,}, drawn at random)" if options.max_users else ""
-    excluded = "only the query movie is" if only_query else "the user's known likes are"
     if novel.hit_rate < ours.hit_rate:
         lines += [
             "",
@@ -269,13 +270,15 @@ def to_markdown(
             f"{novel.coverage:.0%} of the catalogue instead of {ours.coverage:.0%}, and finds "
             f"{novel.hit_rate:.4f} of the held-out likes instead of {ours.hit_rate:.4f}.",
         ]
+    only_query = options.exclude == "query"
+    excluded = "only the query movie is" if only_query else "the user's known likes are"
     lines += [
         "",
-        f"{HELD_OUT} likes of every user with at least {MIN_USER_LIKES}{limit} are held out. "
-        f"Up to {MAX_QUERIES} of the user's other likes are queries, one at a time; "
-        f"{excluded} never recommended. Hit rate is the share of held-out likes among the best "
-        f"{k}. Splits: {n_splits}, each with a validation split on which everything was chosen; "
-        "intervals are bootstrapped over users.",
+        f"{HELD_OUT} likes of every user with at least {MIN_USER_LIKES} (at most "
+        f"{options.max_users:,}, drawn at random) are held out. Up to {MAX_QUERIES} of the user's "
+        f"other likes are queries, one at a time; {excluded} never recommended. Hit rate is the "
+        f"share of held-out likes among the best {k}. Splits: {n_splits}, each with a validation "
+        "split on which everything was chosen; intervals are bootstrapped over users.",
     ]
     if absent:
         lines += ["", f"Left out: {'; '.join(absent)}."]

@@ -20,16 +20,16 @@ Scorer = Callable[[np.ndarray], np.ndarray]
 QUERIES_AT_ONCE = 512
 RESAMPLES_AT_ONCE = 50
 CONFIDENCE = 0.95
-PERSISTENCE = 0.9  # the first ten ranks have 86% of the weight (Webber et al., eq. 21)
+PERSISTENCE = 0.9  # the first ten positions have 86% of the weight (Webber et al., eq. 21)
 
 
 @dataclass(frozen=True)
 class RankingMetrics:
     """Metrics of the k best movies of every query.
 
-    hit_rate    (n_users,) fraction of the held-out likes that are among them.
+    hit_rate    (n_users,) recall@k: the fraction of the held-out likes that are among them.
     ndcg        (n_users,) NDCG@k with both held-out likes equally relevant.
-    mrr         (n_users,) 1 / rank of the first held-out like, 0 if none is among them.
+    mrr         (n_users,) 1 / position of the first held-out like, 0 if none is among them.
     popularity  (n_users,) mean number of users who like a recommended movie.
     coverage    fraction of the catalogue that is recommended at all.
     """
@@ -64,14 +64,14 @@ def _metrics_of(best: np.ndarray, holdout: Holdout) -> RankingMetrics:
     n_movies, k = holdout.likes.shape[1], best.shape[1]
     popularity = likes_per_movie(holdout.likes)
     is_hit = best[:, :, None] == holdout.targets[:, None, :]  # (n_queries, k, HELD_OUT)
-    at = is_hit.any(axis=2)  # (n_queries, k), ranks with a held-out like
-    rank = np.arange(1, k + 1)
-    # DCG = Σ 1 / log2(1 + rank) over the held-out likes in the list; the ideal one starts with them
-    gain = 1 / np.log2(1 + rank)
+    is_relevant = is_hit.any(axis=2)  # (n_queries, k), whether a held-out like is there
+    position = np.arange(1, k + 1)
+    # DCG = Σ 1 / log2(1 + position) of the held-out likes; in the ideal list they come first
+    gain = 1 / np.log2(1 + position)
     return RankingMetrics(
         hit_rate=_by_user(is_hit.any(axis=1).mean(axis=1), holdout.user),
-        ndcg=_by_user(at @ gain / gain[: is_hit.shape[2]].sum(), holdout.user),
-        mrr=_by_user((at / rank).max(axis=1), holdout.user),
+        ndcg=_by_user(is_relevant @ gain / gain[: is_hit.shape[2]].sum(), holdout.user),
+        mrr=_by_user((is_relevant / position).max(axis=1), holdout.user),
         popularity=_by_user(popularity[best].mean(axis=1), holdout.user),
         coverage=len(np.unique(best)) / n_movies,
     )
@@ -95,17 +95,15 @@ def recommend_for(
     order = np.argsort(holdout.query, kind="stable")  # scores a query of several users once
     for start in range(0, len(order), QUERIES_AT_ONCE):
         rows = order[start : start + QUERIES_AT_ONCE]
-        query, which = np.unique(holdout.query[rows], return_inverse=True)
+        query, query_of_row = np.unique(holdout.query[rows], return_inverse=True)
         for name, scorer in scorers.items():
             scores = np.array(scorer(query), dtype=np.float32)  # (different queries, n_movies)
             scores[np.arange(len(query)), query] = -np.inf
             if exclude == "query":
-                best[name][rows] = _top(scores, k)[which]
+                best[name][rows] = _top(scores, k)[query_of_row]
             else:
-                scores = scores[which]  # (n_rows, n_movies)
-                known = holdout.likes[holdout.user[rows]]
-                of_row = np.repeat(np.arange(len(rows)), np.diff(known.indptr))
-                scores[of_row, known.indices] = -np.inf
+                scores = scores[query_of_row]  # (n_rows, n_movies)
+                scores[holdout.likes[holdout.user[rows]].nonzero()] = -np.inf
                 best[name][rows] = _top(scores, k)
     return best
 
@@ -117,8 +115,8 @@ def _top(scores: np.ndarray, k: int) -> np.ndarray:
 
 def _by_user(values: np.ndarray, user: np.ndarray) -> np.ndarray:
     """Mean over each user's queries, in order of the users: (n_users,)."""
-    _, which = np.unique(user, return_inverse=True)
-    return np.bincount(which, values) / np.bincount(which)
+    _, position = np.unique(user, return_inverse=True)
+    return np.bincount(position, values) / np.bincount(position)
 
 
 def mean_metrics(rankings: Sequence[RankingMetrics]) -> RankingMetrics:
@@ -154,9 +152,9 @@ def overlap_at_k(first: Sequence[int], second: Sequence[int]) -> float:
 def rank_biased_overlap(
     first: Sequence[int], second: Sequence[int], p: float = PERSISTENCE
 ) -> float:
-    """RBO, extrapolated from the k known ranks: 0 to 1; the first ranks weigh most.
+    """RBO, extrapolated from the first k positions: 0 to 1; the first of them weigh most.
 
-    With A_d the agreement (the overlap of the first d ranks over d):
+    With A_d the agreement (the overlap of the first d movies over d):
 
         RBO_ext = A_k p^k + (1 − p)/p Σ_{d=1..k} A_d p^d
 
@@ -171,5 +169,5 @@ def rank_biased_overlap(
 
 
 def agreements(first: Sequence[int], second: Sequence[int]) -> list[float]:
-    """A_d for d = 1 … k: the fraction of the first d ranks that both lists have."""
+    """A_d for d = 1 … k: the fraction of the first d movies that both lists have."""
     return [overlap_at_k(first[:d], second[:d]) for d in range(1, len(first) + 1)]

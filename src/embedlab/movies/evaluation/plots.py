@@ -47,7 +47,7 @@ def plot_accuracy_against_novelty(
     for axes, (column, label) in zip(panels, LABELS.items(), strict=True):
         for evaluation in evaluations:
             if evaluation.name in (WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING):
-                means = [ranking.means() for ranking in evaluation.by_score.values()]
+                means = [ranking.means() for ranking in evaluation.by_scorer.values()]
                 x, y = ([mean[name] for mean in means] for name in (column, "hit_rate"))
                 path = f"{evaluation.name}: dot / |v|^a, from dot (a = 0) to cosine (a = 1)"
                 axes.plot(x, y, "-o", color=COLOURS[evaluation.name], markersize=4, label=path)

@@ -44,11 +44,11 @@ def check_enough_likes(likes: sp.csr_matrix, min_likes: int = MIN_USER_LIKES) ->
 
 
 def choose_users(
-    likes: sp.csr_matrix, generator: np.random.Generator, max_users: int | None
+    likes: sp.csr_matrix, generator: np.random.Generator, max_users: int
 ) -> np.ndarray:
     """Rows of the users with at least MIN_USER_LIKES; at most `max_users`, drawn at random."""
     users = np.flatnonzero(np.diff(likes.indptr) >= MIN_USER_LIKES)
-    if max_users is None or len(users) <= max_users:
+    if len(users) <= max_users:
         return users
     return generator.choice(users, max_users, replace=False)
 

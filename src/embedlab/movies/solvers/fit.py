@@ -13,7 +13,7 @@ from embedlab.movies.options import FitOptions, check_processes
 from embedlab.movies.solvers.gradient import fit_by_gradient
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored, Objective
-from embedlab.movies.solvers.result import FitResult, Snapshots
+from embedlab.movies.solvers.result import FitResult, OnVectors, ignore_vectors
 from embedlab.progress import OnEpoch, ignore_epoch
 from embedlab_serving.neighbours import unservable_reason
 
@@ -25,16 +25,16 @@ def fit_weighted(
     device: str,
     on_epoch: OnEpoch = ignore_epoch,
     processes: int = 1,
-    snapshots: Snapshots | None = None,
+    on_vectors: OnVectors = ignore_vectors,
 ) -> FitResult:
     """Fit weighted likes. The cost is that of the weighted X; the embedding is scaled back.
 
     The exact solver always runs on the CPU. An embedding that cannot be served
     (`unservable_reason`) counts as diverged, whatever its cost.
 
-    processes  number of ranks that share the fit. All of them call this function: rank 0 with the
-               likes, which it scatters; the others with None, and they get unscaled vectors.
-    snapshots  request for the embedding at some epochs; the exact solver ignores it.
+    processes   number of ranks that share the fit. All of them call this function: rank 0 with the
+                likes, which it scatters; the others with None, and they get unscaled vectors.
+    on_vectors  called with the unscaled vectors of every epoch, except by the exact solver.
 
     Raises OptionError if the vectors do not fit the memory or the ranks cannot share the fit,
     DataError if a dense X does not fit.
@@ -44,9 +44,8 @@ def fit_weighted(
     if weighted is None:
         objective: Objective = Factored(None, device, is_shared=True)
         return fit_by_gradient(objective, options, generator, on_epoch)
-    is_exact = options.optimizer == "exact"
-    _check_memory(weighted.matrix.shape, options.dim, "cpu" if is_exact else device)
-    if is_exact:
+    _check_memory(weighted.matrix.shape, options.dim, "cpu" if options.is_exact else device)
+    if options.is_exact:
         rng = np.random.default_rng(seed)
         fit = fit_minres(weighted, options.dim, rng, options.epochs, on_epoch=on_epoch)
     else:
@@ -55,12 +54,7 @@ def fit_weighted(
         else:
             check_dense_fits(weighted.matrix.shape[1], device, n_matrices=2)  # X and its residual
             objective = Dense(cooccurrence(weighted.matrix), device)
-        if snapshots:
-            take = snapshots.take
-            snapshots = snapshots._replace(
-                take=lambda epoch, v: take(epoch, weighted.to_embedding(v))
-            )
-        fit = fit_by_gradient(objective, options, generator, on_epoch, snapshots)
+        fit = fit_by_gradient(objective, options, generator, on_epoch, on_vectors)
     fit = replace(fit, embedding=weighted.to_embedding(fit.embedding))
     reason = None if fit.has_diverged else unservable_reason(fit.embedding)
     return replace(fit, diverged_at=fit.epochs, divergence=reason) if reason else fit

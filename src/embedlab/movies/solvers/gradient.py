@@ -14,7 +14,7 @@ import torch
 from embedlab.formatting import counted
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.objective import Objective
-from embedlab.movies.solvers.result import FitResult, Snapshots, divergence_epoch
+from embedlab.movies.solvers.result import FitResult, OnVectors, divergence_epoch, ignore_vectors
 from embedlab.progress import EpochRecord, OnEpoch, ignore_epoch
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -41,7 +41,7 @@ def fit_by_gradient(
     options: FitOptions,
     generator: torch.Generator,
     on_epoch: OnEpoch = ignore_epoch,
-    snapshots: Snapshots | None = None,
+    on_vectors: OnVectors = ignore_vectors,
 ) -> FitResult:
     """Minimise `objective` from an N(0, init_scale²) start that `generator` draws on the CPU.
 
@@ -61,8 +61,7 @@ def fit_by_gradient(
     seconds, costs = 0.0, []
     for epoch in range(options.epochs + 1):
         norms.clear()
-        if snapshots and epoch in snapshots.epochs:
-            snapshots.take(epoch, v.detach().cpu().numpy())
+        on_vectors(epoch, v.detach())
         started = time.perf_counter()
         is_update = epoch < options.epochs
         cost = optimizer.step(evaluate) if is_update else evaluate()

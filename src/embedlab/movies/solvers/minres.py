@@ -116,17 +116,17 @@ def fit_minres(
     best = _Solution(nothing, nothing, x, math.inf, math.inf)
     for round_ in range(max_rounds + 1):
         solver.expand_subspace(n - x)
-        found = _solution(*solver.rayleigh_ritz(n - x, k), x, squares)
-        if found.cost > best.cost:
+        new = _make_solution(*solver.rayleigh_ritz(n - x, k), x, squares)
+        if new.cost > best.cost:  # after Newton's step
             n = best.n
-            found = _solution(*solver.rayleigh_ritz(n - x, k), x, squares)
+            new = _make_solution(*solver.rayleigh_ritz(n - x, k), x, squares)
         elapsed = time.perf_counter() - started
         seconds += elapsed
-        gain = best.cost - found.cost
+        gain = best.cost - new.cost
         if gain >= 0:  # else by rounding: nothing is left to gain
-            metrics = {"train/cost": found.cost, "train/gradient_norm": found.gradient_norm}
+            metrics = {"train/cost": new.cost, "train/gradient_norm": new.gradient_norm}
             on_epoch(EpochRecord(round_, metrics | {"train/products": solver.products}, elapsed))
-            best, rounds = found, round_
+            best, rounds = new, round_
         started = time.perf_counter()
         n = newton_diagonal(n, best)
         if tolerance is None:
@@ -154,7 +154,7 @@ class _Solution(NamedTuple):
     gradient_norm: float
 
 
-def _solution(
+def _make_solution(
     values: torch.Tensor, e: torch.Tensor, xe: torch.Tensor, x: torch.Tensor, squares: float
 ) -> _Solution:
     """Make V from eigenpairs (k,), (n_movies, k) and X E; x_i = X_ii, squares = ‖X‖²_off."""
@@ -170,19 +170,19 @@ def _solution(
     return _Solution(e, v, n, cost, float(torch.linalg.vector_norm(gradient)))
 
 
-def newton_diagonal(filled: torch.Tensor, found: _Solution) -> torch.Tensor:
-    """The next diagonal to fill in, (n_movies,), after `filled` gave `found`.
+def newton_diagonal(filled: torch.Tensor, solution: _Solution) -> torch.Tensor:
+    """The next diagonal to fill in, (n_movies,), after `filled` gave `solution`.
 
     The minimal cost with a diagonal n, as a function of n, has the gradient 2 r, r_i = n_i −
     ‖v_i‖², and approximately the Hessian 2 H, H = (I − P)∘(I − P), P = EEᵀ. For a movie of leverage
     P_ii near 0, Newton's step is r, that of the plain iteration; the others are solved for.
     """
-    leverage = torch.linalg.vecdot(found.e, found.e)  # P_ii
+    leverage = torch.linalg.vecdot(solution.e, solution.e)  # P_ii
     high = torch.nonzero(leverage > HIGH_LEVERAGE).ravel()
-    e = found.e[high]
+    e = solution.e[high]
     complement = torch.eye(len(high), dtype=torch.float64) - e @ e.T
     curvature, axes = torch.linalg.eigh(complement.square())
-    step = filled - found.n
+    step = filled - solution.n
     step[high] = axes @ ((axes.T @ step[high]) / curvature.clamp(min=MIN_CURVATURE))
     return (filled - step).clamp(min=0)
 

@@ -50,19 +50,19 @@ class Factored:
         self.device = torch.device(device)
         self.is_shared = is_shared
         self.is_main = not is_shared or is_main_process()
-        parts: list[tuple[np.ndarray, sp.csr_matrix]] = []
+        shards: list[tuple[np.ndarray, sp.csr_matrix]] = []  # of each rank
         if weighted is not None:
             likes, x = weighted.matrix, weighted.diagonal
             self.off_diagonal_squares = weighted.off_diagonal_squares
-            parts = [(x, likes)]
+            shards = [(x, likes)]
             if is_shared:
-                parts = [(x, likes[rows]) for rows in balanced_row_shards(likes, world_size())]
-        x, mine = scatter(parts or None) if is_shared else parts[0]
-        self.n_movies = mine.shape[1]
+                shards = [(x, likes[rows]) for rows in balanced_row_shards(likes, world_size())]
+        x, likes = scatter(shards or None) if is_shared else shards[0]
+        self.n_movies = likes.shape[1]
         self.movies = local_slice(self.n_movies) if is_shared else slice(None)  # of this rank
         self.x = torch.from_numpy(x).to(self.device)  # (n_movies,)
         # (users of this rank, n_movies)
-        self.likes = TorchLikesOperator(mine, self.device, torch.float64, dtype_t=dtype)
+        self.likes = TorchLikesOperator(likes, self.device, torch.float64, dtype_t=dtype)
 
     def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
         v64 = v.double()  # (n_movies, dim)
@@ -73,14 +73,13 @@ class Factored:
         g_squares, lv_squares = g.square().sum(), lv.square().sum()
         sums = torch.stack([-2 * lv_squares, lv_squares])  # the cost, its largest terms
         if self.is_main:
-            rest = self.off_diagonal_squares + g_squares - n.square().sum() + 2 * (self.x @ n)
-            sums += torch.stack([rest, g_squares])
+            others = self.off_diagonal_squares + g_squares - n.square().sum() + 2 * (self.x @ n)
+            sums += torch.stack([others, g_squares])
         # ∇c(V) = Lᵀ(−4 L V) + 4 V G − 4 diag(n − x) V, in as few passes as possible
         gradient = self.likes.rmatmat((-4 * lv).to(v.dtype))  # (n_movies, dim)
-        of_rank, shift = v[self.movies], (n - self.x)[self.movies].to(v.dtype).unsqueeze(1)
-        gradient[self.movies].addmm_(of_rank, g.to(v.dtype), alpha=4).addcmul_(
-            shift, of_rank, value=-4
-        )
+        movies = self.movies
+        vectors, shift = v[movies], (n - self.x)[movies].to(v.dtype).unsqueeze(1)
+        gradient[movies].addmm_(vectors, g.to(v.dtype), alpha=4).addcmul_(shift, vectors, value=-4)
         if self.is_shared:
             all_reduce_sum(sums)
             all_reduce_sum(gradient)

@@ -97,8 +97,8 @@ def _by_columns(matrix: sp.csr_matrix | sp.csc_matrix, vectors: np.ndarray) -> n
     out = np.empty((matrix.shape[0], n_columns), vectors.dtype)
     edges = np.linspace(0, n_columns, n_threads + 1).astype(int)
 
-    def multiply(part: slice) -> None:
-        out[:, part] = matrix @ np.ascontiguousarray(vectors[:, part])
+    def multiply(columns: slice) -> None:
+        out[:, columns] = matrix @ np.ascontiguousarray(vectors[:, columns])
 
     with ThreadPoolExecutor(n_threads) as threads:
         list(threads.map(multiply, map(slice, edges[:-1], edges[1:])))

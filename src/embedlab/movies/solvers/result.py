@@ -1,11 +1,11 @@
 """`FitResult`, which every solver returns, and what a sequence of costs says about divergence."""
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from embedlab.errors import DivergedError
 from embedlab.movies.options import FitOptions
@@ -16,15 +16,12 @@ from embedlab.progress import EpochRecord
 DIVERGED_RATIO = 1000.0
 
 
-class Snapshots(NamedTuple):
-    """A request for the vectors at some epochs of a fit.
+# Callback with an epoch and the vectors before its update: (n_movies, dim) float32, on the device.
+OnVectors = Callable[[int, torch.Tensor], None]
 
-    epochs  the vectors before these epochs' updates.
-    take    called with the epoch and the vectors, (n_movies, dim) float32.
-    """
 
-    epochs: Container[int]
-    take: Callable[[int, np.ndarray], object]
+def ignore_vectors(epoch: int, vectors: torch.Tensor) -> None:
+    """An OnVectors that does nothing."""
 
 
 @dataclass(frozen=True)

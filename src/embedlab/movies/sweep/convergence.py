@@ -15,7 +15,7 @@ import torch
 
 from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.fit import fit_weighted
-from embedlab.movies.solvers.result import FitResult, Snapshots
+from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep.grid import Job
 from embedlab.progress import OnEpoch
 from embedlab_serving.titles import TitleIndex
@@ -66,9 +66,9 @@ def choose_queries(titles: TitleIndex, likes: np.ndarray, asked: Sequence[int], 
     likes  (n_movies,) number of each movie's likes.
     asked  rows of movies.
     """
-    known = np.flatnonzero(likes >= MIN_MOVIE_LIKES)
-    drawn = np.random.default_rng(0).permutation(known)[:N_SAMPLED]
-    rows = np.array([*asked, *drawn], np.int64)
+    eligible = np.flatnonzero(likes >= MIN_MOVIE_LIKES)
+    sampled = np.random.default_rng(0).permutation(eligible)[:N_SAMPLED]
+    rows = np.array([*asked, *sampled], np.int64)
     excluded = [titles.duplicates_of([query]) for query in rows]
     others = len(likes) - 1 - max(map(len, excluded))
     return Queries(rows, len(asked), excluded, max(0, min(k, others)))
@@ -86,34 +86,40 @@ def fit_with_snapshots(
     """Fit; return the fit and its lists at some epochs, for the exact solver at the last only."""
     options, seed = job
     lists: dict[int, np.ndarray] = {}
+    epochs_before_last = snapshot_epochs(options.epochs) - {options.epochs}
 
-    def take(epoch: int, embedding: np.ndarray) -> None:
-        lists[epoch] = queries.recommend(embedding)
+    def on_vectors(epoch: int, vectors: torch.Tensor) -> None:
+        if epoch in epochs_before_last:
+            lists[epoch] = queries.recommend(weighted.to_embedding(vectors.cpu().numpy()))
 
-    snapshots = Snapshots(snapshot_epochs(options.epochs) - {options.epochs}, take)
-    fit = fit_weighted(weighted, options, seed, device, on_epoch, snapshots=snapshots)
+    fit = fit_weighted(weighted, options, seed, device, on_epoch, on_vectors=on_vectors)
     if not fit.has_diverged:
-        take(fit.epochs, fit.embedding)
+        lists[fit.epochs] = queries.recommend(fit.embedding)
     return fit, lists
 
 
 def sampled_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
-    """The mean share of the exact lists, (n_queries, k), in `lists`, and half of its 95% interval.
+    """The mean overlap of `lists` with the exact lists, (n_queries, k), and its margin of error.
 
-    The mean is over the movies drawn at random; if none were drawn, over those asked for.
+    The mean is over the movies drawn at random; if none were drawn, over those asked for. The
+    margin is half of the 95% interval.
     """
     start = queries.n_asked if queries.n_sampled else 0
     is_shared = (lists[start:, :, None] == exact[start:, None, :]).any(axis=2)  # (n_sampled, k)
-    shares = is_shared.mean(axis=1) if queries.k else np.ones(len(is_shared))
-    error = shares.std(ddof=1) / np.sqrt(len(shares)) if len(shares) > 1 else 0.0
-    return float(shares.mean()), float(1.96 * error)
+    overlaps = is_shared.mean(axis=1) if queries.k else np.ones(len(is_shared))
+    error = overlaps.std(ddof=1) / np.sqrt(len(overlaps)) if len(overlaps) > 1 else 0.0
+    return float(overlaps.mean()), float(1.96 * error)
 
 
 def save_lists(folder: Path, queries: Queries, lists: Lists) -> None:
     """Write LISTS_FILE: rows (n_queries,) int64, epochs (n,) and lists (n, n_queries, k) int32."""
-    epochs = np.array(sorted(lists), np.int32)
-    found = [lists[epoch] for epoch in epochs.tolist()]
-    np.savez_compressed(folder / LISTS_FILE, rows=queries.rows, epochs=epochs, lists=found)
+    epochs = sorted(lists)
+    np.savez_compressed(
+        folder / LISTS_FILE,
+        rows=queries.rows,
+        epochs=np.array(epochs, np.int32),
+        lists=[lists[epoch] for epoch in epochs],
+    )
 
 
 def read_lists(content: bytes, queries: Queries) -> Lists:
@@ -123,11 +129,11 @@ def read_lists(content: bytes, queries: Queries) -> Lists:
     are shorter than k, the result is empty.
     """
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        epochs, asked, lists = stored["epochs"], stored["rows"], stored["lists"]
+        epochs, rows, lists = stored["epochs"], stored["rows"], stored["lists"]
     if lists.shape[2] < queries.k:
         return {}
-    at = {query: position for position, query in enumerate(asked.tolist())}
-    positions = [at.get(query, len(asked)) for query in queries.rows.tolist()]
-    nothing = np.full((len(epochs), 1, queries.k), -1, np.int32)
-    found = np.concatenate([lists[:, :, : queries.k], nothing], axis=1)[:, positions]
-    return dict(zip(epochs.tolist(), found, strict=True))
+    position_of = {row: position for position, row in enumerate(rows.tolist())}
+    positions = np.array([position_of.get(row, -1) for row in queries.rows.tolist()])
+    lists = lists[:, positions, : queries.k]
+    lists[:, positions < 0] = -1
+    return dict(zip(epochs.tolist(), lists, strict=True))

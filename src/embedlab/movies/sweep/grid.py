@@ -11,6 +11,7 @@ from embedlab.errors import OptionError
 from embedlab.movies.options import DEFAULT_LR, FitOptions
 
 Job = tuple[FitOptions, int]  # the options and the seed of a fit
+Rates = Mapping[str, tuple[float, ...]]  # learning rates by optimizer
 FIT_KEY = "fit_key"  # the tag of a fit's run
 NEW_PREFIX = "+ "  # in tables, before a title that the exact solver does not recommend
 
@@ -35,7 +36,7 @@ def parse_optimizers(text: str) -> tuple[str, ...]:
     return names
 
 
-def parse_rates(text: str) -> Mapping[str, tuple[float, ...]]:
+def parse_rates(text: str) -> Rates:
     """Parse learning rates by optimizer. Raises OptionError for any other syntax.
 
     `published` -> {}
@@ -64,32 +65,36 @@ def parse_rates(text: str) -> Mapping[str, tuple[float, ...]]:
     return rates
 
 
-def rates_of(optimizer: str, rates: Mapping[str, tuple[float, ...]]) -> tuple[float, ...]:
-    """The learning rates of one optimizer, largest first."""
-    published = PUBLISHED_RATES.get(optimizer, (DEFAULT_LR[optimizer],))
-    return tuple(sorted(rates.get(optimizer, rates.get("", published)), reverse=True))
+def choose_rates(optimizers: Sequence[str], given: Rates) -> Rates:
+    """The learning rates of each optimizer, largest first; `given` is from `parse_rates`.
 
-
-def fit_grid(
-    optimizers: Sequence[str], rates: Mapping[str, tuple[float, ...]], exact: FitOptions
-) -> list[FitOptions]:
-    """The options of every fit of one seed: `exact`, the reference, then every learning rate.
-
-    These fits are in order of optimizer and falling rate, with the other options of `exact`. Raises
-    OptionError if an optimizer that is not compared has rates.
+    Raises OptionError if an optimizer that is not compared has rates.
     """
-    for name in rates:
+    for name in given:
         if name and name not in optimizers:
             raise OptionError(
                 f"learning_rates: {name} has rates, but optimizers is {','.join(optimizers)}: "
                 f"add {name} there, or leave its rates out"
             )
-    grid = [(optimizer, lr) for optimizer in optimizers for lr in rates_of(optimizer, rates)]
-    return [exact, *(replace(exact, optimizer=optimizer, lr=lr) for optimizer, lr in grid)]
+    chosen = {}
+    for name in optimizers:
+        published = PUBLISHED_RATES.get(name, (DEFAULT_LR[name],))
+        rates = given.get(name, given.get("", published))
+        chosen[name] = tuple(sorted(rates, reverse=True))
+    return chosen
 
 
-def rates_as_text(optimizers: Sequence[str], rates: Mapping[str, tuple[float, ...]]) -> str:
-    """All rates of the grid, in the syntax of `parse_rates`."""
-    return "/".join(
-        f"{name}:{','.join(f'{lr:g}' for lr in rates_of(name, rates))}" for name in optimizers
-    )
+def rates_as_text(rates: Rates) -> str:
+    """Rates by optimizer, in the syntax of `parse_rates`."""
+    return "/".join(f"{name}:{','.join(map('{:g}'.format, lrs))}" for name, lrs in rates.items())
+
+
+def fit_grid(rates: Rates, exact: FitOptions) -> list[FitOptions]:
+    """The options of every fit of one seed: `exact`, the reference, then every learning rate.
+
+    These fits are in order of optimizer and falling rate, with the other options of `exact`.
+    """
+    grid = [exact]
+    for optimizer, lrs in rates.items():
+        grid += [replace(exact, optimizer=optimizer, lr=lr) for lr in lrs]
+    return grid

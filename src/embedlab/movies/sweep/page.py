@@ -15,10 +15,10 @@ DIGITS = 6  # of a cost: more cannot be seen
 
 def comparison_page(compared: OptimizerComparison, caption: str) -> str:
     """`compare.html`; `caption` names the data and the dim."""
-    exact, n_asked = compared.exact.fit, compared.queries.n_asked
+    exact, n_asked = compared.exact.result, compared.queries.n_asked
     exact_lists = compared.exact.last_lists[:n_asked]
     others = zip(compared.others, run_colours(compared.fits)[1:], strict=True)
-    fits = [_fit_data(compared, item, colour) for item, colour in others]
+    fits = [_fit_data(compared, fit, colour) for fit, colour in others]
     shown = {row for of_query in exact_lists.tolist() for row in of_query}
     shown |= {row for fit in fits for lists in fit["lists"].values() for q in lists for row in q}
     data = {
@@ -31,28 +31,28 @@ def comparison_page(compared: OptimizerComparison, caption: str) -> str:
     return render_page("compare.html", data=data, caption=caption, k=compared.queries.k)
 
 
-def _fit_data(compared: OptimizerComparison, item: SweepFit, colour: str) -> dict:
+def _fit_data(compared: OptimizerComparison, fit: SweepFit, colour: str) -> dict:
     # An epoch's cost is that before its update.
-    seconds = accumulate((record.seconds or 0.0 for record in item.history[:-1]), initial=0.0)
-    shares = compared.sampled.get(item, {}) if compared.queries.n_sampled else {}
+    seconds = accumulate((record.seconds or 0.0 for record in fit.history[:-1]), initial=0.0)
+    overlaps = compared.sampled_overlaps.get(fit, {}) if compared.queries.n_sampled else {}
     return {
-        "name": compared.names[item],
-        "optimizer": item.optimizer,
+        "name": compared.names[fit],
+        "optimizer": fit.optimizer,
         "colour": colour,
-        "gap": None if item.fit.has_diverged else item.gap,
-        "epochs": [record.epoch for record in item.history],
-        "costs": [float(f"{record.metrics['train/cost']:.{DIGITS}g}") for record in item.history],
+        "gap": None if fit.result.has_diverged else compared.gaps[fit],
+        "epochs": [record.epoch for record in fit.history],
+        "costs": [float(f"{record.metrics['train/cost']:.{DIGITS}g}") for record in fit.history],
         "seconds": [round(value, 4) for value in seconds],
-        "lists": {} if item.fit.has_diverged else _asked_lists(compared, item),
-        "shares": {epoch: round(share, 4) for epoch, (share, _) in shares.items()},
+        "lists": {} if fit.result.has_diverged else _asked_lists(compared, fit),
+        "shares": {epoch: round(overlap, 4) for epoch, (overlap, _) in overlaps.items()},
     }
 
 
-def _asked_lists(compared: OptimizerComparison, item: SweepFit) -> dict[int, list]:
+def _asked_lists(compared: OptimizerComparison, fit: SweepFit) -> dict[int, list]:
     """The rows for each title asked for, by epoch, without epochs at which one was not asked."""
     n = compared.queries.n_asked
     return {
         epoch: lists[:n].tolist()
-        for epoch, lists in sorted(item.lists_by_epoch.items())
+        for epoch, lists in sorted(fit.lists_by_epoch.items())
         if (lists[:n] >= 0).all()
     }

@@ -41,12 +41,12 @@ def comparison_figures(compared: OptimizerComparison, caption: str) -> dict[str,
 def run_colours(fits: Sequence[SweepFit]) -> list[str]:
     """`#rrggbb` of each fit: one hue per optimizer, lighter for each smaller learning rate."""
     colours = []
-    for item in fits:
-        rates = {fit.options.lr or 0.0 for fit in fits if fit.optimizer == item.optimizer}
+    for fit in fits:
+        rates = {other.options.lr or 0.0 for other in fits if other.optimizer == fit.optimizer}
         largest_first = sorted(rates, reverse=True)
-        lightness = 0.7 * largest_first.index(item.options.lr or 0.0) / len(largest_first)
-        hue = OPTIMIZER_COLOURS.get(item.optimizer, GREY)
-        to_white = LinearSegmentedColormap.from_list(item.optimizer, [hue, "white"])
+        lightness = 0.7 * largest_first.index(fit.options.lr or 0.0) / len(largest_first)
+        hue = OPTIMIZER_COLOURS.get(fit.optimizer, GREY)
+        to_white = LinearSegmentedColormap.from_list(fit.optimizer, [hue, "white"])
         colours.append(to_hex(to_white(lightness)))
     return colours
 
@@ -57,29 +57,29 @@ def plot_costs(compared: OptimizerComparison, title: str) -> Figure:
     The axis ends at MAX_COST_RATIO_SHOWN times the largest starting cost. A cross marks the end of
     a fit that diverged, at the upper edge if its cost is above that.
     """
-    names = list(dict.fromkeys(item.optimizer for item in compared.others))
+    names = list(dict.fromkeys(fit.optimizer for fit in compared.others))
     figure = new_figure(max(6.0, 3.4 * len(names)), 4.6)
     figure.suptitle(title)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    starts = [item.history[0].metrics["train/cost"] for item in compared.others if item.history]
-    top = MAX_COST_RATIO_SHOWN * max(starts, default=compared.exact.fit.cost)
+    starts = [fit.history[0].metrics["train/cost"] for fit in compared.others if fit.history]
+    top = MAX_COST_RATIO_SHOWN * max(starts, default=compared.exact.result.cost)
     colours = dict(zip(compared.fits, run_colours(compared.fits), strict=True))
     for axes, name in zip(panels, names, strict=True):
-        of_optimizer = [item for item in compared.others if item.optimizer == name]
-        for item in of_optimizer:
-            end = "diverged" if item.fit.has_diverged else cost_as_text(item.fit.cost)
-            label = f"{compared.names[item].removeprefix(f'{name} lr=')}: {end}"
-            draw_costs(axes, item.history, colours[item], label)
-            for last in item.history[-1:] if item.fit.has_diverged else ():
+        of_optimizer = [fit for fit in compared.others if fit.optimizer == name]
+        for fit in of_optimizer:
+            end = "diverged" if fit.result.has_diverged else cost_as_text(fit.result.cost)
+            label = f"{compared.names[fit].removeprefix(f'{name} lr=')}: {end}"
+            draw_costs(axes, fit.history, colours[fit], label)
+            for last in fit.history[-1:] if fit.result.has_diverged else ():
                 y = min(last.metrics["train/cost"], top)
-                style = {"color": colours[item], "markersize": 9, "markeredgewidth": 2}
+                style = {"color": colours[fit], "markersize": 9, "markeredgewidth": 2}
                 axes.plot(last.epoch, y, "x", clip_on=False, **style)
-        finish_costs(axes, compared.exact.fit.cost)
+        finish_costs(axes, compared.exact.result.cost)
         axes.legend(title="rate: final cost", loc="upper center", bbox_to_anchor=(0.5, -0.16))
         axes.get_legend().set(frame_on=False)
         axes.set(title=name, ylabel="cost" if name == names[0] else "", yscale="log")
         tidy(axes)
-    bottom = min(item.fit.cost for item in compared.fits if not item.fit.has_diverged)
+    bottom = min(fit.result.cost for fit in compared.fits if not fit.result.has_diverged)
     panels[0].set_ylim(max(bottom, MIN_GAP) * 0.8, top)
     return figure
 
@@ -89,13 +89,13 @@ def plot_best_curves(compared: OptimizerComparison, title: str) -> Figure:
     figure = new_figure(12, 5)
     figure.suptitle(title)
     panels = figure.subplots(1, 2, sharey=True)
-    exact = compared.exact.fit
+    exact = compared.exact.result
     for axes, x in zip(panels, ("epoch", "seconds of computing"), strict=True):
         in_seconds = x != "epoch"
-        for item in compared.best:
-            name = item.optimizer
-            label = f"{compared.names[item]}: {cost_as_text(item.fit.cost)}"
-            draw_costs(axes, item.history, OPTIMIZER_COLOURS[name], label, in_seconds=in_seconds)
+        for fit in compared.best:
+            name = fit.optimizer
+            label = f"{compared.names[fit]}: {cost_as_text(fit.result.cost)}"
+            draw_costs(axes, fit.history, OPTIMIZER_COLOURS[name], label, in_seconds=in_seconds)
             axes.lines[-1].set(marker=OPTIMIZER_MARKERS[name], markevery=[-1], linewidth=1.6)
         if in_seconds:
             style = {"color": GREY, "markersize": 13, "markeredgecolor": "white"}
@@ -150,8 +150,8 @@ def plot_overlap_heat_map(compared: OptimizerComparison, title: str) -> Figure:
     Fits that diverged recommend nothing and are left out.
     """
     order = sorted(
-        (i for i, item in enumerate(compared.fits) if not item.fit.has_diverged),
-        key=lambda i: (compared.fits[i] is not compared.exact, compared.fits[i].fit.cost),
+        (i for i, fit in enumerate(compared.fits) if not fit.result.has_diverged),
+        key=lambda i: (compared.fits[i] is not compared.exact, compared.fits[i].result.cost),
     )
     overlap = compared.overlap[np.ix_(order, order)]
     overlap = np.where(np.tri(len(order), dtype=bool), overlap, np.nan)
@@ -181,22 +181,22 @@ def plot_overlap_by_gap(compared: OptimizerComparison, title: str) -> Figure:
     )
     axes.axhline(1, color=GREY, linestyle="--", linewidth=1)
     named: set[str] = set()
-    for item, by_epoch in compared.sampled.items():
-        name, colour = item.optimizer, OPTIMIZER_COLOURS[item.optimizer]
-        costs = {record.epoch: record.metrics["train/cost"] for record in item.history}
-        costs[item.fit.epochs] = item.fit.cost
-        x = [max(costs[epoch] / compared.exact.fit.cost - 1, MIN_GAP) for epoch in by_epoch]
-        y = [share for share, _ in by_epoch.values()]
-        _, half = by_epoch[item.fit.epochs]
+    for fit, by_epoch in compared.sampled_overlaps.items():
+        name, colour = fit.optimizer, OPTIMIZER_COLOURS[fit.optimizer]
+        costs = {record.epoch: record.metrics["train/cost"] for record in fit.history}
+        costs[fit.result.epochs] = fit.result.cost
+        x = [max(costs[epoch] / compared.exact.result.cost - 1, MIN_GAP) for epoch in by_epoch]
+        y = [overlap for overlap, _ in by_epoch.values()]
+        _, margin = by_epoch[fit.result.epochs]
         axes.plot(x, y, color=colour, linewidth=1, alpha=0.5)
-        axes.errorbar(x[-1], y[-1], half, color=colour, fmt="none", zorder=3)
+        axes.errorbar(x[-1], y[-1], margin, color=colour, fmt="none", zorder=3)
         marker, label = OPTIMIZER_MARKERS[name], "" if name in named else name
         end = axes.scatter(x[-1:], y[-1:], 64, colour, marker=marker, edgecolors="white", zorder=4)
         end.set_label(label)
         named.add(name)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.xaxis.set_major_formatter(_percent)
-    if compared.sampled:
+    if compared.sampled_overlaps:
         n_sampled = compared.queries.n_sampled
         key = f"end of each fit, mean over {n_sampled} movies\nwith its 95% interval; lines: epochs"
         axes.legend(frameon=False, title=key)

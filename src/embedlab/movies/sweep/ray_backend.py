@@ -57,8 +57,8 @@ class RayOptions:
     gpus_per_fit: float = 0.0
 
     def __post_init__(self) -> None:
-        found = ADDRESS.fullmatch(self.address)
-        if self.address not in ("", "auto") and not (found and 0 < int(found["port"]) < 65536):
+        match = ADDRESS.fullmatch(self.address)
+        if self.address not in ("", "auto") and not (match and 0 < int(match["port"]) < 65536):
             raise OptionError(
                 "ray_address: expected nothing (a local Ray), auto, "
                 f"host:6379 or ray://host:10001, got {self.address!r}"
@@ -100,9 +100,9 @@ def parse_launcher(launcher: str, options: RayOptions, device: str) -> RayOption
 
 @dataclass(frozen=True)
 class RayFit:
-    """A finished task: the fit, its epochs, its lists, and the host and id of its node."""
+    """A finished task: result, epochs and lists of its fit, and the host and id of its node."""
 
-    fit: "FitResult"
+    result: "FitResult"
     history: Sequence[EpochRecord]
     lists: "Lists"
     node: str
@@ -135,8 +135,8 @@ def _init(options: RayOptions) -> None:
     threads = dict.fromkeys(names, str(options.cpus_per_fit))
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        if found := ADDRESS.fullmatch(options.address):  # Ray itself tries for minutes
-            address = found["host"].strip("[]"), int(found["port"])
+        if match := ADDRESS.fullmatch(options.address):  # Ray itself tries for minutes
+            address = match["host"].strip("[]"), int(match["port"])
             socket.create_connection(address, SECONDS_TO_CONNECT).close()
         ray.init(
             address=options.address or "local",
@@ -171,15 +171,15 @@ def describe_capacity(nodes: Sequence[dict], options: RayOptions) -> str:
     reserved = {name: amount for name, amount in reserved.items() if amount}
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     n_nodes = counted(len(alive), "node")
-    at_once = sum(min(int(node.get(k, 0) / n) for k, n in reserved.items()) for node in alive)
-    if at_once:
-        return f"Ray: {counted(at_once, 'fit')} at once, on {n_nodes}"
-    asked = " and ".join(f"{amount:g} {name}" for name, amount in reserved.items())
+    n_fits = sum(min(int(node.get(k, 0) / n) for k, n in reserved.items()) for node in alive)
+    if n_fits:
+        return f"Ray: {counted(n_fits, 'fit')} at once, on {n_nodes}"
+    needed = " and ".join(f"{amount:g} {name}" for name, amount in reserved.items())
     if options.address:
-        return f"Ray: of {n_nodes}, none has {asked} for a fit; waiting for one that has"
-    has = " and ".join(f"{alive[0].get(name, 0):g} {name}" for name in reserved)
+        return f"Ray: of {n_nodes}, none has {needed} for a fit; waiting for one that has"
+    capacity = " and ".join(f"{alive[0].get(name, 0):g} {name}" for name in reserved)
     raise OptionError(
-        f"cpus_per_fit, gpus_per_fit: expected at most the {has} of this machine, got {asked}"
+        f"cpus_per_fit, gpus_per_fit: expected at most the {capacity} of this machine, got {needed}"
     )
 
 
@@ -196,18 +196,18 @@ def fits_by_ray(
         num_cpus=options.cpus_per_fit, num_gpus=options.gpus_per_fit, max_retries=RETRIES
     )(_fit)
     _ = weighted.off_diagonal_squares  # counted here, not again in every task
-    likes, asked = ray.put(weighted), ray.put(queries)
-    where = options.device, options.cpus_per_fit, _versions()
-    jobs_of = {task.remote(likes, asked, job, *where).future(): job for job in jobs}
-    first = next(iter(jobs_of))
-    for future in chain([first], as_completed(set(jobs_of) - {first})):
-        job = jobs_of.pop(future)
+    data = ray.put(weighted), ray.put(queries)
+    settings = options.device, options.cpus_per_fit, _versions()
+    job_of = {task.remote(*data, job, *settings).future(): job for job in jobs}
+    first = next(iter(job_of))
+    for future in chain([first], as_completed(set(job_of) - {first})):
+        job = job_of.pop(future)
         if error := future.exception():
             yield job, _as_error(error)
         else:  # copied: Ray frees its memory when it shuts down
-            result = future.result()
-            embedding = result.fit.embedding.copy()
-            yield job, replace(result, fit=replace(result.fit, embedding=embedding))
+            fit = future.result()
+            embedding = fit.result.embedding.copy()
+            yield job, replace(fit, result=replace(fit.result, embedding=embedding))
 
 
 def _as_error(error: BaseException) -> EmbedlabError:
@@ -252,9 +252,9 @@ def _fit(
 
     torch.set_num_threads(n_threads)
     history: list[EpochRecord] = []
-    fit, lists = fit_with_snapshots(weighted, queries, job, device, history.append)
+    result, lists = fit_with_snapshots(weighted, queries, job, device, history.append)
     node_id = ray.get_runtime_context().get_node_id()
-    return RayFit(fit, history, lists, f"{socket.gethostname()} {node_id[:8]}")
+    return RayFit(result, history, lists, f"{socket.gethostname()} {node_id[:8]}")
 
 
 def _versions() -> str:

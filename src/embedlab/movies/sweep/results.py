@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from embedlab.formatting import FAR_GAP, as_markdown, cost_as_text, counted, gap_as_text
 from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.result import FitResult
+from embedlab.movies.solvers.result import FitResult, relative_gap
 from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES, Lists, Queries, sampled_overlap
 from embedlab.movies.sweep.grid import NEW_PREFIX
 from embedlab.progress import EpochRecord
@@ -26,10 +26,6 @@ CONVERGED_GAP = 0.1
 STUCK_GAP = 1000.0
 MIN_FITS_FOR_CORRELATION = 6
 CLEAR_CORRELATION = -0.5
-FIT_COLUMNS = (
-    "fit", "optimizer", "lr", "seed", "cost",
-    "gap", "epochs", "seconds", "status", "run_id",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +35,14 @@ class SweepFit:
     history  its epochs, with train/cost.
     lists_by_epoch
              what it recommended at some epochs, the last one among them; none if it diverged.
-    gap      final cost over the exact solver's, minus 1; nan if it diverged.
     run_id   of its tracked run.
     """
 
     options: FitOptions
     seed: int
-    fit: FitResult
+    result: FitResult
     history: Sequence[EpochRecord]
     lists_by_epoch: Lists
-    gap: float
     run_id: str
 
     @property
@@ -58,20 +52,22 @@ class SweepFit:
     @property
     def last_lists(self) -> np.ndarray:
         """(n_queries, k) int32 of a fit that did not diverge."""
-        return self.lists_by_epoch[self.fit.epochs]
+        return self.lists_by_epoch[self.result.epochs]
 
 
 class OptimizerComparison:
     """Fits, the exact solver's first, and the movies that each recommends for every query.
 
     names    the name of each fit: `adam lr=0.1`, with the seed if there are several.
+    gaps     each fit's final cost over the exact solver's, minus 1; nan if it diverged.
     best     each optimizer's fit with the lowest cost, lowest first, without the exact one.
     final_lists
              for each fit the nearest rows of every movie asked for, (n_asked, k); None if it
              diverged.
     overlap  (n_fits, n_fits) overlap@k of each pair, mean over the queries; nan if one diverged.
-    sampled  for each other fit that did not diverge, by epoch: the overlap with the exact lists
-             over the movies drawn at random, and half of its interval.
+    sampled_overlaps
+             for each other fit that did not diverge, by epoch: the overlap with the exact lists
+             over the movies drawn at random, and its margin of error.
 
     The lists have fewer than k rows if some query has fewer neighbours.
     """
@@ -80,41 +76,52 @@ class OptimizerComparison:
         self.fits, self.titles, self.queries = fits, titles.titles, queries
         self.asked = queries.rows[: queries.n_asked].tolist()
         self.exact, *self.others = fits
-        several_seeds = len({item.seed for item in fits}) > 1
-        seeds = {item: f" seed={item.seed}" for item in self.others if several_seeds}
-        self.names = {item: item.options.label + seeds.get(item, "") for item in fits}
-        fitted = [item for item in self.others if not item.fit.has_diverged]
+        self.names = {fit: fit.options.label for fit in fits}
+        if len({fit.seed for fit in fits}) > 1:
+            self.names |= {fit: f"{fit.options.label} seed={fit.seed}" for fit in self.others}
+        fitted = [fit for fit in self.others if not fit.result.has_diverged]
+        self.gaps = dict.fromkeys(fits, math.nan) | {self.exact: 0.0}
+        self.gaps |= {fit: relative_gap(fit.result.cost, self.exact.result.cost) for fit in fitted}
         best: dict[str, SweepFit] = {}
-        for item in sorted(fitted, key=lambda item: item.fit.cost):
-            best.setdefault(item.optimizer, item)
+        for fit in sorted(fitted, key=lambda fit: fit.result.cost):
+            best.setdefault(fit.optimizer, fit)
         self.best = list(best.values())
         n = queries.n_asked
-        self.final_lists = [None if item.fit.has_diverged else item.last_lists[:n] for item in fits]
+        self.final_lists = [None if fit.result.has_diverged else fit.last_lists[:n] for fit in fits]
         self.overlap = _pairwise(self.final_lists)
-        self.sampled = {item: self._sampled_overlaps(item) for item in fitted}
+        self.sampled_overlaps = {fit: self._overlap_by_epoch(fit) for fit in fitted}
 
-    def _sampled_overlaps(self, item: SweepFit) -> dict[int, tuple[float, float]]:
-        lists, exact = sorted(item.lists_by_epoch.items()), self.exact.last_lists
-        return {epoch: sampled_overlap(self.queries, found, exact) for epoch, found in lists}
+    def _overlap_by_epoch(self, fit: SweepFit) -> dict[int, tuple[float, float]]:
+        by_epoch, exact = sorted(fit.lists_by_epoch.items()), self.exact.last_lists
+        return {epoch: sampled_overlap(self.queries, lists, exact) for epoch, lists in by_epoch}
 
     def fit_table(self) -> pd.DataFrame:
         """A row per fit, in the given order."""
         rows = []
-        for item, name in self.names.items():
-            fit, cost, status = item.fit, item.fit.cost, "fitted"
-            if item.fit.has_diverged:
-                cost, status = math.nan, f"diverged at epoch {fit.diverged_at}"
-            leading = name, item.optimizer, item.options.lr, item.seed, cost, item.gap
-            rows.append((*leading, fit.epochs, fit.seconds, status, item.run_id))
-        return pd.DataFrame(rows, columns=FIT_COLUMNS)
+        for fit in self.fits:
+            result, has_diverged = fit.result, fit.result.has_diverged
+            row = {
+                "fit": self.names[fit],
+                "optimizer": fit.optimizer,
+                "lr": fit.options.lr,
+                "seed": fit.seed,
+                "cost": math.nan if has_diverged else result.cost,
+                "gap": self.gaps[fit],
+                "epochs": result.epochs,
+                "seconds": result.seconds,
+                "status": f"diverged at epoch {result.diverged_at}" if has_diverged else "fitted",
+                "run_id": fit.run_id,
+            }
+            rows.append(row)
+        return pd.DataFrame(rows)
 
     def best_metrics(self) -> dict[str, float]:
         """Cost, gap and overlap over the drawn movies of the fit with the lowest cost."""
         if not self.best:
             return {}
         best = self.best[0]
-        share, _ = self.sampled[best][best.fit.epochs]
-        metrics = {"cost": best.fit.cost, "gap": best.gap, "overlap_random": share}
+        overlap, _ = self.sampled_overlaps[best][best.result.epochs]
+        metrics = {"cost": best.result.cost, "gap": self.gaps[best], "overlap_random": overlap}
         return {f"best/{name}": value for name, value in metrics.items()}
 
     def pair_table(self) -> pd.DataFrame:
@@ -138,35 +145,33 @@ class OptimizerComparison:
             "query": [self.titles[query] for query in self.asked for _ in ranks],
             "rank": [rank for _ in self.asked for rank in ranks],
         }
-        for name, found in zip(self.names.values(), self.final_lists, strict=True):
-            if found is not None:
+        for name, lists in zip(self.names.values(), self.final_lists, strict=True):
+            if lists is not None:
                 columns[name] = [
-                    ("" if row in of_exact else NEW_PREFIX) + self.titles[row]
-                    for of_query, of_exact in zip(found, exact, strict=True)
-                    for row in of_query
+                    ("" if row in exact_list else NEW_PREFIX) + self.titles[row]
+                    for fit_list, exact_list in zip(lists, exact, strict=True)
+                    for row in fit_list
                 ]
         return pd.DataFrame(columns)
 
     def to_markdown(self, data: str) -> str:
         """The answer as Markdown: which optimizer is best, do recommendations change, and why."""
-        options, fit = self.exact.options, self.exact.fit
+        options, exact = self.exact.options, self.exact.result
         lines = [
             f"### Which optimizer? ({data}, dim {options.dim}, {counted(options.epochs, 'epoch')})",
             "",
-            f"The exact solver's cost is {cost_as_text(fit.cost)}, in {fit.seconds:,.1f} s "
-            f"and {counted(fit.epochs, 'round')}. Best of each optimizer, by final cost:",
+            f"The exact solver's cost is {cost_as_text(exact.cost)}, in {exact.seconds:,.1f} s "
+            f"and {counted(exact.epochs, 'round')}. Best of each optimizer, by final cost:",
             "",
             "| fit | cost | against the exact cost | seconds |",
             "| --- | ---: | ---: | ---: |",
         ]
-        lines += [
-            f"| {self.names[item]} | {cost_as_text(item.fit.cost)} | {gap_as_text(item.gap)} it | "
-            f"{item.fit.seconds:,.1f} |"
-            for item in self.best
-        ]
-        diverged = [item for item in self.fits if item.fit.has_diverged]
+        for fit in self.best:
+            cost, gap = cost_as_text(fit.result.cost), gap_as_text(self.gaps[fit])
+            lines.append(f"| {self.names[fit]} | {cost} | {gap} it | {fit.result.seconds:,.1f} |")
+        diverged = [fit for fit in self.fits if fit.result.has_diverged]
         if diverged:
-            ends = (f"{self.names[item]} at epoch {item.fit.diverged_at}" for item in diverged)
+            ends = (f"{self.names[fit]} at epoch {fit.result.diverged_at}" for fit in diverged)
             lines += ["", f"Diverged: {', '.join(ends)}."]
         lines += ["", "### Do the recommendations change?", "", *self._about_lists()]
         return "\n".join(lines) + "\n"
@@ -178,8 +183,9 @@ class OptimizerComparison:
             return
         titles = as_markdown("; ".join(self.titles[query] for query in self.asked))
         yield from (f"Top {k} for {titles}, by inner product, against the exact solver's:", "")
-        # Both (n_fits,); a gap of nan, like the exact fit's here, is in no group.
-        gaps, overlap = np.array([math.nan, *(item.gap for item in self.others)]), self.overlap[0]
+        overlap = self.overlap[0]  # (n_fits,)
+        # (n_fits,); a gap of nan, like the exact fit's here, is in no group.
+        gaps = np.array([math.nan, *(self.gaps[fit] for fit in self.others)])
         converged, far = f"{CONVERGED_GAP:.0%}", f"{FAR_GAP:.0%}"
         for group, words in (
             (gaps <= CONVERGED_GAP, f"at most {converged} above the exact cost"),
@@ -194,23 +200,24 @@ class OptimizerComparison:
                     f"{values.mean():.1f} of {counted(k, 'movie')} with it{spread}."
                 )
         yield ""
-        if self.sampled and self.queries.n_sampled:
-            last = {item: by_epoch[item.fit.epochs] for item, by_epoch in self.sampled.items()}
-            best, (share, half) = max(last.items(), key=lambda item: item[1][0])
+        if self.sampled_overlaps and self.queries.n_sampled:
+            last = {f: by_epoch[f.result.epochs] for f, by_epoch in self.sampled_overlaps.items()}
+            best = max(last, key=lambda fit: last[fit][0])
+            shared, margin = last[best]
             n_sampled = counted(self.queries.n_sampled, "movie")
             yield (
                 f"Over {n_sampled} drawn at random from those with at least {MIN_MOVIE_LIKES} "
-                f"likes, {self.names[best]} shares most: {share * k:.1f} ± {half * k:.1f} of "
+                f"likes, {self.names[best]} shares most: {shared * k:.1f} ± {margin * k:.1f} of "
                 f"{counted(k, 'movie')}."
             )
-        known = np.isfinite(gaps)
-        if known.sum() >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap[known]) > 0:
+        is_finite = np.isfinite(gaps)
+        if is_finite.sum() >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap[is_finite]) > 0:
             # The fits share their start and their data, so there is no p-value.
-            correlation = spearmanr(gaps[known], overlap[known]).statistic
+            correlation = spearmanr(gaps[is_finite], overlap[is_finite]).statistic
             falls = "falls" if correlation < CLEAR_CORRELATION else "does not clearly fall"
             yield (
                 f"The overlap {falls} as the gap grows "
-                f"(Spearman's rank correlation {correlation:+.2f} over {known.sum()} fits)."
+                f"(Spearman's rank correlation {correlation:+.2f} over {is_finite.sum()} fits)."
             )
         yield (
             "The cost depends on the inner products v_i·v_j alone: a rotation of all vectors "
@@ -224,7 +231,7 @@ class OptimizerComparison:
         if len(stuck) < 2:
             return
         first, second = np.transpose([*combinations(stuck, 2)])
-        among, seeds = self.overlap[first, second], np.array([item.seed for item in self.fits])
+        among, seeds = self.overlap[first, second], np.array([fit.seed for fit in self.fits])
         has_same_start = seeds[first] == seeds[second]
         shares = {
             "with others of the same random start": among[has_same_start],
@@ -245,10 +252,10 @@ def _pairwise(
     measure: Callable[[list[int], list[int]], float] = overlap_at_k,
 ) -> np.ndarray:
     """The measure of each pair of lists, mean over the queries: (n, n), nan for None."""
-    found = np.full((len(lists), len(lists)), np.nan)
+    means = np.full((len(lists), len(lists)), np.nan)
     for i, first in enumerate(lists):
         for j, second in enumerate(lists[: i + 1]):
             if first is not None and second is not None:
                 pairs = zip(first.tolist(), second.tolist(), strict=True)
-                found[i, j] = found[j, i] = np.mean([measure(a, b) for a, b in pairs])
-    return found
+                means[i, j] = means[j, i] = np.mean([measure(a, b) for a, b in pairs])
+    return means

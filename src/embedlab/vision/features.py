@@ -85,7 +85,7 @@ def features_key(digest: str, extractor: Classifier, images: ImageDataset, split
         "rows": rows,
         "preprocessing": asdict(extractor.preprocessing),
         "precision": extractor.precision,
-        "tta_flip": extractor.tta_flip,
+        "tta_flip": extractor.flip_view,  # the name in the keys of features that are cached
     }
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
 

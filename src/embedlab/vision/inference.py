@@ -25,14 +25,14 @@ class Classifier:
 
     preprocessing  for validation and test images; training uses the same mean and std.
     precision      dtype of the layers' products: float32, bfloat16 or float16.
-    tta_flip       test-time augmentation: mean output of an image and its mirror image.
+    flip_view      test-time augmentation: mean output of an image and its mirror image.
     """
 
     network: nn.Module
     preprocessing: Preprocessing
     device: str = "cpu"
     precision: str = "float32"
-    tta_flip: bool = False
+    flip_view: bool = False
 
     def autocast(self) -> torch.autocast:
         """Automatic mixed precision; nothing for float32."""
@@ -54,7 +54,7 @@ class Classifier:
         with torch.inference_mode(), self.autocast():
             for pixels in iter_batches(images, parts, self.device):
                 batch = self.preprocessing(pixels)  # (b, 3, r, r)
-                output = forward(self.network, batch, self.tta_flip)  # (b, outputs)
+                output = forward(self.network, batch, self.flip_view)  # (b, outputs)
                 outputs.append(output.float().cpu().numpy())
                 n_done += len(pixels)
                 on_progress(n_done * len(rows) / n_own, len(rows))  # others are about as far

@@ -267,7 +267,7 @@ def finish(
     report = log_test(run, test, images)
     about = {
         "backbone": trained.backbone,
-        "flip_view": classifier.tta_flip,
+        "flip_view": classifier.flip_view,
         "trained": trained.training_label,
         "data": images.name,
         "data_digest": split.digest,

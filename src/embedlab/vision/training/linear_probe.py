@@ -141,7 +141,7 @@ def probe_head(
     classifier  of the backbone without its last layer. The features are those that
                 `extract_features` computes and caches by default, without test-time augmentation.
     """
-    extractor = replace(classifier, tta_flip=False)
+    extractor = replace(classifier, flip_view=False)
     features = extract_features(backbone.digest, extractor, images, split, on_progress)
 
     def fit() -> tuple[nn.Linear, float]:

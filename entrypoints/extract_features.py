@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     given = vars(args)
     options = LinearProbeOptions(
-        args.optimizer, args.lr or 0.0, args.weight_decay, args.epochs, args.batch_size
+        args.optimizer, args.lr, args.weight_decay, args.epochs, args.batch_size
     )
     check_backbone(args.backbone, [args.resolution])
     if launch_workers("extract_features", args.processes, argv):

@@ -92,14 +92,14 @@ def check_backbone(name: str, resolutions: Sequence[int], freeze: str = "none") 
 class LinearProbeOptions:
     """How to fit the logistic regression. The parser checks the range of each value.
 
-    lr            learning rate; 0 takes the optimizer's default, LINEAR_PROBE_LR.
+    lr            learning rate; None takes the optimizer's default, LINEAR_PROBE_LR.
     weight_decay  L2 penalty as torch's optimizers define it (lbfgs: added to the loss).
     epochs        passes over the training features (lbfgs: iterations of up to 20 evaluations).
     batch_size    upper bound on the images of an update of sgd, adam and adamw; lbfgs takes all.
     """
 
     optimizer: str = "adam"
-    lr: float = 0.0
+    lr: float | None = None
     weight_decay: float = 0.001
     epochs: int = 15
     batch_size: int = 256
@@ -107,7 +107,8 @@ class LinearProbeOptions:
     nesterov: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lr", self.lr or LINEAR_PROBE_LR[self.optimizer])
+        if self.lr is None:
+            object.__setattr__(self, "lr", LINEAR_PROBE_LR[self.optimizer])
 
     @property
     def label(self) -> str:

@@ -76,9 +76,10 @@ class LinearProbe:
                 accuracy = (logits.argmax(1) == self._y).float().mean().item()
                 val_logits = self._layer(self._x_val).cpu().numpy()  # (n_val, classes)
             if not np.isfinite(loss):
+                lr = self._optimizer.param_groups[0]["lr"]
                 raise DivergedError(
                     f"{self.options.label} diverged: the loss is not finite after epoch {epoch}; "
-                    f"try a smaller learning rate, such as lr={self.options.lr / 10:g}."
+                    f"try a smaller learning rate, such as lr={lr / 10:g}."
                 )
             predictions = predictions_of(val_logits, y_val, rows)
             score = predictions.score

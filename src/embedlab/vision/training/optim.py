@@ -25,6 +25,7 @@ def build_optimizer(
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     lr, momentum = options.lr, options.momentum
+    assert lr is not None, "the options replace None"
     if options.optimizer == "lbfgs":
         return torch.optim.LBFGS(trained, lr, line_search_fn="strong_wolfe")
     if options.optimizer == "sgd":

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     from embedlab.cli.console import console, epoch_progress, work_progress
-    from embedlab.distributed.collectives import broadcast, local_main_first, process_group
+    from embedlab.distributed.collectives import broadcast, process_group
     from embedlab.tracking.run import start_run
     from embedlab.vision.backbone import attach_head, load_backbone
     from embedlab.vision.evaluation.metrics import predictions_of
@@ -66,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_resolved(vars(options) | resolved)
 
         image_runs.log_training_images(run, images, split, "none", args.resolution)
-        with local_main_first():
-            backbone = load_backbone(args.backbone, args.weights, args.seed)
+        backbone = load_backbone(args.backbone, args.weights, args.seed)
         preprocessing = backbone.preprocessing(args.resolution, args.crop_pct)
         model = Classifier(backbone.network, preprocessing, device, precision, args.flip_view)
         with work_progress("extract features") as on_progress:
@@ -83,12 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         n_classes = len(images.classes)
         probe = LinearProbe(to_train, to_validate, n_classes, options, args.seed, device)
         with (
-            image_runs.EpochLog(run, images, split, label, lambda: probe.best.epoch) as log,
+            image_runs.EpochLog(run, images, split, label, probe) as log,
             epoch_progress(label, options.epochs, "val/accuracy") as print_progress,
         ):
-            for record, predictions in probe.train():
-                log.log_epoch(record, predictions)
-                print_progress(record)
+            for epoch in probe.train():
+                log.log_epoch(epoch)
+                print_progress(epoch.record)
         head = probe.layer()
         attach_head(backbone, head)
         seconds = features.seconds + probe.seconds

@@ -20,6 +20,7 @@ from torch.hub import HASH_REGEX
 from torchvision import models
 
 from embedlab.datasets.cache import cache_folder
+from embedlab.distributed.collectives import local_main_first
 from embedlab.errors import DataError, DownloadError
 from embedlab.vision.options import FREEZE, IMAGENET, NO_WEIGHTS
 from embedlab.vision.seeds import seeded
@@ -70,7 +71,9 @@ def load_backbone(name: str, weights: str, seed: int = 0) -> Backbone:
     n_features = network.get_submodule(head).in_features
     network.set_submodule(head, nn.Identity())
     if weights == IMAGENET:
-        _load(network, head, _download(pretrained), f"{name}'s own weights")
+        with local_main_first():
+            state = _download(pretrained)
+        _load(network, head, state, f"{name}'s own weights")
     elif weights != NO_WEIGHTS:
         _load(network, head, _read(weights), weights)
     preset = pretrained.transforms()

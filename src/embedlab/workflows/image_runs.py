@@ -1,7 +1,7 @@
 """The parts that `extract_features` and `finetune` share: data, epochs, test report, model."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from embedlab.datasets.folder import SkippedFile
 from embedlab.datasets.image_source import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
 from embedlab.formatting import counted, serve_command
-from embedlab.progress import EpochRecord, OnProgress
+from embedlab.progress import OnProgress
 from embedlab.tracking import charts
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
@@ -32,7 +32,9 @@ from embedlab.vision.evaluation.metrics import (
     top_predictions,
 )
 from embedlab.vision.inference import Classifier
-from embedlab.vision.training.epochs import BestEpoch
+from embedlab.vision.training.epochs import BestEpoch, Epoch
+from embedlab.vision.training.linear_probe import LinearProbe
+from embedlab.vision.training.trainer import Trainer
 from embedlab.workflows import model_facts
 from embedlab.workflows.finished_image_runs import PREDICTIONS
 from embedlab.workflows.models import log_image_model
@@ -118,9 +120,8 @@ def _log_duplicates(
 class EpochLog:
     """Log every epoch of a training: metrics, predictions for the same validation images, curves.
 
-    best_epoch  returns the best epoch so far, by validation.
-
-    The curves are logged at the end, even if the training was stopped.
+    The epochs of a resumed training are logged again at the beginning, the curves at the end, even
+    if the training was stopped.
     """
 
     def __init__(
@@ -129,10 +130,9 @@ class EpochLog:
         images: ImageDataset,
         split: Split,
         label: str,
-        best_epoch: Callable[[], int],
+        training: Trainer | LinearProbe,
     ):
-        self.run, self.images, self.label, self._best_epoch = run, images, label, best_epoch
-        self.history: list[EpochRecord] = []
+        self.run, self.images, self.label, self.training = run, images, label, training
         self._has_images = False
         # Evenly over the classes, whose images lie anywhere among the rows.
         by_class = np.argsort(images.labels[split.val], kind="stable")
@@ -141,17 +141,19 @@ class EpochLog:
         self._rows = split.val[self._shown]
 
     def __enter__(self) -> "EpochLog":
+        for record in self.training.history:
+            self.run.log_epoch(record)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.history:
+        if history := self.training.history:
             title = f"{self.images.name}: {self.label}"
-            figure = plots.plot_curves({"": self.history}, title, {"": self._best_epoch()})
+            figure = plots.plot_curves({"": history}, title, {"": self.training.best.epoch})
             self.run.log_figure(figure, "figures/curves.png")
 
-    def log_epoch(self, record: EpochRecord, predictions: Predictions | None = None) -> None:
-        """Log an epoch; at rank 0, `predictions` has all validation images in the split's order."""
-        self.history.append(record)
+    def log_epoch(self, epoch: Epoch) -> None:
+        """Log an epoch that has just finished."""
+        record, predictions = epoch
         self.run.log_epoch(record)
         if predictions is None:
             return

@@ -390,15 +390,15 @@ def test_a_checkpoint_is_whole_or_the_one_before(monkeypatch):
 
 def test_the_checkpoints_of_all_stopped_parts_go_with_the_last_ones():
     for run_id, resumed in (("first", ""), ("second", "first"), ("third", "second"), ("other", "")):
-        Checkpoints(run_id).save({"epoch": 1}, resumed)
+        Checkpoints(run_id, resumed).save({"epoch": 1})
     Checkpoints("third").delete()
     assert [path.name for path in Checkpoints("other").folder.parent.iterdir()] == ["other"]
 
 
 def test_a_note_of_the_resumed_run_that_a_power_failure_emptied_deletes_no_others():
     Checkpoints("other").save({"epoch": 1})
-    broken = Checkpoints("broken")
-    broken.save({"epoch": 1}, "first")
+    broken = Checkpoints("broken", "first")
+    broken.save({"epoch": 1})
     (broken.folder / "resumed.txt").write_text("")
     broken.delete()
     assert Checkpoints("other").load() == {"epoch": 1}

@@ -23,16 +23,18 @@ DAMAGED = (*DAMAGED_ARRAY, pickle.UnpicklingError, KeyError)
 
 
 class Checkpoints:
-    """The checkpoints of one training, in the cache folder of this machine, by the run's id."""
+    """The checkpoints of one training, in the cache folder of this machine, by the run's id.
 
-    def __init__(self, run_id: str):
+    resumed_id  id of the run that this one continues; "" for none.
+    """
+
+    def __init__(self, run_id: str, resumed_id: str = ""):
         self.folder = cache_folder() / "checkpoints" / run_id
         self.file = self.folder / FILE
+        self.resumed_id = resumed_id
 
-    def save(self, state: dict, resumed: str = "") -> None:
+    def save(self, state: dict) -> None:
         """Write the state at rank 0; do nothing at the other ranks.
-
-        resumed  id of the run that this one continues.
 
         Raises DataError if the disk is full or not writable.
         """
@@ -40,8 +42,8 @@ class Checkpoints:
             return
         try:
             with working_folder(self.folder) as work:
-                if resumed:
-                    (work / RESUMED).write_text(resumed, encoding="utf-8")
+                if self.resumed_id:
+                    (work / RESUMED).write_text(self.resumed_id, encoding="utf-8")
                     os.replace(work / RESUMED, self.folder / RESUMED)
                 with open(work / FILE, "wb") as out:
                     torch.save(state, out)
@@ -74,13 +76,13 @@ class Checkpoints:
             ) from error
 
     @contextmanager
-    def explain_resume(self, notify: Callable[[str], object]) -> Iterator[None]:
-        """If the training inside is stopped, `notify` the user how to resume it.
+    def explain_resume(self, notify: Callable[[str], object]) -> Iterator["Checkpoints"]:
+        """Yield these checkpoints; if the block is stopped, `notify` the user how to resume it.
 
-        If it diverged, the checkpoint is deleted.
+        If the training diverged, its checkpoint is deleted.
         """
         try:
-            yield
+            yield self
         except DivergedError:
             self.delete()  # resuming it would end the same way
             raise
@@ -93,6 +95,6 @@ class Checkpoints:
         """Delete the checkpoint of this run and of those that it resumed."""
         with suppress(OSError, ValueError):
             # A power failure may leave it empty; an empty id names the folder of all runs.
-            if resumed := (self.folder / RESUMED).read_text(encoding="utf-8"):
-                Checkpoints(resumed).delete()
+            if resumed_id := (self.folder / RESUMED).read_text(encoding="utf-8"):
+                Checkpoints(resumed_id).delete()
         shutil.rmtree(self.folder, ignore_errors=True)

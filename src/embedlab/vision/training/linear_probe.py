@@ -33,6 +33,7 @@ LabelledFeatures = tuple[np.ndarray, np.ndarray]  # features (n, d) float32, lab
 class LinearProbe:
     """A logistic regression to be fitted epoch by epoch.
 
+    history  a record of every epoch so far.
     best     the epoch with the best validation accuracy so far.
     seconds  wall time of all epochs.
     """
@@ -56,6 +57,7 @@ class LinearProbe:
         nn.init.zeros_(self._layer.weight)  # convex: any start will do, this one favours no class
         nn.init.zeros_(self._layer.bias)
         self._optimizer = build_optimizer(self._layer, options)
+        self.history: list[EpochRecord] = []
         self.best = BestEpoch(0, NO_SCORE, {})
         self.seconds = 0.0
 
@@ -90,7 +92,8 @@ class LinearProbe:
             self.seconds += seconds
             metrics = {"train/loss": loss, "train/accuracy": accuracy}
             metrics |= {"val/loss": score.loss, "val/accuracy": score.accuracy}
-            yield Epoch(EpochRecord(epoch, metrics, seconds), predictions)
+            self.history.append(EpochRecord(epoch, metrics, seconds))
+            yield Epoch(self.history[-1], predictions)
 
     def layer(self) -> nn.Linear:
         """The best epoch's weights as a layer on the CPU, with the standardisation folded in.

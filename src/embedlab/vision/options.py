@@ -35,7 +35,7 @@ RESNETS = ("ResNet", "ResNeXt", "Wide ResNet")  # their stages have the same nam
 # Their position embedding or windows are made for one size.
 FIXED_RESOLUTION = dict.fromkeys(FAMILIES["ViT"].split() + FAMILIES["MaxViT"].split(), 224)
 ALEXNET_RESOLUTION = 64  # below, its second pooling has nothing left
-# The parts of a ResNet that each value freezes, besides those of the values before it.
+# The modules of a ResNet that each value freezes, besides those of the values before it.
 FREEZE = {
     "none": (),
     "stem": ("conv1", "bn1"),
@@ -69,7 +69,7 @@ def has_stages(name: str) -> bool:
 
 
 def check_backbone(name: str, resolutions: Sequence[int], freeze: str = "none") -> None:
-    """Raises OptionError for a resolution or a part to freeze that this network does not have."""
+    """Raises OptionError for a resolution or stages to freeze that this network does not have."""
     fixed = FIXED_RESOLUTION.get(name)
     if fixed and set(resolutions) != {fixed}:
         found = ",".join(map(str, resolutions))

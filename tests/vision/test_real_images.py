@@ -36,7 +36,7 @@ def test_the_images_are_cifar_10(images):
     first, *_, last = images.classes
     assert (len(images.classes), first, last) == (10, "airplane", "truck")
     assert images.pixels.shape == (2000, 3, 32, 32)
-    assert (images.given_parts, images.left_out) == ({"train": 1500, "test": 500}, ())
+    assert (images.part_sizes, images.left_out) == ({"train": 1500, "test": 500}, ())
 
 
 def test_frozen_features_of_imagenet_tell_the_classes_apart(images, backbone):

@@ -56,7 +56,9 @@ def cache_folder() -> Path:
 
 
 def build_folder(
-    final: Path, fill: Callable[[Path], object], is_complete: Callable[[Path], bool]
+    final: Path,
+    fill: Callable[[Path], object],
+    is_complete: Callable[[Path], bool] = lambda _: False,
 ) -> Path:
     """Return the folder `final`, built by `fill` unless `is_complete(final)`.
 

@@ -71,7 +71,8 @@ def extract_features(
     ends = np.cumsum([len(rows) for rows in split.parts.values()])
     parts = dict(zip(split.parts, np.split(features, ends[:-1]), strict=True))
     seconds = time.perf_counter() - started
-    build_folder(folder, lambda build: _write(build / FILE, parts, seconds), lambda _: False)
+    arrays = {**parts, SECONDS: np.array(seconds)}
+    build_folder(folder, lambda work: np.savez(work / FILE, allow_pickle=False, **arrays))
     return Features(parts, key, False, seconds)
 
 
@@ -88,10 +89,6 @@ def features_key(digest: str, extractor: Classifier, images: ImageDataset, split
         "tta_flip": extractor.flip_view,  # the name in the keys of features that are cached
     }
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
-
-
-def _write(file: Path, parts: Mapping[str, np.ndarray], seconds: float) -> None:
-    np.savez(file, allow_pickle=False, **{SECONDS: np.array(seconds)}, **parts)
 
 
 def _read(file: Path, key: str) -> Features | None:

@@ -44,8 +44,8 @@ class ImageDataset:
     classes       names, by label.
     pixels        (n, 3, side, side) uint8.
     labels        (n,) int64.
-    given_parts   number of images of each given part (train, val, test), in the order of the rows;
-                  empty if the data set has none.
+    part_sizes    number of images in each part (train, val, test) that the data set comes with, in
+                  the order of the rows; empty if it has none.
     digest        sha256 over class names, labels and pixels.
     fingerprints  (n,) uint64, a hash of each image's pixels.
     files         (n,) names of files; empty if the images do not come from a folder.
@@ -58,7 +58,7 @@ class ImageDataset:
     classes: tuple[str, ...]
     pixels: np.ndarray
     labels: np.ndarray
-    given_parts: Mapping[str, int]
+    part_sizes: Mapping[str, int]
     digest: str
     fingerprints: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     files: tuple[str, ...] = ()
@@ -117,8 +117,8 @@ def _read_cifar10(name: str, path: Path) -> ImageDataset:
     train, test = Torchvision(path, train=True), Torchvision(path, train=False)
     images = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)
     labels = np.concatenate([train.targets, test.targets])
-    given_parts = {"train": len(train), "test": len(test)}
-    return from_arrays(name, tuple(train.classes), images, labels, given_parts)
+    part_sizes = {"train": len(train), "test": len(test)}
+    return from_arrays(name, tuple(train.classes), images, labels, part_sizes)
 
 
 def from_arrays(
@@ -126,7 +126,7 @@ def from_arrays(
     classes: tuple[str, ...],
     images: np.ndarray,
     labels: np.ndarray,
-    given_parts: Mapping[str, int],
+    part_sizes: Mapping[str, int],
 ) -> ImageDataset:
     """The data set of images (n, 3, side, side) uint8 and labels (n,), with its digests."""
     images, labels = np.ascontiguousarray(images), labels.astype(np.int64)
@@ -134,7 +134,7 @@ def from_arrays(
     digest.update(images.data)
     fingerprints = np.array([_fingerprint(image.tobytes()) for image in images], dtype=np.uint64)
     sha256 = digest.hexdigest()
-    return ImageDataset(name, classes, images, labels, given_parts, sha256, fingerprints)
+    return ImageDataset(name, classes, images, labels, part_sizes, sha256, fingerprints)
 
 
 def _fingerprint(pixels: bytes) -> int:
@@ -149,7 +149,7 @@ def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset
     if cached and any(_can_be_read(listing.files[i]) for i, _ in cached.unreadable):
         cached = None  # a file that could not be read before can be read now
     if cached is None:
-        build_folder(folder, lambda f: _decode_all(root, listing, f, on_progress), lambda _: False)
+        build_folder(folder, lambda work: _decode_all(root, listing, work, on_progress))
         cached = _load(folder)
         assert cached is not None
     reasons = dict(cached.unreadable)  # by position of the file
@@ -160,7 +160,7 @@ def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset
         classes=listing.classes,
         pixels=cached.pixels,
         labels=np.array([file.label for file in files], dtype=np.int64),
-        given_parts={part: sum(file.part == part for file in files) for part in listing.parts},
+        part_sizes={part: sum(file.part == part for file in files) for part in listing.parts},
         digest=cached.digest,
         fingerprints=cached.fingerprints,
         files=tuple(file.name for file in files),
@@ -244,7 +244,8 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgr
                 fingerprints.append(_fingerprint(pixels))
             on_progress(start + len(batch), len(files))
 
-    missing = [listing.classes[k] for k in sorted({*range(len(listing.classes))} - {*labels})]
+    present = set(labels)
+    missing = [name for label, name in enumerate(listing.classes) if label not in present]
     if missing:
         left_out = [*(SkippedFile(files[i].name, why) for i, why in unreadable), *listing.left_out]
         reasons = [str(item) for item in left_out if {*missing} & {*item.name.split(os.sep)}]

@@ -78,15 +78,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         backbone = load_backbone(settings["backbone"], settings["weights"], seed)
         preprocessing = backbone.preprocessing(options.resolution[-1], options.crop_pct)
-        model = Classifier(backbone.network, preprocessing, device, precision, options.flip_view)
+        classifier = Classifier(
+            backbone.network, preprocessing, device, precision, options.flip_view
+        )
         head, head_seconds = new_head(backbone, len(images.classes), seed), 0.0
         if options.head == "linear_probe" and not state:
             with work_progress("linear probe") as on_progress:
-                head, head_seconds = probe_head(backbone, model, images, split, on_progress)
+                head, head_seconds = probe_head(backbone, classifier, images, split, on_progress)
         attach_head(backbone, head)
         image_runs.log_training_images(run, images, split, options.augment, options.resolution[-1])
 
-        trainer = Trainer(model, images, split, options, seed, head_seconds)
+        trainer = Trainer(classifier, images, split, options, seed, head_seconds)
         if state:
             trainer.load_state(state)
             run.set_tags({"resumed_from": args.resume})
@@ -94,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         on_estimate = time_estimate(f"{options.label}, {device}, {precision}", cheaper)
         table = EpochTable(SHOWN)
         with (
-            image_runs.EpochLog(run, images, split, options.label, trainer) as log,
+            image_runs.TrainingLog(run, images, split, options.label, trainer) as log,
             work_progress(options.label, on_estimate) as on_progress,
         ):
             # The start, too: a training that is stopped in its first epoch keeps the head.
@@ -103,13 +105,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 checkpoints.save(trainer.state() | {"settings": settings})
                 log.log_epoch(epoch)
                 table.add(epoch.record, is_best=trainer.best.epoch == epoch.record.epoch)
-        test = model.predict(images, split.test)
+        test = classifier.predict(images, split.test)
         if test is None:  # only rank 0 has them and continues
             return
-        trained = image_runs.TrainedClassifier(
-            model, trainer.best, trainer.seconds, settings["backbone"], f"finetune {options.label}"
-        )
-        messages = image_runs.finish(run, trained, test, images, split, given)
+        messages = log.finish(classifier, test, f"finetune {options.label}", given | settings)
         checkpoints.delete()
     console.print("\n".join(messages))
 

@@ -9,7 +9,7 @@ from synthetic_images import split_of, squares
 from embedlab.progress import EpochRecord
 from embedlab.vision.evaluation.metrics import Predictions
 from embedlab.vision.training.epochs import Epoch
-from embedlab.workflows.image_runs import EpochLog
+from embedlab.workflows.image_runs import TrainingLog
 
 IMAGES = squares()
 SPLIT = split_of(IMAGES)
@@ -38,7 +38,7 @@ def test_there_are_images_at_step_0_and_of_every_epoch(before, epochs, shown):
     predictions = Predictions(np.eye(3)[labels], labels, SPLIT.val)
     history = [finished(epoch) for epoch in before]
     training = SimpleNamespace(history=history, best=SimpleNamespace(epoch=1))
-    with EpochLog(run, IMAGES, SPLIT, "toy", training) as log:
+    with TrainingLog(run, IMAGES, SPLIT, "toy", training) as log:
         for epoch in epochs:
             history.append(finished(epoch))
             log.log_epoch(Epoch(history[-1], predictions))

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import mlflow
@@ -32,7 +32,7 @@ from embedlab.vision.evaluation.metrics import (
     top_predictions,
 )
 from embedlab.vision.inference import Classifier
-from embedlab.vision.training.epochs import BestEpoch, Epoch
+from embedlab.vision.training.epochs import Epoch
 from embedlab.vision.training.linear_probe import LinearProbe
 from embedlab.vision.training.trainer import Trainer
 from embedlab.workflows import model_facts
@@ -117,62 +117,6 @@ def _log_duplicates(
     )
 
 
-class EpochLog:
-    """Log every epoch of a training: metrics, predictions for the same validation images, curves.
-
-    The epochs of a resumed training are logged again at the beginning, the curves at the end, even
-    if the training was stopped.
-    """
-
-    def __init__(
-        self,
-        run: TrackedRun,
-        images: ImageDataset,
-        split: Split,
-        label: str,
-        training: Trainer | LinearProbe,
-    ):
-        self.run, self.images, self.label, self.training = run, images, label, training
-        self._has_images = False
-        # Evenly over the classes, whose images lie anywhere among the rows.
-        by_class = np.argsort(images.labels[split.val], kind="stable")
-        positions = np.linspace(0, len(by_class) - 1, min(IMAGES_EACH_EPOCH, len(by_class)))
-        self._shown = by_class[np.rint(positions).astype(int)]
-        self._rows = split.val[self._shown]
-
-    def __enter__(self) -> "EpochLog":
-        for record in self.training.history:
-            self.run.log_epoch(record)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if history := self.training.history:
-            title = f"{self.images.name}: {self.label}"
-            figure = plots.plot_curves({"": history}, title, {"": self.training.best.epoch})
-            self.run.log_figure(figure, "figures/curves.png")
-
-    def log_epoch(self, epoch: Epoch) -> None:
-        """Log an epoch that has just finished."""
-        record, predictions = epoch
-        self.run.log_epoch(record)
-        if predictions is None:
-            return
-        pixels = self.images.pixels[self._rows]
-        if not self._has_images and record.epoch:  # the UI opens on step 0
-            names = [self.images.classes[label] for label in self.images.labels[self._rows]]
-            title = "validation images with their true classes"
-            columns = plots.square(len(names))
-            grid = plots.plot_image_grid(pixels, names, title, columns=columns)
-            self.run.log_image(plots.as_pixels(grid), VAL_GRID, 0)
-        title = (
-            f"validation images, epoch {record.epoch}: accuracy {predictions.score.accuracy:.1%}"
-        )
-        self._has_images = True
-        shown = predictions.take(self._shown)
-        grid = plots.plot_predictions(shown, pixels, self.images.classes, title)
-        self.run.log_image(plots.as_pixels(grid), VAL_GRID, record.epoch)
-
-
 def log_training_images(
     run: TrackedRun, images: ImageDataset, split: Split, augment: str, resolution: int
 ) -> None:
@@ -185,151 +129,183 @@ def log_training_images(
     run.log_figure(figure, "figures/training_pictures.png")
 
 
-def log_embedding(
-    run: TrackedRun, features: np.ndarray, test: Predictions, images: ImageDataset, method: str
-) -> None:
-    """Log a map of the n test images by their features (n, d), and neighbours of some of them."""
-    points, shown = map_images(features, method, seed=0)
-    title = f"{images.name}, test images in the embedding, by {MAP_NAMES[method]}"
-    figure = plots.plot_embedding_map(points, test.take(shown), images, title)
-    run.log_figure(figure, "figures/embedding_map.png")
-    queries = one_query_per_class(test.labels)
-    nearby = nearest(features, queries, NEIGHBOURS)
-    title = f"{images.name}, test images: neighbours by cosine"
-    figure = plots.plot_neighbours(test.rows[queries], test.rows[nearby], images, title)
-    run.log_figure(figure, "figures/neighbours.png")
+class TrainingLog:
+    """Log a training: every epoch, its curves at the end, then the test report and the model.
 
+    label     of the curves: how the classifier is trained, in words.
+    training  its `history` and its `best` epoch by validation are logged.
 
-def log_test(run: TrackedRun, test: Predictions, images: ImageDataset) -> ClassificationReport:
-    """Evaluate the test images: metrics, tables, figures, and the predictions themselves."""
-    report = evaluate(test, images.classes)
-    run.log_metrics(report.as_metrics())
-    run.log_table(report.per_class, "tables/per_class.json")
-    counts = pd.DataFrame(report.confusion, columns=[f"as {name}" for name in images.classes])
-    counts.insert(0, "true class", images.classes)
-    run.log_table(counts, "tables/confusion.json")
-    low, high = report.interval
-    title = f"{images.name}, test: accuracy {report.accuracy:.1%} ({low:.1%} to {high:.1%})"
-    run.log_figure(plots.plot_confusion(report, title), "figures/confusion.png")
-
-    top = top_predictions(test, images.classes)
-    for page, figure in enumerate(plots.plot_top_predictions(top, images, title), start=1):
-        suffix = "" if page == 1 else f"_{page}"
-        run.log_figure(figure, f"figures/predictions{suffix}.png")
-    shown = [mlflow.Image(images.pixels[row].transpose(1, 2, 0)) for row in top["row"]]
-    table = top.drop(columns="row").round({"confidence": 4})
-    table.insert(3, "picture", shown)
-    run.log_table(table, "tables/predictions.json")
-    folder_name, _, file_name = PREDICTIONS.partition("/")
-    with run.artifact_folder(folder_name) as folder:
-        np.savez(folder / file_name, **vars(test))
-    return report
-
-
-@dataclass(frozen=True)
-class TrainedClassifier:
-    """A trained classifier, and facts for its model file.
-
-    classifier  a classifier of torchvision with its head, at the best epoch by validation.
-    seconds     of training, including features and earlier parts of a resumed training.
-    backbone    torchvision's name of the network.
-    training_label
-                how it was trained, in words.
+    The epochs of a resumed training are logged again at the beginning; the curves are logged even
+    if the training was stopped.
     """
 
-    classifier: Classifier
-    best: BestEpoch
-    seconds: float
-    backbone: str
-    training_label: str
+    def __init__(
+        self,
+        run: TrackedRun,
+        images: ImageDataset,
+        split: Split,
+        label: str,
+        training: Trainer | LinearProbe,
+    ):
+        self.run, self.images, self.split = run, images, split
+        self.label, self.training = label, training
+        self._has_images = False
+        # Evenly over the classes, whose images lie anywhere among the rows.
+        by_class = np.argsort(images.labels[split.val], kind="stable")
+        positions = np.linspace(0, len(by_class) - 1, min(IMAGES_EACH_EPOCH, len(by_class)))
+        self._shown = by_class[np.rint(positions).astype(int)]
 
+    def __enter__(self) -> "TrainingLog":
+        for record in self.training.history:
+            self.run.log_epoch(record)
+        return self
 
-def finish(
-    run: TrackedRun,
-    trained: TrainedClassifier,
-    test: Predictions,
-    images: ImageDataset,
-    split: Split,
-    args: Mapping[str, Any],
-) -> list[str]:
-    """Log the test report and the model, and register it if `args` say so.
+    def __exit__(self, *_: object) -> None:
+        if history := self.training.history:
+            title = f"{self.images.name}: {self.label}"
+            figure = plots.plot_curves({"": history}, title, {"": self.training.best.epoch})
+            self.run.log_figure(figure, "figures/curves.png")
 
-    Versions compete by validation accuracy on the same validation and test images.
-    Returns what to tell the user.
-    """
-    best, classifier = trained.best, trained.classifier
-    run.log_metrics(
-        {
-            "best/epoch": best.epoch,
-            "best/val_accuracy": best.score.accuracy,
-            "best/val_loss": best.score.loss,
-            "time/fit_seconds": trained.seconds,
-        }
-    )
-    report = log_test(run, test, images)
-    about = {
-        "backbone": trained.backbone,
-        "flip_view": classifier.flip_view,
-        "trained": trained.training_label,
-        "data": images.name,
-        "data_digest": split.digest,
-        "val_accuracy": best.score.accuracy,
-        "test_accuracy": report.accuracy,
-        "classes": list(images.classes),
-        "side": images.side,
-        "preprocessing": asdict(classifier.preprocessing),
-    }
-    model = log_image_model(run, classifier.network, about, images.pixels[split.val[0]])
-    card = _card(run, best, report, images, split)
-    name = args["model_name"] if args["register"] else None
-    score = Score(model_facts.VAL_ACCURACY, *best.score)
-    model, registered = publish(run, model, card, score, name, args["promote"])
-    serve = serve_command(shlex.quote(model))
-    summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
-    run.describe("\n\n".join([f"**{summary}**", *registered, f"Serve it: `{serve}`"]))
-    how_to_open = run.how_to_open(comparison_view(run.experiment_id))
-    return [summary, *registered, f"Serve it with  {serve}", *filter(None, [how_to_open])]
+    def log_epoch(self, epoch: Epoch) -> None:
+        """Log the metrics of an epoch, and its predictions for the same validation images."""
+        record, predictions = epoch
+        self.run.log_epoch(record)
+        if predictions is None:
+            return
+        shown, classes = predictions.take(self._shown), self.images.classes
+        pixels = self.images.pixels[shown.rows]
+        if not self._has_images and record.epoch:  # the UI opens on step 0
+            names = [classes[label] for label in shown.labels]
+            title = "validation images with their true classes"
+            columns = plots.square(len(names))
+            grid = plots.plot_image_grid(pixels, names, title, columns=columns)
+            self.run.log_image(plots.as_pixels(grid), VAL_GRID, 0)
+        self._has_images = True
+        accuracy = predictions.score.accuracy
+        title = f"validation images, epoch {record.epoch}: accuracy {accuracy:.1%}"
+        grid = plots.plot_predictions(shown, pixels, classes, title)
+        self.run.log_image(plots.as_pixels(grid), VAL_GRID, record.epoch)
 
+    def log_embedding(self, features: np.ndarray, test: Predictions, method: str) -> None:
+        """Log a map of the n test images by their features (n, d), and neighbours of some."""
+        images = self.images
+        points, drawn = map_images(features, method, seed=0)
+        title = f"{images.name}, test images in the embedding, by {MAP_NAMES[method]}"
+        figure = plots.plot_embedding_map(points, test.take(drawn), images, title)
+        self.run.log_figure(figure, "figures/embedding_map.png")
+        queries = one_query_per_class(test.labels)
+        neighbours = nearest(features, queries, NEIGHBOURS)
+        title = f"{images.name}, test images: neighbours by cosine"
+        figure = plots.plot_neighbours(test.rows[queries], test.rows[neighbours], images, title)
+        self.run.log_figure(figure, "figures/neighbours.png")
 
-def _card(
-    run: TrackedRun,
-    best: BestEpoch,
-    report: ClassificationReport,
-    images: ImageDataset,
-    split: Split,
-) -> Card:
-    params = run.params(CARD_PARAMETERS)
-    low, high = report.interval
-    n_train, n_val, n_test = (len(rows) for rows in split.parts.values())
-    return Card(
-        summary=f"Classifies an image into one of {len(images.classes)} classes, with a "
-        "probability.",
-        data=images.name,
-        data_digest=split.digest,
-        counts=f"{n_train:,} images to train, {n_val:,} to validate, {n_test:,} to test",
-        licences={
-            "Images": model_facts.YOUR_OWN
-            if images.files
-            else model_facts.data_licence(images.name),
-            "Weights it started from": model_facts.weights_licence(params["weights"]),
-        },
-        trained=params,
-        origin=run.origin,
-        run_id=run.id,
-        metrics={
+    def finish(
+        self, classifier: Classifier, test: Predictions, trained: str, args: Mapping[str, Any]
+    ) -> list[str]:
+        """Log the test report and the model, and register it if `args` say so.
+
+        classifier  a classifier of torchvision with its head, at the best epoch.
+        trained     how it was trained, in words.
+        args        parameters by name: backbone, register, model_name, promote.
+
+        Versions compete by validation accuracy on the same validation and test images.
+        Returns what to tell the user.
+        """
+        run, images, best = self.run, self.images, self.training.best
+        run.log_metrics(
+            {
+                "best/epoch": best.epoch,
+                "best/val_accuracy": best.score.accuracy,
+                "best/val_loss": best.score.loss,
+                "time/fit_seconds": self.training.seconds,
+            }
+        )
+        report = self._log_test(test)
+        about = {
+            "backbone": args["backbone"],
+            "flip_view": classifier.flip_view,
+            "trained": trained,
+            "data": images.name,
+            "data_digest": self.split.digest,
+            "val_accuracy": best.score.accuracy,
             "test_accuracy": report.accuracy,
-            "test_accuracy_low": low,
-            "test_accuracy_high": high,
-        },
-        results={
-            "test accuracy": f"{report.accuracy:.2%}",
-            "its 95% interval (Wilson)": f"{low:.2%} to {high:.2%}",
-            f"validation accuracy, which chose epoch {best.epoch}": f"{best.score.accuracy:.2%}",
-            "calibration error on the test images": f"{report.calibration_error:.2%}",
-        },
-        limits=model_facts.IMAGE_LIMITS,
-        command=serve_command("{model}"),
-    )
+            "classes": list(images.classes),
+            "side": images.side,
+            "preprocessing": asdict(classifier.preprocessing),
+        }
+        example = images.pixels[self.split.val[0]]
+        model = log_image_model(run, classifier.network, about, example)
+        name = args["model_name"] if args["register"] else None
+        score = Score(model_facts.VAL_ACCURACY, *best.score)
+        model, registered = publish(run, model, self._card(report), score, name, args["promote"])
+        serve = serve_command(shlex.quote(model))
+        summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
+        run.describe("\n\n".join([f"**{summary}**", *registered, f"Serve it: `{serve}`"]))
+        how_to_open = run.how_to_open(comparison_view(run.experiment_id))
+        return [summary, *registered, f"Serve it with  {serve}", *filter(None, [how_to_open])]
+
+    def _log_test(self, test: Predictions) -> ClassificationReport:
+        """Evaluate the test images: metrics, tables, figures, and the predictions themselves."""
+        run, images = self.run, self.images
+        report = evaluate(test, images.classes)
+        run.log_metrics(report.as_metrics())
+        run.log_table(report.per_class, "tables/per_class.json")
+        counts = pd.DataFrame(report.confusion, columns=[f"as {name}" for name in images.classes])
+        counts.insert(0, "true class", images.classes)
+        run.log_table(counts, "tables/confusion.json")
+        low, high = report.interval
+        title = f"{images.name}, test: accuracy {report.accuracy:.1%} ({low:.1%} to {high:.1%})"
+        run.log_figure(plots.plot_confusion(report, title), "figures/confusion.png")
+
+        top = top_predictions(test, images.classes)
+        for page, figure in enumerate(plots.plot_top_predictions(top, images, title), start=1):
+            suffix = "" if page == 1 else f"_{page}"
+            run.log_figure(figure, f"figures/predictions{suffix}.png")
+        thumbnails = [mlflow.Image(images.pixels[row].transpose(1, 2, 0)) for row in top["row"]]
+        table = top.drop(columns="row").round({"confidence": 4})
+        table.insert(3, "picture", thumbnails)
+        run.log_table(table, "tables/predictions.json")
+        folder_name, _, file_name = PREDICTIONS.partition("/")
+        with run.artifact_folder(folder_name) as folder:
+            np.savez(folder / file_name, **vars(test))
+        return report
+
+    def _card(self, report: ClassificationReport) -> Card:
+        images, best = self.images, self.training.best
+        params = self.run.params(CARD_PARAMETERS)
+        low, high = report.interval
+        n_train, n_val, n_test = (len(rows) for rows in self.split.parts.values())
+        return Card(
+            summary=f"Classifies an image into one of {len(images.classes)} classes, with a "
+            "probability.",
+            data=images.name,
+            data_digest=self.split.digest,
+            counts=f"{n_train:,} images to train, {n_val:,} to validate, {n_test:,} to test",
+            licences={
+                "Images": model_facts.YOUR_OWN
+                if images.files
+                else model_facts.data_licence(images.name),
+                "Weights it started from": model_facts.weights_licence(params["weights"]),
+            },
+            trained=params,
+            origin=self.run.origin,
+            run_id=self.run.id,
+            metrics={
+                "test_accuracy": report.accuracy,
+                "test_accuracy_low": low,
+                "test_accuracy_high": high,
+            },
+            results={
+                "test accuracy": f"{report.accuracy:.2%}",
+                "its 95% interval (Wilson)": f"{low:.2%} to {high:.2%}",
+                f"validation accuracy, which chose epoch {best.epoch}": (
+                    f"{best.score.accuracy:.2%}"
+                ),
+                "calibration error on the test images": f"{report.calibration_error:.2%}",
+            },
+            limits=model_facts.IMAGE_LIMITS,
+            command=serve_command("{model}"),
+        )
 
 
 def comparison_view(experiment_id: str) -> str | None:

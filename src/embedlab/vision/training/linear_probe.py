@@ -21,7 +21,7 @@ from embedlab.vision.backbone import Backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, predictions_of
-from embedlab.vision.features import extract_features
+from embedlab.vision.features import Features, extract_features
 from embedlab.vision.inference import Classifier
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.epochs import BestEpoch, Epoch
@@ -35,7 +35,7 @@ class LinearProbe:
 
     history  a record of every epoch so far.
     best     the epoch with the best validation accuracy so far.
-    seconds  wall time of all epochs.
+    seconds  wall time of all epochs, and of the features if it is given.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class LinearProbe:
         options: LinearProbeOptions,
         seed: int,
         device: str,
+        seconds: float = 0.0,
     ):
         self.options = options
         self._generator = torch.Generator().manual_seed(seed)
@@ -59,7 +60,23 @@ class LinearProbe:
         self._optimizer = build_optimizer(self._layer, options)
         self.history: list[EpochRecord] = []
         self.best = BestEpoch(0, NO_SCORE, {})
-        self.seconds = 0.0
+        self.seconds = seconds
+
+    @classmethod
+    def from_features(
+        cls,
+        features: Features,
+        images: ImageDataset,
+        split: Split,
+        options: LinearProbeOptions,
+        seed: int,
+        device: str,
+    ) -> "LinearProbe":
+        """The probe of these images' features; its `seconds` include the features'."""
+        train, val = (
+            (features.parts[part], images.labels[split.parts[part]]) for part in ("train", "val")
+        )
+        return cls(train, val, len(images.classes), options, seed, device, features.seconds)
 
     def train(self) -> Iterator[Epoch]:
         """Train all epochs; yields each with train/loss, train/accuracy, val/loss, val/accuracy.
@@ -150,13 +167,10 @@ def probe_head(
 
     def fit() -> tuple[nn.Linear, float]:
         assert features is not None, "rank 0 has the features"
-        train, val = (
-            (features.parts[part], images.labels[split.parts[part]]) for part in ("train", "val")
-        )
         options = LinearProbeOptions()
-        probe = LinearProbe(train, val, len(images.classes), options, 0, classifier.device)
+        probe = LinearProbe.from_features(features, images, split, options, 0, classifier.device)
         for _ in probe.train():
             pass
-        return probe.layer(), features.seconds + probe.seconds
+        return probe.layer(), probe.seconds
 
     return broadcast(fit)

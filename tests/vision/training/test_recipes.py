@@ -18,7 +18,6 @@ from embedlab.vision.training.recipes import (
     resolve_options,
 )
 
-
 PHOTOS = (96, 128, 160)
 
 

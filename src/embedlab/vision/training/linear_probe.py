@@ -50,8 +50,8 @@ class LinearProbe:
     ):
         self.options = options
         self._generator = torch.Generator().manual_seed(seed)
-        x, self._y = (torch.from_numpy(part).to(device) for part in train)  # (n, d), (n,)
-        x_val, self._y_val = (torch.from_numpy(part).to(device) for part in val)
+        x, self._y = (torch.from_numpy(array).to(device) for array in train)  # (n, d), (n,)
+        x_val, self._y_val = (torch.from_numpy(array).to(device) for array in val)
         self._mean, self._std = x.mean(0), x.std(0).clamp_min(1e-6)  # (d,)
         self._x, self._x_val = (x - self._mean) / self._std, (x_val - self._mean) / self._std
         self._layer = nn.Linear(x.shape[1], n_classes, device=device)

@@ -215,7 +215,7 @@ def _listing_digest(root: Path, listing: Listing) -> str:
     key = [CACHE_VERSION, MAX_SIDE, str(root), *listing.classes]
     digest = hashlib.sha256(json.dumps(key).encode())
     for file in listing.files:
-        digest.update(json.dumps([file.name, file.size, file.changed]).encode())
+        digest.update(json.dumps([file.name, file.size, file.mtime]).encode())
     return digest.hexdigest()[:32]
 
 

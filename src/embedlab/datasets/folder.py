@@ -149,11 +149,8 @@ def _parts_of(root: Path, names: list[str]) -> dict[str, str]:
 
 def _subfolders(folder: str, reasons: dict[str, str]) -> dict[str, str]:
     """Name -> path."""
-    return {
-        os.path.basename(path): path
-        for path, status in _entries(folder, reasons)
-        if stat.S_ISDIR(status.st_mode)
-    }
+    entries = _entries(folder, reasons)
+    return {os.path.basename(p): p for p, status in entries if stat.S_ISDIR(status.st_mode)}
 
 
 def _files_under(

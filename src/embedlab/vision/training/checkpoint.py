@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from embedlab.datasets.cache import DAMAGED_ARRAY, cache_folder, working_folder
+from embedlab.distributed.collectives import broadcast
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import DataError, DivergedError, LostProcessError
 
@@ -74,6 +75,10 @@ class Checkpoints:
                 f"resume: {self.file} is damaged ({type(error).__name__}); start anew without "
                 "resume."
             ) from error
+
+    def load_resumed(self) -> dict:
+        """The state of the run that this one continues, at every rank; empty for none."""
+        return broadcast(Checkpoints(self.resumed_id).load) if self.resumed_id else {}
 
     @contextmanager
     def explain_resume(self, notify: Callable[[str], object]) -> Iterator["Checkpoints"]:

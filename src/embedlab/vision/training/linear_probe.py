@@ -124,19 +124,20 @@ class LinearProbe:
         return folded
 
     def _train_epoch(self) -> None:
-        n, decay = len(self._x), 0.0
+        n = len(self._x)
         order = torch.randperm(n, generator=self._generator).to(self._x.device)
         batches: Sequence[torch.Tensor | slice] = order.split(self.options.batch_size_for(n))
         if self.options.optimizer == "lbfgs":
-            batches, decay = [slice(None)], self.options.weight_decay
+            batches = [slice(None)]
         for rows in batches:
-            self._optimizer.step(partial(self._loss_and_gradient, rows, decay))
+            self._optimizer.step(partial(self._loss_and_gradient, rows))
 
-    def _loss_and_gradient(self, rows: torch.Tensor | slice, decay: float) -> float:
+    def _loss_and_gradient(self, rows: torch.Tensor | slice) -> float:
         self._optimizer.zero_grad()
         loss = F.cross_entropy(self._layer(self._x[rows]), self._y[rows])
-        if decay:  # as in torch's other optimizers: the gradient of (λ/2) ‖W‖² is λ W
-            loss = loss + decay / 2 * self._layer.weight.square().sum()
+        if self.options.optimizer == "lbfgs":
+            # Weight decay as in torch's other optimizers: the gradient of (λ/2) ‖W‖² is λ W.
+            loss = loss + self.options.weight_decay / 2 * self._layer.weight.square().sum()
         loss.backward()
         return loss.item()
 

@@ -7,7 +7,7 @@ from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import integer, run_id_or_nothing
 from embedlab.distributed.launch import launch_workers
 from embedlab.vision.options import SPLIT_PARAMETERS
-from embedlab.vision.training.recipes import RECIPE_FIELDS, resolve_options
+from embedlab.vision.training.recipes import RECIPE_FIELDS, explain_auto, resolve_options
 
 SETTINGS = (*SPLIT_PARAMETERS, "backbone", "weights", "recipe", *RECIPE_FIELDS, "seed", "precision")
 SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")  # of every epoch
@@ -70,8 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if state:
             resumed = settings | vars(options)
             refuse_conflicts(f"resume={args.resume}", resumed, parser.non_default(args))
-        parameters = {"device": device, **settings}
-        messages += image_runs.log_options(run, parameters, options, images, split)
+        run.log_params({"device": device, **settings})
+        run.log_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
+        if options.recipe == "auto":
+            messages.append(explain_auto(n_train, images.side, settings, options))
         console.print("\n".join(messages))
 
         backbone = load_backbone(settings["backbone"], settings["weights"], seed)

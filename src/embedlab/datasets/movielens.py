@@ -99,9 +99,8 @@ def locate_ratings(ratings: str) -> RatingsFolder:
     if ratings in RELEASES:
         return RatingsFolder(name, _release_folder(name), RELEASES[name].url)
     path = absolute_path(ratings)
-    return RatingsFolder(
-        name, _checked_folder(path) if path.is_dir() else _unzipped_folder(path), str(path)
-    )
+    folder = _checked_folder(path) if path.is_dir() else _unzipped_folder(path)
+    return RatingsFolder(name, folder, str(path))
 
 
 def _sample_folder() -> Path:

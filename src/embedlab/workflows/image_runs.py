@@ -34,7 +34,6 @@ from embedlab.vision.evaluation.metrics import (
 from embedlab.vision.inference import Classifier
 from embedlab.vision.training.epochs import Epoch
 from embedlab.vision.training.linear_probe import LinearProbe
-from embedlab.vision.training.recipes import FinetuneOptions, explain_auto
 from embedlab.vision.training.trainer import Trainer
 from embedlab.workflows import model_facts
 from embedlab.workflows.finished_image_runs import PREDICTIONS
@@ -128,25 +127,6 @@ def log_training_images(
     names = [images.classes[label] for label in images.labels[rows]]
     figure = plots.plot_image_grid(changed.numpy(), names, f"training images, augment={augment}")
     run.log_figure(figure, "figures/training_pictures.png")
-
-
-def log_options(
-    run: TrackedRun,
-    settings: Mapping[str, Any],
-    options: FinetuneOptions,
-    images: ImageDataset,
-    split: Split,
-) -> list[str]:
-    """Log the parameters of fine-tuning, and what they are resolved to.
-
-    Returns what to tell the user: what the recipe `auto` has chosen.
-    """
-    n_train = len(split.train)
-    run.log_params(settings)
-    run.log_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
-    if options.recipe != "auto":
-        return []
-    return [explain_auto(n_train, images.side, settings, options)]
 
 
 class TrainingLog:

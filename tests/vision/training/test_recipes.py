@@ -64,7 +64,7 @@ def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, reso
 
 
 def test_random_weights_have_nothing_to_probe_or_to_keep():
-    options = make_options("auto", DataFacts(500, 32, is_pretrained=False))
+    options = make_options("auto", DataFacts(500, 32, weights="none"))
     assert (options.head, options.batch_norm) == ("random", "update")
     sentence = explain_auto(500, 32, dict.fromkeys(BY_DATA) | {"weights": "none"}, options)
     assert "head=random (random weights)" in sentence
@@ -84,7 +84,7 @@ def test_a_given_value_counts_for_the_others():
 
 
 def test_only_stages_that_the_backbone_has_are_kept():
-    assert make_options("auto", DataFacts(4_000, 128, has_stages=False)).freeze == "none"
+    assert make_options("auto", DataFacts(4_000, 128, "convnext_tiny")).freeze == "none"
     settings = dict.fromkeys(("recipe", *RECIPE_FIELDS)) | {"recipe": "auto", "weights": "imagenet"}
     for backbone, kept in (("resnet50", "stage2"), ("convnext_tiny", "none")):
         options = resolve_options(settings | {"backbone": backbone}, n_train=4_000, side=128)
@@ -92,7 +92,7 @@ def test_only_stages_that_the_backbone_has_are_kept():
 
 
 def test_a_backbone_of_one_resolution_has_that_one():
-    assert make_options("auto", DataFacts(4_000, 32, 224)).resolution == (224,)
+    assert make_options("auto", DataFacts(4_000, 32, "vit_b_16")).resolution == (224,)
 
 
 def test_the_other_recipes_do_not_look_at_the_data():

@@ -146,18 +146,19 @@ RESOLUTIONS = {
 class DataFacts:
     """The facts from which the recipe `auto` chooses.
 
-    n_train           number of training images.
-    side              of the images as they are stored, in pixels; at most 256.
-    fixed_resolution  the only resolution that the backbone takes; None if it takes several.
-    is_pretrained     whether the weights are not random.
-    has_stages        whether the backbone has stages that can be frozen.
+    n_train            number of training images.
+    side               of the images as they are stored, in pixels; at most 256.
+    backbone, weights  the parameters of these names.
     """
 
     n_train: int
     side: int
-    fixed_resolution: int | None = None
-    is_pretrained: bool = True
-    has_stages: bool = True
+    backbone: str = "resnet18"
+    weights: str = "imagenet"
+
+    @property
+    def is_pretrained(self) -> bool:
+        return self.weights != NO_WEIGHTS
 
 
 def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) -> FinetuneOptions:
@@ -184,12 +185,10 @@ def resolve_options(
     is a placeholder: `auto` then chooses many epochs, so that a list of resolutions is rarely
     refused too early.
     """
-    backbone, names = settings["backbone"], ("recipe", *RECIPE_FIELDS)
-    is_pretrained = settings["weights"] != NO_WEIGHTS
-    fixed = FIXED_RESOLUTION.get(backbone)
-    facts = DataFacts(n_train, side, fixed, is_pretrained, has_stages(backbone))
-    options = make_options(facts=facts, **{name: settings[name] for name in names})
-    check_backbone(backbone, options.resolution, options.freeze)
+    facts = DataFacts(n_train, side, settings["backbone"], settings["weights"])
+    changes = {name: settings[name] for name in RECIPE_FIELDS}
+    options = make_options(settings["recipe"], facts, **changes)
+    check_backbone(facts.backbone, options.resolution, options.freeze)
     return options
 
 
@@ -217,11 +216,11 @@ def _by_data(facts: DataFacts, changes: dict[str, Any]) -> dict[str, Any]:
     resolution = many if is_many else thousands
     if is_few:
         resolution = few
-    if facts.fixed_resolution:
-        resolution = (facts.fixed_resolution,)
+    if facts.backbone in FIXED_RESOLUTION:
+        resolution = (FIXED_RESOLUTION[facts.backbone],)
     optimizer = changes.get("optimizer", "sgd" if is_tiny else AUTO.optimizer)
     freeze = "none"
-    if facts.is_pretrained and facts.has_stages and not (is_few or is_tiny):
+    if facts.is_pretrained and has_stages(facts.backbone) and not (is_few or is_tiny):
         freeze = FREEZE_MANY if is_many else FREEZE_THOUSANDS
     freeze = changes.get("freeze", freeze)
     epochs = max(min_epochs(freeze), math.ceil(min_updates(facts.n_train) / updates))

@@ -102,17 +102,17 @@ def _log_left_out(run: TrackedRun, left_out: Sequence[SkippedFile]) -> str:
 def _log_duplicates(
     run: TrackedRun, images: ImageDataset, split: Split, duplicates: Sequence[tuple[int, int]]
 ) -> str:
-    part = {row: name for name, rows in split.parts.items() for row in rows.tolist()}
+    part_of = {row: part for part, rows in split.parts.items() for row in rows.tolist()}
     names = images.files or [f"image {row}" for row in range(len(images.labels))]
     table = pd.DataFrame(
-        [(names[row], part[row], names[other], part[other]) for row, other in duplicates],
+        [(names[row], part_of[row], names[first], part_of[first]) for row, first in duplicates],
         columns=["file", "part", "same_as", "part_of_same"],
     )
     run.log_table(table, DUPLICATES_TABLE)
-    copy, part_of_copy, original, its_part = table.iloc[0]
+    copy, part, original, other_part = table.iloc[0]
     return (
         f"The validation and test parts have {counted(len(duplicates), 'copy', 'copies')} of "
-        f"images in other parts, such as {copy} ({part_of_copy}) of {original} ({its_part}), "
+        f"images in other parts, such as {copy} ({part}) of {original} ({other_part}), "
         f"which makes accuracies too high: remove them; {DUPLICATES_TABLE} of the run lists all."
     )
 
@@ -273,7 +273,9 @@ class TrainingLog:
     def _card(self, report: ClassificationReport) -> Card:
         images, best = self.images, self.training.best
         params = self.run.params(CARD_PARAMETERS)
+        licence = model_facts.YOUR_OWN if images.files else model_facts.data_licence(images.name)
         low, high = report.interval
+        val_accuracy = f"{best.score.accuracy:.2%}"
         n_train, n_val, n_test = (len(rows) for rows in self.split.parts.values())
         return Card(
             summary=f"Classifies an image into one of {len(images.classes)} classes, with a "
@@ -282,9 +284,7 @@ class TrainingLog:
             data_digest=self.split.digest,
             counts=f"{n_train:,} images to train, {n_val:,} to validate, {n_test:,} to test",
             licences={
-                "Images": model_facts.YOUR_OWN
-                if images.files
-                else model_facts.data_licence(images.name),
+                "Images": licence,
                 "Weights it started from": model_facts.weights_licence(params["weights"]),
             },
             trained=params,
@@ -298,9 +298,7 @@ class TrainingLog:
             results={
                 "test accuracy": f"{report.accuracy:.2%}",
                 "its 95% interval (Wilson)": f"{low:.2%} to {high:.2%}",
-                f"validation accuracy, which chose epoch {best.epoch}": (
-                    f"{best.score.accuracy:.2%}"
-                ),
+                f"validation accuracy, which chose epoch {best.epoch}": val_accuracy,
                 "calibration error on the test images": f"{report.calibration_error:.2%}",
             },
             limits=model_facts.IMAGE_LIMITS,

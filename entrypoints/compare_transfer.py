@@ -47,9 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_table(comparison.table, "tables/runs.json")
         run.log_table(comparison.pairs, "tables/pairs.json")
         run.log_table(comparison.recall.reset_index(), "tables/recall.json")
-        curves = {item.name: item.history for item in comparison.runs}
-        chosen = {item.name: item.best_epoch for item in comparison.runs}
-        run.log_figure(plots.plot_curves(curves, name, chosen), "figures/curves.png")
+        curves = {item.name: (item.history, item.best_epoch) for item in comparison.runs}
+        run.log_figure(plots.plot_curves(curves, name), "figures/curves.png")
         run.log_figure(plots.plot_accuracies(comparison.table, name), "figures/accuracy.png")
         classes = plots.plot_class_differences(comparison.recall, best.test.labels, name)
         run.log_figure(classes, "figures/classes.png")

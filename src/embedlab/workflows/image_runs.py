@@ -161,9 +161,9 @@ class TrainingLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if history := self.training.history:
-            title = f"{self.images.name}: {self.label}"
-            figure = plots.plot_curves({"": history}, title, {"": self.training.best.epoch})
+        if self.training.history:
+            curves = {"": (self.training.history, self.training.best.epoch)}
+            figure = plots.plot_curves(curves, f"{self.images.name}: {self.label}")
             self.run.log_figure(figure, "figures/curves.png")
 
     def log_epoch(self, epoch: Epoch) -> None:

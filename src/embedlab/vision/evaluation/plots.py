@@ -68,27 +68,25 @@ def prepare_fonts(images: ImageDataset) -> list[str]:
     ]
 
 
-def plot_curves(
-    runs: Mapping[str, Sequence[EpochRecord]], title: str, chosen: Mapping[str, int]
-) -> Figure:
+def plot_curves(runs: Mapping[str, tuple[Sequence[EpochRecord], int]], title: str) -> Figure:
     """Loss and accuracy by epoch: training dashed, validation solid, one colour per run.
 
-    chosen  the epoch of each run that validation chose, which is marked.
+    runs  by label: its epochs, and the one that validation chose, which is marked.
     """
     figure = new_figure(10, 4, PlainTextFigure)
     figure.suptitle(title)
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        for (label, history), colour in zip(runs.items(), cycle(COLOURS), strict=False):
+        for (label, (history, chosen)), colour in zip(runs.items(), cycle(COLOURS), strict=False):
             for split, style in (("train", "--"), ("val", "-")):
                 metric = f"{split}/{name}"
                 curve = {r.epoch: r.metrics[metric] for r in history if metric in r.metrics}
                 style += "o" if len(curve) < 4 else ""
                 line = {"color": colour, "label": f"{label} {split}".strip(), "linewidth": 2}
                 axes.plot(list(curve), list(curve.values()), style, **line)
-                if split == "val" and (best := chosen.get(label)) in curve:
+                if split == "val" and chosen in curve:
                     star = {"color": colour, "markersize": 15, "markeredgecolor": "white"}
-                    axes.plot(best, curve[best], "*", **star)
+                    axes.plot(chosen, curve[chosen], "*", **star)
         axes.set(xlabel="epoch (★: chosen by validation)", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes)

@@ -23,7 +23,7 @@ SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # metadata and previews, by macOS and S
 Entry = tuple[str, os.stat_result]  # a path, and what is there, links followed
 
 
-class SkippedFile(NamedTuple):
+class LeftOutFile(NamedTuple):
     """A file or folder that gives no image; `name` is its path in the data set's folder."""
 
     name: str
@@ -66,7 +66,7 @@ class Listing:
     classes: tuple[str, ...]
     files: tuple[ClassFile, ...]
     parts: tuple[str, ...]
-    left_out: tuple[SkippedFile, ...]
+    left_out: tuple[LeftOutFile, ...]
     notes: tuple[str, ...]
 
 
@@ -106,7 +106,7 @@ def _list_files(root: Path) -> Listing:
                 entries[part][name] = files
             else:
                 reasons[path] = "an empty folder"
-    left_out = tuple(SkippedFile(_name(path, root), reasons[path]) for path in sorted(reasons))
+    left_out = tuple(LeftOutFile(_name(path, root), reasons[path]) for path in sorted(reasons))
     classes, *others = map(list, entries.values())
     _check_classes(root, list(parts.values()), classes, others, left_out)
     class_files = tuple(
@@ -207,7 +207,7 @@ def _check_classes(
     parts: list[str],
     classes: list[str],
     others: list[list[str]],
-    left_out: tuple[SkippedFile, ...],
+    left_out: tuple[LeftOutFile, ...],
 ) -> None:
     """Raises DataError for fewer than two classes, or for parts whose classes differ.
 

@@ -21,7 +21,8 @@ from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.inference import Classifier
 
-FILE, SECONDS = "features.npz", "seconds"
+FEATURES_FILE = "features.npz"
+SECONDS = "seconds"  # its entry beside the parts
 CACHE_VERSION = 2  # goes up with every change of how features are computed or stored
 
 
@@ -59,7 +60,7 @@ def extract_features(
     key = features_key(digest, extractor, images, split)
     assert_same_across_ranks("weights or dataset", key)
     folder = cache_folder() / "features" / key[:32]
-    cached = _read(folder / FILE, key) if is_main_process() else None
+    cached = _read(folder / FEATURES_FILE, key) if is_main_process() else None
     if broadcast(lambda: cached is not None):
         return cached
     started = time.perf_counter()
@@ -72,7 +73,7 @@ def extract_features(
     parts = dict(zip(split.parts, np.split(features, ends[:-1]), strict=True))
     seconds = time.perf_counter() - started
     arrays = {**parts, SECONDS: np.array(seconds)}
-    build_folder(folder, lambda work: np.savez(work / FILE, allow_pickle=False, **arrays))
+    build_folder(folder, lambda work: np.savez(work / FEATURES_FILE, allow_pickle=False, **arrays))
     return Features(parts, key, False, seconds)
 
 

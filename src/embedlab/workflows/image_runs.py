@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from embedlab.datasets.folder import SkippedFile
+from embedlab.datasets.folder import LeftOutFile
 from embedlab.datasets.image_source import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
 from embedlab.formatting import counted, serve_command
@@ -89,7 +89,7 @@ def load_images(
     return images, split, [*messages, *plots.prepare_fonts(images)]
 
 
-def _log_left_out(run: TrackedRun, left_out: Sequence[SkippedFile]) -> str:
+def _log_left_out(run: TrackedRun, left_out: Sequence[LeftOutFile]) -> str:
     run.log_text("".join(f"{item}\n" for item in left_out), "unreadable.txt")
     run.log_table(pd.DataFrame(left_out, columns=["file", "reason"]), LEFT_OUT_TABLE)
     n = counted(len(left_out), "file or folder", "files and folders")

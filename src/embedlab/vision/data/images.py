@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from embedlab.datasets.cache import DAMAGED_ARRAY, build_folder, cache_folder
-from embedlab.datasets.folder import ClassFile, Listing, SkippedFile, list_files
+from embedlab.datasets.folder import ClassFile, LeftOutFile, Listing, list_files
 from embedlab.datasets.image_source import CIFAR10, ImageSource
 from embedlab.errors import DataError
 from embedlab.progress import OnProgress, no_progress
@@ -31,7 +31,7 @@ MAX_BYTES_IN_MEMORY = 1 << 30  # bytes; a larger cache is mapped instead of read
 DECODING_BATCH = 256
 DECODING_THREADS = (os.cpu_count() or 1) + 4  # some wait for the disk while others decode
 CACHE_VERSION = 2  # goes up with every change of the decoding
-IMAGES, FINGERPRINTS, ABOUT = "images.u8", "fingerprints.npy", "about.json"
+IMAGES_FILE, FINGERPRINTS_FILE, ABOUT_FILE = "images.u8", "fingerprints.npy", "about.json"
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class ImageDataset:
     digest: str
     fingerprints: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     files: tuple[str, ...] = ()
-    left_out: tuple[SkippedFile, ...] = ()
+    left_out: tuple[LeftOutFile, ...] = ()
     notes: tuple[str, ...] = ()
     mapped: mmap.mmap | None = None
 
@@ -153,7 +153,7 @@ def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset
         cached = _load(folder)
         assert cached is not None
     reasons = dict(cached.unreadable)  # by position of the file
-    unreadable = [SkippedFile(listing.files[i].name, reason) for i, reason in reasons.items()]
+    unreadable = [LeftOutFile(listing.files[i].name, reason) for i, reason in reasons.items()]
     files = [file for i, file in enumerate(listing.files) if i not in reasons]
     return ImageDataset(
         name=name,
@@ -191,9 +191,9 @@ class _CachedImages(NamedTuple):
 def _load(folder: Path) -> _CachedImages | None:
     """The images of a folder of the cache; None if a file is missing or damaged."""
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        pixels, mapped = _load_pixels(folder / IMAGES, about["shape"])
-        fingerprints = np.load(folder / FINGERPRINTS, allow_pickle=False)
+        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        pixels, mapped = _load_pixels(folder / IMAGES_FILE, about["shape"])
+        fingerprints = np.load(folder / FINGERPRINTS_FILE, allow_pickle=False)
         fingerprints = fingerprints.reshape(len(pixels))
         return _CachedImages(pixels, mapped, fingerprints, about["digest"], about["unreadable"])
     except (*DAMAGED_ARRAY, KeyError, TypeError):  # or if the files differ in the number of images
@@ -227,7 +227,7 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgr
     fingerprints: list[int] = []
     digest = hashlib.sha256()
     # Its threads are daemons: one that blocks in a file system does not keep the process alive.
-    with ThreadPool(DECODING_THREADS) as pool, open(folder / IMAGES, "wb") as out:
+    with ThreadPool(DECODING_THREADS) as pool, open(folder / IMAGES_FILE, "wb") as out:
         sides = _imap(pool, shorter_side, files)
         side = min(MAX_SIDE, max((side for side in sides if isinstance(side, int)), default=0))
         for start in range(0, len(files), DECODING_BATCH):
@@ -247,18 +247,18 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgr
     present = set(labels)
     missing = [name for label, name in enumerate(listing.classes) if label not in present]
     if missing:
-        left_out = [*(SkippedFile(files[i].name, why) for i, why in unreadable), *listing.left_out]
+        left_out = [*(LeftOutFile(files[i].name, why) for i, why in unreadable), *listing.left_out]
         reasons = [str(item) for item in left_out if {*missing} & {*item.name.split(os.sep)}]
         raise DataError(
             f"dataset: {root} has no readable image of {', '.join(missing[:5])} "
             f"({'; '.join(reasons[:3])}): put images there, or remove the folder."
         )
-    np.save(folder / FINGERPRINTS, np.array(fingerprints, dtype=np.uint64), allow_pickle=False)
+    np.save(folder / FINGERPRINTS_FILE, np.array(fingerprints, dtype=np.uint64), allow_pickle=False)
     digest.update(np.array(labels, dtype=np.int64).tobytes())
     digest.update(json.dumps([*listing.classes, side]).encode())
     shape = len(labels), 3, side, side
     about = {"shape": shape, "digest": digest.hexdigest(), "unreadable": unreadable}
-    (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+    (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def _imap(

@@ -19,7 +19,7 @@ from embedlab.distributed.collectives import broadcast
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import DataError, DivergedError, LostProcessError
 
-FILE, RESUMED = "last.pt", "resumed.txt"
+STATE_FILE, RESUMED_FILE = "last.pt", "resumed.txt"
 DAMAGED = (*DAMAGED_ARRAY, pickle.UnpicklingError, KeyError)
 
 
@@ -31,7 +31,7 @@ class Checkpoints:
 
     def __init__(self, run_id: str, resumed_id: str = ""):
         self.folder = cache_folder() / "checkpoints" / run_id
-        self.file = self.folder / FILE
+        self.file = self.folder / STATE_FILE
         self.resumed_id = resumed_id
 
     def save(self, state: dict) -> None:
@@ -44,13 +44,13 @@ class Checkpoints:
         try:
             with working_folder(self.folder) as work:
                 if self.resumed_id:
-                    (work / RESUMED).write_text(self.resumed_id, encoding="utf-8")
-                    os.replace(work / RESUMED, self.folder / RESUMED)
-                with open(work / FILE, "wb") as out:
+                    (work / RESUMED_FILE).write_text(self.resumed_id, encoding="utf-8")
+                    os.replace(work / RESUMED_FILE, self.folder / RESUMED_FILE)
+                with open(work / STATE_FILE, "wb") as out:
                     torch.save(state, out)
                     out.flush()
                     os.fsync(out.fileno())
-                os.replace(work / FILE, self.file)
+                os.replace(work / STATE_FILE, self.file)
         except (OSError, RuntimeError) as error:  # torch's zip writer has errors of its own
             raise DataError(
                 f"The checkpoint {self.file} cannot be written ({error}); make room, or set "
@@ -100,6 +100,6 @@ class Checkpoints:
         """Delete the checkpoint of this run and of those that it resumed."""
         with suppress(OSError, ValueError):
             # A power failure may leave it empty; an empty id names the folder of all runs.
-            if resumed_id := (self.folder / RESUMED).read_text(encoding="utf-8"):
+            if resumed_id := (self.folder / RESUMED_FILE).read_text(encoding="utf-8"):
                 Checkpoints(resumed_id).delete()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -46,4 +46,5 @@ def forward(network: nn.Module, batch: torch.Tensor, flip_view: bool) -> torch.T
 
 def head_name(network: nn.Module) -> str:
     """The name of the last linear layer, which gives the logits: `fc`, `classifier.1`, …"""
-    return [name for name, part in network.named_modules() if isinstance(part, nn.Linear)][-1]
+    modules = network.named_modules()
+    return [name for name, module in modules if isinstance(module, nn.Linear)][-1]

@@ -99,4 +99,5 @@ def _read(file: Path, key: str) -> Features | None:
             parts = dict(saved)
     except DAMAGED_ARRAY:
         return None
-    return Features(parts, key, True, float(parts.pop(SECONDS)))
+    seconds = float(parts.pop(SECONDS))
+    return Features(parts, key, True, seconds)

@@ -1,4 +1,4 @@
-"""The parts that `extract_features` and `finetune` share: data, epochs, test report, model."""
+"""Steps of both `extract_features` and `finetune`: data, epochs, test report, model."""
 
 import shlex
 from collections.abc import Mapping, Sequence

@@ -43,7 +43,7 @@ VAL_GRID = "val_predictions"
 LEFT_OUT_TABLE, DUPLICATES_TABLE = "tables/unreadable.json", "tables/duplicates.json"
 NAMES_SHOWN = 3
 IMAGES_EACH_EPOCH = 25  # a square
-TRAINING_IMAGES = 36
+TRAINING_IMAGES, TRAINING_COLUMNS = 36, 12
 NEIGHBOURS = 8
 MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 VIEW = "pictures"
@@ -123,9 +123,10 @@ def log_training_images(
     """Log a grid of augmented training images, as the network sees them."""
     rows = split.train[np.linspace(0, len(split.train) - 1, TRAINING_IMAGES).astype(int)]
     augmentation = Augmentation(augment, images.side, resolution)
-    changed = augmentation(torch.from_numpy(images.take(rows)), torch.Generator().manual_seed(0))
+    pixels = augmentation(torch.from_numpy(images.take(rows)), torch.Generator().manual_seed(0))
     names = [images.classes[label] for label in images.labels[rows]]
-    figure = plots.plot_image_grid(changed.numpy(), names, f"training images, augment={augment}")
+    title = f"training images, augment={augment}"
+    figure = plots.plot_image_grid(pixels.numpy(), names, title, columns=TRAINING_COLUMNS)
     run.log_figure(figure, "figures/training_pictures.png")
 
 
@@ -177,8 +178,7 @@ class TrainingLog:
         if not self._has_images and record.epoch:  # the UI opens on step 0
             names = [classes[label] for label in shown.labels]
             title = "validation images with their true classes"
-            columns = plots.square(len(names))
-            grid = plots.plot_image_grid(pixels, names, title, columns=columns)
+            grid = plots.plot_image_grid(pixels, names, title)
             self.run.log_image(plots.as_pixels(grid), VAL_GRID, 0)
         self._has_images = True
         accuracy = predictions.score.accuracy

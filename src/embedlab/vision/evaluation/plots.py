@@ -161,9 +161,10 @@ def plot_image_grid(
     captions: Sequence[str],
     title: str,
     colours: Iterable[str] = repeat(GREY),
-    columns: int = COLUMNS,
+    columns: int | None = None,
 ) -> Figure:
-    """Images (n, 3, side, side) uint8 in rows, a caption under each."""
+    """Images (n, 3, side, side) uint8 in rows, by default in a square, a caption under each."""
+    columns = columns or max(1, math.ceil(math.sqrt(len(images))))
     return _tile_rows(_wrap("", list(map(Tile, images, captions, colours)), columns), title)
 
 
@@ -177,12 +178,7 @@ def plot_predictions(
     names = [classes[label] for label in predictions.predicted]
     captions = [f"{n}\n{c:.0%}" for n, c in zip(names, predictions.confidence, strict=True)]
     colours = [GREEN if is_right else RED for is_right in predictions.is_right]
-    return plot_image_grid(pixels, captions, title, colours, square(len(names)))
-
-
-def square(n: int) -> int:
-    """The number of columns of a square of n images."""
-    return max(1, math.ceil(math.sqrt(n)))
+    return plot_image_grid(pixels, captions, title, colours)
 
 
 def plot_embedding_map(

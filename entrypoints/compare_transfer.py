@@ -33,29 +33,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     given = {"runs": ",".join(args.runs) or "best"}
     with start_run("compare_transfer", "compare_transfer", given) as run:
-        finished = find_image_runs(run.experiment_id, args.runs)
-        finished.sort(key=lambda item: -item.compared.test.score.accuracy)
-        images = read_images(locate_images(finished[0].dataset))
-        check_images_unchanged(finished, images.digest)
+        runs = find_image_runs(run.experiment_id, args.runs)
+        images = read_images(locate_images(runs[0].dataset))
+        check_images_unchanged(runs, images.digest)
         for sentence in plots.prepare_fonts(images):
             console.print(sentence)
-        ids = ",".join(item.id for item in finished)
+        name, comparison = images.name, compare_runs(runs, images.classes)
+        best, *others = comparison.runs
+        ids = ",".join(item.id for item in comparison.runs)
         run.set_tags({"compared_runs": ids})
         run.log_resolved({"runs": ids})
 
-        name = images.name
-        comparison = compare_runs([item.compared for item in finished], images.classes)
         run.log_table(comparison.table, "tables/runs.json")
         run.log_table(comparison.pairs, "tables/pairs.json")
         run.log_table(comparison.recall.reset_index(), "tables/recall.json")
-        curves = {item.compared.name: item.history for item in finished}
-        chosen = {item.compared.name: item.best_epoch for item in finished}
-        run.log_figure(plots.plot_curves(curves, name, chosen), "figures/curves.png")
+        curves = {item.name: (item.history, item.best_epoch) for item in comparison.runs}
+        run.log_figure(plots.plot_curves(curves, name), "figures/curves.png")
         run.log_figure(plots.plot_accuracies(comparison.table, name), "figures/accuracy.png")
-        labels = comparison.runs[0].test.labels
-        classes = plots.plot_class_differences(comparison.recall, labels, name)
+        classes = plots.plot_class_differences(comparison.recall, best.test.labels, name)
         run.log_figure(classes, "figures/classes.png")
-        best, *others = comparison.runs
         for i, other in enumerate(others, start=1):
             sides = right_only_by(best.test, other.test), right_only_by(other.test, best.test)
             if not any(len(side.rows) for side in sides):

@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     given = vars(args)
     options = LinearProbeOptions(
-        args.optimizer, args.lr or 0.0, args.weight_decay, args.epochs, args.batch_size
+        args.optimizer, args.lr, args.weight_decay, args.epochs, args.batch_size
     )
     check_backbone(args.backbone, [args.resolution])
     if launch_workers("extract_features", args.processes, argv):
         return
 
     from embedlab.cli.console import console, epoch_progress, work_progress
-    from embedlab.distributed.collectives import broadcast, local_main_first, process_group
+    from embedlab.distributed.collectives import broadcast, process_group
     from embedlab.tracking.run import start_run
     from embedlab.vision.backbone import attach_head, load_backbone
     from embedlab.vision.evaluation.metrics import predictions_of
@@ -66,36 +66,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_resolved(vars(options) | resolved)
 
         image_runs.log_training_images(run, images, split, "none", args.resolution)
-        with local_main_first():
-            backbone = load_backbone(args.backbone, args.weights, args.seed)
+        backbone = load_backbone(args.backbone, args.weights, args.seed)
         preprocessing = backbone.preprocessing(args.resolution, args.crop_pct)
-        model = Classifier(backbone.network, preprocessing, device, precision, args.flip_view)
+        extractor = Classifier(backbone.network, preprocessing, device, precision, args.flip_view)
         with work_progress("extract features") as on_progress:
-            features = extract_features(backbone.digest, model, images, split, on_progress)
+            features = extract_features(backbone.digest, extractor, images, split, on_progress)
         if features is None:  # only rank 0 has them and continues
             return
         run.set_tags({"features_key": features.key, "features_cached": features.was_cached})
         run.log_metrics({"time/features_seconds": features.seconds})
-        train, val, test = (features.parts[name] for name in ("train", "val", "test"))
 
-        to_train = train, images.labels[split.train]
-        to_validate = val, images.labels[split.val]
-        n_classes = len(images.classes)
-        probe = LinearProbe(to_train, to_validate, n_classes, options, args.seed, device)
+        probe = LinearProbe.from_features(features, images, split, options, args.seed, device)
         with (
-            image_runs.EpochLog(run, images, split, label, lambda: probe.best.epoch) as log,
+            image_runs.TrainingLog(run, images, split, label, probe) as log,
             epoch_progress(label, options.epochs, "val/accuracy") as print_progress,
         ):
-            for record, predictions in probe.train():
-                log.log_epoch(record, predictions)
-                print_progress(record)
-        head = probe.layer()
-        attach_head(backbone, head)
-        seconds = features.seconds + probe.seconds
-        trained = image_runs.TrainedClassifier(model, probe.best, seconds, args.backbone, label)
-        predictions = predictions_of(probe_logits(head, test), images.labels, split.test)
-        image_runs.log_embedding(run, test, predictions, images, args.embedding_map)
-        messages = image_runs.finish(run, trained, predictions, images, split, given)
+            for epoch in probe.train():
+                log.log_epoch(epoch)
+                print_progress(epoch.record)
+        head, test_features = probe.layer(), features.parts["test"]
+        test = predictions_of(probe_logits(head, test_features), images.labels, split.test)
+        log.log_embedding(test_features, test, args.embedding_map)
+        attach_head(backbone, head)  # the network of `extractor`, which classifies from here on
+        messages = log.finish(extractor, test, label, given)
     console.print("\n".join(messages))
 
 

@@ -37,12 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = vars(args)
     settings = {name: given[name] for name in SETTINGS}
     resolve_options(settings)  # refused before anything is loaded
-    label = f"resume {args.resume[:8]}" if args.resume else args.recipe
     if launch_workers("finetune", args.processes, argv):
         return
 
     from embedlab.cli.console import EpochTable, console, time_estimate, work_progress
-    from embedlab.distributed.collectives import broadcast, local_main_first, process_group
+    from embedlab.distributed.collectives import broadcast, process_group
     from embedlab.tracking.run import start_run
     from embedlab.vision.backbone import attach_head, load_backbone, new_head
     from embedlab.vision.inference import Classifier, choose_precision
@@ -53,14 +52,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.workflows import image_runs
     from embedlab.workflows.conflicts import refuse_conflicts
 
+    title = f"finetune resume {args.resume[:8]}" if args.resume else f"finetune {args.recipe}"
     with (
-        start_run("finetune", f"finetune {label}", given) as run,
-        Checkpoints(run.id).explain_resume(console.print),
+        start_run("finetune", title, given) as run,
+        Checkpoints(run.id, args.resume).explain_resume(console.print) as checkpoints,
         process_group(given) as device,
     ):
-        state = broadcast(Checkpoints(args.resume).load) if args.resume else None
+        state = checkpoints.load_resumed()
         # A parameter that an older checkpoint lacks keeps this command line's value.
-        settings |= state["settings"] if state else {}
+        settings |= state.get("settings", {})
         precision = broadcast(lambda: choose_precision(settings["precision"], device))
         settings["precision"] = precision
         with work_progress("decode images") as on_progress:
@@ -68,55 +68,48 @@ def main(argv: Sequence[str] | None = None) -> None:
         n_train, seed = len(split.train), settings["seed"]
         options = resolve_options(settings, n_train, images.side)
         if state:
-            known = settings | vars(options)
-            refuse_conflicts(f"resume={args.resume}", known, parser.non_default(args))
+            resumed = settings | vars(options)
+            refuse_conflicts(f"resume={args.resume}", resumed, parser.non_default(args))
         run.log_params({"device": device, **settings})
         run.log_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
         if options.recipe == "auto":
             messages.append(explain_auto(n_train, images.side, settings, options))
         console.print("\n".join(messages))
 
-        with local_main_first():
-            backbone = load_backbone(settings["backbone"], settings["weights"], seed)
+        backbone = load_backbone(settings["backbone"], settings["weights"], seed)
         preprocessing = backbone.preprocessing(options.resolution[-1], options.crop_pct)
-        model = Classifier(backbone.network, preprocessing, device, precision, options.flip_view)
+        classifier = Classifier(
+            backbone.network, preprocessing, device, precision, options.flip_view
+        )
         head, head_seconds = new_head(backbone, len(images.classes), seed), 0.0
         if options.head == "linear_probe" and not state:
             with work_progress("linear probe") as on_progress:
-                head, head_seconds = probe_head(backbone, model, images, split, on_progress)
+                head, head_seconds = probe_head(backbone, classifier, images, split, on_progress)
         attach_head(backbone, head)
         image_runs.log_training_images(run, images, split, options.augment, options.resolution[-1])
 
-        trainer = Trainer(model, images, split, options, seed, head_seconds)
+        trainer = Trainer(classifier, images, split, options, seed, head_seconds)
         if state:
             trainer.load_state(state)
             run.set_tags({"resumed_from": args.resume})
-
-        def save() -> None:
-            Checkpoints(run.id).save(trainer.state() | {"settings": settings}, args.resume)
-
         cheaper = [] if state else cheaper_options(settings, n_train, len(split.val), images.side)
         on_estimate = time_estimate(f"{options.label}, {device}, {precision}", cheaper)
-        table, best_epoch = EpochTable(SHOWN), lambda: trainer.best.epoch
+        table = EpochTable(SHOWN)
         with (
-            image_runs.EpochLog(run, images, split, options.label, best_epoch) as log,
+            image_runs.TrainingLog(run, images, split, options.label, trainer) as log,
             work_progress(options.label, on_estimate) as on_progress,
         ):
-            for record in trainer.history:  # of the resumed run
-                log.log_epoch(record)
-            save()  # so that a stop in the first epoch keeps the head
-            for record, predictions in trainer.train(on_progress):
-                save()
-                log.log_epoch(record, predictions)
-                table.add(record, is_best=best_epoch() == record.epoch)
-        test = model.predict(images, split.test)
+            # The start, too: a training that is stopped in its first epoch keeps the head.
+            checkpoints.save(trainer.state() | {"settings": settings})
+            for epoch in trainer.train(on_progress):
+                checkpoints.save(trainer.state() | {"settings": settings})
+                log.log_epoch(epoch)
+                table.add(epoch.record, is_best=trainer.best.epoch == epoch.record.epoch)
+        test = classifier.predict(images, split.test)
         if test is None:  # only rank 0 has them and continues
             return
-        trained = image_runs.TrainedClassifier(
-            model, trainer.best, trainer.seconds, settings["backbone"], f"finetune {options.label}"
-        )
-        messages = image_runs.finish(run, trained, test, images, split, given)
-        Checkpoints(run.id).delete()
+        messages = log.finish(classifier, test, f"finetune {options.label}", given | settings)
+        checkpoints.delete()
     console.print("\n".join(messages))
 
 

@@ -61,7 +61,7 @@ class ImageModel(PythonModel):
         about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
         self.classes = about["classes"]
         self.side = about["side"]
-        self.tta_flip = about["flip_view"]
+        self.flip_view = about["flip_view"]
         self.preprocessing = Preprocessing(**about["preprocessing"])
         network = models.get_model(about["backbone"])
         head = head_name(network)
@@ -91,7 +91,7 @@ class ImageModel(PythonModel):
         pixels = np.stack([self._decode(row, text) for row, text in enumerate(images)])
         with torch.inference_mode():
             batch = self.preprocessing(torch.from_numpy(pixels))  # (n, 3, r, r)
-            logits = forward(self.network, batch, self.tta_flip)  # (n, classes)
+            logits = forward(self.network, batch, self.flip_view)  # (n, classes)
             probabilities = logits.double().softmax(1)
         best = probabilities.topk(k)  # values and indices, (n, k)
         answers = []

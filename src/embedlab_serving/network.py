@@ -35,15 +35,16 @@ class Preprocessing:
         return batch.contiguous(memory_format=torch.channels_last)
 
 
-def forward(network: nn.Module, batch: torch.Tensor, tta_flip: bool) -> torch.Tensor:
+def forward(network: nn.Module, batch: torch.Tensor, flip_view: bool) -> torch.Tensor:
     """The network's output for images (b, 3, r, r): (b, outputs).
 
-    With `tta_flip`, the mean of the outputs for the images and for their mirror images.
+    flip_view  test-time augmentation: the mean output for the images and for their mirror images.
     """
     output = network(batch)
-    return (output + network(batch.flip(-1))) / 2 if tta_flip else output
+    return (output + network(batch.flip(-1))) / 2 if flip_view else output
 
 
 def head_name(network: nn.Module) -> str:
     """The name of the last linear layer, which gives the logits: `fc`, `classifier.1`, …"""
-    return [name for name, part in network.named_modules() if isinstance(part, nn.Linear)][-1]
+    modules = network.named_modules()
+    return [name for name, module in modules if isinstance(module, nn.Linear)][-1]

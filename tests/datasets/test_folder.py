@@ -267,7 +267,7 @@ def test_without_a_test_folder_the_run_says_where_the_test_set_comes_from(tmp_pa
         f"{part}/{kind}/{n}.png": RED for part in ("train", name) for kind in "ab" for n in "12"
     }
     images = read_images(fill(tmp_path / "mine", files))
-    assert images.given_parts == {"train": 4, "val": 4}
+    assert images.part_sizes == {"train": 4, "val": 4}
     (note,) = images.notes
     assert note.startswith("mine has no test/: a sixth of train/, drawn by seed, is the test set")
     assert note.endswith(f"and {name}/ validates.")

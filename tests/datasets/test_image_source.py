@@ -163,7 +163,7 @@ def test_cifar10_is_read_with_its_own_test_images(small_cifar):
     assert images.labels.dtype == np.int64
     assert images.labels.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5, 5, 4]
     assert images.classes == tuple(f"kind {k}" for k in range(10))
-    assert (images.given_parts, images.side) == ({"train": 10, "test": 2}, 32)
+    assert (images.part_sizes, images.side) == ({"train": 10, "test": 2}, 32)
     assert images.left_out == ()
 
 

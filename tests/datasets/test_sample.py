@@ -46,12 +46,12 @@ def test_the_sample_has_the_groups_it_names():
     ratings = read_ratings(locate_ratings("sample").path)
     titles = ratings.movies["title"].tolist()
     assert len(set(titles)) == len(titles) == 82
-    films_with_group = sample.sample_films().query("group != ''")
-    group_of = dict(zip(films_with_group["title"], films_with_group["group"], strict=True))
-    films: dict[str, list[str]] = {}
+    with_group = sample.sample_movies().query("group != ''")
+    group_of = dict(zip(with_group["title"], with_group["group"], strict=True))
+    titles_of: dict[str, list[str]] = {}
     for title, group in group_of.items():
-        films.setdefault(group, []).append(title)
-    assert [len(titles) for titles in films.values()] == [16] * 5
+        titles_of.setdefault(group, []).append(title)
+    assert [len(titles) for titles in titles_of.values()] == [16] * 5
     assert set(group_of) < set(titles)
     for title in ("Apollo 13 (1995)", "Toy Story (1995)", "Shawshank Redemption, The (1994)"):
         assert title in group_of
@@ -63,7 +63,7 @@ def test_the_sample_has_the_groups_it_names():
         rated[titles[movie]] += 1
         stars.setdefault(int(user), {}).setdefault(group_of[titles[movie]], []).append(given)
     assert len(stars) == 240
-    groups = list(films)
+    groups = list(titles_of)
     for user, by_group in stars.items():
         own = groups[user % 5]
         assert 20 <= sum(map(len, by_group.values())) <= 40
@@ -76,7 +76,7 @@ def test_the_sample_has_the_groups_it_names():
         "City Lights (1931)",
         "Metropolis (1927)",
     ]
-    for of_group in films.values():  # the long tail
+    for of_group in titles_of.values():  # the long tail
         assert rated[of_group[0]] > 1.8 * rated[of_group[-1]]
 
 

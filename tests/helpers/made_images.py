@@ -79,7 +79,7 @@ def colours(images: ImageDataset) -> list[tuple[int, int, int]]:
 def same(one: ImageDataset, other: ImageDataset) -> bool:
     arrays = ((one.pixels, other.pixels), (one.labels, other.labels))
     arrays += ((one.fingerprints, other.fingerprints),)
-    rest = [(p.name, p.classes, p.given_parts, p.digest, p.files, p.left_out) for p in (one, other)]
+    rest = [(p.name, p.classes, p.part_sizes, p.digest, p.files, p.left_out) for p in (one, other)]
     return all(np.array_equal(a, b) for a, b in arrays) and rest[0] == rest[1]
 
 

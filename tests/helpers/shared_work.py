@@ -66,7 +66,7 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
 
 def features() -> dict[str, np.ndarray] | None:
     backbone = load_backbone(NARROW, "none", seed=1)
-    extractor = Classifier(backbone.network, PREPROCESSING, tta_flip=True)
+    extractor = Classifier(backbone.network, PREPROCESSING, flip_view=True)
     found = extract_features(backbone.digest, extractor, IMAGES, split_of(IMAGES))
     return None if found is None else dict(found.parts)
 
@@ -74,7 +74,7 @@ def features() -> dict[str, np.ndarray] | None:
 def trainer_of(options: FinetuneOptions) -> Trainer:
     backbone = load_backbone(NARROW, "none", seed=1)
     network = attach_head(backbone, new_head(backbone, 3, seed=1))
-    model = Classifier(network, PREPROCESSING, tta_flip=options.flip_view)
+    model = Classifier(network, PREPROCESSING, flip_view=options.flip_view)
     return Trainer(model, IMAGES, split_of(IMAGES), options, seed=0)
 
 

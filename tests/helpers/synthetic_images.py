@@ -24,7 +24,7 @@ def squares(n_per_class: int = 40, side: int = 8, seed: int = 0) -> ImageDataset
 def split_of(images: ImageDataset) -> Split:
     """Two thirds of the training images train, the others validate."""
     rows = np.arange(len(images.labels))
-    n_train = images.given_parts["train"]
+    n_train = images.part_sizes["train"]
     n_fit = n_train * 2 // 3
     return Split(rows[:n_fit], rows[n_fit:n_train], rows[n_train:], digest="split")
 

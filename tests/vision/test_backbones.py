@@ -10,9 +10,10 @@ from torchvision import models
 
 from embedlab.errors import OptionError
 from embedlab.vision.backbone import Backbone, attach_head, freeze, load_backbone, new_head
+from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.inference import Classifier
 from embedlab.vision.options import BACKBONES, FAMILIES, FIXED_RESOLUTION, check_backbone
-from embedlab.vision.training.recipes import make_options
+from embedlab.vision.training.recipes import FinetuneOptions, make_options
 from embedlab.vision.training.trainer import Trainer
 from embedlab_serving.network import head_name
 from entrypoints import finetune
@@ -50,23 +51,23 @@ SMALLEST_OF = [
 ]
 
 
+def new_trainer(name: str, options: FinetuneOptions, images: ImageDataset) -> Trainer:
+    backbone = load_backbone(name, "none", seed=1)
+    network = attach_head(backbone, new_head(backbone, 3, seed=1))
+    classifier = Classifier(network, backbone.preprocessing(options.resolution[0], 1.0))
+    return Trainer(classifier, images, split_of(images), options, seed=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLEST_OF)
 def test_a_network_of_each_family_trains(name):
     images = squares(n_per_class=4)
-    split = split_of(images)
     resolution = FIXED_RESOLUTION.get(name, 64)
     options = make_options(
         "fast", epochs=2, batch_size=3, resolution=(resolution,), freeze="all-but-head", lr=0.1
     )
 
-    def new_trainer() -> Trainer:
-        backbone = load_backbone(name, "none", seed=1)
-        network = attach_head(backbone, new_head(backbone, 3, seed=1))
-        classifier = Classifier(network, backbone.preprocessing(resolution, 1.0))
-        return Trainer(classifier, images, split, options, seed=0)
-
-    whole = new_trainer()
+    whole = new_trainer(name, options, images)
     before = {key: value.clone() for key, value in whole.network.state_dict().items()}
     first, second = whole.train()
     changed = {k for k, v in whole.network.state_dict().items() if not torch.equal(v, before[k])}
@@ -92,13 +93,7 @@ def test_a_network_with_dropout_resumes_bit_for_bit():
     images = squares(n_per_class=4)
     options = make_options("fast", epochs=3, batch_size=3, resolution=(32,))
 
-    def new_trainer() -> Trainer:
-        backbone = load_backbone("mobilenet_v3_small", "none", seed=1)
-        network = attach_head(backbone, new_head(backbone, 3, seed=1))
-        classifier = Classifier(network, backbone.preprocessing(32, 1.0))
-        return Trainer(classifier, images, split_of(images), options, seed=0)
-
-    whole, stopped, resumed = new_trainer(), new_trainer(), new_trainer()
+    whole, stopped, resumed = (new_trainer("mobilenet_v3_small", options, images) for _ in range(3))
     assert len([*whole.train()]) == 3
     next(stopped.train())
     resumed.load_state(stopped.state())

@@ -26,8 +26,8 @@ def backbone():
     return load_backbone(NARROW, "none", seed=1)
 
 
-def extract(backbone, images=IMAGES, tta_flip=False):
-    extractor = Classifier(backbone.network, PREPROCESSING, tta_flip=tta_flip)
+def extract(backbone, images=IMAGES, flip_view=False):
+    extractor = Classifier(backbone.network, PREPROCESSING, flip_view=flip_view)
     return extract_features(backbone.digest, extractor, images, SPLIT)
 
 
@@ -64,7 +64,7 @@ def test_features_do_not_depend_on_the_batch(backbone, monkeypatch):
 
 def test_test_time_augmentation_is_the_mean_of_an_image_and_its_mirror_image(backbone):
     mirrored = replace(IMAGES, pixels=IMAGES.pixels[..., ::-1].copy(), digest="mirrored")
-    both = extract(backbone, tta_flip=True).parts["test"]
+    both = extract(backbone, flip_view=True).parts["test"]
     plain, flipped = (extract(backbone, p).parts["test"] for p in (IMAGES, mirrored))
     np.testing.assert_allclose(both, (plain + flipped) / 2, rtol=1e-4, atol=1e-4)
 
@@ -107,7 +107,7 @@ def test_the_key_changes_with_everything_that_matters(backbone):
         (0, "other weights"),
         *((1, replace(extractor, preprocessing=other)) for other in preprocessings),
         (1, replace(extractor, precision="bfloat16")),
-        (1, replace(extractor, tta_flip=True)),
+        (1, replace(extractor, flip_view=True)),
         (2, replace(IMAGES, digest="other data")),
         (3, replace(SPLIT, train=SPLIT.train[1:])),
     ]

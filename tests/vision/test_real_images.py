@@ -36,18 +36,17 @@ def test_the_images_are_cifar_10(images):
     first, *_, last = images.classes
     assert (len(images.classes), first, last) == (10, "airplane", "truck")
     assert images.pixels.shape == (2000, 3, 32, 32)
-    assert (images.given_parts, images.left_out) == ({"train": 1500, "test": 500}, ())
+    assert (images.part_sizes, images.left_out) == ({"train": 1500, "test": 500}, ())
 
 
 def test_frozen_features_of_imagenet_tell_the_classes_apart(images, backbone):
     split = split_images(images, 0)
     preprocessing = backbone.preprocessing(RESOLUTION, 1.0)
     extractor = Classifier(backbone.network, preprocessing, precision=PRECISION)
-    features = extract_features(backbone.digest, extractor, images, split).parts
-    data = [(features[part], images.labels[split.parts[part]]) for part in ("train", "val")]
-    probe = LinearProbe(*data, 10, LinearProbeOptions(), 0, "cpu")
+    features = extract_features(backbone.digest, extractor, images, split)
+    probe = LinearProbe.from_features(features, images, split, LinearProbeOptions(), 0, "cpu")
     assert len(list(probe.train())) == 15
-    logits = probe_logits(probe.layer(), features["test"])
+    logits = probe_logits(probe.layer(), features.parts["test"])
     test = predictions_of(logits, images.labels, split.test)
     # 0.57 when this was written, with 1,275 training images; chance is 0.1, and random weights
     # give about 0.3. Another processor's rounding moves an image or two of 500.

@@ -8,7 +8,8 @@ from synthetic_images import split_of, squares
 
 from embedlab.progress import EpochRecord
 from embedlab.vision.evaluation.metrics import Predictions
-from embedlab.workflows.image_runs import EpochLog
+from embedlab.vision.training.epochs import Epoch
+from embedlab.workflows.image_runs import TrainingLog
 
 IMAGES = squares()
 SPLIT = split_of(IMAGES)
@@ -35,9 +36,10 @@ def test_there_are_images_at_step_0_and_of_every_epoch(before, epochs, shown):
     )
     labels = IMAGES.labels[SPLIT.val]
     predictions = Predictions(np.eye(3)[labels], labels, SPLIT.val)
-    with EpochLog(run, IMAGES, SPLIT, "toy", lambda: 1) as log:
-        for epoch in before:
-            log.log_epoch(finished(epoch))
+    history = [finished(epoch) for epoch in before]
+    training = SimpleNamespace(history=history, best=SimpleNamespace(epoch=1))
+    with TrainingLog(run, IMAGES, SPLIT, "toy", training) as log:
         for epoch in epochs:
-            log.log_epoch(finished(epoch), predictions)
+            history.append(finished(epoch))
+            log.log_epoch(Epoch(history[-1], predictions))
     assert logged == shown

@@ -35,7 +35,7 @@ def unpack(zip_path: Path, members: Iterable[str], destination: Path) -> None:
     Raises DataError for everything that `find_members` refuses, and for a file whose unpacked bytes
     do not match its checksum.
     """
-    with _opened(zip_path, members) as (archive, entries):
+    with _open_zip(zip_path, members) as (archive, entries):
         for name, info in entries.items():
             # zipfile gives no more than info.file_size bytes and compares their CRC at the end.
             with archive.open(info) as source, open(destination / name, "wb") as target:
@@ -49,12 +49,12 @@ def find_members(zip_path: Path, members: Iterable[str]) -> Entries:
     member or has it twice, or if a member is a link, packed in an unusual way or too large
     (`MAX_BYTES`, `MAX_RATIO`).
     """
-    with _opened(zip_path, members) as (_, entries):
+    with _open_zip(zip_path, members) as (_, entries):
         return entries
 
 
 @contextmanager
-def _opened(zip_path: Path, members: Iterable[str]) -> Iterator[tuple[zipfile.ZipFile, Entries]]:
+def _open_zip(zip_path: Path, members: Iterable[str]) -> Iterator[tuple[zipfile.ZipFile, Entries]]:
     try:
         with zipfile.ZipFile(zip_path) as archive:
             for info in archive.infolist():
@@ -66,7 +66,7 @@ def _opened(zip_path: Path, members: Iterable[str]) -> Iterator[tuple[zipfile.Zi
                         f"({info.filename!r}); it is not safe to unpack, so fetch it from its "
                         "official place."
                     )
-            yield archive, {name: _find(archive, zip_path, name) for name in members}
+            yield archive, {name: _find_entry(archive, zip_path, name) for name in members}
     except (*DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek before the start
             raise
@@ -75,27 +75,28 @@ def _opened(zip_path: Path, members: Iterable[str]) -> Iterator[tuple[zipfile.Zi
         ) from error
 
 
-def _find(archive: zipfile.ZipFile, zip_path: Path, name: str) -> zipfile.ZipInfo:
-    found = [
+def _find_entry(archive: zipfile.ZipFile, zip_path: Path, name: str) -> zipfile.ZipInfo:
+    entries = [
         info
         for info in archive.infolist()
         if not info.is_dir() and PurePosixPath(info.filename).name == name
     ]
-    if not found:
+    if not entries:
         raise DataError(
             f"{zip_path} holds no {name}; expected a MovieLens archive with {name} in it."
         )
-    if len(found) > 1:
-        paths = " and ".join(repr(info.filename) for info in found[:2])
+    if len(entries) > 1:
+        paths = " and ".join(repr(info.filename) for info in entries[:2])
         raise DataError(
-            f"{zip_path} holds {name} {len(found)} times ({paths}); "
+            f"{zip_path} holds {name} {len(entries)} times ({paths}); "
             f"unpack it and pass the folder you mean."
         )
-    if reason := _refusal(found[0]):
+    (entry,) = entries
+    if reason := _refusal(entry):
         raise DataError(
-            f"{zip_path}: {found[0].filename!r} is {reason}; unpack it by hand and pass the folder."
+            f"{zip_path}: {entry.filename!r} is {reason}; unpack it by hand and pass the folder."
         )
-    return found[0]
+    return entry
 
 
 def _refusal(info: zipfile.ZipInfo) -> str | None:

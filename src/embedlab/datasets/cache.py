@@ -56,7 +56,9 @@ def cache_folder() -> Path:
 
 
 def build_folder(
-    final: Path, fill: Callable[[Path], object], is_complete: Callable[[Path], bool]
+    final: Path,
+    fill: Callable[[Path], object],
+    is_complete: Callable[[Path], bool] = lambda _: False,
 ) -> Path:
     """Return the folder `final`, built by `fill` unless `is_complete(final)`.
 
@@ -117,19 +119,19 @@ def find_leftovers(hours: float) -> list[Leftover]:
     leftovers = []
     for path in sorted(path for name in UNFINISHED for path in cache_folder().rglob(name)):
         try:
-            touched = max(item.lstat().st_mtime for item in (path, *path.rglob("*")))
+            changed_at = max(item.lstat().st_mtime for item in (path, *path.rglob("*")))
         except OSError:  # finished, or removed, since
             continue
-        quiet = (time.time() - touched) / 3600
+        idle_hours = (time.time() - changed_at) / 3600
         owner = OWNED.fullmatch(path.name)
         pid, host = (int(owner[1]), owner[2]) if owner else (0, "")
-        if quiet < LEFTOVER_HOURS:
+        if idle_hours < LEFTOVER_HOURS:
             continue
-        if owner and has_ended(host, pid, touched):
+        if owner and has_ended(host, pid, changed_at):
             leftovers.append(Leftover(path, f"its process {pid} has ended"))
-        elif quiet >= hours and host != this_host():
+        elif idle_hours >= hours and host != this_host():
             by_host = f" by {host}" if host else ""
-            reason = f"not touched{by_host} for {counted(round(quiet), 'hour')}"
+            reason = f"not touched{by_host} for {counted(round(idle_hours), 'hour')}"
             leftovers.append(Leftover(path, reason))
     return leftovers
 

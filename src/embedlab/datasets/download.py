@@ -67,24 +67,24 @@ def _download(url: str, file: Path) -> None:
     for wait in (*WAITS, None):
         try:
             with (
-                requests.get(url, stream=True, timeout=TIMEOUT) as answer,
+                requests.get(url, stream=True, timeout=TIMEOUT) as response,
                 Progress(*columns, console=console, disable=not console.is_terminal) as progress,
                 open(file, "wb") as out,
             ):
-                answer.raise_for_status()
-                size = int(answer.headers.get("Content-Length", 0)) or None
+                response.raise_for_status()
+                size = int(response.headers.get("Content-Length", 0)) or None
                 task = progress.add_task(file.name, total=size)
-                for piece in answer.iter_content(CHUNK):
+                for piece in response.iter_content(CHUNK):
                     out.write(piece)
                     progress.update(task, advance=len(piece))
                 return
         except requests.RequestException as error:
-            if wait is None or not _may_pass(error):
+            if wait is None or not _is_transient(error):
                 raise
             time.sleep(wait)
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether the same request may succeed a moment later."""
     from requests import exceptions
 
@@ -98,8 +98,8 @@ def _reason(error: Exception) -> str:
     from requests import exceptions
 
     match error:  # subclasses before their base
-        case exceptions.HTTPError(response=answer):
-            return f"the server answered {answer.status_code} {answer.reason}".rstrip()
+        case exceptions.HTTPError(response=response):
+            return f"the server answered {response.status_code} {response.reason}".rstrip()
         case exceptions.SSLError():
             found = re.search(r"certificate verify failed: ([^('\"]+)", str(error))
             why = found[1].strip() if found else "the secure connection failed"

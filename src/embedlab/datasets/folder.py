@@ -23,7 +23,7 @@ SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # metadata and previews, by macOS and S
 Entry = tuple[str, os.stat_result]  # a path, and what is there, links followed
 
 
-class SkippedFile(NamedTuple):
+class LeftOutFile(NamedTuple):
     """A file or folder that gives no image; `name` is its path in the data set's folder."""
 
     name: str
@@ -41,7 +41,7 @@ class ClassFile:
     label    position of its class in `Listing.classes`.
     part     a name of PARTS; "" in a folder without parts.
     size     in bytes.
-    changed  modification time, in ns since 1970.
+    mtime    modification time, in ns since 1970.
     """
 
     path: str
@@ -49,7 +49,7 @@ class ClassFile:
     label: int
     part: str
     size: int
-    changed: int
+    mtime: int
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Listing:
     classes: tuple[str, ...]
     files: tuple[ClassFile, ...]
     parts: tuple[str, ...]
-    left_out: tuple[SkippedFile, ...]
+    left_out: tuple[LeftOutFile, ...]
     notes: tuple[str, ...]
 
 
@@ -85,34 +85,35 @@ def _list_files(root: Path) -> Listing:
     reasons: dict[str, str] = {}  # by path: why it is left out
     top = _subfolders(str(root), reasons)
     parts = _parts_of(root, list(top))
-    by_part = {part: _subfolders(top[folder], reasons) for part, folder in parts.items()}
-    by_part = by_part or {"": top}
+    class_folders = {part: _subfolders(top[name], reasons) for part, name in parts.items()}
+    class_folders = class_folders or {"": top}
     # A link to one of these would go in circles, or give the images of one class to another.
-    folders = [
+    read = [
         str(root),
         *map(str, root.resolve().parents),
         *(top[name] for name in parts.values()),
     ]
-    folders += [path for classes in by_part.values() for path in classes.values()]
-    known = {_identity(os.stat(folder)) for folder in folders}
+    read += [path for folders in class_folders.values() for path in folders.values()]
+    visited = {_identity(os.stat(folder)) for folder in read}
 
-    files_by_class: dict[str, dict[str, list[Entry]]] = {part: {} for part in by_part}
-    for part, files_of in files_by_class.items():
-        for name, path in by_part[part].items():
-            n_before = len(reasons)
-            files = list(_files_under(path, set(known), reasons))
-            if files or len(reasons) > n_before:
-                files_of[name] = files
+    entries: dict[str, dict[str, list[Entry]]] = {}  # by part and class
+    for part, folders in class_folders.items():
+        entries[part] = {}
+        for name, path in folders.items():
+            n_reasons = len(reasons)
+            files = list(_files_under(path, set(visited), reasons))
+            if files or len(reasons) > n_reasons:
+                entries[part][name] = files
             else:
                 reasons[path] = "an empty folder"
-    left_out = tuple(SkippedFile(_name(path, root), reasons[path]) for path in sorted(reasons))
-    classes, *others = map(list, files_by_class.values())
+    left_out = tuple(LeftOutFile(_name(path, root), reasons[path]) for path in sorted(reasons))
+    classes, *others = map(list, entries.values())
     _check_classes(root, list(parts.values()), classes, others, left_out)
     class_files = tuple(
         ClassFile(path, _name(path, root), label, part, status.st_size, status.st_mtime_ns)
-        for part, files_of in files_by_class.items()
+        for part, entries_of in entries.items()
         for label, name in enumerate(classes)
-        for path, status in files_of[name]
+        for path, status in entries_of[name]
     )
     notes = tuple(_notes(root, parts, list(top)))
     return Listing(tuple(map(printable, classes)), class_files, tuple(parts), left_out, notes)
@@ -121,20 +122,20 @@ def _list_files(root: Path) -> Listing:
 def _parts_of(root: Path, names: list[str]) -> dict[str, str]:
     """Part -> the name of its folder; empty if `root` holds folders of classes only."""
     parts: dict[str, str] = {}
-    for part, folders in PARTS.items():
-        given = [name for name in folders if name in names]
-        if len(given) > 1:
+    for part, allowed in PARTS.items():
+        present = [name for name in allowed if name in names]
+        if len(present) > 1:
             raise DataError(
-                f"dataset: {root} has {_listed(given)}, of which each may hold the validation "
+                f"dataset: {root} has {_listed(present)}, of which each may hold the validation "
                 "images: keep one of them."
             )
-        if given:
-            parts[part] = given[0]
-    meant = {*OTHER_PARTS, *(folder for folders in PARTS.values() for folder in folders)}
-    odd = [name for name in names if name.casefold() in meant]
-    if not parts and len(odd) > 1:
+        if present:
+            parts[part] = present[0]
+    names_of_parts = set(OTHER_PARTS).union(*PARTS.values())
+    misnamed = [name for name in names if name.casefold() in names_of_parts]
+    if not parts and len(misnamed) > 1:
         raise DataError(
-            f"dataset: {root} has {_listed(odd)}, which would be read as classes: expected "
+            f"dataset: {root} has {_listed(misnamed)}, which would be read as classes: expected "
             "train/<class>/ and val/<class>/, test/<class>/ or both; rename them."
         )
     if parts and ("train" not in parts or len(parts) == 1):
@@ -148,28 +149,28 @@ def _parts_of(root: Path, names: list[str]) -> dict[str, str]:
 
 def _subfolders(folder: str, reasons: dict[str, str]) -> dict[str, str]:
     """Name -> path."""
-    found = _entries(folder, reasons)
-    return {os.path.basename(path): path for path, status in found if stat.S_ISDIR(status.st_mode)}
+    entries = _entries(folder, reasons)
+    return {os.path.basename(p): p for p, status in entries if stat.S_ISDIR(status.st_mode)}
 
 
 def _files_under(
-    folder: str, known: set[tuple[int, int]], reasons: dict[str, str]
+    folder: str, visited: set[tuple[int, int]], reasons: dict[str, str]
 ) -> Iterator[Entry]:
-    """The files of a folder, then those of each folder in it that is not `known` yet."""
+    """The files of a folder, then those of each folder in it that is not `visited` yet."""
     below = []
     try:
         for path, status in _entries(folder, reasons):
             if stat.S_ISREG(status.st_mode):
                 yield path, status
-            elif _identity(status) in known:
+            elif _identity(status) in visited:
                 reasons[path] = "a folder that is read under another name"
             else:
-                known.add(_identity(status))
+                visited.add(_identity(status))
                 below.append(path)
     except OSError as error:
         reasons[folder] = error.strerror or str(error)
     for path in below:
-        yield from _files_under(path, known, reasons)
+        yield from _files_under(path, visited, reasons)
 
 
 def _entries(folder: str, reasons: dict[str, str]) -> Iterator[Entry]:
@@ -206,7 +207,7 @@ def _check_classes(
     parts: list[str],
     classes: list[str],
     others: list[list[str]],
-    left_out: tuple[SkippedFile, ...],
+    left_out: tuple[LeftOutFile, ...],
 ) -> None:
     """Raises DataError for fewer than two classes, or for parts whose classes differ.
 
@@ -219,11 +220,11 @@ def _check_classes(
             f"{root / parts[0] if parts else root}, found {len(classes)}{why}: put the "
             "images in <class>/, or in train/<class>/ and test/<class>/."
         )
-    odd = {name for other in others for name in set(classes) ^ set(other)}
-    if odd:
+    absent = {name for other in others for name in set(classes) ^ set(other)}
+    if absent:
         raise DataError(
             f"dataset: {_listed(parts)} in {root} need images of the same classes; not in each of "
-            f"them: {', '.join(sorted(map(printable, odd))[:5])}{why}: add what is missing, or "
+            f"them: {', '.join(sorted(map(printable, absent))[:5])}{why}: add what is missing, or "
             "remove these."
         )
 

@@ -73,12 +73,12 @@ def locate_images(dataset: str) -> ImageSource:
     if dataset == SAMPLE:
         return ImageSource(SAMPLE, "digits sample", None, "built-in sample")
     if dataset == CIFAR10:
-        return ImageSource(CIFAR10, "CIFAR-10", _cifar10(), CIFAR10_URL)
+        return ImageSource(CIFAR10, "CIFAR-10", _cifar10_root(), CIFAR10_URL)
     path = absolute_path(dataset.removeprefix(FOLDER))
     return ImageSource(FOLDER, path.name or str(path), path, str(path))
 
 
-def _cifar10() -> Path:
+def _cifar10_root() -> Path:
     """The folder that torchvision calls the root of CIFAR-10."""
     from torchvision.datasets import CIFAR10 as Torchvision
     from torchvision.datasets.utils import check_integrity

@@ -95,14 +95,15 @@ def locate_ratings(ratings: str) -> RatingsFolder:
     """
     name = name_of(check_ratings_argument(ratings))
     if ratings == SAMPLE:
-        return RatingsFolder(name, _sample(), "built-in sample")
+        return RatingsFolder(name, _sample_folder(), "built-in sample")
     if ratings in RELEASES:
-        return RatingsFolder(name, _release(name), RELEASES[name].url)
+        return RatingsFolder(name, _release_folder(name), RELEASES[name].url)
     path = absolute_path(ratings)
-    return RatingsFolder(name, _checked(path) if path.is_dir() else _unzipped(path), str(path))
+    folder = _checked_folder(path) if path.is_dir() else _unzipped_folder(path)
+    return RatingsFolder(name, folder, str(path))
 
 
-def _sample() -> Path:
+def _sample_folder() -> Path:
     from embedlab.datasets.sample import SAMPLE_VERSION, sample_files
 
     def fill(folder: Path) -> None:
@@ -114,7 +115,7 @@ def _sample() -> Path:
     return build_folder(folder, fill, partial(_has_files, digests))
 
 
-def _release(name: str) -> Path:
+def _release_folder(name: str) -> Path:
     release = RELEASES[name]
 
     def fill(folder: Path) -> None:
@@ -130,7 +131,7 @@ def _has_files(digests: Mapping[str, str], folder: Path) -> bool:
     return all(file.is_file() and sha256_of(file) == digest for file, digest in files)
 
 
-def _checked(folder: Path) -> Path:
+def _checked_folder(folder: Path) -> Path:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         inner = [f for f in sorted(folder.glob("*/")) if all((f / n).is_file() for n in FILES)]
@@ -139,7 +140,7 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _unzipped(path: Path) -> Path:
+def _unzipped_folder(path: Path) -> Path:
     if path.suffix.lower() == ".csv":
         raise DataError(
             f"{path} is one file; pass the folder that holds {' and '.join(FILES)}, or its zip."

@@ -20,6 +20,7 @@ from torch.hub import HASH_REGEX
 from torchvision import models
 
 from embedlab.datasets.cache import cache_folder
+from embedlab.distributed.collectives import local_main_first
 from embedlab.errors import DataError, DownloadError
 from embedlab.vision.options import FREEZE, IMAGENET, NO_WEIGHTS
 from embedlab.vision.seeds import seeded
@@ -36,14 +37,14 @@ OLD_DENSE_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 class Backbone:
     """A network without its last layer: `network(batch)` is the embedding.
 
-    head        name of the last layer in the network, which has `nn.Identity` in its place.
+    head_name   of the last layer in the network, which has `nn.Identity` in its place.
     n_features  length of the embedding.
     digest      sha256 of name and weights.
     mean, std   of the images that the weights were trained on, for each colour channel.
     """
 
     network: nn.Module
-    head: str
+    head_name: str
     n_features: int
     digest: str
     mean: tuple[float, ...]
@@ -70,9 +71,11 @@ def load_backbone(name: str, weights: str, seed: int = 0) -> Backbone:
     n_features = network.get_submodule(head).in_features
     network.set_submodule(head, nn.Identity())
     if weights == IMAGENET:
-        _load(network, head, _download(pretrained), f"{name}'s own weights")
+        with local_main_first():
+            state_dict = _download_state_dict(pretrained)
+        _load_state_dict(network, head, state_dict, f"{name}'s own weights")
     elif weights != NO_WEIGHTS:
-        _load(network, head, _read(weights), weights)
+        _load_state_dict(network, head, _read_state_dict(weights), weights)
     preset = pretrained.transforms()
     digest = _digest(name, network)
     return Backbone(network, head, n_features, digest, tuple(preset.mean), tuple(preset.std))
@@ -86,26 +89,25 @@ def new_head(backbone: Backbone, n_classes: int, seed: int) -> nn.Linear:
 
 def attach_head(backbone: Backbone, head: nn.Linear) -> nn.Module:
     """The backbone's network, changed in place, with `head` as its last layer."""
-    backbone.network.set_submodule(backbone.head, head)
+    backbone.network.set_submodule(backbone.head_name, head)
     return backbone.network
 
 
-def freeze(network: nn.Module, last: str) -> list[nn.Module]:
-    """Disable the gradients of the parts up to `last`, a key of FREEZE; returns these parts."""
-    if last == "all-but-head":
+def freeze(network: nn.Module, up_to: str) -> list[nn.Module]:
+    """Disable the gradients of the modules up to `up_to`, a key of FREEZE; returns them."""
+    if up_to == "all-but-head":
         head = head_name(network)
         network.requires_grad_(False).get_submodule(head).requires_grad_(True)
-        modules = dict(network.named_modules())
-        return [part for name, part in modules.items() if not head.startswith(name)]
-    kinds = list(FREEZE)
-    parts = [part for kind in kinds[: kinds.index(last) + 1] for part in FREEZE[kind]]
-    frozen = [network.get_submodule(part) for part in parts]
-    for module in frozen:
-        module.requires_grad_(False)
+        return [module for name, module in network.named_modules() if not head.startswith(name)]
+    frozen = []
+    for stage, names in FREEZE.items():
+        frozen += [network.get_submodule(name).requires_grad_(False) for name in names]
+        if stage == up_to:
+            break
     return frozen
 
 
-def _download(pretrained: models.WeightsEnum) -> dict[str, torch.Tensor]:
+def _download_state_dict(pretrained: models.WeightsEnum) -> dict[str, torch.Tensor]:
     folder = cache_folder() / "weights"
     file = folder / Path(pretrained.url).name
     try:
@@ -124,7 +126,7 @@ def _download(pretrained: models.WeightsEnum) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _read(path: str) -> dict[str, torch.Tensor]:
+def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
     file = Path(os.path.expanduser(path))
     if not file.is_file():
         raise DataError(
@@ -144,12 +146,13 @@ def _read(path: str) -> dict[str, torch.Tensor]:
         ) from None
 
 
-def _load(network: nn.Module, head: str, weights: dict[str, torch.Tensor], source: str) -> None:
+def _load_state_dict(
+    network: nn.Module, head: str, weights: dict[str, torch.Tensor], source: str
+) -> None:
     """Load all but the last layer. Without a version, torch starts missing batch counters at 0."""
+    weights = {OLD_DENSE_KEY.sub(r"\1\2", key): value for key, value in weights.items()}
     try:
-        named = {OLD_DENSE_KEY.sub(r"\1\2", key): value for key, value in weights.items()}
-        others = {k: v for k, v in named.items() if not k.startswith(f"{head}.")}
-        network.load_state_dict(others)
+        network.load_state_dict({k: v for k, v in weights.items() if not k.startswith(f"{head}.")})
     except RuntimeError as error:
         reason = textwrap.shorten(str(error).partition(":")[2], MAX_REASON, placeholder=" …")
         raise DataError(

@@ -21,7 +21,8 @@ from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.inference import Classifier
 
-FILE, SECONDS = "features.npz", "seconds"
+FEATURES_FILE = "features.npz"
+SECONDS = "seconds"  # its entry beside the parts
 CACHE_VERSION = 2  # goes up with every change of how features are computed or stored
 
 
@@ -59,7 +60,7 @@ def extract_features(
     key = features_key(digest, extractor, images, split)
     assert_same_across_ranks("weights or dataset", key)
     folder = cache_folder() / "features" / key[:32]
-    cached = _read(folder / FILE, key) if is_main_process() else None
+    cached = _read(folder / FEATURES_FILE, key) if is_main_process() else None
     if broadcast(lambda: cached is not None):
         return cached
     started = time.perf_counter()
@@ -71,7 +72,8 @@ def extract_features(
     ends = np.cumsum([len(rows) for rows in split.parts.values()])
     parts = dict(zip(split.parts, np.split(features, ends[:-1]), strict=True))
     seconds = time.perf_counter() - started
-    build_folder(folder, lambda build: _write(build / FILE, parts, seconds), lambda _: False)
+    arrays = {**parts, SECONDS: np.array(seconds)}
+    build_folder(folder, lambda work: np.savez(work / FEATURES_FILE, allow_pickle=False, **arrays))
     return Features(parts, key, False, seconds)
 
 
@@ -85,13 +87,9 @@ def features_key(digest: str, extractor: Classifier, images: ImageDataset, split
         "rows": rows,
         "preprocessing": asdict(extractor.preprocessing),
         "precision": extractor.precision,
-        "tta_flip": extractor.tta_flip,
+        "tta_flip": extractor.flip_view,  # the name in the keys of features that are cached
     }
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
-
-
-def _write(file: Path, parts: Mapping[str, np.ndarray], seconds: float) -> None:
-    np.savez(file, allow_pickle=False, **{SECONDS: np.array(seconds)}, **parts)
 
 
 def _read(file: Path, key: str) -> Features | None:
@@ -101,4 +99,5 @@ def _read(file: Path, key: str) -> Features | None:
             parts = dict(saved)
     except DAMAGED_ARRAY:
         return None
-    return Features(parts, key, True, float(parts.pop(SECONDS)))
+    seconds = float(parts.pop(SECONDS))
+    return Features(parts, key, True, seconds)

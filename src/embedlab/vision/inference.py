@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 import numpy as np
 import torch
@@ -25,14 +25,14 @@ class Classifier:
 
     preprocessing  for validation and test images; training uses the same mean and std.
     precision      dtype of the layers' products: float32, bfloat16 or float16.
-    tta_flip       test-time augmentation: mean output of an image and its mirror image.
+    flip_view      test-time augmentation: mean output of an image and its mirror image.
     """
 
     network: nn.Module
     preprocessing: Preprocessing
     device: str = "cpu"
     precision: str = "float32"
-    tta_flip: bool = False
+    flip_view: bool = False
 
     def autocast(self) -> torch.autocast:
         """Automatic mixed precision; nothing for float32."""
@@ -47,21 +47,19 @@ class Classifier:
         Each rank computes some of the batches; rank 0 gets all the logits, the others get None.
         The network stays in eval mode.
         """
-        parts = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
-        parts = parts[local_slice(len(parts))]
-        outputs, n_done, n_own = [], 0, sum(map(len, parts))
+        batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
+        batches = batches[local_slice(len(batches))]
+        outputs, n_done, n_local = [], 0, sum(map(len, batches))
         self.network.eval()
         with torch.inference_mode(), self.autocast():
-            for pixels in iter_batches(images, parts, self.device):
-                batch = self.preprocessing(pixels)  # (b, 3, r, r)
-                output = forward(self.network, batch, self.tta_flip)  # (b, outputs)
+            for pixels in iter_batches(images, batches, self.device):
+                inputs = self.preprocessing(pixels)  # (b, 3, r, r)
+                output = forward(self.network, inputs, self.flip_view)  # (b, outputs)
                 outputs.append(output.float().cpu().numpy())
                 n_done += len(pixels)
-                on_progress(n_done * len(rows) / n_own, len(rows))  # others are about as far
+                on_progress(n_done * len(rows) / n_local, len(rows))  # others are about as far
         by_rank = gather(outputs)
-        if by_rank is None:
-            return None
-        return np.concatenate([output for part in by_rank for output in part])
+        return None if by_rank is None else np.concatenate(list(chain.from_iterable(by_rank)))
 
     def predict(
         self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress = no_progress
@@ -78,24 +76,26 @@ def choose_precision(name: str, device: str) -> str:
     Raises OptionError for float16 on a CPU.
     """
     on_gpu = device.startswith("cuda")
-    if name == "auto" and on_gpu:
-        return "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
-    if name == "auto":
-        found = torch.cpu.get_capabilities()
-        return "bfloat16" if any(map(found.get, CPU_BFLOAT16)) else "float32"
     if name == "float16" and not on_gpu:
         raise OptionError("precision: float16 needs a GPU; take float32 or bfloat16 on the CPU")
-    return name
+    if name != "auto":
+        return name
+    if on_gpu:
+        return "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
+    capabilities = torch.cpu.get_capabilities()
+    return "bfloat16" if any(map(capabilities.get, CPU_BFLOAT16)) else "float32"
 
 
 def iter_batches(
-    images: ImageDataset, rows_of_batches: Sequence[np.ndarray], device: str
+    images: ImageDataset, batches: Sequence[np.ndarray], device: str
 ) -> Iterator[torch.Tensor]:
     """The pixels of one batch after the other, (n, 3, side, side) uint8 on the device.
 
+    batches  the rows of each batch.
+
     The system reads the next batch from the disk while the caller uses one.
     """
-    for rows, following in zip_longest(rows_of_batches, rows_of_batches[1:]):
-        if following is not None:
-            images.read_ahead(following)
+    for rows, next_rows in zip_longest(batches, batches[1:]):
+        if next_rows is not None:
+            images.read_ahead(next_rows)
         yield torch.from_numpy(images.take(rows)).to(device, non_blocking=True)

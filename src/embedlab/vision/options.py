@@ -35,7 +35,7 @@ RESNETS = ("ResNet", "ResNeXt", "Wide ResNet")  # their stages have the same nam
 # Their position embedding or windows are made for one size.
 FIXED_RESOLUTION = dict.fromkeys(FAMILIES["ViT"].split() + FAMILIES["MaxViT"].split(), 224)
 ALEXNET_RESOLUTION = 64  # below, its second pooling has nothing left
-# The parts of a ResNet that each value freezes, besides those of the values before it.
+# The modules of a ResNet that each value freezes, besides those of the values before it.
 FREEZE = {
     "none": (),
     "stem": ("conv1", "bn1"),
@@ -69,7 +69,7 @@ def has_stages(name: str) -> bool:
 
 
 def check_backbone(name: str, resolutions: Sequence[int], freeze: str = "none") -> None:
-    """Raises OptionError for a resolution or a part to freeze that this network does not have."""
+    """Raises OptionError for a resolution or stages to freeze that this network does not have."""
     fixed = FIXED_RESOLUTION.get(name)
     if fixed and set(resolutions) != {fixed}:
         found = ",".join(map(str, resolutions))
@@ -92,14 +92,14 @@ def check_backbone(name: str, resolutions: Sequence[int], freeze: str = "none") 
 class LinearProbeOptions:
     """How to fit the logistic regression. The parser checks the range of each value.
 
-    lr            learning rate; 0 takes the optimizer's default, LINEAR_PROBE_LR.
+    lr            learning rate; None takes the optimizer's default, LINEAR_PROBE_LR.
     weight_decay  L2 penalty as torch's optimizers define it (lbfgs: added to the loss).
     epochs        passes over the training features (lbfgs: iterations of up to 20 evaluations).
     batch_size    upper bound on the images of an update of sgd, adam and adamw; lbfgs takes all.
     """
 
     optimizer: str = "adam"
-    lr: float = 0.0
+    lr: float | None = None
     weight_decay: float = 0.001
     epochs: int = 15
     batch_size: int = 256
@@ -107,7 +107,8 @@ class LinearProbeOptions:
     nesterov: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lr", self.lr or LINEAR_PROBE_LR[self.optimizer])
+        if self.lr is None:
+            object.__setattr__(self, "lr", LINEAR_PROBE_LR[self.optimizer])
 
     @property
     def label(self) -> str:

@@ -1,7 +1,6 @@
 """Finished image runs: find those to compare, and read back what they logged."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from mlflow.entities import Run
@@ -10,7 +9,6 @@ from mlflow.exceptions import MlflowException
 from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import TrackingError
 from embedlab.formatting import counted
-from embedlab.progress import EpochRecord
 from embedlab.tracking.finished import (
     download_artifact,
     finished_run,
@@ -27,19 +25,7 @@ PREDICTIONS = "predictions/test.npz"
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
 
-@dataclass(frozen=True)
-class FinishedImageRun:
-    """A run that was read back; `dataset` is the parameter that locates its images."""
-
-    id: str
-    compared: ComparedRun
-    history: list[EpochRecord]
-    best_epoch: int
-    dataset: str
-    images_digest: str
-
-
-def find_image_runs(experiment_id: str, ids: tuple[str, ...]) -> list[FinishedImageRun]:
+def find_image_runs(experiment_id: str, ids: tuple[str, ...]) -> list[ComparedRun]:
     """The runs with these ids; without ids, the best run of each kind on the same data.
 
     The best run has the highest validation accuracy and, among equals, the lowest validation loss.
@@ -57,7 +43,7 @@ def find_image_runs(experiment_id: str, ids: tuple[str, ...]) -> list[FinishedIm
     return [_read(run, is_unique=names.count(run.info.run_name) == 1) for run in runs]
 
 
-def check_images_unchanged(runs: list[FinishedImageRun], digest: str) -> None:
+def check_images_unchanged(runs: list[ComparedRun], digest: str) -> None:
     """Raises TrackingError if the images have changed since the runs."""
     if {run.images_digest for run in runs} != {digest}:
         raise TrackingError(
@@ -68,18 +54,19 @@ def check_images_unchanged(runs: list[FinishedImageRun], digest: str) -> None:
 
 def best_pair(experiment_id: str) -> list[Run]:
     """The best finished run of each kind on the newest data that has both."""
-    found = newest_finished(experiment_id, "tags.pictures_digest IS NOT NULL")
-    by_data: dict[str, dict[str, list[Run]]] = {}  # newest first
-    for run in found:
-        kinds = by_data.setdefault(_digest(run), {kind: [] for kind in IMAGE_ENTRY_POINTS})
-        kinds[run.data.tags["entry_point"]].append(run)
-    for kinds in by_data.values():
-        if all(kinds.values()):
-            return [max(runs, key=_val_score) for runs in kinds.values()]
+    finished = newest_finished(experiment_id, "tags.pictures_digest IS NOT NULL")
+    for digest in dict.fromkeys(map(_digest, finished)):
+        on_same_data = [run for run in finished if _digest(run) == digest]
+        by_kind = [
+            [run for run in on_same_data if run.data.tags["entry_point"] == kind]
+            for kind in IMAGE_ENTRY_POINTS
+        ]
+        if all(by_kind):
+            return [max(runs, key=_val_score) for runs in by_kind]
     raise TrackingError(
         "runs: expected a finished run of each of extract_features and finetune on the same "
         f"images in experiment {experiment_id} of {store_address()}, found "
-        f"{counted(len(found), 'finished run')} without such a pair: make one of the other kind "
+        f"{counted(len(finished), 'finished run')} without such a pair: make one of the other kind "
         "with the same dataset, split_seed, val_limit and test_limit, or name runs."
     )
 
@@ -93,21 +80,21 @@ def _digest(run: Run) -> str:
     return run.data.tags.get("data_digest", "unknown")
 
 
-def _read(run: Run, is_unique: bool) -> FinishedImageRun:
-    run_id, metrics = run.info.run_id, run.data.metrics
-    compared = ComparedRun(
-        run.info.run_name if is_unique else f"{run.info.run_name} ({run_id[:6]})",
-        run.data.tags["entry_point"],
-        metrics["best/val_accuracy"],
-        metrics.get("time/fit_seconds"),
-        _test_predictions(run_id),
-        logged_param(run, "weights"),
+def _read(run: Run, is_unique: bool) -> ComparedRun:
+    run_id, metrics, tags = run.info.run_id, run.data.metrics, run.data.tags
+    return ComparedRun(
+        name=run.info.run_name if is_unique else f"{run.info.run_name} ({run_id[:6]})",
+        kind=tags["entry_point"],
+        val_accuracy=metrics["best/val_accuracy"],
+        seconds=metrics.get("time/fit_seconds"),
+        test=_test_predictions(run_id),
+        weights=logged_param(run, "weights"),
+        id=run_id,
+        dataset=logged_param(run, "dataset"),
+        images_digest=tags["pictures_digest"],
+        history=read_history(run_id, CURVES),
+        best_epoch=int(metrics.get("best/epoch", -1)),
     )
-    dataset = logged_param(run, "dataset")
-    history = read_history(run_id, CURVES)
-    best_epoch = int(metrics.get("best/epoch", -1))
-    digest = run.data.tags["pictures_digest"]
-    return FinishedImageRun(run_id, compared, history, best_epoch, dataset, digest)
 
 
 def _test_predictions(run_id: str) -> Predictions:

@@ -1,8 +1,8 @@
-"""The parts that `extract_features` and `finetune` share: data, epochs, test report, model."""
+"""Steps of both `extract_features` and `finetune`: data, epochs, test report, model."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import mlflow
@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from embedlab.datasets.folder import SkippedFile
+from embedlab.datasets.folder import LeftOutFile
 from embedlab.datasets.image_source import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
 from embedlab.formatting import counted, serve_command
-from embedlab.progress import EpochRecord, OnProgress
+from embedlab.progress import OnProgress
 from embedlab.tracking import charts
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import Score
@@ -32,7 +32,9 @@ from embedlab.vision.evaluation.metrics import (
     top_predictions,
 )
 from embedlab.vision.inference import Classifier
-from embedlab.vision.training.epochs import BestEpoch
+from embedlab.vision.training.epochs import Epoch
+from embedlab.vision.training.linear_probe import LinearProbe
+from embedlab.vision.training.trainer import Trainer
 from embedlab.workflows import model_facts
 from embedlab.workflows.finished_image_runs import PREDICTIONS
 from embedlab.workflows.models import log_image_model
@@ -41,7 +43,7 @@ VAL_GRID = "val_predictions"
 LEFT_OUT_TABLE, DUPLICATES_TABLE = "tables/unreadable.json", "tables/duplicates.json"
 NAMES_SHOWN = 3
 IMAGES_EACH_EPOCH = 25  # a square
-TRAINING_IMAGES = 36
+TRAINING_IMAGES, TRAINING_COLUMNS = 36, 12
 NEIGHBOURS = 8
 MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 VIEW = "pictures"
@@ -87,7 +89,7 @@ def load_images(
     return images, split, [*messages, *plots.prepare_fonts(images)]
 
 
-def _log_left_out(run: TrackedRun, left_out: Sequence[SkippedFile]) -> str:
+def _log_left_out(run: TrackedRun, left_out: Sequence[LeftOutFile]) -> str:
     run.log_text("".join(f"{item}\n" for item in left_out), "unreadable.txt")
     run.log_table(pd.DataFrame(left_out, columns=["file", "reason"]), LEFT_OUT_TABLE)
     n = counted(len(left_out), "file or folder", "files and folders")
@@ -100,75 +102,19 @@ def _log_left_out(run: TrackedRun, left_out: Sequence[SkippedFile]) -> str:
 def _log_duplicates(
     run: TrackedRun, images: ImageDataset, split: Split, duplicates: Sequence[tuple[int, int]]
 ) -> str:
-    part = {row: name for name, rows in split.parts.items() for row in rows.tolist()}
+    part_of = {row: part for part, rows in split.parts.items() for row in rows.tolist()}
     names = images.files or [f"image {row}" for row in range(len(images.labels))]
     table = pd.DataFrame(
-        [(names[row], part[row], names[other], part[other]) for row, other in duplicates],
+        [(names[row], part_of[row], names[first], part_of[first]) for row, first in duplicates],
         columns=["file", "part", "same_as", "part_of_same"],
     )
     run.log_table(table, DUPLICATES_TABLE)
-    copy, part_of_copy, original, its_part = table.iloc[0]
+    copy, part, original, other_part = table.iloc[0]
     return (
         f"The validation and test parts have {counted(len(duplicates), 'copy', 'copies')} of "
-        f"images in other parts, such as {copy} ({part_of_copy}) of {original} ({its_part}), "
+        f"images in other parts, such as {copy} ({part}) of {original} ({other_part}), "
         f"which makes accuracies too high: remove them; {DUPLICATES_TABLE} of the run lists all."
     )
-
-
-class EpochLog:
-    """Log every epoch of a training: metrics, predictions for the same validation images, curves.
-
-    best_epoch  returns the best epoch so far, by validation.
-
-    The curves are logged at the end, even if the training was stopped.
-    """
-
-    def __init__(
-        self,
-        run: TrackedRun,
-        images: ImageDataset,
-        split: Split,
-        label: str,
-        best_epoch: Callable[[], int],
-    ):
-        self.run, self.images, self.label, self._best_epoch = run, images, label, best_epoch
-        self.history: list[EpochRecord] = []
-        self._has_images = False
-        # Evenly over the classes, whose images lie anywhere among the rows.
-        by_class = np.argsort(images.labels[split.val], kind="stable")
-        positions = np.linspace(0, len(by_class) - 1, min(IMAGES_EACH_EPOCH, len(by_class)))
-        self._shown = by_class[np.rint(positions).astype(int)]
-        self._rows = split.val[self._shown]
-
-    def __enter__(self) -> "EpochLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.history:
-            title = f"{self.images.name}: {self.label}"
-            figure = plots.plot_curves({"": self.history}, title, {"": self._best_epoch()})
-            self.run.log_figure(figure, "figures/curves.png")
-
-    def log_epoch(self, record: EpochRecord, predictions: Predictions | None = None) -> None:
-        """Log an epoch; at rank 0, `predictions` has all validation images in the split's order."""
-        self.history.append(record)
-        self.run.log_epoch(record)
-        if predictions is None:
-            return
-        pixels = self.images.pixels[self._rows]
-        if not self._has_images and record.epoch:  # the UI opens on step 0
-            names = [self.images.classes[label] for label in self.images.labels[self._rows]]
-            title = "validation images with their true classes"
-            columns = plots.square(len(names))
-            grid = plots.plot_image_grid(pixels, names, title, columns=columns)
-            self.run.log_image(plots.as_pixels(grid), VAL_GRID, 0)
-        title = (
-            f"validation images, epoch {record.epoch}: accuracy {predictions.score.accuracy:.1%}"
-        )
-        self._has_images = True
-        shown = predictions.take(self._shown)
-        grid = plots.plot_predictions(shown, pixels, self.images.classes, title)
-        self.run.log_image(plots.as_pixels(grid), VAL_GRID, record.epoch)
 
 
 def log_training_images(
@@ -177,157 +123,187 @@ def log_training_images(
     """Log a grid of augmented training images, as the network sees them."""
     rows = split.train[np.linspace(0, len(split.train) - 1, TRAINING_IMAGES).astype(int)]
     augmentation = Augmentation(augment, images.side, resolution)
-    changed = augmentation(torch.from_numpy(images.take(rows)), torch.Generator().manual_seed(0))
+    pixels = augmentation(torch.from_numpy(images.take(rows)), torch.Generator().manual_seed(0))
     names = [images.classes[label] for label in images.labels[rows]]
-    figure = plots.plot_image_grid(changed.numpy(), names, f"training images, augment={augment}")
+    title = f"training images, augment={augment}"
+    figure = plots.plot_image_grid(pixels.numpy(), names, title, columns=TRAINING_COLUMNS)
     run.log_figure(figure, "figures/training_pictures.png")
 
 
-def log_embedding(
-    run: TrackedRun, features: np.ndarray, test: Predictions, images: ImageDataset, method: str
-) -> None:
-    """Log a map of the n test images by their features (n, d), and neighbours of some of them."""
-    points, shown = map_images(features, method, seed=0)
-    title = f"{images.name}, test images in the embedding, by {MAP_NAMES[method]}"
-    figure = plots.plot_embedding_map(points, test.take(shown), images, title)
-    run.log_figure(figure, "figures/embedding_map.png")
-    queries = one_query_per_class(test.labels)
-    nearby = nearest(features, queries, NEIGHBOURS)
-    title = f"{images.name}, test images: neighbours by cosine"
-    figure = plots.plot_neighbours(test.rows[queries], test.rows[nearby], images, title)
-    run.log_figure(figure, "figures/neighbours.png")
+class TrainingLog:
+    """Log a training: every epoch, its curves at the end, then the test report and the model.
 
+    label     of the curves: how the classifier is trained, in words.
+    training  its `history` and its `best` epoch by validation are logged.
 
-def log_test(run: TrackedRun, test: Predictions, images: ImageDataset) -> ClassificationReport:
-    """Evaluate the test images: metrics, tables, figures, and the predictions themselves."""
-    report = evaluate(test, images.classes)
-    run.log_metrics(report.as_metrics())
-    run.log_table(report.per_class, "tables/per_class.json")
-    counts = pd.DataFrame(report.confusion, columns=[f"as {name}" for name in images.classes])
-    counts.insert(0, "true class", images.classes)
-    run.log_table(counts, "tables/confusion.json")
-    low, high = report.interval
-    title = f"{images.name}, test: accuracy {report.accuracy:.1%} ({low:.1%} to {high:.1%})"
-    run.log_figure(plots.plot_confusion(report, title), "figures/confusion.png")
-
-    top = top_predictions(test, images.classes)
-    for page, figure in enumerate(plots.plot_top_predictions(top, images, title), start=1):
-        suffix = "" if page == 1 else f"_{page}"
-        run.log_figure(figure, f"figures/predictions{suffix}.png")
-    shown = [mlflow.Image(images.pixels[row].transpose(1, 2, 0)) for row in top["row"]]
-    table = top.drop(columns="row").round({"confidence": 4})
-    table.insert(3, "picture", shown)
-    run.log_table(table, "tables/predictions.json")
-    folder_name, _, file_name = PREDICTIONS.partition("/")
-    with run.artifact_folder(folder_name) as folder:
-        np.savez(folder / file_name, **vars(test))
-    return report
-
-
-@dataclass(frozen=True)
-class TrainedClassifier:
-    """A trained classifier, and facts for its model file.
-
-    classifier  a classifier of torchvision with its head, at the best epoch by validation.
-    seconds     of training, including features and earlier parts of a resumed training.
-    backbone    torchvision's name of the network.
-    training_label
-                how it was trained, in words.
+    The epochs of a resumed training are logged again at the beginning; the curves are logged even
+    if the training was stopped.
     """
 
-    classifier: Classifier
-    best: BestEpoch
-    seconds: float
-    backbone: str
-    training_label: str
+    def __init__(
+        self,
+        run: TrackedRun,
+        images: ImageDataset,
+        split: Split,
+        label: str,
+        training: Trainer | LinearProbe,
+    ):
+        self.run, self.images, self.split = run, images, split
+        self.label, self.training = label, training
+        self._has_images = False
+        # Evenly over the classes, whose images lie anywhere among the rows.
+        by_class = np.argsort(images.labels[split.val], kind="stable")
+        positions = np.linspace(0, len(by_class) - 1, min(IMAGES_EACH_EPOCH, len(by_class)))
+        self._shown = by_class[np.rint(positions).astype(int)]
 
+    def __enter__(self) -> "TrainingLog":
+        for record in self.training.history:
+            self.run.log_epoch(record)
+        return self
 
-def finish(
-    run: TrackedRun,
-    trained: TrainedClassifier,
-    test: Predictions,
-    images: ImageDataset,
-    split: Split,
-    args: Mapping[str, Any],
-) -> list[str]:
-    """Log the test report and the model, and register it if `args` say so.
+    def __exit__(self, *_: object) -> None:
+        if self.training.history:
+            curves = {"": (self.training.history, self.training.best.epoch)}
+            figure = plots.plot_curves(curves, f"{self.images.name}: {self.label}")
+            self.run.log_figure(figure, "figures/curves.png")
 
-    Versions compete by validation accuracy on the same validation and test images.
-    Returns what to tell the user.
-    """
-    best, classifier = trained.best, trained.classifier
-    run.log_metrics(
-        {
-            "best/epoch": best.epoch,
-            "best/val_accuracy": best.score.accuracy,
-            "best/val_loss": best.score.loss,
-            "time/fit_seconds": trained.seconds,
-        }
-    )
-    report = log_test(run, test, images)
-    about = {
-        "backbone": trained.backbone,
-        "flip_view": classifier.tta_flip,
-        "trained": trained.training_label,
-        "data": images.name,
-        "data_digest": split.digest,
-        "val_accuracy": best.score.accuracy,
-        "test_accuracy": report.accuracy,
-        "classes": list(images.classes),
-        "side": images.side,
-        "preprocessing": asdict(classifier.preprocessing),
-    }
-    model = log_image_model(run, classifier.network, about, images.pixels[split.val[0]])
-    card = _card(run, best, report, images, split)
-    name = args["model_name"] if args["register"] else None
-    score = Score(model_facts.VAL_ACCURACY, *best.score)
-    model, registered = publish(run, model, card, score, name, args["promote"])
-    serve = serve_command(shlex.quote(model))
-    summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
-    run.describe("\n\n".join([f"**{summary}**", *registered, f"Serve it: `{serve}`"]))
-    how_to_open = run.how_to_open(comparison_view(run.experiment_id))
-    return [summary, *registered, f"Serve it with  {serve}", *filter(None, [how_to_open])]
+    def log_epoch(self, epoch: Epoch) -> None:
+        """Log the metrics of an epoch, and its predictions for the same validation images."""
+        record, predictions = epoch
+        self.run.log_epoch(record)
+        if predictions is None:
+            return
+        shown, classes = predictions.take(self._shown), self.images.classes
+        pixels = self.images.pixels[shown.rows]
+        if not self._has_images and record.epoch:  # the UI opens on step 0
+            names = [classes[label] for label in shown.labels]
+            title = "validation images with their true classes"
+            grid = plots.plot_image_grid(pixels, names, title)
+            self.run.log_image(plots.as_pixels(grid), VAL_GRID, 0)
+        self._has_images = True
+        accuracy = predictions.score.accuracy
+        title = f"validation images, epoch {record.epoch}: accuracy {accuracy:.1%}"
+        grid = plots.plot_predictions(shown, pixels, classes, title)
+        self.run.log_image(plots.as_pixels(grid), VAL_GRID, record.epoch)
 
+    def log_embedding(self, features: np.ndarray, test: Predictions, method: str) -> None:
+        """Log a map of the n test images by their features (n, d), and neighbours of some."""
+        images = self.images
+        points, drawn = map_images(features, method, seed=0)
+        title = f"{images.name}, test images in the embedding, by {MAP_NAMES[method]}"
+        figure = plots.plot_embedding_map(points, test.take(drawn), images, title)
+        self.run.log_figure(figure, "figures/embedding_map.png")
+        queries = one_query_per_class(test.labels)
+        neighbours = nearest(features, queries, NEIGHBOURS)
+        title = f"{images.name}, test images: neighbours by cosine"
+        figure = plots.plot_neighbours(test.rows[queries], test.rows[neighbours], images, title)
+        self.run.log_figure(figure, "figures/neighbours.png")
 
-def _card(
-    run: TrackedRun,
-    best: BestEpoch,
-    report: ClassificationReport,
-    images: ImageDataset,
-    split: Split,
-) -> Card:
-    params = run.params(CARD_PARAMETERS)
-    low, high = report.interval
-    n_train, n_val, n_test = (len(rows) for rows in split.parts.values())
-    return Card(
-        summary=f"Classifies an image into one of {len(images.classes)} classes, with a "
-        "probability.",
-        data=images.name,
-        data_digest=split.digest,
-        counts=f"{n_train:,} images to train, {n_val:,} to validate, {n_test:,} to test",
-        licences={
-            "Images": model_facts.YOUR_OWN
-            if images.files
-            else model_facts.data_licence(images.name),
-            "Weights it started from": model_facts.weights_licence(params["weights"]),
-        },
-        trained=params,
-        origin=run.origin,
-        run_id=run.id,
-        metrics={
+    def finish(
+        self, classifier: Classifier, test: Predictions, trained: str, args: Mapping[str, Any]
+    ) -> list[str]:
+        """Log the test report and the model, and register it if `args` say so.
+
+        classifier  a classifier of torchvision with its head, at the best epoch.
+        trained     how it was trained, in words.
+        args        parameters by name: backbone, register, model_name, promote.
+
+        Versions compete by validation accuracy on the same validation and test images.
+        Returns what to tell the user.
+        """
+        run, images, best = self.run, self.images, self.training.best
+        run.log_metrics(
+            {
+                "best/epoch": best.epoch,
+                "best/val_accuracy": best.score.accuracy,
+                "best/val_loss": best.score.loss,
+                "time/fit_seconds": self.training.seconds,
+            }
+        )
+        report = self._log_test(test)
+        about = {
+            "backbone": args["backbone"],
+            "flip_view": classifier.flip_view,
+            "trained": trained,
+            "data": images.name,
+            "data_digest": self.split.digest,
+            "val_accuracy": best.score.accuracy,
             "test_accuracy": report.accuracy,
-            "test_accuracy_low": low,
-            "test_accuracy_high": high,
-        },
-        results={
-            "test accuracy": f"{report.accuracy:.2%}",
-            "its 95% interval (Wilson)": f"{low:.2%} to {high:.2%}",
-            f"validation accuracy, which chose epoch {best.epoch}": f"{best.score.accuracy:.2%}",
-            "calibration error on the test images": f"{report.calibration_error:.2%}",
-        },
-        limits=model_facts.IMAGE_LIMITS,
-        command=serve_command("{model}"),
-    )
+            "classes": list(images.classes),
+            "side": images.side,
+            "preprocessing": asdict(classifier.preprocessing),
+        }
+        example = images.pixels[self.split.val[0]]
+        model = log_image_model(run, classifier.network, about, example)
+        name = args["model_name"] if args["register"] else None
+        score = Score(model_facts.VAL_ACCURACY, *best.score)
+        model, registered = publish(run, model, self._card(report), score, name, args["promote"])
+        serve = serve_command(shlex.quote(model))
+        summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
+        run.describe("\n\n".join([f"**{summary}**", *registered, f"Serve it: `{serve}`"]))
+        how_to_open = run.how_to_open(comparison_view(run.experiment_id))
+        return [summary, *registered, f"Serve it with  {serve}", *filter(None, [how_to_open])]
+
+    def _log_test(self, test: Predictions) -> ClassificationReport:
+        """Evaluate the test images: metrics, tables, figures, and the predictions themselves."""
+        run, images = self.run, self.images
+        report = evaluate(test, images.classes)
+        run.log_metrics(report.as_metrics())
+        run.log_table(report.per_class, "tables/per_class.json")
+        counts = pd.DataFrame(report.confusion, columns=[f"as {name}" for name in images.classes])
+        counts.insert(0, "true class", images.classes)
+        run.log_table(counts, "tables/confusion.json")
+        low, high = report.interval
+        title = f"{images.name}, test: accuracy {report.accuracy:.1%} ({low:.1%} to {high:.1%})"
+        run.log_figure(plots.plot_confusion(report, title), "figures/confusion.png")
+
+        top = top_predictions(test, images.classes)
+        for page, figure in enumerate(plots.plot_top_predictions(top, images, title), start=1):
+            suffix = "" if page == 1 else f"_{page}"
+            run.log_figure(figure, f"figures/predictions{suffix}.png")
+        thumbnails = [mlflow.Image(images.pixels[row].transpose(1, 2, 0)) for row in top["row"]]
+        table = top.drop(columns="row").round({"confidence": 4})
+        table.insert(3, "picture", thumbnails)
+        run.log_table(table, "tables/predictions.json")
+        folder_name, _, file_name = PREDICTIONS.partition("/")
+        with run.artifact_folder(folder_name) as folder:
+            np.savez(folder / file_name, **vars(test))
+        return report
+
+    def _card(self, report: ClassificationReport) -> Card:
+        images, best = self.images, self.training.best
+        params = self.run.params(CARD_PARAMETERS)
+        licence = model_facts.YOUR_OWN if images.files else model_facts.data_licence(images.name)
+        low, high = report.interval
+        val_accuracy = f"{best.score.accuracy:.2%}"
+        n_train, n_val, n_test = (len(rows) for rows in self.split.parts.values())
+        return Card(
+            summary=f"Classifies an image into one of {len(images.classes)} classes, with a "
+            "probability.",
+            data=images.name,
+            data_digest=self.split.digest,
+            counts=f"{n_train:,} images to train, {n_val:,} to validate, {n_test:,} to test",
+            licences={
+                "Images": licence,
+                "Weights it started from": model_facts.weights_licence(params["weights"]),
+            },
+            trained=params,
+            origin=self.run.origin,
+            run_id=self.run.id,
+            metrics={
+                "test_accuracy": report.accuracy,
+                "test_accuracy_low": low,
+                "test_accuracy_high": high,
+            },
+            results={
+                "test accuracy": f"{report.accuracy:.2%}",
+                "its 95% interval (Wilson)": f"{low:.2%} to {high:.2%}",
+                f"validation accuracy, which chose epoch {best.epoch}": val_accuracy,
+                "calibration error on the test images": f"{report.calibration_error:.2%}",
+            },
+            limits=model_facts.IMAGE_LIMITS,
+            command=serve_command("{model}"),
+        )
 
 
 def comparison_view(experiment_id: str) -> str | None:

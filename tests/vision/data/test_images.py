@@ -32,7 +32,7 @@ def test_the_sample_is_the_digits_of_scikit_learn():
     assert images.pixels.shape == (1797, 3, 8, 8) and images.pixels.dtype == np.uint8
     assert images.labels.dtype == np.int64
     assert images.classes == tuple("0123456789")
-    assert (images.given_parts, images.left_out) == ({}, ())
+    assert (images.part_sizes, images.left_out) == ({}, ())
     assert str(images) == "digits sample: 1,797 images of 10 classes, 8 px a side"
     digits = load_digits()
     assert np.array_equal(images.labels, digits.target)
@@ -55,7 +55,7 @@ def test_a_folder_of_classes_has_no_test_images_of_its_own(tmp_path):
     assert colours(images) == [RED, GREEN, BLUE, BLACK]
     assert images.labels.tolist() == [0, 0, 1, 1]
     assert (images.pixels.dtype, images.labels.dtype) == (np.uint8, np.int64)
-    assert (images.given_parts, images.side, images.left_out) == ({}, 4, ())
+    assert (images.part_sizes, images.side, images.left_out) == ({}, 4, ())
     assert str(images) == "animals: 4 images of 2 classes, 4 px a side"
 
 
@@ -74,7 +74,7 @@ def test_training_images_come_before_validation_and_test_images(tmp_path):
     assert colours(images) == [BLUE, WHITE, BLACK, GREEN, BLACK, RED, GREEN]
     assert images.labels.tolist() == [0, 1, 1, 0, 1, 0, 1]
     # Of those that can be read.
-    assert images.given_parts == {"train": 3, "val": 2, "test": 2}
+    assert images.part_sizes == {"train": 3, "val": 2, "test": 2}
     assert images.notes == ()
     assert images.left_out == (("train/dog/3.png", "not an image"),)
 

@@ -19,8 +19,8 @@ def with_labels(labels: np.ndarray | list[int], n_train: int | None = None) -> I
     labels = np.array(labels, dtype=np.int64)
     classes = tuple(f"kind {k}" for k in range(labels.max() + 1))
     images = np.zeros((len(labels), 3, 1, 1), dtype=np.uint8)
-    given_parts = {} if n_train is None else {"train": n_train, "test": len(labels) - n_train}
-    return ImageDataset("toy", classes, images, labels, given_parts, "digest of the images")
+    part_sizes = {} if n_train is None else {"train": n_train, "test": len(labels) - n_train}
+    return ImageDataset("toy", classes, images, labels, part_sizes, "digest of the images")
 
 
 def parts(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -183,11 +183,11 @@ def test_copies_in_another_part_are_found_by_their_pixels(tmp_path):
 
 
 def test_given_validation_images_validate_and_the_test_set_is_a_share_of_the_others():
-    images = replace(with_labels(np.arange(150) % 3), given_parts={"train": 120, "val": 30})
+    images = replace(with_labels(np.arange(150) % 3), part_sizes={"train": 120, "val": 30})
     split = split_images(images, seed=0)
     assert split.val.tolist() == list(range(120, 150))
     assert (len(split.train), len(split.test)) == (100, 20)
-    whole = replace(images, given_parts={"train": 90, "val": 30, "test": 30})
+    whole = replace(images, part_sizes={"train": 90, "val": 30, "test": 30})
     assert [*map(len, parts(split_images(whole, seed=0)))] == [90, 30, 30]
     assert np.array_equal(split_images(whole, seed=0).test, np.arange(120, 150))
 

@@ -36,7 +36,7 @@ def test_lbfgs_is_scikit_learns_logistic_regression():
 
 @pytest.mark.parametrize("optimizer", LINEAR_PROBE_LR)
 def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
-    lr = 0.0 if optimizer == "lbfgs" else 0.05
+    lr = None if optimizer == "lbfgs" else 0.05
     probe, epochs = fit(LinearProbeOptions(optimizer, lr, batch_size=32, epochs=8))
     assert [epoch.record.epoch for epoch in epochs] == list(range(1, 9))
     assert epochs[-1].record.metrics["train/loss"] < math.log(3) / 2

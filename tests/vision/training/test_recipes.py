@@ -1,18 +1,10 @@
-"""Recipes: their values, what `auto` chooses by the data, and the start of its head."""
+"""Recipes: their values, and what `auto` chooses by the data."""
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
-from narrow_resnet import NARROW
-from synthetic_images import split_of, squares
 
 from embedlab.errors import OptionError
-from embedlab.vision.backbone import attach_head, load_backbone
-from embedlab.vision.features import extract_features
-from embedlab.vision.inference import Classifier
-from embedlab.vision.training.linear_probe import probe_head, probe_logits
 from embedlab.vision.training.recipes import (
     AUTO,
     BY_DATA,
@@ -25,10 +17,6 @@ from embedlab.vision.training.recipes import (
     make_options,
     resolve_options,
 )
-from embedlab.vision.training.trainer import Trainer
-
-RESOLUTION = 32
-
 
 PHOTOS = (96, 128, 160)
 
@@ -76,7 +64,7 @@ def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, reso
 
 
 def test_random_weights_have_nothing_to_probe_or_to_keep():
-    options = make_options("auto", DataFacts(500, 32, is_pretrained=False))
+    options = make_options("auto", DataFacts(500, 32, weights="none"))
     assert (options.head, options.batch_norm) == ("random", "update")
     sentence = explain_auto(500, 32, dict.fromkeys(BY_DATA) | {"weights": "none"}, options)
     assert "head=random (random weights)" in sentence
@@ -96,7 +84,7 @@ def test_a_given_value_counts_for_the_others():
 
 
 def test_only_stages_that_the_backbone_has_are_kept():
-    assert make_options("auto", DataFacts(4_000, 128, has_stages=False)).freeze == "none"
+    assert make_options("auto", DataFacts(4_000, 128, "convnext_tiny")).freeze == "none"
     settings = dict.fromkeys(("recipe", *RECIPE_FIELDS)) | {"recipe": "auto", "weights": "imagenet"}
     for backbone, kept in (("resnet50", "stage2"), ("convnext_tiny", "none")):
         options = resolve_options(settings | {"backbone": backbone}, n_train=4_000, side=128)
@@ -104,79 +92,12 @@ def test_only_stages_that_the_backbone_has_are_kept():
 
 
 def test_a_backbone_of_one_resolution_has_that_one():
-    assert make_options("auto", DataFacts(4_000, 32, 224)).resolution == (224,)
+    assert make_options("auto", DataFacts(4_000, 32, "vit_b_16")).resolution == (224,)
 
 
 def test_the_other_recipes_do_not_look_at_the_data():
     assert make_options("fast", DataFacts(50, 8)) == FinetuneOptions()
     assert make_options("notebook", DataFacts(50, 8)).epochs == 15
-
-
-def start_of(
-    epochs: int = 1, lr: float = 0.01, batch_norm: str = "update"
-) -> tuple[Trainer, np.ndarray]:
-    """A trainer whose head is the linear probe, and that probe's logits of validation images."""
-    images = squares()
-    split = split_of(images)
-    changes = {"epochs": epochs, "lr": lr, "batch_norm": batch_norm, "optimizer": "sgd"}
-    facts = DataFacts(60, 8)
-    options = make_options("auto", facts, **changes, resolution=(RESOLUTION,), flip_view=False)
-    backbone = load_backbone(NARROW, "none", seed=1)
-    model = Classifier(backbone.network, backbone.preprocessing(RESOLUTION, 1.0))
-    head, seconds = probe_head(backbone, model, images, split)
-    assert seconds > 0
-    features = extract_features(backbone.digest, model, images, split)
-    assert features is not None and features.was_cached
-    logits = probe_logits(head, features.parts["val"])
-    attach_head(backbone, head)
-    return Trainer(model, images, split, options, seed=0), logits
-
-
-def test_epoch_0_is_the_linear_probe():
-    trainer, logits = start_of()
-    start = next(trainer.train())
-    assert start.record.epoch == 0
-    assert set(start.record.metrics) == {"val/loss", "val/accuracy"}
-    # The same numbers in another order: float32 has seven digits.
-    expected = torch.from_numpy(logits).double().softmax(1).numpy()
-    assert start.predictions.probabilities == pytest.approx(expected, abs=1e-5)
-    assert trainer.best.epoch == 0
-
-
-def test_a_training_that_only_spoils_the_network_returns_the_start():
-    trainer, _ = start_of(epochs=2, lr=3.0)
-    start, *others = trainer.train()
-    assert [epoch.record.epoch for epoch in others] == [1, 2]
-    best = max(epoch.record.metrics["val/accuracy"] for epoch in (start, *others))
-    assert trainer.best.score.accuracy == best
-    found = trainer.classifier.predict(trainer.images, trainer.split.val)
-    assert found.score == trainer.best.score
-    if trainer.best.epoch == 0:
-        assert np.array_equal(found.probabilities, start.predictions.probabilities)
-
-
-def test_a_resumed_training_does_not_repeat_its_start():
-    whole, _ = start_of(epochs=2)
-    assert [epoch.record.epoch for epoch in whole.train()] == [0, 1, 2]
-    stopped, _ = start_of(epochs=2)
-    epochs = stopped.train()
-    next(epochs)
-    resumed, _ = start_of(epochs=2)
-    resumed.load_state(stopped.state())
-    assert [epoch.record.epoch for epoch in resumed.train()] == [1, 2]
-    for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("batch_norm", ["keep", "update"])
-def test_statistics_of_batch_norm_are_kept_and_its_weights_are_trained(batch_norm):
-    trainer, _ = start_of(batch_norm=batch_norm)
-    norm = trainer.network.get_submodule("layer2.0.bn1")
-    mean, weight = norm.running_mean.clone(), norm.weight.detach().clone()
-    epochs = trainer.train()
-    next(epochs), next(epochs)
-    assert torch.equal(norm.running_mean, mean) == (batch_norm == "keep")
-    assert not torch.equal(norm.weight, weight)
 
 
 # -- options ----------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import math
 import multiprocessing
 import os
-import re
 import signal
 import time
 from collections import Counter
@@ -11,38 +10,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from unittest.mock import PropertyMock, patch
 
 import numpy as np
 import pytest
 import torch
-from conftest import fresh_store
-from hypothesis import given
-from hypothesis import strategies as st
 from narrow_resnet import NARROW
 from synthetic_images import split_of, squares
 
-from embedlab.errors import DataError, DivergedError, OptionError
+from embedlab.errors import DataError, DivergedError
 from embedlab.progress import EpochRecord
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import AccuracyAndLoss, Predictions
+from embedlab.vision.features import extract_features
 from embedlab.vision.inference import Classifier
 from embedlab.vision.options import FREEZE
 from embedlab.vision.training.checkpoint import Checkpoints
 from embedlab.vision.training.cost_estimate import epoch_work
 from embedlab.vision.training.epochs import Epoch
-from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
+from embedlab.vision.training.linear_probe import probe_head, probe_logits
 from embedlab.vision.training.recipes import (
-    NOTEBOOK,
     OPTIMIZERS,
+    DataFacts,
     FinetuneOptions,
     make_options,
 )
 from embedlab.vision.training.trainer import Trainer
 from embedlab_serving.network import Preprocessing
-from entrypoints import finetune as finetune_entry
 
 RESOLUTION = 32
 SHORT = make_options("fast", epochs=3, batch_size=16, resolution=(RESOLUTION,), augment="crop")
@@ -129,8 +124,7 @@ def test_a_training_neither_uses_nor_changes_torchs_global_generator():
 
 def test_progress_adds_up_to_the_whole():
     reports = []
-    for _ in trainer_of().train(lambda done, total, detail: reports.append((done, total))):
-        pass
+    list(trainer_of().train(lambda done, total, detail: reports.append((done, total))))
     done, totals = zip(*reports, strict=True)
     assert list(done) == sorted(done)
     assert set(totals) == {done[-1]}
@@ -180,65 +174,78 @@ def test_what_is_frozen_stays_as_it_was_statistics_included(what):
     assert changed == set(" ".join(parts[n_frozen:]).split())
 
 
-def test_norms_and_biases_are_not_decayed():
-    net = network()
-    decayed, plain = build_optimizer(net, replace(SHORT, weight_decay=0.1)).param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    names = {id(parameter): name for name, parameter in net.named_parameters()}
-    plain_names = {names[id(parameter)] for parameter in plain["params"]}
-    assert plain_names == {n for n in names.values() if "bn" in n or n.endswith("bias")} | {
-        n for n in names.values() if "downsample.1" in n
-    }
-    assert len(decayed["params"]) + len(plain["params"]) == len(names)
-
-
-def rates(options: FinetuneOptions, steps_per_epoch: int) -> list[float]:
-    """The learning rate of every step."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=options.lr)
-    schedule = build_schedule(optimizer, options, steps_per_epoch)
-    found = []
-    for _ in range(options.epochs * steps_per_epoch):
-        found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    return found
-
-
-def test_one_cycle_rises_for_its_share_and_ends_just_above_zero():
-    options = replace(SHORT, epochs=2, warmup=0.25, lr=1.0)
-    expected = [1 / 3, 2 / 3, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
-    assert rates(options, 4) == pytest.approx(expected)
-
-
-@given(st.floats(0, 1, exclude_max=True), st.integers(1, 50))
-def test_every_warmup_ends_before_the_training_does(warmup, n_steps):
-    options = replace(SHORT, epochs=1, warmup=warmup, resolution=(64,))
-    assert all(rate > 0 for rate in rates(options, n_steps))
-
-
-def test_step_divides_by_ten_and_constant_does_nothing():
-    options = replace(NOTEBOOK, epochs=3, step_epochs=2)
-    assert rates(options, 2) == pytest.approx([0.001] * 4 + [0.0001] * 2)
-    assert rates(replace(options, schedule="constant"), 2) == [0.001] * 6
-
-
-def test_the_average_follows_from_the_first_steps():
-    """Its decay rises to 0.995; a fixed one would leave 96% of the start after nine steps."""
-    layer = torch.nn.Linear(1, 1, bias=False)
-    average = build_ema(layer, 0.995)
-    expected = None
-    for n in range(300):
-        torch.nn.init.constant_(layer.weight, float(n))
-        average.update_parameters(layer)
-        decay = min(0.995, (1 + n) / (10 + n))
-        expected = float(n) if n == 0 else decay * expected + (1 - decay) * n
-    # float32 against float64
-    assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
-
-
 def test_mixed_precision_keeps_the_weights_in_float32():
     trainer, _ = train(precision="bfloat16")
     assert {value.dtype for value in trainer.network.parameters()} == {torch.float32}
+
+
+# -- the start as the linear probe ---------------------------------------------------------------
+
+
+def start_of(
+    epochs: int = 1, lr: float = 0.01, batch_norm: str = "update"
+) -> tuple[Trainer, np.ndarray]:
+    """A trainer whose head is the linear probe, and that probe's logits of validation images."""
+    images = squares()
+    split = split_of(images)
+    changes = {"epochs": epochs, "lr": lr, "batch_norm": batch_norm, "optimizer": "sgd"}
+    facts = DataFacts(60, 8)
+    options = make_options("auto", facts, **changes, resolution=(RESOLUTION,), flip_view=False)
+    backbone = load_backbone(NARROW, "none", seed=1)
+    model = Classifier(backbone.network, backbone.preprocessing(RESOLUTION, 1.0))
+    head, seconds = probe_head(backbone, model, images, split)
+    assert seconds > 0
+    features = extract_features(backbone.digest, model, images, split)
+    assert features is not None and features.was_cached
+    logits = probe_logits(head, features.parts["val"])
+    attach_head(backbone, head)
+    return Trainer(model, images, split, options, seed=0), logits
+
+
+def test_epoch_0_is_the_linear_probe():
+    trainer, logits = start_of()
+    start = next(trainer.train())
+    assert start.record.epoch == 0
+    assert set(start.record.metrics) == {"val/loss", "val/accuracy"}
+    # The same numbers in another order: float32 has seven digits.
+    expected = torch.from_numpy(logits).double().softmax(1).numpy()
+    assert start.predictions.probabilities == pytest.approx(expected, abs=1e-5)
+    assert trainer.best.epoch == 0
+
+
+def test_a_training_that_only_spoils_the_network_returns_the_start():
+    trainer, _ = start_of(epochs=2, lr=3.0)
+    start, *others = trainer.train()
+    assert [epoch.record.epoch for epoch in others] == [1, 2]
+    best = max(epoch.record.metrics["val/accuracy"] for epoch in (start, *others))
+    assert trainer.best.score.accuracy == best
+    found = trainer.classifier.predict(trainer.images, trainer.split.val)
+    assert found.score == trainer.best.score
+    if trainer.best.epoch == 0:
+        assert np.array_equal(found.probabilities, start.predictions.probabilities)
+
+
+def test_a_resumed_training_does_not_repeat_its_start():
+    whole, _ = start_of(epochs=2)
+    assert [epoch.record.epoch for epoch in whole.train()] == [0, 1, 2]
+    stopped, _ = start_of(epochs=2)
+    epochs = stopped.train()
+    next(epochs)
+    resumed, _ = start_of(epochs=2)
+    resumed.load_state(stopped.state())
+    assert [epoch.record.epoch for epoch in resumed.train()] == [1, 2]
+    assert weights(resumed.network) == weights(whole.network)
+
+
+@pytest.mark.parametrize("batch_norm", ["keep", "update"])
+def test_statistics_of_batch_norm_are_kept_and_its_weights_are_trained(batch_norm):
+    trainer, _ = start_of(batch_norm=batch_norm)
+    norm = trainer.network.get_submodule("layer2.0.bn1")
+    mean, weight = norm.running_mean.clone(), norm.weight.detach().clone()
+    epochs = trainer.train()
+    next(epochs), next(epochs)
+    assert torch.equal(norm.running_mean, mean) == (batch_norm == "keep")
+    assert not torch.equal(norm.weight, weight)
 
 
 # -- stopped and continued ---------------------------------------------------------------------
@@ -269,8 +276,7 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(
     resumed = trainer_of(options, network(seed=9), precision, seed=12345)
     resumed.load_state(checkpoints.load())
     assert len(resumed.history) == stopped_after
-    for _ in resumed.train():
-        pass
+    list(resumed.train())
     assert weights(resumed.network) == weights(whole.network)
     assert (resumed.best.epoch, resumed.best.score) == (whole.best.epoch, whole.best.score)
     for one, other in zip(resumed.history, whole.history, strict=True):
@@ -366,103 +372,8 @@ def test_a_training_killed_by_sigkill_resumes_to_the_same_weights(
     with one_thread():
         resumed = trainer_of()
         resumed.load_state(state)
-        for _ in resumed.train():
-            pass
+        list(resumed.train())
     assert weights(resumed.network) == uninterrupted
-
-
-def test_a_checkpoint_is_whole_or_the_one_before(monkeypatch):
-    checkpoints = Checkpoints("run")
-    checkpoints.save({"epoch": 1})
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        with pytest.raises(DataError, match=r"No space left on device.*make room"):
-            checkpoints.save({"epoch": 2})
-    assert checkpoints.load() == {"epoch": 1}
-    assert [path.name for path in checkpoints.folder.iterdir()] == ["last.pt"]
-    checkpoints.delete()
-    assert not checkpoints.folder.exists()
-
-
-def test_the_checkpoints_of_all_stopped_parts_go_with_the_last_ones():
-    for run_id, resumed in (("first", ""), ("second", "first"), ("third", "second"), ("other", "")):
-        Checkpoints(run_id).save({"epoch": 1}, resumed)
-    Checkpoints("third").delete()
-    assert [path.name for path in Checkpoints("other").folder.parent.iterdir()] == ["other"]
-
-
-def test_a_note_of_the_resumed_run_that_a_power_failure_emptied_deletes_no_others():
-    Checkpoints("other").save({"epoch": 1})
-    broken = Checkpoints("broken")
-    broken.save({"epoch": 1}, "first")
-    (broken.folder / "resumed.txt").write_text("")
-    broken.delete()
-    assert Checkpoints("other").load() == {"epoch": 1}
-    assert not broken.folder.exists()
-
-
-def test_resume_of_a_run_without_a_checkpoint_says_so():
-    with pytest.raises(DataError, match=r"resume: run nothing has no checkpoint in"):
-        Checkpoints("nothing").load()
-
-
-@pytest.fixture(scope="module")
-def store_folder(tmp_path_factory) -> Path:
-    """One folder for the store of several runs: the tables of a new one take seconds to make."""
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        (["--epochs", "3"], r"epochs: expected 2, the value in resume=\w+, got 3: leave"),
-        (["--recipe", "notebook"], "recipe: expected fast, .* got notebook"),
-        (["--dataset", "folder:{folder}"], "dataset: expected sample, .* got folder:"),
-        (["--lr", "0.5", "--epochs", "2"], "lr: expected 0.01, .* got 0.5"),  # of the recipe
-    ],
-)
-def test_a_parameter_that_contradicts_the_resumed_run_is_refused(
-    tmp_path, store_folder, given, sentence
-):
-    settings = vars(finetune_entry.build_parser().parse_args([]))
-    settings = {name: settings[name] for name in finetune_entry.SETTINGS}
-    settings |= {"dataset": "sample", "weights": "none", "epochs": 2, "precision": "float32"}
-    settings["recipe"] = "fast"
-    del settings["head"], settings["batch_norm"]  # as an earlier version saved it
-    run_id = "0123456789abcdef" * 2
-    Checkpoints(run_id).save({"settings": settings})
-    given = [word.format(folder=tmp_path) for word in given]
-    with fresh_store(store_folder), pytest.raises(OptionError, match=sentence):
-        finetune_entry.main(["--resume", run_id, *given])
-
-
-def test_a_damaged_checkpoint_is_refused_or_has_lost_nothing():
-    """Cut short, or a bit of it changed: torch itself would take most of the latter."""
-    state = {"epoch": 1, "name": "sgd", "weights": torch.arange(500.0)}
-    checkpoints = Checkpoints("run")
-    checkpoints.save(state)
-    whole, rng, n_refused = checkpoints.file.read_bytes(), np.random.default_rng(0), 0
-    damaged = [whole[:size] for size in rng.integers(len(whole), size=30)]
-    for position in rng.integers(len(whole), size=170):
-        flipped = bytearray(whole)
-        flipped[position] ^= 1 << rng.integers(8)
-        damaged.append(bytes(flipped))
-    for content in damaged:
-        checkpoints.file.write_bytes(content)
-        try:
-            loaded = checkpoints.load()
-        except DataError as error:
-            assert re.search(r"last\.pt is damaged \(\w+\); start anew", str(error))
-            n_refused += 1
-        else:  # the bit lies between the values
-            assert torch.equal(loaded.pop("weights"), state["weights"])
-            assert loaded == {"epoch": 1, "name": "sgd"}
-    assert n_refused > 150
 
 
 def test_a_checkpoint_of_other_images_is_refused():

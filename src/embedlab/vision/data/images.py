@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from embedlab.datasets.cache import DAMAGED_ARRAY, build_folder, cache_folder
-from embedlab.datasets.folder import ClassFile, Listing, SkippedFile, list_files
+from embedlab.datasets.folder import ClassFile, LeftOutFile, Listing, list_files
 from embedlab.datasets.image_source import CIFAR10, ImageSource
 from embedlab.errors import DataError
 from embedlab.progress import OnProgress, no_progress
@@ -31,7 +31,7 @@ MAX_BYTES_IN_MEMORY = 1 << 30  # bytes; a larger cache is mapped instead of read
 DECODING_BATCH = 256
 DECODING_THREADS = (os.cpu_count() or 1) + 4  # some wait for the disk while others decode
 CACHE_VERSION = 2  # goes up with every change of the decoding
-IMAGES, FINGERPRINTS, ABOUT = "images.u8", "fingerprints.npy", "about.json"
+IMAGES_FILE, FINGERPRINTS_FILE, ABOUT_FILE = "images.u8", "fingerprints.npy", "about.json"
 
 T = TypeVar("T")
 
@@ -44,8 +44,8 @@ class ImageDataset:
     classes       names, by label.
     pixels        (n, 3, side, side) uint8.
     labels        (n,) int64.
-    given_parts   number of images of each given part (train, val, test), in the order of the rows;
-                  empty if the data set has none.
+    part_sizes    number of images in each part (train, val, test) that the data set comes with, in
+                  the order of the rows; empty if it has none.
     digest        sha256 over class names, labels and pixels.
     fingerprints  (n,) uint64, a hash of each image's pixels.
     files         (n,) names of files; empty if the images do not come from a folder.
@@ -58,11 +58,11 @@ class ImageDataset:
     classes: tuple[str, ...]
     pixels: np.ndarray
     labels: np.ndarray
-    given_parts: Mapping[str, int]
+    part_sizes: Mapping[str, int]
     digest: str
     fingerprints: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     files: tuple[str, ...] = ()
-    left_out: tuple[SkippedFile, ...] = ()
+    left_out: tuple[LeftOutFile, ...] = ()
     notes: tuple[str, ...] = ()
     mapped: mmap.mmap | None = None
 
@@ -117,8 +117,8 @@ def _read_cifar10(name: str, path: Path) -> ImageDataset:
     train, test = Torchvision(path, train=True), Torchvision(path, train=False)
     images = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)
     labels = np.concatenate([train.targets, test.targets])
-    given_parts = {"train": len(train), "test": len(test)}
-    return from_arrays(name, tuple(train.classes), images, labels, given_parts)
+    part_sizes = {"train": len(train), "test": len(test)}
+    return from_arrays(name, tuple(train.classes), images, labels, part_sizes)
 
 
 def from_arrays(
@@ -126,7 +126,7 @@ def from_arrays(
     classes: tuple[str, ...],
     images: np.ndarray,
     labels: np.ndarray,
-    given_parts: Mapping[str, int],
+    part_sizes: Mapping[str, int],
 ) -> ImageDataset:
     """The data set of images (n, 3, side, side) uint8 and labels (n,), with its digests."""
     images, labels = np.ascontiguousarray(images), labels.astype(np.int64)
@@ -134,7 +134,7 @@ def from_arrays(
     digest.update(images.data)
     fingerprints = np.array([_fingerprint(image.tobytes()) for image in images], dtype=np.uint64)
     sha256 = digest.hexdigest()
-    return ImageDataset(name, classes, images, labels, given_parts, sha256, fingerprints)
+    return ImageDataset(name, classes, images, labels, part_sizes, sha256, fingerprints)
 
 
 def _fingerprint(pixels: bytes) -> int:
@@ -149,18 +149,18 @@ def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset
     if cached and any(_can_be_read(listing.files[i]) for i, _ in cached.unreadable):
         cached = None  # a file that could not be read before can be read now
     if cached is None:
-        build_folder(folder, lambda f: _decode_all(root, listing, f, on_progress), lambda _: False)
+        build_folder(folder, lambda work: _decode_all(root, listing, work, on_progress))
         cached = _load(folder)
         assert cached is not None
     reasons = dict(cached.unreadable)  # by position of the file
-    unreadable = [SkippedFile(listing.files[i].name, reason) for i, reason in reasons.items()]
+    unreadable = [LeftOutFile(listing.files[i].name, reason) for i, reason in reasons.items()]
     files = [file for i, file in enumerate(listing.files) if i not in reasons]
     return ImageDataset(
         name=name,
         classes=listing.classes,
         pixels=cached.pixels,
         labels=np.array([file.label for file in files], dtype=np.int64),
-        given_parts={part: sum(file.part == part for file in files) for part in listing.parts},
+        part_sizes={part: sum(file.part == part for file in files) for part in listing.parts},
         digest=cached.digest,
         fingerprints=cached.fingerprints,
         files=tuple(file.name for file in files),
@@ -191,9 +191,9 @@ class _CachedImages(NamedTuple):
 def _load(folder: Path) -> _CachedImages | None:
     """The images of a folder of the cache; None if a file is missing or damaged."""
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        pixels, mapped = _load_pixels(folder / IMAGES, about["shape"])
-        fingerprints = np.load(folder / FINGERPRINTS, allow_pickle=False)
+        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        pixels, mapped = _load_pixels(folder / IMAGES_FILE, about["shape"])
+        fingerprints = np.load(folder / FINGERPRINTS_FILE, allow_pickle=False)
         fingerprints = fingerprints.reshape(len(pixels))
         return _CachedImages(pixels, mapped, fingerprints, about["digest"], about["unreadable"])
     except (*DAMAGED_ARRAY, KeyError, TypeError):  # or if the files differ in the number of images
@@ -215,7 +215,7 @@ def _listing_digest(root: Path, listing: Listing) -> str:
     key = [CACHE_VERSION, MAX_SIDE, str(root), *listing.classes]
     digest = hashlib.sha256(json.dumps(key).encode())
     for file in listing.files:
-        digest.update(json.dumps([file.name, file.size, file.changed]).encode())
+        digest.update(json.dumps([file.name, file.size, file.mtime]).encode())
     return digest.hexdigest()[:32]
 
 
@@ -227,7 +227,7 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgr
     fingerprints: list[int] = []
     digest = hashlib.sha256()
     # Its threads are daemons: one that blocks in a file system does not keep the process alive.
-    with ThreadPool(DECODING_THREADS) as pool, open(folder / IMAGES, "wb") as out:
+    with ThreadPool(DECODING_THREADS) as pool, open(folder / IMAGES_FILE, "wb") as out:
         sides = _imap(pool, shorter_side, files)
         side = min(MAX_SIDE, max((side for side in sides if isinstance(side, int)), default=0))
         for start in range(0, len(files), DECODING_BATCH):
@@ -244,20 +244,21 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgr
                 fingerprints.append(_fingerprint(pixels))
             on_progress(start + len(batch), len(files))
 
-    missing = [listing.classes[k] for k in sorted({*range(len(listing.classes))} - {*labels})]
+    present = set(labels)
+    missing = [name for label, name in enumerate(listing.classes) if label not in present]
     if missing:
-        left_out = [*(SkippedFile(files[i].name, why) for i, why in unreadable), *listing.left_out]
+        left_out = [*(LeftOutFile(files[i].name, why) for i, why in unreadable), *listing.left_out]
         reasons = [str(item) for item in left_out if {*missing} & {*item.name.split(os.sep)}]
         raise DataError(
             f"dataset: {root} has no readable image of {', '.join(missing[:5])} "
             f"({'; '.join(reasons[:3])}): put images there, or remove the folder."
         )
-    np.save(folder / FINGERPRINTS, np.array(fingerprints, dtype=np.uint64), allow_pickle=False)
+    np.save(folder / FINGERPRINTS_FILE, np.array(fingerprints, dtype=np.uint64), allow_pickle=False)
     digest.update(np.array(labels, dtype=np.int64).tobytes())
     digest.update(json.dumps([*listing.classes, side]).encode())
     shape = len(labels), 3, side, side
     about = {"shape": shape, "digest": digest.hexdigest(), "unreadable": unreadable}
-    (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+    (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def _imap(

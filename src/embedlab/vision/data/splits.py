@@ -52,8 +52,10 @@ def split_images(
     than the number of classes.
     """
     rows, n_classes = np.arange(len(images.labels)), len(images.classes)
-    given = np.split(rows, np.cumsum([*images.given_parts.values()], dtype=int))
-    parts = {"train": rows} | dict(zip(images.given_parts, given, strict=False))
+    parts, start = {"train": rows}, 0
+    for part, size in images.part_sizes.items():
+        parts[part] = rows[start : start + size]
+        start += size
     try:
         for part, share in (("test", TEST_SHARE), ("val", VAL_SHARE)):
             if part not in parts:
@@ -82,8 +84,8 @@ def split_images(
                 f"{limit}"
             )
         parts[part] = _limited(parts[part], images.labels, limit, seed)
-    scored = parts["val"].tobytes() + b"|" + parts["test"].tobytes()
-    digest = hashlib.sha256(images.digest.encode() + scored).hexdigest()
+    evaluated = parts["val"].tobytes() + b"|" + parts["test"].tobytes()
+    digest = hashlib.sha256(images.digest.encode() + evaluated).hexdigest()
     return Split(**parts, digest=digest)
 
 
@@ -93,13 +95,13 @@ def duplicates_across_parts(images: ImageDataset, split: Split) -> list[tuple[in
     Images are equal if their stored pixels are, whatever their file format and metadata. The order
     of the parts is train, val, test.
     """
-    found: list[tuple[int, int]] = []
-    first: dict[int, int] = {}  # fingerprint -> row
+    duplicates: list[tuple[int, int]] = []
+    earlier_row: dict[int, int] = {}  # by fingerprint
     for rows in split.parts.values():
-        part = list(zip(images.fingerprints[rows].tolist(), rows.tolist(), strict=True))
-        found += [(row, first[key]) for key, row in part if key in first]
-        first = dict(part) | first
-    return found
+        pairs = list(zip(images.fingerprints[rows].tolist(), rows.tolist(), strict=True))
+        duplicates += [(row, earlier_row[key]) for key, row in pairs if key in earlier_row]
+        earlier_row = dict(pairs) | earlier_row
+    return duplicates
 
 
 def _limited(rows: np.ndarray, labels: np.ndarray, limit: int, seed: int) -> np.ndarray:

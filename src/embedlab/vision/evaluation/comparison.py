@@ -3,12 +3,14 @@
 In: a `ComparedRun` for each. Out: a `Comparison`: tables, and a summary in Markdown.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from embedlab.formatting import counted, duration
+from embedlab.progress import EpochRecord
 from embedlab.vision.evaluation.metrics import Predictions, evaluate, mcnemar
 
 SIGNIFICANT = 0.05
@@ -28,8 +30,12 @@ PAIR_COLUMNS = ("first", "second", "difference", "only_first_right", "only_secon
 class ComparedRun:
     """A finished run: its name, its kind (entry point), and its predictions for the test images.
 
-    seconds  wall time of the fit; None if the run has not logged it.
-    weights  the parameter `weights`: what the network started from.
+    seconds        wall time of the fit; None if the run has not logged it.
+    weights        the parameter `weights`: what the network started from.
+    dataset        the parameter `dataset`: where its images are.
+    images_digest  sha256 of these images, as `ImageDataset.digest`.
+    history        a record of every epoch.
+    best_epoch     the epoch that validation chose; -1 if the run has not logged it.
     """
 
     name: str
@@ -38,6 +44,11 @@ class ComparedRun:
     seconds: float | None
     test: Predictions
     weights: str = "imagenet"
+    id: str = ""
+    dataset: str = ""
+    images_digest: str = ""
+    history: Sequence[EpochRecord] = ()
+    best_epoch: int = -1
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,10 @@ def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     standardised = StandardScaler().fit_transform(features)  # (n, d)
     k = min(k, len(features) - 1)
     search = NearestNeighbors(n_neighbors=k + 1, metric="cosine").fit(standardised)
-    found = search.kneighbors(standardised[queries], return_distance=False)  # (q, k + 1)
+    nearest_rows = search.kneighbors(standardised[queries], return_distance=False)  # (q, k + 1)
     # A duplicate of the query may come before it.
-    return np.array([row[row != query][:k] for query, row in zip(queries, found, strict=True)])
+    pairs = zip(queries, nearest_rows, strict=True)
+    return np.array([rows[rows != query][:k] for query, rows in pairs])
 
 
 def one_query_per_class(labels: np.ndarray) -> np.ndarray:

@@ -109,23 +109,23 @@ def predictions_of(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> 
 
 def evaluate(predictions: Predictions, classes: tuple[str, ...]) -> ClassificationReport:
     """Metrics of predictions, overall and by class, with Wilson's interval of the accuracy."""
-    each = predictions.labels, predictions.predicted
+    pairs = predictions.labels, predictions.predicted
     labels = np.arange(len(classes))
-    *scores, support = precision_recall_fscore_support(*each, labels=labels, zero_division=0.0)
+    *scores, support = precision_recall_fscore_support(*pairs, labels=labels, zero_division=0.0)
     return ClassificationReport(
         loss=predictions.score.loss,
         accuracy=predictions.score.accuracy,
         interval=wilson_interval(int(predictions.is_right.sum()), len(predictions.labels)),
         calibration_error=calibration_error(predictions),
         per_class=pd.DataFrame(zip(classes, support, *scores, strict=True), columns=PER_CLASS),
-        confusion=confusion_matrix(*each, labels=labels),
+        confusion=confusion_matrix(*pairs, labels=labels),
     )
 
 
 def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
     """95% interval of a proportion (Wilson, JASA 22, 1927)."""
-    found = binomtest(n_right, n).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(n_right, n).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def calibration_error(predictions: Predictions) -> float:

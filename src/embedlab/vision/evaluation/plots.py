@@ -68,34 +68,32 @@ def prepare_fonts(images: ImageDataset) -> list[str]:
     ]
 
 
-def plot_curves(
-    runs: Mapping[str, Sequence[EpochRecord]], title: str, chosen: Mapping[str, int]
-) -> Figure:
+def plot_curves(runs: Mapping[str, tuple[Sequence[EpochRecord], int]], title: str) -> Figure:
     """Loss and accuracy by epoch: training dashed, validation solid, one colour per run.
 
-    chosen  the epoch of each run that validation chose, which is marked.
+    runs  by label: its epochs, and the one that validation chose, which is marked.
     """
     figure = new_figure(10, 4, PlainTextFigure)
     figure.suptitle(title)
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        for (label, history), colour in zip(runs.items(), cycle(COLOURS), strict=False):
+        for (label, (history, chosen)), colour in zip(runs.items(), cycle(COLOURS), strict=False):
             for split, style in (("train", "--"), ("val", "-")):
                 metric = f"{split}/{name}"
-                values = {s.epoch: s.metrics[metric] for s in history if metric in s.metrics}
-                style += "o" if len(values) < 4 else ""
-                of_run = {"color": colour, "label": f"{label} {split}".strip(), "linewidth": 2}
-                axes.plot(list(values), list(values.values()), style, **of_run)
-                if split == "val" and chosen.get(label) in values:
-                    at = chosen[label], values[chosen[label]]
-                    axes.plot(*at, "*", color=colour, markersize=15, markeredgecolor="white")
+                curve = {r.epoch: r.metrics[metric] for r in history if metric in r.metrics}
+                style += "o" if len(curve) < 4 else ""
+                line = {"color": colour, "label": f"{label} {split}".strip(), "linewidth": 2}
+                axes.plot(list(curve), list(curve.values()), style, **line)
+                if split == "val" and chosen in curve:
+                    star = {"color": colour, "markersize": 15, "markeredgecolor": "white"}
+                    axes.plot(chosen, curve[chosen], "*", **star)
         axes.set(xlabel="epoch (★: chosen by validation)", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes)
     _cut_first_losses(panels[0])
     panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
-    lines = panels[0].get_legend_handles_labels()  # below: names of runs would hide the curves
-    figure.legend(*lines, loc="outside lower center", ncols=2, frameon=False)
+    legend = panels[0].get_legend_handles_labels()  # below: names of runs would hide the curves
+    figure.legend(*legend, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -141,7 +139,7 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
     pages = range(0, len(images.classes), CLASSES_ON_A_PAGE)
     for start in pages:
         classes = images.classes[start : start + CLASSES_ON_A_PAGE]
-        part = "" if len(pages) == 1 else f" ({start + 1} to {start + len(classes)})"
+        of_classes = "" if len(pages) == 1 else f" ({start + 1} to {start + len(classes)})"
         rows: list[Row] = []
         for name in classes:
             tiles: list[Tile | str | None] = [None] * (2 * k + 1)
@@ -155,7 +153,7 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
                 caption = f"{taken_for}{item.confidence:.0%}"
                 tiles[first + item.rank - 1] = Tile(images.pixels[item.row], caption, colour)
             rows.append((name, tiles))
-        yield _tile_rows(rows, f"{title}{part}", headings)
+        yield _tile_rows(rows, f"{title}{of_classes}", headings)
 
 
 def plot_image_grid(
@@ -163,9 +161,10 @@ def plot_image_grid(
     captions: Sequence[str],
     title: str,
     colours: Iterable[str] = repeat(GREY),
-    columns: int = COLUMNS,
+    columns: int | None = None,
 ) -> Figure:
-    """Images (n, 3, side, side) uint8 in rows, a caption under each."""
+    """Images (n, 3, side, side) uint8 in rows, by default in a square, a caption under each."""
+    columns = columns or max(1, math.ceil(math.sqrt(len(images))))
     return _tile_rows(_wrap("", list(map(Tile, images, captions, colours)), columns), title)
 
 
@@ -179,12 +178,7 @@ def plot_predictions(
     names = [classes[label] for label in predictions.predicted]
     captions = [f"{n}\n{c:.0%}" for n, c in zip(names, predictions.confidence, strict=True)]
     colours = [GREEN if is_right else RED for is_right in predictions.is_right]
-    return plot_image_grid(pixels, captions, title, colours, square(len(names)))
-
-
-def square(n: int) -> int:
-    """The number of columns of a square of n images."""
-    return max(1, math.ceil(math.sqrt(n)))
+    return plot_image_grid(pixels, captions, title, colours)
 
 
 def plot_embedding_map(
@@ -202,9 +196,10 @@ def plot_embedding_map(
     figure = new_figure(11, 8.5, PlainTextFigure)
     axes = figure.subplots()
     n = len(classes)
-    few = n <= 10  # as many colours as tab10 has
-    colour_map = matplotlib.colormaps["tab10" if few else "turbo"]
-    colours = colour_map(np.arange(n) if few else np.arange(n) / n)  # (classes, 4)
+    if n <= 10:
+        colours = matplotlib.colormaps["tab10"](np.arange(n))  # (classes, 4); it has ten colours
+    else:
+        colours = matplotlib.colormaps["turbo"](np.arange(n) / n)
     order = np.random.default_rng(0).permutation(len(points))  # no class lies on top of the others
     x, y = points[order].T
     axes.scatter(x, y, s=14, c=colours[labels[order]], alpha=0.5, linewidths=0)
@@ -288,8 +283,8 @@ def plot_disagreements(
     """
     rows: list[Row] = []
     for name, wrong in zip(names, (only_first, only_second), strict=True):
-        each = zip(wrong.labels, wrong.predicted, strict=True)
-        captions = [f"{images.classes[k]}\nnot {images.classes[other]}" for k, other in each]
+        confusions = zip(wrong.labels, wrong.predicted, strict=True)
+        captions = [f"{images.classes[k]}\nnot {images.classes[other]}" for k, other in confusions]
         rows += _wrap(f"only {name} is right", list(map(Tile, images.pixels[wrong.rows], captions)))
     return _tile_rows(rows, title)
 
@@ -297,13 +292,13 @@ def plot_disagreements(
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
     """One dot per run with its 95% interval; `table` has run, accuracy, low, high."""
     label = "test accuracy, with 95% interval"
-    figure, axes, y = _rows(table["run"], 1.4 + 0.6 * len(table), title, label)
-    errors = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
-    axes.errorbar(table["accuracy"], y, xerr=errors, fmt="o", color=BLUE, capsize=4, markersize=8)
-    for at, row in zip(y, table.itertuples(), strict=True):
-        place = (row.accuracy, at), (0, 9)
-        text = f"{row.accuracy:.1%}"
-        axes.annotate(text, *place, textcoords="offset points", ha="center", weight="bold")
+    figure, axes, y = _row_axes(table["run"], 1.4 + 0.6 * len(table), title, label)
+    accuracies = table["accuracy"]
+    errors = [accuracies - table["low"], table["high"] - accuracies]
+    axes.errorbar(accuracies, y, xerr=errors, fmt="o", color=BLUE, capsize=4, markersize=8)
+    for accuracy, row_y in zip(accuracies, y, strict=True):
+        text, dot, offset = f"{accuracy:.1%}", (accuracy, row_y), (0, 9)
+        axes.annotate(text, dot, offset, textcoords="offset points", ha="center", weight="bold")
     axes.set_ylim(-0.6, len(table) - 0.3)
     axes.margins(x=0.08)
     return figure
@@ -317,18 +312,18 @@ def plot_class_differences(table: pd.DataFrame, labels: np.ndarray, title: str) 
     counts = np.bincount(labels, minlength=len(table))  # (classes,)
     label = "right predictions of the class (recall), with 95% interval"
     height = 0.2 + 0.17 * len(table.columns)  # of a class
-    figure, axes, y = _rows(table.index, 1.6 + height * len(table), title, label)
+    figure, axes, y = _row_axes(table.index, 1.6 + height * len(table), title, label)
     for i, name in enumerate(table):
         recall = table[name].to_numpy()
-        right = np.rint(recall * counts).astype(int)
-        pairs = zip(right, counts, strict=True)
+        n_right = np.rint(recall * counts).astype(int)
+        pairs = zip(n_right, counts, strict=True)
         intervals = [wilson_interval(k, n) if n else (0.0, 1.0) for k, n in pairs]
         errors = np.abs(np.transpose(intervals) - recall)
-        at = y + 0.5 - (i + 1) / (len(table.columns) + 1)
+        run_y = y + 0.5 - (i + 1) / (len(table.columns) + 1)
         colour = COLOURS[i % len(COLOURS)]
-        axes.errorbar(recall, at, xerr=errors, fmt="o", color=colour, elinewidth=1.2, label=name)
-    for between in y[:-1] - 0.5:
-        axes.axhline(between, color=PALE, linewidth=0.8)
+        axes.errorbar(recall, run_y, xerr=errors, fmt="o", color=colour, elinewidth=1.2, label=name)
+    for line_y in y[:-1] - 0.5:
+        axes.axhline(line_y, color=PALE, linewidth=0.8)
     axes.set_xlim(None, 1.01)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False)
     return figure
@@ -341,7 +336,7 @@ def as_pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _rows(
+def _row_axes(
     names: Sequence[str], height: float, title: str, label: str
 ) -> tuple[Figure, Axes, np.ndarray]:
     """A figure with one row per name from the top, and the y of each row; x is a percentage."""

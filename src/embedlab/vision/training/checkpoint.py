@@ -15,24 +15,27 @@ from contextlib import contextmanager, suppress
 import torch
 
 from embedlab.datasets.cache import DAMAGED_ARRAY, cache_folder, working_folder
+from embedlab.distributed.collectives import broadcast
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import DataError, DivergedError, LostProcessError
 
-FILE, RESUMED = "last.pt", "resumed.txt"
+STATE_FILE, RESUMED_FILE = "last.pt", "resumed.txt"
 DAMAGED = (*DAMAGED_ARRAY, pickle.UnpicklingError, KeyError)
 
 
 class Checkpoints:
-    """The checkpoints of one training, in the cache folder of this machine, by the run's id."""
+    """The checkpoints of one training, in the cache folder of this machine, by the run's id.
 
-    def __init__(self, run_id: str):
+    resumed_id  id of the run that this one continues; "" for none.
+    """
+
+    def __init__(self, run_id: str, resumed_id: str = ""):
         self.folder = cache_folder() / "checkpoints" / run_id
-        self.file = self.folder / FILE
+        self.file = self.folder / STATE_FILE
+        self.resumed_id = resumed_id
 
-    def save(self, state: dict, resumed: str = "") -> None:
+    def save(self, state: dict) -> None:
         """Write the state at rank 0; do nothing at the other ranks.
-
-        resumed  id of the run that this one continues.
 
         Raises DataError if the disk is full or not writable.
         """
@@ -40,14 +43,14 @@ class Checkpoints:
             return
         try:
             with working_folder(self.folder) as work:
-                if resumed:
-                    (work / RESUMED).write_text(resumed, encoding="utf-8")
-                    os.replace(work / RESUMED, self.folder / RESUMED)
-                with open(work / FILE, "wb") as out:
+                if self.resumed_id:
+                    (work / RESUMED_FILE).write_text(self.resumed_id, encoding="utf-8")
+                    os.replace(work / RESUMED_FILE, self.folder / RESUMED_FILE)
+                with open(work / STATE_FILE, "wb") as out:
                     torch.save(state, out)
                     out.flush()
                     os.fsync(out.fileno())
-                os.replace(work / FILE, self.file)
+                os.replace(work / STATE_FILE, self.file)
         except (OSError, RuntimeError) as error:  # torch's zip writer has errors of its own
             raise DataError(
                 f"The checkpoint {self.file} cannot be written ({error}); make room, or set "
@@ -73,14 +76,18 @@ class Checkpoints:
                 "resume."
             ) from error
 
-    @contextmanager
-    def explain_resume(self, notify: Callable[[str], object]) -> Iterator[None]:
-        """If the training inside is stopped, `notify` the user how to resume it.
+    def load_resumed(self) -> dict:
+        """The state of the run that this one continues, at every rank; empty for none."""
+        return broadcast(Checkpoints(self.resumed_id).load) if self.resumed_id else {}
 
-        If it diverged, the checkpoint is deleted.
+    @contextmanager
+    def explain_resume(self, notify: Callable[[str], object]) -> Iterator["Checkpoints"]:
+        """Yield these checkpoints; if the block is stopped, `notify` the user how to resume it.
+
+        If the training diverged, its checkpoint is deleted.
         """
         try:
-            yield
+            yield self
         except DivergedError:
             self.delete()  # resuming it would end the same way
             raise
@@ -93,6 +100,6 @@ class Checkpoints:
         """Delete the checkpoint of this run and of those that it resumed."""
         with suppress(OSError, ValueError):
             # A power failure may leave it empty; an empty id names the folder of all runs.
-            if resumed := (self.folder / RESUMED).read_text(encoding="utf-8"):
-                Checkpoints(resumed).delete()
+            if resumed_id := (self.folder / RESUMED_FILE).read_text(encoding="utf-8"):
+                Checkpoints(resumed_id).delete()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -31,17 +31,17 @@ def cheaper_options(
     settings  of the training, as in `resolve_options`.
     """
 
-    def work(n: int, **changed: object) -> float:
-        options = resolve_options({**settings, **changed}, n, side)
+    def work(n: int, **changes: object) -> float:
+        options = resolve_options({**settings, **changes}, n, side)
         return sum(epoch_work(options, n, n_val))
 
     total = work(n_train)
-    for text, changed, n in (
+    for parameter, changes, n in (
         ("resolution=64", {"resolution": (64,)}, n_train),
         (f"train_limit={FEWER_TRAIN_IMAGES}", {}, min(n_train, FEWER_TRAIN_IMAGES)),
         ("epochs=3", {"epochs": 3}, n_train),
     ):
         with suppress(OptionError):  # such as another resolution than a backbone's only one
-            share = work(n, **changed) / total
+            share = work(n, **changes) / total
             if share < 1:
-                yield text, share
+                yield parameter, share

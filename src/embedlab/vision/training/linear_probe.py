@@ -21,7 +21,7 @@ from embedlab.vision.backbone import Backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, predictions_of
-from embedlab.vision.features import extract_features
+from embedlab.vision.features import Features, extract_features
 from embedlab.vision.inference import Classifier
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.epochs import BestEpoch, Epoch
@@ -33,8 +33,9 @@ LabelledFeatures = tuple[np.ndarray, np.ndarray]  # features (n, d) float32, lab
 class LinearProbe:
     """A logistic regression to be fitted epoch by epoch.
 
+    history  a record of every epoch so far.
     best     the epoch with the best validation accuracy so far.
-    seconds  wall time of all epochs.
+    seconds  wall time of all epochs, and of the features if it is given.
     """
 
     def __init__(
@@ -45,19 +46,37 @@ class LinearProbe:
         options: LinearProbeOptions,
         seed: int,
         device: str,
+        seconds: float = 0.0,
     ):
         self.options = options
         self._generator = torch.Generator().manual_seed(seed)
-        x, self._y = (torch.from_numpy(part).to(device) for part in train)  # (n, d), (n,)
-        x_val, self._y_val = (torch.from_numpy(part).to(device) for part in val)
+        x, self._y = (torch.from_numpy(array).to(device) for array in train)  # (n, d), (n,)
+        x_val, self._y_val = (torch.from_numpy(array).to(device) for array in val)
         self._mean, self._std = x.mean(0), x.std(0).clamp_min(1e-6)  # (d,)
         self._x, self._x_val = (x - self._mean) / self._std, (x_val - self._mean) / self._std
         self._layer = nn.Linear(x.shape[1], n_classes, device=device)
         nn.init.zeros_(self._layer.weight)  # convex: any start will do, this one favours no class
         nn.init.zeros_(self._layer.bias)
         self._optimizer = build_optimizer(self._layer, options)
+        self.history: list[EpochRecord] = []
         self.best = BestEpoch(0, NO_SCORE, {})
-        self.seconds = 0.0
+        self.seconds = seconds
+
+    @classmethod
+    def from_features(
+        cls,
+        features: Features,
+        images: ImageDataset,
+        split: Split,
+        options: LinearProbeOptions,
+        seed: int,
+        device: str,
+    ) -> "LinearProbe":
+        """The probe of these images' features; its `seconds` include the features'."""
+        train, val = (
+            (features.parts[part], images.labels[split.parts[part]]) for part in ("train", "val")
+        )
+        return cls(train, val, len(images.classes), options, seed, device, features.seconds)
 
     def train(self) -> Iterator[Epoch]:
         """Train all epochs; yields each with train/loss, train/accuracy, val/loss, val/accuracy.
@@ -76,9 +95,10 @@ class LinearProbe:
                 accuracy = (logits.argmax(1) == self._y).float().mean().item()
                 val_logits = self._layer(self._x_val).cpu().numpy()  # (n_val, classes)
             if not np.isfinite(loss):
+                lr = self._optimizer.param_groups[0]["lr"]
                 raise DivergedError(
                     f"{self.options.label} diverged: the loss is not finite after epoch {epoch}; "
-                    f"try a smaller learning rate, such as lr={self.options.lr / 10:g}."
+                    f"try a smaller learning rate, such as lr={lr / 10:g}."
                 )
             predictions = predictions_of(val_logits, y_val, rows)
             score = predictions.score
@@ -89,7 +109,8 @@ class LinearProbe:
             self.seconds += seconds
             metrics = {"train/loss": loss, "train/accuracy": accuracy}
             metrics |= {"val/loss": score.loss, "val/accuracy": score.accuracy}
-            yield Epoch(EpochRecord(epoch, metrics, seconds), predictions)
+            self.history.append(EpochRecord(epoch, metrics, seconds))
+            yield Epoch(self.history[-1], predictions)
 
     def layer(self) -> nn.Linear:
         """The best epoch's weights as a layer on the CPU, with the standardisation folded in.
@@ -103,19 +124,20 @@ class LinearProbe:
         return folded
 
     def _train_epoch(self) -> None:
-        n, decay = len(self._x), 0.0
+        n = len(self._x)
         order = torch.randperm(n, generator=self._generator).to(self._x.device)
         batches: Sequence[torch.Tensor | slice] = order.split(self.options.batch_size_for(n))
         if self.options.optimizer == "lbfgs":
-            batches, decay = [slice(None)], self.options.weight_decay
+            batches = [slice(None)]
         for rows in batches:
-            self._optimizer.step(partial(self._loss_and_gradient, rows, decay))
+            self._optimizer.step(partial(self._loss_and_gradient, rows))
 
-    def _loss_and_gradient(self, rows: torch.Tensor | slice, decay: float) -> float:
+    def _loss_and_gradient(self, rows: torch.Tensor | slice) -> float:
         self._optimizer.zero_grad()
         loss = F.cross_entropy(self._layer(self._x[rows]), self._y[rows])
-        if decay:  # as in torch's other optimizers: the gradient of (λ/2) ‖W‖² is λ W
-            loss = loss + decay / 2 * self._layer.weight.square().sum()
+        if self.options.optimizer == "lbfgs":
+            # Weight decay as in torch's other optimizers: the gradient of (λ/2) ‖W‖² is λ W.
+            loss = loss + self.options.weight_decay / 2 * self._layer.weight.square().sum()
         loss.backward()
         return loss.item()
 
@@ -141,18 +163,15 @@ def probe_head(
     classifier  of the backbone without its last layer. The features are those that
                 `extract_features` computes and caches by default, without test-time augmentation.
     """
-    extractor = replace(classifier, tta_flip=False)
+    extractor = replace(classifier, flip_view=False)
     features = extract_features(backbone.digest, extractor, images, split, on_progress)
 
     def fit() -> tuple[nn.Linear, float]:
         assert features is not None, "rank 0 has the features"
-        train, val = (
-            (features.parts[part], images.labels[split.parts[part]]) for part in ("train", "val")
-        )
         options = LinearProbeOptions()
-        probe = LinearProbe(train, val, len(images.classes), options, 0, classifier.device)
+        probe = LinearProbe.from_features(features, images, split, options, 0, classifier.device)
         for _ in probe.train():
             pass
-        return probe.layer(), features.seconds + probe.seconds
+        return probe.layer(), probe.seconds
 
     return broadcast(fit)

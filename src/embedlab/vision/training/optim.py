@@ -19,14 +19,15 @@ def build_optimizer(
     Weight decay applies to parameters of two or more dimensions, not to biases and norms. torch's
     L-BFGS has no weight decay: its caller adds the penalty to the loss.
     """
-    trained = [p for p in network.parameters() if p.requires_grad]
+    trainable = [p for p in network.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
     lr, momentum = options.lr, options.momentum
+    assert lr is not None, "the options replace None"
     if options.optimizer == "lbfgs":
-        return torch.optim.LBFGS(trained, lr, line_search_fn="strong_wolfe")
+        return torch.optim.LBFGS(trainable, lr, line_search_fn="strong_wolfe")
     if options.optimizer == "sgd":
         nesterov = options.nesterov and momentum > 0
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)

@@ -8,7 +8,6 @@ Imports nothing heavy: the parser imports this.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from types import MappingProxyType
 from typing import Any
 
 from embedlab.errors import OptionError
@@ -118,7 +117,7 @@ BY_DATA = (
     "head", "batch_norm", "optimizer", "lr", "epochs", "batch_size", "resolution", "augment",
     "freeze",
 )  # fmt: skip
-RECIPES = MappingProxyType({recipe.recipe: recipe for recipe in (AUTO, FAST, NOTEBOOK)})
+RECIPES = {options.recipe: options for options in (AUTO, FAST, NOTEBOOK)}
 RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
 
 FEW_IMAGES = 1_000  # below this, updating BatchNorm's statistics undoes the linear probe
@@ -134,8 +133,8 @@ MIN_EPOCHS, MIN_EPOCHS_FROZEN = 8, 12
 MIN_UPDATES, MIN_UPDATES_FEW = 290, 120
 RATE_FACTOR_FEW = 0.8  # of the learning rate, below FEW_IMAGES
 TINY_SIDE = 16  # pixels; such images are not photos, and the network has to change more for them
-# Resolutions from the first epoch to the last, for few, more and many images, by the largest side
-# of the images in pixels.
+# Resolutions from the first epoch to the last, for few images, thousands and many, by the largest
+# side of the images in pixels.
 RESOLUTIONS = {
     TINY_SIDE: ((64,), (64,), (64,)),
     160: ((128,), (96, 128, 160), FAST.resolution),
@@ -147,18 +146,19 @@ RESOLUTIONS = {
 class DataFacts:
     """The facts from which the recipe `auto` chooses.
 
-    n_train           number of training images.
-    side              of the images as they are stored, in pixels; at most 256.
-    fixed_resolution  the only resolution that the backbone takes; None if it takes several.
-    is_pretrained     whether the weights are not random.
-    has_stages        whether the backbone has stages that can be frozen.
+    n_train            number of training images.
+    side               of the images as they are stored, in pixels; at most 256.
+    backbone, weights  the parameters of these names.
     """
 
     n_train: int
     side: int
-    fixed_resolution: int | None = None
-    is_pretrained: bool = True
-    has_stages: bool = True
+    backbone: str = "resnet18"
+    weights: str = "imagenet"
+
+    @property
+    def is_pretrained(self) -> bool:
+        return self.weights != NO_WEIGHTS
 
 
 def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) -> FinetuneOptions:
@@ -168,10 +168,10 @@ def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) ->
 
     facts  about the data; without them, `auto` has its values for CIFAR-10.
     """
-    given = {name: value for name, value in changes.items() if value is not None}
-    chosen = _by_data(facts, given) if recipe == AUTO.recipe and facts else {}
-    values = asdict(RECIPES[recipe]) | chosen | given
-    if "resolution" not in given:
+    changes = {name: value for name, value in changes.items() if value is not None}
+    chosen = _by_data(facts, changes) if recipe == AUTO.recipe and facts else {}
+    values = asdict(RECIPES[recipe]) | chosen | changes
+    if "resolution" not in changes:
         values["resolution"] = values["resolution"][-values["epochs"] :]
     return FinetuneOptions(**values)
 
@@ -185,12 +185,10 @@ def resolve_options(
     is a placeholder: `auto` then chooses many epochs, so that a list of resolutions is rarely
     refused too early.
     """
-    backbone, names = settings["backbone"], ("recipe", *RECIPE_FIELDS)
-    is_pretrained = settings["weights"] != NO_WEIGHTS
-    fixed = FIXED_RESOLUTION.get(backbone)
-    facts = DataFacts(n_train, side, fixed, is_pretrained, has_stages(backbone))
-    options = make_options(facts=facts, **{name: settings[name] for name in names})
-    check_backbone(backbone, options.resolution, options.freeze)
+    facts = DataFacts(n_train, side, settings["backbone"], settings["weights"])
+    changes = {name: settings[name] for name in RECIPE_FIELDS}
+    options = make_options(settings["recipe"], facts, **changes)
+    check_backbone(facts.backbone, options.resolution, options.freeze)
     return options
 
 
@@ -204,23 +202,27 @@ def min_epochs(freeze: str) -> int:
     return MIN_EPOCHS if freeze in ("none", "stem") else MIN_EPOCHS_FROZEN
 
 
-def _by_data(facts: DataFacts, given: dict[str, Any]) -> dict[str, Any]:
-    """The values of BY_DATA; each takes the `given` values into account."""
+def _by_data(facts: DataFacts, changes: dict[str, Any]) -> dict[str, Any]:
+    """The values of BY_DATA; each takes the user's `changes` into account."""
     is_few = facts.n_train < FEW_IMAGES and facts.is_pretrained
     is_tiny, is_many = facts.side <= TINY_SIDE and not is_few, facts.n_train >= MANY_IMAGES
     exponent = int(math.log2(max(1, facts.n_train / UPDATES_PER_EPOCH)))
-    batch_size = given.get("batch_size", min(max(2**exponent, MIN_BATCH), MAX_BATCH))
+    batch_size = changes.get("batch_size", min(max(2**exponent, MIN_BATCH), MAX_BATCH))
     batch = min(batch_size, facts.n_train)  # the trainer's
     updates = facts.n_train // batch  # in an epoch
-    by_number = next(found for largest, found in RESOLUTIONS.items() if facts.side <= largest)
-    resolution = by_number[0 if is_few else 1 + is_many]
-    if facts.fixed_resolution:
-        resolution = (facts.fixed_resolution,)
-    optimizer = given.get("optimizer", "sgd" if is_tiny else AUTO.optimizer)
+    few, thousands, many = next(
+        resolutions for largest, resolutions in RESOLUTIONS.items() if facts.side <= largest
+    )
+    resolution = many if is_many else thousands
+    if is_few:
+        resolution = few
+    if facts.backbone in FIXED_RESOLUTION:
+        resolution = (FIXED_RESOLUTION[facts.backbone],)
+    optimizer = changes.get("optimizer", "sgd" if is_tiny else AUTO.optimizer)
     freeze = "none"
-    if facts.is_pretrained and facts.has_stages and not (is_few or is_tiny):
+    if facts.is_pretrained and has_stages(facts.backbone) and not (is_few or is_tiny):
         freeze = FREEZE_MANY if is_many else FREEZE_THOUSANDS
-    freeze = given.get("freeze", freeze)
+    freeze = changes.get("freeze", freeze)
     epochs = max(min_epochs(freeze), math.ceil(min_updates(facts.n_train) / updates))
     lr = BASE_LR[optimizer] * batch / 128 * (RATE_FACTOR_FEW if is_few else 1)
     return {

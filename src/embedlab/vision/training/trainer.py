@@ -113,7 +113,7 @@ class Trainer:
         """A checkpoint of tensors, numbers and strings."""
         best = {**self.best.score._asdict(), "epoch": self.best.epoch, "network": self.best.weights}
         return {
-            **{name: part.state_dict() for name, part in self._stateful.items()},
+            **{name: item.state_dict() for name, item in self._stateful.items()},
             "data_digest": self.split.digest,
             "rng": self._generator.get_state(),
             "seconds": self.seconds,
@@ -133,8 +133,8 @@ class Trainer:
                 f"{self.images.name} have changed since: put them back, or start anew."
             )
         try:
-            for name, part in self._stateful.items():
-                part.load_state_dict(state[name])
+            for name, item in self._stateful.items():
+                item.load_state_dict(state[name])
             self._generator.set_state(state["rng"])
             self.history = [EpochRecord(**record) for record in state["history"]]
             self.seconds, best = state["seconds"], state["best"]
@@ -244,8 +244,8 @@ class Trainer:
             unchecked.append(torch.stack([loss.detach(), (logits.argmax(1) == labels).sum()]))
             if len(unchecked) == STEPS_BETWEEN_CHECKS or step == self.steps_per_epoch:
                 checked.append(all_reduce_sum(torch.stack(unchecked)))
-                first = (epoch - 1) * self.steps_per_epoch + step - len(unchecked)
-                self._raise_if_not_finite(checked[-1][:, 0], first, epoch)
+                first_step = (epoch - 1) * self.steps_per_epoch + step - len(unchecked)
+                self._raise_if_not_finite(checked[-1][:, 0], first_step, epoch)
                 detail = f"epoch {epoch}, train/loss {checked[-1][-1, 0].item():.3f}"
                 unchecked = []
             show(step * self.batch_size, detail)
@@ -268,9 +268,9 @@ class Trainer:
         augment = Augmentation(self.options.augment, self.images.side, resolution)
         prepare = replace(self.classifier.preprocessing, resolution=resolution, crop_pct=1.0)
         order = rows[torch.randperm(len(rows), generator=self._generator).numpy()]
-        parts = list(order[: self.steps_per_epoch * size].reshape(-1, size))  # (batch,) each
-        for part, pixels in zip(parts, iter_batches(self.images, parts, device), strict=True):
-            labels = torch.from_numpy(self.images.labels[part][share]).to(device)  # (b,)
+        batches = list(order[: self.steps_per_epoch * size].reshape(-1, size))  # (batch,) each
+        for batch, pixels in zip(batches, iter_batches(self.images, batches, device), strict=True):
+            labels = torch.from_numpy(self.images.labels[batch][share]).to(device)  # (b,)
             augmented = augment(pixels, self._generator)  # (batch, 3, side, side)
             yield prepare(augmented[share]), labels  # (b, 3, r, r)
 

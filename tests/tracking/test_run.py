@@ -203,9 +203,9 @@ def test_a_value_that_mlflow_logs_in_quotes_is_shown_as_it_was_used(
     for name, text in logged.items():
         client.log_param(made.info.run_id, name, text)
     with start_run(entry_point.name, "shown", begins.value.args[0]) as run:
-        assert run.params(quoted) == {name: used[name] for name in quoted}
+        assert run.resolved_params(quoted) == {name: used[name] for name in quoted}
     kept = client.get_run(run.id).data.params
-    assert {name: kept[f"resolved/{name}"] for name in quoted} == run.params(quoted)
+    assert {name: kept[f"resolved/{name}"] for name in quoted} == run.resolved_params(quoted)
 
 
 def test_parameters_are_spelt_as_in_mlproject_and_left_out_where_they_do_not_apply(client):

@@ -49,12 +49,6 @@ def has_artifact(run_id: str, path: str) -> bool:
     return path in {file.path for file in files}
 
 
-def logged_param(run: Run, name: str) -> str:
-    """A parameter of a run, as it was resolved or else as it was given; "" if it has neither."""
-    params = run.data.params
-    return params.get(f"resolved/{name}", params.get(name, ""))
-
-
 def download_artifact(uri: str) -> Path:
     """A local copy of what MLflow has at `uri`, for as long as this process lives.
 

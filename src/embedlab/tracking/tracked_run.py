@@ -42,6 +42,16 @@ DIGEST_CHARACTERS = 36  # as many as MLflow stores of a data set's digest
 T = TypeVar("T")
 
 
+def resolved_param(logged: Mapping[str, str], name: str) -> str | None:
+    """The value that a run used, among the parameters that it logged; None if it has none.
+
+    That is `resolved/<name>`, or else the value that was given. A given `auto` is no value: it is
+    one only of the recipe, which has it as `resolved/recipe`.
+    """
+    given = logged.get(name)
+    return logged.get(f"resolved/{name}", None if given == "auto" else given)
+
+
 class TrackedRun:
     """The run of an entry point.
 
@@ -82,14 +92,10 @@ class TrackedRun:
         """Log the values by which runs are compared as `resolved/<name>`, given or not."""
         self.log_params({f"resolved/{name}": value for name, value in params.items()})
 
-    def params(self, names: Sequence[str]) -> dict[str, str]:
+    def resolved_params(self, names: Sequence[str]) -> dict[str, str]:
         """The resolved values of these parameters, without those that do not apply."""
-        logged = self._logged_params
-        # `auto` is a value only of the recipe, which has it as `resolved/recipe`.
-        plain = {name: logged[name] for name in names if logged.get(name, "auto") != "auto"}
-        resolved = {n: logged[f"resolved/{n}"] for n in names if f"resolved/{n}" in logged}
-        found = plain | resolved
-        return {name: found[name] for name in names if name in found}
+        values = {name: resolved_param(self._logged_params, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         self._client.log_batch(self.id, tags=[RunTag(key, str(v)) for key, v in tags.items()])

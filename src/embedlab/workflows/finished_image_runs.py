@@ -14,11 +14,11 @@ from embedlab.progress import EpochRecord
 from embedlab.tracking.finished import (
     download_artifact,
     finished_run,
-    logged_param,
     newest_finished,
     read_history,
 )
 from embedlab.tracking.store import first_line, store_address
+from embedlab.tracking.tracked_run import resolved_param
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
@@ -101,9 +101,9 @@ def _read(run: Run, is_unique: bool) -> FinishedImageRun:
         metrics["best/val_accuracy"],
         metrics.get("time/fit_seconds"),
         _test_predictions(run_id),
-        logged_param(run, "weights"),
+        resolved_param(run.data.params, "weights") or "",
     )
-    dataset = logged_param(run, "dataset")
+    dataset = resolved_param(run.data.params, "dataset") or ""
     history = read_history(run_id, CURVES)
     best_epoch = int(metrics.get("best/epoch", -1))
     digest = run.data.tags["pictures_digest"]

@@ -296,7 +296,7 @@ def _card(
     images: ImageDataset,
     split: Split,
 ) -> Card:
-    params = run.params(CARD_PARAMETERS)
+    params = run.resolved_params(CARD_PARAMETERS)
     low, high = report.interval
     n_train, n_val, n_test = (len(rows) for rows in split.parts.values())
     return Card(

@@ -220,7 +220,7 @@ def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: Score) -> Card:
         counts=f"{counted(n_users, 'user')}, {counted(n_movies, 'movie')}, "
         f"{counted(likes.matrix.nnz, 'like')}",
         licences={"Ratings": data_licence(likes.name)},
-        trained=run.params(CARD_PARAMETERS),
+        trained=run.resolved_params(CARD_PARAMETERS),
         origin=run.origin,
         run_id=run.id,
         metrics=metrics,

@@ -26,11 +26,11 @@ from embedlab.tracking.finished import (
     download_artifact,
     finished_run,
     has_artifact,
-    logged_param,
     newest_finished,
 )
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
+from embedlab.tracking.tracked_run import resolved_param
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
 
 KINDS = (
@@ -134,7 +134,7 @@ class ReportedRun:
         return ", ".join(f"{one.name} ({one.digest[:8]})" for one in used)
 
     def param(self, name: str) -> str:
-        return logged_param(self.run, name)
+        return resolved_param(self.run.data.params, name) or ""
 
     def summary(self, part: int) -> Markup:
         """A part of `summary.md` as HTML; parts count from 0, and each begins with a heading."""

@@ -41,7 +41,7 @@ def command(entry_point: str, **parameters: object) -> str:
 
 def serve_command(model: str) -> str:
     """The shell command that serves a model, on a port other than the MLflow UI's."""
-    return f"mlflow models serve -m {model} --env-manager local -p 5001"
+    return f"mlflow models serve -m {shlex.quote(model)} --env-manager local -p 5001"
 
 
 def as_markdown(text: str) -> str:

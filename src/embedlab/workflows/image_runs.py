@@ -1,6 +1,5 @@
 """The parts that `extract_features` and `finetune` share: data, epochs, test report, model."""
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from embedlab.formatting import counted, serve_command
 from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking import charts
 from embedlab.tracking.registry.card import Card
-from embedlab.tracking.registry.promotion import Score
+from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish
 from embedlab.tracking.run import TrackedRun
 from embedlab.vision.data.augmentation import Augmentation
@@ -279,14 +278,10 @@ def finish(
     }
     model = log_image_model(run, classifier.network, about, images.pixels[split.val[0]])
     card = _card(run, best, report, images, split)
-    name = args["model_name"] if args["register"] else None
-    score = Score(model_facts.VAL_ACCURACY, *best.score)
-    model, registered = publish(run, model, card, score, name, args["promote"])
-    serve = serve_command(shlex.quote(model))
     summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
-    run.describe("\n\n".join([f"**{summary}**", *registered, f"Serve it: `{serve}`"]))
+    messages = publish(run, model, card, args, summary, "Serve", serve_command)
     how_to_open = run.how_to_open(comparison_view(run.experiment_id))
-    return [summary, *registered, f"Serve it with  {serve}", *filter(None, [how_to_open])]
+    return [summary, *messages, *filter(None, [how_to_open])]
 
 
 def _card(
@@ -298,6 +293,7 @@ def _card(
 ) -> Card:
     params = run.resolved_params(CARD_PARAMETERS)
     low, high = report.interval
+    val_loss = PromotionScore(model_facts.VAL_LOSS, best.score.loss)
     n_train, n_val, n_test = (len(rows) for rows in split.parts.values())
     return Card(
         summary=f"Classifies an image into one of {len(images.classes)} classes, with a "
@@ -314,6 +310,7 @@ def _card(
         trained=params,
         origin=run.origin,
         run_id=run.id,
+        score=PromotionScore(model_facts.VAL_ACCURACY, best.score.accuracy, val_loss),
         metrics={
             "test_accuracy": report.accuracy,
             "test_accuracy_low": low,
@@ -326,7 +323,7 @@ def _card(
             "calibration error on the test images": f"{report.calibration_error:.2%}",
         },
         limits=model_facts.IMAGE_LIMITS,
-        command=serve_command("{model}"),
+        command=serve_command,
     )
 
 

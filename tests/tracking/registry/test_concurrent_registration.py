@@ -23,9 +23,7 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
 from embedlab.errors import TrackingError
 from embedlab.tracking.registry import versions
-from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import Registration, register, set_champion
-from embedlab.workflows.model_facts import COST
 
 NAME = "movie-embedding"
 WORLDS = 400  # of versions, and of orders in which their registrations come about
@@ -110,7 +108,7 @@ def memory(use) -> Memory:
 
 
 def add(cost: float, digest: str = "a", promote: str = "if_better") -> Registration:
-    return register("uri", NAME, card_of(digest), Score(COST, cost), promote)
+    return register("uri", NAME, card_of(digest, cost), promote)
 
 
 @pytest.fixture
@@ -317,8 +315,8 @@ def register_in_every_round(process: int, barrier: Barrier) -> None:
     mlflow.MlflowClient().search_registered_models()
     for number in range(ROUNDS):
         barrier.wait(60)
-        score = Score(COST, (7 * process + number) % 11)
-        register(f"{os.getcwd()}/model", f"m{number}", card_of("a"), score)
+        card = card_of("a", cost=(7 * process + number) % 11)
+        register(f"{os.getcwd()}/model", f"m{number}", card)
 
 
 @pytest.mark.slow

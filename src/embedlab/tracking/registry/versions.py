@@ -16,9 +16,10 @@ the aliases that a later one has set.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
@@ -29,7 +30,11 @@ from embedlab.errors import TrackingError
 from embedlab.formatting import command
 from embedlab.tracking.registry.card import CARD_FILE, Card
 from embedlab.tracking.registry.model import check_answers_its_example
-from embedlab.tracking.registry.promotion import RegisteredVersion, Score, should_promote
+from embedlab.tracking.registry.promotion import (
+    PromotionMetric,
+    RegisteredVersion,
+    should_promote,
+)
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import explain_store_errors, store_address
 
@@ -91,27 +96,36 @@ class Promotion(Registration):
 
 
 def publish(
-    run: TrackedRun, model_uri: str, card: Card, score: Score, name: str | None, promote: str
-) -> tuple[str, list[str]]:
-    """Log the model's card, and register the model if it has a name.
+    run: TrackedRun,
+    model_uri: str,
+    card: Card,
+    args: Mapping[str, Any],
+    headline: str,
+    verb: str,
+    command_for: Callable[[str], str],
+) -> list[str]:
+    """Log the model's card, register the model if `args` say so, and describe the run.
 
-    Returns the URI to query the model by, and what to tell the user. Raises TrackingError, without
-    registering the model, if it does not answer its own input example.
+    args         has `register`, `model_name` and `promote`.
+    headline     the run's result, which the description begins with.
+    command_for  returns the shell command that uses the model of a URI; `verb` is what it does.
+
+    Returns what to tell the user. Raises TrackingError, without registering the model, if it does
+    not answer its own input example.
     """
-    if name is None:
-        uri, messages = f"runs:/{run.id}/model", []
-    else:
+    uri, messages = f"runs:/{run.id}/model", []
+    if args["register"]:
         run.retry_until_available(lambda: check_answers_its_example(model_uri))
-        entry = register(model_uri, name, card, score, promote)
-        run.set_tags({"registered_model": entry.label})
-        uri, messages = entry.uri, [str(entry)]
+        registration = register(model_uri, args["model_name"], card, args["promote"])
+        run.set_tags({"registered_model": registration.label})
+        uri, messages = registration.uri, [str(registration)]
     run.log_text(card.markdown(uri), CARD_FILE)
-    return uri, messages
+    use = command_for(uri)
+    run.describe("\n\n".join([f"**{headline}**", *messages, f"{verb} it: `{use}`"]))
+    return [*messages, f"{verb} it with  {use}"]
 
 
-def register(
-    model_uri: str, name: str, card: Card, score: Score, promote: str = "if_better"
-) -> Registration:
+def register(model_uri: str, name: str, card: Card, promote: str = "if_better") -> Registration:
     """Register a logged model under `name`, with its card as description and as tags.
 
     promote  `if_better`: champion if there is none, or its score on the same data is worse;
@@ -119,16 +133,15 @@ def register(
     """
     model = _RegisteredModel(name)
     with explain_store_errors():
-        tags = {**card.tags, **score.tags, "promote": promote}
-        created = mlflow.register_model(model_uri, name, tags=tags)
+        created = mlflow.register_model(model_uri, name, tags={**card.tags, "promote": promote})
         version = int(created.version)
         if not model.client.get_registered_model(name).description:
             model.client.update_registered_model(name, card.summary)
         model.client.update_model_version(name, created.version, card.markdown(_uri(name, version)))
         since = created.creation_timestamp - 1000 * UNDECIDED_SECONDS
         for killed in model.wait_for_registrations(UNDECIDED_SECONDS, since, below=version):
-            model.decide(killed, score)
-        alias, reason = model.decide(_registered_version(created), score)
+            model.decide(killed, card.score.metric)
+        alias, reason = model.decide(_registered_version(created), card.score.metric)
     return Registration(name, version, alias, reason)
 
 
@@ -231,16 +244,13 @@ class _RegisteredModel:
                 return undecided
             time.sleep(POLL_SECONDS)
 
-    def decide(self, new: RegisteredVersion, score: Score) -> tuple[str, str]:
-        """Make the version champion or challenger, by the metric of `score`.
-
-        Returns the alias, and a phrase that says why.
-        """
+    def decide(self, new: RegisteredVersion, metric: PromotionMetric) -> tuple[str, str]:
+        """Make the version champion or challenger; return the alias, and a phrase that says why."""
         champion = self.by_alias(CHAMPION)
         if champion and champion.version == new.version:  # its process was killed after that
             is_champion, reason = True, champion.tags["promoted_because"]
         else:
-            is_champion, reason = should_promote(new, champion, score.metric)
+            is_champion, reason = should_promote(new, champion, metric)
             if is_champion:
                 self.make_champion(new.version, reason, champion)
         self.set_alias(CHALLENGER, None if is_champion else new.version)

@@ -27,9 +27,10 @@ from mlflow.projects import load_project
 from embedlab.cli.parser import exit_with
 from embedlab.errors import DivergedError, OptionError, TrackingError
 from embedlab.progress import EpochRecord
+from embedlab.tracking import database as database_module
 from embedlab.tracking import run as runs
-from embedlab.tracking import store as store_module
 from embedlab.tracking import tracked_run
+from embedlab.tracking.database import initialise_store
 from embedlab.tracking.run import (
     EXPERIMENT,
     RANDOM_RUN_NAME,
@@ -37,7 +38,7 @@ from embedlab.tracking.run import (
     start_child_run,
     start_run,
 )
-from embedlab.tracking.store import check_store, explain_store_errors, initialise_store
+from embedlab.tracking.store import check_artifact_location, explain_store_errors
 from entrypoints import build_matrix, recommend
 
 pytestmark = pytest.mark.slow
@@ -679,7 +680,7 @@ def test_an_experiment_behind_a_server_is_accepted_from_runs_that_use_the_server
     behind = SimpleNamespace(artifact_location="mlflow-artifacts:/0")
     monkeypatch.setattr(mlflow, "get_experiment", lambda _: behind)
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
-    check_store("0")
+    check_artifact_location("0")
 
 
 @pytest.mark.parametrize(
@@ -723,7 +724,7 @@ def test_a_first_start_makes_the_store_beside_its_place_and_removes_what_a_kill_
         was_there.append(another_store.exists())
         replace(new, path)
 
-    monkeypatch.setattr(store_module.os, "replace", appear)
+    monkeypatch.setattr(database_module.os, "replace", appear)
     initialise_store()
     assert was_there == [False]
     assert [item.name for item in mlflow.search_experiments()] == ["Default"]

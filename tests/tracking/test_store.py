@@ -23,10 +23,11 @@ from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 
 from embedlab.cli.parser import EXIT_INTERRUPTED, exit_with
 from embedlab.errors import DataError, StoreUnavailableError, TrackingError
-from embedlab.tracking import store
+from embedlab.tracking import database as database_module
+from embedlab.tracking.database import initialise_store
 from embedlab.tracking.offline import retry as outage
 from embedlab.tracking.run import start_run
-from embedlab.tracking.store import first_line, how_to_open, initialise_store, without_password
+from embedlab.tracking.store import first_line, how_to_open, without_password
 from entrypoints import recommend
 
 pytestmark = pytest.mark.slow
@@ -164,7 +165,7 @@ def test_a_store_whose_last_writer_was_killed_is_opened(database):
 @pytest.fixture
 def impatient(monkeypatch):
     """A start says soon what it waits for, tries again soon, and gives up soon."""
-    monkeypatch.setattr(store, "LOCK_NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(database_module, "LOCK_NOTICE_SECONDS", 0.1)
     monkeypatch.setattr(outage, "FIRST_PAUSE", 0.01)
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.5")
 
@@ -210,8 +211,8 @@ def test_a_start_that_waits_for_a_lock_is_stopped_by_ctrl_c(database):
     waiting = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from embedlab.cli.parser import exit_with\n"
-        "from embedlab.tracking import run as runs, store\n"
-        "store.LOCK_NOTICE_SECONDS = 0.0\n"
+        "from embedlab.tracking import run as runs, database\n"
+        "database.LOCK_NOTICE_SECONDS = 0.0\n"
         "def main(argv):\n"
         "    with runs.start_run('recommend', 'waits', {}): pass\n"
         "exit_with(main)"

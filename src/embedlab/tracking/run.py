@@ -17,6 +17,7 @@ from mlflow.entities import RunTag
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, StoreUnavailableError
 from embedlab.tracking import signals, store
+from embedlab.tracking.database import initialise_store
 from embedlab.tracking.offline.retry import retry_until_available, seconds_to_wait, short_requests
 from embedlab.tracking.offline.spool import flush_spool
 from embedlab.tracking.stale import mark_stale_runs, owner_tags
@@ -51,7 +52,7 @@ def start_run(
         flush_spool()
         name = None if mlflow_env.MLFLOW_RUN_ID.get() else run_name
         with _lifecycle(name, {"entry_point": entry_point, **owner_tags()}) as run:
-            store.check_store(run.experiment_id)
+            store.check_artifact_location(run.experiment_id)
             if marks_stale:
                 mark_stale_runs(run.experiment_id)
             run.log_params(params)
@@ -67,7 +68,7 @@ def start_child_run(
     run_name: str, params: Mapping[str, object], tags: Mapping[str, object]
 ) -> Iterator[TrackedRun]:
     """Yields a child run of the one that `start_run` has begun, in the same process."""
-    retry_until_available(store.store_address(), store.initialise_store)
+    retry_until_available(store.store_address(), initialise_store)
     with _lifecycle(run_name, owner_tags(), is_child=True) as run:
         run.log_params(params)
         run.set_tags({**tags, **_code_version()})
@@ -127,7 +128,7 @@ def end_refused_run(error: EmbedlabError) -> None:
     """
     try:
         with short_requests():
-            store.initialise_store()
+            initialise_store()
             status, tags = _stop_reason(error)
             run_id, client = mlflow_env.MLFLOW_RUN_ID.get(), mlflow.MlflowClient()
             client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
@@ -147,9 +148,9 @@ def _connect_to_store() -> None:
         mlflow_env.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
     if mlflow_env.MLFLOW_RUN_ID.get():  # its experiment is set, and setting it is an error
-        retry_until_available(store.store_address(), store.initialise_store)
+        retry_until_available(store.store_address(), initialise_store)
         return
-    store.initialise_store()
+    initialise_store()
     with store.explain_store_errors(), short_requests():
         mlflow.set_experiment(experiment_id=_experiment_id())
 

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
 from embedlab.errors import TrackingError
-from embedlab.tracking.registry import versions
+from embedlab.tracking.registry import registered_model, versions
 from embedlab.tracking.registry.versions import Registration, register, set_champion
 
 NAME = "movie-embedding"
@@ -90,10 +90,11 @@ class Memory:
 @pytest.fixture
 def use(monkeypatch) -> Callable[[Memory], Memory]:
     """Make a registry in memory the one that our code sees; it is asked again without a pause."""
-    monkeypatch.setattr(versions, "POLL_SECONDS", 0)
+    monkeypatch.setattr(registered_model, "POLL_SECONDS", 0)
 
     def use_it(memory: Memory) -> Memory:
-        monkeypatch.setattr(versions, "mlflow", memory)
+        for module in (versions, registered_model):
+            monkeypatch.setattr(module, "mlflow", memory)
         return memory
 
     return use_it
@@ -116,7 +117,7 @@ def clock(monkeypatch) -> SimpleNamespace:
     """Seconds that pass only while the registry is waited for."""
     made = SimpleNamespace(now=0.0, time=time.time, monotonic=lambda: made.now)
     made.sleep = lambda _: setattr(made, "now", made.now + 1)
-    monkeypatch.setattr(versions, "time", made)
+    monkeypatch.setattr(registered_model, "time", made)
     return made
 
 
@@ -289,12 +290,12 @@ def collisions(memory: Memory, monkeypatch, code: int, times: int) -> None:
 
 
 def test_a_write_that_collided_is_tried_again(memory, monkeypatch):
-    collisions(memory, monkeypatch, BAD_REQUEST, times=versions.MAX_ATTEMPTS - 1)
+    collisions(memory, monkeypatch, BAD_REQUEST, times=registered_model.MAX_ATTEMPTS - 1)
     assert add(99).alias == "champion"
 
 
 @pytest.mark.parametrize(
-    ("code", "times"), [(BAD_REQUEST, versions.MAX_ATTEMPTS), (INTERNAL_ERROR, 1)]
+    ("code", "times"), [(BAD_REQUEST, registered_model.MAX_ATTEMPTS), (INTERNAL_ERROR, 1)]
 )
 def test_a_write_that_goes_on_to_fail_is_one_sentence(memory, monkeypatch, code, times):
     collisions(memory, monkeypatch, code, times)

@@ -31,14 +31,17 @@ from typing import TYPE_CHECKING
 
 import psutil
 import requests
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.startup import PROJECT
+from benchmarks.timing import print_table
 
 if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
 
+HEADINGS = (
+    "model", "round", "requests", "per second", "p50 ms", "p99 ms", "wrong",
+    "MiB, first to last tenth",
+)  # fmt: skip
 JSON = {"Content-Type": "application/json"}
 SHARE_OF_BAD = 0.3
 # A stack trace, or an absolute path of two or more parts, but not the base64 of a JPEG (/9j/…).
@@ -52,10 +55,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=50_000, help="requests per round and model")
     parser.add_argument("--clients", type=int, default=8, help="concurrent clients")
     args = parser.parse_args()
-    table = Table(title="mlflow models serve, 2 workers", title_justify="left")
-    for name in ("model", "round", "requests", "per second", "p50 ms", "p99 ms", "wrong"):
-        table.add_column(name, justify="left" if name in ("model", "round") else "right")
-    table.add_column("MiB, first to last tenth", justify="right")
+    rows = []
     is_fine = True
     with TemporaryDirectory() as folder:
         store = f"sqlite:///{folder}/mlflow.db"
@@ -66,11 +66,11 @@ def main() -> None:
             with Server(name, Path(folder)) as server:
                 for round_, bodies in (("right", good), ("mixed", [*good, *bad])):
                     result = server.load(bodies, len(good), args.requests, args.clients)
-                    table.add_row(name, round_, *result.cells())
+                    rows.append([name, round_, *result.cells()])
                     is_fine &= not result.wrong
                     for said, n in result.wrong.most_common(5):
                         print(f"{name}, {round_}: {n} × {said}")
-    Console(width=110).print(table)
+    print_table("mlflow models serve, 2 workers", HEADINGS, rows, n_names=2)
     sys.exit(0 if is_fine else 1)
 
 

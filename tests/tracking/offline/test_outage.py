@@ -52,7 +52,7 @@ WORDS_AWAY = "is unavailable (connection refused). The run goes on; what it logs
 class FakeServer:
     """Of one run: it takes batches and files, or answers `status`; stopped, it refuses.
 
-    status  200, another to answer instead, or None to say nothing for a while.
+    status  200, another to answer instead, or None to say nothing until `stop`.
     """
 
     def __init__(self):
@@ -65,6 +65,7 @@ class FakeServer:
         self.ended: tuple[str, int] | None = None
         self.refused: str | None = None  # paths with that end get a 400
         self.n_requests = 0
+        self._silence_is_over = threading.Event()
         self._connections: list[socket.socket] = []
         self.port = 0
         self.start()
@@ -76,6 +77,7 @@ class FakeServer:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
+        self._silence_is_over.set()
         self._server.shutdown()
         self._server.server_close()
         for connection in self._connections:  # as the end of a process closes them
@@ -124,7 +126,7 @@ class FakeServer:
                 fake.n_requests += 1
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if fake.status is None:
-                    time.sleep(2.5)
+                    fake._silence_is_over.wait()
                     self.close_connection = True
                     return
                 is_refused = fake.refused and self.path.endswith(fake.refused)

@@ -60,7 +60,7 @@ def integer(minimum: int, maximum: int = MAX_INT) -> ArgumentType[int]:
 def integers(minimum: int, maximum: int = MAX_INT) -> ArgumentType[tuple[int, ...]]:
     """Type of one whole number or several, joined by commas: `96`, `64,96,128`."""
     parse = integer(minimum, maximum)
-    return ArgumentType(lambda text: tuple(parse(part.strip()) for part in text.split(",")))
+    return ArgumentType(lambda text: tuple(parse(word.strip()) for word in text.split(",")))
 
 
 def number(minimum: float, maximum: float = math.inf) -> ArgumentType[float]:
@@ -139,7 +139,7 @@ def run_ids(default: str, at_least: int) -> Callable[[str], tuple[str, ...]]:
     least = {1: "one", 2: "two"}[at_least]
 
     def parse(text: str) -> tuple[str, ...]:
-        ids = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+        ids = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
         if ids == (default,):
             return ()
         if len(ids) < at_least:

@@ -97,20 +97,19 @@ class _Database:
         Raises TrackingError, before locking, if the database is another program's, or is not the
         one that `mlflow run` has used.
         """
-        address = store_address()
-        self.tables = retry_until_available(address, self._read_tables)
+        self.tables = retry_until_available(self._read_tables)
         self._check_owner()
         self._check_has_run()
         if self.path is None:
             with self._connect() as connection:
                 take = partial(_take_advisory_lock, connection)
-                retry_until_available(address, take, LOCK_NOTICE_SECONDS)
+                retry_until_available(take, LOCK_NOTICE_SECONDS)
                 yield  # the lock goes with the connection
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{self.path}.lock", blocking=False)
         Path(lock.lock_file).touch()  # FileLock may wait for a file that cannot be made
-        with retry_until_available(address, lock.acquire, LOCK_NOTICE_SECONDS):
+        with retry_until_available(lock.acquire, LOCK_NOTICE_SECONDS):
             if not self.path.exists():
                 self._make_sqlite(self.path)
             yield

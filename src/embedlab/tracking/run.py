@@ -18,8 +18,8 @@ from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, StoreUnavailableError
 from embedlab.tracking import signals, store
 from embedlab.tracking.database import initialise_store
-from embedlab.tracking.offline.retry import retry_until_available, seconds_to_wait, short_requests
-from embedlab.tracking.offline.spool import flush_spool
+from embedlab.tracking.offline.retry import retry_until_available, short_requests, wait_limit
+from embedlab.tracking.offline.spool import send_earlier_spools
 from embedlab.tracking.stale import mark_stale_runs, owner_tags
 from embedlab.tracking.tracked_run import NullRun, TrackedRun
 
@@ -49,7 +49,7 @@ def start_run(
     run_name = run_name[:MAX_RUN_NAME]
     with signals.raise_first_signal():
         _connect_to_store()
-        flush_spool()
+        send_earlier_spools()
         name = None if mlflow_env.MLFLOW_RUN_ID.get() else run_name
         with _lifecycle(name, {"entry_point": entry_point, **owner_tags()}) as run:
             store.check_artifact_location(run.experiment_id)
@@ -68,7 +68,7 @@ def start_child_run(
     run_name: str, params: Mapping[str, object], tags: Mapping[str, object]
 ) -> Iterator[TrackedRun]:
     """Yields a child run of the one that `start_run` has begun, in the same process."""
-    retry_until_available(store.store_address(), initialise_store)
+    retry_until_available(initialise_store)
     with _lifecycle(run_name, owner_tags(), is_child=True) as run:
         run.log_params(params)
         run.set_tags({**tags, **_code_version()})
@@ -143,12 +143,12 @@ def _connect_to_store() -> None:
     Raises TrackingError if the store cannot be used or is unavailable; if `mlflow run` has just
     made the run there, first waits for it.
     """
-    seconds_to_wait()  # a bad value is refused before any work
+    wait_limit()  # a bad value is refused before any work
     if store.store_address() != mlflow.get_tracking_uri():  # MLflow would print it at a run's end
         mlflow_env.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
     if mlflow_env.MLFLOW_RUN_ID.get():  # its experiment is set, and setting it is an error
-        retry_until_available(store.store_address(), initialise_store)
+        retry_until_available(initialise_store)
         return
     initialise_store()
     with store.explain_store_errors(), short_requests():

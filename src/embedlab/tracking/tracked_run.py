@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SECONDS_BETWEEN_WRITES = 2.0
-MODEL_UPLOAD_SECONDS = 120  # timeout of a request that stores a model; MLflow's default
+MODEL_UPLOAD_TIMEOUT = 120  # seconds of a request that stores a model; MLflow's default
 EPOCH_SECONDS = "time/epoch_seconds"
 DIGEST_CHARACTERS = 36  # as many as MLflow stores of a data set's digest
 
@@ -138,7 +138,7 @@ class TrackedRun:
 
         Raises StoreUnavailableError after the limit, EMBEDLAB_WAIT_FOR_SERVER.
         """
-        with short_requests(MODEL_UPLOAD_SECONDS):
+        with short_requests(MODEL_UPLOAD_TIMEOUT):
             return self._client.retry_until_available(do)
 
     def end(self, status: str, tags: Mapping[str, str]) -> None:

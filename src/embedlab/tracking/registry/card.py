@@ -60,7 +60,7 @@ class Card:
             "code commit": commit,
             "run": self.run_id,
         }
-        parts = [
+        sections = [
             self.summary,
             "## Data and licence",
             f"{_short(self.data)}: {self.counts}; sha256 `{self.data_digest}`.",
@@ -74,7 +74,7 @@ class Card:
             "## Query it",
             f"```bash\n{self.command(model)}\n```",
         ]
-        return "\n\n".join(parts) + "\n"
+        return "\n\n".join(sections) + "\n"
 
 
 def _list(facts: Mapping[str, str]) -> str:

@@ -169,10 +169,10 @@ class Team:
         with (
             patch.dict(os.environ, cache),
             chdir(self.root / "here"),
-            use_store(self.uri) as client,
+            use_store(self.uri),
         ):
             os.environ.pop("MLFLOW_RUN_ID", None)
-            yield client
+            yield mlflow.MlflowClient()
 
     def unsent(self) -> list[Path]:
         return sorted((self.root / "cache" / "unsent").glob("*"))

@@ -691,26 +691,21 @@ def test_an_experiment_behind_a_server_is_accepted_from_runs_that_use_the_server
 def test_a_store_that_cannot_be_opened_is_one_sentence(client, tmp_path, uri):
     """What goes wrong then is the operating system's own error, the database's, or MLflow's."""
     (tmp_path / "a-file").write_text("neither a folder nor a database " * 100)
-    uri, before = uri.format(tmp_path), mlflow.get_tracking_uri()
+    uri = uri.format(tmp_path)
     sentence = rf"MLflow cannot open its store {re.escape(uri)} \(\w+: .+\): set MLFLOW_.*\."
-    mlflow.set_tracking_uri(uri)
-    try:
-        with (
-            pytest.raises(TrackingError, match=f"^{sentence}$"),
-            start_run("fit_embedding", "fit", {}),
-        ):
-            pytest.fail("the run has begun")
-    finally:
-        mlflow.set_tracking_uri(before)
+    with (
+        use_store(uri),
+        pytest.raises(TrackingError, match=f"^{sentence}$"),
+        start_run("fit_embedding", "fit", {}),
+    ):
+        pytest.fail("the run has begun")
 
 
 @pytest.fixture
 def another_store(tmp_path):
     """The file of an sqlite store that is not there yet, which is MLflow's for the test."""
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    yield tmp_path / "mlflow.db"
-    mlflow.set_tracking_uri(before)
+    with use_store(f"sqlite:///{tmp_path}/mlflow.db"):
+        yield tmp_path / "mlflow.db"
 
 
 def test_a_first_start_makes_the_store_beside_its_place_and_removes_what_a_kill_left(

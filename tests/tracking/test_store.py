@@ -12,12 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import chdir, closing, contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
 import mlflow
 import pytest
 import sqlalchemy
-from conftest import PROJECT, empty_store, no_experiment_chosen, use_store
+from conftest import PROJECT, empty_store, use_store
 from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 
@@ -38,12 +37,8 @@ def database(tmp_path) -> Iterator[Path]:
     """A file that is not there yet, which is MLflow's store for the test."""
     file = tmp_path / "store" / "runs.db"
     file.parent.mkdir()
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri(f"sqlite:///{file}")
-    with patch.dict(os.environ), no_experiment_chosen():  # MLflow sets a variable for it, too
-        os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    with use_store(f"sqlite:///{file}"):
         yield file
-    mlflow.set_tracking_uri(before)
 
 
 def execute(file: Path, *statements: str) -> None:
@@ -248,14 +243,12 @@ def test_a_database_that_another_process_has_locked_is_named(database, monkeypat
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc, where nobody may write")
 def test_a_folder_that_cannot_be_written_is_a_sentence_at_once():
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri("sqlite:////proc/runs.db")
     started = time.monotonic()
-    try:
-        with pytest.raises(TrackingError, match=r"cannot open its store .*/proc/runs\.db\.lock"):
-            initialise_store()
-    finally:
-        mlflow.set_tracking_uri(before)
+    with (
+        use_store("sqlite:////proc/runs.db"),
+        pytest.raises(TrackingError, match=r"cannot open its store .*/proc/runs\.db\.lock"),
+    ):
+        initialise_store()
     assert time.monotonic() - started < 3
 
 
@@ -276,10 +269,8 @@ def relative(tmp_path, monkeypatch) -> Iterator[Path]:
     """A relative address, as an entry point under `mlflow run` sees it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_RUN_ID", RUN_ID)
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri("sqlite:///sub/rel.db")
-    yield tmp_path / "sub/rel.db"
-    mlflow.set_tracking_uri(before)
+    with use_store("sqlite:///sub/rel.db"):
+        yield tmp_path / "sub/rel.db"
 
 
 def test_a_relative_address_of_another_folder_is_refused_and_makes_no_store(relative):

@@ -24,7 +24,7 @@ import pandas as pd
 import pytest
 import requests
 import sqlalchemy
-from conftest import fresh_store
+from conftest import fresh_store, use_store
 from filelock import FileLock
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
@@ -150,10 +150,8 @@ class FakeServer:
 def server():
     logging.getLogger("urllib3.connectionpool").setLevel(logging.CRITICAL)  # as a run does
     fake = FakeServer()
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri(fake.uri)
-    yield fake
-    mlflow.set_tracking_uri(before)
+    with use_store(fake.uri):
+        yield fake
     fake.stop()
 
 

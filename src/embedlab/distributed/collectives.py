@@ -113,10 +113,10 @@ def local_main_first() -> Iterator[None]:
 def assert_same_across_ranks(what: str, value: object) -> None:
     """Raises OptionError if `value` is not the same at all ranks."""
     values = _all_gather_object(value)
-    other = next((i for i, found in enumerate(values) if found != values[0]), None)
-    if other is not None:
+    differing = [i for i in range(world_size()) if values[i] != values[0]]
+    if differing:
         raise OptionError(
-            f"{what}: expected the same at all {world_size()} ranks, but rank {other} differs "
+            f"{what}: expected the same at all {world_size()} ranks, but rank {differing[0]} differs "
             "from rank 0: start every host with the same command and the same data."
         )
 

@@ -101,10 +101,10 @@ def _why_stale(tags: dict[str, str], idle_hours: float, max_idle_hours: float) -
 def experiment_named(name: str) -> str:
     """The id of an experiment. Raises TrackingError if there is none of that name."""
     client = mlflow.MlflowClient()
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         names = ", ".join(item.name for item in client.search_experiments())
         raise TrackingError(
             f"experiment: expected one of {names} in {store_address()}, got {name!r}."
         )
-    return found.experiment_id
+    return experiment.experiment_id

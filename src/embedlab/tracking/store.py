@@ -74,7 +74,7 @@ def store_address() -> str:
 
 def without_password(text: str) -> str:
     """The text with `***` for the password of each address of a server or database in it."""
-    return PASSWORD.sub(lambda found: f"{found[found.lastindex or 0]}***", text)
+    return PASSWORD.sub(lambda match: f"{match[match.lastindex or 0]}***", text)
 
 
 def first_line(error: Exception) -> str:

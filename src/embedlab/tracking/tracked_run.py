@@ -83,8 +83,9 @@ class TrackedRun:
                 continue
             text = value_as_text(value)
             is_respelled = self._logged_params.get(name, text) != text
-            fresh[f"resolved/{name}" if is_respelled else name] = text
-        fresh = {key: text for key, text in fresh.items() if key not in self._logged_params}
+            key = f"resolved/{name}" if is_respelled else name
+            if key not in self._logged_params:
+                fresh[key] = text
         self._client.log_batch(self.id, params=[Param(*item) for item in fresh.items()])
         self._logged_params |= fresh
 
@@ -234,5 +235,5 @@ class NullRun(TrackedRun):
         self.id = "of the main process"
 
     def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
-        return (lambda *_, **__: None) if callable(found) else found
+        attribute = super().__getattribute__(name)
+        return (lambda *_, **__: None) if callable(attribute) else attribute

@@ -33,8 +33,8 @@ class RegisteredModel:
     def versions(self) -> dict[int, ModelVersion]:
         """The versions that have not been deleted, by number, in ascending order."""
         quote = '"' if "'" in self.name else "'"
-        found = self.client.search_model_versions(f"name = {quote}{self.name}{quote}")
-        return dict(sorted((int(version.version), version) for version in found))
+        versions = self.client.search_model_versions(f"name = {quote}{self.name}{quote}")
+        return dict(sorted((int(version.version), version) for version in versions))
 
     def by_alias(self, alias: str) -> RegisteredVersion | None:
         number = self.client.get_registered_model(self.name).aliases.get(alias)

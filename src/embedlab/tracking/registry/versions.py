@@ -82,8 +82,8 @@ class Promotion(Registration):
         if self.before in (None, self.version):
             return ""
         because = f"instead of version {self.version}"
-        given = {"model_name": self.name, "version": self.before, "reason": because}
-        return f"Undo it with  {command('promote', **given)}"
+        undo = command("promote", model_name=self.name, version=self.before, reason=because)
+        return f"Undo it with  {undo}"
 
 
 def publish(

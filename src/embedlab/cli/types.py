@@ -125,13 +125,11 @@ def auto_or(type: ArgumentType[Value]) -> ArgumentType[Value | None]:
 
 def processes(text: str) -> int:
     """Type of the number of processes; under torchrun, its world size or 1, which stands for it."""
-    n_processes = integer(1, MAX_PROCESSES)(text)
+    n = integer(1, MAX_PROCESSES)(text)
     if not is_distributed():
-        return n_processes
-    if n_processes not in (1, world_size()):
-        message = (
-            f"expected 1 or {world_size()}, as many as torchrun has started, got {n_processes}"
-        )
+        return n
+    if n not in (1, world_size()):
+        message = f"expected 1 or {world_size()}, as many as torchrun has started, got {n}"
         raise ArgumentTypeError(message)
     return world_size()
 

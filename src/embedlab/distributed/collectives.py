@@ -116,8 +116,8 @@ def assert_same_across_ranks(what: str, value: object) -> None:
     differing = [i for i in range(world_size()) if values[i] != values[0]]
     if differing:
         raise OptionError(
-            f"{what}: expected the same at all {world_size()} ranks, but rank {differing[0]} differs "
-            "from rank 0: start every host with the same command and the same data."
+            f"{what}: expected the same at all {world_size()} ranks, but rank {differing[0]} "
+            "differs from rank 0: start every host with the same command and the same data."
         )
 
 

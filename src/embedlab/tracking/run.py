@@ -27,7 +27,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = "embedlab"
 SYSTEM_METRICS_SECONDS = 2  # MLflow's own 10 would leave the short runs without any
 MAX_RUN_NAME = 250  # characters, the width of MLflow's column; SQLite does not enforce it
-RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # as MLflow draws them
 
 
 @contextmanager
@@ -50,14 +50,15 @@ def start_run(
     with signals.raise_first_signal():
         _connect_to_store()
         send_earlier_spools()
+        # An adopted run keeps its name, which the user may have given to `mlflow run`.
         name = None if mlflow_env.MLFLOW_RUN_ID.get() else run_name
-        with _lifecycle(name, {"entry_point": entry_point, **owner_tags()}) as run:
+        origin = {"entry_point": entry_point, **_code_version()}
+        with _lifecycle(name, {**origin, **owner_tags()}) as run:
             store.check_artifact_location(run.experiment_id)
             if marks_stale:
                 mark_stale_runs(run.experiment_id)
             run.log_params(params)
-            run.origin = {"entry_point": entry_point, **_code_version()}
-            run.set_tags(run.origin)
+            run.origin = origin
             if RANDOM_RUN_NAME.fullmatch(run.name):
                 run.set_tags({"mlflow.runName": run_name})
             yield run
@@ -65,13 +66,13 @@ def start_run(
 
 @contextmanager
 def start_child_run(
-    run_name: str, params: Mapping[str, object], tags: Mapping[str, object]
+    run_name: str, params: Mapping[str, object], tags: Mapping[str, str]
 ) -> Iterator[TrackedRun]:
     """Yields a child run of the one that `start_run` has begun, in the same process."""
     retry_until_available(initialise_store)
-    with _lifecycle(run_name, owner_tags(), is_child=True) as run:
+    begin_tags = {**tags, **_code_version(), **owner_tags()}
+    with _lifecycle(run_name, begin_tags, is_child=True) as run:
         run.log_params(params)
-        run.set_tags({**tags, **_code_version()})
         yield run
 
 
@@ -190,6 +191,7 @@ def _code_version() -> dict[str, str]:
     try:
         import git  # fails where there is no git program
 
+        # One call of git takes 5 ms, GitPython's own `is_dirty` a third of a second. The lines:
         # `# branch.oid <sha>`, other lines with #, and one for each changed or untracked file
         arguments = "--porcelain=v2", "--branch", "--untracked-files=normal"
         heading, *lines = git.Repo(PROJECT_ROOT).git.status(*arguments).splitlines()

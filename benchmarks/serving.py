@@ -24,6 +24,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,8 +65,8 @@ def main() -> None:
         for kind in (movie_bodies, image_bodies):
             name, good, bad = kind(Path(folder))
             with Server(name, Path(folder)) as server:
-                for round_, bodies in (("right", good), ("mixed", [*good, *bad])):
-                    result = server.load(bodies, len(good), args.requests, args.clients)
+                for round_, mixed_in in (("right", []), ("mixed", bad)):
+                    result = server.load(good, mixed_in, args.requests, args.clients)
                     rows.append([name, round_, *result.cells()])
                     is_fine &= not result.wrong
                     for said, n in result.wrong.most_common(5):
@@ -159,11 +160,14 @@ def image_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
     return "image-classifier", good, refused(bad)
 
 
+@dataclass
 class Result:
     """Result of a round: seconds per valid request, faults, wall time, memory samples in MiB."""
 
-    def __init__(self, seconds: list[float], wrong: Counter, wall: float, memory: list[float]):
-        self.seconds, self.wrong, self.wall, self.memory = seconds, wrong, wall, memory
+    seconds: list[float]
+    wrong: Counter[str]
+    wall: float
+    memory: list[float]
 
     def cells(self) -> list[str]:
         ordered = sorted(self.seconds)
@@ -218,16 +222,15 @@ class Server:
         family += family[0].children(recursive=True)
         return sum(process.memory_info().rss for process in family) / 2**20
 
-    def load(self, bodies: list[Body], n_good: int, n_requests: int, n_clients: int) -> Result:
-        warm = min(n_requests, 500)
-        self._round(bodies, n_good, warm, n_clients)
-        return self._round(bodies, n_good, n_requests, n_clients)
+    def load(self, good: list[Body], bad: list[Body], n_requests: int, n_clients: int) -> Result:
+        self._round(good, bad, min(n_requests, 500), n_clients)  # warms up
+        return self._round(good, bad, n_requests, n_clients)
 
-    def _round(self, bodies: list[Body], n_good: int, n: int, n_clients: int) -> Result:
+    def _round(self, good: list[Body], bad: list[Body], n: int, n_clients: int) -> Result:
         memory = []
         context = get_context("spawn")
         with context.Pool(1) as other_process:
-            task = (self.url, bodies, n_good, n, n_clients)
+            task = (self.url, good, bad, n, n_clients)
             started = time.perf_counter()
             waiting = other_process.apply_async(send_all, task)
             while not waiting.ready():
@@ -239,18 +242,17 @@ class Server:
 
 
 def send_all(
-    url: str, bodies: list[Body], n_good: int, n: int, n_clients: int
+    url: str, good: list[Body], bad: list[Body], n: int, n_clients: int
 ) -> tuple[list[float], Counter]:
     """Send `n` requests from `n_clients` threads: seconds of the valid ones, faults in words."""
-    good, bad = bodies[:n_good], bodies[n_good:]
     shares = [n // n_clients + (i < n % n_clients) for i in range(n_clients)]
     with ThreadPoolExecutor(n_clients + 1) as pool:
         if bad:
             pool.submit(send_slowly, url, good[0][0])
         work = (pool.submit(send_some, url, good, bad, k, i) for i, k in enumerate(shares))
-        parts = [part.result() for part in list(work)]
-    seconds = [s for of_client, _ in parts for s in of_client]
-    return seconds, sum((wrong for _, wrong in parts), Counter())
+        results = [future.result() for future in list(work)]
+    seconds = [s for of_client, _ in results for s in of_client]
+    return seconds, sum((wrong for _, wrong in results), Counter())
 
 
 def send_some(

@@ -114,11 +114,8 @@ class _Database:
                 self._make_sqlite(self.path)
             yield
 
-    @contextmanager
-    def _connect(self) -> Iterator[sqlalchemy.Connection]:
-        engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
-        with engine.connect() as connection:
-            yield connection
+    def _connect(self) -> sqlalchemy.Connection:
+        return sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool).connect()
 
     def _read_tables(self) -> set[str]:
         if self.path is not None and not self.path.exists():  # a connection would make the file

@@ -76,9 +76,9 @@ fraction = checked(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 boolean = checked(lambda text: BOOLEANS[text.strip().lower()], lambda _: True, "true or false")
 
 
-def matching(pattern: str, what: str) -> ArgumentType[str]:
+def matching(pattern: str, expected: str) -> ArgumentType[str]:
     """Type of a string that matches the whole pattern after surrounding blanks are stripped."""
-    return checked(str.strip, re.compile(pattern).fullmatch, what)
+    return checked(str.strip, re.compile(pattern).fullmatch, expected)
 
 
 model_name = matching("[^/:]+", "a name without '/' and ':'")
@@ -89,23 +89,26 @@ version = matching(
 )
 
 
-def nonblank(what: str) -> ArgumentType[str]:
-    """Type of a string that may not be blank; `what` names it in the message."""
-    return checked(str.strip, bool, what)
+def nonblank(expected: str) -> ArgumentType[str]:
+    """Type of a string that may not be blank."""
+    return checked(str.strip, bool, expected)
 
 
-def one_of(*choices: str, what: str = "") -> ArgumentType[str]:
-    """Type of one of `choices`; the error suggests the nearest, and lists all or says `what`."""
+def one_of(*choices: str, expected: str = "") -> ArgumentType[str]:
+    """Type of one of `choices`; the error suggests the nearest.
+
+    expected  how the error names the choices, if there are too many to list.
+    """
 
     def parse(text: str) -> str:
         if text not in choices:
             near = get_close_matches(text.lower(), choices, n=1, cutoff=0.5)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            expected = what or f"one of {', '.join(choices)}"
-            raise ArgumentTypeError(f"expected {expected}; got {text!r}{hint}")
+            described = expected or f"one of {', '.join(choices)}"
+            raise ArgumentTypeError(f"expected {described}; got {text!r}{hint}")
         return text
 
-    return ArgumentType(parse, None if what else "{" + ",".join(choices) + "}")
+    return ArgumentType(parse, None if expected else "{" + ",".join(choices) + "}")
 
 
 def auto_or(type: ArgumentType[Value]) -> ArgumentType[Value | None]:

@@ -11,11 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, ErrorCode
 
 from embedlab.errors import TrackingError
-from embedlab.tracking.registry.promotion import (
-    PromotionMetric,
-    RegisteredVersion,
-    should_promote,
-)
+from embedlab.tracking.registry.promotion import PromotionMetric, RegisteredVersion, should_promote
 from embedlab.tracking.store import store_address
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"

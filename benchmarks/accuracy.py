@@ -19,13 +19,15 @@ from types import ModuleType
 
 import mlflow
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.timing import machine
+from benchmarks.timing import machine, print_table
 from entrypoints import extract_features, finetune
 
 Metrics = dict[str, float]
+HEADINGS = (
+    "data", "train", "test", "frozen, val", "frozen, test",
+    "fine-tuned, val", "fine-tuned, test", "best epochs", "minutes",
+)  # fmt: skip
 METRICS = ("best/val_accuracy", "test/accuracy", "best/epoch", "time/fit_seconds")
 
 
@@ -66,22 +68,34 @@ def spread(found: Sequence[Metrics], metric: str) -> str:
     return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def show(rows: Sequence[Row]) -> None:
-    table = Table(title=f"mean (range) over the seeds; {machine()}", title_justify="left")
-    for heading in ("data", "train", "test", "frozen, val", "frozen, test"):
-        table.add_column(heading)
-    for heading in ("fine-tuned, val", "fine-tuned, test", "best epochs", "minutes"):
-        table.add_column(heading)
-    for row in rows:
-        minutes = np.mean([metrics["time/fit_seconds"] for metrics in row.finetuned]) / 60
-        table.add_row(
-            Path(row.dataset.removeprefix("folder:")).name,
-            *(f"{row.finetuned[0][f'data/{part}']:,.0f}" for part in ("train", "test")),
-            *(spread(of, name) for of in (row.frozen, row.finetuned) for name in METRICS[:2]),
-            ", ".join(f"{metrics['best/epoch']:.0f}" for metrics in row.finetuned),
-            f"{minutes:.1f}",
-        )
-    Console(width=180).print(table)
+def cells(row: Row) -> list[str]:
+    minutes = np.mean([metrics["time/fit_seconds"] for metrics in row.finetuned]) / 60
+    return [
+        Path(row.dataset.removeprefix("folder:")).name,
+        *(f"{row.finetuned[0][f'data/{part}']:,.0f}" for part in ("train", "test")),
+        *(spread(of, name) for of in (row.frozen, row.finetuned) for name in METRICS[:2]),
+        ", ".join(f"{metrics['best/epoch']:.0f}" for metrics in row.finetuned),
+        f"{minutes:.1f}",
+    ]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that both benchmarks of accuracy have."""
+    parser.add_argument("--weights", default="imagenet")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--both", nargs="*", default=[], help="name=value for both entry points")
+    parser.add_argument("--finetune", nargs="*", default=[], help="name=value for finetune")
+
+
+def compare(datasets: Sequence[str], args: argparse.Namespace, store: str, name: str) -> None:
+    """Measure the data sets and print a table; the runs are kept in `store`, experiment `name`."""
+    mlflow.set_tracking_uri(store)
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = name
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    both = {"weights": args.weights, **pairs(args.both)}
+    rows = [measure(dataset, seeds, both, pairs(args.finetune)) for dataset in datasets]
+    title = f"mean (range) over the seeds; {machine()}"
+    print_table(title, HEADINGS, map(cells, rows), width=180)
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
@@ -92,18 +106,10 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("datasets", nargs="+", help="data sets, as the entry points name them")
-    parser.add_argument("--weights", default="imagenet")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--both", nargs="*", default=[], help="name=value for both entry points")
-    parser.add_argument("--finetune", nargs="*", default=[], help="name=value for finetune")
+    add_options(parser)
     parser.add_argument("--store", default=f"sqlite:///{Path('accuracy.db').absolute()}")
     args = parser.parse_args()
-    mlflow.set_tracking_uri(args.store)
-    os.environ["MLFLOW_EXPERIMENT_NAME"] = "accuracy"
-    seeds = [int(seed) for seed in args.seeds.split(",")]
-    both = {"weights": args.weights, **pairs(args.both)}
-    changes = pairs(args.finetune)
-    show([measure(dataset, seeds, both, changes) for dataset in args.datasets])
+    compare(args.datasets, args, args.store, "accuracy")
 
 
 if __name__ == "__main__":

@@ -21,15 +21,12 @@ import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh, lobpcg
 
+from benchmarks.movie_fits import DIM, first_within, load_likes, seconds_until
 from benchmarks.timing import Report
-from embedlab.datasets.movielens import locate_ratings
-from embedlab.movies.data.likes import find_likes
-from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.solvers import minres
 from embedlab.movies.solvers.operators import ScipyLikesOperator
 from embedlab.progress import EpochRecord
 
-DIM = 100
 GAPS = (1e-2, 1e-3, 1e-4, 1e-6)
 
 
@@ -113,43 +110,36 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40, help="at the most")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     args = parser.parse_args()
-    files = locate_ratings(args.ratings)
-    likes = find_likes(read_ratings(files.path, files.name), "user_mean")
-    fits: dict[str, list[list[EpochRecord]]] = {name: [] for name in args.sides}
+    likes = load_likes(args.ratings)
+    histories: dict[str, list[list[EpochRecord]]] = {name: [] for name in args.sides}
     for seed in range(args.n):
-        for name, found in fits.items():
+        for name, of_side in histories.items():
             history: list[EpochRecord] = []
             generator = np.random.default_rng(seed)
             minres.fit_minres(
                 likes.weighted, DIM, generator, args.rounds, 1e-8, history.append, SIDES[name]
             )
-            found.append(history)
-    limit = min(history[-1].metrics["train/cost"] for found in fits.values() for history in found)
+            of_side.append(history)
+    limit = min(
+        history[-1].metrics["train/cost"] for of_side in histories.values() for history in of_side
+    )
     report = Report(f"{likes.name}, dim {DIM}, least cost {limit:,.0f}")
     for gap in GAPS:
         base = None
-        for name, found in fits.items():
-            reached = [_reached(history, limit * (1 + gap)) for history in found]
-            near = [found_at for found_at in reached if found_at]
-            if len(near) < len(reached):
+        for name, of_side in histories.items():
+            positions = [first_within(history, limit * (1 + gap)) for history in of_side]
+            reached = [position for position in positions if position is not None]
+            if len(reached) < len(positions):
                 print(f"{name} does not come within {gap:.0e} in {args.rounds} rounds")
                 continue
-            seconds = [s for s, _, _ in near]
-            what = f"to {gap:.0e}, {name}: round {near[0][1]}, {near[0][2]:,} products"
+            seconds = [seconds_until(*pair) for pair in zip(of_side, reached, strict=True)]
+            record = of_side[0][reached[0]]
+            products = int(record.metrics["train/products"])
+            what = f"to {gap:.0e}, {name}: round {record.epoch}, {products:,} products"
             median = float(np.median(seconds))
             base = base or median
             report.add(what, seconds, "s", median / base)
     report.show()
-
-
-def _reached(history: list[EpochRecord], cost: float) -> tuple[float, int, int] | None:
-    """Seconds, round and number of products when the cost first was at most `cost`, or None."""
-    seconds = 0.0
-    for record in history:
-        seconds += record.seconds or 0.0
-        if record.metrics["train/cost"] <= cost:
-            return seconds, record.epoch, int(record.metrics["train/products"])
-    return None
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ every epoch reads from disk. The number to look at is the share of time training
 
 import argparse
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.timing import Report
+from benchmarks.timing import Report, timed
 from embedlab.datasets.image_source import locate_images
 from embedlab.process import peak_memory
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
@@ -62,9 +61,7 @@ def main() -> None:
         unfinished.rename(args.folder)
 
     report = Report(f"{args.images:,} images of {args.side} px, trained at {args.resolution} px")
-    started = time.perf_counter()
-    images = read_images(locate_images(f"folder:{args.folder}"))
-    seconds = time.perf_counter() - started
+    images, seconds = timed(lambda: read_images(locate_images(f"folder:{args.folder}")))
     report.add("decoding, or finding them decoded", [len(images.labels) / seconds], "images/s")
     report.add("the cache", [images.pixels.nbytes / 2**30], "GiB")
 

@@ -9,34 +9,27 @@ both; memory is measured in separate processes.
 import argparse
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import torch
 
-from benchmarks.timing import Report, in_a_process, times
-from embedlab.datasets.movielens import locate_ratings
+from benchmarks.movie_fits import DIM, adam_epoch, first_within, load_likes, seconds_until
+from benchmarks.timing import Report, in_a_process, once, take_turns, times
 from embedlab.movies.data.cooccurrence import cooccurrence, to_dense
-from embedlab.movies.data.likes import Likes, find_likes
-from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.minres import fit_minres
-from embedlab.movies.solvers.objective import Dense, Factored, Objective
+from embedlab.movies.solvers.objective import Dense, Factored
 from embedlab.process import peak_memory
 from embedlab.progress import EpochRecord
 from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_movie_model
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
-
-DIM = 100
-
-
-def load(ratings: str) -> Likes:
-    files = locate_ratings(ratings)
-    return find_likes(read_ratings(files.path, files.name), "user_mean")
 
 
 def notebook_epoch(counts: torch.Tensor) -> Callable[[], float]:
@@ -55,38 +48,20 @@ def notebook_epoch(counts: torch.Tensor) -> Callable[[], float]:
     return epoch
 
 
-def our_epoch(objective: Objective) -> Callable[[], float]:
-    """One epoch of this project: cost and gradient in closed form, then Adam."""
-    v = torch.randn((objective.n_movies, DIM), requires_grad=True)
-    optimizer = torch.optim.Adam([v], lr=1.0, fused=True)
-
-    def epoch() -> float:
-        with torch.no_grad():
-            cost, v.grad = objective.cost_and_gradient(v.detach())
-        optimizer.step()
-        return cost
-
-    return epoch
-
-
 def epochs(report: Report, likes: Likes, n: int) -> None:
     counts = cooccurrence(likes.matrix)
+    notebook, factored = notebook_epoch(to_dense(counts)), adam_epoch(Factored(likes.weighted))
+    base = "epoch, as in the notebook (dense, autograd)"
     sides = {
-        "epoch, as in the notebook (dense, autograd)": (notebook_epoch(to_dense(counts)), 1),
-        "epoch, dense": (our_epoch(Dense(counts)), 1),
-        "epoch, factored": (our_epoch(Factored(likes.weighted)), 20),
+        base: partial(once, notebook),
+        "epoch, dense": partial(once, adam_epoch(Dense(counts))),
+        "epoch, factored": partial(times, factored, 20),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for epoch, _ in sides.values():
-        epoch()
-    for _ in range(n):
-        for name, (epoch, repeats) in sides.items():
-            seconds[name] += times(epoch, repeats, warm_up=1 if repeats > 1 else 0)
-    notebook = None
+    take_turns(sides, 1)  # warms up
+    seconds = take_turns(sides, n)
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
     for name, values in seconds.items():
-        median = float(np.median(values))
-        notebook = notebook or median
-        report.add(name, [1e3 * v for v in values], "ms", notebook / median)
+        report.add(name, [1e3 * v for v in values], "ms", medians[base] / medians[name])
 
 
 def exact_solver(report: Report, likes: Likes, n: int) -> None:
@@ -98,10 +73,10 @@ def exact_solver(report: Report, likes: Likes, n: int) -> None:
         history: list[EpochRecord] = []
         fit = fit_minres(likes.weighted, DIM, np.random.default_rng(seed), on_epoch=history.append)
         totals.append(fit.seconds)
-        spent = np.cumsum([record.seconds for record in history])
-        gaps = np.array([record.metrics["train/cost"] / limit - 1 for record in history])
         for gap, values in reached.items():
-            values += spent[gaps <= gap][:1].tolist()
+            near = first_within(history, limit * (1 + gap))
+            if near is not None:
+                values.append(seconds_until(history, near))
     for gap, values in reached.items():
         if len(values) < n:
             print(f"{n - len(values)} of {n} exact fits do not come within {gap:.0e}")
@@ -121,7 +96,7 @@ def matrix(report: Report, likes: Likes, n: int) -> None:
 
 def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int) -> tuple[float, float]:
     """Peak resident memory of this process in MiB, before and after a fit."""
-    likes = load(ratings)
+    likes = load_likes(ratings)
     before = peak_memory() / 2**20
     options = FitOptions(objective=objective, epochs=epochs)
     fit_weighted(likes.weighted, options, 0, "cpu")
@@ -172,7 +147,7 @@ def main() -> None:
     parser.add_argument("--ratings", default="ml-latest-small")
     parser.add_argument("--n", type=int, default=5, help="repetitions of the slow parts")
     args = parser.parse_args()
-    likes = load(args.ratings)
+    likes = load_likes(args.ratings)
     report = Report(f"Movies, {likes.name}, dim {DIM}")
     memory(report, args.ratings, 3)
     epochs(report, likes, args.n)

@@ -12,7 +12,6 @@ libraries and the likes.
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
@@ -21,35 +20,28 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 from matplotlib.ticker import EngFormatter
-from rich.console import Console
-from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from benchmarks.synthetic_ratings import LARGEST, write
-from benchmarks.timing import in_a_process, machine, times
-from embedlab.datasets.movielens import locate_ratings
-from embedlab.movies.data.likes import find_likes
-from embedlab.movies.data.ratings import read_ratings
+from benchmarks.movie_fits import DIM, load_likes, timed_exact_fit
+from benchmarks.synthetic_ratings import LARGEST, folder_of_size
+from benchmarks.timing import in_a_process, machine, print_table, timed
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation.baselines import cosine
 from embedlab.movies.evaluation.metrics import Scorer, held_out_metrics
 from embedlab.movies.evaluation.splits import Holdout, choose_users, hold_out
-from embedlab.movies.solvers.minres import fit_minres
 from embedlab.plotting import BLUE, GREEN, new_figure, tidy
 from embedlab.process import peak_memory
-from embedlab.progress import EpochRecord
 from embedlab_serving.neighbours import Neighbours
 
-DIM, NEAR_END, N_TOP_10 = 100, 1e-3, 200
+N_TOP_10 = 200
 SIZES = (1_000_000, 10_000_000, LARGEST)
 LIKES, QUERIES = "likes.npz", "queries.npz"
-Found = dict[str, float]
+Measured = dict[str, float]
 
 
 def hold_out_likes(ratings: str, folder: Path, n_users: int) -> dict[str, object]:
     """Write the training likes and the queries to `folder`; return the sizes of the data."""
-    files = locate_ratings(ratings)
-    likes = find_likes(read_ratings(files.path, files.name), "user_mean").matrix
+    likes = load_likes(ratings).matrix
     generator = np.random.default_rng(0)
     holdout = hold_out(likes, generator, choose_users(likes, generator, n_users))
     sp.save_npz(folder / LIKES, holdout.likes, compressed=False)
@@ -61,21 +53,14 @@ def hold_out_likes(ratings: str, folder: Path, n_users: int) -> dict[str, object
 def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str, Scorer]]:
     """Fit; return the seconds, a function from a row to its top 10, and the scorers by name.
 
-    The seconds end when the cost is within NEAR_END of its final value; the top 10 and the scorers
+    The seconds end when the cost is near its final value (`TimedFit`); the top 10 and the scorers
     use the finished fit.
     """
-    history: list[EpochRecord] = []
-    started = time.perf_counter()
-    generator = np.random.default_rng(0)
-    fit = fit_minres(weight_likes(likes), DIM, generator, tolerance=1e-5, on_epoch=history.append)
-    whole = time.perf_counter() - started
-    seconds = np.array([record.seconds for record in history])
-    costs = np.array([record.metrics["train/cost"] for record in history])
-    after = int(np.argmax(costs <= fit.cost * (1 + NEAR_END))) + 1  # rounds that were not needed
-    v = fit.embedding
+    exact = timed_exact_fit(weight_likes(likes))
+    v = exact.fit.embedding
     neighbours = Neighbours(v)
     scorers = {"dot": lambda query: v[query] @ v.T, "cosine": cosine(v)}
-    return whole - float(seconds[after:].sum()), lambda row: neighbours.top([row], 10), scorers
+    return exact.near_seconds, lambda row: neighbours.top([row], 10), scorers
 
 
 def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str, Scorer]]:
@@ -83,10 +68,8 @@ def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str, Scorer]]
     from implicit.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(DIM, random_state=0, use_gpu=False)
-    started = time.perf_counter()
     with threadpool_limits(1, "blas"):  # as implicit asks for: it has threads of its own
-        model.fit(likes.astype(np.float32), show_progress=False)
-    seconds = time.perf_counter() - started
+        _, seconds = timed(lambda: model.fit(likes.astype(np.float32), show_progress=False))
     y = np.asarray(model.item_factors)
     inverse = np.linalg.inv(y.T @ y + model.regularization * np.eye(DIM, dtype=y.dtype))
     scorers = {
@@ -100,46 +83,45 @@ def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str, Scorer]]
 SIDES = {"exact solver": (by_exact_solver, BLUE), "implicit's ALS": (by_als, GREEN)}
 
 
-def measure(side: str, folder: Path, is_ranked: bool) -> Found:
+def measure(side: str, folder: Path, is_ranked: bool) -> Measured:
     """Time and memory of a fit, time of a top 10 and, if `is_ranked`, the best hit rate."""
     with np.load(folder / QUERIES) as queries:
         holdout = Holdout(sp.load_npz(folder / LIKES), **queries)
     seconds, top_10, scorers = SIDES[side][0](holdout.likes)
-    found = {"fit, s": seconds, "memory, GiB": peak_memory() / 2**30}
+    measured = {"fit, s": seconds, "memory, GiB": peak_memory() / 2**30}
     rows = np.random.default_rng(0).choice(holdout.query, N_TOP_10)
-    asked = [times(partial(top_10, row), 1, warm_up=0)[0] for row in rows]
-    found["a top 10, ms"] = 1e3 * statistics.median(asked)
+    asked = [timed(partial(top_10, row))[1] for row in rows]
+    measured["a top 10, ms"] = 1e3 * statistics.median(asked)
     if is_ranked:
         rankings = held_out_metrics(scorers, holdout).values()
         rates = [ranking.means()["hit_rate"] for ranking in rankings]
-        found["hit rate"] = max(rates)
-    return found
+        measured["hit rate"] = max(rates)
+    return measured
 
 
 def compare(ratings: str, folder: Path, n: int, n_users: int) -> dict[str, object]:
     """The sizes of the data, and the measurements of `n` fits on each side."""
     folder.mkdir(parents=True, exist_ok=True)
-    row = in_a_process(hold_out_likes, ratings, folder, n_users)
-    found: dict[str, list[Found]] = {side: [] for side in SIDES}
+    sizes = in_a_process(hold_out_likes, ratings, folder, n_users)
+    measured: dict[str, list[Measured]] = {side: [] for side in SIDES}
     for turn in range(n):
         for side in list(SIDES)[:: 1 if turn % 2 == 0 else -1]:
-            found[side].append(in_a_process(measure, side, folder, turn == 0))
-    return row | found
+            measured[side].append(in_a_process(measure, side, folder, turn == 0))
+    return sizes | measured
 
 
 def show(rows: list[dict]) -> None:
-    table = Table(title=f"dim {DIM}, median (range)", title_justify="left")
-    for heading in ("likes", "side", "n", *rows[0]["exact solver"][0]):
-        table.add_column(heading, justify="left" if heading == "side" else "right")
+    lines = []
     for row in rows:
         for side in SIDES:
-            cells = [f"{row['likes']:,}", side, str(len(row[side]))]
+            cells = [side, f"{row['likes']:,}", str(len(row[side]))]
             for name in row[side][0]:
-                values = [found[name] for found in row[side] if name in found]
+                values = [one[name] for one in row[side] if name in one]
                 spread = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
                 cells.append(f"{statistics.median(values):.3g}{spread}")
-            table.add_row(*cells)
-    Console(width=140).print(table)
+            lines.append(cells)
+    headings = ("side", "likes", "n", *rows[0]["exact solver"][0])
+    print_table(f"dim {DIM}, median (range)", headings, lines)
     packages = {"implicit": version("implicit"), **machine()}
     print(json.dumps({"machine": packages, "rows": rows}), flush=True)
 
@@ -150,7 +132,7 @@ def draw(rows: list[dict], path: Path) -> None:
     likes = [row["likes"] for row in rows]
     for side, (_, colour) in SIDES.items():
         line = {"color": colour, "marker": "o", "linewidth": 2, "label": side}
-        medians = [statistics.median(found["fit, s"] for found in row[side]) for row in rows]
+        medians = [statistics.median(one["fit, s"] for one in row[side]) for row in rows]
         seconds.plot(likes, medians, **line)
         rates.plot(likes, [row[side][0]["hit rate"] for row in rows], **line)
     seconds.set(title=f"Time to fit, dim {DIM}", ylabel="seconds", yscale="log")
@@ -185,9 +167,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = [compare(args.ratings, args.folder / "first", args.n, args.users)]
     for size in args.sizes:
-        folder = args.folder / str(size)
-        if not (folder / "movies.csv").exists():
-            write(folder, size)
+        folder = folder_of_size(args.folder, size)
         rows.append(compare(str(folder), folder, args.n, args.users))
         show(rows)
     show(rows)

@@ -7,14 +7,12 @@ The copies have JPEG's usual chroma subsampling (4:2:0). Both are measured as in
 """
 
 import argparse
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import mlflow
 from PIL import Image
 
-from benchmarks.accuracy import measure, pairs, show
+from benchmarks.accuracy import add_options, compare
 
 QUALITY = 75
 
@@ -31,20 +29,13 @@ def reencode(source: Path, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, required=True, help="train/<class>/, test/<class>/")
-    parser.add_argument("--weights", default="imagenet")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--both", nargs="*", default=[], help="name=value for both entry points")
-    parser.add_argument("--finetune", nargs="*", default=[], help="name=value for finetune")
+    add_options(parser)
     args = parser.parse_args()
-    seeds = [int(seed) for seed in args.seeds.split(",")]
-    both = {"weights": args.weights, **pairs(args.both)}
     with TemporaryDirectory() as folder:
         jpeg = Path(folder, f"{args.images.name}, JPEG")
         reencode(args.images, jpeg)
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-        os.environ["MLFLOW_EXPERIMENT_NAME"] = "reencoding"
-        changes = pairs(args.finetune)
-        show([measure(f"folder:{path}", seeds, both, changes) for path in (args.images, jpeg)])
+        datasets = [f"folder:{path}" for path in (args.images, jpeg)]
+        compare(datasets, args, f"sqlite:///{folder}/mlflow.db", "reencoding")
 
 
 if __name__ == "__main__":

@@ -9,52 +9,33 @@ exponent is the slope of its time against the number of ratings on logarithmic a
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
-import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.synthetic_ratings import LARGEST, SMALLEST, write
-from benchmarks.timing import in_a_process, machine
+from benchmarks.movie_fits import DIM, adam_epoch, timed_exact_fit
+from benchmarks.synthetic_ratings import LARGEST, SMALLEST, folder_of_size
+from benchmarks.timing import in_a_process, machine, print_table, timed, times
 from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
-from embedlab.movies.data.weighting import WeightedLikes, weight_likes
-from embedlab.movies.solvers.minres import fit_minres
+from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.solvers.objective import Factored
 from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, RED, new_figure, tidy
 from embedlab.process import peak_memory
-from embedlab.progress import EpochRecord
 from embedlab_serving.errors import TitleError
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
 
-T = TypeVar("T")
 SIZES = (SMALLEST, 1_000_000, 10_000_000, LARGEST)
-DIM, EPOCHS, ASKED = 100, 5, 200
-NEAR_LIMIT = 1e-3
+EPOCHS, ASKED = 5, 200
 LIKES, TITLES = "likes.npz", "titles.json"
 COLOURS = (BLUE, ORANGE, GREEN, RED, "#8e44ad", "#17a2b8", GREY, "#b8860b", "#222222")
 UNITS = {"memory of reading": "GiB", "memory of fitting": "GiB"}
 UNITS |= {"a title": "ms", "a missing title": "ms"}
-
-
-def peak_gib() -> float:
-    return peak_memory() / 2**30
-
-
-def timed(call: Callable[[], T]) -> tuple[T, float]:
-    started = time.perf_counter()
-    found = call()
-    return found, time.perf_counter() - started
 
 
 def read(folder: Path) -> dict[str, float]:
@@ -62,21 +43,8 @@ def read(folder: Path) -> dict[str, float]:
     likes, liking = timed(lambda: find_likes(ratings, "user_mean"))
     sp.save_npz(folder / LIKES, likes.matrix, compressed=False)
     (folder / TITLES).write_text(json.dumps(likes.movies["title"].tolist()))
-    found = {"reading": reading, "likes": liking, "memory of reading": peak_gib()}
+    found = {"reading": reading, "likes": liking, "memory of reading": peak_memory() / 2**30}
     return {"ratings": ratings.n_ratings, "likes found": likes.matrix.nnz, **found}
-
-
-def seconds_of_epochs(weighted: WeightedLikes) -> list[float]:
-    objective = Factored(weighted)
-    v = torch.randn((objective.n_movies, DIM), requires_grad=True)
-    optimizer = torch.optim.Adam([v], lr=1.0, fused=True)
-
-    def epoch() -> None:
-        with torch.no_grad():
-            _, v.grad = objective.cost_and_gradient(v.detach())
-        optimizer.step()
-
-    return [timed(epoch)[1] for _ in range(EPOCHS + 1)][1:]
 
 
 def fit(folder: Path) -> dict[str, float]:
@@ -84,24 +52,14 @@ def fit(folder: Path) -> dict[str, float]:
     weighted = weight_likes(likes)
     _, squares = timed(lambda: weighted.off_diagonal_squares)
 
-    epochs = seconds_of_epochs(weighted)
-    history: list[EpochRecord] = []
-    exact, whole = timed(
-        lambda: fit_minres(
-            weighted, DIM, np.random.default_rng(0), tolerance=1e-5, on_epoch=history.append
-        )
-    )
-    costs = np.array([record.metrics["train/cost"] for record in history])
-    spent = np.cumsum([record.seconds or 0.0 for record in history])
-    # The time outside the rounds, `whole - spent[-1]`, counts as well.
-    first = int(np.argmax(costs <= exact.cost * (1 + NEAR_LIMIT)))
-    near = whole - spent[-1] + spent[first]
-    memory = peak_gib()
+    epochs = times(adam_epoch(Factored(weighted)), EPOCHS)
+    exact = timed_exact_fit(weighted)
+    memory = peak_memory() / 2**30
 
     titles = json.loads((folder / TITLES).read_text())
     popularity = likes_per_movie(likes)
     index, indexing = timed(lambda: TitleIndex(titles, popularity))
-    neighbours = Neighbours(exact.embedding)
+    neighbours = Neighbours(exact.fit.embedding)
 
     def ask(title: str) -> object:
         return neighbours.top([index.find(title)], 10)
@@ -113,15 +71,15 @@ def fit(folder: Path) -> dict[str, float]:
     return {
         "‖X‖²": squares,
         "an Adam epoch": float(np.median(epochs)),
-        "exact, to 1e-3 of its end": squares + near,
-        "exact, whole": squares + whole,
+        "exact, to 1e-3 of its end": squares + exact.near_seconds,
+        "exact, whole": squares + exact.seconds,
         "memory of fitting": memory,
         "index of titles": indexing,
         "a title": 1e3 * float(np.median(asked)),
         "a missing title": 1e3 * float(np.median(missing)),
-        "rounds": len(history) - 1,
-        "rounds to 1e-3": first,
-        "products": history[-1].metrics["train/products"],
+        "rounds": len(exact.history) - 1,
+        "rounds to 1e-3": exact.near_round,
+        "products": exact.history[-1].metrics["train/products"],
     }
 
 
@@ -137,18 +95,15 @@ def exponent(ratings: list[float], values: list[float]) -> float:
 
 def show(found: list[dict[str, float]]) -> None:
     ratings = [row["ratings"] for row in found]
-    table = Table(title=f"Movies by size, dim {DIM}", title_justify="left")
-    table.add_column("stage")
-    for n in ratings:
-        table.add_column(f"{n / 1e6:.3g} M ratings", justify="right")
-    table.add_column("exponent", justify="right")
+    lines = []
     for stage in list(found[0])[1:]:
         values = [row[stage] for row in found]
         unit = UNITS.get(stage, "" if isinstance(values[0], int) else "s")
         cells = [f"{v:,} {unit}" if isinstance(v, int) else f"{v:,.3g} {unit}" for v in values]
         slope = f"{exponent(ratings, values):.2f}" if unit and len(found) > 1 else ""
-        table.add_row(stage, *cells, slope)
-    Console(width=120).print(table)
+        lines.append([stage, *cells, slope])
+    sizes = (f"{n / 1e6:.3g} M ratings" for n in ratings)
+    print_table(f"Movies by size, dim {DIM}", ("stage", *sizes, "exponent"), lines)
     print(json.dumps({"machine": machine(), "rows": found}))
 
 
@@ -189,9 +144,7 @@ def main() -> None:
     args = parser.parse_args()
     found = []
     for size in args.sizes:
-        folder = args.folder / str(size)
-        if not (folder / "movies.csv").exists():
-            write(folder, size)
+        folder = folder_of_size(args.folder, size)
         found.append(in_a_process(read, folder) | in_a_process(fit, folder))
         show(found)
     if args.figure and len(found) > 1:

@@ -24,6 +24,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,14 +32,17 @@ from typing import TYPE_CHECKING
 
 import psutil
 import requests
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.startup import PROJECT
+from benchmarks.timing import print_table
 
 if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
 
+HEADINGS = (
+    "model", "round", "requests", "per second", "p50 ms", "p99 ms", "wrong",
+    "MiB, first to last tenth",
+)  # fmt: skip
 JSON = {"Content-Type": "application/json"}
 SHARE_OF_BAD = 0.3
 # A stack trace, or an absolute path of two or more parts, but not the base64 of a JPEG (/9j/…).
@@ -52,10 +56,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=50_000, help="requests per round and model")
     parser.add_argument("--clients", type=int, default=8, help="concurrent clients")
     args = parser.parse_args()
-    table = Table(title="mlflow models serve, 2 workers", title_justify="left")
-    for name in ("model", "round", "requests", "per second", "p50 ms", "p99 ms", "wrong"):
-        table.add_column(name, justify="left" if name in ("model", "round") else "right")
-    table.add_column("MiB, first to last tenth", justify="right")
+    rows = []
     is_fine = True
     with TemporaryDirectory() as folder:
         store = f"sqlite:///{folder}/mlflow.db"
@@ -64,13 +65,13 @@ def main() -> None:
         for kind in (movie_bodies, image_bodies):
             name, good, bad = kind(Path(folder))
             with Server(name, Path(folder)) as server:
-                for round_, bodies in (("right", good), ("mixed", [*good, *bad])):
-                    result = server.load(bodies, len(good), args.requests, args.clients)
-                    table.add_row(name, round_, *result.cells())
+                for round_, mixed_in in (("right", []), ("mixed", bad)):
+                    result = server.load(good, mixed_in, args.requests, args.clients)
+                    rows.append([name, round_, *result.cells()])
                     is_fine &= not result.wrong
                     for said, n in result.wrong.most_common(5):
                         print(f"{name}, {round_}: {n} × {said}")
-    Console(width=110).print(table)
+    print_table("mlflow models serve, 2 workers", HEADINGS, rows, n_names=2)
     sys.exit(0 if is_fine else 1)
 
 
@@ -159,11 +160,14 @@ def image_bodies(folder: Path) -> tuple[str, list[Body], list[Body]]:
     return "image-classifier", good, refused(bad)
 
 
+@dataclass
 class Result:
     """Result of a round: seconds per valid request, faults, wall time, memory samples in MiB."""
 
-    def __init__(self, seconds: list[float], wrong: Counter, wall: float, memory: list[float]):
-        self.seconds, self.wrong, self.wall, self.memory = seconds, wrong, wall, memory
+    seconds: list[float]
+    wrong: Counter[str]
+    wall: float
+    memory: list[float]
 
     def cells(self) -> list[str]:
         ordered = sorted(self.seconds)
@@ -218,16 +222,15 @@ class Server:
         family += family[0].children(recursive=True)
         return sum(process.memory_info().rss for process in family) / 2**20
 
-    def load(self, bodies: list[Body], n_good: int, n_requests: int, n_clients: int) -> Result:
-        warm = min(n_requests, 500)
-        self._round(bodies, n_good, warm, n_clients)
-        return self._round(bodies, n_good, n_requests, n_clients)
+    def load(self, good: list[Body], bad: list[Body], n_requests: int, n_clients: int) -> Result:
+        self._round(good, bad, min(n_requests, 500), n_clients)  # warms up
+        return self._round(good, bad, n_requests, n_clients)
 
-    def _round(self, bodies: list[Body], n_good: int, n: int, n_clients: int) -> Result:
+    def _round(self, good: list[Body], bad: list[Body], n: int, n_clients: int) -> Result:
         memory = []
         context = get_context("spawn")
         with context.Pool(1) as other_process:
-            task = (self.url, bodies, n_good, n, n_clients)
+            task = (self.url, good, bad, n, n_clients)
             started = time.perf_counter()
             waiting = other_process.apply_async(send_all, task)
             while not waiting.ready():
@@ -239,18 +242,17 @@ class Server:
 
 
 def send_all(
-    url: str, bodies: list[Body], n_good: int, n: int, n_clients: int
+    url: str, good: list[Body], bad: list[Body], n: int, n_clients: int
 ) -> tuple[list[float], Counter]:
     """Send `n` requests from `n_clients` threads: seconds of the valid ones, faults in words."""
-    good, bad = bodies[:n_good], bodies[n_good:]
     shares = [n // n_clients + (i < n % n_clients) for i in range(n_clients)]
     with ThreadPoolExecutor(n_clients + 1) as pool:
         if bad:
             pool.submit(send_slowly, url, good[0][0])
         work = (pool.submit(send_some, url, good, bad, k, i) for i, k in enumerate(shares))
-        parts = [part.result() for part in list(work)]
-    seconds = [s for of_client, _ in parts for s in of_client]
-    return seconds, sum((wrong for _, wrong in parts), Counter())
+        results = [future.result() for future in list(work)]
+    seconds = [s for of_client, _ in results for s in of_client]
+    return seconds, sum((wrong for _, wrong in results), Counter())
 
 
 def send_some(

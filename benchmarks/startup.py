@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.timing import Report, times
+from benchmarks.timing import Report, once, take_turns
 
 PROJECT = Path(__file__).resolve().parents[1]
 ROUNDS = 9
@@ -36,10 +36,10 @@ def python(*arguments: str) -> None:
 
 def compare(title: str, commands: Mapping[str, tuple[str, ...]]) -> None:
     """Print the time of each command, and its multiple of the first one's."""
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(ROUNDS):
-        for name, arguments in commands.items():
-            seconds[name] += times(partial(python, *arguments), 1, warm_up=0)
+    sides = {
+        name: partial(once, partial(python, *arguments)) for name, arguments in commands.items()
+    }
+    seconds = take_turns(sides, ROUNDS)
     first = statistics.median(next(iter(seconds.values())))
     report = Report(title)
     for name, values in seconds.items():

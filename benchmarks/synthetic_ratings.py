@@ -88,6 +88,14 @@ def write(folder: Path, n_ratings: int, seed: int = 0) -> None:
     unfinished.rename(folder / "movies.csv")
 
 
+def folder_of_size(parent: Path, n_ratings: int) -> Path:
+    """The folder in `parent` with about `n_ratings` ratings, which are written if missing."""
+    folder = parent / str(n_ratings)
+    if not (folder / "movies.csv").exists():
+        write(folder, n_ratings)
+    return folder
+
+
 class _World:
     """Movies by popularity rank, each with one taste, drawn for users according to their tastes."""
 

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: timing, separate processes, and tables of medians, also as JSON."""
+"""Shared by the benchmarks: timing, separate processes, and tables of results, also as JSON."""
 
 import json
 import multiprocessing
@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from typing import TypeVar
@@ -18,15 +18,29 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "mlflow")
 T = TypeVar("T")
 
 
+def timed(call: Callable[[], T]) -> tuple[T, float]:
+    """The result of a call, and its seconds."""
+    started = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - started
+
+
 def times(call: Callable[[], object], n: int, warm_up: int = 1) -> list[float]:
     """Seconds of each of `n` calls, after `warm_up` calls that do not count."""
-    for _ in range(warm_up):
-        call()
-    seconds = []
-    for _ in range(n):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
+    return [timed(call)[1] for _ in range(warm_up + n)][warm_up:]
+
+
+def once(call: Callable[[], object]) -> list[float]:
+    """Seconds of a single call, as `take_turns` needs them."""
+    return times(call, 1, warm_up=0)
+
+
+def take_turns(sides: Mapping[str, Callable[[], list[float]]], rounds: int) -> dict[str, list]:
+    """The seconds that each side returns, in all rounds: a slow spell of the machine hits all."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, measure in sides.items():
+            seconds[name] += measure()
     return seconds
 
 
@@ -44,6 +58,22 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
     }
+
+
+def print_table(
+    title: str,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    n_names: int = 1,
+    width: int = 140,
+) -> None:
+    """Print a table whose first `n_names` columns are names, and the others numbers."""
+    table = Table(title=title, title_justify="left")
+    for column, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if column < n_names else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=width).print(table)
 
 
 class Report:
@@ -68,16 +98,13 @@ class Report:
         return median
 
     def show(self) -> None:
-        table = Table(title=self.title, title_justify="left")
-        table.add_column("measured", overflow="fold")
-        for heading in ("median", "min", "max", "unit", "n", "ratio"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        rows = []
         for row in self.rows:
             numbers = [
                 f"{row[key]:,.3g}" if row[key] < 100 else f"{row[key]:,.0f}"
                 for key in ("median", "min", "max")
             ]
             ratio = f"{row['ratio']:,.3g}×" if "ratio" in row else ""
-            table.add_row(row["name"], *numbers, row["unit"], str(row["n"]), ratio)
-        Console(width=110).print(table)
+            rows.append([row["name"], *numbers, row["unit"], str(row["n"]), ratio])
+        print_table(self.title, ("measured", "median", "min", "max", "unit", "n", "ratio"), rows)
         print(json.dumps({"title": self.title, "machine": machine(), "rows": self.rows}))

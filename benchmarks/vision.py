@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
-from benchmarks.timing import Report
+from benchmarks.timing import Report, once, take_turns
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
@@ -27,7 +28,6 @@ from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe
 from embedlab.vision.training.recipes import make_options
 from embedlab.vision.training.trainer import Trainer
-from embedlab_serving.network import Preprocessing
 
 N_CLASSES, SIDE, EPOCHS = 10, 32, 15
 
@@ -60,10 +60,110 @@ class Notebook(Dataset):
         return self.transform(Image.fromarray(self.images[row])), int(self.labels[row])
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+class Sides:
+    """The same work as done by the bare network, by this project, and in the notebook."""
+
+    def __init__(self, n_images: int, resolution: int):
+        self.n_images, self.resolution = n_images, resolution
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (n_images, 3, SIDE, SIDE), dtype=np.uint8)
+        labels = np.arange(n_images) % N_CLASSES
+        classes = tuple(map(str, range(N_CLASSES)))
+        self.images = ImageDataset("random", classes, pixels, labels, {}, "random")
+        self.rows = np.arange(n_images)
+        self.n_val = BATCH_SIZE // 10
+        val = self.rows[: self.n_val]
+        self.split = Split(self.rows, val, val, "random")
+        backbone = load_backbone("resnet18", "none")
+        self.preprocessing = backbone.preprocessing(resolution, 1.0)
+        self.precision = choose_precision("auto", "cpu")
+        self.options = make_options("fast", epochs=1, resolution=(resolution,), flip_view=False)
+        network = backbone.network.to(memory_format=torch.channels_last).eval()
+        self.ours = Classifier(network, self.preprocessing, "cpu", self.precision)
+        self.ours32 = Classifier(network, self.preprocessing, "cpu", "float32")
+        self.plain = models.resnet18().eval()
+        self.trained = new_resnet().to(memory_format=torch.channels_last)
+        dataset = Notebook(pixels, labels, resolution, backbone.mean, backbone.std)
+        self.loader = DataLoader(dataset, 64, num_workers=2)
+
+    def batch_of(self, size: int) -> torch.Tensor:
+        batch = torch.randn(size, 3, self.resolution, self.resolution)
+        return batch.contiguous(memory_format=torch.channels_last)
+
+    def forward_bare(self, classifier: Classifier) -> list[float]:
+        batch = self.batch_of(BATCH_SIZE)
+
+        def forward() -> None:
+            with torch.inference_mode(), classifier.autocast():
+                for _ in range(self.n_images // BATCH_SIZE):
+                    classifier.network(batch)
+
+        return once(forward)
+
+    def forward_ours(self, classifier: Classifier) -> list[float]:
+        return once(lambda: classifier.predict_logits(self.images, self.rows))
+
+    def forward_notebook(self) -> list[float]:
+        def forward() -> None:
+            with torch.no_grad():
+                for batch, _ in self.loader:
+                    self.plain(batch)
+
+        return once(forward)
+
+    def training_bare(self) -> list[float]:
+        size = self.options.batch_size
+        batch, truth = self.batch_of(size), torch.arange(size) % N_CLASSES
+
+        def train() -> None:
+            for _ in range(self.n_images // size):
+                with self.ours.autocast():
+                    logits = self.trained(batch)
+                F.cross_entropy(logits.float(), truth).backward()
+                self.trained.zero_grad()
+
+        return once(train)
+
+    def training_ours(self) -> list[float]:
+        """Seconds until the last training step; the validation after it is not counted."""
+        steps: list[float] = []
+
+        def on_progress(done: float, total: float | None, detail: str = "", /) -> None:
+            if detail != "validation":
+                steps.append(time.perf_counter())
+
+        classifier = Classifier(new_resnet(), self.preprocessing, "cpu", self.precision)
+        trainer = Trainer(classifier, self.images, self.split, self.options, seed=0)
+        started = time.perf_counter()
+        list(trainer.train(on_progress))
+        return [steps[-1] - started]
+
+    def training_notebook(self) -> list[float]:
+        network = new_resnet()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9)
+
+        def train() -> None:
+            for batch, truth in self.loader:
+                optimizer.zero_grad()
+                F.cross_entropy(network(batch), truth).backward()
+                optimizer.step()
+
+        return once(train)
+
+    def head_ours(self) -> list[float]:
+        def fit() -> None:
+            features = self.ours.predict_logits(self.images, self.rows)
+            assert features is not None  # at rank 0, the only one
+            labels, n_val = self.images.labels, self.n_val
+            data, val = (features, labels), (features[:n_val], labels[:n_val])
+            options = LinearProbeOptions(epochs=EPOCHS)
+            list(LinearProbe(data, val, N_CLASSES, options, seed=0, device="cpu").train())
+
+        return once(fit)
+
+
+def new_resnet() -> models.ResNet:
+    return models.resnet18(num_classes=N_CLASSES)
 
 
 def main() -> None:
@@ -72,179 +172,61 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     args, _ = parser.parse_known_args()
-    n, resolution = args.images, args.resolution
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (n, 3, SIDE, SIDE), dtype=np.uint8)
-    labels = np.arange(n) % N_CLASSES
-    classes = tuple(map(str, range(N_CLASSES)))
-    images = ImageDataset("random", classes, pixels, labels, {}, "random")
-    rows = np.arange(n)
-    n_val = BATCH_SIZE // 10
-    split = Split(rows, rows[:n_val], rows[:n_val], "random")
-    backbone = load_backbone("resnet18", "none")
-    preprocessing = Preprocessing(resolution, 1.0, backbone.mean, backbone.std)
-    device = "cpu"
-    precision = choose_precision("auto", device)
-    options = make_options("fast", epochs=1, resolution=(resolution,), flip_view=False)
-    network = backbone.network.to(memory_format=torch.channels_last).eval()
-    ours = Classifier(network, preprocessing, device, precision)
-    ours32 = Classifier(network, preprocessing, device, "float32")
+    sides = Sides(args.images, args.resolution)
+    measures: dict[str, Callable[[], list[float]]] = {
+        "forward, bare": partial(sides.forward_bare, sides.ours),
+        "forward, ours": partial(sides.forward_ours, sides.ours),
+        "forward, bare, float32": partial(sides.forward_bare, sides.ours32),
+        "forward, ours, float32": partial(sides.forward_ours, sides.ours32),
+        "forward, notebook": sides.forward_notebook,
+        "training, bare": sides.training_bare,
+        "training, ours": sides.training_ours,
+        "training, notebook": sides.training_notebook,
+        "head, ours": sides.head_ours,
+    }
+    take_turns(measures, 1)  # warms up
+    seconds = take_turns(measures, args.rounds)
 
-    def batch_of(size: int) -> torch.Tensor:
-        return torch.randn(size, 3, resolution, resolution).contiguous(
-            memory_format=torch.channels_last
-        )
-
-    def bare_forward(classifier: Classifier) -> Callable[[], None]:
-        batch = batch_of(BATCH_SIZE)
-
-        def run() -> None:
-            with torch.inference_mode(), classifier.autocast():
-                for _ in range(n // BATCH_SIZE):
-                    network(batch)
-
-        return run
-
-    def bare_training() -> Callable[[], None]:
-        net = models.resnet18(num_classes=N_CLASSES).to(memory_format=torch.channels_last)
-        size = options.batch_size
-        batch, truth = batch_of(size), torch.arange(size) % N_CLASSES
-
-        def run() -> None:
-            for _ in range(n // size):
-                with ours.autocast():
-                    scores = net(batch)
-                F.cross_entropy(scores.float(), truth).backward()
-                net.zero_grad()
-
-        return run
-
-    def our_training() -> float:
-        """Seconds until the last training step; the validation after it is not counted."""
-        net = models.resnet18(num_classes=N_CLASSES)
-        steps: list[float] = []
-
-        def on_progress(done: float, total: float | None, detail: str = "", /) -> None:
-            if detail != "validation":
-                steps.append(time.perf_counter())
-
-        trainer = Trainer(
-            Classifier(net, preprocessing, device, precision), images, split, options, seed=0
-        )
-        started = time.perf_counter()
-        list(trainer.train(on_progress))
-        return steps[-1] - started
-
-    loader = DataLoader(
-        Notebook(pixels, labels, resolution, backbone.mean, backbone.std), 64, num_workers=2
-    )
-
-    def notebook_forward() -> None:
-        with torch.no_grad():
-            for batch, _ in loader:
-                plain(batch)
-
-    def notebook_training() -> None:
-        net = models.resnet18(num_classes=N_CLASSES)
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
-        for batch, truth in loader:
-            optimizer.zero_grad()
-            F.cross_entropy(net(batch), truth).backward()
-            optimizer.step()
-
-    plain = models.resnet18().eval()
-
-    def our_forward() -> np.ndarray:
-        features = ours.predict_logits(images, rows)
-        assert features is not None  # at rank 0, the only one
-        return features
-
-    def our_head() -> None:
-        features = our_forward()
-        data = features, labels
-        small = features[:n_val], labels[:n_val]
-        options = LinearProbeOptions(epochs=EPOCHS)
-        list(LinearProbe(data, small, N_CLASSES, options, seed=0, device=device).train())
-
-    bare, train_bare = bare_forward(ours), bare_training()
-    bare32 = bare_forward(ours32)
-    measured: dict[str, list[float]] = {}
-    size = options.batch_size
-    for round_number in range(args.rounds + 1):  # the first warms up
-        for name, seconds in (
-            ("forward, bare", seconds_of(bare) / (n // BATCH_SIZE * BATCH_SIZE)),
-            ("forward, ours", seconds_of(our_forward) / n),
-            ("forward, bare, float32", seconds_of(bare32) / (n // BATCH_SIZE * BATCH_SIZE)),
-            (
-                "forward, ours, float32",
-                seconds_of(lambda: ours32.predict_logits(images, rows)) / n,
-            ),
-            ("forward, notebook", seconds_of(notebook_forward) / n),
-            ("training, bare", seconds_of(train_bare) / (n // size * size)),
-            ("training, ours", our_training() / (n // size * size)),
-            ("training, notebook", seconds_of(notebook_training) / n),
-            ("head, ours", seconds_of(our_head)),
-        ):
-            if round_number:
-                measured.setdefault(name, []).append(seconds)
+    # These leave the last incomplete batch out.
+    batch_sizes = dict.fromkeys(("forward, bare", "forward, bare, float32"), BATCH_SIZE)
+    batch_sizes |= dict.fromkeys(("training, bare", "training, ours"), sides.options.batch_size)
 
     def rates(name: str) -> list[float]:
-        return [1 / seconds for seconds in measured[name]]
+        """Images per second in each round."""
+        batch_size = batch_sizes.get(name, 1)
+        n_images = args.images // batch_size * batch_size
+        return [n_images / s for s in seconds[name]]
 
-    def ratio(first: str, second: str) -> float:
-        """Median over the rounds of `first`'s images per second divided by `second`'s."""
-        pairs = zip(rates(first), rates(second), strict=True)
-        return statistics.median(a / b for a, b in pairs)
-
-    report = Report(f"ResNet-18 at {resolution} px, {precision}, {torch.get_num_threads()} threads")
-    per = "images/s"
-    report.add("forward, bare network", rates("forward, bare"), per)
-    report.add(
-        "forward, ours (ratio to bare)",
-        rates("forward, ours"),
-        per,
-        ratio("forward, ours", "forward, bare"),
-    )
-    report.add(
-        "forward, ours in float32 (ratio to bare in float32)",
-        rates("forward, ours, float32"),
-        per,
-        ratio("forward, ours, float32", "forward, bare, float32"),
-    )
-    report.add("forward, notebook: PIL in a DataLoader", rates("forward, notebook"), per)
-    report.add(
-        "forward, ours (ratio to notebook)",
-        rates("forward, ours"),
-        per,
-        ratio("forward, ours", "forward, notebook"),
-    )
-    report.add("training, bare forward + backward", rates("training, bare"), per)
-    report.add(
-        "training, ours (ratio to bare)",
-        rates("training, ours"),
-        per,
-        ratio("training, ours", "training, bare"),
-    )
-    report.add("training, notebook", rates("training, notebook"), per)
-    report.add(
-        "training, ours (ratio to notebook)",
-        rates("training, ours"),
-        per,
-        ratio("training, ours", "training, notebook"),
-    )
+    threads = f"{torch.get_num_threads()} threads"
+    report = Report(f"ResNet-18 at {args.resolution} px, {sides.precision}, {threads}")
+    for label, name, base in (
+        ("forward, bare network", "forward, bare", ""),
+        ("forward, ours (ratio to bare)", "forward, ours", "forward, bare"),
+        (
+            "forward, ours in float32 (ratio to bare in float32)",
+            "forward, ours, float32",
+            "forward, bare, float32",
+        ),
+        ("forward, notebook: PIL in a DataLoader", "forward, notebook", ""),
+        ("forward, ours (ratio to notebook)", "forward, ours", "forward, notebook"),
+        ("training, bare forward + backward", "training, bare", ""),
+        ("training, ours (ratio to bare)", "training, ours", "training, bare"),
+        ("training, notebook", "training, notebook", ""),
+        ("training, ours (ratio to notebook)", "training, ours", "training, notebook"),
+    ):
+        ratio = median_ratio(rates(name), rates(base)) if base else None
+        report.add(label, rates(name), "images/s", ratio)
     # The notebook sends every image through the whole network in each of 15 epochs.
-    notebook = [EPOCHS * n * seconds for seconds in measured["forward, notebook"]]
-    head = statistics.median(
-        theirs / ours for theirs, ours in zip(notebook, measured["head, ours"], strict=True)
-    )
+    notebook, ours = [EPOCHS * s for s in seconds["forward, notebook"]], seconds["head, ours"]
     report.add(f"{EPOCHS} epochs of the head, notebook (one epoch × {EPOCHS})", notebook, "s")
-    report.add(
-        f"{EPOCHS} epochs of the head, ours (notebook's time to ours)",
-        measured["head, ours"],
-        "s",
-        head,
-    )
+    label = f"{EPOCHS} epochs of the head, ours (notebook's time to ours)"
+    report.add(label, ours, "s", median_ratio(notebook, ours))
     report.show()
+
+
+def median_ratio(of: Sequence[float], to: Sequence[float]) -> float:
+    """Median over the rounds."""
+    return statistics.median(a / b for a, b in zip(of, to, strict=True))
 
 
 if __name__ == "__main__":

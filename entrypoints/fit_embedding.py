@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
     from embedlab.movies.evaluation.splits import check_enough_likes
     from embedlab.movies.solvers.fit import fit_weighted
-    from embedlab.tracking.registry.promotion import Score
+    from embedlab.tracking.registry.promotion import PromotionScore
     from embedlab.tracking.run import start_run
     from embedlab.workflows import movie_runs
 
@@ -91,9 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         with work_progress("map of the movies"):
             explorer = movie_runs.log_explorer(run, fitted, args.embedding_map)
         console.print(explorer)
-        score = Score(COST, fit.cost)
+        score = PromotionScore(COST, fit.cost)
         if args.register and args.promote_by == "ndcg":
-            score = Score(NDCG, held_out_ndcg(likes, options, args.seed, device))
+            score = PromotionScore(NDCG, held_out_ndcg(likes, options, args.seed, device))
             run.log_metrics({"test/ndcg": score.value})
         messages = movie_runs.finish(run, fitted, model, score, params)
     console.print("\n".join(messages))

@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.rule(f"{1 + STEPS.index(name)}/{len(STEPS)} {name}", style="bold")
         return run_entry_point(name, parameters)
 
-    given = vars(args) | {"lr": options.lr}
-    with start_run("main", f"main {args.ratings}", given) as run:
+    params = vars(args) | {"lr": options.lr}
+    with start_run("main", f"main {args.ratings}", params) as run:
         matrix_run = step("build_matrix", ratings=args.ratings)
         matrix = {"matrix": f"runs:/{matrix_run}/matrix"}
         fit = {name: getattr(args, name) for name in ("optimizer", "dim", "epochs", "seed")}

@@ -61,8 +61,10 @@ def free_port() -> int:
 @contextmanager
 def fresh_store(folder: Path) -> Iterator["mlflow.MlflowClient"]:
     """MLflow on an empty store in `folder`, with artifacts there, until the block ends."""
-    with chdir(folder), use_store(empty_store(folder / "mlflow.db")) as client:
-        yield client
+    import mlflow  # here: it reads the environment above, and not every test needs it
+
+    with chdir(folder), use_store(empty_store(folder / "mlflow.db")):
+        yield mlflow.MlflowClient()
 
 
 @pytest.fixture(scope="module")
@@ -91,22 +93,24 @@ def empty_store(file: Path) -> str:
 @cache
 def _content_of_an_empty_store() -> bytes:
     """MLflow takes seconds to make its tables, and every store begins with the same."""
-    with TemporaryDirectory() as folder, use_store(f"sqlite:///{folder}/mlflow.db") as client:
-        client.search_experiments()
+    import mlflow
+
+    with TemporaryDirectory() as folder, use_store(f"sqlite:///{folder}/mlflow.db"):
+        mlflow.search_experiments()
         return Path(folder, "mlflow.db").read_bytes()
 
 
 @contextmanager
-def use_store(uri: str) -> Iterator["mlflow.MlflowClient"]:
+def use_store(uri: str) -> Iterator[None]:
     """MLflow on this store, as a new process finds it, until the block ends; stores may nest."""
-    import mlflow  # here: it reads the environment above, and not every test needs it
+    import mlflow
 
     with patch.dict(os.environ), no_experiment_chosen():
         os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
         before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
         mlflow.set_tracking_uri(uri)
         try:
-            yield mlflow.MlflowClient()
+            yield
         finally:
             mlflow.set_tracking_uri(before)
 

@@ -34,14 +34,14 @@ def gap_as_text(gap: float) -> str:
 
 def command(entry_point: str, **parameters: object) -> str:
     """The shell command of an entry point: `mlflow run . -e recommend … -P title='Toy Story'`."""
-    given = (f" -P {name}={shlex.quote(value_as_text(v))}" for name, v in parameters.items())
+    flags = (f" -P {name}={shlex.quote(value_as_text(v))}" for name, v in parameters.items())
     start = f"mlflow run . -e {entry_point} --env-manager local --experiment-name embedlab"
-    return start + "".join(given)
+    return start + "".join(flags)
 
 
 def serve_command(model: str) -> str:
     """The shell command that serves a model, on a port other than the MLflow UI's."""
-    return f"mlflow models serve -m {model} --env-manager local -p 5001"
+    return f"mlflow models serve -m {shlex.quote(model)} --env-manager local -p 5001"
 
 
 def as_markdown(text: str) -> str:
@@ -58,4 +58,4 @@ def duration(seconds: float) -> str:
 
 def printable(name: str) -> str:
     r"""A file's name, with `\xNN` for bytes that are not UTF-8 and for control characters."""
-    return UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
+    return UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", name)

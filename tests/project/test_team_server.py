@@ -37,9 +37,9 @@ from conftest import PROJECT, free_port, long, use_store
 from embedlab.cli.parser import exit_with
 from embedlab.errors import StoreUnavailableError, TrackingError
 from embedlab.progress import EpochRecord
-from embedlab.tracking import store
+from embedlab.tracking import database
+from embedlab.tracking.database import initialise_store
 from embedlab.tracking.run import start_run
-from embedlab.tracking.store import initialise_store
 from entrypoints import build_matrix
 from entrypoints.main import STEPS
 
@@ -169,10 +169,10 @@ class Team:
         with (
             patch.dict(os.environ, cache),
             chdir(self.root / "here"),
-            use_store(self.uri) as client,
+            use_store(self.uri),
         ):
             os.environ.pop("MLFLOW_RUN_ID", None)
-            yield client
+            yield mlflow.MlflowClient()
 
     def unsent(self) -> list[Path]:
         return sorted((self.root / "cache" / "unsent").glob("*"))
@@ -377,12 +377,12 @@ def test_a_database_of_another_program_is_named_and_left_as_it_is(team, own_data
 def test_a_lock_that_another_process_holds_is_named_and_waited_for(
     team, own_database, monkeypatch, caplog
 ):
-    monkeypatch.setattr(store, "LOCK_NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(database, "LOCK_NOTICE_SECONDS", 0.1)
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.5")
     engine = sqlalchemy.create_engine(own_database, poolclass=sqlalchemy.NullPool)
-    held = f"another process holds its lock {store.LOCK_NUMBER} (advisory)"
+    held = f"another process holds its lock {database.LOCK_NUMBER} (advisory)"
     with engine.connect() as other:
-        other.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({store.LOCK_NUMBER})"))
+        other.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({database.LOCK_NUMBER})"))
         with pytest.raises(StoreUnavailableError, match=re.escape(held)):
             initialise_store()
     assert held in caplog.messages[0]

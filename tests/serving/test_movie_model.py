@@ -38,10 +38,8 @@ from served_models import (
     write_digests,
 )
 
-from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import register
 from embedlab.tracking.run import start_run
-from embedlab.workflows.model_facts import COST
 from embedlab.workflows.models import log_movie_model
 from embedlab_serving.digests import DIGESTS
 from embedlab_serving.neighbours import Neighbours
@@ -470,7 +468,7 @@ def test_a_failure_inside_is_500_without_any_detail(served, post, monkeypatch, c
 
 
 def test_a_real_server_the_entry_point_and_the_model_agree(served, tmp_path):
-    champion = register(served.uri, "movie-embedding", card_of("a"), Score(COST, 1.5)).uri
+    champion = register(served.uri, "movie-embedding", card_of("a")).uri
     assert champion == "models:/movie-embedding@champion"
     command = ["mlflow", "models", "serve", "-m", champion, "--env-manager", "local"]
     asked = ["--title", "Amélie", "--model", champion, "--k", "3", "--score", "dot"]

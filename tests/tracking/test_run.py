@@ -27,9 +27,10 @@ from mlflow.projects import load_project
 from embedlab.cli.parser import exit_with
 from embedlab.errors import DivergedError, OptionError, TrackingError
 from embedlab.progress import EpochRecord
+from embedlab.tracking import database as database_module
 from embedlab.tracking import run as runs
-from embedlab.tracking import store as store_module
 from embedlab.tracking import tracked_run
+from embedlab.tracking.database import initialise_store
 from embedlab.tracking.run import (
     EXPERIMENT,
     RANDOM_RUN_NAME,
@@ -37,7 +38,7 @@ from embedlab.tracking.run import (
     start_child_run,
     start_run,
 )
-from embedlab.tracking.store import check_store, explain_store_errors, initialise_store
+from embedlab.tracking.store import check_artifact_location, explain_store_errors
 from entrypoints import build_matrix, recommend
 
 pytestmark = pytest.mark.slow
@@ -203,9 +204,9 @@ def test_a_value_that_mlflow_logs_in_quotes_is_shown_as_it_was_used(
     for name, text in logged.items():
         client.log_param(made.info.run_id, name, text)
     with start_run(entry_point.name, "shown", begins.value.args[0]) as run:
-        assert run.params(quoted) == {name: used[name] for name in quoted}
+        assert run.resolved_params(quoted) == {name: used[name] for name in quoted}
     kept = client.get_run(run.id).data.params
-    assert {name: kept[f"resolved/{name}"] for name in quoted} == run.params(quoted)
+    assert {name: kept[f"resolved/{name}"] for name in quoted} == run.resolved_params(quoted)
 
 
 def test_parameters_are_spelt_as_in_mlproject_and_left_out_where_they_do_not_apply(client):
@@ -679,7 +680,7 @@ def test_an_experiment_behind_a_server_is_accepted_from_runs_that_use_the_server
     behind = SimpleNamespace(artifact_location="mlflow-artifacts:/0")
     monkeypatch.setattr(mlflow, "get_experiment", lambda _: behind)
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
-    check_store("0")
+    check_artifact_location("0")
 
 
 @pytest.mark.parametrize(
@@ -690,26 +691,21 @@ def test_an_experiment_behind_a_server_is_accepted_from_runs_that_use_the_server
 def test_a_store_that_cannot_be_opened_is_one_sentence(client, tmp_path, uri):
     """What goes wrong then is the operating system's own error, the database's, or MLflow's."""
     (tmp_path / "a-file").write_text("neither a folder nor a database " * 100)
-    uri, before = uri.format(tmp_path), mlflow.get_tracking_uri()
+    uri = uri.format(tmp_path)
     sentence = rf"MLflow cannot open its store {re.escape(uri)} \(\w+: .+\): set MLFLOW_.*\."
-    mlflow.set_tracking_uri(uri)
-    try:
-        with (
-            pytest.raises(TrackingError, match=f"^{sentence}$"),
-            start_run("fit_embedding", "fit", {}),
-        ):
-            pytest.fail("the run has begun")
-    finally:
-        mlflow.set_tracking_uri(before)
+    with (
+        use_store(uri),
+        pytest.raises(TrackingError, match=f"^{sentence}$"),
+        start_run("fit_embedding", "fit", {}),
+    ):
+        pytest.fail("the run has begun")
 
 
 @pytest.fixture
 def another_store(tmp_path):
     """The file of an sqlite store that is not there yet, which is MLflow's for the test."""
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    yield tmp_path / "mlflow.db"
-    mlflow.set_tracking_uri(before)
+    with use_store(f"sqlite:///{tmp_path}/mlflow.db"):
+        yield tmp_path / "mlflow.db"
 
 
 def test_a_first_start_makes_the_store_beside_its_place_and_removes_what_a_kill_left(
@@ -723,7 +719,7 @@ def test_a_first_start_makes_the_store_beside_its_place_and_removes_what_a_kill_
         was_there.append(another_store.exists())
         replace(new, path)
 
-    monkeypatch.setattr(store_module.os, "replace", appear)
+    monkeypatch.setattr(database_module.os, "replace", appear)
     initialise_store()
     assert was_there == [False]
     assert [item.name for item in mlflow.search_experiments()] == ["Default"]

@@ -12,21 +12,21 @@ import time
 from collections.abc import Iterator
 from contextlib import chdir, closing, contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
 import mlflow
 import pytest
 import sqlalchemy
-from conftest import PROJECT, empty_store, no_experiment_chosen, use_store
+from conftest import PROJECT, empty_store, use_store
 from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 
 from embedlab.cli.parser import EXIT_INTERRUPTED, exit_with
 from embedlab.errors import DataError, StoreUnavailableError, TrackingError
-from embedlab.tracking import store
+from embedlab.tracking import database as database_module
+from embedlab.tracking.database import initialise_store
 from embedlab.tracking.offline import retry as outage
 from embedlab.tracking.run import start_run
-from embedlab.tracking.store import first_line, how_to_open, initialise_store, without_password
+from embedlab.tracking.store import first_line, how_to_open, without_password
 from entrypoints import recommend
 
 pytestmark = pytest.mark.slow
@@ -37,12 +37,8 @@ def database(tmp_path) -> Iterator[Path]:
     """A file that is not there yet, which is MLflow's store for the test."""
     file = tmp_path / "store" / "runs.db"
     file.parent.mkdir()
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri(f"sqlite:///{file}")
-    with patch.dict(os.environ), no_experiment_chosen():  # MLflow sets a variable for it, too
-        os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    with use_store(f"sqlite:///{file}"):
         yield file
-    mlflow.set_tracking_uri(before)
 
 
 def execute(file: Path, *statements: str) -> None:
@@ -164,7 +160,7 @@ def test_a_store_whose_last_writer_was_killed_is_opened(database):
 @pytest.fixture
 def impatient(monkeypatch):
     """A start says soon what it waits for, tries again soon, and gives up soon."""
-    monkeypatch.setattr(store, "LOCK_NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(database_module, "LOCK_NOTICE_SECONDS", 0.1)
     monkeypatch.setattr(outage, "FIRST_PAUSE", 0.01)
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.5")
 
@@ -210,8 +206,8 @@ def test_a_start_that_waits_for_a_lock_is_stopped_by_ctrl_c(database):
     waiting = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from embedlab.cli.parser import exit_with\n"
-        "from embedlab.tracking import run as runs, store\n"
-        "store.LOCK_NOTICE_SECONDS = 0.0\n"
+        "from embedlab.tracking import run as runs, database\n"
+        "database.LOCK_NOTICE_SECONDS = 0.0\n"
         "def main(argv):\n"
         "    with runs.start_run('recommend', 'waits', {}): pass\n"
         "exit_with(main)"
@@ -247,14 +243,12 @@ def test_a_database_that_another_process_has_locked_is_named(database, monkeypat
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc, where nobody may write")
 def test_a_folder_that_cannot_be_written_is_a_sentence_at_once():
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri("sqlite:////proc/runs.db")
     started = time.monotonic()
-    try:
-        with pytest.raises(TrackingError, match=r"cannot open its store .*/proc/runs\.db\.lock"):
-            initialise_store()
-    finally:
-        mlflow.set_tracking_uri(before)
+    with (
+        use_store("sqlite:////proc/runs.db"),
+        pytest.raises(TrackingError, match=r"cannot open its store .*/proc/runs\.db\.lock"),
+    ):
+        initialise_store()
     assert time.monotonic() - started < 3
 
 
@@ -275,10 +269,8 @@ def relative(tmp_path, monkeypatch) -> Iterator[Path]:
     """A relative address, as an entry point under `mlflow run` sees it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_RUN_ID", RUN_ID)
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri("sqlite:///sub/rel.db")
-    yield tmp_path / "sub/rel.db"
-    mlflow.set_tracking_uri(before)
+    with use_store("sqlite:///sub/rel.db"):
+        yield tmp_path / "sub/rel.db"
 
 
 def test_a_relative_address_of_another_folder_is_refused_and_makes_no_store(relative):

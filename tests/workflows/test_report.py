@@ -12,7 +12,7 @@ from conftest import fresh_store
 from PIL import Image
 
 from embedlab.errors import TrackingError
-from embedlab.workflows.report import KINDS, ReportedRun, answers, report_page, reported_runs
+from embedlab.workflows.report import ENTRY_POINTS, ReportedRun, answers, report_page, reported_runs
 
 MOVIES = ("<b>Alien</b> & co (1979)", "Heat (1995)", "Fargo (1996)")
 FITS = {
@@ -86,7 +86,7 @@ def shown(experiment: str, *ids: str) -> dict[str, ReportedRun]:
 
 
 def all_runs() -> dict[str, str]:
-    made = {kind: make_run(kind) for kind in KINDS if kind != "compare_transfer"}
+    made = {kind: make_run(kind) for kind in ENTRY_POINTS if kind != "compare_transfer"}
     both = f"{made['finetune']},{made['extract_features']}"
     return made | {"compare_transfer": make_run("compare_transfer", compared_runs=both)}
 
@@ -107,7 +107,7 @@ def page(made) -> str:
 def test_without_runs_the_page_names_the_command_of_everything(experiment):
     page = report_page(shown(experiment))
     commands = set(re.findall(r"mlflow run \. -e (\w+) --env-manager local", page))
-    assert commands == {*KINDS} - {"recommend"}
+    assert commands == {*ENTRY_POINTS} - {"recommend"}
 
 
 def test_the_page_has_the_numbers_words_and_figures_of_the_runs(made, page):

@@ -92,7 +92,7 @@ def add_images(parser: Parser) -> None:
         what = f"maximum number of {part} images, stratified; 0 for all"
         parser.add(f"{part}_limit", types.integer(0), 0, what)
     what = "a classifier of torchvision whose last layer is linear"
-    name = types.one_of(*vision.BACKBONES, what=f"{what} (see --help)")
+    name = types.one_of(*vision.BACKBONES, expected=f"{what} (see --help)")
     families = f"{what}, as torchvision calls it: {', '.join(vision.FAMILIES)}"
     parser.add("backbone", name, "resnet18", families)
     add_weights(parser, "imagenet")

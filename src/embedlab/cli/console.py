@@ -118,8 +118,8 @@ class EpochTable:
             headings = [name.rjust(width) for name, width in self._columns.items()]
             console.print("  ".join(["epoch", *headings, "  time"]))
             self._has_headings = True
-        found = ((record.metrics.get(name), width) for name, width in self._columns.items())
-        cells = [("" if value is None else f"{value:.4g}").rjust(width) for value, width in found]
+        values = ((record.metrics.get(name), width) for name, width in self._columns.items())
+        cells = [("" if value is None else f"{value:.4g}").rjust(width) for value, width in values]
         seconds = "" if record.seconds is None else duration(record.seconds)
         mark = "  best so far" if is_best else ""
         console.print("  ".join([f"{record.epoch:5}", *cells, seconds.rjust(6)]) + mark)

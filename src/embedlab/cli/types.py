@@ -60,7 +60,7 @@ def integer(minimum: int, maximum: int = MAX_INT) -> ArgumentType[int]:
 def integers(minimum: int, maximum: int = MAX_INT) -> ArgumentType[tuple[int, ...]]:
     """Type of one whole number or several, joined by commas: `96`, `64,96,128`."""
     parse = integer(minimum, maximum)
-    return ArgumentType(lambda text: tuple(parse(part.strip()) for part in text.split(",")))
+    return ArgumentType(lambda text: tuple(parse(word.strip()) for word in text.split(",")))
 
 
 def number(minimum: float, maximum: float = math.inf) -> ArgumentType[float]:
@@ -76,9 +76,9 @@ fraction = checked(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 boolean = checked(lambda text: BOOLEANS[text.strip().lower()], lambda _: True, "true or false")
 
 
-def matching(pattern: str, what: str) -> ArgumentType[str]:
+def matching(pattern: str, expected: str) -> ArgumentType[str]:
     """Type of a string that matches the whole pattern after surrounding blanks are stripped."""
-    return checked(str.strip, re.compile(pattern).fullmatch, what)
+    return checked(str.strip, re.compile(pattern).fullmatch, expected)
 
 
 model_name = matching("[^/:]+", "a name without '/' and ':'")
@@ -89,23 +89,26 @@ version = matching(
 )
 
 
-def nonblank(what: str) -> ArgumentType[str]:
-    """Type of a string that may not be blank; `what` names it in the message."""
-    return checked(str.strip, bool, what)
+def nonblank(expected: str) -> ArgumentType[str]:
+    """Type of a string that may not be blank."""
+    return checked(str.strip, bool, expected)
 
 
-def one_of(*choices: str, what: str = "") -> ArgumentType[str]:
-    """Type of one of `choices`; the error suggests the nearest, and lists all or says `what`."""
+def one_of(*choices: str, expected: str = "") -> ArgumentType[str]:
+    """Type of one of `choices`; the error suggests the nearest.
+
+    expected  how the error names the choices, if there are too many to list.
+    """
 
     def parse(text: str) -> str:
         if text not in choices:
             near = get_close_matches(text.lower(), choices, n=1, cutoff=0.5)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            expected = what or f"one of {', '.join(choices)}"
-            raise ArgumentTypeError(f"expected {expected}; got {text!r}{hint}")
+            described = expected or f"one of {', '.join(choices)}"
+            raise ArgumentTypeError(f"expected {described}; got {text!r}{hint}")
         return text
 
-    return ArgumentType(parse, None if what else "{" + ",".join(choices) + "}")
+    return ArgumentType(parse, None if expected else "{" + ",".join(choices) + "}")
 
 
 def auto_or(type: ArgumentType[Value]) -> ArgumentType[Value | None]:
@@ -125,11 +128,11 @@ def auto_or(type: ArgumentType[Value]) -> ArgumentType[Value | None]:
 
 def processes(text: str) -> int:
     """Type of the number of processes; under torchrun, its world size or 1, which stands for it."""
-    given = integer(1, MAX_PROCESSES)(text)
+    n = integer(1, MAX_PROCESSES)(text)
     if not is_distributed():
-        return given
-    if given not in (1, world_size()):
-        message = f"expected 1 or {world_size()}, as many as torchrun has started, got {given}"
+        return n
+    if n not in (1, world_size()):
+        message = f"expected 1 or {world_size()}, as many as torchrun has started, got {n}"
         raise ArgumentTypeError(message)
     return world_size()
 
@@ -139,7 +142,7 @@ def run_ids(default: str, at_least: int) -> Callable[[str], tuple[str, ...]]:
     least = {1: "one", 2: "two"}[at_least]
 
     def parse(text: str) -> tuple[str, ...]:
-        ids = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+        ids = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
         if ids == (default,):
             return ()
         if len(ids) < at_least:

@@ -74,25 +74,25 @@ def broadcast(make: Callable[[], T]) -> T:
     """Call `make` at rank 0 alone, and return its result at every rank."""
     if world_size() == 1:
         return make()
-    made: list = [make() if is_main_process() else None]
-    dist.broadcast_object_list(made)
-    return made[0]
+    value: list = [make() if is_main_process() else None]
+    dist.broadcast_object_list(value)
+    return value[0]
 
 
-def scatter(parts: list[T] | None) -> T:
-    """Return rank 0's `parts[i]` at rank i; other ranks pass None. Needs a process group."""
-    own: list = [None]
-    dist.scatter_object_list(own, parts)
-    return own[0]
+def scatter(values: list[T] | None) -> T:
+    """Return rank 0's `values[i]` at rank i; other ranks pass None. Needs a process group."""
+    received: list = [None]
+    dist.scatter_object_list(received, values)
+    return received[0]
 
 
-def gather(part: T) -> list[T] | None:
-    """The parts of all ranks, in their order, at rank 0; None at the others."""
+def gather(value: T) -> list[T] | None:
+    """The values of all ranks, in their order, at rank 0; None at the others."""
     if world_size() == 1:
-        return [part]
-    parts: list | None = [None] * world_size() if is_main_process() else None
-    dist.gather_object(part, parts)
-    return parts
+        return [value]
+    values: list | None = [None] * world_size() if is_main_process() else None
+    dist.gather_object(value, values)
+    return values
 
 
 def local_slice(n: int) -> slice:
@@ -113,11 +113,11 @@ def local_main_first() -> Iterator[None]:
 def assert_same_across_ranks(what: str, value: object) -> None:
     """Raises OptionError if `value` is not the same at all ranks."""
     values = _all_gather_object(value)
-    other = next((i for i, found in enumerate(values) if found != values[0]), None)
-    if other is not None:
+    differing = [i for i in range(world_size()) if values[i] != values[0]]
+    if differing:
         raise OptionError(
-            f"{what}: expected the same at all {world_size()} ranks, but rank {other} differs "
-            "from rank 0: start every host with the same command and the same data."
+            f"{what}: expected the same at all {world_size()} ranks, but rank {differing[0]} "
+            "differs from rank 0: start every host with the same command and the same data."
         )
 
 

@@ -18,9 +18,9 @@ from embedlab.tracking.store import first_line, store_address
 from embedlab.tracking.tracked_run import EPOCH_SECONDS
 
 
-def finished_run(run_id: str, kinds: Sequence[str]) -> Run:
+def finished_run(run_id: str, entry_points: Sequence[str]) -> Run:
     """The finished run with this id, of one of these entry points. Raises TrackingError if none."""
-    expected = f"finished runs of {' or '.join(kinds)}"
+    expected = f"finished runs of {' or '.join(entry_points)}"
     try:
         run = mlflow.get_run(run_id)
     except MlflowException as error:
@@ -28,7 +28,7 @@ def finished_run(run_id: str, kinds: Sequence[str]) -> Run:
             f"runs: there is no run {run_id!r} in {store_address()} ({first_line(error)}): give "
             f"ids of {expected}, joined by commas."
         ) from None
-    if run.data.tags.get("entry_point") not in kinds or run.info.status != "FINISHED":
+    if run.data.tags.get("entry_point") not in entry_points or run.info.status != "FINISHED":
         raise TrackingError(
             f"runs: {run_id} is a {run.info.status} run of "
             f"{run.data.tags.get('entry_point', 'another project')}; expected {expected}."
@@ -47,12 +47,6 @@ def has_artifact(run_id: str, path: str) -> bool:
     """Whether the run, which may be an older version's, has this artifact."""
     files = mlflow.MlflowClient().list_artifacts(run_id, os.path.dirname(path) or None)
     return path in {file.path for file in files}
-
-
-def logged_param(run: Run, name: str) -> str:
-    """A parameter of a run, as it was resolved or else as it was given; "" if it has neither."""
-    params = run.data.params
-    return params.get(f"resolved/{name}", params.get(name, ""))
 
 
 def download_artifact(uri: str) -> Path:

@@ -17,8 +17,9 @@ from mlflow.entities import RunTag
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, StoreUnavailableError
 from embedlab.tracking import signals, store
-from embedlab.tracking.offline.retry import retry_until_available, seconds_to_wait, short_requests
-from embedlab.tracking.offline.spool import flush_spool
+from embedlab.tracking.database import initialise_store
+from embedlab.tracking.offline.retry import retry_until_available, short_requests, wait_limit
+from embedlab.tracking.offline.spool import send_earlier_spools
 from embedlab.tracking.stale import mark_stale_runs, owner_tags
 from embedlab.tracking.tracked_run import NullRun, TrackedRun
 
@@ -26,7 +27,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = "embedlab"
 SYSTEM_METRICS_SECONDS = 2  # MLflow's own 10 would leave the short runs without any
 MAX_RUN_NAME = 250  # characters, the width of MLflow's column; SQLite does not enforce it
-RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # as MLflow draws them
 
 
 @contextmanager
@@ -48,15 +49,16 @@ def start_run(
     run_name = run_name[:MAX_RUN_NAME]
     with signals.raise_first_signal():
         _connect_to_store()
-        flush_spool()
+        send_earlier_spools()
+        # An adopted run keeps its name, which the user may have given to `mlflow run`.
         name = None if mlflow_env.MLFLOW_RUN_ID.get() else run_name
-        with _lifecycle(name, {"entry_point": entry_point, **owner_tags()}) as run:
-            store.check_store(run.experiment_id)
+        origin = {"entry_point": entry_point, **_code_version()}
+        with _lifecycle(name, {**origin, **owner_tags()}) as run:
+            store.check_artifact_location(run.experiment_id)
             if marks_stale:
                 mark_stale_runs(run.experiment_id)
             run.log_params(params)
-            run.origin = {"entry_point": entry_point, **_code_version()}
-            run.set_tags(run.origin)
+            run.origin = origin
             if RANDOM_RUN_NAME.fullmatch(run.name):
                 run.set_tags({"mlflow.runName": run_name})
             yield run
@@ -64,13 +66,13 @@ def start_run(
 
 @contextmanager
 def start_child_run(
-    run_name: str, params: Mapping[str, object], tags: Mapping[str, object]
+    run_name: str, params: Mapping[str, object], tags: Mapping[str, str]
 ) -> Iterator[TrackedRun]:
     """Yields a child run of the one that `start_run` has begun, in the same process."""
-    retry_until_available(store.store_address(), store.initialise_store)
-    with _lifecycle(run_name, owner_tags(), is_child=True) as run:
+    retry_until_available(initialise_store)
+    begin_tags = {**tags, **_code_version(), **owner_tags()}
+    with _lifecycle(run_name, begin_tags, is_child=True) as run:
         run.log_params(params)
-        run.set_tags({**tags, **_code_version()})
         yield run
 
 
@@ -127,7 +129,7 @@ def end_refused_run(error: EmbedlabError) -> None:
     """
     try:
         with short_requests():
-            store.initialise_store()
+            initialise_store()
             status, tags = _stop_reason(error)
             run_id, client = mlflow_env.MLFLOW_RUN_ID.get(), mlflow.MlflowClient()
             client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
@@ -142,14 +144,14 @@ def _connect_to_store() -> None:
     Raises TrackingError if the store cannot be used or is unavailable; if `mlflow run` has just
     made the run there, first waits for it.
     """
-    seconds_to_wait()  # a bad value is refused before any work
+    wait_limit()  # a bad value is refused before any work
     if store.store_address() != mlflow.get_tracking_uri():  # MLflow would print it at a run's end
         mlflow_env.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
     if mlflow_env.MLFLOW_RUN_ID.get():  # its experiment is set, and setting it is an error
-        retry_until_available(store.store_address(), store.initialise_store)
+        retry_until_available(initialise_store)
         return
-    store.initialise_store()
+    initialise_store()
     with store.explain_store_errors(), short_requests():
         mlflow.set_experiment(experiment_id=_experiment_id())
 
@@ -189,6 +191,7 @@ def _code_version() -> dict[str, str]:
     try:
         import git  # fails where there is no git program
 
+        # One call of git takes 5 ms, GitPython's own `is_dirty` a third of a second. The lines:
         # `# branch.oid <sha>`, other lines with #, and one for each changed or untracked file
         arguments = "--porcelain=v2", "--branch", "--untracked-files=normal"
         heading, *lines = git.Repo(PROJECT_ROOT).git.status(*arguments).splitlines()

@@ -59,10 +59,11 @@ def mark_stale_runs(experiment_id: str) -> None:
         logging.getLogger(__name__).warning(text, first_line(error))
 
 
-def find_stale(experiment_id: str, hours: float = math.inf) -> list[StaleRun]:
+def find_stale(experiment_id: str, max_idle_hours: float = math.inf) -> list[StaleRun]:
     """This project's stale runs of one experiment, oldest first.
 
-    hours  without a new metric, after which a run of another host or of no process is stale.
+    max_idle_hours  without a new metric, after which a run of another host or of no process is
+                    stale.
     """
     running = mlflow.MlflowClient().search_runs(
         [experiment_id], "attributes.status = 'RUNNING'", order_by=["attributes.start_time ASC"]
@@ -72,7 +73,7 @@ def find_stale(experiment_id: str, hours: float = math.inf) -> list[StaleRun]:
         times = [metric.timestamp for metric in run.data.to_proto().metrics]
         last_activity = max([run.info.start_time, *times])
         idle_hours = time.time() / 3600 - last_activity / 3_600_000
-        reason = _why_stale(run.data.tags, idle_hours, hours)
+        reason = _why_stale(run.data.tags, idle_hours, max_idle_hours)
         if reason and _is_ours(run):
             stale.append(StaleRun(run, last_activity, reason))
     return stale
@@ -85,13 +86,13 @@ def _is_ours(run: Run) -> bool:
     return is_untouched or "entry_point" in tags or "process_started" in tags
 
 
-def _why_stale(tags: dict[str, str], idle_hours: float, hours: float) -> str | None:
+def _why_stale(tags: dict[str, str], idle_hours: float, max_idle_hours: float) -> str | None:
     host = tags.get("host")
     if host == this_host() and "process_started" in tags:
         pid, running_at = int(tags["pid"]), float(tags["process_started"])
         has_died = has_ended(host, pid, running_at)
         return f"its process {pid} on {host} ended without closing the run" if has_died else None
-    if idle_hours < hours:
+    if idle_hours < max_idle_hours:
         return None
     where = f"from its process on {host}" if host else "and no process has taken it up"
     return f"no activity for {idle_hours:,.1f} hours {where}"
@@ -100,10 +101,10 @@ def _why_stale(tags: dict[str, str], idle_hours: float, hours: float) -> str | N
 def experiment_named(name: str) -> str:
     """The id of an experiment. Raises TrackingError if there is none of that name."""
     client = mlflow.MlflowClient()
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         names = ", ".join(item.name for item in client.search_experiments())
         raise TrackingError(
             f"experiment: expected one of {names} in {store_address()}, got {name!r}."
         )
-    return found.experiment_id
+    return experiment.experiment_id

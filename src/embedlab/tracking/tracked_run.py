@@ -35,11 +35,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SECONDS_BETWEEN_WRITES = 2.0
-MODEL_UPLOAD_SECONDS = 120  # timeout of a request that stores a model; MLflow's default
+MODEL_UPLOAD_TIMEOUT = 120  # seconds of a request that stores a model; MLflow's default
 EPOCH_SECONDS = "time/epoch_seconds"
 DIGEST_CHARACTERS = 36  # as many as MLflow stores of a data set's digest
 
 T = TypeVar("T")
+
+
+def resolved_param(logged: Mapping[str, str], name: str) -> str | None:
+    """The value that a run used, among the parameters that it logged; None if it has none.
+
+    That is `resolved/<name>`, or else the value that was given. A given `auto` is no value: it is
+    one only of the recipe, which has it as `resolved/recipe`.
+    """
+    given = logged.get(name)
+    return logged.get(f"resolved/{name}", None if given == "auto" else given)
 
 
 class TrackedRun:
@@ -73,8 +83,9 @@ class TrackedRun:
                 continue
             text = value_as_text(value)
             is_respelled = self._logged_params.get(name, text) != text
-            fresh[f"resolved/{name}" if is_respelled else name] = text
-        fresh = {key: text for key, text in fresh.items() if key not in self._logged_params}
+            key = f"resolved/{name}" if is_respelled else name
+            if key not in self._logged_params:
+                fresh[key] = text
         self._client.log_batch(self.id, params=[Param(*item) for item in fresh.items()])
         self._logged_params |= fresh
 
@@ -82,14 +93,10 @@ class TrackedRun:
         """Log the values by which runs are compared as `resolved/<name>`, given or not."""
         self.log_params({f"resolved/{name}": value for name, value in params.items()})
 
-    def params(self, names: Sequence[str]) -> dict[str, str]:
+    def resolved_params(self, names: Sequence[str]) -> dict[str, str]:
         """The resolved values of these parameters, without those that do not apply."""
-        logged = self._logged_params
-        # `auto` is a value only of the recipe, which has it as `resolved/recipe`.
-        plain = {name: logged[name] for name in names if logged.get(name, "auto") != "auto"}
-        resolved = {n: logged[f"resolved/{n}"] for n in names if f"resolved/{n}" in logged}
-        found = plain | resolved
-        return {name: found[name] for name in names if name in found}
+        values = {name: resolved_param(self._logged_params, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         self._client.log_batch(self.id, tags=[RunTag(key, str(v)) for key, v in tags.items()])
@@ -132,7 +139,7 @@ class TrackedRun:
 
         Raises StoreUnavailableError after the limit, EMBEDLAB_WAIT_FOR_SERVER.
         """
-        with short_requests(MODEL_UPLOAD_SECONDS):
+        with short_requests(MODEL_UPLOAD_TIMEOUT):
             return self._client.retry_until_available(do)
 
     def end(self, status: str, tags: Mapping[str, str]) -> None:
@@ -228,5 +235,5 @@ class NullRun(TrackedRun):
         self.id = "of the main process"
 
     def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
-        return (lambda *_, **__: None) if callable(found) else found
+        attribute = super().__getattribute__(name)
+        return (lambda *_, **__: None) if callable(attribute) else attribute

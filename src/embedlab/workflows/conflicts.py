@@ -6,11 +6,13 @@ from embedlab.errors import OptionError
 from embedlab.formatting import value_as_text
 
 
-def refuse_conflicts(source: str, own: Mapping[str, object], changed: Mapping[str, object]) -> None:
-    """Raises OptionError if a parameter was given a value other than that of `source`."""
-    for name, value in changed.items():
-        if name in own and own[name] != value:
+def refuse_conflicts(
+    source: str, recorded: Mapping[str, object], given: Mapping[str, object]
+) -> None:
+    """Raises OptionError if a parameter was given another value than `source` has recorded."""
+    for name, value in given.items():
+        if name in recorded and recorded[name] != value:
             raise OptionError(
-                f"{name}: expected {value_as_text(own[name])}, the value in {source}, got "
+                f"{name}: expected {value_as_text(recorded[name])}, the value in {source}, got "
                 f"{value_as_text(value)}: leave {name} out, or leave {source} out"
             )

@@ -12,11 +12,11 @@ from embedlab.formatting import counted
 from embedlab.tracking.finished import (
     download_artifact,
     finished_run,
-    logged_param,
     newest_finished,
     read_history,
 )
 from embedlab.tracking.store import first_line, store_address
+from embedlab.tracking.tracked_run import resolved_param
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
@@ -88,9 +88,9 @@ def _read(run: Run, is_unique: bool) -> ComparedRun:
         val_accuracy=metrics["best/val_accuracy"],
         seconds=metrics.get("time/fit_seconds"),
         test=_test_predictions(run_id),
-        weights=logged_param(run, "weights"),
+        weights=resolved_param(run.data.params, "weights") or "",
         id=run_id,
-        dataset=logged_param(run, "dataset"),
+        dataset=resolved_param(run.data.params, "dataset") or "",
         images_digest=tags["pictures_digest"],
         history=read_history(run_id, CURVES),
         best_epoch=int(metrics.get("best/epoch", -1)),

@@ -1,6 +1,5 @@
 """Steps of both `extract_features` and `finetune`: data, epochs, test report, model."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +16,7 @@ from embedlab.formatting import counted, serve_command
 from embedlab.progress import OnProgress
 from embedlab.tracking import charts
 from embedlab.tracking.registry.card import Card
-from embedlab.tracking.registry.promotion import Score
+from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish
 from embedlab.tracking.run import TrackedRun
 from embedlab.vision.data.augmentation import Augmentation
@@ -235,14 +234,10 @@ class TrainingLog:
         }
         example = images.pixels[self.split.val[0]]
         model = log_image_model(run, classifier.network, about, example)
-        name = args["model_name"] if args["register"] else None
-        score = Score(model_facts.VAL_ACCURACY, *best.score)
-        model, registered = publish(run, model, self._card(report), score, name, args["promote"])
-        serve = serve_command(shlex.quote(model))
         summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
-        run.describe("\n\n".join([f"**{summary}**", *registered, f"Serve it: `{serve}`"]))
+        messages = publish(run, model, self._card(report), args, summary, "Serve", serve_command)
         how_to_open = run.how_to_open(comparison_view(run.experiment_id))
-        return [summary, *registered, f"Serve it with  {serve}", *filter(None, [how_to_open])]
+        return [summary, *messages, *filter(None, [how_to_open])]
 
     def _log_test(self, test: Predictions) -> ClassificationReport:
         """Evaluate the test images: metrics, tables, figures, and the predictions themselves."""
@@ -272,9 +267,10 @@ class TrainingLog:
 
     def _card(self, report: ClassificationReport) -> Card:
         images, best = self.images, self.training.best
-        params = self.run.params(CARD_PARAMETERS)
+        params = self.run.resolved_params(CARD_PARAMETERS)
         licence = model_facts.YOUR_OWN if images.files else model_facts.data_licence(images.name)
         low, high = report.interval
+        val_loss = PromotionScore(model_facts.VAL_LOSS, best.score.loss)
         val_accuracy = f"{best.score.accuracy:.2%}"
         n_train, n_val, n_test = (len(rows) for rows in self.split.parts.values())
         return Card(
@@ -290,6 +286,7 @@ class TrainingLog:
             trained=params,
             origin=self.run.origin,
             run_id=self.run.id,
+            score=PromotionScore(model_facts.VAL_ACCURACY, best.score.accuracy, val_loss),
             metrics={
                 "test_accuracy": report.accuracy,
                 "test_accuracy_low": low,
@@ -302,7 +299,7 @@ class TrainingLog:
                 "calibration error on the test images": f"{report.calibration_error:.2%}",
             },
             limits=model_facts.IMAGE_LIMITS,
-            command=serve_command("{model}"),
+            command=serve_command,
         )
 
 

@@ -6,13 +6,13 @@ Light: parsers import it before anything heavy.
 import re
 
 from embedlab.formatting import cost_as_text
-from embedlab.tracking.registry.promotion import ScoreMetric
+from embedlab.tracking.registry.promotion import PromotionMetric
 
-COST = ScoreMetric("cost", "cost", cost_as_text, is_cost=True)
-NDCG = ScoreMetric("ndcg", "NDCG@10 of held-out likes")
+COST = PromotionMetric("cost", "cost", cost_as_text, is_cost=True)
+NDCG = PromotionMetric("ndcg", "NDCG@10 of held-out likes")
 MOVIE_METRICS = {metric.name: metric for metric in (COST, NDCG)}
-VAL_LOSS = ScoreMetric("val_loss", "validation loss", is_cost=True)
-VAL_ACCURACY = ScoreMetric("val_accuracy", "validation accuracy", tie_breaker=VAL_LOSS)
+VAL_LOSS = PromotionMetric("val_loss", "validation loss", is_cost=True)
+VAL_ACCURACY = PromotionMetric("val_accuracy", "validation accuracy", tie_breaker=VAL_LOSS)
 
 YOUR_OWN = "your own; its licence is yours to state."
 MOVIELENS = re.compile(r"ml-[\w-]+")

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -35,10 +36,7 @@ def log_movie_model(
     about    metadata for a reader of the artifacts: data, optimizer, cost.
     """
     example = (pd.DataFrame({"title": [example_title(movies)]}), {"k": 3})
-
-    def write(folder: Path) -> None:
-        save_embedding(folder, vectors, movies, about)
-
+    write = partial(save_embedding, vectors=vectors, movies=movies, about=about)
     return log_model(run, movie_model, write, MOVIE_PACKAGES, example, about)
 
 

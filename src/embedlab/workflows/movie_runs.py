@@ -21,7 +21,7 @@ from embedlab.movies.solvers.result import FitResult, add_gap_metric, relative_g
 from embedlab.progress import EpochRecord, OnEpoch
 from embedlab.tracking.finished import download_artifact
 from embedlab.tracking.registry.card import Card
-from embedlab.tracking.registry.promotion import Score
+from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import first_line, store_address
@@ -163,18 +163,24 @@ class FittedEmbedding:
 
 
 def finish(
-    run: TrackedRun, fitted: FittedEmbedding, model: str, score: Score, args: Mapping[str, Any]
+    run: TrackedRun,
+    fitted: FittedEmbedding,
+    model: str,
+    score: PromotionScore,
+    args: Mapping[str, Any],
 ) -> list[str]:
     """Register the logged `model` if `args` say so, and describe the run.
 
     Versions compete by `score`. Returns what to tell the user.
     """
-    name = args["model_name"] if args["register"] else None
+    title = example_title(fitted.likes.table)
+
+    def query(uri: str) -> str:
+        return command("recommend", model=uri, title=title)
+
     card = movie_card(run, fitted, score)
-    model, registered = publish(run, model, card, score, name, args["promote"])
-    query = command("recommend", model=model, title=example_title(fitted.likes.table))
-    run.describe("\n\n".join([f"**{fitted}**", *registered, f"Query it: `{query}`"]))
-    return [*registered, f"Query it with  {query}", run.how_to_open()]
+    messages = publish(run, model, card, args, str(fitted), "Query", query)
+    return [*messages, run.how_to_open()]
 
 
 def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
@@ -198,13 +204,14 @@ def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
     return f"Walk through the movies: {run.where(PAGE)}"
 
 
-def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: Score) -> Card:
+def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: PromotionScore) -> Card:
     """The model card of a fit.
 
     Versions compete if their data digests are equal; by cost, the digest includes the weighting.
     """
     likes, cost = fitted.likes, fitted.result.cost
     n_users, n_movies = likes.matrix.shape
+    title = example_title(likes.table)
     metrics = {}
     results = {"final cost, of all pairs of movies (so it has no interval)": cost_as_text(cost)}
     if fitted.reference_cost:
@@ -221,11 +228,12 @@ def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: Score) -> Card:
         counts=f"{counted(n_users, 'user')}, {counted(n_movies, 'movie')}, "
         f"{counted(likes.matrix.nnz, 'like')}",
         licences={"Ratings": data_licence(likes.name)},
-        trained=run.params(CARD_PARAMETERS),
+        trained=run.resolved_params(CARD_PARAMETERS),
         origin=run.origin,
         run_id=run.id,
+        score=score,
         metrics=metrics,
         results=results,
         limits=MOVIE_LIMITS,
-        command=command("recommend", title=example_title(likes.table)) + " -P model={model}",
+        command=lambda uri: command("recommend", title=title, model=uri),
     )

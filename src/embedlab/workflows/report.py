@@ -26,14 +26,14 @@ from embedlab.tracking.finished import (
     download_artifact,
     finished_run,
     has_artifact,
-    logged_param,
     newest_finished,
 )
 from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
+from embedlab.tracking.tracked_run import resolved_param
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
 
-KINDS = (
+ENTRY_POINTS = (
     *(*IMAGE_ENTRY_POINTS, "compare_transfer", "compare_optimizers"),
     "fit_embedding", "recommend", "evaluate_embedding",
 )  # fmt: skip
@@ -45,36 +45,43 @@ def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
     """The runs with these ids, by entry point; without ids, the newest finished run of each.
 
     Without ids, the image runs are those that the newest `compare_transfer` compared, if there is
-    one; if it compared several of a kind, the most accurate of them.
-    Raises TrackingError for an id of no finished run of KINDS, or for two ids of one kind.
+    one; if it compared several of an entry point, the most accurate of them.
+    Raises TrackingError for an id of no finished run of ENTRY_POINTS, or for two of one of them.
     """
-    by_kind: dict[str, Run] = {}
-    for run in (finished_run(run_id, KINDS) for run_id in ids):
-        kind = run.data.tags["entry_point"]
+    return _runs_with(ids) if ids else _newest_runs(experiment_id)
+
+
+def _runs_with(ids: tuple[str, ...]) -> dict[str, Run]:
+    runs: dict[str, Run] = {}
+    for run in (finished_run(run_id, ENTRY_POINTS) for run_id in ids):
+        entry_point = run.data.tags["entry_point"]
         if FIT_KEY in run.data.tags:
             raise TrackingError(
                 f"runs: {run.info.run_id} is one fit of a comparison: give the comparison's id, "
                 f"{run.data.tags['mlflow.parentRunId']}."
             )
-        if kind in by_kind:
+        if entry_point in runs:
             raise TrackingError(
-                f"runs: expected at most one run of {kind}, got {by_kind[kind].info.run_id} and "
-                f"{run.info.run_id}: leave one out."
+                f"runs: expected at most one run of {entry_point}, got "
+                f"{runs[entry_point].info.run_id} and {run.info.run_id}: leave one out."
             )
-        by_kind[kind] = run
-    if by_kind:
-        return by_kind
-    for kind in KINDS:
+        runs[entry_point] = run
+    return runs
+
+
+def _newest_runs(experiment_id: str) -> dict[str, Run]:
+    runs: dict[str, Run] = {}
+    for entry_point in ENTRY_POINTS:
         # A comparison that was stopped is not finished, but some of its fits are.
-        query = f"tags.entry_point = '{kind}' AND tags.{FIT_KEY} IS NULL"
-        if found := newest_finished(experiment_id, query):
-            by_kind[kind] = found[0]
-    if comparison := by_kind.get("compare_transfer"):
+        query = f"tags.entry_point = '{entry_point}' AND tags.{FIT_KEY} IS NULL"
+        if newest := newest_finished(experiment_id, query):
+            runs[entry_point] = newest[0]
+    if comparison := runs.get("compare_transfer"):
         best_first = comparison.data.tags["compared_runs"].split(",")
         for run_id in reversed(best_first):
             run = finished_run(run_id, IMAGE_ENTRY_POINTS)
-            by_kind[run.data.tags["entry_point"]] = run
-    return by_kind
+            runs[run.data.tags["entry_point"]] = run
+    return runs
 
 
 def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
@@ -82,7 +89,7 @@ def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
 
     Returns where the page is.
     """
-    shown = {kind: ReportedRun(one) for kind, one in runs.items()}
+    shown = {entry_point: ReportedRun(one) for entry_point, one in runs.items()}
     run.log_text(report_page(shown), PAGE)
     run.describe(answers(shown))
     return run.where(PAGE)
@@ -91,10 +98,10 @@ def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
 def answers(runs: Mapping[str, "ReportedRun"]) -> str:
     """The runs' summaries as Markdown, their headings in bold."""
     lines = [f"The artifact `{PAGE}` has the answers with their figures.", ""]
-    for kind in ("compare_transfer", "compare_optimizers", "evaluate_embedding"):
-        if kind in runs:
-            first, *rest = runs[kind].text("summary.md").strip().splitlines()
-            lines += [f"**{first.strip('# ')}**", "", *rest, ""]
+    for entry_point in ("compare_transfer", "compare_optimizers", "evaluate_embedding"):
+        if entry_point in runs:
+            heading, *rest = runs[entry_point].text("summary.md").strip().splitlines()
+            lines += [f"**{heading.strip('# ')}**", "", *rest, ""]
     return "\n".join(lines)
 
 
@@ -130,17 +137,17 @@ class ReportedRun:
     def data(self) -> str:
         """Name and digest of the data sets that the run logged."""
         inputs = self.run.inputs.dataset_inputs if self.run.inputs else []
-        used = [item.dataset for item in inputs]
-        return ", ".join(f"{one.name} ({one.digest[:8]})" for one in used)
+        datasets = (item.dataset for item in inputs)
+        return ", ".join(f"{dataset.name} ({dataset.digest[:8]})" for dataset in datasets)
 
     def param(self, name: str) -> str:
-        return logged_param(self.run, name)
+        return resolved_param(self.run.data.params, name) or ""
 
-    def summary(self, part: int) -> Markup:
-        """A part of `summary.md` as HTML; parts count from 0, and each begins with a heading."""
-        parts = re.split(r"^(?=### )", self.text("summary.md"), flags=re.MULTILINE)[1:]
+    def summary(self, section: int) -> Markup:
+        """A section of `summary.md` as HTML, by its position; each begins with a heading."""
+        sections = re.split(r"^(?=### )", self.text("summary.md"), flags=re.MULTILINE)[1:]
         markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-        return Markup(markdown.render(parts[part]).replace("h3>", "h4>"))
+        return Markup(markdown.render(sections[section]).replace("h3>", "h4>"))
 
     def text(self, path: str) -> str:
         return download_artifact(f"runs:/{self.run.info.run_id}/{path}").read_text(encoding="utf-8")

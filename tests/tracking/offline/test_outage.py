@@ -24,7 +24,7 @@ import pandas as pd
 import pytest
 import requests
 import sqlalchemy
-from conftest import fresh_store
+from conftest import fresh_store, use_store
 from filelock import FileLock
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
@@ -37,10 +37,10 @@ from embedlab.tracking.offline.client import BufferedClient
 from embedlab.tracking.offline.retry import (
     outage_reason,
     retry_until_available,
-    seconds_to_wait,
     short_requests,
+    wait_limit,
 )
-from embedlab.tracking.offline.spool import Spool, flush_spool
+from embedlab.tracking.offline.spool import Spool, send_earlier_spools
 from embedlab.tracking.run import start_child_run, start_run
 from embedlab.workflows.models import log_movie_model
 
@@ -52,7 +52,7 @@ WORDS_AWAY = "is unavailable (connection refused). The run goes on; what it logs
 class FakeServer:
     """Of one run: it takes batches and files, or answers `status`; stopped, it refuses.
 
-    status  200, another to answer instead, or None to say nothing for a while.
+    status  200, another to answer instead, or None to say nothing until `stop`.
     """
 
     def __init__(self):
@@ -65,6 +65,7 @@ class FakeServer:
         self.ended: tuple[str, int] | None = None
         self.refused: str | None = None  # paths with that end get a 400
         self.n_requests = 0
+        self._silence_is_over = threading.Event()
         self._connections: list[socket.socket] = []
         self.port = 0
         self.start()
@@ -76,6 +77,7 @@ class FakeServer:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
+        self._silence_is_over.set()
         self._server.shutdown()
         self._server.server_close()
         for connection in self._connections:  # as the end of a process closes them
@@ -124,7 +126,7 @@ class FakeServer:
                 fake.n_requests += 1
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if fake.status is None:
-                    time.sleep(2.5)
+                    fake._silence_is_over.wait()
                     self.close_connection = True
                     return
                 is_refused = fake.refused and self.path.endswith(fake.refused)
@@ -148,17 +150,15 @@ class FakeServer:
 def server():
     logging.getLogger("urllib3.connectionpool").setLevel(logging.CRITICAL)  # as a run does
     fake = FakeServer()
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri(fake.uri)
-    yield fake
-    mlflow.set_tracking_uri(before)
+    with use_store(fake.uri):
+        yield fake
     fake.stop()
 
 
 @pytest.fixture
 def impatient(monkeypatch):
     """A run tries again at once, and gives up soon."""
-    monkeypatch.setattr(buffered_client, "FIRST_PROBE", 0.0)
+    monkeypatch.setattr(buffered_client, "FIRST_PROBE_PAUSE", 0.0)
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.1")
 
@@ -313,7 +313,8 @@ def test_an_outage_costs_a_fit_next_to_nothing(server, caplog):
     for number in range(1000):
         client.log_batch(server.run_id, metrics=epoch(number))
     took = time.monotonic() - started
-    assert took < buffered_client.FIRST_PROBE  # about 0.2 s; else the next attempt would be due
+    # About 0.2 s; else the next attempt would be due.
+    assert took < buffered_client.FIRST_PROBE_PAUSE
     assert server.n_requests == 2  # the attempt and its retry
     server.status = 200
     client.retry_until_available(lambda: None)
@@ -408,7 +409,7 @@ def test_a_spool_that_mlflow_refuses_is_set_aside(server, impatient):
     assert "train/cost" in (aside / "log.jsonl").read_text()
     server.refused = None
     client.log_batch(server.run_id, metrics=epoch(2))  # the run can still say how it ended
-    flush_spool()
+    send_earlier_spools()
     assert server.metrics == costs(2)
     server.stop()
     client.log_batch(server.run_id, metrics=epoch(3))
@@ -446,7 +447,7 @@ def test_the_next_start_sends_the_spool_of_a_killed_process_without_its_half_lin
     with open(kept / "log.jsonl", "a") as log:
         log.write('\n{"metric": ["train/cost", 0.')
     caplog.clear()
-    flush_spool()
+    send_earlier_spools()
     assert server.metrics == costs(0, 1)
     assert server.ended is None  # nobody knows how; `clean_runs` finds such runs
     assert caplog.messages == [
@@ -462,7 +463,7 @@ def test_half_a_line_of_a_full_disk_hides_nothing_that_came_after_it(server):
     full = Spool(server.run_id)
     full.add(epoch(1), (), ())
     full.release()
-    flush_spool()
+    send_earlier_spools()
     assert server.metrics == costs(0, 1)
     assert not kept.exists()
 
@@ -470,22 +471,22 @@ def test_half_a_line_of_a_full_disk_hides_nothing_that_came_after_it(server):
 def test_the_next_start_leaves_spools_of_another_store_or_a_living_process(server):
     kept = left_behind(server, 0)
     mlflow.set_tracking_uri(f"{server.uri}/another")
-    flush_spool()
+    send_earlier_spools()
     mlflow.set_tracking_uri(server.uri)
     with FileLock(kept / "lock"):
-        flush_spool()
+        send_earlier_spools()
     assert server.metrics == []
-    flush_spool()
+    send_earlier_spools()
     assert server.metrics == costs(0)
 
 
 def test_the_next_start_goes_on_while_the_server_is_away_again(server, monkeypatch, caplog):
     kept = left_behind(server, 0)
     server.status = 503
-    flush_spool()
+    send_earlier_spools()
     assert (kept / "log.jsonl").exists()
     server.status = 200
-    flush_spool()
+    send_earlier_spools()
     assert server.metrics == costs(0)
 
 
@@ -494,8 +495,8 @@ def test_the_next_start_sets_a_refused_spool_aside_and_says_so_once(server, capl
     left_behind(server, 0)
     server.refused = "/runs/log-batch"
     caplog.clear()
-    flush_spool()
-    flush_spool()
+    send_earlier_spools()
+    send_earlier_spools()
     (said,) = caplog.messages
     assert "refuses what run" in said
     assert server.metrics == []
@@ -530,10 +531,11 @@ def test_waiting_logs_a_line_every_half_minute_and_ends_at_the_limit(monkeypatch
 
     clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
     monkeypatch.setattr(retry, "time", clock)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://a")
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "75")
     sentence = r"^MLflow at http://a was unavailable for 75 s \(connection refused\)$"
     with pytest.raises(StoreUnavailableError, match=sentence):
-        retry_until_available("http://a", refuse_connection)
+        retry_until_available(refuse_connection)
     assert now == 75
     assert caplog.messages == [
         f"Waiting for MLflow at http://a: connection refused; {s} of at most 75 s "
@@ -545,9 +547,9 @@ def test_waiting_logs_a_line_every_half_minute_and_ends_at_the_limit(monkeypatch
 def test_waiting_ends_when_the_store_is_back_and_on_any_other_error(monkeypatch):
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
     answers = iter([refuse_connection, refuse_connection, lambda: "here"])
-    assert retry_until_available("http://a", lambda: next(answers)()) == "here"
+    assert retry_until_available(lambda: next(answers)()) == "here"
     with pytest.raises(ZeroDivisionError):
-        retry_until_available("http://a", lambda: 1 / 0)
+        retry_until_available(lambda: 1 / 0)
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf"])
@@ -560,7 +562,7 @@ def test_a_bad_time_to_wait_is_refused_before_any_work(monkeypatch, value):
 
 def test_the_default_time_to_wait_is_ten_minutes(monkeypatch):
     monkeypatch.delenv("EMBEDLAB_WAIT_FOR_SERVER", raising=False)
-    assert seconds_to_wait() == 600
+    assert wait_limit() == 600
 
 
 # -- whole runs --------------------------------------------------------------------------------
@@ -588,7 +590,7 @@ def store(tmp_path, impatient, monkeypatch):
 def kept_run(store, run_id: str) -> mlflow.entities.Run:
     """The run, as the store has it when the next entry point has started."""
     store.is_away = False
-    flush_spool()
+    send_earlier_spools()
     assert unsent_folders(os.environ["EMBEDLAB_CACHE"]) == []
     return store.client.get_run(run_id)
 

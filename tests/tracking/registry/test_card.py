@@ -42,7 +42,10 @@ def test_a_value_of_any_length_stays_on_one_line_and_the_card_fits():
     assert text.count("…\n") == 15
 
 
-def test_no_tag_of_a_card_is_one_of_the_scores():
-    """Those are written by `register`, which compares them."""
+def test_no_other_tag_of_a_card_has_the_name_of_a_score():
+    """`should_promote` reads the scores from the tags."""
+    card = card_of("a")
     scores = {*MOVIE_METRICS, VAL_ACCURACY.name, VAL_LOSS.name}
-    assert not set(card_of("a").tags) & {*scores, "judged_by", "promote"}
+    facts = {"data_digest", *card.origin, *card.trained, *card.metrics}
+    assert set(card.tags) == facts | set(card.score.tags)
+    assert not facts & {*scores, "judged_by", "promote"}

@@ -22,10 +22,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
 from embedlab.errors import TrackingError
-from embedlab.tracking.registry import versions
-from embedlab.tracking.registry.promotion import Score
+from embedlab.tracking.registry import registered_model, versions
 from embedlab.tracking.registry.versions import Registration, register, set_champion
-from embedlab.workflows.model_facts import COST
 
 NAME = "movie-embedding"
 WORLDS = 400  # of versions, and of orders in which their registrations come about
@@ -92,10 +90,11 @@ class Memory:
 @pytest.fixture
 def use(monkeypatch) -> Callable[[Memory], Memory]:
     """Make a registry in memory the one that our code sees; it is asked again without a pause."""
-    monkeypatch.setattr(versions, "POLL_SECONDS", 0)
+    monkeypatch.setattr(registered_model, "POLL_SECONDS", 0)
 
     def use_it(memory: Memory) -> Memory:
-        monkeypatch.setattr(versions, "mlflow", memory)
+        for module in (versions, registered_model):
+            monkeypatch.setattr(module, "mlflow", memory)
         return memory
 
     return use_it
@@ -110,7 +109,7 @@ def memory(use) -> Memory:
 
 
 def add(cost: float, digest: str = "a", promote: str = "if_better") -> Registration:
-    return register("uri", NAME, card_of(digest), Score(COST, cost), promote)
+    return register("uri", NAME, card_of(digest, cost), promote)
 
 
 @pytest.fixture
@@ -118,7 +117,7 @@ def clock(monkeypatch) -> SimpleNamespace:
     """Seconds that pass only while the registry is waited for."""
     made = SimpleNamespace(now=0.0, time=time.time, monotonic=lambda: made.now)
     made.sleep = lambda _: setattr(made, "now", made.now + 1)
-    monkeypatch.setattr(versions, "time", made)
+    monkeypatch.setattr(registered_model, "time", made)
     return made
 
 
@@ -291,12 +290,12 @@ def collisions(memory: Memory, monkeypatch, code: int, times: int) -> None:
 
 
 def test_a_write_that_collided_is_tried_again(memory, monkeypatch):
-    collisions(memory, monkeypatch, BAD_REQUEST, times=versions.MAX_ATTEMPTS - 1)
+    collisions(memory, monkeypatch, BAD_REQUEST, times=registered_model.MAX_ATTEMPTS - 1)
     assert add(99).alias == "champion"
 
 
 @pytest.mark.parametrize(
-    ("code", "times"), [(BAD_REQUEST, versions.MAX_ATTEMPTS), (INTERNAL_ERROR, 1)]
+    ("code", "times"), [(BAD_REQUEST, registered_model.MAX_ATTEMPTS), (INTERNAL_ERROR, 1)]
 )
 def test_a_write_that_goes_on_to_fail_is_one_sentence(memory, monkeypatch, code, times):
     collisions(memory, monkeypatch, code, times)
@@ -317,8 +316,8 @@ def register_in_every_round(process: int, barrier: Barrier) -> None:
     mlflow.MlflowClient().search_registered_models()
     for number in range(ROUNDS):
         barrier.wait(60)
-        score = Score(COST, (7 * process + number) % 11)
-        register(f"{os.getcwd()}/model", f"m{number}", card_of("a"), score)
+        card = card_of("a", cost=(7 * process + number) % 11)
+        register(f"{os.getcwd()}/model", f"m{number}", card)
 
 
 @pytest.mark.slow

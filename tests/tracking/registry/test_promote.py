@@ -13,10 +13,8 @@ from cards import card_of
 from conftest import PROJECT, fresh_store, long
 
 from embedlab.errors import TrackingError
-from embedlab.tracking.registry.promotion import Score
 from embedlab.tracking.registry.versions import register, set_champion
 from embedlab.tracking.run import start_run
-from embedlab.workflows.model_facts import COST
 from embedlab.workflows.models import log_movie_model
 from embedlab.workflows.recommend import load_model
 from entrypoints.promote import main as promote
@@ -41,7 +39,7 @@ def logged(tmp_path_factory):
 def client(logged):
     """Of a registry where version 2 is champion in place of version 1, and version 3 challenger."""
     for cost in (100.0, 90.0, 95.0):
-        register(logged, NAME, card_of("a"), Score(COST, cost))
+        register(logged, NAME, card_of("a", cost))
     client = mlflow.MlflowClient()
     yield client
     client.delete_registered_model(NAME)
@@ -93,7 +91,7 @@ def test_a_challenger_that_is_promoted_loses_the_alias_challenger(client):
 
 def test_the_next_version_has_to_beat_the_one_that_is_champion_now(client, logged):
     set_champion(NAME, "1", "odd films")
-    entry = register(logged, NAME, card_of("a"), Score(COST, 99.0))  # above version 2's
+    entry = register(logged, NAME, card_of("a", 99.0))  # above version 2's
     assert entry.reason == "its cost 99 is below the 100 of version 1"
     assert aliases(client) == {"champion": "4"}
 
@@ -126,7 +124,7 @@ def test_without_a_champion_recommend_says_so(client):
 
 def test_the_number_of_a_deleted_version_is_not_used_again(client, logged):
     client.delete_model_version(NAME, "3")
-    assert register(logged, NAME, card_of("a"), Score(COST, 99.0)).version == 4
+    assert register(logged, NAME, card_of("a", 99.0)).version == 4
 
 
 def without_challenger(client):

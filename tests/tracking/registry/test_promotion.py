@@ -2,12 +2,13 @@
 
 import pytest
 
-from embedlab.tracking.registry.promotion import RegisteredVersion, Score, should_promote
-from embedlab.workflows.model_facts import COST, VAL_ACCURACY
+from embedlab.tracking.registry.promotion import PromotionScore, RegisteredVersion, should_promote
+from embedlab.workflows.model_facts import COST, VAL_ACCURACY, VAL_LOSS
 
 
 def candidate(version, accuracy, digest="digest", promote="if_better", loss=None):
-    tags = Score(VAL_ACCURACY, accuracy, loss).tags | {"promote": promote}
+    val_loss = None if loss is None else PromotionScore(VAL_LOSS, loss)
+    tags = PromotionScore(VAL_ACCURACY, accuracy, val_loss).tags | {"promote": promote}
     return RegisteredVersion(version, tags | ({"data_digest": digest} if digest else {}))
 
 
@@ -49,10 +50,15 @@ def test_a_higher_score_is_promoted_whatever_its_tie_breaker():
 
 
 @pytest.mark.parametrize(
-    "score", [Score(COST, 1.5), Score(VAL_ACCURACY, 0.9, 0.3), Score(VAL_ACCURACY, 0.9)]
+    "score",
+    [
+        PromotionScore(COST, 1.5),
+        PromotionScore(VAL_ACCURACY, 0.9, PromotionScore(VAL_LOSS, 0.3)),
+        PromotionScore(VAL_ACCURACY, 0.9),
+    ],
 )
 def test_a_score_is_read_back_from_the_tags_of_its_version(score):
-    assert Score.from_tags(score.metric, score.tags | {"promote": "never"}) == score
+    assert PromotionScore.from_tags(score.metric, score.tags | {"promote": "never"}) == score
 
 
 @pytest.mark.parametrize("digest", ["other", None])

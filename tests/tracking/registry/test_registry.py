@@ -13,10 +13,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 from embedlab.errors import TrackingError
-from embedlab.tracking.registry.promotion import Score
+from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import Registration, publish, register
 from embedlab.tracking.run import start_run
-from embedlab.workflows.model_facts import COST, VAL_ACCURACY
+from embedlab.workflows.model_facts import VAL_ACCURACY
 from embedlab.workflows.models import log_movie_model
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ class Registry:
         self.name, self.uri, self.client = name, uri, mlflow.MlflowClient()
 
     def add(self, cost: float, digest: str = "a", promote: str = "if_better") -> Registration:
-        return register(self.uri, self.name, card_of(digest), Score(COST, cost), promote)
+        return register(self.uri, self.name, card_of(digest, cost), promote)
 
     def add_by_hand(self) -> None:
         mlflow.register_model(self.uri, self.name)
@@ -82,8 +82,8 @@ def test_the_first_version_is_champion_and_answers(empty):
 
 
 def test_a_version_has_tags_for_its_data_code_parameters_and_scores(empty):
-    card = card_of("a", trained={"optimizer": "adam", "dim": "20"}, metrics={"gap": 0.1})
-    register(empty.uri, empty.name, card, Score(COST, 100.25))
+    card = card_of("a", 100.25, trained={"optimizer": "adam", "dim": "20"}, metrics={"gap": 0.1})
+    register(empty.uri, empty.name, card)
     tags = empty.tags("1")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", tags.pop("promoted_at"))
     assert tags == {
@@ -180,8 +180,8 @@ def test_a_champion_that_somebody_else_registered_is_not_compared_either(empty):
 
 
 def test_another_score_is_not_compared(registry):
-    score = Score(VAL_ACCURACY, 0.9)
-    entry = register(registry.uri, registry.name, card_of("a"), score)
+    card = card_of("a", score=PromotionScore(VAL_ACCURACY, 0.9))
+    entry = register(registry.uri, registry.name, card)
     assert (entry.version, entry.alias) == (2, "challenger")
     assert entry.reason == (
         "the champion, version 1, was judged by cost, this one by val_accuracy; "
@@ -232,7 +232,7 @@ def test_a_model_that_is_not_there_is_one_sentence(registry):
     with pytest.raises(
         TrackingError, match=r"^MLflow at sqlite:///\S+ reports: .*no-such.*$"
     ) as error:
-        register("models:/m-no-such", registry.name, card_of("a"), Score(COST, 1.0))
+        register("models:/m-no-such", registry.name, card_of("a"))
     assert "\n" not in str(error.value)
     assert registry.aliases == {"champion": "1"}
     assert registry.tags("1")["cost"] == "100"
@@ -247,6 +247,7 @@ def test_a_model_that_does_not_answer_its_own_example_is_never_registered(logged
         uri = log_movie_model(run, np.full((2, 2), value, np.float32), MOVIES, {})
         sentence = f"does not answer its own input example .*{reason}.*was not registered"
         with pytest.raises(TrackingError, match=sentence):
-            publish(run, uri, card_of("a"), Score(COST, 1), "unanswered", "if_better")
+            args = {"register": True, "model_name": "unanswered", "promote": "if_better"}
+            publish(run, uri, card_of("a"), args, "the result", "Query", str)
     with pytest.raises(MlflowException, match="not found"):
         mlflow.MlflowClient().get_registered_model("unanswered")

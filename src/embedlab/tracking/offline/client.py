@@ -17,17 +17,17 @@ from mlflow.tracking.fluent import run_id_to_system_metrics_monitor
 
 from embedlab.errors import StoreUnavailableError
 from embedlab.tracking.offline.retry import (
-    SHORT_SECONDS,
+    SHORT_TIMEOUT,
     log_line,
     outage_reason,
     retry_until_available,
     short_requests,
 )
-from embedlab.tracking.offline.spool import Spool, upload_seconds
+from embedlab.tracking.offline.spool import Spool, upload_timeout
 from embedlab.tracking.store import store_address
 
-FIRST_PROBE, MAX_PROBE = 5.0, 60.0  # seconds between two attempts
-PROBE_SECONDS = 3
+FIRST_PROBE_PAUSE, MAX_PROBE_PAUSE = 5.0, 60.0  # seconds between two attempts
+PROBE_TIMEOUT = 3  # seconds
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class BufferedClient(mlflow.MlflowClient):
     def __init__(self, run_id: str):
         super().__init__()
         self._run_id, self._spool = run_id, Spool(run_id)
-        self._was_away = self._is_told = False
+        self._has_been_away = self._user_is_told = False
         self._next_try = self._pause = 0.0
 
     def log_batch(
@@ -69,7 +69,7 @@ class BufferedClient(mlflow.MlflowClient):
         self._send_or_spool(
             partial(write, self._run_id, str(local), artifact_path),
             partial(self._spool.add_files, Path(local), artifact_path or ""),
-            upload_seconds(Path(local)),
+            upload_timeout(Path(local)),
         )
 
     def retry_now(self) -> None:
@@ -77,34 +77,34 @@ class BufferedClient(mlflow.MlflowClient):
         self._next_try = 0.0
 
     def _send_or_spool(
-        self, send: Callable[[], object], spool: Callable[[], None], seconds: int = SHORT_SECONDS
+        self, send: Callable[[], object], spool: Callable[[], None], timeout: int = SHORT_TIMEOUT
     ) -> None:
         if not self._spool.is_open or time.monotonic() >= self._next_try:
-            reason = self._try(self._send_spool) if self._spool.is_open else None
-            reason = reason or self._try(send, seconds)
+            reason = self._outage_of(self._send_spool) if self._spool.is_open else None
+            reason = reason or self._outage_of(send, timeout)
             if reason is None:
                 return
             if not self._spool.is_open:
-                self._was_away, self._pause = True, FIRST_PROBE
+                self._has_been_away, self._pause = True, FIRST_PROBE_PAUSE
                 log_line(
                     f"MLflow at {store_address()} is unavailable ({reason}). The run goes on; what "
                     f"it logs is kept in {self._spool.folder} until MLflow is available again."
                 )
             self._next_try = time.monotonic() + self._pause
-            self._pause = min(2 * self._pause, MAX_PROBE)
+            self._pause = min(2 * self._pause, MAX_PROBE_PAUSE)
         spool()
 
     def _send_spool(self) -> None:
-        with short_requests(PROBE_SECONDS, retries=0):
+        with short_requests(PROBE_TIMEOUT, retries=0):
             self.get_run(self._run_id)
         if self._spool.is_open:
             log_line(f"MLflow at {store_address()} is available again: {self._spool.send()} sent.")
 
     @staticmethod
-    def _try(send: Callable[[], object], seconds: int = SHORT_SECONDS) -> str | None:
-        """Call `send`; returns why the store is unavailable, None if it succeeded."""
+    def _outage_of(send: Callable[[], object], timeout: int = SHORT_TIMEOUT) -> str | None:
+        """Call `send`; return why the store is unavailable, or None if it has succeeded."""
         try:
-            with short_requests(seconds):
+            with short_requests(timeout):
                 send()
         except Exception as error:
             if reason := outage_reason(error):
@@ -115,7 +115,7 @@ class BufferedClient(mlflow.MlflowClient):
     def retry_until_available(self, do: Callable[[], T]) -> T:
         """Send the spool, then call `do`, until both succeed; return the result of `do`.
 
-        Raises StoreUnavailableError after `retry.seconds_to_wait`.
+        Raises StoreUnavailableError after `retry.wait_limit`.
         """
 
         def send_and_do() -> T:
@@ -123,19 +123,20 @@ class BufferedClient(mlflow.MlflowClient):
             return do()
 
         try:
-            return retry_until_available(store_address(), send_and_do)
+            return retry_until_available(send_and_do)
         except StoreUnavailableError as error:
-            self._is_told = True
+            self._user_is_told = True
             raise StoreUnavailableError(f"{error}; {self._spooled_summary()}") from error
 
     def end_run(self, status: str) -> None:
         """End MLflow's active run, or spool its status and say so."""
-        if self._was_away:  # the thread of the system metrics may sleep in one of MLflow's retries
+        # The thread of the system metrics may sleep in one of MLflow's retries.
+        if self._has_been_away:
             run_id_to_system_metrics_monitor.pop(self._run_id, None)
-        if self._try(partial(mlflow.end_run, status)):
+        if self._outage_of(partial(mlflow.end_run, status)):
             self._spool.add_status(status)
         if self._spool.is_open:
-            if not self._is_told:
+            if not self._user_is_told:
                 log_line(f"MLflow at {store_address()} is unavailable; {self._spooled_summary()}")
             self._spool.release()
 

@@ -23,10 +23,11 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE, ErrorCode
 from requests.exceptions import ChunkedEncodingError, RetryError, SSLError
 
 from embedlab.errors import OptionError, StoreUnavailableError
+from embedlab.tracking.store import store_address
 
 WAIT_VARIABLE = "EMBEDLAB_WAIT_FOR_SERVER"
-WAIT_SECONDS = 600
-SHORT_SECONDS = 10  # timeout of a request during a fit
+DEFAULT_WAIT_LIMIT = 600  # seconds
+SHORT_TIMEOUT = 10  # seconds of a request during a fit
 FIRST_PAUSE, MAX_PAUSE = 0.1, 10.0  # seconds between two attempts of a run that only waits
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -63,13 +64,13 @@ def outage_reason(error: BaseException | None) -> str | None:
 
 
 @contextmanager
-def short_requests(seconds: int = SHORT_SECONDS, retries: int = 1) -> Iterator[None]:
-    """Limit MLflow's requests in the block to `seconds` without an answer and `retries` retries.
+def short_requests(timeout: int = SHORT_TIMEOUT, retries: int = 1) -> Iterator[None]:
+    """Limit MLflow's requests in the block: seconds without an answer, and number of retries.
 
     One retry, without a pause, replaces a connection that a restarted server has closed.
     """
     settings = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
         "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     }
@@ -83,25 +84,25 @@ def short_requests(seconds: int = SHORT_SECONDS, retries: int = 1) -> Iterator[N
         os.environ |= before
 
 
-def seconds_to_wait() -> float:
+def wait_limit() -> float:
     """The time limit of a run that waits for its store, in seconds.
 
     Raises OptionError if EMBEDLAB_WAIT_FOR_SERVER is not a finite number from 0 up.
     """
-    text = os.environ.get(WAIT_VARIABLE) or str(WAIT_SECONDS)
+    text = os.environ.get(WAIT_VARIABLE) or str(DEFAULT_WAIT_LIMIT)
     with suppress(ValueError):
         if 0 <= (seconds := float(text)) < math.inf:
             return seconds
     raise OptionError(f"{WAIT_VARIABLE}: expected seconds, a number from 0 up, got {text!r}")
 
 
-def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0) -> T:
-    """Call `do` until `store` is available, and return its result.
+def retry_until_available(do: Callable[[], T], silence: float = 0.0) -> T:
+    """Call `do` until the store is available, and return its result.
 
     Logs a line every 30 s, the first after `silence` seconds. Raises StoreUnavailableError after
-    `seconds_to_wait`, and errors that are not outages at once.
+    `wait_limit`, and errors that are not outages at once.
     """
-    started, pause, waits = time.monotonic(), FIRST_PAUSE, seconds_to_wait()
+    started, pause, limit = time.monotonic(), FIRST_PAUSE, wait_limit()
     next_line = started + silence
     while True:
         try:
@@ -111,17 +112,17 @@ def retry_until_available(store: str, do: Callable[[], T], silence: float = 0.0)
             if reason is None:
                 raise
             now = time.monotonic()
-            if now - started >= waits:
+            if now - started >= limit:
                 raise StoreUnavailableError(
-                    f"MLflow at {store} was unavailable for {waits:g} s ({reason})"
+                    f"MLflow at {store_address()} was unavailable for {limit:g} s ({reason})"
                 ) from error
             # Others may take a lock before the end of a long pause.
             max_pause = FIRST_PAUSE if isinstance(error, Timeout) else MAX_PAUSE
         if now >= next_line:
             next_line = now + SECONDS_BETWEEN_LINES
             log_line(
-                f"Waiting for MLflow at {store}: {reason}; "
-                f"{now - started:.0f} of at most {waits:g} s ({WAIT_VARIABLE})."
+                f"Waiting for MLflow at {store_address()}: {reason}; "
+                f"{now - started:.0f} of at most {limit:g} s ({WAIT_VARIABLE})."
             )
-        time.sleep(min(pause, max(0.0, started + waits - now)))
+        time.sleep(min(pause, max(0.0, started + limit - now)))
         pause = min(2 * pause, max_pause)

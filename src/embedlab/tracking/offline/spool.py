@@ -28,7 +28,7 @@ from mlflow.entities import Metric, Param, RunTag
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, TrackingError
 from embedlab.formatting import counted
-from embedlab.tracking.offline.retry import SHORT_SECONDS, log_line, outage_reason, short_requests
+from embedlab.tracking.offline.retry import SHORT_TIMEOUT, log_line, outage_reason, short_requests
 from embedlab.tracking.store import first_line, store_address
 
 MAX_BATCH_METRICS = 500  # MLflow takes up to 1,000 in one batch
@@ -90,7 +90,7 @@ class Spool:
             folder.mkdir(parents=True, exist_ok=True)
             if self._lock is None:
                 lock = FileLock(folder / "lock", thread_local=False)
-                lock.acquire(timeout=SHORT_SECONDS)
+                lock.acquire(timeout=SHORT_TIMEOUT)
                 self._lock = lock
                 self._append({"store": store_address()})
             yield folder
@@ -140,7 +140,7 @@ class Spool:
         metrics = [Metric(*values) for values in records["metric"]]
         params = [Param(*item) for item in dict(records["param"]).items()]
         tags = [RunTag(*item) for item in dict(records["tag"]).items()]
-        with short_requests(upload_seconds(files)):
+        with short_requests(upload_timeout(files)):
             client.log_batch(self.run_id, params=params, tags=tags)
             for start in range(0, len(metrics), MAX_BATCH_METRICS):
                 client.log_batch(self.run_id, metrics[start : start + MAX_BATCH_METRICS])
@@ -166,7 +166,7 @@ class Spool:
             self._lock = None
 
 
-def flush_spool() -> None:
+def send_earlier_spools() -> None:
     """Send what earlier runs with this cache could not log to this store."""
     try:
         folders = sorted((cache_folder() / "unsent").glob("*"))
@@ -184,9 +184,9 @@ def flush_spool() -> None:
             spool.release()
 
 
-def upload_seconds(path: Path) -> int:
+def upload_timeout(path: Path) -> int:
     """The time limit of a request that uploads the file, or the files of the folder."""
-    return SHORT_SECONDS + sum(file.stat().st_size for file in _files(path)) // SLOWEST_UPLOAD
+    return SHORT_TIMEOUT + sum(file.stat().st_size for file in _files(path)) // SLOWEST_UPLOAD
 
 
 def _files(path: Path) -> list[Path]:

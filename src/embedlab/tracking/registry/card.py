@@ -3,9 +3,10 @@
 MLflow shows it as the version's description.
 """
 
-import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from embedlab.tracking.registry.promotion import PromotionScore
 
 CARD_FILE = "model_card.md"
 MAX_VALUE_LENGTH = 250  # MLflow's databases take 5,000 characters in all, and some values are paths
@@ -20,10 +21,11 @@ class Card:
     licences     data or weights -> their licence, in a sentence.
     trained      parameter -> value.
     origin       entry_point, git.commit and git.dirty of the run `run_id`.
-    metrics      name -> number, besides the score that decides who is champion.
+    score        decides who is champion.
+    metrics      name -> number, besides the score.
     results      words -> text, with an interval if there is one.
     limits       sentences on what it cannot do and must not be used for.
-    command      the shell command that queries it; `{model}` stands for its URI.
+    command      returns the shell command that queries the model of a URI.
     """
 
     summary: str
@@ -34,16 +36,18 @@ class Card:
     trained: Mapping[str, str]
     origin: Mapping[str, str]
     run_id: str
+    score: PromotionScore
     metrics: Mapping[str, float]
     results: Mapping[str, str]
     limits: tuple[str, ...]
-    command: str
+    command: Callable[[str], str]
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of a registered version, besides those of its score."""
+        """The tags of a registered version."""
         numbers = {name: repr(float(value)) for name, value in self.metrics.items()}
-        return {"data_digest": self.data_digest, **self.origin, **self.trained, **numbers}
+        facts = {"data_digest": self.data_digest, **self.origin, **self.trained}
+        return {**facts, **numbers, **self.score.tags}
 
     def markdown(self, model: str) -> str:
         """The card as Markdown, for a model with the URI `model`."""
@@ -56,7 +60,7 @@ class Card:
             "code commit": commit,
             "run": self.run_id,
         }
-        parts = [
+        sections = [
             self.summary,
             "## Data and licence",
             f"{_short(self.data)}: {self.counts}; sha256 `{self.data_digest}`.",
@@ -68,9 +72,9 @@ class Card:
             "## What it cannot do",
             "\n".join(f"- {sentence}" for sentence in self.limits),
             "## Query it",
-            f"```bash\n{self.command.replace('{model}', shlex.quote(model))}\n```",
+            f"```bash\n{self.command(model)}\n```",
         ]
-        return "\n\n".join(parts) + "\n"
+        return "\n\n".join(sections) + "\n"
 
 
 def _list(facts: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ PROMOTE = ("if_better", "always", "never")
 
 
 @dataclass(frozen=True)
-class ScoreMetric:
+class PromotionMetric:
     """A number that versions of a model are compared by.
 
     name         also the tag of a version that holds the number.
@@ -20,16 +20,16 @@ class ScoreMetric:
     label: str
     as_text: Callable[[float], str] = "{:.4f}".format
     is_cost: bool = False
-    tie_breaker: "ScoreMetric | None" = None
+    tie_breaker: "PromotionMetric | None" = None
 
 
 @dataclass(frozen=True)
-class Score:
+class PromotionScore:
     """A version's value of a metric; `tie_breaker` is None if unknown, as in older versions."""
 
-    metric: ScoreMetric
+    metric: PromotionMetric
     value: float
-    tie_breaker: float | None = None
+    tie_breaker: "PromotionScore | None" = None
 
     def __str__(self) -> str:
         return self.metric.as_text(self.value)
@@ -37,23 +37,23 @@ class Score:
     @property
     def tags(self) -> dict[str, str]:
         """The tags of a registered version with this score."""
-        found = {self.metric.name: repr(self.value), "judged_by": self.metric.name}
-        if self.metric.tie_breaker and self.tie_breaker is not None:
-            found[self.metric.tie_breaker.name] = repr(self.tie_breaker)
-        return found
+        tags = {self.metric.name: repr(self.value), "judged_by": self.metric.name}
+        if self.tie_breaker:
+            tags[self.tie_breaker.metric.name] = repr(self.tie_breaker.value)
+        return tags
 
     @classmethod
-    def from_tags(cls, metric: ScoreMetric, tags: Mapping[str, str]) -> "Score":
+    def from_tags(cls, metric: PromotionMetric, tags: Mapping[str, str]) -> "PromotionScore":
         """The score of a version that was judged by `metric`."""
-        tie_breaker = tags.get(metric.tie_breaker.name) if metric.tie_breaker else None
-        return cls(metric, float(tags[metric.name]), float(tie_breaker) if tie_breaker else None)
+        breaker = metric.tie_breaker
+        tie_breaker = cls.from_tags(breaker, tags) if breaker and breaker.name in tags else None
+        return cls(metric, float(tags[metric.name]), tie_breaker)
 
-    def compare(self, other: "Score") -> tuple[bool, str]:
+    def compare(self, other: "PromotionScore") -> tuple[bool, str]:
         """Whether this score is better (an equal one is not), and a phrase that says why."""
-        metric, breaker = self.metric, self.metric.tie_breaker
-        ties = self.tie_breaker, other.tie_breaker
-        if breaker and self.value == other.value and ties[0] is not None and ties[1] is not None:
-            is_better, reason = Score(breaker, ties[0]).compare(Score(breaker, ties[1]))
+        metric = self.metric
+        if self.value == other.value and self.tie_breaker and other.tie_breaker:
+            is_better, reason = self.tie_breaker.compare(other.tie_breaker)
             return is_better, f"its {metric.label} is equal, {self}, and {reason}"
         is_better = self.value < other.value if metric.is_cost else self.value > other.value
         relation = ("" if is_better else "not ") + ("below" if metric.is_cost else "above")
@@ -69,7 +69,7 @@ class RegisteredVersion:
 
 
 def should_promote(
-    new: RegisteredVersion, champion: RegisteredVersion | None, metric: ScoreMetric
+    new: RegisteredVersion, champion: RegisteredVersion | None, metric: PromotionMetric
 ) -> tuple[bool, str]:
     """Whether version `new` replaces the champion, and a phrase that says why.
 
@@ -92,6 +92,6 @@ def should_promote(
     judged_by = [version.tags.get("judged_by") for version in (champion, new)]
     if judged_by != [metric.name, metric.name]:
         return False, f"{was} judged by {judged_by[0]}, this one by {judged_by[1]}; {otherwise}"
-    scores = [Score.from_tags(metric, version.tags) for version in (new, champion)]
+    scores = [PromotionScore.from_tags(metric, version.tags) for version in (new, champion)]
     is_better, reason = scores[0].compare(scores[1])
     return is_better, f"{reason} of version {champion.version}"

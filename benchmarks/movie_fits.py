@@ -1,0 +1,79 @@
+"""Shared by the benchmarks of movies: likes, an epoch of Adam, and how soon an exact fit is near.
+
+In: ratings as the entry points name them, or likes. Out: timings of this project's own fits.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from benchmarks.timing import timed
+from embedlab.datasets.movielens import locate_ratings
+from embedlab.movies.data.likes import Likes, find_likes
+from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.data.weighting import WeightedLikes
+from embedlab.movies.solvers.minres import fit_minres
+from embedlab.movies.solvers.objective import Objective
+from embedlab.movies.solvers.result import FitResult
+from embedlab.progress import EpochRecord
+
+DIM = 100
+NEAR_END = 1e-3  # a cost is near if it is at most this fraction above the final cost
+
+
+def load_likes(ratings: str) -> Likes:
+    files = locate_ratings(ratings)
+    return find_likes(read_ratings(files.path, files.name), "user_mean")
+
+
+def adam_epoch(objective: Objective) -> Callable[[], float]:
+    """One epoch of this project: cost and gradient in closed form, then Adam; returns the cost."""
+    v = torch.randn((objective.n_movies, DIM), requires_grad=True)
+    optimizer = torch.optim.Adam([v], lr=1.0, fused=True)
+
+    def epoch() -> float:
+        with torch.no_grad():
+            cost, v.grad = objective.cost_and_gradient(v.detach())
+        optimizer.step()
+        return cost
+
+    return epoch
+
+
+def first_within(history: Sequence[EpochRecord], cost: float) -> int | None:
+    """The position of the first record whose cost is at most `cost`; None if there is none."""
+    reached = (i for i, record in enumerate(history) if record.metrics["train/cost"] <= cost)
+    return next(reached, None)
+
+
+def seconds_until(history: Sequence[EpochRecord], position: int) -> float:
+    """Seconds of all rounds up to that of this position."""
+    return sum(record.seconds or 0.0 for record in history[: position + 1])
+
+
+@dataclass(frozen=True)
+class TimedFit:
+    """An exact fit, with its seconds until the end and until round `near_round`.
+
+    The cost of `near_round` is the first that is within NEAR_END of the final one.
+    """
+
+    fit: FitResult
+    history: list[EpochRecord]
+    seconds: float
+    near_round: int
+    near_seconds: float
+
+
+def timed_exact_fit(weighted: WeightedLikes) -> TimedFit:
+    history: list[EpochRecord] = []
+    generator = np.random.default_rng(0)
+    fit, seconds = timed(
+        lambda: fit_minres(weighted, DIM, generator, tolerance=1e-5, on_epoch=history.append)
+    )
+    near = first_within(history, fit.cost * (1 + NEAR_END))
+    assert near is not None, "the last round's cost is the final one"
+    rounds_after = seconds_until(history, len(history) - 1) - seconds_until(history, near)
+    return TimedFit(fit, history, seconds, near, seconds - rounds_after)

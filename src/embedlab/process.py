@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import resource
 import sys
 from functools import cache
 
@@ -35,6 +34,12 @@ def started_at() -> float:
 
 def peak_memory() -> int:
     """The peak resident memory of this process so far, in bytes."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

@@ -79,7 +79,10 @@ def defer_signals_to_main_process() -> AbstractContextManager[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Hold back signals until the block has ended."""
+    """Hold back signals until the block has ended, except on Windows, which cannot."""
+    if sys.platform == "win32":
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

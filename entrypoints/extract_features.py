@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.backbone import attach_head, load_backbone
     from embedlab.vision.evaluation.metrics import predictions_of
     from embedlab.vision.features import extract_features
-    from embedlab.vision.inference import Classifier, choose_precision
+    from embedlab.vision.inference import ImagePipeline, choose_precision
     from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
     from embedlab.workflows import image_runs
 
@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         image_runs.log_training_images(run, images, split, "none", args.resolution)
         backbone = load_backbone(args.backbone, args.weights, args.seed)
         preprocessing = backbone.preprocessing(args.resolution, args.crop_pct)
-        extractor = Classifier(backbone.network, preprocessing, device, precision, args.flip_view)
+        pipeline = ImagePipeline(backbone.network, preprocessing, device, precision, args.flip_view)
         with work_progress("extract features") as on_progress:
-            features = extract_features(backbone.digest, extractor, images, split, on_progress)
+            features = extract_features(backbone.digest, pipeline, images, split, on_progress)
         if features is None:  # only rank 0 has them and continues
             return
         run.set_tags({"features_key": features.key, "features_cached": features.was_cached})
@@ -87,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         head, test_features = probe.layer(), features.parts["test"]
         test = predictions_of(probe_logits(head, test_features), images.labels, split.test)
         log.log_embedding(test_features, test, args.embedding_map)
-        attach_head(backbone, head)  # the network of `extractor`, which classifies from here on
-        messages = log.finish(extractor, test, label, given)
+        attach_head(backbone, head)  # to the network of `pipeline`, whose outputs are logits now
+        messages = log.finish(pipeline, test, label, given)
     console.print("\n".join(messages))
 
 

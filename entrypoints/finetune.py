@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.distributed.collectives import broadcast, process_group
     from embedlab.tracking.run import start_run
     from embedlab.vision.backbone import attach_head, load_backbone, new_head
-    from embedlab.vision.inference import Classifier, choose_precision
+    from embedlab.vision.inference import ImagePipeline, choose_precision
     from embedlab.vision.training.checkpoint import Checkpoints
     from embedlab.vision.training.cost_estimate import cheaper_options
     from embedlab.vision.training.linear_probe import probe_head
@@ -78,17 +78,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         backbone = load_backbone(settings["backbone"], settings["weights"], seed)
         preprocessing = backbone.preprocessing(options.resolution[-1], options.crop_pct)
-        classifier = Classifier(
+        pipeline = ImagePipeline(
             backbone.network, preprocessing, device, precision, options.flip_view
         )
         head, head_seconds = new_head(backbone, len(images.classes), seed), 0.0
         if options.head == "linear_probe" and not state:
             with work_progress("linear probe") as on_progress:
-                head, head_seconds = probe_head(backbone, classifier, images, split, on_progress)
+                head, head_seconds = probe_head(backbone, pipeline, images, split, on_progress)
         attach_head(backbone, head)
         image_runs.log_training_images(run, images, split, options.augment, options.resolution[-1])
 
-        trainer = Trainer(classifier, images, split, options, seed, head_seconds)
+        trainer = Trainer(pipeline, images, split, options, seed, head_seconds)
         if state:
             trainer.load_state(state)
             run.set_tags({"resumed_from": args.resume})
@@ -105,10 +105,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 checkpoints.save(trainer.state() | {"settings": settings})
                 log.log_epoch(epoch)
                 table.add(epoch.record, is_best=trainer.best.epoch == epoch.record.epoch)
-        test = classifier.predict(images, split.test)
+        test = pipeline.predict(images, split.test)
         if test is None:  # only rank 0 has them and continues
             return
-        messages = log.finish(classifier, test, f"finetune {options.label}", given | settings)
+        messages = log.finish(pipeline, test, f"finetune {options.label}", given | settings)
         checkpoints.delete()
     console.print("\n".join(messages))
 

@@ -30,7 +30,7 @@ from embedlab.vision.evaluation.metrics import (
     evaluate,
     top_predictions,
 )
-from embedlab.vision.inference import Classifier
+from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.training.epochs import Epoch
 from embedlab.vision.training.linear_probe import LinearProbe
 from embedlab.vision.training.trainer import Trainer
@@ -199,13 +199,13 @@ class TrainingLog:
         self.run.log_figure(figure, "figures/neighbours.png")
 
     def finish(
-        self, classifier: Classifier, test: Predictions, trained: str, args: Mapping[str, Any]
+        self, pipeline: ImagePipeline, test: Predictions, trained: str, args: Mapping[str, Any]
     ) -> list[str]:
         """Log the test report and the model, and register it if `args` say so.
 
-        classifier  a classifier of torchvision with its head, at the best epoch.
-        trained     how it was trained, in words.
-        args        parameters by name: backbone, register, model_name, promote.
+        pipeline  of the network with its head, at the best epoch.
+        trained   how it was trained, in words.
+        args      parameters by name: backbone, register, model_name, promote.
 
         Versions compete by validation accuracy on the same validation and test images.
         Returns what to tell the user.
@@ -222,7 +222,7 @@ class TrainingLog:
         report = self._log_test(test)
         about = {
             "backbone": args["backbone"],
-            "flip_view": classifier.flip_view,
+            "flip_view": pipeline.flip_view,
             "trained": trained,
             "data": images.name,
             "data_digest": self.split.digest,
@@ -230,10 +230,10 @@ class TrainingLog:
             "test_accuracy": report.accuracy,
             "classes": list(images.classes),
             "side": images.side,
-            "preprocessing": asdict(classifier.preprocessing),
+            "preprocessing": asdict(pipeline.preprocessing),
         }
         example = images.pixels[self.split.val[0]]
-        model = log_image_model(run, classifier.network, about, example)
+        model = log_image_model(run, pipeline.network, about, example)
         summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
         messages = publish(run, model, self._card(report), args, summary, "Serve", serve_command)
         how_to_open = run.how_to_open(comparison_view(run.experiment_id))

@@ -22,7 +22,7 @@ from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, predictions_of
 from embedlab.vision.features import Features, extract_features
-from embedlab.vision.inference import Classifier
+from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.epochs import BestEpoch, Epoch
 from embedlab.vision.training.optim import build_optimizer
@@ -150,7 +150,7 @@ def probe_logits(layer: nn.Linear, features: np.ndarray) -> np.ndarray:
 
 def probe_head(
     backbone: Backbone,
-    classifier: Classifier,
+    pipeline: ImagePipeline,
     images: ImageDataset,
     split: Split,
     on_progress: OnProgress = no_progress,
@@ -160,16 +160,16 @@ def probe_head(
     Fine-tuning from a random head distorts pretrained features before the head has learnt to use
     them (LP-FT; A. Kumar et al., ICLR 2022).
 
-    classifier  of the backbone without its last layer. The features are those that
-                `extract_features` computes and caches by default, without test-time augmentation.
+    pipeline  of the backbone without its last layer. The features are those that the entry point
+              `extract_features` computes and caches by default, without test-time augmentation.
     """
-    extractor = replace(classifier, flip_view=False)
-    features = extract_features(backbone.digest, extractor, images, split, on_progress)
+    without_flip = replace(pipeline, flip_view=False)
+    features = extract_features(backbone.digest, without_flip, images, split, on_progress)
 
     def fit() -> tuple[nn.Linear, float]:
         assert features is not None, "rank 0 has the features"
         options = LinearProbeOptions()
-        probe = LinearProbe.from_features(features, images, split, options, 0, classifier.device)
+        probe = LinearProbe.from_features(features, images, split, options, 0, pipeline.device)
         for _ in probe.train():
             pass
         return probe.layer(), probe.seconds

@@ -1,7 +1,7 @@
 """Fine-tuning: train the network itself, with one loop for every recipe.
 
-In: a classifier, images, a split, `FinetuneOptions`. Out: an `Epoch` after every epoch, and the
-weights of the best one by validation accuracy. `Trainer.state()` holds all that the next epoch
+In: an `ImagePipeline`, images, a split, `FinetuneOptions`. Out: an `Epoch` after every epoch, and
+the weights of the best one by validation accuracy. `Trainer.state()` holds all that the next epoch
 needs. On the CPU, resuming from it is bit-identical to an uninterrupted training (with the same
 number of threads).
 """
@@ -29,7 +29,7 @@ from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, AccuracyAndLoss
-from embedlab.vision.inference import Classifier, iter_batches
+from embedlab.vision.inference import ImagePipeline, iter_batches
 from embedlab.vision.seeds import seeded
 from embedlab.vision.training.cost_estimate import epoch_work, validation_cost
 from embedlab.vision.training.epochs import BestEpoch, Epoch
@@ -48,7 +48,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # (b, 3, r, r) float32, labels (b,) i
 
 
 class Trainer:
-    """Trains `classifier.network`, in place, epoch by epoch.
+    """Trains `pipeline.network`, in place, epoch by epoch.
 
     history  a record of every epoch so far, including those before a resume.
     best     the epoch with the best validation accuracy of those at the last resolution.
@@ -62,14 +62,14 @@ class Trainer:
 
     def __init__(
         self,
-        classifier: Classifier,
+        pipeline: ImagePipeline,
         images: ImageDataset,
         split: Split,
         options: FinetuneOptions,
         seed: int,
         seconds: float = 0.0,
     ):
-        self.classifier, self.images, self.split, self.options = classifier, images, split, options
+        self.pipeline, self.images, self.split, self.options = pipeline, images, split, options
         self.batch_size = min(options.batch_size, len(split.train))
         if self.batch_size < world_size():
             raise OptionError(
@@ -77,8 +77,8 @@ class Trainer:
                 f"batch, got {world_size()}"
             )
         self.steps_per_epoch = len(split.train) // self.batch_size
-        device = classifier.device
-        network = classifier.network.to(device).to(memory_format=torch.channels_last)
+        device = pipeline.device
+        network = pipeline.network.to(device).to(memory_format=torch.channels_last)
         if world_size() > 1:  # first: on CUDA it replaces modules
             network = convert_sync_batchnorm(network, device)
         self._in_eval_mode = freeze(network, options.freeze)
@@ -96,7 +96,7 @@ class Trainer:
         self._optimizer = build_optimizer(network, options)
         self._schedule = build_schedule(self._optimizer, options, self.steps_per_epoch)
         self._ema = build_ema(network, options.ema) if options.ema else None
-        self._scaler = torch.amp.GradScaler(device, enabled=classifier.precision == "float16")
+        self._scaler = torch.amp.GradScaler(device, enabled=pipeline.precision == "float16")
         self._stateful: dict[str, Any] = {  # torch has no common type for what has a state_dict
             "network": network,
             "optimizer": self._optimizer,
@@ -195,9 +195,9 @@ class Trainer:
     ) -> Epoch:
         """Validate an epoch that began at `started` (s); `metrics` are its training's."""
         eval_model = self.network if self._ema is None else self._ema.module
-        val_preprocessing = replace(self.classifier.preprocessing, resolution=resolution)
-        classifier = replace(self.classifier, network=eval_model, preprocessing=val_preprocessing)
-        predictions = classifier.predict(self.images, self.split.val, on_progress)
+        val_preprocessing = replace(self.pipeline.preprocessing, resolution=resolution)
+        val_pipeline = replace(self.pipeline, network=eval_model, preprocessing=val_preprocessing)
+        predictions = val_pipeline.predict(self.images, self.split.val, on_progress)
         score = broadcast(lambda: predictions.score if predictions else NO_SCORE)
         metrics = metrics | {"val/loss": score.loss, "val/accuracy": score.accuracy}
         seconds = time.perf_counter() - started
@@ -228,7 +228,7 @@ class Trainer:
             waited += time.perf_counter() - wait_started
             # What dropout draws depends on the step and the rank alone, even after a resume.
             step_seed = self._seed + (epoch * self.steps_per_epoch + step) * LARGE_PRIME + rank()
-            with self.classifier.autocast(), seeded(step_seed, self.classifier.device):
+            with self.pipeline.autocast(), seeded(step_seed, self.pipeline.device):
                 logits = self._parallel(images)  # (b, classes)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
             loss = loss * (len(labels) / self.batch_size)  # the sum over the ranks is the batch's
@@ -263,10 +263,10 @@ class Trainer:
         An incomplete last batch is dropped. Augmentation is drawn for the whole batch, so that
         it does not depend on the number of ranks.
         """
-        rows, size, device = self.split.train, self.batch_size, self.classifier.device
+        rows, size, device = self.split.train, self.batch_size, self.pipeline.device
         share = local_slice(size)
         augment = Augmentation(self.options.augment, self.images.side, resolution)
-        prepare = replace(self.classifier.preprocessing, resolution=resolution, crop_pct=1.0)
+        prepare = replace(self.pipeline.preprocessing, resolution=resolution, crop_pct=1.0)
         order = rows[torch.randperm(len(rows), generator=self._generator).numpy()]
         batches = list(order[: self.steps_per_epoch * size].reshape(-1, size))  # (batch,) each
         for batch, pixels in zip(batches, iter_batches(self.images, batches, device), strict=True):

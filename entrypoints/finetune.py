@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.backbone import attach_head, load_backbone, new_head
     from embedlab.vision.inference import ImagePipeline, choose_precision
     from embedlab.vision.training.checkpoint import Checkpoints
-    from embedlab.vision.training.cost_estimate import cheaper_options
     from embedlab.vision.training.linear_probe import probe_head
     from embedlab.vision.training.trainer import Trainer
+    from embedlab.vision.training.work_estimate import cheaper_options
     from embedlab.workflows import image_runs
     from embedlab.workflows.conflicts import refuse_conflicts
 

@@ -27,7 +27,6 @@ from embedlab.vision.features import extract_features
 from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.options import FREEZE
 from embedlab.vision.training.checkpoint import Checkpoints
-from embedlab.vision.training.cost_estimate import epoch_work
 from embedlab.vision.training.epochs import Epoch
 from embedlab.vision.training.linear_probe import probe_head, probe_logits
 from embedlab.vision.training.recipes import (
@@ -37,6 +36,7 @@ from embedlab.vision.training.recipes import (
     make_options,
 )
 from embedlab.vision.training.trainer import Trainer
+from embedlab.vision.training.work_estimate import epoch_work
 from embedlab_serving.network import Preprocessing
 
 RESOLUTION = 32

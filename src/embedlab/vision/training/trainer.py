@@ -31,10 +31,10 @@ from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, AccuracyAndLoss
 from embedlab.vision.inference import ImagePipeline, iter_batches
 from embedlab.vision.seeds import seeded
-from embedlab.vision.training.cost_estimate import epoch_work, validation_cost
 from embedlab.vision.training.epochs import BestEpoch, Epoch
 from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import FinetuneOptions
+from embedlab.vision.training.work_estimate import epoch_work, relative_validation_time
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 LARGE_PRIME = 2**31 - 1  # between the seeds of two steps
@@ -157,7 +157,7 @@ class Trainer:
         one), lr, and time/waiting_share: the fraction of the time in which training waited for
         data. After the last epoch the network has the weights of the best one and is in eval mode.
 
-        on_progress  called after every batch, in the unit of `cost_estimate.epoch_work`.
+        on_progress  called after every batch, in the unit of `work_estimate.epoch_work`.
 
         Raises DivergedError if a loss is not finite, with the step and the learning rate.
         """
@@ -180,7 +180,7 @@ class Trainer:
             on_progress(work_before + n_images * resolution**2, all_work, detail)
 
         def show_validation(n_images: float, *_: object) -> None:
-            show(n_train + n_images * validation_cost(options), "validation")
+            show(n_train + n_images * relative_validation_time(options), "validation")
 
         metrics = self._train_epoch(epoch, resolution, show)
         return self._validate(epoch, resolution, metrics, started, show_validation)

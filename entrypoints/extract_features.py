@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.features import extract_features
     from embedlab.vision.inference import ImagePipeline, choose_precision
     from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
-    from embedlab.workflows import image_runs
+    from embedlab.workflows import image_report, image_runs
 
     label = f"features {args.resolution}px {options.label}"
     with start_run("extract_features", label, given) as run, process_group(given) as device:
@@ -86,9 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print_progress(epoch.record)
         head, test_features = probe.layer(), features.parts["test"]
         test = predictions_of(probe_logits(head, test_features), images.labels, split.test)
-        log.log_embedding(test_features, test, args.embedding_map)
+        image_report.log_embedding(run, images, test_features, test, args.embedding_map)
         attach_head(backbone, head)  # to the network of `pipeline`, whose outputs are logits now
-        messages = log.finish(pipeline, test, label, given)
+        trained = image_report.TrainedClassifier(images, split, probe, pipeline, label)
+        messages = image_report.finish(run, trained, test, given)
     console.print("\n".join(messages))
 
 

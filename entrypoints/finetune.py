@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.training.linear_probe import probe_head
     from embedlab.vision.training.trainer import Trainer
     from embedlab.vision.training.work_estimate import cheaper_options
-    from embedlab.workflows import image_runs
+    from embedlab.workflows import image_report, image_runs
     from embedlab.workflows.conflicts import refuse_conflicts
 
     title = f"finetune resume {args.resume[:8]}" if args.resume else f"finetune {args.recipe}"
@@ -108,7 +108,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         test = pipeline.predict(images, split.test)
         if test is None:  # only rank 0 has them and continues
             return
-        messages = log.finish(pipeline, test, f"finetune {options.label}", given | settings)
+        label = f"finetune {options.label}"
+        trained = image_report.TrainedClassifier(images, split, trainer, pipeline, label)
+        messages = image_report.finish(run, trained, test, given | settings)
         checkpoints.delete()
     console.print("\n".join(messages))
 

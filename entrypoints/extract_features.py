@@ -81,9 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             image_runs.TrainingLog(run, images, split, label, probe) as log,
             epoch_progress(label, options.epochs, "val/accuracy") as print_progress,
         ):
-            for epoch in probe.train():
-                log.log_epoch(epoch)
-                print_progress(epoch.record)
+            for record, predictions in probe.train():
+                log.log_epoch(record, predictions)
+                print_progress(record)
         head, test_features = probe.layer(), features.parts["test"]
         test = predictions_of(probe_logits(head, test_features), images.labels, split.test)
         image_report.log_embedding(run, images, test_features, test, args.embedding_map)

@@ -101,10 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         ):
             # The start, too: a training that is stopped in its first epoch keeps the head.
             checkpoints.save(trainer.state() | {"settings": settings})
-            for epoch in trainer.train(on_progress):
+            for record, predictions in trainer.train(on_progress):
                 checkpoints.save(trainer.state() | {"settings": settings})
-                log.log_epoch(epoch)
-                table.add(epoch.record, is_best=trainer.best.epoch == epoch.record.epoch)
+                log.log_epoch(record, predictions)
+                table.add(record, is_best=trainer.best.epoch == record.epoch)
         test = pipeline.predict(images, split.test)
         if test is None:  # only rank 0 has them and continues
             return

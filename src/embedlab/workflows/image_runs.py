@@ -11,13 +11,13 @@ from embedlab.datasets.folder import LeftOutFile
 from embedlab.datasets.image_source import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
 from embedlab.formatting import counted
-from embedlab.progress import OnProgress
+from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking.run import TrackedRun
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset, read_images
 from embedlab.vision.data.splits import Split, duplicates_across_parts, split_images
 from embedlab.vision.evaluation import plots
-from embedlab.vision.training.epochs import Epoch
+from embedlab.vision.evaluation.metrics import Predictions
 from embedlab.vision.training.linear_probe import LinearProbe
 from embedlab.vision.training.trainer import Trainer
 
@@ -141,9 +141,8 @@ class TrainingLog:
             figure = plots.plot_curves(curves, f"{self.images.name}: {self.label}")
             self.run.log_figure(figure, "figures/curves.png")
 
-    def log_epoch(self, epoch: Epoch) -> None:
+    def log_epoch(self, record: EpochRecord, predictions: Predictions | None) -> None:
         """Log the metrics of an epoch, and its predictions for the same validation images."""
-        record, predictions = epoch
         self.run.log_epoch(record)
         if predictions is None:
             return

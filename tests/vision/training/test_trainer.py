@@ -27,7 +27,7 @@ from embedlab.vision.features import extract_features
 from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.options import FREEZE
 from embedlab.vision.training.checkpoint import Checkpoints
-from embedlab.vision.training.epochs import Epoch
+from embedlab.vision.training.epochs import ValidatedEpoch
 from embedlab.vision.training.linear_probe import probe_head, probe_logits
 from embedlab.vision.training.recipes import (
     OPTIMIZERS,
@@ -60,7 +60,7 @@ def trainer_of(
     return Trainer(pipeline, images, split_of(images), options, seed)
 
 
-def train(*arguments, **options) -> tuple[Trainer, list[Epoch]]:
+def train(*arguments, **options) -> tuple[Trainer, list[ValidatedEpoch]]:
     """A finished training, and its epochs."""
     trainer = trainer_of(*arguments, **options)
     return trainer, list(trainer.train())
@@ -74,7 +74,7 @@ def weights(net: torch.nn.Module) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def longer() -> tuple[Trainer, list[Epoch]]:
+def longer() -> tuple[Trainer, list[ValidatedEpoch]]:
     return train(LONGER, images=MANY)
 
 

@@ -24,7 +24,7 @@ from embedlab.vision.evaluation.metrics import NO_SCORE, predictions_of
 from embedlab.vision.features import Features, extract_features
 from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.options import LinearProbeOptions
-from embedlab.vision.training.epochs import BestEpoch, Epoch
+from embedlab.vision.training.epochs import BestEpoch, ValidatedEpoch
 from embedlab.vision.training.optim import build_optimizer
 
 LabelledFeatures = tuple[np.ndarray, np.ndarray]  # features (n, d) float32, labels (n,) int64
@@ -78,7 +78,7 @@ class LinearProbe:
         )
         return cls(train, val, len(images.classes), options, seed, device, features.seconds)
 
-    def train(self) -> Iterator[Epoch]:
+    def train(self) -> Iterator[ValidatedEpoch]:
         """Train all epochs; yields each with train/loss, train/accuracy, val/loss, val/accuracy.
 
         Metrics are those of the weights at the epoch's end; losses exclude the penalty. The rows
@@ -110,7 +110,7 @@ class LinearProbe:
             metrics = {"train/loss": loss, "train/accuracy": accuracy}
             metrics |= {"val/loss": score.loss, "val/accuracy": score.accuracy}
             self.history.append(EpochRecord(epoch, metrics, seconds))
-            yield Epoch(self.history[-1], predictions)
+            yield ValidatedEpoch(self.history[-1], predictions)
 
     def layer(self) -> nn.Linear:
         """The best epoch's weights as a layer on the CPU, with the standardisation folded in.

@@ -1,9 +1,9 @@
 """Fine-tuning: train the network itself, with one loop for every recipe.
 
-In: an `ImagePipeline`, images, a split, `FinetuneOptions`. Out: an `Epoch` after every epoch, and
-the weights of the best one by validation accuracy. `Trainer.state()` holds all that the next epoch
-needs. On the CPU, resuming from it is bit-identical to an uninterrupted training (with the same
-number of threads).
+In: an `ImagePipeline`, images, a split, `FinetuneOptions`. Out: a `ValidatedEpoch` after every
+epoch, and the weights of the best one by validation accuracy. `Trainer.state()` holds all that the
+next epoch needs. On the CPU, resuming from it is bit-identical to an uninterrupted training (with
+the same number of threads).
 """
 
 import logging
@@ -31,7 +31,7 @@ from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, AccuracyAndLoss
 from embedlab.vision.inference import ImagePipeline, iter_batches
 from embedlab.vision.seeds import seeded
-from embedlab.vision.training.epochs import BestEpoch, Epoch
+from embedlab.vision.training.epochs import BestEpoch, ValidatedEpoch
 from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.work_estimate import epoch_work, relative_validation_time
@@ -146,7 +146,7 @@ class Trainer:
                 "anew."
             ) from error
 
-    def train(self, on_progress: OnProgress = no_progress) -> Iterator[Epoch]:
+    def train(self, on_progress: OnProgress = no_progress) -> Iterator[ValidatedEpoch]:
         """Train the remaining epochs; yields each once `state()` includes it.
 
         If the head starts as the linear probe, epoch 0 is the validation of that start, so that no
@@ -169,7 +169,7 @@ class Trainer:
         self.network.load_state_dict(self.best.weights)
         self.network.eval()
 
-    def _run_epoch(self, epoch: int, on_progress: OnProgress) -> Epoch:
+    def _run_epoch(self, epoch: int, on_progress: OnProgress) -> ValidatedEpoch:
         options, started = self.options, time.perf_counter()
         resolution = options.resolution_at(epoch)
         n_train = self.steps_per_epoch * self.batch_size
@@ -192,7 +192,7 @@ class Trainer:
         metrics: dict[str, float],
         started: float,
         on_progress: OnProgress = no_progress,
-    ) -> Epoch:
+    ) -> ValidatedEpoch:
         """Validate an epoch that began at `started` (s); `metrics` are its training's."""
         eval_model = self.network if self._ema is None else self._ema.module
         val_preprocessing = replace(self.pipeline.preprocessing, resolution=resolution)
@@ -208,7 +208,7 @@ class Trainer:
             self.best = BestEpoch(epoch, score, {k: v.cpu().clone() for k, v in weights})
         self.seconds += seconds
         self.history.append(EpochRecord(epoch, metrics, seconds))
-        return Epoch(self.history[-1], predictions)
+        return ValidatedEpoch(self.history[-1], predictions)
 
     def _train_epoch(
         self, epoch: int, resolution: int, show: Callable[[float, str], None]

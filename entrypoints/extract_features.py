@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for record, predictions in probe.train():
                 log.log_epoch(record, predictions)
                 print_progress(record)
-        head, test_features = probe.layer(), features.parts["test"]
+        head, test_features = probe.head(), features.parts["test"]
         test = predictions_of(probe_logits(head, test_features), images.labels, split.test)
         image_report.log_embedding(run, images, test_features, test, args.embedding_map)
         attach_head(backbone, head)  # to the network of `pipeline`, whose outputs are logits now

@@ -46,7 +46,7 @@ def test_frozen_features_of_imagenet_tell_the_classes_apart(images, backbone):
     features = extract_features(backbone.digest, pipeline, images, split)
     probe = LinearProbe.from_features(features, images, split, LinearProbeOptions(), 0, "cpu")
     assert len(list(probe.train())) == 15
-    logits = probe_logits(probe.layer(), features.parts["test"])
+    logits = probe_logits(probe.head(), features.parts["test"])
     test = predictions_of(logits, images.labels, split.test)
     # 0.57 when this was written, with 1,275 training images; chance is 0.1, and random weights
     # give about 0.3. Another processor's rounding moves an image or two of 500.

@@ -1,7 +1,7 @@
 """Linear probe: multi-class logistic regression on standardised features (one `nn.Linear`).
 
 In: features and labels of training and validation images. Out: the weights of the epoch with the
-best validation accuracy, folded into a layer that takes the features without standardisation.
+best validation accuracy, folded into a head that takes the features without standardisation.
 """
 
 import time
@@ -35,7 +35,7 @@ class LinearProbe:
 
     history  a record of every epoch so far.
     best     the epoch with the best validation accuracy so far.
-    seconds  wall time of all epochs, and of the features if it is given.
+    seconds  wall time of all epochs, plus the argument `seconds` (of the features).
     """
 
     def __init__(
@@ -112,8 +112,8 @@ class LinearProbe:
             self.history.append(EpochRecord(epoch, metrics, seconds))
             yield ValidatedEpoch(self.history[-1], predictions)
 
-    def layer(self) -> nn.Linear:
-        """The best epoch's weights as a layer on the CPU, with the standardisation folded in.
+    def head(self) -> nn.Linear:
+        """The best epoch's weights as a head on the CPU, with the standardisation folded in.
 
         W (f − m)/s + b = (W/s) f + (b − (W/s) m)
         """
@@ -142,10 +142,10 @@ class LinearProbe:
         return loss.item()
 
 
-def probe_logits(layer: nn.Linear, features: np.ndarray) -> np.ndarray:
-    """The layer's logits for features (n, d): (n, classes) float32."""
+def probe_logits(head: nn.Linear, features: np.ndarray) -> np.ndarray:
+    """The head's logits for features (n, d): (n, classes) float32."""
     with torch.inference_mode():
-        return layer(torch.from_numpy(features)).numpy()
+        return head(torch.from_numpy(features)).numpy()
 
 
 def probe_head(
@@ -172,6 +172,6 @@ def probe_head(
         probe = LinearProbe.from_features(features, images, split, options, 0, pipeline.device)
         for _ in probe.train():
             pass
-        return probe.layer(), probe.seconds
+        return probe.head(), probe.seconds
 
     return broadcast(fit)

@@ -52,7 +52,8 @@ class Trainer:
 
     history  a record of every epoch so far, including those before a resume.
     best     the epoch with the best validation accuracy of those at the last resolution.
-    seconds  wall time of the linear probe and of all epochs, those before a resume included.
+    seconds  wall time of all epochs, those before a resume included, plus the argument `seconds`
+             (of the linear probe).
 
     The ranks of a process group train together, each on a share of every batch. The result is that
     of one process up to rounding, except for what a backbone's dropout draws.

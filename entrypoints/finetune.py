@@ -7,7 +7,12 @@ from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import integer, run_id_or_nothing
 from embedlab.distributed.launch import launch_workers
 from embedlab.vision.options import SPLIT_PARAMETERS
-from embedlab.vision.training.recipes import RECIPE_FIELDS, explain_auto, resolve_options
+from embedlab.vision.training.recipes import (
+    RECIPE_FIELDS,
+    check_settings,
+    explain_auto,
+    resolve_options,
+)
 
 SETTINGS = (*SPLIT_PARAMETERS, "backbone", "weights", "recipe", *RECIPE_FIELDS, "seed", "precision")
 SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")  # of every epoch
@@ -36,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     given = vars(args)
     settings = {name: given[name] for name in SETTINGS}
-    resolve_options(settings)  # refused before anything is loaded
+    check_settings(settings)
     if launch_workers("finetune", args.processes, argv):
         return
 

@@ -7,15 +7,18 @@ from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import integer, run_id_or_nothing
 from embedlab.distributed.launch import launch_workers
 from embedlab.vision.options import SPLIT_PARAMETERS
-from embedlab.vision.training.recipes import (
-    RECIPE_FIELDS,
-    check_settings,
-    explain_auto,
-    resolve_options,
-)
+from embedlab.vision.training import recipes
 
-SETTINGS = (*SPLIT_PARAMETERS, "backbone", "weights", "recipe", *RECIPE_FIELDS, "seed", "precision")
-SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")  # of every epoch
+CHECKPOINTED_PARAMETERS = (
+    *SPLIT_PARAMETERS,
+    "backbone",
+    "weights",
+    "recipe",
+    *recipes.RECIPE_FIELDS,
+    "seed",
+    "precision",
+)
+EPOCH_COLUMNS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
 
 
 def build_parser() -> Parser:
@@ -40,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     given = vars(args)
-    settings = {name: given[name] for name in SETTINGS}
-    check_settings(settings)
+    settings = {name: given[name] for name in CHECKPOINTED_PARAMETERS}
+    recipes.check_settings(settings)
     if launch_workers("finetune", args.processes, argv):
         return
 
@@ -71,14 +74,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         with work_progress("decode images") as on_progress:
             images, split, messages = image_runs.load_images(run, settings, on_progress)
         n_train, seed = len(split.train), settings["seed"]
-        options = resolve_options(settings, n_train, images.side)
+        options = recipes.resolve_options(settings, n_train, images.side)
         if state:
             resumed = settings | vars(options)
             refuse_conflicts(f"resume={args.resume}", resumed, parser.non_default(args))
         run.log_params({"device": device, **settings})
         run.log_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
         if options.recipe == "auto":
-            messages.append(explain_auto(n_train, images.side, settings, options))
+            messages.append(recipes.explain_auto(n_train, images.side, settings, options))
         console.print("\n".join(messages))
 
         backbone = load_backbone(settings["backbone"], settings["weights"], seed)
@@ -99,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             run.set_tags({"resumed_from": args.resume})
         cheaper = [] if state else cheaper_options(settings, n_train, len(split.val), images.side)
         on_estimate = time_estimate(f"{options.label}, {device}, {precision}", cheaper)
-        table = EpochTable(SHOWN)
+        table = EpochTable(EPOCH_COLUMNS)
         with (
             image_runs.TrainingLog(run, images, split, options.label, trainer) as log,
             work_progress(options.label, on_estimate) as on_progress,

@@ -39,7 +39,7 @@ LEGEND_CLASSES = 30
 COLUMNS = 12  # of a grid of images
 MAP_RATIO = 1.2  # width of the map over its height
 ROWS_OF_THUMBNAILS = 18
-TILE = 1.42  # height of an image and its caption, in widths of an image
+TILE_HEIGHT = 1.42  # of an image and its caption, in widths of an image
 
 
 class Tile(NamedTuple):
@@ -78,13 +78,13 @@ def plot_curves(runs: Mapping[str, tuple[Sequence[EpochRecord], int]], title: st
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
         for (label, (history, chosen)), colour in zip(runs.items(), cycle(COLOURS), strict=False):
-            for split, style in (("train", "--"), ("val", "-")):
-                metric = f"{split}/{name}"
+            for part, style in (("train", "--"), ("val", "-")):
+                metric = f"{part}/{name}"
                 curve = {r.epoch: r.metrics[metric] for r in history if metric in r.metrics}
                 style += "o" if len(curve) < 4 else ""
-                line = {"color": colour, "label": f"{label} {split}".strip(), "linewidth": 2}
+                line = {"color": colour, "label": f"{label} {part}".strip(), "linewidth": 2}
                 axes.plot(list(curve), list(curve.values()), style, **line)
-                if split == "val" and chosen in curve:
+                if part == "val" and chosen in curve:
                     star = {"color": colour, "markersize": 15, "markeredgecolor": "white"}
                     axes.plot(chosen, curve[chosen], "*", **star)
         axes.set(xlabel="epoch (★: chosen by validation)", ylabel=name)
@@ -360,16 +360,16 @@ def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()
     """A figure of rows of images; the unit of its axes is an image's width."""
     n_columns = max(1, *(len(tiles) for _, tiles in rows))
     left, top = 1.6 if any(name for name, _ in rows) else 0.1, 0.45 if headings else 0.1
-    size = 0.95 * (n_columns + left), 0.95 * (TILE * len(rows) + top) + 0.4  # inches
+    size = 0.95 * (n_columns + left), 0.95 * (TILE_HEIGHT * len(rows) + top) + 0.4  # inches
     figure = PlainTextFigure(figsize=size, dpi=120)
     figure.suptitle(title, y=1 - 0.1 / size[1], va="top")
     axes = figure.add_axes((0, 0, 1, 1 - 0.4 / size[1]))
-    axes.set(xlim=(-left, n_columns + 0.05), ylim=(TILE * len(rows), -top))
+    axes.set(xlim=(-left, n_columns + 0.05), ylim=(TILE_HEIGHT * len(rows), -top))
     axes.axis("off")
     for x, text in headings:
         axes.text(x, -0.12, text, ha="center", va="bottom", color=GREY, weight="bold")
     for i, (name, tiles) in enumerate(rows):
-        y = TILE * i
+        y = TILE_HEIGHT * i
         axes.text(-0.15, y + 0.5, textwrap.fill(name, 18), ha="right", va="center", size=11)
         for x, tile in enumerate(tiles):
             if tile is None:

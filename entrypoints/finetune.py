@@ -10,14 +10,8 @@ from embedlab.vision.options import SPLIT_PARAMETERS
 from embedlab.vision.training import recipes
 
 CHECKPOINTED_PARAMETERS = (
-    *SPLIT_PARAMETERS,
-    "backbone",
-    "weights",
-    "recipe",
-    *recipes.RECIPE_FIELDS,
-    "seed",
-    "precision",
-)
+    *SPLIT_PARAMETERS, *recipes.RECIPE_FIELDS, "recipe", "backbone", "weights", "seed", "precision",
+)  # fmt: skip
 EPOCH_COLUMNS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
 
 

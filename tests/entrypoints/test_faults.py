@@ -24,7 +24,7 @@ from degenerate_ratings import write
 from oracles import small_ratings
 from PIL import Image
 from sentences import one_sentence
-from synthetic_images import split_of, squares
+from toy_dataset import split_of, squares
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.datasets.image_source import locate_images

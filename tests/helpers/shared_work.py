@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from narrow_resnet import NARROW
 from oracles import random_likes
-from synthetic_images import split_of, squares
+from toy_dataset import split_of, squares
 
 from embedlab.distributed.collectives import assert_same_across_ranks, process_group
 from embedlab.distributed.env import STARTED_BY_TORCHRUN, is_main_process, rank, world_size

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import fresh_store, long
-from synthetic_images import split_of, squares
 from torchvision import models
+from toy_dataset import split_of, squares
 
 from embedlab.errors import OptionError
 from embedlab.vision.backbone import Backbone, attach_head, freeze, load_backbone, new_head

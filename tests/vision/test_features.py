@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from narrow_resnet import N_FEATURES, NARROW, narrow_resnet18
-from synthetic_images import split_of, squares, tampered
+from toy_dataset import split_of, squares, tampered
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import OptionError

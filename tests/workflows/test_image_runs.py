@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from synthetic_images import split_of, squares
+from toy_dataset import split_of, squares
 
 from embedlab.progress import EpochRecord
 from embedlab.vision.evaluation.metrics import Predictions

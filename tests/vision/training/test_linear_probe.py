@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
-from synthetic_images import blobs
+from toy_dataset import blobs
 
 from embedlab.errors import DivergedError
 from embedlab.vision.evaluation.metrics import (

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from narrow_resnet import NARROW
-from synthetic_images import split_of, squares
+from toy_dataset import split_of, squares
 
 from embedlab.errors import DataError, DivergedError
 from embedlab.progress import EpochRecord

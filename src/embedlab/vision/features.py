@@ -79,12 +79,12 @@ def extract_features(
 
 def features_key(digest: str, pipeline: ImagePipeline, images: ImageDataset, split: Split) -> str:
     """sha256 of all that features depend on, except the device, which changes rounding only."""
-    rows = {part: hashlib.sha256(r.tobytes()).hexdigest() for part, r in split.parts.items()}
+    parts = split.parts.items()
     depends_on = {
         "version": CACHE_VERSION,
         "weights": digest,
         "data": images.digest,
-        "rows": rows,
+        "rows": {part: hashlib.sha256(rows.tobytes()).hexdigest() for part, rows in parts},
         "preprocessing": asdict(pipeline.preprocessing),
         "precision": pipeline.precision,
         "tta_flip": pipeline.flip_view,  # the name in the keys of features that are cached

@@ -34,8 +34,8 @@ from embedlab.vision.evaluation.metrics import ClassificationReport, Predictions
 COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)  # of runs, in turn
 PALE = "#d5d8dc"
 CLASSES_ON_A_PAGE = 25
-MAX_NAMED = 3
-LEGEND_CLASSES = 30
+TEXTS_NAMED = 3  # in the warning of missing characters
+MAX_NAMED_CLASSES = 30  # in the map and its legend
 COLUMNS = 12  # of a grid of images
 MAP_RATIO = 1.2  # width of the map over its height
 ROWS_OF_THUMBNAILS = 18
@@ -60,9 +60,9 @@ def prepare_fonts(images: ImageDataset) -> list[str]:
     boxes = add_fonts_for([images.name, *images.classes])
     if not boxes:
         return []
-    more = f" and {len(boxes) - MAX_NAMED:,} more" if len(boxes) > MAX_NAMED else ""
+    more = f" and {len(boxes) - TEXTS_NAMED:,} more" if len(boxes) > TEXTS_NAMED else ""
     return [
-        f"No installed font has every character of {', '.join(boxes[:MAX_NAMED])}{more}: figures "
+        f"No installed font has every character of {', '.join(boxes[:TEXTS_NAMED])}{more}: figures "
         "show boxes instead. Install one that has, such as Noto (for Chinese, Japanese and Korean "
         "on Debian: fonts-noto-cjk)."
     ]
@@ -203,7 +203,7 @@ def plot_embedding_map(
     order = np.random.default_rng(0).permutation(len(points))  # no class lies on top of the others
     x, y = points[order].T
     axes.scatter(x, y, s=14, c=colours[labels[order]], alpha=0.5, linewidths=0)
-    dots = [axes.scatter([], [], s=40, color=colour) for colour in colours[:LEGEND_CLASSES]]
+    dots = [axes.scatter([], [], s=40, color=colour) for colour in colours[:MAX_NAMED_CLASSES]]
     ring: dict[str, Any] = {"facecolors": "none", "edgecolors": "black"}
     x, y = points[is_wrong].T
     axes.scatter(x, y, s=22, linewidths=0.5, alpha=0.6, **ring)
@@ -213,11 +213,11 @@ def plot_embedding_map(
     (left, bottom), (right, upper) = low - margin, high + margin
     axes.set(title=title, xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, upper))
     # As an argument: matplotlib omits labels that begin with _
-    names = [*classes[:LEGEND_CLASSES], f"misclassified ({is_wrong.mean():.1%})"]
+    names = [*classes[:MAX_NAMED_CLASSES], f"misclassified ({is_wrong.mean():.1%})"]
     axes.legend(dots, names, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.spines[:].set_color(PALE)
     _add_thumbnails(axes, points[order], predictions.take(order), images, colours)
-    for label in np.unique(labels) if n <= LEGEND_CLASSES else ():
+    for label in np.unique(labels) if n <= MAX_NAMED_CLASSES else ():
         x, y = np.median(points[labels == label], axis=0)
         halo = [withStroke(linewidth=3.5, foreground="white")]
         text = axes.text(x, y, classes[label], size=12, weight="bold", zorder=4)

@@ -55,7 +55,7 @@ class Trainer:
     seconds  wall time of all epochs, those before a resume included, plus the argument `seconds`
              (of the linear probe).
 
-    The ranks of a process group train together, each on a share of every batch. The result is that
+    The ranks of a process group train together, each on a slice of every batch. The result is that
     of one process up to rounding, except for what a backbone's dropout draws.
 
     Raises OptionError if there are more processes than images in a batch.
@@ -259,21 +259,21 @@ class Trainer:
         }
 
     def _batches(self, resolution: int) -> Iterator[Batch]:
-        """This rank's share of each batch of one epoch, in random order.
+        """This rank's slice of each batch of one epoch, in random order.
 
         An incomplete last batch is dropped. Augmentation is drawn for the whole batch, so that
         it does not depend on the number of ranks.
         """
         rows, size, device = self.split.train, self.batch_size, self.pipeline.device
-        share = local_slice(size)
+        local = local_slice(size)
         augment = Augmentation(self.options.augment, self.images.side, resolution)
         prepare = replace(self.pipeline.preprocessing, resolution=resolution, crop_pct=1.0)
         order = rows[torch.randperm(len(rows), generator=self._generator).numpy()]
         batches = list(order[: self.steps_per_epoch * size].reshape(-1, size))  # (batch,) each
         for batch, pixels in zip(batches, iter_batches(self.images, batches, device), strict=True):
-            labels = torch.from_numpy(self.images.labels[batch][share]).to(device)  # (b,)
+            labels = torch.from_numpy(self.images.labels[batch][local]).to(device)  # (b,)
             augmented = augment(pixels, self._generator)  # (batch, 3, side, side)
-            yield prepare(augmented[share]), labels  # (b, 3, r, r)
+            yield prepare(augmented[local]), labels  # (b, 3, r, r)
 
     def _raise_if_not_finite(self, losses: torch.Tensor, first_step: int, epoch: int) -> None:
         is_finite = losses.isfinite().cpu().numpy()

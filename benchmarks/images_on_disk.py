@@ -21,7 +21,7 @@ from embedlab.process import peak_memory
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.data.images import read_images
 from embedlab.vision.data.splits import split_images
-from embedlab.vision.inference import Classifier, choose_precision
+from embedlab.vision.inference import ImagePipeline, choose_precision
 from embedlab.vision.training.recipes import make_options
 from embedlab.vision.training.trainer import Trainer
 
@@ -70,8 +70,9 @@ def main() -> None:
     backbone = load_backbone("resnet18", "none", 0)
     options = make_options("fast", epochs=args.epochs, resolution=(args.resolution,))
     network = attach_head(backbone, new_head(backbone, CLASSES, 0))
-    classifier = Classifier(network, backbone.preprocessing(args.resolution, 1.0), "cpu", precision)
-    trainer = Trainer(classifier, images, split, options, seed=0)
+    preprocessing = backbone.preprocessing(args.resolution, 1.0)
+    pipeline = ImagePipeline(network, preprocessing, "cpu", precision)
+    trainer = Trainer(pipeline, images, split, options, seed=0)
     history = [epoch.record for epoch in trainer.train()]
     report.add(
         "training", [len(split.train) / (record.seconds or 1) for record in history], "images/s"

@@ -23,7 +23,7 @@ from benchmarks.timing import Report, once, take_turns
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
-from embedlab.vision.inference import BATCH_SIZE, Classifier, choose_precision
+from embedlab.vision.inference import BATCH_SIZE, ImagePipeline, choose_precision
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe
 from embedlab.vision.training.recipes import make_options
@@ -79,8 +79,8 @@ class Sides:
         self.precision = choose_precision("auto", "cpu")
         self.options = make_options("fast", epochs=1, resolution=(resolution,), flip_view=False)
         network = backbone.network.to(memory_format=torch.channels_last).eval()
-        self.ours = Classifier(network, self.preprocessing, "cpu", self.precision)
-        self.ours32 = Classifier(network, self.preprocessing, "cpu", "float32")
+        self.ours = ImagePipeline(network, self.preprocessing, "cpu", self.precision)
+        self.ours32 = ImagePipeline(network, self.preprocessing, "cpu", "float32")
         self.plain = models.resnet18().eval()
         self.trained = new_resnet().to(memory_format=torch.channels_last)
         dataset = Notebook(pixels, labels, resolution, backbone.mean, backbone.std)
@@ -90,18 +90,18 @@ class Sides:
         batch = torch.randn(size, 3, self.resolution, self.resolution)
         return batch.contiguous(memory_format=torch.channels_last)
 
-    def forward_bare(self, classifier: Classifier) -> list[float]:
+    def forward_bare(self, pipeline: ImagePipeline) -> list[float]:
         batch = self.batch_of(BATCH_SIZE)
 
         def forward() -> None:
-            with torch.inference_mode(), classifier.autocast():
+            with torch.inference_mode(), pipeline.autocast():
                 for _ in range(self.n_images // BATCH_SIZE):
-                    classifier.network(batch)
+                    pipeline.network(batch)
 
         return once(forward)
 
-    def forward_ours(self, classifier: Classifier) -> list[float]:
-        return once(lambda: classifier.predict_logits(self.images, self.rows))
+    def forward_ours(self, pipeline: ImagePipeline) -> list[float]:
+        return once(lambda: pipeline.compute_outputs(self.images, self.rows))
 
     def forward_notebook(self) -> list[float]:
         def forward() -> None:
@@ -132,8 +132,8 @@ class Sides:
             if detail != "validation":
                 steps.append(time.perf_counter())
 
-        classifier = Classifier(new_resnet(), self.preprocessing, "cpu", self.precision)
-        trainer = Trainer(classifier, self.images, self.split, self.options, seed=0)
+        pipeline = ImagePipeline(new_resnet(), self.preprocessing, "cpu", self.precision)
+        trainer = Trainer(pipeline, self.images, self.split, self.options, seed=0)
         started = time.perf_counter()
         list(trainer.train(on_progress))
         return [steps[-1] - started]
@@ -152,7 +152,7 @@ class Sides:
 
     def head_ours(self) -> list[float]:
         def fit() -> None:
-            features = self.ours.predict_logits(self.images, self.rows)
+            features = self.ours.compute_outputs(self.images, self.rows)
             assert features is not None  # at rank 0, the only one
             labels, n_val = self.images.labels, self.n_val
             data, val = (features, labels), (features[:n_val], labels[:n_val])

@@ -50,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.backbone import attach_head, load_backbone
     from embedlab.vision.evaluation.metrics import predictions_of
     from embedlab.vision.features import extract_features
-    from embedlab.vision.inference import Classifier, choose_precision
+    from embedlab.vision.inference import ImagePipeline, choose_precision
     from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
-    from embedlab.workflows import image_runs
+    from embedlab.workflows import image_report, image_runs
 
     label = f"features {args.resolution}px {options.label}"
     with start_run("extract_features", label, given) as run, process_group(given) as device:
@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         image_runs.log_training_images(run, images, split, "none", args.resolution)
         backbone = load_backbone(args.backbone, args.weights, args.seed)
         preprocessing = backbone.preprocessing(args.resolution, args.crop_pct)
-        extractor = Classifier(backbone.network, preprocessing, device, precision, args.flip_view)
+        pipeline = ImagePipeline(backbone.network, preprocessing, device, precision, args.flip_view)
         with work_progress("extract features") as on_progress:
-            features = extract_features(backbone.digest, extractor, images, split, on_progress)
+            features = extract_features(backbone.digest, pipeline, images, split, on_progress)
         if features is None:  # only rank 0 has them and continues
             return
         run.set_tags({"features_key": features.key, "features_cached": features.was_cached})
@@ -81,14 +81,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             image_runs.TrainingLog(run, images, split, label, probe) as log,
             epoch_progress(label, options.epochs, "val/accuracy") as print_progress,
         ):
-            for epoch in probe.train():
-                log.log_epoch(epoch)
-                print_progress(epoch.record)
-        head, test_features = probe.layer(), features.parts["test"]
+            for record, predictions in probe.train():
+                log.log_epoch(record, predictions)
+                print_progress(record)
+        head, test_features = probe.head(), features.parts["test"]
         test = predictions_of(probe_logits(head, test_features), images.labels, split.test)
-        log.log_embedding(test_features, test, args.embedding_map)
-        attach_head(backbone, head)  # the network of `extractor`, which classifies from here on
-        messages = log.finish(extractor, test, label, given)
+        image_report.log_embedding(run, images, test_features, test, args.embedding_map)
+        attach_head(backbone, head)  # to the network of `pipeline`, whose outputs are logits now
+        trained = image_report.TrainedClassifier(images, split, probe, pipeline, label)
+        messages = image_report.finish(run, trained, test, given)
     console.print("\n".join(messages))
 
 

@@ -7,10 +7,12 @@ from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import integer, run_id_or_nothing
 from embedlab.distributed.launch import launch_workers
 from embedlab.vision.options import SPLIT_PARAMETERS
-from embedlab.vision.training.recipes import RECIPE_FIELDS, explain_auto, resolve_options
+from embedlab.vision.training import recipes
 
-SETTINGS = (*SPLIT_PARAMETERS, "backbone", "weights", "recipe", *RECIPE_FIELDS, "seed", "precision")
-SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")  # of every epoch
+CHECKPOINTED_PARAMETERS = (
+    *SPLIT_PARAMETERS, *recipes.RECIPE_FIELDS, "recipe", "backbone", "weights", "seed", "precision",
+)  # fmt: skip
+EPOCH_COLUMNS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
 
 
 def build_parser() -> Parser:
@@ -35,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     given = vars(args)
-    settings = {name: given[name] for name in SETTINGS}
-    resolve_options(settings)  # refused before anything is loaded
+    settings = {name: given[name] for name in CHECKPOINTED_PARAMETERS}
+    recipes.check_settings(settings)
     if launch_workers("finetune", args.processes, argv):
         return
 
@@ -44,12 +46,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.distributed.collectives import broadcast, process_group
     from embedlab.tracking.run import start_run
     from embedlab.vision.backbone import attach_head, load_backbone, new_head
-    from embedlab.vision.inference import Classifier, choose_precision
+    from embedlab.vision.inference import ImagePipeline, choose_precision
     from embedlab.vision.training.checkpoint import Checkpoints
-    from embedlab.vision.training.cost_estimate import cheaper_options
     from embedlab.vision.training.linear_probe import probe_head
     from embedlab.vision.training.trainer import Trainer
-    from embedlab.workflows import image_runs
+    from embedlab.vision.training.work_estimate import cheaper_options
+    from embedlab.workflows import image_report, image_runs
     from embedlab.workflows.conflicts import refuse_conflicts
 
     title = f"finetune resume {args.resume[:8]}" if args.resume else f"finetune {args.recipe}"
@@ -66,49 +68,51 @@ def main(argv: Sequence[str] | None = None) -> None:
         with work_progress("decode images") as on_progress:
             images, split, messages = image_runs.load_images(run, settings, on_progress)
         n_train, seed = len(split.train), settings["seed"]
-        options = resolve_options(settings, n_train, images.side)
+        options = recipes.resolve_options(settings, n_train, images.side)
         if state:
             resumed = settings | vars(options)
             refuse_conflicts(f"resume={args.resume}", resumed, parser.non_default(args))
         run.log_params({"device": device, **settings})
         run.log_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
         if options.recipe == "auto":
-            messages.append(explain_auto(n_train, images.side, settings, options))
+            messages.append(recipes.explain_auto(n_train, images.side, settings, options))
         console.print("\n".join(messages))
 
         backbone = load_backbone(settings["backbone"], settings["weights"], seed)
         preprocessing = backbone.preprocessing(options.resolution[-1], options.crop_pct)
-        classifier = Classifier(
+        pipeline = ImagePipeline(
             backbone.network, preprocessing, device, precision, options.flip_view
         )
         head, head_seconds = new_head(backbone, len(images.classes), seed), 0.0
         if options.head == "linear_probe" and not state:
             with work_progress("linear probe") as on_progress:
-                head, head_seconds = probe_head(backbone, classifier, images, split, on_progress)
+                head, head_seconds = probe_head(backbone, pipeline, images, split, on_progress)
         attach_head(backbone, head)
         image_runs.log_training_images(run, images, split, options.augment, options.resolution[-1])
 
-        trainer = Trainer(classifier, images, split, options, seed, head_seconds)
+        trainer = Trainer(pipeline, images, split, options, seed, head_seconds)
         if state:
             trainer.load_state(state)
             run.set_tags({"resumed_from": args.resume})
         cheaper = [] if state else cheaper_options(settings, n_train, len(split.val), images.side)
         on_estimate = time_estimate(f"{options.label}, {device}, {precision}", cheaper)
-        table = EpochTable(SHOWN)
+        table = EpochTable(EPOCH_COLUMNS)
         with (
             image_runs.TrainingLog(run, images, split, options.label, trainer) as log,
             work_progress(options.label, on_estimate) as on_progress,
         ):
             # The start, too: a training that is stopped in its first epoch keeps the head.
             checkpoints.save(trainer.state() | {"settings": settings})
-            for epoch in trainer.train(on_progress):
+            for record, predictions in trainer.train(on_progress):
                 checkpoints.save(trainer.state() | {"settings": settings})
-                log.log_epoch(epoch)
-                table.add(epoch.record, is_best=trainer.best.epoch == epoch.record.epoch)
-        test = classifier.predict(images, split.test)
+                log.log_epoch(record, predictions)
+                table.add(record, is_best=trainer.best.epoch == record.epoch)
+        test = pipeline.predict(images, split.test)
         if test is None:  # only rank 0 has them and continues
             return
-        messages = log.finish(classifier, test, f"finetune {options.label}", given | settings)
+        label = f"finetune {options.label}"
+        trained = image_report.TrainedClassifier(images, split, trainer, pipeline, label)
+        messages = image_report.finish(run, trained, test, given | settings)
         checkpoints.delete()
     console.print("\n".join(messages))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT
-from made_images import ANIMALS, BLACK, BLUE, GREEN, RED, WHITE, colours, encoded, fill
+from image_files import ANIMALS, BLACK, BLUE, GREEN, RED, WHITE, colours, encoded, write_images
 from PIL import Image
 from sentences import one_sentence
 
@@ -25,7 +25,7 @@ from embedlab.vision.data.images import read_images
 
 
 def test_what_is_not_a_regular_file_is_left_out(tmp_path):
-    source = fill(tmp_path, {**ANIMALS, "elsewhere.png": WHITE})
+    source = write_images(tmp_path, {**ANIMALS, "elsewhere.png": WHITE})
     os.mkfifo(tmp_path / "cat" / "fifo.png")
     (tmp_path / "cat" / "null.png").symlink_to("/dev/null")
     (tmp_path / "dog" / "linked.png").symlink_to(tmp_path / "elsewhere.png")
@@ -80,7 +80,7 @@ with raise_first_signal():
     ("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM)]
 )
 def test_decoding_is_stopped_while_a_file_blocks(tmp_path, function, number, code):
-    fill(tmp_path, ANIMALS)
+    write_images(tmp_path, ANIMALS)
     process = subprocess.Popen(
         [sys.executable, "-c", BLOCKED, str(tmp_path), function],
         env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
@@ -99,14 +99,14 @@ def test_decoding_is_stopped_while_a_file_blocks(tmp_path, function, number, cod
 
 def test_hidden_folders_are_ignored_at_every_depth(tmp_path):
     copies = [".ipynb_checkpoints/1.png", "dog/.ipynb_checkpoints/1.png", "dog/old/.thumbs/1.png"]
-    images = read_images(fill(tmp_path, {**ANIMALS, **dict.fromkeys(copies, WHITE)}))
+    images = read_images(write_images(tmp_path, {**ANIMALS, **dict.fromkeys(copies, WHITE)}))
     assert colours(images) == [RED, GREEN, BLUE, BLACK]
     assert (images.classes, images.left_out) == (("cat", "dog"), ())
 
 
 def test_empty_folders_lost_links_and_those_of_the_system_are_left_out(tmp_path):
     files = {"__MACOSX/cat/1.png": WHITE, "dog/@eaDir/1.png": WHITE, "cat/b/__MACOSX/1": WHITE}
-    source = fill(tmp_path, {**ANIMALS, **files})
+    source = write_images(tmp_path, {**ANIMALS, **files})
     (tmp_path / "fox" / "deeper").mkdir(parents=True)
     (tmp_path / "cat" / "lost.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "gnu").symlink_to(tmp_path / "nowhere")
@@ -127,7 +127,7 @@ def test_empty_folders_lost_links_and_those_of_the_system_are_left_out(tmp_path)
 
 
 def test_a_folder_that_may_not_be_read_is_left_out(tmp_path, monkeypatch):
-    source = fill(tmp_path, {**ANIMALS, "dog/closed/1.png": WHITE})
+    source = write_images(tmp_path, {**ANIMALS, "dog/closed/1.png": WHITE})
     really_list = os.listdir
 
     def listdir(path):  # for root, too
@@ -140,8 +140,8 @@ def test_a_folder_that_may_not_be_read_is_left_out(tmp_path, monkeypatch):
 
 
 def test_a_class_and_a_folder_in_it_may_be_links(tmp_path):
-    fill(tmp_path / "else", {"cats/1.png": WHITE, "old/1.png": GREEN})
-    source = fill(tmp_path / "mine", {"dog/1.png": BLUE})
+    write_images(tmp_path / "else", {"cats/1.png": WHITE, "old/1.png": GREEN})
+    source = write_images(tmp_path / "mine", {"dog/1.png": BLUE})
     (tmp_path / "mine" / "cat").symlink_to(tmp_path / "else" / "cats")
     (tmp_path / "mine" / "dog" / "old").symlink_to(tmp_path / "else" / "old")
     images = read_images(source)
@@ -150,7 +150,7 @@ def test_a_class_and_a_folder_in_it_may_be_links(tmp_path):
 
 
 def test_a_link_to_a_folder_that_is_read_already_is_left_out(tmp_path):
-    source = fill(tmp_path / "mine", {**ANIMALS, "cat/old/1.png": WHITE})
+    source = write_images(tmp_path / "mine", {**ANIMALS, "cat/old/1.png": WHITE})
     links = {"again": "old", "circle": ".", "dogs": "../dog", "upwards": "..", "way": "../.."}
     for name, target in links.items():
         (tmp_path / "mine" / "cat" / name).symlink_to(target)
@@ -163,7 +163,7 @@ def test_a_link_to_a_folder_that_is_read_already_is_left_out(tmp_path):
 
 
 def test_names_that_are_no_utf_8_and_control_characters_are_escaped(tmp_path):
-    source = fill(tmp_path, {**ANIMALS, "dog/a\nb.png": b"no image"})
+    source = write_images(tmp_path, {**ANIMALS, "dog/a\nb.png": b"no image"})
     latin = os.fsencode(tmp_path) + b"/caf\xe9"
     try:
         os.mkdir(latin)
@@ -180,7 +180,7 @@ def test_names_that_are_no_utf_8_and_control_characters_are_escaped(tmp_path):
 
 def test_a_folder_beside_the_parts_is_not_read_and_the_run_says_so(tmp_path):
     files = {f"{part}/{kind}/1.png": RED for part in ("train", "test", "other") for kind in "ab"}
-    images = read_images(fill(tmp_path / "mine", files))
+    images = read_images(write_images(tmp_path / "mine", files))
     assert len(images.labels) == 4
     (note,) = images.notes
     assert note.startswith("Of mine only train/ and test/ are read, not other/. ")
@@ -253,7 +253,7 @@ def test_a_folder_beside_the_parts_is_not_read_and_the_run_says_so(tmp_path):
     ],
 )
 def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path, files, problem):
-    source = fill(tmp_path / "mine", files)
+    source = write_images(tmp_path / "mine", files)
     with pytest.raises(DataError) as error:
         read_images(source)
     sentence = one_sentence(error)
@@ -266,7 +266,7 @@ def test_without_a_test_folder_the_run_says_where_the_test_set_comes_from(tmp_pa
     files = {
         f"{part}/{kind}/{n}.png": RED for part in ("train", name) for kind in "ab" for n in "12"
     }
-    images = read_images(fill(tmp_path / "mine", files))
+    images = read_images(write_images(tmp_path / "mine", files))
     assert images.part_sizes == {"train": 4, "val": 4}
     (note,) = images.notes
     assert note.startswith("mine has no test/: a sixth of train/, drawn by seed, is the test set")
@@ -274,7 +274,7 @@ def test_without_a_test_folder_the_run_says_where_the_test_set_comes_from(tmp_pa
 
 
 def test_a_folder_that_is_gone_is_one_sentence(tmp_path):
-    source = fill(tmp_path / "mine", ANIMALS)
+    source = write_images(tmp_path / "mine", ANIMALS)
     shutil.rmtree(tmp_path / "mine")
     with pytest.raises(DataError) as error:
         read_images(source)

@@ -101,7 +101,7 @@ def cifar_pixels(batch: int) -> np.ndarray:
 @pytest.fixture
 def small_cifar(monkeypatch) -> bytes:
     """The archive, which stands for the real one until the test ends; nothing answers its URL."""
-    from torchvision.datasets import CIFAR10 as Torchvision
+    from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 
     contents = {
         name: pickle.dumps({"data": cifar_pixels(batch), "labels": [batch, 9 - batch]})
@@ -124,10 +124,12 @@ def small_cifar(monkeypatch) -> bytes:
     monkeypatch.setattr(download, "WAITS", (0.0, 0.0))
     monkeypatch.setattr(image_source, "CIFAR10_URL", url)
     monkeypatch.setattr(image_source, "CIFAR10_SHA256", hashlib.sha256(archive).hexdigest())
-    monkeypatch.setattr(Torchvision, "train_list", [[name, md5[name]] for name in BATCHES[:5]])
-    monkeypatch.setattr(Torchvision, "test_list", [["test_batch", md5["test_batch"]]])
+    monkeypatch.setattr(
+        TorchvisionCIFAR10, "train_list", [[name, md5[name]] for name in BATCHES[:5]]
+    )
+    monkeypatch.setattr(TorchvisionCIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
     meta = {"filename": "batches.meta", "key": "label_names", "md5": md5["batches.meta"]}
-    monkeypatch.setattr(Torchvision, "meta", meta)
+    monkeypatch.setattr(TorchvisionCIFAR10, "meta", meta)
     return archive
 
 

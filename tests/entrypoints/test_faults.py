@@ -24,7 +24,7 @@ from degenerate_ratings import write
 from oracles import small_ratings
 from PIL import Image
 from sentences import one_sentence
-from synthetic_images import split_of, squares
+from toy_dataset import split_of, squares
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.datasets.image_source import locate_images
@@ -34,7 +34,7 @@ from embedlab.movies.data.likes import CHECKSUM, find_likes, load_likes, save_li
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.data.images import read_images
 from embedlab.vision.features import extract_features
-from embedlab.vision.inference import Classifier
+from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.training.checkpoint import Checkpoints
 from entrypoints import build_matrix, fit_embedding
 
@@ -89,8 +89,8 @@ def use_images(folder: Path) -> None:
 def use_features(folder: Path) -> None:
     images = squares()
     backbone = load_backbone("resnet18", "none")
-    extractor = Classifier(backbone.network, backbone.preprocessing(32, 1.0))
-    features = extract_features(backbone.digest, extractor, images, split_of(images))
+    pipeline = ImagePipeline(backbone.network, backbone.preprocessing(32, 1.0))
+    features = extract_features(backbone.digest, pipeline, images, split_of(images))
     assert not features.was_cached
 
 

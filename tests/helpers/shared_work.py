@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from narrow_resnet import NARROW
 from oracles import random_likes
-from synthetic_images import split_of, squares
+from toy_dataset import split_of, squares
 
 from embedlab.distributed.collectives import assert_same_across_ranks, process_group
 from embedlab.distributed.env import STARTED_BY_TORCHRUN, is_main_process, rank, world_size
@@ -28,7 +28,7 @@ from embedlab.progress import EpochRecord
 from embedlab.vision import inference
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.features import extract_features
-from embedlab.vision.inference import Classifier
+from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.training.recipes import FinetuneOptions, make_options
 from embedlab.vision.training.trainer import Trainer
 from embedlab_serving.network import Preprocessing
@@ -66,23 +66,23 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
 
 def features() -> dict[str, np.ndarray] | None:
     backbone = load_backbone(NARROW, "none", seed=1)
-    extractor = Classifier(backbone.network, PREPROCESSING, flip_view=True)
-    found = extract_features(backbone.digest, extractor, IMAGES, split_of(IMAGES))
+    pipeline = ImagePipeline(backbone.network, PREPROCESSING, flip_view=True)
+    found = extract_features(backbone.digest, pipeline, IMAGES, split_of(IMAGES))
     return None if found is None else dict(found.parts)
 
 
 def trainer_of(options: FinetuneOptions) -> Trainer:
     backbone = load_backbone(NARROW, "none", seed=1)
     network = attach_head(backbone, new_head(backbone, 3, seed=1))
-    model = Classifier(network, PREPROCESSING, flip_view=options.flip_view)
-    return Trainer(model, IMAGES, split_of(IMAGES), options, seed=0)
+    pipeline = ImagePipeline(network, PREPROCESSING, flip_view=options.flip_view)
+    return Trainer(pipeline, IMAGES, split_of(IMAGES), options, seed=0)
 
 
 def tune(trainer: Trainer) -> tuple:
     """Every epoch's metrics, the weights, and the probabilities of the test images."""
     for _ in trainer.train():
         pass
-    found = trainer.classifier.predict(IMAGES, split_of(IMAGES).test)
+    found = trainer.pipeline.predict(IMAGES, split_of(IMAGES).test)
     weights = {name: value.numpy() for name, value in trainer.network.state_dict().items()}
     metrics = [
         {k: v for k, v in record.metrics.items() if not k.startswith("time/")}

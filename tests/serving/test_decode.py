@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from conftest import PROJECT
-from made_images import (
+from image_files import (
     BLUE,
     GREEN,
     JPEG,

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import fresh_store, long
-from synthetic_images import split_of, squares
 from torchvision import models
+from toy_dataset import split_of, squares
 
 from embedlab.errors import OptionError
 from embedlab.vision.backbone import Backbone, attach_head, freeze, load_backbone, new_head
 from embedlab.vision.data.images import ImageDataset
-from embedlab.vision.inference import Classifier
+from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.options import BACKBONES, FAMILIES, FIXED_RESOLUTION, check_backbone
 from embedlab.vision.training.recipes import FinetuneOptions, make_options
 from embedlab.vision.training.trainer import Trainer
@@ -54,8 +54,8 @@ SMALLEST_OF = [
 def new_trainer(name: str, options: FinetuneOptions, images: ImageDataset) -> Trainer:
     backbone = load_backbone(name, "none", seed=1)
     network = attach_head(backbone, new_head(backbone, 3, seed=1))
-    classifier = Classifier(network, backbone.preprocessing(options.resolution[0], 1.0))
-    return Trainer(classifier, images, split_of(images), options, seed=0)
+    pipeline = ImagePipeline(network, backbone.preprocessing(options.resolution[0], 1.0))
+    return Trainer(pipeline, images, split_of(images), options, seed=0)
 
 
 @pytest.mark.slow

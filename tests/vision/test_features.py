@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from narrow_resnet import N_FEATURES, NARROW, narrow_resnet18
-from synthetic_images import split_of, squares, tampered
+from toy_dataset import split_of, squares, tampered
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import OptionError
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.features import extract_features, features_key
-from embedlab.vision.inference import Classifier, choose_precision
+from embedlab.vision.inference import ImagePipeline, choose_precision
 from embedlab_serving.network import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -27,8 +27,8 @@ def backbone():
 
 
 def extract(backbone, images=IMAGES, flip_view=False):
-    extractor = Classifier(backbone.network, PREPROCESSING, flip_view=flip_view)
-    return extract_features(backbone.digest, extractor, images, SPLIT)
+    pipeline = ImagePipeline(backbone.network, PREPROCESSING, flip_view=flip_view)
+    return extract_features(backbone.digest, pipeline, images, SPLIT)
 
 
 def test_frozen_means_frozen(backbone):
@@ -54,11 +54,11 @@ def test_features_are_the_penultimate_layer(backbone):
 
 
 def test_features_do_not_depend_on_the_batch(backbone, monkeypatch):
-    extractor = Classifier(backbone.network, PREPROCESSING)
+    pipeline = ImagePipeline(backbone.network, PREPROCESSING)
     monkeypatch.setattr("embedlab.vision.inference.BATCH_SIZE", 64)
-    together = extractor.predict_logits(IMAGES, SPLIT.train)
+    together = pipeline.compute_outputs(IMAGES, SPLIT.train)
     monkeypatch.setattr("embedlab.vision.inference.BATCH_SIZE", 1)
-    alone = extractor.predict_logits(IMAGES, SPLIT.train)
+    alone = pipeline.compute_outputs(IMAGES, SPLIT.train)
     np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-4)  # as above
 
 
@@ -75,7 +75,7 @@ def test_a_second_run_reads_the_cache(backbone, monkeypatch):
     def forbidden(*_, **__):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(Classifier, "predict_logits", forbidden)
+    monkeypatch.setattr(ImagePipeline, "compute_outputs", forbidden)
     second = extract(backbone)
     assert (first.was_cached, second.was_cached) == (False, True)
     assert second.seconds == first.seconds
@@ -96,8 +96,8 @@ def test_features_that_are_damaged_in_the_cache_are_computed_again(backbone, dam
 
 
 def test_the_key_changes_with_everything_that_matters(backbone):
-    extractor = Classifier(backbone.network, PREPROCESSING)
-    usual = ("weights", extractor, IMAGES, SPLIT)
+    pipeline = ImagePipeline(backbone.network, PREPROCESSING)
+    usual = ("weights", pipeline, IMAGES, SPLIT)
     preprocessings = (
         replace(PREPROCESSING, resolution=48),
         replace(PREPROCESSING, crop_pct=0.9),
@@ -105,9 +105,9 @@ def test_the_key_changes_with_everything_that_matters(backbone):
     )
     changes = [
         (0, "other weights"),
-        *((1, replace(extractor, preprocessing=other)) for other in preprocessings),
-        (1, replace(extractor, precision="bfloat16")),
-        (1, replace(extractor, flip_view=True)),
+        *((1, replace(pipeline, preprocessing=other)) for other in preprocessings),
+        (1, replace(pipeline, precision="bfloat16")),
+        (1, replace(pipeline, flip_view=True)),
         (2, replace(IMAGES, digest="other data")),
         (3, replace(SPLIT, train=SPLIT.train[1:])),
     ]

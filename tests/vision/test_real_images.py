@@ -10,7 +10,7 @@ from embedlab.vision.data.images import read_images
 from embedlab.vision.data.splits import split_images
 from embedlab.vision.evaluation.metrics import predictions_of
 from embedlab.vision.features import extract_features
-from embedlab.vision.inference import Classifier, choose_precision
+from embedlab.vision.inference import ImagePipeline, choose_precision
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
 from embedlab.vision.training.recipes import make_options
@@ -42,11 +42,11 @@ def test_the_images_are_cifar_10(images):
 def test_frozen_features_of_imagenet_tell_the_classes_apart(images, backbone):
     split = split_images(images, 0)
     preprocessing = backbone.preprocessing(RESOLUTION, 1.0)
-    extractor = Classifier(backbone.network, preprocessing, precision=PRECISION)
-    features = extract_features(backbone.digest, extractor, images, split)
+    pipeline = ImagePipeline(backbone.network, preprocessing, precision=PRECISION)
+    features = extract_features(backbone.digest, pipeline, images, split)
     probe = LinearProbe.from_features(features, images, split, LinearProbeOptions(), 0, "cpu")
     assert len(list(probe.train())) == 15
-    logits = probe_logits(probe.layer(), features.parts["test"])
+    logits = probe_logits(probe.head(), features.parts["test"])
     test = predictions_of(logits, images.labels, split.test)
     # 0.57 when this was written, with 1,275 training images; chance is 0.1, and random weights
     # give about 0.3. Another processor's rounding moves an image or two of 500.
@@ -59,9 +59,9 @@ def test_fine_tuning_learns_in_two_epochs(images, backbone):
     changes = {"epochs": 2, "batch_size": 32, "freeze": "stage2"}
     options = make_options("fast", resolution=(RESOLUTION,), **changes)
     network = attach_head(backbone, new_head(backbone, 10, 0))
-    model = Classifier(network, preprocessing, "cpu", PRECISION, options.flip_view)
-    assert len(list(Trainer(model, images, split, options, seed=0).train())) == 2
-    test = model.predict(images, split.test)
+    pipeline = ImagePipeline(network, preprocessing, "cpu", PRECISION, options.flip_view)
+    assert len(list(Trainer(pipeline, images, split, options, seed=0).train())) == 2
+    test = pipeline.predict(images, split.test)
     # 0.45 when this was written; rounding, which depends on the number of threads, moves it by 0.05
     # and chance is 0.1.
     assert test.is_right.mean() > 0.35

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from synthetic_images import tampered
 from torchvision import models
 from torchvision.models import ResNet18_Weights
+from toy_dataset import tampered
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, DownloadError

@@ -11,7 +11,8 @@ from embedlab.tracking.run import TrackedRun, start_run
 from embedlab.tracking.store import how_to_open
 from embedlab.vision.options import SPLIT_PARAMETERS
 from embedlab.workflows.finished_image_runs import find_image_runs
-from embedlab.workflows.image_runs import VIEW, comparison_view, load_images
+from embedlab.workflows.image_report import VIEW, comparison_view
+from embedlab.workflows.image_runs import load_images
 
 pytestmark = pytest.mark.slow
 

@@ -4,11 +4,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from synthetic_images import split_of, squares
+from toy_dataset import split_of, squares
 
 from embedlab.progress import EpochRecord
 from embedlab.vision.evaluation.metrics import Predictions
-from embedlab.vision.training.epochs import Epoch
 from embedlab.workflows.image_runs import TrainingLog
 
 IMAGES = squares()
@@ -41,5 +40,5 @@ def test_there_are_images_at_step_0_and_of_every_epoch(before, epochs, shown):
     with TrainingLog(run, IMAGES, SPLIT, "toy", training) as log:
         for epoch in epochs:
             history.append(finished(epoch))
-            log.log_epoch(Epoch(history[-1], predictions))
+            log.log_epoch(history[-1], predictions)
     assert logged == shown

@@ -39,7 +39,7 @@ class ClassFile:
 
     name     its path in the data set's folder, as it is shown.
     label    position of its class in `Listing.classes`.
-    part     a name of PARTS; "" in a folder without parts.
+    part     a key of PARTS; "" in a folder without parts.
     size     in bytes.
     mtime    modification time, in ns since 1970.
     """
@@ -58,7 +58,7 @@ class Listing:
 
     classes   names, by label.
     files     by part, label and path.
-    parts     the given parts, names of PARTS.
+    parts     the parts that the folder has: keys of PARTS, in their order.
     left_out  what gives no image, by path.
     notes     sentences about parts and folders that are not read as a user may expect.
     """

@@ -80,11 +80,11 @@ def locate_images(dataset: str) -> ImageSource:
 
 def _cifar10_root() -> Path:
     """The folder that torchvision calls the root of CIFAR-10."""
-    from torchvision.datasets import CIFAR10 as Torchvision
+    from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    md5 = dict([*Torchvision.train_list, *Torchvision.test_list])
-    md5[Torchvision.meta["filename"]] = Torchvision.meta["md5"]
+    md5 = dict([*TorchvisionCIFAR10.train_list, *TorchvisionCIFAR10.test_list])
+    md5[TorchvisionCIFAR10.meta["filename"]] = TorchvisionCIFAR10.meta["md5"]
 
     def is_complete(folder: Path) -> bool:
         return all(check_integrity(folder / name, md5[name]) for name in md5)

@@ -27,7 +27,11 @@ from embedlab.vision.seeds import seeded
 from embedlab_serving.hashing import sha256_of
 from embedlab_serving.network import Preprocessing, head_name
 
-NO_STATE_DICT = (AttributeError, KeyError, TypeError, ValueError)
+# What reading a file that is no state dict raises, depending on what it is.
+NO_STATE_DICT = (
+    pickle.UnpicklingError, RuntimeError, EOFError, OSError,
+    AttributeError, KeyError, TypeError, ValueError,
+)  # fmt: skip
 MAX_REASON = 400  # characters
 # Published DenseNets have `denselayer1.norm.1.weight` for the layer that is `norm1` today.
 OLD_DENSE_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -139,7 +143,7 @@ def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
         if not all(map(torch.is_tensor, loaded.values())):
             raise ValueError
         return loaded
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, *NO_STATE_DICT):
+    except NO_STATE_DICT:
         raise DataError(
             f"weights: {path} is not a state dict that torch loads with weights_only=True; save "
             "one with torch.save(network.state_dict(), path)."

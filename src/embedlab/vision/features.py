@@ -19,7 +19,7 @@ from embedlab.distributed.env import is_main_process
 from embedlab.progress import OnProgress, no_progress
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
-from embedlab.vision.inference import Classifier
+from embedlab.vision.inference import ImagePipeline
 
 FEATURES_FILE = "features.npz"
 SECONDS = "seconds"  # its entry beside the parts
@@ -43,30 +43,30 @@ class Features:
 
 def extract_features(
     digest: str,
-    extractor: Classifier,
+    pipeline: ImagePipeline,
     images: ImageDataset,
     split: Split,
     on_progress: OnProgress = no_progress,
 ) -> Features | None:
     """The features of all parts, from the cache or computed and cached.
 
-    digest     of the backbone's weights.
-    extractor  of the backbone without its last layer.
+    digest       of the backbone's weights.
+    pipeline     of the backbone without its last layer.
     on_progress  called with the number of images done, and of all.
 
     The ranks compute together. Only rank 0 reads the cache and gets the features; the others get
     None.
     """
-    key = features_key(digest, extractor, images, split)
+    key = features_key(digest, pipeline, images, split)
     assert_same_across_ranks("weights or dataset", key)
     folder = cache_folder() / "features" / key[:32]
     cached = _read(folder / FEATURES_FILE, key) if is_main_process() else None
     if broadcast(lambda: cached is not None):
         return cached
     started = time.perf_counter()
-    extractor.network.to(extractor.device)
+    pipeline.network.to(pipeline.device)
     rows = np.concatenate([*split.parts.values()])
-    features = extractor.predict_logits(images, rows, on_progress)
+    features = pipeline.compute_outputs(images, rows, on_progress)
     if features is None:
         return None
     ends = np.cumsum([len(rows) for rows in split.parts.values()])
@@ -77,17 +77,17 @@ def extract_features(
     return Features(parts, key, False, seconds)
 
 
-def features_key(digest: str, extractor: Classifier, images: ImageDataset, split: Split) -> str:
+def features_key(digest: str, pipeline: ImagePipeline, images: ImageDataset, split: Split) -> str:
     """sha256 of all that features depend on, except the device, which changes rounding only."""
-    rows = {part: hashlib.sha256(r.tobytes()).hexdigest() for part, r in split.parts.items()}
+    parts = split.parts.items()
     depends_on = {
         "version": CACHE_VERSION,
         "weights": digest,
         "data": images.digest,
-        "rows": rows,
-        "preprocessing": asdict(extractor.preprocessing),
-        "precision": extractor.precision,
-        "tta_flip": extractor.flip_view,  # the name in the keys of features that are cached
+        "rows": {part: hashlib.sha256(rows.tobytes()).hexdigest() for part, rows in parts},
+        "preprocessing": asdict(pipeline.preprocessing),
+        "precision": pipeline.precision,
+        "tta_flip": pipeline.flip_view,  # the name in the keys of features that are cached
     }
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
 

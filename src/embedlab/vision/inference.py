@@ -20,8 +20,8 @@ CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instruction sets of x86 an
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A network, and how images go through it.
+class ImagePipeline:
+    """A network with or without a head, and how images go through it.
 
     preprocessing  for validation and test images; training uses the same mean and std.
     precision      dtype of the layers' products: float32, bfloat16 or float16.
@@ -39,13 +39,13 @@ class Classifier:
         kind, dtype = torch.device(self.device).type, getattr(torch, self.precision)
         return torch.autocast(kind, dtype=dtype, enabled=self.precision != "float32")
 
-    def predict_logits(
+    def compute_outputs(
         self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress = no_progress
     ) -> np.ndarray | None:
-        """(n, outputs) float32: the network's output for each row, in eval mode.
+        """(n, outputs) float32: features of a network without a head, logits of one with a head.
 
-        Each rank computes some of the batches; rank 0 gets all the logits, the others get None.
-        The network stays in eval mode.
+        Each rank computes some of the batches; rank 0 gets all outputs, the others get None.
+        The network computes in eval mode and stays in it.
         """
         batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
         batches = batches[local_slice(len(batches))]
@@ -64,8 +64,8 @@ class Classifier:
     def predict(
         self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress = no_progress
     ) -> Predictions | None:
-        """Class probabilities for each row, at rank 0; None at the others."""
-        logits = self.predict_logits(images, rows, on_progress)
+        """Class probabilities for each row, at rank 0; None at the others. Needs a head."""
+        logits = self.compute_outputs(images, rows, on_progress)
         return None if logits is None else predictions_of(logits, images.labels, rows)
 
 

@@ -22,7 +22,7 @@ from embedlab.vision.evaluation.metrics import Predictions
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
 
 PREDICTIONS = "predictions/test.npz"
-CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+CURVE_METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
 
 def find_image_runs(experiment_id: str, ids: tuple[str, ...]) -> list[ComparedRun]:
@@ -92,7 +92,7 @@ def _read(run: Run, is_unique: bool) -> ComparedRun:
         id=run_id,
         dataset=resolved_param(run.data.params, "dataset") or "",
         images_digest=tags["pictures_digest"],
-        history=read_history(run_id, CURVES),
+        history=read_history(run_id, CURVE_METRICS),
         best_epoch=int(metrics.get("best/epoch", -1)),
     )
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from synthetic_images import squares
 from torchvision.models import ResNet18_Weights
+from toy_dataset import squares
 
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.training.recipes import AUGMENTATIONS

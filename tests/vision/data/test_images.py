@@ -8,7 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_images import ANIMALS, BLACK, BLUE, GREEN, JPEG, RED, WHITE, colours, encoded, fill, same
+from image_files import (
+    ANIMALS,
+    BLACK,
+    BLUE,
+    GREEN,
+    JPEG,
+    RED,
+    WHITE,
+    colours,
+    encoded,
+    is_same_dataset,
+    write_images,
+)
 from PIL import Image
 
 from embedlab.datasets.cache import cache_folder
@@ -49,7 +61,7 @@ def no_decoding(*_):
 
 
 def test_a_folder_of_classes_has_no_test_images_of_its_own(tmp_path):
-    images = read_images(fill(tmp_path / "animals", ANIMALS))
+    images = read_images(write_images(tmp_path / "animals", ANIMALS))
     assert images.name == "animals"
     assert images.classes == ("cat", "dog")
     assert colours(images) == [RED, GREEN, BLUE, BLACK]
@@ -70,7 +82,7 @@ def test_training_images_come_before_validation_and_test_images(tmp_path):
         "train/dog/2.png": BLACK,
         "train/dog/3.png": b"broken",
     }
-    images = read_images(fill(tmp_path, files))
+    images = read_images(write_images(tmp_path, files))
     assert colours(images) == [BLUE, WHITE, BLACK, GREEN, BLACK, RED, GREEN]
     assert images.labels.tolist() == [0, 1, 1, 0, 1, 0, 1]
     # Of those that can be read.
@@ -91,7 +103,7 @@ def test_folders_in_a_class_are_its_images_and_hidden_files_are_none(tmp_path):
         ".git/config": b"x",
         "readme.txt": b"beside the classes",
     }
-    images = read_images(fill(tmp_path, files))
+    images = read_images(write_images(tmp_path, files))
     assert images.classes == ("cat", "dog")
     big, lost, old, young = [BLUE], [GREEN], [BLACK, WHITE], [RED]
     assert colours(images) == [RED, GREEN, *big, *lost, *old, *young, BLUE, BLACK]
@@ -100,7 +112,7 @@ def test_folders_in_a_class_are_its_images_and_hidden_files_are_none(tmp_path):
 
 def test_files_that_cannot_be_read_are_named_and_counted(tmp_path):
     files = {**ANIMALS, "cat/0.png": b"", "cat/half.jpg": JPEG[: len(JPEG) // 2], "dog/z.txt": b"z"}
-    images = read_images(fill(tmp_path / "animals", files))
+    images = read_images(write_images(tmp_path / "animals", files))
     assert [name for name, _ in images.left_out] == ["cat/0.png", "cat/half.jpg", "dog/z.txt"]
     assert str(images.left_out[0]) == "cat/0.png: not an image"
     assert images.labels.tolist() == [0, 0, 1, 1]
@@ -122,7 +134,7 @@ def test_images_are_stored_at_the_largest_shorter_side_up_to_256(tmp_path, sizes
         f"{name}/1.png": encoded(Image.new("RGB", size, (1, 2, 3)))
         for name, size in zip("ab", sizes, strict=True)
     }
-    images = read_images(fill(tmp_path, files))
+    images = read_images(write_images(tmp_path, files))
     assert images.pixels.shape == (2, 3, side, side) and images.side == side
     assert colours(images) == [(1, 2, 3)] * 2
 
@@ -130,17 +142,17 @@ def test_images_are_stored_at_the_largest_shorter_side_up_to_256(tmp_path, sizes
 def test_progress_is_told_after_every_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(images_module, "DECODING_BATCH", 2)
     told = []
-    source = fill(tmp_path, {**ANIMALS, "dog/3.png": WHITE})
+    source = write_images(tmp_path, {**ANIMALS, "dog/3.png": WHITE})
     images = read_images(source, lambda *count: told.append(count))
     assert told == [(2, 5), (4, 5), (5, 5)]
     assert colours(images) == [RED, GREEN, BLUE, BLACK, WHITE]
 
 
 def test_the_second_read_decodes_nothing(tmp_path, monkeypatch):
-    source = fill(tmp_path, ANIMALS)
+    source = write_images(tmp_path, ANIMALS)
     first = read_images(source)
     monkeypatch.setattr(images_module, "decode_image", no_decoding)
-    assert same(read_images(source), first)
+    assert is_same_dataset(read_images(source), first)
 
 
 def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
@@ -153,7 +165,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
             raise DataError("Permission denied")
         return decode(path, side)
 
-    source = fill(tmp_path, ANIMALS)
+    source = write_images(tmp_path, ANIMALS)
     monkeypatch.setattr(images_module, "decode_image", away)
     names = ["cat/1.png", "dog/1.png"]
     assert [name for name, _ in read_images(source).left_out] == names
@@ -165,9 +177,9 @@ def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
 
 
 def test_a_changed_file_is_decoded_again(tmp_path):
-    source = fill(tmp_path, ANIMALS)
+    source = write_images(tmp_path, ANIMALS)
     first = read_images(source)
-    fill(tmp_path, {"dog/1.png": WHITE})
+    write_images(tmp_path, {"dog/1.png": WHITE})
     # The clock of a file system may tick too slowly for a test.
     changed = (tmp_path / "dog" / "1.png").stat().st_mtime_ns + 1
     os.utime(tmp_path / "dog" / "1.png", ns=(changed, changed))
@@ -199,17 +211,17 @@ def cut(path: Path) -> None:
     ],
 )
 def test_a_damaged_cache_is_mended(tmp_path, name, damage):
-    source = fill(tmp_path, ANIMALS)
+    source = write_images(tmp_path, ANIMALS)
     first = read_images(source)
     [folder] = (cache_folder() / "pictures").iterdir()
     good = (folder / name).read_bytes()
     damage(folder / name)
-    assert same(read_images(source), first)
+    assert is_same_dataset(read_images(source), first)
     assert (folder / name).read_bytes() == good
 
 
 def test_a_large_cache_is_mapped_and_a_small_one_read(tmp_path, monkeypatch):
-    source = fill(tmp_path, ANIMALS)
+    source = write_images(tmp_path, ANIMALS)
     small = read_images(source)
     assert small.mapped is None
     monkeypatch.setattr(images_module, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes)
@@ -217,7 +229,7 @@ def test_a_large_cache_is_mapped_and_a_small_one_read(tmp_path, monkeypatch):
     monkeypatch.setattr(images_module, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes - 1)
     large = read_images(source)
     assert large.mapped is not None and not large.pixels.flags.writeable
-    assert same(large, small)
+    assert is_same_dataset(large, small)
 
 
 class RecordedMap:
@@ -258,12 +270,12 @@ def test_the_next_images_of_a_mapped_file_are_requested_while_some_are_used():
     ids=["a pixel", "a label", "a class name", "one more"],
 )
 def test_the_digest_changes_with_any_file(tmp_path, files):
-    first = read_images(fill(tmp_path / "first", ANIMALS))
-    assert read_images(fill(tmp_path / "second", files)).digest != first.digest
+    first = read_images(write_images(tmp_path / "first", ANIMALS))
+    assert read_images(write_images(tmp_path / "second", files)).digest != first.digest
 
 
 def test_the_digest_is_that_of_the_content_wherever_it_lies(tmp_path):
-    first = read_images(fill(tmp_path / "here", ANIMALS))
+    first = read_images(write_images(tmp_path / "here", ANIMALS))
     shutil.move(tmp_path / "here", tmp_path / "there")
     moved = read_images(locate_images(f"folder:{tmp_path / 'there'}"))
     assert (moved.name, moved.digest) == ("there", first.digest)
@@ -273,7 +285,7 @@ def test_the_digest_is_that_of_the_content_wherever_it_lies(tmp_path):
         name.replace("png", "bmp"): encoded(Image.new("RGB", (4, 4), colour), "BMP")
         for name, colour in ANIMALS.items()
     }
-    assert read_images(fill(tmp_path / "bmp", as_bmp)).digest == first.digest
+    assert read_images(write_images(tmp_path / "bmp", as_bmp)).digest == first.digest
 
 
 def test_the_digest_of_arrays_changes_with_pixels_labels_names_and_shape():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_images import BLACK, BLUE, GREEN, RED, encoded, fill
+from image_files import BLACK, BLUE, GREEN, RED, encoded, write_images
 from PIL import Image
 from sentences import one_sentence
 
@@ -166,7 +166,7 @@ def test_copies_in_another_part_are_found_by_their_pixels(tmp_path):
         **{"train/dog/2.png": BLUE, "test/cat/1.bmp": as_bmp, "test/dog/1.png": described},
         **{"test/dog/2.png": BLUE, "test/dog/3.png": BLACK},
     }
-    images = read_images(fill(tmp_path, files))
+    images = read_images(write_images(tmp_path, files))
     row = {name: number for number, name in enumerate(images.files)}
     train, val, test = np.array([0, 1]), np.array([2, 3]), np.arange(4, 8)
     found = duplicates_across_parts(images, Split(train, val, test, ""))

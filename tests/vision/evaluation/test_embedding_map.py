@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from synthetic_images import blobs
+from toy_dataset import blobs
 
 from embedlab.vision.evaluation.embedding_map import map_images, nearest, one_query_per_class
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from synthetic_images import CLASSES, predictions
+from toy_dataset import CLASSES, predictions
 
 from embedlab.vision.evaluation.comparison import ComparedRun, compare_runs, right_only_by
 

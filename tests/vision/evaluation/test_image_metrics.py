@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from synthetic_images import CLASSES, HAND, predictions
+from toy_dataset import CLASSES, HAND, predictions
 
 from embedlab.vision.evaluation.metrics import (
     calibration_error,

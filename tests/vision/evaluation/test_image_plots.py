@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from synthetic_images import CLASSES, HAND, squares
+from toy_dataset import CLASSES, HAND, squares
 
 from embedlab.vision.evaluation import plots as figures
 from embedlab.vision.evaluation.metrics import (

@@ -73,7 +73,7 @@ def test_a_parameter_that_contradicts_the_resumed_run_is_refused(
     tmp_path, store_folder, given, sentence
 ):
     settings = vars(finetune.build_parser().parse_args([]))
-    settings = {name: settings[name] for name in finetune.SETTINGS}
+    settings = {name: settings[name] for name in finetune.CHECKPOINTED_PARAMETERS}
     settings |= {"dataset": "sample", "weights": "none", "epochs": 2, "precision": "float32"}
     settings["recipe"] = "fast"
     del settings["head"], settings["batch_norm"]  # as an earlier version saved it

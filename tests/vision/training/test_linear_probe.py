@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
-from synthetic_images import blobs
+from toy_dataset import blobs
 
 from embedlab.errors import DivergedError
 from embedlab.vision.evaluation.metrics import (
@@ -29,7 +29,7 @@ def test_lbfgs_is_scikit_learns_logistic_regression():
     standardised = (x - x.mean(0)) / x.std(0, ddof=1)
     oracle = LogisticRegression(C=1 / (decay * len(x)), tol=1e-8, max_iter=1000)
     oracle.fit(standardised, y)
-    ours = softmax(probe_logits(probe.layer(), x), axis=1)
+    ours = softmax(probe_logits(probe.head(), x), axis=1)
     # The best epoch by validation need not be the last; both have converged to three digits.
     np.testing.assert_allclose(ours, oracle.predict_proba(standardised), atol=2e-3)
 
@@ -48,7 +48,7 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
     # The folded layer of plain features predicts what the standardised one did.
     x, _ = blobs(150, seed=1)
     expected = epochs[probe.best.epoch - 1].predictions.probabilities
-    found = softmax(probe_logits(probe.layer(), x), axis=1)
+    found = softmax(probe_logits(probe.head(), x), axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 

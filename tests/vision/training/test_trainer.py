@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from narrow_resnet import NARROW
-from synthetic_images import split_of, squares
+from toy_dataset import split_of, squares
 
 from embedlab.errors import DataError, DivergedError
 from embedlab.progress import EpochRecord
@@ -24,11 +24,10 @@ from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import AccuracyAndLoss, Predictions
 from embedlab.vision.features import extract_features
-from embedlab.vision.inference import Classifier
+from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.options import FREEZE
 from embedlab.vision.training.checkpoint import Checkpoints
-from embedlab.vision.training.cost_estimate import epoch_work
-from embedlab.vision.training.epochs import Epoch
+from embedlab.vision.training.epochs import ValidatedEpoch
 from embedlab.vision.training.linear_probe import probe_head, probe_logits
 from embedlab.vision.training.recipes import (
     OPTIMIZERS,
@@ -37,6 +36,7 @@ from embedlab.vision.training.recipes import (
     make_options,
 )
 from embedlab.vision.training.trainer import Trainer
+from embedlab.vision.training.work_estimate import epoch_work
 from embedlab_serving.network import Preprocessing
 
 RESOLUTION = 32
@@ -56,11 +56,11 @@ def network(n_classes: int = 3, seed: int = 1) -> torch.nn.Module:
 def trainer_of(
     options: FinetuneOptions = SHORT, net=None, precision="float32", images=FEW, seed=0
 ) -> Trainer:
-    model = Classifier(net or network(), PREPROCESSING, "cpu", precision, options.flip_view)
-    return Trainer(model, images, split_of(images), options, seed)
+    pipeline = ImagePipeline(net or network(), PREPROCESSING, "cpu", precision, options.flip_view)
+    return Trainer(pipeline, images, split_of(images), options, seed)
 
 
-def train(*arguments, **options) -> tuple[Trainer, list[Epoch]]:
+def train(*arguments, **options) -> tuple[Trainer, list[ValidatedEpoch]]:
     """A finished training, and its epochs."""
     trainer = trainer_of(*arguments, **options)
     return trainer, list(trainer.train())
@@ -74,7 +74,7 @@ def weights(net: torch.nn.Module) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def longer() -> tuple[Trainer, list[Epoch]]:
+def longer() -> tuple[Trainer, list[ValidatedEpoch]]:
     return train(LONGER, images=MANY)
 
 
@@ -101,7 +101,7 @@ def score_of(record: EpochRecord) -> AccuracyAndLoss:
 
 def test_the_network_has_the_weights_of_the_best_epoch(longer):
     trainer, _ = longer
-    again = trainer.classifier.predict(MANY, split_of(MANY).val)
+    again = trainer.pipeline.predict(MANY, split_of(MANY).val)
     assert again.score == trainer.best.score
     assert not trainer.network.training
 
@@ -141,13 +141,13 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_rate(optimizer):
 
 def test_an_epoch_is_validated_at_its_own_resolution():
     sides = []
-    predict_logits = Classifier.predict_logits
+    compute_outputs = ImagePipeline.compute_outputs
 
-    def watched(classifier, *arguments):
-        sides.append(classifier.preprocessing.resolution)
-        return predict_logits(classifier, *arguments)
+    def watched(pipeline, *arguments):
+        sides.append(pipeline.preprocessing.resolution)
+        return compute_outputs(pipeline, *arguments)
 
-    with patch.object(Classifier, "predict_logits", watched):
+    with patch.object(ImagePipeline, "compute_outputs", watched):
         train(replace(SHORT, resolution=(32, 40), epochs=4))
     assert sides == [32, 32, 40, 40]
 
@@ -192,14 +192,14 @@ def start_of(
     facts = DataFacts(60, 8)
     options = make_options("auto", facts, **changes, resolution=(RESOLUTION,), flip_view=False)
     backbone = load_backbone(NARROW, "none", seed=1)
-    model = Classifier(backbone.network, backbone.preprocessing(RESOLUTION, 1.0))
-    head, seconds = probe_head(backbone, model, images, split)
+    pipeline = ImagePipeline(backbone.network, backbone.preprocessing(RESOLUTION, 1.0))
+    head, seconds = probe_head(backbone, pipeline, images, split)
     assert seconds > 0
-    features = extract_features(backbone.digest, model, images, split)
+    features = extract_features(backbone.digest, pipeline, images, split)
     assert features is not None and features.was_cached
     logits = probe_logits(head, features.parts["val"])
     attach_head(backbone, head)
-    return Trainer(model, images, split, options, seed=0), logits
+    return Trainer(pipeline, images, split, options, seed=0), logits
 
 
 def test_epoch_0_is_the_linear_probe():
@@ -219,7 +219,7 @@ def test_a_training_that_only_spoils_the_network_returns_the_start():
     assert [epoch.record.epoch for epoch in others] == [1, 2]
     best = max(epoch.record.metrics["val/accuracy"] for epoch in (start, *others))
     assert trainer.best.score.accuracy == best
-    found = trainer.classifier.predict(trainer.images, trainer.split.val)
+    found = trainer.pipeline.predict(trainer.images, trainer.split.val)
     assert found.score == trainer.best.score
     if trainer.best.epoch == 0:
         assert np.array_equal(found.probabilities, start.predictions.probabilities)

@@ -112,9 +112,9 @@ def _read_digits(name: str) -> ImageDataset:
 
 
 def _read_cifar10(name: str, path: Path) -> ImageDataset:
-    from torchvision.datasets import CIFAR10 as Torchvision
+    from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 
-    train, test = Torchvision(path, train=True), Torchvision(path, train=False)
+    train, test = TorchvisionCIFAR10(path, train=True), TorchvisionCIFAR10(path, train=False)
     images = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)
     labels = np.concatenate([train.targets, test.targets])
     part_sizes = {"train": len(train), "test": len(test)}

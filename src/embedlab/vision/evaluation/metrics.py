@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 N_BINS = 15  # of the calibration error, as in the paper
-PER_CLASS = ("class", "pictures", "precision", "recall", "f1")
+PER_CLASS_COLUMNS = ("class", "pictures", "precision", "recall", "f1")
 
 
 class AccuracyAndLoss(NamedTuple):
@@ -59,6 +59,7 @@ class Predictions:
 
     @property
     def score(self) -> AccuracyAndLoss:
+        """Accuracy, and mean cross-entropy; a probability below 2.2e-16 counts as that."""
         of_truth = self.probabilities[np.arange(len(self.labels)), self.labels]  # (n,)
         loss = -np.log(of_truth.clip(np.finfo(np.float64).eps)).mean()
         return AccuracyAndLoss(float(self.is_right.mean()), float(loss))
@@ -75,7 +76,7 @@ class ClassificationReport:
     loss               mean cross-entropy in nats.
     accuracy           a fraction; `interval` is its 95% interval.
     calibration_error  from the function of that name.
-    per_class          one row per class: PER_CLASS; `pictures` is its number of images.
+    per_class          one row per class: PER_CLASS_COLUMNS; `pictures` is its number of images.
     confusion          (classes, classes) counts: true class by row, predicted by column.
     """
 
@@ -112,12 +113,13 @@ def evaluate(predictions: Predictions, classes: tuple[str, ...]) -> Classificati
     pairs = predictions.labels, predictions.predicted
     labels = np.arange(len(classes))
     *scores, support = precision_recall_fscore_support(*pairs, labels=labels, zero_division=0.0)
+    rows = zip(classes, support, *scores, strict=True)
     return ClassificationReport(
         loss=predictions.score.loss,
         accuracy=predictions.score.accuracy,
         interval=wilson_interval(int(predictions.is_right.sum()), len(predictions.labels)),
         calibration_error=calibration_error(predictions),
-        per_class=pd.DataFrame(zip(classes, support, *scores, strict=True), columns=PER_CLASS),
+        per_class=pd.DataFrame(rows, columns=PER_CLASS_COLUMNS),
         confusion=confusion_matrix(*pairs, labels=labels),
     )
 

@@ -34,12 +34,12 @@ from embedlab.vision.evaluation.metrics import ClassificationReport, Predictions
 COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)  # of runs, in turn
 PALE = "#d5d8dc"
 CLASSES_ON_A_PAGE = 25
-MAX_NAMED = 3
-LEGEND_CLASSES = 30
+TEXTS_NAMED = 3  # in the warning of missing characters
+MAX_NAMED_CLASSES = 30  # in the map and its legend
 COLUMNS = 12  # of a grid of images
 MAP_RATIO = 1.2  # width of the map over its height
 ROWS_OF_THUMBNAILS = 18
-TILE = 1.42  # height of an image and its caption, in widths of an image
+TILE_HEIGHT = 1.42  # of an image and its caption, in widths of an image
 
 
 class Tile(NamedTuple):
@@ -60,9 +60,9 @@ def prepare_fonts(images: ImageDataset) -> list[str]:
     boxes = add_fonts_for([images.name, *images.classes])
     if not boxes:
         return []
-    more = f" and {len(boxes) - MAX_NAMED:,} more" if len(boxes) > MAX_NAMED else ""
+    more = f" and {len(boxes) - TEXTS_NAMED:,} more" if len(boxes) > TEXTS_NAMED else ""
     return [
-        f"No installed font has every character of {', '.join(boxes[:MAX_NAMED])}{more}: figures "
+        f"No installed font has every character of {', '.join(boxes[:TEXTS_NAMED])}{more}: figures "
         "show boxes instead. Install one that has, such as Noto (for Chinese, Japanese and Korean "
         "on Debian: fonts-noto-cjk)."
     ]
@@ -78,13 +78,13 @@ def plot_curves(runs: Mapping[str, tuple[Sequence[EpochRecord], int]], title: st
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
         for (label, (history, chosen)), colour in zip(runs.items(), cycle(COLOURS), strict=False):
-            for split, style in (("train", "--"), ("val", "-")):
-                metric = f"{split}/{name}"
+            for part, style in (("train", "--"), ("val", "-")):
+                metric = f"{part}/{name}"
                 curve = {r.epoch: r.metrics[metric] for r in history if metric in r.metrics}
                 style += "o" if len(curve) < 4 else ""
-                line = {"color": colour, "label": f"{label} {split}".strip(), "linewidth": 2}
+                line = {"color": colour, "label": f"{label} {part}".strip(), "linewidth": 2}
                 axes.plot(list(curve), list(curve.values()), style, **line)
-                if split == "val" and chosen in curve:
+                if part == "val" and chosen in curve:
                     star = {"color": colour, "markersize": 15, "markeredgecolor": "white"}
                     axes.plot(chosen, curve[chosen], "*", **star)
         axes.set(xlabel="epoch (★: chosen by validation)", ylabel=name)
@@ -203,7 +203,7 @@ def plot_embedding_map(
     order = np.random.default_rng(0).permutation(len(points))  # no class lies on top of the others
     x, y = points[order].T
     axes.scatter(x, y, s=14, c=colours[labels[order]], alpha=0.5, linewidths=0)
-    dots = [axes.scatter([], [], s=40, color=colour) for colour in colours[:LEGEND_CLASSES]]
+    dots = [axes.scatter([], [], s=40, color=colour) for colour in colours[:MAX_NAMED_CLASSES]]
     ring: dict[str, Any] = {"facecolors": "none", "edgecolors": "black"}
     x, y = points[is_wrong].T
     axes.scatter(x, y, s=22, linewidths=0.5, alpha=0.6, **ring)
@@ -213,11 +213,11 @@ def plot_embedding_map(
     (left, bottom), (right, upper) = low - margin, high + margin
     axes.set(title=title, xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, upper))
     # As an argument: matplotlib omits labels that begin with _
-    names = [*classes[:LEGEND_CLASSES], f"misclassified ({is_wrong.mean():.1%})"]
+    names = [*classes[:MAX_NAMED_CLASSES], f"misclassified ({is_wrong.mean():.1%})"]
     axes.legend(dots, names, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.spines[:].set_color(PALE)
     _add_thumbnails(axes, points[order], predictions.take(order), images, colours)
-    for label in np.unique(labels) if n <= LEGEND_CLASSES else ():
+    for label in np.unique(labels) if n <= MAX_NAMED_CLASSES else ():
         x, y = np.median(points[labels == label], axis=0)
         halo = [withStroke(linewidth=3.5, foreground="white")]
         text = axes.text(x, y, classes[label], size=12, weight="bold", zorder=4)
@@ -360,16 +360,16 @@ def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()
     """A figure of rows of images; the unit of its axes is an image's width."""
     n_columns = max(1, *(len(tiles) for _, tiles in rows))
     left, top = 1.6 if any(name for name, _ in rows) else 0.1, 0.45 if headings else 0.1
-    size = 0.95 * (n_columns + left), 0.95 * (TILE * len(rows) + top) + 0.4  # inches
+    size = 0.95 * (n_columns + left), 0.95 * (TILE_HEIGHT * len(rows) + top) + 0.4  # inches
     figure = PlainTextFigure(figsize=size, dpi=120)
     figure.suptitle(title, y=1 - 0.1 / size[1], va="top")
     axes = figure.add_axes((0, 0, 1, 1 - 0.4 / size[1]))
-    axes.set(xlim=(-left, n_columns + 0.05), ylim=(TILE * len(rows), -top))
+    axes.set(xlim=(-left, n_columns + 0.05), ylim=(TILE_HEIGHT * len(rows), -top))
     axes.axis("off")
     for x, text in headings:
         axes.text(x, -0.12, text, ha="center", va="bottom", color=GREY, weight="bold")
     for i, (name, tiles) in enumerate(rows):
-        y = TILE * i
+        y = TILE_HEIGHT * i
         axes.text(-0.15, y + 0.5, textwrap.fill(name, 18), ha="right", va="center", size=11)
         for x, tile in enumerate(tiles):
             if tile is None:

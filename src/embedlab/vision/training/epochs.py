@@ -1,4 +1,4 @@
-"""Records of a training: a finished epoch, and the best one so far with its weights."""
+"""Epochs of a training: a validated one, and the best one so far with its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from embedlab.progress import EpochRecord
 from embedlab.vision.evaluation.metrics import AccuracyAndLoss, Predictions
 
 
-class Epoch(NamedTuple):
-    """A finished epoch of a training.
+class ValidatedEpoch(NamedTuple):
+    """An epoch of a training, after its validation.
 
     record       its metrics.
     predictions  for all validation images, in their order; None at ranks other than 0.

@@ -1,7 +1,7 @@
 """Linear probe: multi-class logistic regression on standardised features (one `nn.Linear`).
 
 In: features and labels of training and validation images. Out: the weights of the epoch with the
-best validation accuracy, folded into a layer that takes the features without standardisation.
+best validation accuracy, folded into a head that takes the features without standardisation.
 """
 
 import time
@@ -22,9 +22,9 @@ from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, predictions_of
 from embedlab.vision.features import Features, extract_features
-from embedlab.vision.inference import Classifier
+from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.options import LinearProbeOptions
-from embedlab.vision.training.epochs import BestEpoch, Epoch
+from embedlab.vision.training.epochs import BestEpoch, ValidatedEpoch
 from embedlab.vision.training.optim import build_optimizer
 
 LabelledFeatures = tuple[np.ndarray, np.ndarray]  # features (n, d) float32, labels (n,) int64
@@ -35,7 +35,7 @@ class LinearProbe:
 
     history  a record of every epoch so far.
     best     the epoch with the best validation accuracy so far.
-    seconds  wall time of all epochs, and of the features if it is given.
+    seconds  wall time of all epochs, plus the argument `seconds` (of the features).
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class LinearProbe:
         )
         return cls(train, val, len(images.classes), options, seed, device, features.seconds)
 
-    def train(self) -> Iterator[Epoch]:
+    def train(self) -> Iterator[ValidatedEpoch]:
         """Train all epochs; yields each with train/loss, train/accuracy, val/loss, val/accuracy.
 
         Metrics are those of the weights at the epoch's end; losses exclude the penalty. The rows
@@ -110,10 +110,10 @@ class LinearProbe:
             metrics = {"train/loss": loss, "train/accuracy": accuracy}
             metrics |= {"val/loss": score.loss, "val/accuracy": score.accuracy}
             self.history.append(EpochRecord(epoch, metrics, seconds))
-            yield Epoch(self.history[-1], predictions)
+            yield ValidatedEpoch(self.history[-1], predictions)
 
-    def layer(self) -> nn.Linear:
-        """The best epoch's weights as a layer on the CPU, with the standardisation folded in.
+    def head(self) -> nn.Linear:
+        """The best epoch's weights as a head on the CPU, with the standardisation folded in.
 
         W (f − m)/s + b = (W/s) f + (b − (W/s) m)
         """
@@ -142,15 +142,15 @@ class LinearProbe:
         return loss.item()
 
 
-def probe_logits(layer: nn.Linear, features: np.ndarray) -> np.ndarray:
-    """The layer's logits for features (n, d): (n, classes) float32."""
+def probe_logits(head: nn.Linear, features: np.ndarray) -> np.ndarray:
+    """The head's logits for features (n, d): (n, classes) float32."""
     with torch.inference_mode():
-        return layer(torch.from_numpy(features)).numpy()
+        return head(torch.from_numpy(features)).numpy()
 
 
 def probe_head(
     backbone: Backbone,
-    classifier: Classifier,
+    pipeline: ImagePipeline,
     images: ImageDataset,
     split: Split,
     on_progress: OnProgress = no_progress,
@@ -160,18 +160,18 @@ def probe_head(
     Fine-tuning from a random head distorts pretrained features before the head has learnt to use
     them (LP-FT; A. Kumar et al., ICLR 2022).
 
-    classifier  of the backbone without its last layer. The features are those that
-                `extract_features` computes and caches by default, without test-time augmentation.
+    pipeline  of the backbone without its last layer. The features are those that the entry point
+              `extract_features` computes and caches by default, without test-time augmentation.
     """
-    extractor = replace(classifier, flip_view=False)
-    features = extract_features(backbone.digest, extractor, images, split, on_progress)
+    without_flip = replace(pipeline, flip_view=False)
+    features = extract_features(backbone.digest, without_flip, images, split, on_progress)
 
     def fit() -> tuple[nn.Linear, float]:
         assert features is not None, "rank 0 has the features"
         options = LinearProbeOptions()
-        probe = LinearProbe.from_features(features, images, split, options, 0, classifier.device)
+        probe = LinearProbe.from_features(features, images, split, options, 0, pipeline.device)
         for _ in probe.train():
             pass
-        return probe.layer(), probe.seconds
+        return probe.head(), probe.seconds
 
     return broadcast(fit)

@@ -176,14 +176,19 @@ def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) ->
     return FinetuneOptions(**values)
 
 
-def resolve_options(
-    settings: Mapping[str, Any], n_train: int = 1, side: int = 0
-) -> FinetuneOptions:
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Check parameters by name, recipe and backbone included, before the images are read.
+
+    For one training image `auto` chooses many epochs, so a list of resolutions is rarely refused
+    too early. Raises OptionError for values that cannot be combined.
+    """
+    resolve_options(settings, n_train=1, side=0)
+
+
+def resolve_options(settings: Mapping[str, Any], n_train: int, side: int) -> FinetuneOptions:
     """The options that parameters by name, recipe and backbone included, give for these images.
 
-    Raises OptionError for values that cannot be combined. Before the images are read, `n_train=1`
-    is a placeholder: `auto` then chooses many epochs, so that a list of resolutions is rarely
-    refused too early.
+    Raises OptionError for values that cannot be combined.
     """
     facts = DataFacts(n_train, side, settings["backbone"], settings["weights"])
     changes = {name: settings[name] for name in RECIPE_FIELDS}

@@ -1,9 +1,9 @@
 """Fine-tuning: train the network itself, with one loop for every recipe.
 
-In: a classifier, images, a split, `FinetuneOptions`. Out: an `Epoch` after every epoch, and the
-weights of the best one by validation accuracy. `Trainer.state()` holds all that the next epoch
-needs. On the CPU, resuming from it is bit-identical to an uninterrupted training (with the same
-number of threads).
+In: an `ImagePipeline`, images, a split, `FinetuneOptions`. Out: a `ValidatedEpoch` after every
+epoch, and the weights of the best one by validation accuracy. `Trainer.state()` holds all that the
+next epoch needs. On the CPU, resuming from it is bit-identical to an uninterrupted training (with
+the same number of threads).
 """
 
 import logging
@@ -29,12 +29,12 @@ from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, AccuracyAndLoss
-from embedlab.vision.inference import Classifier, iter_batches
+from embedlab.vision.inference import ImagePipeline, iter_batches
 from embedlab.vision.seeds import seeded
-from embedlab.vision.training.cost_estimate import epoch_work, validation_cost
-from embedlab.vision.training.epochs import BestEpoch, Epoch
+from embedlab.vision.training.epochs import BestEpoch, ValidatedEpoch
 from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
 from embedlab.vision.training.recipes import FinetuneOptions
+from embedlab.vision.training.work_estimate import epoch_work, relative_validation_time
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 LARGE_PRIME = 2**31 - 1  # between the seeds of two steps
@@ -48,13 +48,14 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # (b, 3, r, r) float32, labels (b,) i
 
 
 class Trainer:
-    """Trains `classifier.network`, in place, epoch by epoch.
+    """Trains `pipeline.network`, in place, epoch by epoch.
 
     history  a record of every epoch so far, including those before a resume.
     best     the epoch with the best validation accuracy of those at the last resolution.
-    seconds  wall time of the linear probe and of all epochs, those before a resume included.
+    seconds  wall time of all epochs, those before a resume included, plus the argument `seconds`
+             (of the linear probe).
 
-    The ranks of a process group train together, each on a share of every batch. The result is that
+    The ranks of a process group train together, each on a slice of every batch. The result is that
     of one process up to rounding, except for what a backbone's dropout draws.
 
     Raises OptionError if there are more processes than images in a batch.
@@ -62,14 +63,14 @@ class Trainer:
 
     def __init__(
         self,
-        classifier: Classifier,
+        pipeline: ImagePipeline,
         images: ImageDataset,
         split: Split,
         options: FinetuneOptions,
         seed: int,
         seconds: float = 0.0,
     ):
-        self.classifier, self.images, self.split, self.options = classifier, images, split, options
+        self.pipeline, self.images, self.split, self.options = pipeline, images, split, options
         self.batch_size = min(options.batch_size, len(split.train))
         if self.batch_size < world_size():
             raise OptionError(
@@ -77,8 +78,8 @@ class Trainer:
                 f"batch, got {world_size()}"
             )
         self.steps_per_epoch = len(split.train) // self.batch_size
-        device = classifier.device
-        network = classifier.network.to(device).to(memory_format=torch.channels_last)
+        device = pipeline.device
+        network = pipeline.network.to(device).to(memory_format=torch.channels_last)
         if world_size() > 1:  # first: on CUDA it replaces modules
             network = convert_sync_batchnorm(network, device)
         self._in_eval_mode = freeze(network, options.freeze)
@@ -96,7 +97,7 @@ class Trainer:
         self._optimizer = build_optimizer(network, options)
         self._schedule = build_schedule(self._optimizer, options, self.steps_per_epoch)
         self._ema = build_ema(network, options.ema) if options.ema else None
-        self._scaler = torch.amp.GradScaler(device, enabled=classifier.precision == "float16")
+        self._scaler = torch.amp.GradScaler(device, enabled=pipeline.precision == "float16")
         self._stateful: dict[str, Any] = {  # torch has no common type for what has a state_dict
             "network": network,
             "optimizer": self._optimizer,
@@ -146,7 +147,7 @@ class Trainer:
                 "anew."
             ) from error
 
-    def train(self, on_progress: OnProgress = no_progress) -> Iterator[Epoch]:
+    def train(self, on_progress: OnProgress = no_progress) -> Iterator[ValidatedEpoch]:
         """Train the remaining epochs; yields each once `state()` includes it.
 
         If the head starts as the linear probe, epoch 0 is the validation of that start, so that no
@@ -157,7 +158,7 @@ class Trainer:
         one), lr, and time/waiting_share: the fraction of the time in which training waited for
         data. After the last epoch the network has the weights of the best one and is in eval mode.
 
-        on_progress  called after every batch, in the unit of `cost_estimate.epoch_work`.
+        on_progress  called after every batch, in the unit of `work_estimate.epoch_work`.
 
         Raises DivergedError if a loss is not finite, with the step and the learning rate.
         """
@@ -169,7 +170,7 @@ class Trainer:
         self.network.load_state_dict(self.best.weights)
         self.network.eval()
 
-    def _run_epoch(self, epoch: int, on_progress: OnProgress) -> Epoch:
+    def _run_epoch(self, epoch: int, on_progress: OnProgress) -> ValidatedEpoch:
         options, started = self.options, time.perf_counter()
         resolution = options.resolution_at(epoch)
         n_train = self.steps_per_epoch * self.batch_size
@@ -180,7 +181,7 @@ class Trainer:
             on_progress(work_before + n_images * resolution**2, all_work, detail)
 
         def show_validation(n_images: float, *_: object) -> None:
-            show(n_train + n_images * validation_cost(options), "validation")
+            show(n_train + n_images * relative_validation_time(options), "validation")
 
         metrics = self._train_epoch(epoch, resolution, show)
         return self._validate(epoch, resolution, metrics, started, show_validation)
@@ -192,12 +193,12 @@ class Trainer:
         metrics: dict[str, float],
         started: float,
         on_progress: OnProgress = no_progress,
-    ) -> Epoch:
+    ) -> ValidatedEpoch:
         """Validate an epoch that began at `started` (s); `metrics` are its training's."""
         eval_model = self.network if self._ema is None else self._ema.module
-        val_preprocessing = replace(self.classifier.preprocessing, resolution=resolution)
-        classifier = replace(self.classifier, network=eval_model, preprocessing=val_preprocessing)
-        predictions = classifier.predict(self.images, self.split.val, on_progress)
+        val_preprocessing = replace(self.pipeline.preprocessing, resolution=resolution)
+        val_pipeline = replace(self.pipeline, network=eval_model, preprocessing=val_preprocessing)
+        predictions = val_pipeline.predict(self.images, self.split.val, on_progress)
         score = broadcast(lambda: predictions.score if predictions else NO_SCORE)
         metrics = metrics | {"val/loss": score.loss, "val/accuracy": score.accuracy}
         seconds = time.perf_counter() - started
@@ -208,7 +209,7 @@ class Trainer:
             self.best = BestEpoch(epoch, score, {k: v.cpu().clone() for k, v in weights})
         self.seconds += seconds
         self.history.append(EpochRecord(epoch, metrics, seconds))
-        return Epoch(self.history[-1], predictions)
+        return ValidatedEpoch(self.history[-1], predictions)
 
     def _train_epoch(
         self, epoch: int, resolution: int, show: Callable[[float, str], None]
@@ -228,7 +229,7 @@ class Trainer:
             waited += time.perf_counter() - wait_started
             # What dropout draws depends on the step and the rank alone, even after a resume.
             step_seed = self._seed + (epoch * self.steps_per_epoch + step) * LARGE_PRIME + rank()
-            with self.classifier.autocast(), seeded(step_seed, self.classifier.device):
+            with self.pipeline.autocast(), seeded(step_seed, self.pipeline.device):
                 logits = self._parallel(images)  # (b, classes)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
             loss = loss * (len(labels) / self.batch_size)  # the sum over the ranks is the batch's
@@ -258,21 +259,21 @@ class Trainer:
         }
 
     def _batches(self, resolution: int) -> Iterator[Batch]:
-        """This rank's share of each batch of one epoch, in random order.
+        """This rank's slice of each batch of one epoch, in random order.
 
         An incomplete last batch is dropped. Augmentation is drawn for the whole batch, so that
         it does not depend on the number of ranks.
         """
-        rows, size, device = self.split.train, self.batch_size, self.classifier.device
-        share = local_slice(size)
+        rows, size, device = self.split.train, self.batch_size, self.pipeline.device
+        local = local_slice(size)
         augment = Augmentation(self.options.augment, self.images.side, resolution)
-        prepare = replace(self.classifier.preprocessing, resolution=resolution, crop_pct=1.0)
+        prepare = replace(self.pipeline.preprocessing, resolution=resolution, crop_pct=1.0)
         order = rows[torch.randperm(len(rows), generator=self._generator).numpy()]
         batches = list(order[: self.steps_per_epoch * size].reshape(-1, size))  # (batch,) each
         for batch, pixels in zip(batches, iter_batches(self.images, batches, device), strict=True):
-            labels = torch.from_numpy(self.images.labels[batch][share]).to(device)  # (b,)
+            labels = torch.from_numpy(self.images.labels[batch][local]).to(device)  # (b,)
             augmented = augment(pixels, self._generator)  # (batch, 3, side, side)
-            yield prepare(augmented[share]), labels  # (b, 3, r, r)
+            yield prepare(augmented[local]), labels  # (b, 3, r, r)
 
     def _raise_if_not_finite(self, losses: torch.Tensor, first_step: int, epoch: int) -> None:
         is_finite = losses.isfinite().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Made data of the vision tests: squares of one colour with noise, which any classifier learns;
+"""Toy data of the vision tests: squares of one colour with noise, which any classifier learns;
 features, predictions, and a file with one weight changed."""
 
 import numpy as np

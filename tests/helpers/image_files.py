@@ -1,4 +1,4 @@
-"""Small images, and folders of them, for tests."""
+"""Small image files, and folders of them, for tests."""
 
 import io
 import struct
@@ -59,7 +59,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 JPEG = encoded(Image.fromarray(NOISE), "JPEG")
 
 
-def fill(root: Path, files: dict[str, tuple[int, int, int] | bytes]) -> ImageSource:
+def write_images(root: Path, files: dict[str, tuple[int, int, int] | bytes]) -> ImageSource:
     """Write a 4 × 4 image of each colour (or the bytes) under its path."""
     for name, content in files.items():
         path = root / name
@@ -76,7 +76,7 @@ def colours(images: ImageDataset) -> list[tuple[int, int, int]]:
     return [tuple(pixel) for pixel in first[:, :, 0, 0].tolist()]
 
 
-def same(one: ImageDataset, other: ImageDataset) -> bool:
+def is_same_dataset(one: ImageDataset, other: ImageDataset) -> bool:
     arrays = ((one.pixels, other.pixels), (one.labels, other.labels))
     arrays += ((one.fingerprints, other.fingerprints),)
     rest = [(p.name, p.classes, p.part_sizes, p.digest, p.files, p.left_out) for p in (one, other)]

@@ -8,17 +8,17 @@ from embedlab.errors import OptionError
 from embedlab.vision.training.recipes import FinetuneOptions, resolve_options
 
 FEWER_TRAIN_IMAGES = 10_000
-FORWARD_COST = 0.35  # time of an image without gradients, relative to one of a training step
+FORWARD_TIME = 0.35  # of an image without gradients, relative to a training step with it
 
 
-def validation_cost(options: FinetuneOptions) -> float:
+def relative_validation_time(options: FinetuneOptions) -> float:
     """The time of a validation image, relative to that of a training image."""
-    return FORWARD_COST * (2 if options.flip_view else 1)
+    return FORWARD_TIME * (2 if options.flip_view else 1)
 
 
 def epoch_work(options: FinetuneOptions, n_train: int, n_val: int) -> list[float]:
     """The work of each epoch."""
-    n_images = n_train + n_val * validation_cost(options)
+    n_images = n_train + n_val * relative_validation_time(options)
     epochs = range(1, options.epochs + 1)
     return [n_images * options.resolution_at(epoch) ** 2 for epoch in epochs]
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from embedlab.vision.training.cost_estimate import cheaper_options, epoch_work
 from embedlab.vision.training.recipes import RECIPE_FIELDS, make_options
+from embedlab.vision.training.work_estimate import cheaper_options, epoch_work
 
 
 def test_cheaper_settings_are_cheaper():

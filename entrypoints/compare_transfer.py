@@ -14,8 +14,10 @@ def build_parser() -> Parser:
         "Compare finished extract_features and finetune runs on the same test images: curves, "
         "accuracies with intervals, McNemar's paired test, classes, and where they differ.",
     )
-    what = "ids of two or more runs, joined by commas; best: the best of each kind on the same data"
-    parser.add("runs", run_ids("best", 2), "best", what)
+    help_text = (
+        "ids of two or more runs, joined by commas; best: the best of each kind on the same data"
+    )
+    parser.add("runs", run_ids("best", 2), "best", help_text)
     return parser
 
 

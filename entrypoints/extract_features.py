@@ -18,10 +18,10 @@ def build_parser() -> Parser:
     )
     arguments.add_images(parser)
     arguments.add_resolution(parser, 128)
-    what = "side of the centre crop, as a fraction; the course notebook's: 0.875"
-    parser.add("crop_pct", number(0.1, 1.0), 1.0, what)
-    what = "mean embedding of an image and its mirror image"
-    parser.add("flip_view", boolean, False, what)
+    help_text = "side of the centre crop, as a fraction; the course notebook's: 0.875"
+    parser.add("crop_pct", number(0.1, 1.0), 1.0, help_text)
+    help_text = "mean embedding of an image and its mirror image"
+    parser.add("flip_view", boolean, False, help_text)
     arguments.add_linear_probe(parser)
     parser.add(
         "embedding_map", one_of(*IMAGE_MAPS), "pca", "how the embedding is drawn in the plane"

@@ -25,8 +25,10 @@ def build_parser() -> Parser:
     arguments.add_device(parser, "where the network is trained")
     arguments.add_precision(parser)
     arguments.add_processes(parser)
-    what = "id of a stopped run to continue; only device, processes and registration may change"
-    parser.add("resume", run_id_or_nothing, "", what)
+    help_text = (
+        "id of a stopped run to continue; only device, processes and registration may change"
+    )
+    parser.add("resume", run_id_or_nothing, "", help_text)
     arguments.add_registration(parser, "image-classifier")
     return parser
 

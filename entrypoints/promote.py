@@ -13,10 +13,10 @@ def build_parser() -> Parser:
         "previous champion stays registered; the command that undoes the change is printed.",
     )
     parser.add("model_name", model_name, "movie-embedding", "the registered model")
-    what = "a number; challenger; or previous, the version that the present champion replaced"
-    parser.add("version", version, None, what)
-    what = "why; it becomes a tag of the version"
-    parser.add("reason", nonblank("a reason, in words"), None, what)
+    help_text = "a number; challenger; or previous, the version that the present champion replaced"
+    parser.add("version", version, None, help_text)
+    help_text = "why; it becomes a tag of the version"
+    parser.add("reason", nonblank("a reason, in words"), None, help_text)
     return parser
 
 

@@ -13,8 +13,8 @@ def build_parser() -> Parser:
         "recommendations side by side, their quality, and what was run. For a missing run it "
         "shows the command.",
     )
-    what = "ids of runs, joined by commas; latest: the newest of each entry point"
-    parser.add("runs", run_ids("latest", 1), "latest", what)
+    help_text = "ids of runs, joined by commas; latest: the newest of each entry point"
+    parser.add("runs", run_ids("latest", 1), "latest", help_text)
     return parser
 
 

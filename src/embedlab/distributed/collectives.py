@@ -110,13 +110,13 @@ def local_main_first() -> Iterator[None]:
         dist.barrier()
 
 
-def assert_same_across_ranks(what: str, value: object) -> None:
-    """Raises OptionError if `value` is not the same at all ranks."""
+def assert_same_across_ranks(name: str, value: object) -> None:
+    """Raises OptionError, which begins with `name`, if `value` is not the same at all ranks."""
     values = _all_gather_object(value)
     differing = [i for i in range(world_size()) if values[i] != values[0]]
     if differing:
         raise OptionError(
-            f"{what}: expected the same at all {world_size()} ranks, but rank {differing[0]} "
+            f"{name}: expected the same at all {world_size()} ranks, but rank {differing[0]} "
             "differs from rank 0: start every host with the same command and the same data."
         )
 

@@ -55,9 +55,9 @@ def run(entry_point: ModuleType, parameters: Mapping[str, object]) -> Metrics:
 def measure(dataset: str, seeds: Sequence[int], both: Mapping, changes: Mapping) -> Row:
     row = Row(dataset, [], [])
     for seed in seeds:
-        given = {**both, "dataset": dataset, "split_seed": seed, "seed": seed}
-        row.frozen.append(run(extract_features, given))
-        row.finetuned.append(run(finetune, {**given, **changes}))
+        params = {**both, "dataset": dataset, "split_seed": seed, "seed": seed}
+        row.frozen.append(run(extract_features, params))
+        row.finetuned.append(run(finetune, {**params, **changes}))
         print(dataset, seed, row.frozen[-1], row.finetuned[-1], flush=True)
     return row
 

@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.evaluation.page import images_page
     from embedlab.workflows.finished_image_runs import check_images_unchanged, find_image_runs
 
-    given = {"runs": ",".join(args.runs) or "best"}
-    with start_run("compare_transfer", "compare_transfer", given) as run:
+    params = {"runs": ",".join(args.runs) or "best"}
+    with start_run("compare_transfer", "compare_transfer", params) as run:
         runs = find_image_runs(run.experiment_id, args.runs)
         images = read_images(locate_images(runs[0].dataset))
         check_images_unchanged(runs, images.digest)

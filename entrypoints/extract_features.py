@@ -36,7 +36,7 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    given = vars(args)
+    params = vars(args)
     options = LinearProbeOptions(
         args.optimizer, args.lr, args.weight_decay, args.epochs, args.batch_size
     )
@@ -55,11 +55,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.workflows import image_runs
 
     label = f"features {args.resolution}px {options.label}"
-    with start_run("extract_features", label, given) as run, process_group(given) as device:
+    with start_run("extract_features", label, params) as run, process_group(params) as device:
         precision = broadcast(lambda: choose_precision(args.precision, device))
         run.log_params({"device": device, "precision": precision})
         with work_progress("decode images") as on_progress:
-            images, split, messages = image_runs.load_images(run, given, on_progress)
+            images, split, messages = image_runs.load_images(run, params, on_progress)
         console.print("\n".join(messages))
         batch_size = options.batch_size_for(len(split.train))
         resolved = {"resolution": args.resolution, "batch_size": batch_size}
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         test = predictions_of(probe_logits(head, test_features), images.labels, split.test)
         log.log_embedding(test_features, test, args.embedding_map)
         attach_head(backbone, head)  # the network of `extractor`, which classifies from here on
-        messages = log.finish(extractor, test, label, given)
+        messages = log.finish(extractor, test, label, params)
     console.print("\n".join(messages))
 
 

@@ -36,8 +36,8 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
-    given = vars(args)
-    settings = {name: given[name] for name in SETTINGS}
+    params = vars(args)
+    settings = {name: params[name] for name in SETTINGS}
     resolve_options(settings)  # refused before anything is loaded
     if launch_workers("finetune", args.processes, argv):
         return
@@ -56,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     title = f"finetune resume {args.resume[:8]}" if args.resume else f"finetune {args.recipe}"
     with (
-        start_run("finetune", title, given) as run,
+        start_run("finetune", title, params) as run,
         Checkpoints(run.id, args.resume).explain_resume(console.print) as checkpoints,
-        process_group(given) as device,
+        process_group(params) as device,
     ):
         state = checkpoints.load_resumed()
         # A parameter that an older checkpoint lacks keeps this command line's value.
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         test = classifier.predict(images, split.test)
         if test is None:  # only rank 0 has them and continues
             return
-        messages = log.finish(classifier, test, f"finetune {options.label}", given | settings)
+        messages = log.finish(classifier, test, f"finetune {options.label}", params | settings)
         checkpoints.delete()
     console.print("\n".join(messages))
 

@@ -54,19 +54,19 @@ CARD_PARAMETERS = (
 
 
 def load_images(
-    run: TrackedRun, settings: Mapping[str, Any], on_progress: OnProgress
+    run: TrackedRun, params: Mapping[str, Any], on_progress: OnProgress
 ) -> tuple[ImageDataset, Split, list[str]]:
     """Find, read and split the data, and log its lineage, its counts and what was left out.
 
-    settings  values of the parameters by name, of `options.SPLIT_PARAMETERS` at least.
+    params  values by name, of `options.SPLIT_PARAMETERS` at least.
 
     Returns the images, their split, and what to tell the user about them.
     """
     with local_main_first():
-        source = locate_images(settings["dataset"])
+        source = locate_images(params["dataset"])
         images = read_images(source, on_progress)
-    limits = (settings[f"{part}_limit"] for part in ("train", "val", "test"))
-    split = split_images(images, settings["split_seed"], *limits)
+    limits = (params[f"{part}_limit"] for part in ("train", "val", "test"))
+    split = split_images(images, params["split_seed"], *limits)
     assert_same_across_ranks("dataset", (images.digest, split.digest))
     run.log_dataset(images.name, images.digest, source.source, "training")
     run.set_tags({"data_digest": split.digest, "pictures_digest": images.digest})
@@ -199,13 +199,13 @@ class TrainingLog:
         self.run.log_figure(figure, "figures/neighbours.png")
 
     def finish(
-        self, classifier: Classifier, test: Predictions, trained: str, args: Mapping[str, Any]
+        self, classifier: Classifier, test: Predictions, trained: str, params: Mapping[str, Any]
     ) -> list[str]:
-        """Log the test report and the model, and register it if `args` say so.
+        """Log the test report and the model, and register it if `params` say so.
 
         classifier  a classifier of torchvision with its head, at the best epoch.
         trained     how it was trained, in words.
-        args        parameters by name: backbone, register, model_name, promote.
+        params      values by name: backbone, register, model_name, promote.
 
         Versions compete by validation accuracy on the same validation and test images.
         Returns what to tell the user.
@@ -221,7 +221,7 @@ class TrainingLog:
         )
         report = self._log_test(test)
         about = {
-            "backbone": args["backbone"],
+            "backbone": params["backbone"],
             "flip_view": classifier.flip_view,
             "trained": trained,
             "data": images.name,
@@ -235,7 +235,7 @@ class TrainingLog:
         example = images.pixels[self.split.val[0]]
         model = log_image_model(run, classifier.network, about, example)
         summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
-        messages = publish(run, model, self._card(report), args, summary, "Serve", serve_command)
+        messages = publish(run, model, self._card(report), params, summary, "Serve", serve_command)
         how_to_open = run.how_to_open(comparison_view(run.experiment_id))
         return [summary, *messages, *filter(None, [how_to_open])]
 

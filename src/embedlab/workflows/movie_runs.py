@@ -167,9 +167,9 @@ def finish(
     fitted: FittedEmbedding,
     model: str,
     score: PromotionScore,
-    args: Mapping[str, Any],
+    params: Mapping[str, Any],
 ) -> list[str]:
-    """Register the logged `model` if `args` say so, and describe the run.
+    """Register the logged `model` if `params` say so, and describe the run.
 
     Versions compete by `score`. Returns what to tell the user.
     """
@@ -179,7 +179,7 @@ def finish(
         return command("recommend", model=uri, title=title)
 
     card = movie_card(run, fitted, score)
-    messages = publish(run, model, card, args, str(fitted), "Query", query)
+    messages = publish(run, model, card, params, str(fitted), "Query", query)
     return [*messages, run.how_to_open()]
 
 

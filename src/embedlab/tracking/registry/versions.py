@@ -90,14 +90,14 @@ def publish(
     run: TrackedRun,
     model_uri: str,
     card: Card,
-    args: Mapping[str, Any],
+    params: Mapping[str, Any],
     headline: str,
     verb: str,
     command_for: Callable[[str], str],
 ) -> list[str]:
-    """Log the model's card, register the model if `args` say so, and describe the run.
+    """Log the model's card, register the model if `params` say so, and describe the run.
 
-    args         has `register`, `model_name` and `promote`.
+    params       has `register`, `model_name` and `promote`.
     headline     the run's result, which the description begins with.
     command_for  returns the shell command that uses the model of a URI; `verb` is what it does.
 
@@ -105,9 +105,9 @@ def publish(
     not answer its own input example.
     """
     uri, messages = f"runs:/{run.id}/model", []
-    if args["register"]:
+    if params["register"]:
         run.retry_until_available(lambda: check_answers_its_example(model_uri))
-        registration = register(model_uri, args["model_name"], card, args["promote"])
+        registration = register(model_uri, params["model_name"], card, params["promote"])
         run.set_tags({"registered_model": registration.label})
         uri, messages = registration.uri, [str(registration)]
     run.log_text(card.markdown(uri), CARD_FILE)

@@ -87,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"of the matrix other than 0 ({result.density:.1%})"
         )
         notes = [*likes.remarks, *([NOT_KEPT] if result.matrix is None else [])]
-        fit = command("fit_embedding", matrix=f"runs:/{run.id}/matrix")
-        run.describe("\n\n".join([f"**{summary}**", *notes, f"Fit it: `{fit}`"]))
-    console.print(summary, *notes, f"Fit it with  {fit}", run.how_to_open(), sep="\n")
+        fit_command = command("fit_embedding", matrix=f"runs:/{run.id}/matrix")
+        run.describe("\n\n".join([f"**{summary}**", *notes, f"Fit it: `{fit_command}`"]))
+    console.print(summary, *notes, f"Fit it with  {fit_command}", run.how_to_open(), sep="\n")
 
 
 if __name__ == "__main__":

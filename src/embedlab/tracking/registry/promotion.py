@@ -87,14 +87,13 @@ def should_promote(
     remedy = "promote=always makes the new one champion"
     if champion.tags.get("data_digest") != new.tags["data_digest"]:
         return False, (
-            f"{champion_was} made with other data, and its {metric.label} there says nothing about this "
-            f"one's; {remedy}"
+            f"{champion_was} made with other data, and its {metric.label} there says nothing "
+            f"about this one's; {remedy}"
         )
     judged_by = [version.tags.get("judged_by") for version in (champion, new)]
     if judged_by != [metric.name, metric.name]:
-        return (
-            False,
-            f"{champion_was} judged by {judged_by[0]}, this one by {judged_by[1]}; {remedy}",
+        return False, (
+            f"{champion_was} judged by {judged_by[0]}, this one by {judged_by[1]}; {remedy}"
         )
     scores = [PromotionScore.from_tags(metric, version.tags) for version in (new, champion)]
     is_better, reason = scores[0].compare(scores[1])

@@ -443,8 +443,8 @@ exit_with(main)
 
 
 def test_a_fit_goes_on_while_the_server_is_stopped_restored_and_upgraded(team, client):
-    """First the database is away; then the server, whose tables and files are lost and restored
-    from a back-up and which is upgraded before it starts again."""
+    """First the database is unavailable, then the server: its tables and files are lost, restored
+    from a back-up, and upgraded before it starts again."""
     fitting = team.start(["-c", A_FIT], stdin=subprocess.PIPE, MLFLOW_EXPERIMENT_NAME="fit")
     epochs = []
 

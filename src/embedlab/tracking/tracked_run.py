@@ -132,15 +132,15 @@ class TrackedRun:
 
         Raises StoreUnavailableError after the limit.
         """
-        self._client.retry_until_available(lambda: None)
+        self._client.after_spool(lambda: None)
 
-    def retry_until_available(self, do: Callable[[], T]) -> T:
+    def call_online(self, do: Callable[[], T]) -> T:
         """Call `do` until the store is available, and return its result.
 
         Raises StoreUnavailableError after the limit, EMBEDLAB_WAIT_FOR_SERVER.
         """
         with short_requests(MODEL_UPLOAD_TIMEOUT):
-            return self._client.retry_until_available(do)
+            return self._client.after_spool(do)
 
     def end(self, status: str, tags: Mapping[str, str]) -> None:
         """Terminate the run with MLflow's status, tags, and its peak memory in MiB."""
@@ -225,7 +225,7 @@ class TrackedRun:
             inputs = client.get_run(run_id).inputs
             client.log_inputs(self.id, datasets=inputs.dataset_inputs if inputs else [])
 
-        self.retry_until_available(copy)
+        self.call_online(copy)
 
 
 class NullRun(TrackedRun):

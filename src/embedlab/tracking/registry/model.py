@@ -64,7 +64,7 @@ def log_model(
             metadata={**about, DIGESTS: digests_of(files)},
         )
         with _importable(package):
-            return run.retry_until_available(log).model_uri
+            return run.call_online(log).model_uri
 
 
 def _copy_of_serving(folder: Path) -> Path:

@@ -106,7 +106,7 @@ def publish(
     """
     uri, messages = f"runs:/{run.id}/model", []
     if params["register"]:
-        run.retry_until_available(lambda: check_answers_its_example(model_uri))
+        run.call_online(lambda: check_answers_its_example(model_uri))
         registration = register(model_uri, params["model_name"], card, params["promote"])
         run.set_tags({"registered_model": registration.label})
         uri, messages = registration.uri, [str(registration)]

@@ -235,7 +235,7 @@ class TrainingLog:
         example = images.pixels[self.split.val[0]]
         model = log_image_model(run, classifier.network, about, example)
         summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
-        messages = publish(run, model, self._card(report), params, summary, "Serve", serve_command)
+        messages = publish(run, model, self._card(report), params, summary, "Serve")
         how_to_open = run.how_to_open(comparison_view(run.experiment_id))
         return [summary, *messages, *filter(None, [how_to_open])]
 

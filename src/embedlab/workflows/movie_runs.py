@@ -173,13 +173,8 @@ def finish(
 
     Versions compete by `score`. Returns what to tell the user.
     """
-    title = example_title(fitted.likes.table)
-
-    def query(uri: str) -> str:
-        return command("recommend", model=uri, title=title)
-
     card = movie_card(run, fitted, score)
-    messages = publish(run, model, card, params, str(fitted), "Query", query)
+    messages = publish(run, model, card, params, str(fitted), "Query")
     return [*messages, run.how_to_open()]
 
 
@@ -235,5 +230,5 @@ def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: PromotionScore) 
         metrics=metrics,
         results=results,
         limits=MOVIE_LIMITS,
-        command=lambda uri: command("recommend", title=title, model=uri),
+        command=lambda uri: command("recommend", model=uri, title=title),
     )

@@ -15,7 +15,7 @@ the aliases that a later one has set.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,13 +93,12 @@ def publish(
     params: Mapping[str, Any],
     headline: str,
     verb: str,
-    command_for: Callable[[str], str],
 ) -> list[str]:
     """Log the model's card, register the model if `params` say so, and describe the run.
 
-    params       has `register`, `model_name` and `promote`.
-    headline     the run's result, which the description begins with.
-    command_for  returns the shell command that uses the model of a URI; `verb` is what it does.
+    params    has `register`, `model_name` and `promote`.
+    headline  the run's result, which the description begins with.
+    verb      what the card's command does: `Query` or `Serve`.
 
     Returns what to tell the user. Raises TrackingError, without registering the model, if it does
     not answer its own input example.
@@ -111,7 +110,7 @@ def publish(
         run.set_tags({"registered_model": registration.label})
         uri, messages = registration.uri, [str(registration)]
     run.log_text(card.markdown(uri), CARD_FILE)
-    use = command_for(uri)
+    use = card.command(uri)
     run.describe("\n\n".join([f"**{headline}**", *messages, f"{verb} it: `{use}`"]))
     return [*messages, f"{verb} it with  {use}"]
 

@@ -78,14 +78,14 @@ class Parser(argparse.ArgumentParser):
             else:
                 unknown.append(word)
         if unknown and not HELP & set(joined):
-            self.error(self._why_unknown(unknown))
+            self.error(self._unknown_reason(unknown))
         for word in joined:
             flag, _, value = word.partition("=")
             if any("\ud800" <= letter <= "\udfff" for letter in value):  # other bytes
                 self.error(f"argument {flag}: expected text in UTF-8, got {value!a}")
         return super().parse_known_args(joined, namespace)
 
-    def _why_unknown(self, words: Sequence[str]) -> str:
+    def _unknown_reason(self, words: Sequence[str]) -> str:
         """Every unknown name among the words, with the nearest parameter."""
         reasons = []
         for word in words:

@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         notes = [*likes.remarks, *([NOT_KEPT] if result.matrix is None else [])]
         fit_command = command("fit_embedding", matrix=f"runs:/{run.id}/matrix")
         run.describe("\n\n".join([f"**{summary}**", *notes, f"Fit it: `{fit_command}`"]))
-    console.print(summary, *notes, f"Fit it with  {fit_command}", run.how_to_open(), sep="\n")
+    console.print(summary, *notes, f"Fit it with  {fit_command}", run.ui_instructions(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -94,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.describe(summary)
         page = sweep.save_view(f"Optimizers: {caption}", len(fits))
     console.print(summary)
-    console.print(f"Watch the lists converge: {run.where(PAGE)}")
-    console.print(run.how_to_open(page))
+    console.print(f"Watch the lists converge: {run.artifact_location(PAGE)}")
+    console.print(run.ui_instructions(page))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         best, *others = comparison.runs
         ids = ",".join(item.id for item in comparison.runs)
         run.set_tags({"compared_runs": ids})
-        run.log_resolved({"runs": ids})
+        run.log_params_as_resolved({"runs": ids})
 
         run.log_table(comparison.table, "tables/runs.json")
         run.log_table(comparison.pairs, "tables/pairs.json")
@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.describe(summary)
     console.print(summary)
     if page:
-        console.print(f"Images of every confusion: {run.where(PAGE)}")
-    console.print(run.how_to_open())
+        console.print(f"Images of every confusion: {run.artifact_location(PAGE)}")
+    console.print(run.ui_instructions())
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if ours.scorer not in SIMILARITIES:
         ask = f"Its explore.html ranks by {ours.scorer}; the served model has dot and cosine alone"
     console.print(f"Fit what validation chose with  {chosen}\n{ask}")
-    console.print(run.how_to_open())
+    console.print(run.ui_instructions())
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print("\n".join(messages))
         batch_size = options.batch_size_for(len(split.train))
         resolved = {"resolution": args.resolution, "batch_size": batch_size}
-        run.log_resolved(vars(options) | resolved)
+        run.log_params_as_resolved(vars(options) | resolved)
 
         image_runs.log_training_images(run, images, split, "none", args.resolution)
         backbone = load_backbone(args.backbone, args.weights, args.seed)

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             resumed = settings | vars(options)
             refuse_conflicts(f"resume={args.resume}", resumed, parser.non_default(args))
         run.log_params({"device": device, **settings})
-        run.log_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
+        run.log_params_as_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
         if options.recipe == "auto":
             messages.append(explain_auto(n_train, images.side, settings, options))
         console.print("\n".join(messages))

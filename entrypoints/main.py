@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs = reported_runs(run.experiment_id, (*image_runs, compared, *movie_runs))
         report = log_report(run, runs)
     console.rule("done")
-    console.print(f"{run.how_to_open()}\n")
+    console.print(f"{run.ui_instructions()}\n")
     console.print(f"The answers, on one page: {report}", style="bold")
 
 

@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with start_run("report", "report", {"runs": ",".join(args.runs) or "latest"}) as run:
         runs = reported_runs(run.experiment_id, args.runs)
-        run.log_resolved({"runs": ",".join(item.info.run_id for item in runs.values())})
+        run.log_params_as_resolved({"runs": ",".join(item.info.run_id for item in runs.values())})
         report = log_report(run, runs)
-    console.print(run.how_to_open())
+    console.print(run.ui_instructions())
     console.print(f"Report {report}")
 
 

@@ -220,19 +220,19 @@ def run_with(artifacts: str, **tags: str) -> TrackedRun:
 
 
 def test_a_step_of_main_leaves_it_to_main_to_say_how_to_open_the_ui():
-    assert "/runs/r?" in run_with("/a").how_to_open("#/charts")
-    assert run_with("/a", **{"mlflow.parentRunId": "main"}).how_to_open("#/charts") == ""
+    assert "/runs/r?" in run_with("/a").ui_instructions("#/charts")
+    assert run_with("/a", **{"mlflow.parentRunId": "main"}).ui_instructions("#/charts") == ""
 
 
 @pytest.mark.parametrize("artifacts", ["/a b#1/artifacts", "file:///a%20b%231/artifacts"])
 def test_an_artifact_in_a_folder_of_any_name_is_a_file(client, artifacts):
-    assert run_with(artifacts).where("page.html") == "/a b#1/artifacts/page.html"
+    assert run_with(artifacts).artifact_location("page.html") == "/a b#1/artifacts/page.html"
 
 
 def test_an_artifact_of_a_local_store_is_a_file(client):
     with start_run("recommend", "a name", {}) as run:
         run.log_text("text", "a folder/page.html")
-        place = run.where("a folder/page.html")
+        place = run.artifact_location("a folder/page.html")
     with open(place, encoding="utf-8") as file:
         assert file.read() == "text"
 
@@ -247,7 +247,7 @@ def test_an_artifact_of_a_local_store_is_a_file(client):
 def test_an_artifact_elsewhere_is_a_page_of_the_ui(client, store_uri, artifacts, address):
     # No server is asked. With a relative database, runs of processes forked later were lost.
     with use_store(store_uri) if store_uri else nullcontext():
-        place = run_with(artifacts).where("page.html")
+        place = run_with(artifacts).artifact_location("page.html")
     page = "#/experiments/1/runs/r/artifacts/page.html?workflowType=machine_learning"
     assert place == f"{address}/{page}"
 

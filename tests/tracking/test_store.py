@@ -26,7 +26,7 @@ from embedlab.tracking import database as database_module
 from embedlab.tracking.database import initialise_store
 from embedlab.tracking.offline import retry as outage
 from embedlab.tracking.run import start_run
-from embedlab.tracking.store import first_line, how_to_open, without_password
+from embedlab.tracking.store import first_line, ui_instructions, without_password
 from entrypoints import recommend
 
 pytestmark = pytest.mark.slow
@@ -356,7 +356,7 @@ def test_a_password_is_masked_and_nothing_else(text, shown):
 )
 def test_the_command_that_opens_the_runs_can_be_used_and_holds_no_password(monkeypatch, uri, first):
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
-    shown = how_to_open("1", "a", "#/experiments/1")
+    shown = ui_instructions("1", "a", "#/experiments/1")
     assert shown.startswith(first)
     assert "secret" not in shown
 

@@ -103,8 +103,8 @@ def ui_address() -> str:
     return re.sub("://[^/@]*@", "://", mlflow.get_tracking_uri()).rstrip("/")
 
 
-def how_to_open(experiment_id: str, run_id: str, *pages: str) -> str:
-    """How to open the run's page and other pages, `#/…`: their addresses in the MLflow UI.
+def ui_instructions(experiment_id: str, run_id: str, *pages: str) -> str:
+    """Lines to print: addresses of the run's page and of other pages, `#/…`, in the MLflow UI.
 
     Without a server, the command that starts the UI on this store comes first.
     """

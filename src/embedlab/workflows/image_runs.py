@@ -236,8 +236,8 @@ class TrainingLog:
         model = log_image_model(run, classifier.network, about, example)
         summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
         messages = publish(run, model, self._card(report), params, summary, "Serve")
-        how_to_open = run.how_to_open(comparison_view(run.experiment_id))
-        return [summary, *messages, *filter(None, [how_to_open])]
+        instructions = run.ui_instructions(comparison_view(run.experiment_id))
+        return [summary, *messages, *filter(None, [instructions])]
 
     def _log_test(self, test: Predictions) -> ClassificationReport:
         """Evaluate the test images: metrics, tables, figures, and the predictions themselves."""

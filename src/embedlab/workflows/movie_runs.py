@@ -175,7 +175,7 @@ def finish(
     """
     card = movie_card(run, fitted, score)
     messages = publish(run, model, card, params, str(fitted), "Query")
-    return [*messages, run.how_to_open()]
+    return [*messages, run.ui_instructions()]
 
 
 def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
@@ -196,7 +196,7 @@ def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
     run.log_text(explorer_page(movie_map, vectors, caption), PAGE)
     title = f"{caption}: movies that the same people like are near"
     run.log_figure(plot_movie_map(movie_map, title), "figures/movie_map.png")
-    return f"Walk through the movies: {run.where(PAGE)}"
+    return f"Walk through the movies: {run.artifact_location(PAGE)}"
 
 
 def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: PromotionScore) -> Card:

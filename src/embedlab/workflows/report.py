@@ -92,7 +92,7 @@ def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
     shown = {entry_point: ReportedRun(one) for entry_point, one in runs.items()}
     run.log_text(report_page(shown), PAGE)
     run.describe(answers(shown))
-    return run.where(PAGE)
+    return run.artifact_location(PAGE)
 
 
 def answers(runs: Mapping[str, "ReportedRun"]) -> str:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.movies.data.cooccurrence import COUNTS_FILE, build_cooccurrence, save_sparse
     from embedlab.movies.data.likes import find_likes, save_likes
     from embedlab.movies.data.ratings import read_ratings
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
 
     with start_run("build_matrix", f"build_matrix {args.like_rule}", vars(args)) as run:
         device = choose_device(args.device)

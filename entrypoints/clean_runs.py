@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import console, plain_table
     from embedlab.datasets.cache import find_leftovers
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.tracking.stale import experiment_named, find_stale
 
     with start_run("clean_runs", "clean_runs", vars(args), marks_stale=False) as run:

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.movies.sweep.page import comparison_page
     from embedlab.movies.sweep.plots import comparison_figures
     from embedlab.movies.sweep.results import OptimizerComparison
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.movie_runs import find_or_load_likes
     from embedlab.workflows.sweep import Sweep
     from embedlab_serving.titles import TitleIndex

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import console
     from embedlab.datasets.image_source import locate_images
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.vision.data.images import read_images
     from embedlab.vision.evaluation import plots
     from embedlab.vision.evaluation.comparison import compare_runs, right_only_by

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tune_and_evaluate,
     )
     from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.movie_runs import find_or_load_likes, fit_source
     from embedlab_serving.neighbours import SIMILARITIES
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import console, epoch_progress, work_progress
     from embedlab.distributed.collectives import broadcast, process_group
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.vision.backbone import attach_head, load_backbone
     from embedlab.vision.evaluation.metrics import predictions_of
     from embedlab.vision.features import extract_features

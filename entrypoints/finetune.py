@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import EpochTable, console, time_estimate, work_progress
     from embedlab.distributed.collectives import broadcast, process_group
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.vision.backbone import attach_head, load_backbone, new_head
     from embedlab.vision.inference import Classifier, choose_precision
     from embedlab.vision.training.checkpoint import Checkpoints

@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
     from embedlab.movies.evaluation.splits import check_enough_likes
     from embedlab.movies.solvers.fit import fit_weighted
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.tracking.registry.promotion import PromotionScore
-    from embedlab.tracking.run import start_run
     from embedlab.workflows import movie_runs
 
     params = vars(args) | {"lr": options.lr}

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = FitOptions(args.optimizer, args.lr, args.dim, args.epochs)  # refused before any step
 
     from embedlab.cli.console import console
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.nested_run import run_entry_point
     from embedlab.workflows.report import log_report, reported_runs
 

@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from embedlab.cli.console import console
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.tracking.registry.versions import set_champion
-    from embedlab.tracking.run import start_run
 
     label = f"promote {args.model_name} {args.version}"
     with start_run("promote", label, vars(args)) as run:

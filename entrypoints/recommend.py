@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import as_text, console, recommendation_table
     from embedlab.formatting import as_markdown
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.recommend import load_model, query
 
     with start_run("recommend", f"recommend {args.title}", vars(args)) as run:

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from embedlab.cli.console import console
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.report import log_report, reported_runs
 
     with start_run("report", "report", {"runs": ",".join(args.runs) or "latest"}) as run:

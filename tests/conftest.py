@@ -27,7 +27,7 @@ long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMB
 LONGEST = (
     "test_entry_points", "test_team_server", "test_same_seed", "test_sweep_runs",
     "test_degenerate", "test_trainer", "test_real_images", "test_distributed",
-    "test_damaged_models", "test_weighting", "test_real_ratings", "test_run", "test_outage",
+    "test_damaged_models", "test_weighting", "test_real_ratings", "test_lifecycle", "test_outage",
     "test_image_model", "test_movie_model", "test_older_models", "test_backbones",
     "test_concurrent_registration", "test_faults", "test_report", "test_environments",
 )  # fmt: skip

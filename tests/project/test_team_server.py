@@ -39,7 +39,7 @@ from embedlab.errors import StoreUnavailableError, TrackingError
 from embedlab.progress import EpochRecord
 from embedlab.tracking import database
 from embedlab.tracking.database import initialise_store
-from embedlab.tracking.run import start_run
+from embedlab.tracking.lifecycle import start_run
 from entrypoints import build_matrix
 from entrypoints.main import STEPS
 
@@ -424,7 +424,7 @@ import pandas as pd
 from embedlab.cli.parser import exit_with
 from embedlab.progress import EpochRecord
 from embedlab.tracking.offline import client
-from embedlab.tracking.run import start_run
+from embedlab.tracking.lifecycle import start_run
 from embedlab.workflows.models import log_movie_model
 
 client.FIRST_PROBE = 0.5

@@ -7,7 +7,7 @@ import pytest
 from chart_views import kept_view
 
 from embedlab.datasets.image_source import SAMPLE
-from embedlab.tracking.run import TrackedRun, start_run
+from embedlab.tracking.lifecycle import TrackedRun, start_run
 from embedlab.tracking.store import ui_instructions
 from embedlab.vision.options import SPLIT_PARAMETERS
 from embedlab.workflows.finished_image_runs import find_image_runs

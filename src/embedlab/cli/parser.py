@@ -143,11 +143,11 @@ def exit_with(main: Callable[[Sequence[str] | None], None]) -> None:
 def _close_open_run(error: EmbedlabError) -> None:
     """Close a run that no `start_run` of this process closes, and record why."""
     if isinstance(error, MainProcessKilledError):
-        from embedlab.tracking.run import mark_stale_runs_here
+        from embedlab.tracking.lifecycle import mark_stale_runs_here
 
         mark_stale_runs_here()
     # `start_run` removes the variable when it adopts the run that `mlflow run` has made.
     elif "MLFLOW_RUN_ID" in os.environ and not isinstance(error, TrackingError):
-        from embedlab.tracking.run import end_refused_run
+        from embedlab.tracking.lifecycle import end_refused_run
 
         end_refused_run(error)

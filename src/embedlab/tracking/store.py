@@ -19,11 +19,13 @@ from embedlab.errors import TrackingError
 UI_ADDRESS = "http://127.0.0.1:5000"
 # The disk is full, or may not be written.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
-# The first group is shown, the rest is the password: for a server up to the last @ before a slash,
-# for a database, whose password may hold slashes, up to the last @, and in its options.
+# The group of each alternative is kept; the password, which follows it, is replaced.
 PASSWORD = re.compile(
+    # http://user:<password>@host, up to the last @ before a slash
     r"(https?://[^\s/:@]*:)[^\s/]*(?=@)"
+    # postgresql://user:<password>@host, up to the last @: the password may hold slashes
     r"|((?:postgresql|mysql|mssql)[^\s:]*://[^\s/:@]*:)\S*(?=@)"
+    # ?password=<password>&…
     r"|([?&](?:\w*password|odbc_connect)=)[^\s&]*"
 )
 CLASSIC_UI = "workflowType=machine_learning"  # without it the UI opens on the traces of chat models

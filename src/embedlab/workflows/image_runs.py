@@ -15,10 +15,10 @@ from embedlab.distributed.collectives import assert_same_across_ranks, local_mai
 from embedlab.formatting import counted, serve_command
 from embedlab.progress import OnProgress
 from embedlab.tracking import charts
+from embedlab.tracking.lifecycle import TrackedRun
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish
-from embedlab.tracking.run import TrackedRun
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset, read_images
 from embedlab.vision.data.splits import Split, duplicates_across_parts, split_images

@@ -20,10 +20,10 @@ from embedlab.movies.plots import plot_fit, plot_movie_map
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, relative_gap
 from embedlab.progress import EpochRecord, OnEpoch
 from embedlab.tracking.finished import download_artifact
+from embedlab.tracking.lifecycle import TrackedRun
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish
-from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import first_line, store_address
 from embedlab.workflows.conflicts import refuse_conflicts
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence

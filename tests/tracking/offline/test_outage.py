@@ -31,6 +31,7 @@ from mlflow.exceptions import MlflowException
 
 from embedlab.errors import DataError, OptionError, StoreUnavailableError, TrackingError
 from embedlab.progress import EpochRecord
+from embedlab.tracking.lifecycle import start_child_run, start_run
 from embedlab.tracking.offline import client as buffered_client
 from embedlab.tracking.offline import retry
 from embedlab.tracking.offline.client import BufferedClient
@@ -41,7 +42,6 @@ from embedlab.tracking.offline.retry import (
     wait_limit,
 )
 from embedlab.tracking.offline.spool import Spool, send_earlier_spools
-from embedlab.tracking.run import start_child_run, start_run
 from embedlab.workflows.models import log_movie_model
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 from embedlab.errors import TrackingError
+from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import Registration, publish, register
-from embedlab.tracking.run import start_run
 from embedlab.workflows.model_facts import VAL_ACCURACY
 from embedlab.workflows.models import log_movie_model
 

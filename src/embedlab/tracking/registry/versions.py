@@ -22,15 +22,15 @@ from typing import Any
 import mlflow
 
 from embedlab.formatting import command
+from embedlab.tracking.lifecycle import TrackedRun
+from embedlab.tracking.model_logging import check_answers_its_example
 from embedlab.tracking.registry.card import CARD_FILE, Card
-from embedlab.tracking.registry.model import check_answers_its_example
 from embedlab.tracking.registry.registered_model import (
     CHALLENGER,
     CHAMPION,
     RegisteredModel,
     registered_version,
 )
-from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import explain_store_errors
 
 UNDECIDED_SECONDS = 60  # after which a registration counts as killed
@@ -65,24 +65,24 @@ class Registration:
 class Promotion(Registration):
     """A version that was made champion by hand.
 
-    before  the number of the champion before it, if there was one.
+    previous  the number of the champion until then, which may be this version; None for none.
     """
 
-    before: int | None
+    previous: int | None
 
     def __str__(self) -> str:
-        if self.version == self.before:
+        if self.version == self.previous:
             return f"{self.name}: version {self.version} is champion already, nothing has changed"
-        before = f"version {self.before} was" if self.before else "there was none"
-        return f"{self.name}: version {self.version} is champion ({before}): {self.reason}"
+        replaced = f"version {self.previous} was" if self.previous else "there was none"
+        return f"{self.name}: version {self.version} is champion ({replaced}): {self.reason}"
 
     @property
     def undo(self) -> str:
-        """The command that makes the version before it champion again, if there was one."""
-        if self.before in (None, self.version):
+        """A line with the command that restores the previous champion; "" if there is none."""
+        if self.previous in (None, self.version):
             return ""
         because = f"instead of version {self.version}"
-        undo = command("promote", model_name=self.name, version=self.before, reason=because)
+        undo = command("promote", model_name=self.name, version=self.previous, reason=because)
         return f"Undo it with  {undo}"
 
 
@@ -147,8 +147,8 @@ def set_champion(name: str, wanted: str, reason: str) -> Promotion:
     with explain_store_errors():
         version = model.find(wanted)
         champion = model.by_alias(CHAMPION)
-        before = champion.version if champion else None
-        if version != before:
+        previous = champion.version if champion else None
+        if version != previous:
             model.make_champion(version, reason, champion)
             since = time.time() * 1000 - 1000 * UNDECIDED_SECONDS
             model.wait_for_registrations(PROMOTION_SECONDS, since)
@@ -157,7 +157,7 @@ def set_champion(name: str, wanted: str, reason: str) -> Promotion:
             challenger = model.by_alias(CHALLENGER)
             if challenger and challenger.version == version:
                 model.set_alias(CHALLENGER, None)
-    return Promotion(name, version, CHAMPION, reason, before)
+    return Promotion(name, version, CHAMPION, reason, previous)
 
 
 def _uri(name: str, version: int) -> str:

@@ -28,10 +28,9 @@ from embedlab.cli.parser import exit_with
 from embedlab.errors import DivergedError, OptionError, TrackingError
 from embedlab.progress import EpochRecord
 from embedlab.tracking import database as database_module
-from embedlab.tracking import run as runs
-from embedlab.tracking import tracked_run
+from embedlab.tracking import lifecycle, tracked_run
 from embedlab.tracking.database import initialise_store
-from embedlab.tracking.run import (
+from embedlab.tracking.lifecycle import (
     EXPERIMENT,
     RANDOM_RUN_NAME,
     TrackedRun,
@@ -198,7 +197,7 @@ def test_a_value_that_mlflow_logs_in_quotes_is_shown_as_it_was_used(
         raise Begun(arguments[2])
 
     with monkeypatch.context() as patched, pytest.raises(Begun) as begins:
-        patched.setattr(runs, "start_run", begun)
+        patched.setattr(lifecycle, "start_run", begun)
         importlib.import_module(f"entrypoints.{entry_point.name}").main(arguments)
     made = make_run()
     for name, text in logged.items():
@@ -319,7 +318,7 @@ def test_a_data_set_that_another_run_made_is_linked_to_it(client):
 
 
 def test_system_metrics_are_there_from_the_first_seconds(client, monkeypatch):
-    monkeypatch.setattr(runs, "SYSTEM_METRICS_SECONDS", 0.1)
+    monkeypatch.setattr(lifecycle, "SYSTEM_METRICS_SECONDS", 0.1)
     deadline = time.monotonic() + 6  # MLflow's own interval is 10 seconds
     with start_run("fit_embedding", "fit", {}) as run:
         while time.monotonic() < deadline:
@@ -338,7 +337,7 @@ def code_version(client: mlflow.MlflowClient) -> tuple[str, str]:
 
 
 def test_the_commit_and_whether_files_differ_from_it(client, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(lifecycle, "PROJECT_ROOT", tmp_path)
     assert code_version(client) == ("unknown", "unknown")  # a copy without its history
     with git.Repo.init(tmp_path) as repository:
         assert code_version(client) == ("unknown", "unknown")  # no commit yet

@@ -62,9 +62,9 @@ def measure(dataset: str, seeds: Sequence[int], both: Mapping, changes: Mapping)
     return row
 
 
-def spread(found: Sequence[Metrics], metric: str) -> str:
+def spread(runs: Sequence[Metrics], metric: str) -> str:
     """Mean and range over the seeds: `0.941 (0.930 to 0.952)`."""
-    values = [metrics[metric] for metrics in found]
+    values = [metrics[metric] for metrics in runs]
     return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 

@@ -72,10 +72,10 @@ def make_run(client, monkeypatch):
 def usual_signals():
     """Signals as a process at a terminal handles them; a shell's background job ignores Ctrl-C."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    before = {signum: signal.signal(signum, handler) for signum, handler in usual.items()}
     yield usual
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 def short_run(client: mlflow.MlflowClient, **params: object) -> Run:
@@ -431,7 +431,7 @@ def test_a_run_tells_how_it_ended_and_keeps_its_epochs(
     assert {k: v for k, v in kept.data.tags.items() if k in ("stop_reason", "error")} == expected
     assert series(client, run.id, "train/cost") == [(0, 2.0), (1, 1.0)]
     assert mlflow.active_run() is None
-    assert {number: signal.getsignal(number) for number in usual_signals} == usual_signals
+    assert {signum: signal.getsignal(signum) for signum in usual_signals} == usual_signals
 
 
 @pytest.mark.usefixtures("usual_signals")
@@ -439,8 +439,8 @@ def test_a_run_tells_how_it_ended_and_keeps_its_epochs(
 def test_ctrl_c_while_epochs_are_written_leaves_no_run_half_closed(
     client, monkeypatch, is_in_the_body
 ):
-    """The second one after a Ctrl-C in the body; or the first, while the last epochs are written,
-    and then a second."""
+    """Either the body was interrupted and this is the second Ctrl-C, or this is the first one, and
+    a second follows."""
     flush = TrackedRun.flush
 
     def interrupted(run):
@@ -458,14 +458,14 @@ def test_ctrl_c_while_epochs_are_written_leaves_no_run_half_closed(
 
 
 @pytest.mark.usefixtures("usual_signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_comes_too_late_once_the_run_says_that_it_has_finished(
-    client, monkeypatch, number
+    client, monkeypatch, signum
 ):
     set_tags = TrackedRun.set_tags
 
     def interrupted(run, tags):
-        signal.raise_signal(number)
+        signal.raise_signal(signum)
         set_tags(run, tags)
 
     with start_run("fit_embedding", "fit", {}) as run:
@@ -476,11 +476,11 @@ def test_a_signal_comes_too_late_once_the_run_says_that_it_has_finished(
 
 @pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize(
-    ("number", "raised", "reason"),
+    ("signum", "raised", "reason"),
     [(signal.SIGINT, KeyboardInterrupt, "ctrl-c"), (signal.SIGTERM, SystemExit, "sigterm")],
 )
 def test_a_signal_while_a_run_or_its_child_begins_closes_both(
-    client, monkeypatch, number, raised, reason
+    client, monkeypatch, signum, raised, reason
 ):
     """MLflow has made the run by then, and nobody else would close it."""
     start, begun = mlflow.start_run, []
@@ -488,7 +488,7 @@ def test_a_signal_while_a_run_or_its_child_begins_closes_both(
     def interrupted(**options):
         begun.append(start(**options).info.run_id)
         if len(begun) == n_begun:
-            signal.raise_signal(number)
+            signal.raise_signal(signum)
         return mlflow.active_run()
 
     monkeypatch.setattr(mlflow, "start_run", interrupted)
@@ -544,10 +544,10 @@ def fit_for_long(begun: Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "reason"),
+    ("signum", "code", "reason"),
     [(signal.SIGTERM, 143, "sigterm"), (signal.SIGINT, 130, "ctrl-c")],
 )
-def test_a_process_that_is_told_to_stop_closes_its_run(client, capfd, number, code, reason):
+def test_a_process_that_is_told_to_stop_closes_its_run(client, capfd, signum, code, reason):
     fork = multiprocessing.get_context("fork")
     receiver, begun = fork.Pipe(duplex=False)
     process = fork.Process(target=fit_for_long, args=(begun,))
@@ -555,7 +555,7 @@ def test_a_process_that_is_told_to_stop_closes_its_run(client, capfd, number, co
     try:
         assert receiver.poll(60)
         run_id = receiver.recv()
-        os.kill(process.pid, number)
+        os.kill(process.pid, signum)
         process.join(60)
     finally:
         process.kill()

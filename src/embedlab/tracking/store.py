@@ -93,8 +93,8 @@ def first_line(error: Exception) -> str:
 
 def run_page(experiment_id: str, run_id: str, artifact: str = "") -> str:
     """The path of a run's page in the MLflow UI, `#/…`, or of the page of its artifact."""
-    shown = f"/artifacts/{artifact}" if artifact else ""
-    return f"#/experiments/{experiment_id}/runs/{run_id}{shown}?{CLASSIC_UI}"
+    suffix = f"/artifacts/{artifact}" if artifact else ""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{suffix}?{CLASSIC_UI}"
 
 
 def ui_address() -> str:
@@ -115,6 +115,6 @@ def ui_instructions(experiment_id: str, run_id: str, *pages: str) -> str:
     if not has_server():
         uri = mlflow.get_tracking_uri()
         has_password = uri != store_address()
-        shown = '"$MLFLOW_TRACKING_URI"' if has_password else shlex.quote(uri)
-        lines.insert(0, f"Start  mlflow ui --backend-store-uri {shown}")
+        argument = '"$MLFLOW_TRACKING_URI"' if has_password else shlex.quote(uri)
+        lines.insert(0, f"Start  mlflow ui --backend-store-uri {argument}")
     return "\n".join(lines)

@@ -89,9 +89,9 @@ def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
 
     Returns where the page is.
     """
-    shown = {entry_point: ReportedRun(one) for entry_point, one in runs.items()}
-    run.log_text(report_page(shown), PAGE)
-    run.describe(answers(shown))
+    reported = {entry_point: ReportedRun(item) for entry_point, item in runs.items()}
+    run.log_text(report_page(reported), PAGE)
+    run.describe(answers(reported))
     return run.artifact_location(PAGE)
 
 

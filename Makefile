@@ -3,8 +3,8 @@ PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3.14 python3
   command -v $$one && break; done)
 STORE ?= $(or $(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)
 PORT ?= 5000
-# Without the folder's own path, which may hold a space, and by name: make starts simple commands
-# without a shell, and some makes look for them on the PATH that they were started with.
+# Relative, as the project's path may contain a space. Recipes name programs as $(BIN)/…, as make
+# may start a command without a shell, by the PATH that it was started with, not by the one below.
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -35,8 +35,8 @@ lint: $(VENV)/.test  ## linters and types
 ui: store  ## the MLflow UI on the same store; PORT=5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri "$$STORE" --port $(PORT)
 
-# Made first, and whole: a UI that made it would keep artifacts where local runs cannot write, and
-# an `mlflow run` that is killed while it makes it leaves one that cannot be opened.
+# The store is created before a UI or run starts. One that a UI creates keeps its artifacts where
+# local runs cannot write, and one that a killed `mlflow run` leaves cannot be opened.
 store: $(VENV)/.run
 	PYTHONPATH=src MLFLOW_TRACKING_URI="$$STORE" $(BIN)/python -c \
 	  "from embedlab.cli.parser import exit_with; from embedlab.tracking.database import initialise_store; \

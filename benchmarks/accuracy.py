@@ -55,16 +55,16 @@ def run(entry_point: ModuleType, parameters: Mapping[str, object]) -> Metrics:
 def measure(dataset: str, seeds: Sequence[int], both: Mapping, changes: Mapping) -> Row:
     row = Row(dataset, [], [])
     for seed in seeds:
-        given = {**both, "dataset": dataset, "split_seed": seed, "seed": seed}
-        row.frozen.append(run(extract_features, given))
-        row.finetuned.append(run(finetune, {**given, **changes}))
+        params = {**both, "dataset": dataset, "split_seed": seed, "seed": seed}
+        row.frozen.append(run(extract_features, params))
+        row.finetuned.append(run(finetune, {**params, **changes}))
         print(dataset, seed, row.frozen[-1], row.finetuned[-1], flush=True)
     return row
 
 
-def spread(found: Sequence[Metrics], metric: str) -> str:
+def spread(runs: Sequence[Metrics], metric: str) -> str:
     """Mean and range over the seeds: `0.941 (0.930 to 0.952)`."""
-    values = [metrics[metric] for metrics in found]
+    values = [metrics[metric] for metrics in runs]
     return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 

@@ -135,10 +135,10 @@ def main() -> None:
             seconds = [seconds_until(*pair) for pair in zip(of_side, reached, strict=True)]
             record = of_side[0][reached[0]]
             products = int(record.metrics["train/products"])
-            what = f"to {gap:.0e}, {name}: round {record.epoch}, {products:,} products"
+            label = f"to {gap:.0e}, {name}: round {record.epoch}, {products:,} products"
             median = float(np.median(seconds))
             base = base or median
-            report.add(what, seconds, "s", median / base)
+            report.add(label, seconds, "s", median / base)
     report.show()
 
 

@@ -51,8 +51,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=2)
-    what = "resolution in pixels; a smaller one makes data loading the bottleneck"
-    parser.add_argument("--resolution", type=int, default=32, help=what)
+    help_text = "resolution in pixels; a smaller one makes data loading the bottleneck"
+    parser.add_argument("--resolution", type=int, default=32, help=help_text)
     args = parser.parse_args()
     if not args.folder.exists():
         unfinished = args.folder.with_suffix(".part")

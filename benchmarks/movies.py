@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.movie_fits import DIM, adam_epoch, first_within, load_likes, seconds_until
-from benchmarks.timing import Report, in_a_process, once, take_turns, times
+from benchmarks.timing import Report, in_a_process, seconds_of_calls, take_turns
 from embedlab.movies.data.cooccurrence import cooccurrence, to_dense
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
@@ -26,7 +26,7 @@ from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored
 from embedlab.process import peak_memory
 from embedlab.progress import EpochRecord
-from embedlab.tracking.run import start_run
+from embedlab.tracking.lifecycle import start_run
 from embedlab.workflows.models import log_movie_model
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
@@ -53,9 +53,9 @@ def epochs(report: Report, likes: Likes, n: int) -> None:
     notebook, factored = notebook_epoch(to_dense(counts)), adam_epoch(Factored(likes.weighted))
     base = "epoch, as in the notebook (dense, autograd)"
     sides = {
-        base: partial(once, notebook),
-        "epoch, dense": partial(once, adam_epoch(Dense(counts))),
-        "epoch, factored": partial(times, factored, 20),
+        base: partial(seconds_of_calls, notebook),
+        "epoch, dense": partial(seconds_of_calls, adam_epoch(Dense(counts))),
+        "epoch, factored": partial(seconds_of_calls, factored, 20, warm_up=1),
     }
     take_turns(sides, 1)  # warms up
     seconds = take_turns(sides, n)
@@ -87,11 +87,13 @@ def exact_solver(report: Report, likes: Likes, n: int) -> None:
 
 def matrix(report: Report, likes: Likes, n: int) -> None:
     counts = cooccurrence(likes.matrix)
-    sparse = report.add("X = LᵀL, sparse", times(lambda: cooccurrence(likes.matrix), n), "s")
+    seconds = seconds_of_calls(lambda: cooccurrence(likes.matrix), n, warm_up=1)
+    sparse = report.add("X = LᵀL, sparse", seconds, "s")
     floats = torch.from_numpy(likes.matrix.toarray().astype(np.float32))
-    product = times(lambda: floats.T @ floats, n)
-    report.add("X = LᵀL, dense product of dense likes", product, "s", np.median(product) / sparse)
-    report.add("X, sparse to dense", times(lambda: to_dense(counts), n), "s")
+    seconds = seconds_of_calls(lambda: floats.T @ floats, n, warm_up=1)
+    report.add("X = LᵀL, dense product of dense likes", seconds, "s", np.median(seconds) / sparse)
+    seconds = seconds_of_calls(lambda: to_dense(counts), n, warm_up=1)
+    report.add("X, sparse to dense", seconds, "s")
 
 
 def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int) -> tuple[float, float]:
@@ -106,10 +108,10 @@ def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int) -> tuple[float
 def memory(report: Report, ratings: str, n: int) -> None:
     """Peak resident memory of whole processes; the dense form reaches its peak in two epochs."""
     for objective, epochs in (("factored", 150), ("dense", 2)):
-        found = [in_a_process(_peak_mib_of_a_fit, ratings, objective, epochs) for _ in range(n)]
+        runs = [in_a_process(_peak_mib_of_a_fit, ratings, objective, epochs) for _ in range(n)]
         name = f"peak memory of a process, {epochs} epochs {objective}"
-        imported = found[-1][0]
-        peaks = [peak for _, peak in found]
+        imported, _ = runs[-1]
+        peaks = [peak for _, peak in runs]
         report.add(f"{name} ({imported:,.0f} MiB of it imports and likes)", peaks, "MiB")
 
 
@@ -119,14 +121,13 @@ def model(report: Report, likes: Likes, n: int) -> None:
     movies = likes.movies.assign(likes=likes.popularity)
     titles = movies["title"].tolist()
     index, neighbours = TitleIndex(titles, likes.popularity), Neighbours(vectors)
-    asked = titles[likes.popularity.argmax()]
-    typed = asked.rpartition(" (")[0].lower()
+    typed = titles[likes.popularity.argmax()].rpartition(" (")[0].lower()
 
     def one_title(score: str) -> Callable[[], object]:
         return lambda: neighbours.top([index.find(typed)], 10, score)
 
     for score in ("dot", "cosine"):
-        seconds = times(one_title(score), 200, warm_up=5)
+        seconds = seconds_of_calls(one_title(score), 200, warm_up=5)
         report.add(f"one title, {score}, inside Python", [1e3 * s for s in seconds], "ms")
     with tempfile.TemporaryDirectory() as folder:
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
@@ -135,10 +136,10 @@ def model(report: Report, likes: Likes, n: int) -> None:
         with start_run("benchmark", "benchmark", {}) as run:
             uri = log_movie_model(run, vectors, movies, {})
         loaded = mlflow.pyfunc.load_model(uri)
-        load_seconds = times(lambda: mlflow.pyfunc.load_model(uri), n)
+        load_seconds = seconds_of_calls(lambda: mlflow.pyfunc.load_model(uri), n, warm_up=1)
         report.add("model load, imports done", load_seconds, "s")
         table = [{"title": typed}]
-        seconds = times(lambda: loaded.predict(table), 50, warm_up=5)
+        seconds = seconds_of_calls(lambda: loaded.predict(table), 50, warm_up=5)
         report.add("one title, through MLflow's predict", [1e3 * s for s in seconds], "ms")
 
 

@@ -90,8 +90,8 @@ def measure(side: str, folder: Path, is_ranked: bool) -> Measured:
     seconds, top_10, scorers = SIDES[side][0](holdout.likes)
     measured = {"fit, s": seconds, "memory, GiB": peak_memory() / 2**30}
     rows = np.random.default_rng(0).choice(holdout.query, N_TOP_10)
-    asked = [timed(partial(top_10, row))[1] for row in rows]
-    measured["a top 10, ms"] = 1e3 * statistics.median(asked)
+    title_seconds = [timed(partial(top_10, row))[1] for row in rows]
+    measured["a top 10, ms"] = 1e3 * statistics.median(title_seconds)
     if is_ranked:
         rankings = held_out_metrics(scorers, holdout).values()
         rates = [ranking.means()["hit_rate"] for ranking in rankings]
@@ -116,7 +116,7 @@ def show(rows: list[dict]) -> None:
         for side in SIDES:
             cells = [side, f"{row['likes']:,}", str(len(row[side]))]
             for name in row[side][0]:
-                values = [one[name] for one in row[side] if name in one]
+                values = [fit[name] for fit in row[side] if name in fit]
                 spread = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
                 cells.append(f"{statistics.median(values):.3g}{spread}")
             lines.append(cells)
@@ -132,7 +132,7 @@ def draw(rows: list[dict], path: Path) -> None:
     likes = [row["likes"] for row in rows]
     for side, (_, colour) in SIDES.items():
         line = {"color": colour, "marker": "o", "linewidth": 2, "label": side}
-        medians = [statistics.median(one["fit, s"] for one in row[side]) for row in rows]
+        medians = [statistics.median(fit["fit, s"] for fit in row[side]) for row in rows]
         seconds.plot(likes, medians, **line)
         rates.plot(likes, [row[side][0]["hit rate"] for row in rows], **line)
     seconds.set(title=f"Time to fit, dim {DIM}", ylabel="seconds", yscale="log")

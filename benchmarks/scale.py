@@ -18,7 +18,7 @@ import scipy.sparse as sp
 
 from benchmarks.movie_fits import DIM, adam_epoch, timed_exact_fit
 from benchmarks.synthetic_ratings import LARGEST, SMALLEST, folder_of_size
-from benchmarks.timing import in_a_process, machine, print_table, timed, times
+from benchmarks.timing import in_a_process, machine, print_table, seconds_of_calls, timed
 from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
@@ -31,7 +31,7 @@ from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
 
 SIZES = (SMALLEST, 1_000_000, 10_000_000, LARGEST)
-EPOCHS, ASKED = 5, 200
+N_EPOCHS, N_TITLES = 5, 200
 LIKES, TITLES = "likes.npz", "titles.json"
 COLOURS = (BLUE, ORANGE, GREEN, RED, "#8e44ad", "#17a2b8", GREY, "#b8860b", "#222222")
 UNITS = {"memory of reading": "GiB", "memory of fitting": "GiB"}
@@ -43,8 +43,13 @@ def read(folder: Path) -> dict[str, float]:
     likes, liking = timed(lambda: find_likes(ratings, "user_mean"))
     sp.save_npz(folder / LIKES, likes.matrix, compressed=False)
     (folder / TITLES).write_text(json.dumps(likes.movies["title"].tolist()))
-    found = {"reading": reading, "likes": liking, "memory of reading": peak_memory() / 2**30}
-    return {"ratings": ratings.n_ratings, "likes found": likes.matrix.nnz, **found}
+    return {
+        "ratings": ratings.n_ratings,
+        "likes found": likes.matrix.nnz,
+        "reading": reading,
+        "likes": liking,
+        "memory of reading": peak_memory() / 2**30,
+    }
 
 
 def fit(folder: Path) -> dict[str, float]:
@@ -52,7 +57,7 @@ def fit(folder: Path) -> dict[str, float]:
     weighted = weight_likes(likes)
     _, squares = timed(lambda: weighted.off_diagonal_squares)
 
-    epochs = times(adam_epoch(Factored(weighted)), EPOCHS)
+    epochs = seconds_of_calls(adam_epoch(Factored(weighted)), N_EPOCHS, warm_up=1)
     exact = timed_exact_fit(weighted)
     memory = peak_memory() / 2**30
 
@@ -64,10 +69,11 @@ def fit(folder: Path) -> dict[str, float]:
     def ask(title: str) -> object:
         return neighbours.top([index.find(title)], 10)
 
-    rows = np.random.default_rng(0).choice(len(titles), ASKED)
+    rows = np.random.default_rng(0).choice(len(titles), N_TITLES)
     typed = [titles[row].rpartition(" (")[0].lower() for row in rows]
-    asked = [timed(partial(ask, title))[1] for title in typed]
-    missing = [timed(partial(not_found, index, f"{title} {title[::-1]}"))[1] for title in typed]
+    title_seconds = [timed(partial(ask, title))[1] for title in typed]
+    absent = [f"{title} {title[::-1]}" for title in typed]
+    missing_seconds = [timed(partial(not_found, index, title))[1] for title in absent]
     return {
         "‖X‖²": squares,
         "an Adam epoch": float(np.median(epochs)),
@@ -75,8 +81,8 @@ def fit(folder: Path) -> dict[str, float]:
         "exact, whole": squares + exact.seconds,
         "memory of fitting": memory,
         "index of titles": indexing,
-        "a title": 1e3 * float(np.median(asked)),
-        "a missing title": 1e3 * float(np.median(missing)),
+        "a title": 1e3 * float(np.median(title_seconds)),
+        "a missing title": 1e3 * float(np.median(missing_seconds)),
         "rounds": len(exact.history) - 1,
         "rounds to 1e-3": exact.near_round,
         "products": exact.history[-1].metrics["train/products"],
@@ -93,28 +99,28 @@ def exponent(ratings: list[float], values: list[float]) -> float:
     return float(np.polyfit(np.log(ratings), np.log(values), 1)[0])
 
 
-def show(found: list[dict[str, float]]) -> None:
-    ratings = [row["ratings"] for row in found]
+def show(rows: list[dict[str, float]]) -> None:
+    ratings = [row["ratings"] for row in rows]
     lines = []
-    for stage in list(found[0])[1:]:
-        values = [row[stage] for row in found]
+    for stage in list(rows[0])[1:]:
+        values = [row[stage] for row in rows]
         unit = UNITS.get(stage, "" if isinstance(values[0], int) else "s")
         cells = [f"{v:,} {unit}" if isinstance(v, int) else f"{v:,.3g} {unit}" for v in values]
-        slope = f"{exponent(ratings, values):.2f}" if unit and len(found) > 1 else ""
+        slope = f"{exponent(ratings, values):.2f}" if unit and len(rows) > 1 else ""
         lines.append([stage, *cells, slope])
     sizes = (f"{n / 1e6:.3g} M ratings" for n in ratings)
     print_table(f"Movies by size, dim {DIM}", ("stage", *sizes, "exponent"), lines)
-    print(json.dumps({"machine": machine(), "rows": found}))
+    print(json.dumps({"machine": machine(), "rows": rows}))
 
 
-def draw(found: list[dict[str, float]], path: Path) -> None:
+def draw(rows: list[dict[str, float]], path: Path) -> None:
     figure = new_figure(13, 4.2)
-    ratings = [row["ratings"] for row in found]
+    ratings = [row["ratings"] for row in rows]
     seconds, memory = figure.subplots(1, 2)
     for axes in (seconds, memory):
         axes.set_prop_cycle(color=COLOURS)
-    for stage in list(found[0])[1:]:
-        values = [row[stage] for row in found]
+    for stage in list(rows[0])[1:]:
+        values = [row[stage] for row in rows]
         if isinstance(values[0], int):
             continue
         axes = memory if UNITS.get(stage) == "GiB" else seconds
@@ -142,13 +148,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="in ratings")
     parser.add_argument("--figure", type=Path, help="where to draw it")
     args = parser.parse_args()
-    found = []
+    rows = []
     for size in args.sizes:
         folder = folder_of_size(args.folder, size)
-        found.append(in_a_process(read, folder) | in_a_process(fit, folder))
-        show(found)
-    if args.figure and len(found) > 1:
-        draw(found, args.figure)
+        rows.append(in_a_process(read, folder) | in_a_process(fit, folder))
+        show(rows)
+    if args.figure and len(rows) > 1:
+        draw(rows, args.figure)
 
 
 if __name__ == "__main__":

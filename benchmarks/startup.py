@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.timing import Report, once, take_turns
+from benchmarks.timing import Report, seconds_of_calls, take_turns
 
 PROJECT = Path(__file__).resolve().parents[1]
 ROUNDS = 9
@@ -37,7 +37,8 @@ def python(*arguments: str) -> None:
 def compare(title: str, commands: Mapping[str, tuple[str, ...]]) -> None:
     """Print the time of each command, and its multiple of the first one's."""
     sides = {
-        name: partial(once, partial(python, *arguments)) for name, arguments in commands.items()
+        name: partial(seconds_of_calls, partial(python, *arguments))
+        for name, arguments in commands.items()
     }
     seconds = take_turns(sides, ROUNDS)
     first = statistics.median(next(iter(seconds.values())))

@@ -129,12 +129,12 @@ def _distinct(
     while missing.any():
         user = np.repeat(np.arange(len(wanted)), 2 * missing)
         rank = world.draw(tastes[user], rng)
-        found, first = np.unique(np.append(pairs, user * n_movies + rank), return_index=True)
+        unique, first = np.unique(np.append(pairs, user * n_movies + rank), return_index=True)
         # A user with too many keeps those drawn first.
-        order = np.lexsort((first, found // n_movies))
-        owner = found[order] // n_movies
+        order = np.lexsort((first, unique // n_movies))
+        owner = unique[order] // n_movies
         position = np.arange(len(owner)) - np.searchsorted(owner, owner)
-        kept = found[order][position < wanted[owner]]
+        kept = unique[order][position < wanted[owner]]
         owner = kept // n_movies
         missing = np.where(missing, wanted - np.bincount(owner, minlength=len(wanted)), 0)
         has_all = missing[owner] == 0

@@ -25,14 +25,9 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
     return result, time.perf_counter() - started
 
 
-def times(call: Callable[[], object], n: int, warm_up: int = 1) -> list[float]:
+def seconds_of_calls(call: Callable[[], object], n: int = 1, warm_up: int = 0) -> list[float]:
     """Seconds of each of `n` calls, after `warm_up` calls that do not count."""
     return [timed(call)[1] for _ in range(warm_up + n)][warm_up:]
-
-
-def once(call: Callable[[], object]) -> list[float]:
-    """Seconds of a single call, as `take_turns` needs them."""
-    return times(call, 1, warm_up=0)
 
 
 def take_turns(sides: Mapping[str, Callable[[], list[float]]], rounds: int) -> dict[str, list]:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
-from benchmarks.timing import Report, once, take_turns
+from benchmarks.timing import Report, seconds_of_calls, take_turns
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
@@ -98,10 +98,10 @@ class Sides:
                 for _ in range(self.n_images // BATCH_SIZE):
                     pipeline.network(batch)
 
-        return once(forward)
+        return seconds_of_calls(forward)
 
     def forward_ours(self, pipeline: ImagePipeline) -> list[float]:
-        return once(lambda: pipeline.compute_outputs(self.images, self.rows))
+        return seconds_of_calls(lambda: pipeline.compute_outputs(self.images, self.rows))
 
     def forward_notebook(self) -> list[float]:
         def forward() -> None:
@@ -109,7 +109,7 @@ class Sides:
                 for batch, _ in self.loader:
                     self.plain(batch)
 
-        return once(forward)
+        return seconds_of_calls(forward)
 
     def training_bare(self) -> list[float]:
         size = self.options.batch_size
@@ -122,7 +122,7 @@ class Sides:
                 F.cross_entropy(logits.float(), truth).backward()
                 self.trained.zero_grad()
 
-        return once(train)
+        return seconds_of_calls(train)
 
     def training_ours(self) -> list[float]:
         """Seconds until the last training step; the validation after it is not counted."""
@@ -148,7 +148,7 @@ class Sides:
                 F.cross_entropy(network(batch), truth).backward()
                 optimizer.step()
 
-        return once(train)
+        return seconds_of_calls(train)
 
     def head_ours(self) -> list[float]:
         def fit() -> None:
@@ -159,7 +159,7 @@ class Sides:
             options = LinearProbeOptions(epochs=EPOCHS)
             list(LinearProbe(data, val, N_CLASSES, options, seed=0, device="cpu").train())
 
-        return once(fit)
+        return seconds_of_calls(fit)
 
 
 def new_resnet() -> models.ResNet:

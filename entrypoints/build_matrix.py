@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.movies.data.cooccurrence import COUNTS_FILE, build_cooccurrence, save_sparse
     from embedlab.movies.data.likes import find_likes, save_likes
     from embedlab.movies.data.ratings import read_ratings
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
 
     with start_run("build_matrix", f"build_matrix {args.like_rule}", vars(args)) as run:
         device = choose_device(args.device)
@@ -87,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"of the matrix other than 0 ({result.density:.1%})"
         )
         notes = [*likes.remarks, *([NOT_KEPT] if result.matrix is None else [])]
-        fit = command("fit_embedding", matrix=f"runs:/{run.id}/matrix")
-        run.describe("\n\n".join([f"**{summary}**", *notes, f"Fit it: `{fit}`"]))
-    console.print(summary, *notes, f"Fit it with  {fit}", run.how_to_open(), sep="\n")
+        fit_command = command("fit_embedding", matrix=f"runs:/{run.id}/matrix")
+        run.describe("\n\n".join([f"**{summary}**", *notes, f"Fit it: `{fit_command}`"]))
+    console.print(summary, *notes, f"Fit it with  {fit_command}", run.ui_instructions(), sep="\n")
 
 
 if __name__ == "__main__":

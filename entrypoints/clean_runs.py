@@ -15,8 +15,8 @@ def build_parser() -> Parser:
         "processes left unfinished in the cache.",
     )
     parser.add("experiment", str, "", "name of the experiment to clean; empty: this run's")
-    what = "hours of inactivity that make a run or file of no process on this host stale"
-    parser.add("hours", number(0), 24, what)
+    help_text = "hours of inactivity that make a run or file of no process on this host stale"
+    parser.add("hours", number(0), 24, help_text)
     parser.add("dry_run", boolean, False, "only list what would be marked and removed")
     return parser
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import console, plain_table
     from embedlab.datasets.cache import find_leftovers
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.tracking.stale import experiment_named, find_stale
 
     with start_run("clean_runs", "clean_runs", vars(args), marks_stale=False) as run:

@@ -22,26 +22,26 @@ def build_parser() -> Parser:
     )
     arguments.add_likes(parser)
     arguments.add_weighting(parser)
-    what = "optimizers, joined by commas; exact is always fitted too"
-    parser.add("optimizers", grid.parse_optimizers, "adam,rmsprop,sgd,lbfgs", what)
-    what = (
+    help_text = "optimizers, joined by commas; exact is always fitted too"
+    parser.add("optimizers", grid.parse_optimizers, "adam,rmsprop,sgd,lbfgs", help_text)
+    help_text = (
         "published: the course notebook's; 1,0.1 for all; adam:1,0.1/sgd:2e-5, others as published"
     )
-    parser.add("learning_rates", grid.parse_rates, "published", what)
+    parser.add("learning_rates", grid.parse_rates, "published", help_text)
     parser.add("seeds", integers(0), "0", "seeds of the random starts, joined by commas")
     arguments.add_fit(parser)
     arguments.add_device(parser, "where the fits run")
-    what = "movies to recommend for, joined by |"
-    parser.add("titles", nonblank("titles"), "Apollo 13|Toy Story|Home Alone", what)
+    help_text = "movies to recommend for, joined by |"
+    parser.add("titles", nonblank("titles"), "Apollo 13|Toy Story|Home Alone", help_text)
     parser.add("k", integer(1, 1000), 10, "length of the compared lists")
     parser.add("reuse", boolean, True, "reuse child runs that are finished already")
-    what = "local: one fit after another, in this process; ray: many at once, as tasks of Ray"
-    parser.add("launcher", one_of(*LAUNCHERS), "local", what)
-    what = "with launcher=ray: auto, host:6379 or ray://host:10001; empty: a local Ray"
-    parser.add("ray_address", str.strip, "", what)
+    help_text = "local: one fit after another, in this process; ray: many at once, as tasks of Ray"
+    parser.add("launcher", one_of(*LAUNCHERS), "local", help_text)
+    help_text = "with launcher=ray: auto, host:6379 or ray://host:10001; empty: a local Ray"
+    parser.add("ray_address", str.strip, "", help_text)
     parser.add("cpus_per_fit", integer(1), 1, "with launcher=ray: cores that a fit reserves")
-    what = "with launcher=ray: GPUs that a fit reserves; 0.5: two fits share one"
-    parser.add("gpus_per_fit", number(0), 0.0, what)
+    help_text = "with launcher=ray: GPUs that a fit reserves; 0.5: two fits share one"
+    parser.add("gpus_per_fit", number(0), 0.0, help_text)
     return parser
 
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.movies.sweep.page import comparison_page
     from embedlab.movies.sweep.plots import comparison_figures
     from embedlab.movies.sweep.results import OptimizerComparison
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.movie_runs import find_or_load_likes
     from embedlab.workflows.sweep import Sweep
     from embedlab_serving.titles import TitleIndex
@@ -94,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.describe(summary)
         page = sweep.save_view(f"Optimizers: {caption}", len(fits))
     console.print(summary)
-    console.print(f"Watch the lists converge: {run.where(PAGE)}")
-    console.print(run.how_to_open(page))
+    console.print(f"Watch the lists converge: {run.artifact_location(PAGE)}")
+    console.print(run.ui_instructions(page))
 
 
 if __name__ == "__main__":

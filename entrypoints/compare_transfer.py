@@ -14,8 +14,10 @@ def build_parser() -> Parser:
         "Compare finished extract_features and finetune runs on the same test images: curves, "
         "accuracies with intervals, McNemar's paired test, classes, and where they differ.",
     )
-    what = "ids of two or more runs, joined by commas; best: the best of each kind on the same data"
-    parser.add("runs", run_ids("best", 2), "best", what)
+    help_text = (
+        "ids of two or more runs, joined by commas; best: the best of each kind on the same data"
+    )
+    parser.add("runs", run_ids("best", 2), "best", help_text)
     return parser
 
 
@@ -24,15 +26,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import console
     from embedlab.datasets.image_source import locate_images
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.vision.data.images import read_images
     from embedlab.vision.evaluation import plots
     from embedlab.vision.evaluation.comparison import compare_runs, right_only_by
     from embedlab.vision.evaluation.page import images_page
     from embedlab.workflows.finished_image_runs import check_images_unchanged, find_image_runs
 
-    given = {"runs": ",".join(args.runs) or "best"}
-    with start_run("compare_transfer", "compare_transfer", given) as run:
+    params = {"runs": ",".join(args.runs) or "best"}
+    with start_run("compare_transfer", "compare_transfer", params) as run:
         runs = find_image_runs(run.experiment_id, args.runs)
         images = read_images(locate_images(runs[0].dataset))
         check_images_unchanged(runs, images.digest)
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         best, *others = comparison.runs
         ids = ",".join(item.id for item in comparison.runs)
         run.set_tags({"compared_runs": ids})
-        run.log_resolved({"runs": ids})
+        run.log_params_as_resolved({"runs": ids})
 
         run.log_table(comparison.table, "tables/runs.json")
         run.log_table(comparison.pairs, "tables/pairs.json")
@@ -73,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.describe(summary)
     console.print(summary)
     if page:
-        console.print(f"Images of every confusion: {run.where(PAGE)}")
-    console.print(run.how_to_open())
+        console.print(f"Images of every confusion: {run.artifact_location(PAGE)}")
+    console.print(run.ui_instructions())
 
 
 if __name__ == "__main__":

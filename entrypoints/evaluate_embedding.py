@@ -15,15 +15,15 @@ def build_parser() -> Parser:
         "gensim take part where requirements-extra.txt is installed.",
     )
     arguments.add_likes(parser)
-    what = "lengths of a movie's vector to choose from, joined by commas"
-    parser.add("dims", integers(1, 100_000), "10,20,50,100", what)
+    help_text = "lengths of a movie's vector to choose from, joined by commas"
+    parser.add("dims", integers(1, 100_000), "10,20,50,100", help_text)
     parser.add("k", integer(1, 1000), 10, "movies recommended for a query")
-    what = "what is never recommended: the query movie, or all known likes of the user"
-    parser.add("exclude", one_of("query", "likes"), "query", what)
-    what = "maximum number of users with queries, drawn by seed; fits learn from all"
-    parser.add("users", integer(1), 20_000, what)
-    what = "number of random splits; more take longer and narrow the intervals"
-    parser.add("splits", integer(1, 100), 1, what)
+    help_text = "what is never recommended: the query movie, or all known likes of the user"
+    parser.add("exclude", one_of("query", "likes"), "query", help_text)
+    help_text = "maximum number of users with queries, drawn by seed; fits learn from all"
+    parser.add("users", integer(1), 20_000, help_text)
+    help_text = "number of random splits; more take longer and narrow the intervals"
+    parser.add("splits", integer(1, 100), 1, help_text)
     parser.add("resamples", integer(100), 2000, "bootstrap samples of the users")
     parser.add("seed", integer(0), 0, "seed of splits, samples and baselines")
     return parser
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tune_and_evaluate,
     )
     from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.movie_runs import find_or_load_likes, fit_source
     from embedlab_serving.neighbours import SIMILARITIES
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if ours.scorer not in SIMILARITIES:
         ask = f"Its explore.html ranks by {ours.scorer}; the served model has dot and cosine alone"
     console.print(f"Fit what validation chose with  {chosen}\n{ask}")
-    console.print(run.how_to_open())
+    console.print(run.ui_instructions())
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ def build_parser() -> Parser:
     )
     arguments.add_images(parser)
     arguments.add_resolution(parser, 128)
-    what = "side of the centre crop, as a fraction; the course notebook's: 0.875"
-    parser.add("crop_pct", number(0.1, 1.0), 1.0, what)
-    what = "mean embedding of an image and its mirror image"
-    parser.add("flip_view", boolean, False, what)
+    help_text = "side of the centre crop, as a fraction; the course notebook's: 0.875"
+    parser.add("crop_pct", number(0.1, 1.0), 1.0, help_text)
+    help_text = "mean embedding of an image and its mirror image"
+    parser.add("flip_view", boolean, False, help_text)
     arguments.add_linear_probe(parser)
     parser.add(
         "embedding_map", one_of(*IMAGE_MAPS), "pca", "how the embedding is drawn in the plane"
@@ -36,7 +36,7 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    given = vars(args)
+    params = vars(args)
     options = LinearProbeOptions(
         args.optimizer, args.lr, args.weight_decay, args.epochs, args.batch_size
     )
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import console, epoch_progress, work_progress
     from embedlab.distributed.collectives import broadcast, process_group
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.vision.backbone import attach_head, load_backbone
     from embedlab.vision.evaluation.metrics import predictions_of
     from embedlab.vision.features import extract_features
@@ -55,15 +55,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.workflows import image_report, image_runs
 
     label = f"features {args.resolution}px {options.label}"
-    with start_run("extract_features", label, given) as run, process_group(given) as device:
+    with start_run("extract_features", label, params) as run, process_group(params) as device:
         precision = broadcast(lambda: choose_precision(args.precision, device))
         run.log_params({"device": device, "precision": precision})
         with work_progress("decode images") as on_progress:
-            images, split, messages = image_runs.load_images(run, given, on_progress)
+            images, split, messages = image_runs.load_images(run, params, on_progress)
         console.print("\n".join(messages))
         batch_size = options.batch_size_for(len(split.train))
         resolved = {"resolution": args.resolution, "batch_size": batch_size}
-        run.log_resolved(vars(options) | resolved)
+        run.log_params_as_resolved(vars(options) | resolved)
 
         image_runs.log_training_images(run, images, split, "none", args.resolution)
         backbone = load_backbone(args.backbone, args.weights, args.seed)
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         image_report.log_embedding(run, images, test_features, test, args.embedding_map)
         attach_head(backbone, head)  # to the network of `pipeline`, whose outputs are logits now
         trained = image_report.TrainedClassifier(images, split, probe, pipeline, label)
-        messages = image_report.finish(run, trained, test, given)
+        messages = image_report.finish(run, trained, test, params)
     console.print("\n".join(messages))
 
 

@@ -27,8 +27,10 @@ def build_parser() -> Parser:
     arguments.add_device(parser, "where the network is trained")
     arguments.add_precision(parser)
     arguments.add_processes(parser)
-    what = "id of a stopped run to continue; only device, processes and registration may change"
-    parser.add("resume", run_id_or_nothing, "", what)
+    help_text = (
+        "id of a stopped run to continue; only device, processes and registration may change"
+    )
+    parser.add("resume", run_id_or_nothing, "", help_text)
     arguments.add_registration(parser, "image-classifier")
     return parser
 
@@ -36,15 +38,15 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
-    given = vars(args)
-    settings = {name: given[name] for name in CHECKPOINTED_PARAMETERS}
+    params = vars(args)
+    settings = {name: params[name] for name in CHECKPOINTED_PARAMETERS}
     recipes.check_settings(settings)
     if launch_workers("finetune", args.processes, argv):
         return
 
     from embedlab.cli.console import EpochTable, console, time_estimate, work_progress
     from embedlab.distributed.collectives import broadcast, process_group
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.vision.backbone import attach_head, load_backbone, new_head
     from embedlab.vision.inference import ImagePipeline, choose_precision
     from embedlab.vision.training.checkpoint import Checkpoints
@@ -56,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     title = f"finetune resume {args.resume[:8]}" if args.resume else f"finetune {args.recipe}"
     with (
-        start_run("finetune", title, given) as run,
+        start_run("finetune", title, params) as run,
         Checkpoints(run.id, args.resume).explain_resume(console.print) as checkpoints,
-        process_group(given) as device,
+        process_group(params) as device,
     ):
         state = checkpoints.load_resumed()
         # A parameter that an older checkpoint lacks keeps this command line's value.
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             resumed = settings | vars(options)
             refuse_conflicts(f"resume={args.resume}", resumed, parser.non_default(args))
         run.log_params({"device": device, **settings})
-        run.log_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
+        run.log_params_as_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
         if options.recipe == "auto":
             messages.append(recipes.explain_auto(n_train, images.side, settings, options))
         console.print("\n".join(messages))
@@ -112,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         label = f"finetune {options.label}"
         trained = image_report.TrainedClassifier(images, split, trainer, pipeline, label)
-        messages = image_report.finish(run, trained, test, given | settings)
+        messages = image_report.finish(run, trained, test, params | settings)
         checkpoints.delete()
     console.print("\n".join(messages))
 

@@ -26,8 +26,10 @@ def build_parser() -> Parser:
     parser.add("seed", integer(0), 0, "seed of the random start")
     arguments.add_device(parser, "where the fit runs")
     arguments.add_processes(parser)
-    what = "map of the movies and explore.html: tsne keeps neighbours, pca is faster, none: neither"
-    parser.add("embedding_map", one_of(*MOVIE_MAPS), "tsne", what)
+    help_text = (
+        "map of the movies and explore.html: tsne keeps neighbours, pca is faster, none: neither"
+    )
+    parser.add("embedding_map", one_of(*MOVIE_MAPS), "tsne", help_text)
     parser.add(
         "reference",
         boolean,
@@ -35,8 +37,8 @@ def build_parser() -> Parser:
         "also run the exact solver, and log every epoch's gap to its cost",
     )
     arguments.add_registration(parser, "movie-embedding")
-    what = "score that versions compete by: cost, or ndcg on held-out likes (a second fit)"
-    parser.add("promote_by", one_of(*MOVIE_METRICS), "cost", what)
+    help_text = "score that versions compete by: cost, or ndcg on held-out likes (a second fit)"
+    parser.add("promote_by", one_of(*MOVIE_METRICS), "cost", help_text)
     return parser
 
 
@@ -55,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
     from embedlab.movies.evaluation.splits import check_enough_likes
     from embedlab.movies.solvers.fit import fit_weighted
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.tracking.registry.promotion import PromotionScore
-    from embedlab.tracking.run import start_run
     from embedlab.workflows import movie_runs
 
     params = vars(args) | {"lr": options.lr}

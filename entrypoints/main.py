@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = FitOptions(args.optimizer, args.lr, args.dim, args.epochs)  # refused before any step
 
     from embedlab.cli.console import console
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.nested_run import run_entry_point
     from embedlab.workflows.report import log_report, reported_runs
 
@@ -51,30 +51,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     params = vars(args) | {"lr": options.lr}
     with start_run("main", f"main {args.ratings}", params) as run:
         matrix_run = step("build_matrix", ratings=args.ratings)
-        matrix = {"matrix": f"runs:/{matrix_run}/matrix"}
-        fit = {name: getattr(args, name) for name in ("optimizer", "dim", "epochs", "seed")}
-        fit |= {"lr": "auto" if args.lr is None else args.lr, "reference": "true"}
-        fit_run = step("fit_embedding", **fit, **matrix, register="true")
-        sweep = {"dim": args.dim, "epochs": args.epochs, "titles": args.title, "seeds": args.seed}
+        matrix = f"runs:/{matrix_run}/matrix"
+        fit_params = {name: getattr(args, name) for name in ("optimizer", "dim", "epochs", "seed")}
+        fit_params |= {"lr": "auto" if args.lr is None else args.lr, "reference": "true"}
+        fit_run = step("fit_embedding", **fit_params, matrix=matrix, register="true")
         movie_runs = [
             fit_run,
             step("recommend", model=f"runs:/{fit_run}/model", title=args.title),
-            step("compare_optimizers", **sweep, **matrix),
-            step("evaluate_embedding", **matrix, dims=args.dim, seed=args.seed),
+            step(
+                "compare_optimizers",
+                dim=args.dim,
+                epochs=args.epochs,
+                titles=args.title,
+                seeds=args.seed,
+                matrix=matrix,
+            ),
+            step("evaluate_embedding", matrix=matrix, dims=args.dim, seed=args.seed),
         ]
         shared = ("dataset", "weights", "resolution", "train_limit", "seed")
-        images = {name: getattr(args, name) for name in shared}
+        image_params = {name: getattr(args, name) for name in shared}
         # Digits must not be mirrored, and a small data set wants small batches.
-        small = {"recipe": "fast", "augment": "crop", "flip_view": "false", "batch_size": "32"}
+        recipe = {"recipe": "fast", "augment": "crop", "flip_view": "false", "batch_size": "32"}
         image_runs = [
-            step("extract_features", **images),
-            step("finetune", **images, **small, epochs=4, register="true"),
+            step("extract_features", **image_params),
+            step("finetune", **image_params, **recipe, epochs=4, register="true"),
         ]
         compared = step("compare_transfer", runs=",".join(image_runs))
         runs = reported_runs(run.experiment_id, (*image_runs, compared, *movie_runs))
         report = log_report(run, runs)
     console.rule("done")
-    console.print(f"{run.how_to_open()}\n")
+    console.print(f"{run.ui_instructions()}\n")
     console.print(f"The answers, on one page: {report}", style="bold")
 
 

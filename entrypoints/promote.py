@@ -13,10 +13,10 @@ def build_parser() -> Parser:
         "previous champion stays registered; the command that undoes the change is printed.",
     )
     parser.add("model_name", model_name, "movie-embedding", "the registered model")
-    what = "a number; challenger; or previous, the version that the present champion replaced"
-    parser.add("version", version, None, what)
-    what = "why; it becomes a tag of the version"
-    parser.add("reason", nonblank("a reason, in words"), None, what)
+    help_text = "a number; challenger; or previous, the version that the present champion replaced"
+    parser.add("version", version, None, help_text)
+    help_text = "why; it becomes a tag of the version"
+    parser.add("reason", nonblank("a reason, in words"), None, help_text)
     return parser
 
 
@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from embedlab.cli.console import console
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.tracking.registry.versions import set_champion
-    from embedlab.tracking.run import start_run
 
     label = f"promote {args.model_name} {args.version}"
     with start_run("promote", label, vars(args)) as run:

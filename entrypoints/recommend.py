@@ -12,13 +12,17 @@ def build_parser() -> Parser:
     parser = Parser(
         "recommend", "Print the movies that are nearest to a movie, and log them as a table."
     )
-    what = "a movie as people type it; several, joined by |, give one blended list"
-    parser.add("title", nonblank("a movie's title"), "Apollo 13", what)
-    what = "the model to ask: models:/<name>@<alias>, models:/<name>/<version>, runs:/<id>/model"
-    parser.add("model", nonblank("a model's URI"), "models:/movie-embedding@champion", what)
+    help_text = "a movie as people type it; several, joined by |, give one blended list"
+    parser.add("title", nonblank("a movie's title"), "Apollo 13", help_text)
+    help_text = (
+        "the model to ask: models:/<name>@<alias>, models:/<name>/<version>, runs:/<id>/model"
+    )
+    parser.add("model", nonblank("a model's URI"), "models:/movie-embedding@champion", help_text)
     parser.add("k", integer(1, 1000), 10, "how many recommendations")
-    what = "dot: inner product, which favours popular movies; cosine: independent of popularity"
-    parser.add("score", one_of("dot", "cosine"), "dot", what)
+    help_text = (
+        "dot: inner product, which favours popular movies; cosine: independent of popularity"
+    )
+    parser.add("score", one_of("dot", "cosine"), "dot", help_text)
     parser.add("include_self", boolean, False, "keep the query movies in the list")
     return parser
 
@@ -28,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import as_text, console, recommendation_table
     from embedlab.formatting import as_markdown
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.recommend import load_model, query
 
     with start_run("recommend", f"recommend {args.title}", vars(args)) as run:

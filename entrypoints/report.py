@@ -13,8 +13,8 @@ def build_parser() -> Parser:
         "recommendations side by side, their quality, and what was run. For a missing run it "
         "shows the command.",
     )
-    what = "ids of runs, joined by commas; latest: the newest of each entry point"
-    parser.add("runs", run_ids("latest", 1), "latest", what)
+    help_text = "ids of runs, joined by commas; latest: the newest of each entry point"
+    parser.add("runs", run_ids("latest", 1), "latest", help_text)
     return parser
 
 
@@ -22,14 +22,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from embedlab.cli.console import console
-    from embedlab.tracking.run import start_run
+    from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.report import log_report, reported_runs
 
     with start_run("report", "report", {"runs": ",".join(args.runs) or "latest"}) as run:
         runs = reported_runs(run.experiment_id, args.runs)
-        run.log_resolved({"runs": ",".join(item.info.run_id for item in runs.values())})
+        run.log_params_as_resolved({"runs": ",".join(item.info.run_id for item in runs.values())})
         report = log_report(run, runs)
-    console.print(run.how_to_open())
+    console.print(run.ui_instructions())
     console.print(f"Report {report}")
 
 

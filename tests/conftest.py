@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-# Minutes of work, where the short tests of the same file say most of it already.
+# Tests that take minutes; the short tests of the same file cover most of what they check.
 long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMBEDLAB_LONG_TESTS")
 
 # The files that take longest: begun first, so that no worker waits for another at the end.
 LONGEST = (
     "test_entry_points", "test_team_server", "test_same_seed", "test_sweep_runs",
     "test_degenerate", "test_trainer", "test_real_images", "test_distributed",
-    "test_damaged_models", "test_weighting", "test_real_ratings", "test_run", "test_outage",
+    "test_damaged_models", "test_weighting", "test_real_ratings", "test_lifecycle", "test_outage",
     "test_image_model", "test_movie_model", "test_older_models", "test_backbones",
     "test_concurrent_registration", "test_faults", "test_report", "test_environments",
 )  # fmt: skip
 
-# No test talks to the outside, or finds a store or a cache that another run left behind.
+# No test uses the network, or a store or cache that another run left behind.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers with several threads each would compete for cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -43,7 +43,8 @@ for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else 99)
+    order = {name: position for position, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(autouse=True)

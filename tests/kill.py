@@ -61,7 +61,7 @@ TRAINING = {"epochs": 3, "batch_size": 16, "augment": "crop", "lr": 0.01}
 
 
 def commands(images: Path) -> list[Command]:
-    """One or more for each entry point of MLproject; those that others need come first."""
+    """One or more commands for each entry point; those that others need come first."""
     small = {
         "dataset": f"folder:{images}",
         "weights": "none",
@@ -110,16 +110,21 @@ def commands(images: Path) -> list[Command]:
 
 @dataclass
 class Kill:
-    """One kill: what was done, what the killed runs were then, and what was found wrong."""
+    """A kill: what was done, the states of the killed runs after it, and the faults found.
+
+    moment    seconds after which the signal was sent.
+    duration  seconds that the command, or the rest of it, takes.
+    is_begun  both are counted from the begin of the run, not from the start of the process.
+    """
 
     command: str
     signal: str
     target: str
-    moment: float  # seconds, of so many
+    moment: float
     duration: float
     states: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
-    is_begun: bool = False  # `moment` is counted from the begin of the run
+    is_begun: bool = False
 
     def __str__(self) -> str:
         since = " of the run" if self.is_begun else ""
@@ -130,7 +135,7 @@ class Kill:
 
 
 class Harness:
-    """The two worlds, and what the undisturbed one says of each command."""
+    """The two worlds, and the result and duration of each command in the undisturbed one."""
 
     def __init__(self, folder: Path, server: str, chosen: Sequence[Command]):
         self.folder, self.server = folder, server
@@ -151,7 +156,7 @@ class Harness:
         self.cached = self.quiet.cached()
 
     def kill(self, command: Command, number: int, rng: random.Random) -> Kill | None:
-        """Start it, kill it, start it again; None where it ended before it was killed."""
+        """Start the command, kill it, start it again. None if it ended before it was killed."""
         world = self.world
         if command.first:
             world = World(self.folder / f"first-{number}", self.server)
@@ -209,7 +214,7 @@ class Harness:
     def _check_half_written(
         self, kill: Kill, world: World, command: Command, killed: list[Run]
     ) -> None:
-        """What the project would read of it is as expected, or refused."""
+        """Check that everything that can be read from the killed runs is whole."""
         import torch
 
         from embedlab.errors import EmbedlabError
@@ -261,7 +266,7 @@ class Harness:
                     kill.faults.append(f"the champion of {name} cannot be loaded: {error}")
 
     def clean_up(self) -> str:
-        """What `clean_runs` does not remove of the cache two hours later, or nothing."""
+        """Run `clean_runs` two hours later; return its fault or the files that it left, or ""."""
         long_ago = time.time() - 7200
         for path in (self.world.cache).rglob("*"):
             os.utime(path, (long_ago, long_ago))
@@ -279,8 +284,8 @@ def state(run: Run) -> str:
 
 
 def as_table(kills: Sequence[Kill]) -> str:
-    """Survived of tried by command and signal; then what had become of the killed runs."""
-    names = [number.name for number in SIGNALS]
+    """Kills survived by command and signal, then by target; and the states of the killed runs."""
+    names = [signum.name for signum in SIGNALS]
     lines = [f"| killed | {' | '.join(names)} | survived |", "| --- " * 5 + "|"]
     by_command = dict.fromkeys(kill.command for kill in kills)
     for command in (*by_command, "all"):
@@ -308,7 +313,7 @@ def survived(kills: Sequence[Kill]) -> str:
 def run_kills(
     folder: Path, n_kills: int, seed: int, names: Sequence[str] = ()
 ) -> tuple[list[Kill], str]:
-    """That many kills, the commands in turn; then what could not be cleaned up, or nothing."""
+    """Kill the commands in turn, `n_kills` times; return the kills and `Harness.clean_up`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else children would ignore it, too
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     with slow_server(folder) as server:

@@ -1,5 +1,5 @@
-"""What `tests.kill` kills and looks at: a store and a cache, the commands that work on them, the
-processes that they are, and the files that they download and decode."""
+"""The world of `tests.kill`: a store and a cache, the commands that work on them, their processes,
+and the files that they download and decode."""
 
 import hashlib
 import json
@@ -36,11 +36,11 @@ DOWNLOADING = "from tests.kill_world import download_and_build; download_and_bui
 class Command:
     """An entry point with parameters, as it is killed.
 
-    by_mlflow   under `mlflow run`, else `python -m`.
-    experiment  None is a new one for every kill, so that nothing finished is found again.
-    first       on a store of its own that is not there yet.
-    download    ml-latest-small, from a local server, is the sample.
-    resumes     half of the time goes on from the killed run's checkpoint.
+    by_mlflow   started by `mlflow run`, else by `python -m`.
+    experiment  None: a new one for every kill, so that no finished run is used again.
+    first       works on a store of its own, which does not exist yet.
+    download    downloads ml-latest-small, which is the sample, from a local server.
+    resumes     continues from the killed run's checkpoint half of the time.
     """
 
     name: str
@@ -70,22 +70,22 @@ class World:
             "MLFLOW_TRACKING_URI": self.uri,
             "EMBEDLAB_CACHE": str(self.cache),
             "TMPDIR": str(folder / "temporary"),
-            "OMP_NUM_THREADS": "1",  # sums in another order are other sums
+            "OMP_NUM_THREADS": "1",  # sums depend on their order
             "KILL_SERVER": server,
         }
 
     def start(self, command: Command, experiment: str, **more: object) -> subprocess.Popen:
-        """In a process group of its own; what it prints is in `last.txt`."""
+        """Start the command in a process group of its own; its output goes to `last.txt`."""
         parameters = {**command.parameters, **more}
         if command.by_mlflow:
             options = ["--env-manager", "local", "--experiment-name", experiment]
-            given = [word for k, v in parameters.items() for word in ("-P", f"{k}={v}")]
-            words = ["mlflow", "run", str(PROJECT), "-e", command.entry_point, *options, *given]
+            flags = [word for k, v in parameters.items() for word in ("-P", f"{k}={v}")]
+            words = ["mlflow", "run", str(PROJECT), "-e", command.entry_point, *options, *flags]
         else:
             module = ["-m", f"entrypoints.{command.entry_point}"]
             started = ["-c", DOWNLOADING] if command.download else module
-            flags = [(f"--{k.replace('_', '-')}", str(v)) for k, v in parameters.items()]
-            words = [sys.executable, *started, *sum(flags, ())]
+            flags = [f"--{k.replace('_', '-')}={v}" for k, v in parameters.items()]
+            words = [sys.executable, *started, *flags]
         with open(self.folder / "last.txt", "wb") as printed:
             return subprocess.Popen(
                 words,
@@ -97,7 +97,7 @@ class World:
             )
 
     def run(self, command: Command, experiment: str, **more: object) -> str:
-        """To its end. Returns nothing, or what is wrong with that end."""
+        """Run the command to its end. Returns "" if it succeeded, else what went wrong."""
         process = self.start(command, experiment, **more)
         try:
             code = process.wait(SECONDS_TO_END)
@@ -107,7 +107,7 @@ class World:
         return "" if code == 0 else f"exit code {code}: {self.last_line()}"
 
     def wait_for_run(self, process: subprocess.Popen, experiment: str, before: Set[str]) -> None:
-        """Until the process has begun a run that is not one of `before`, or has ended."""
+        """Wait until the process has begun a run that is not one of `before`, or has ended."""
         while process.poll() is None:
             new = [run for run in self.runs(experiment) if run.info.run_id not in before]
             if any("pid" in run.data.tags for run in new):
@@ -124,27 +124,27 @@ class World:
         return mlflow.MlflowClient()
 
     def runs(self, experiment: str, search: str = "") -> list[Run]:
-        """Oldest first; none where there is no store or experiment yet."""
+        """The runs of the experiment, oldest first; [] if the store or it does not exist yet."""
         if not Path(self.uri.removeprefix("sqlite:///")).exists():
             return []
-        found = self.client.get_experiment_by_name(experiment)
-        ids = [found.experiment_id] if found else []
-        return (
-            list(self.client.search_runs(ids, search, order_by=["start_time ASC"])) if ids else []
-        )
+        named = self.client.get_experiment_by_name(experiment)
+        if named is None:
+            return []
+        ids = [named.experiment_id]
+        return list(self.client.search_runs(ids, search, order_by=["start_time ASC"]))
 
     def result(self, command: Command, experiment: str) -> dict[str, object]:
-        """What the newest run of the command found out, and the runs under it."""
+        """The metrics and array digests of the command's newest run and of the runs under it."""
         search = f"tags.entry_point = '{command.entry_point}' AND attributes.status = 'FINISHED'"
         tops = [
             run
             for run in self.runs(experiment, search)
             if "mlflow.parentRunId" not in run.data.tags
         ]
-        return self._found_out(tops[-1], experiment) if tops else {}
+        return self._result_of(tops[-1], experiment) if tops else {}
 
-    def _found_out(self, top: Run, experiment: str) -> dict[str, object]:
-        found = {}
+    def _result_of(self, top: Run, experiment: str) -> dict[str, object]:
+        result = {}
         sweep = f"sweep_{top.info.run_id[:8]}"
         for run in self.runs(experiment):
             tags = run.data.tags
@@ -153,28 +153,28 @@ class World:
                 key = f"{tags['entry_point']} {run.data.params.get('lr', '')}"
                 for name, value in run.data.metrics.items():
                     if not name.startswith(NOT_COMPARED):
-                        found[f"{key}: {name}"] = value
+                        result[f"{key}: {name}"] = value
                 folder = Path(run.info.artifact_uri)
                 for path in folder.rglob("*"):
                     if path.suffix in ARRAYS:
-                        found[f"{key}: {path.relative_to(folder)}"] = digest(path)
-        return found
+                        result[f"{key}: {path.relative_to(folder)}"] = digest(path)
+        return result
 
     def cached(self) -> dict[str, str]:
-        """Digest by name of all that is read as whole; how long it took is left out."""
-        found = {}
+        """Digest by name of the cache's finished files, without their times of computation."""
+        digests = {}
         for path in sorted(self.cache.rglob("*")):
             name = path.relative_to(self.cache).as_posix()
             if path.is_file() and BUILDING not in name and not name.startswith(CHECKPOINTS):
                 if path.name == "about.json":
                     about = json.loads(path.read_text(encoding="utf-8"))
-                    found[name] = str({k: v for k, v in about.items() if k != "seconds"})
+                    digests[name] = str({k: v for k, v in about.items() if k != "seconds"})
                 else:
-                    found[name] = digest(path)
-        return found
+                    digests[name] = digest(path)
+        return digests
 
     def take_away(self, rng: random.Random) -> None:
-        """Some files of the cache, as somebody does who makes room."""
+        """Delete a random half of the cache's files."""
         for name in self.cached():
             if rng.random() < SHARE_TAKEN_AWAY:
                 (self.cache / name).unlink()
@@ -184,24 +184,24 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def differences(found: Mapping, expected: Mapping) -> str:
-    """In a few words, or nothing."""
-    odd = [name for name in expected if found.get(name) != expected[name]]
-    new = [name for name in found if name not in expected]
-    return ", ".join([f"{n}: {found.get(n)}, not {expected[n]}" for n in odd[:2]] + new[:2])
+def differences(result: Mapping, expected: Mapping) -> str:
+    """What differs, in a few words; "" if nothing does."""
+    odd = [name for name in expected if result.get(name) != expected[name]]
+    new = [name for name in result if name not in expected]
+    return ", ".join([f"{n}: {result.get(n)}, not {expected[n]}" for n in odd[:2]] + new[:2])
 
 
 # -- processes ----------------------------------------------------------------------------------
 
 
-def send(pid: int, number: signal.Signals, target: str) -> None:
+def send(pid: int, signum: signal.Signals, target: str) -> None:
     if target == GROUP:
-        os.killpg(pid, number)
+        os.killpg(pid, signum)
         return
     if target == ENTRY_POINT:  # or the process, where that has not started it yet
         below = [p for p in in_group(pid) if any("entrypoints." in w for w in p.cmdline())]
         pid = max(below, key=psutil.Process.create_time).pid if below else pid
-    os.kill(pid, number)
+    os.kill(pid, signum)
 
 
 def has_ended(process: subprocess.Popen) -> bool:
@@ -216,14 +216,15 @@ def has_ended(process: subprocess.Popen) -> bool:
 
 
 def in_group(pid: int) -> list[psutil.Process]:
-    found = []
+    """The processes of the group that have not ended."""
+    processes = []
     for process in psutil.process_iter():
         try:
             if os.getpgid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                processes.append(process)
         except (ProcessLookupError, psutil.Error):
             continue
-    return found
+    return processes
 
 
 # -- what is downloaded, and what is decoded ----------------------------------------------------
@@ -231,7 +232,7 @@ def in_group(pid: int) -> list[psutil.Process]:
 
 @contextmanager
 def slow_server(folder: Path) -> Iterator[str]:
-    """Serves the sample as a zip, over about a second. Yields its address and the zip's sha256."""
+    """Serve the sample as a zip, over about a second. Yields its address and the zip's sha256."""
     from embedlab.datasets.sample import sample_files
 
     archive = folder / "ml-latest-small.zip"
@@ -264,7 +265,7 @@ def slow_server(folder: Path) -> Iterator[str]:
 
 
 def download_and_build() -> None:
-    """build_matrix, for which ml-latest-small is at KILL_SERVER, and is the sample."""
+    """Run build_matrix with the sample as ml-latest-small, to be downloaded from KILL_SERVER."""
     from embedlab.cli.parser import exit_with
     from embedlab.datasets import movielens
     from embedlab.datasets.sample import sample_files
@@ -278,7 +279,7 @@ def download_and_build() -> None:
 
 
 def write_images(folder: Path) -> Path:
-    """Three of scikit-learn's digits as 120 PNG files, a folder a class."""
+    """Write three of scikit-learn's digits as 120 PNG files, one folder per class."""
     from PIL import Image
     from sklearn.datasets import load_digits
 

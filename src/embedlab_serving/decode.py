@@ -63,7 +63,7 @@ def _opened(file: Path | str | bytes) -> Iterator[Image.Image]:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise DataError(f"{width:,} × {height:,} pixels, more than {MAX_PIXELS:,}")
-            if depth := _odd_depth(image):
+            if depth := _unsupported_depth(image):
                 raise DataError(f"{depth} grey; expected 8 or 16 bits, so convert it")
             yield image
     except DataError:
@@ -72,14 +72,14 @@ def _opened(file: Path | str | bytes) -> Iterator[Image.Image]:
         raise DataError(_reason(error)) from None
 
 
-def _odd_depth(image: Image.Image) -> str:
-    """A phrase on the depth if greys are not unsigned of 8 or 16 bits; else ""."""
+def _unsupported_depth(image: Image.Image) -> str | None:
+    """The depth, in words, of greys that are not unsigned of 8 or 16 bits; None for others."""
     if image.mode == "F":
         return "floating-point"
     if image.mode == "I" and image.format != "PPM":  # PPM is scaled to 16 bits
         return "32-bit or signed"
     bits = image.tag_v2.get(BITSPERSAMPLE) if isinstance(image, TiffImageFile) else None
-    return "12-bit" if bits == (12,) else ""
+    return "12-bit" if bits == (12,) else None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Errors that a user can put right; the text of each is what the user reads."""
+"""The errors of served models, which `embedlab.errors` extends."""
 
 
 class EmbedlabError(Exception):

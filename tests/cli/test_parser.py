@@ -109,7 +109,7 @@ def as_words(arguments):
 @pytest.fixture
 def no_heavy_modules(monkeypatch):
     """An import of one of them is an ImportError, so what is not refused before fails here."""
-    for name in (*HEAVY, "embedlab.tracking.run", "embedlab.cli.console"):
+    for name in (*HEAVY, "embedlab.tracking.lifecycle", "embedlab.cli.console"):
         monkeypatch.setitem(sys.modules, name, None)
 
 

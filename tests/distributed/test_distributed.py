@@ -148,8 +148,8 @@ def test_lost_processes_are_named():
     lost = {i: (this_host(), 2**22 + 1, 0.0) for i in range(2)}
     names = f"rank 0 (pid {2**22 + 1} on {this_host()}), rank 1 (pid {2**22 + 1} on {this_host()})"
     alive = {2: (this_host(), os.getpid(), psutil.Process().create_time())}
-    assert collectives.ended_ranks_message(lost | alive).startswith(f"{names} of ")
-    assert collectives.ended_ranks_message(alive) == ""
+    assert collectives.ended_ranks_reason(lost | alive).startswith(f"{names} of ")
+    assert collectives.ended_ranks_reason(alive) is None
 
 
 def test_shares_of_users_hold_about_as_many_likes():

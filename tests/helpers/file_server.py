@@ -1,4 +1,4 @@
-"""A server of one archive that answers as the path asks, and a new cache to keep the answers in."""
+"""Serve one archive, whole or damaged as the path asks, and use a new cache for the answers."""
 
 import http.server
 import threading
@@ -42,7 +42,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def file_server() -> Iterator[http.server.ThreadingHTTPServer]:
-    """A server with its address `url` and the paths `asked` so far, until the block ends."""
+    """Yield a running server, with its address `url` and the paths `asked` so far."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.asked = []
         server.released = threading.Event()
@@ -58,7 +58,7 @@ def file_server() -> Iterator[http.server.ThreadingHTTPServer]:
 
 
 def use_new_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache is this folder, 127.0.0.1 has no proxy, and a second attempt does not wait."""
+    """Use the folder as the cache, no proxy for 127.0.0.1, and no pause between attempts."""
     monkeypatch.setenv("EMBEDLAB_CACHE", str(folder))
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")

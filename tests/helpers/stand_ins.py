@@ -1,4 +1,4 @@
-"""What `docs/team-server.md` does to a machine, done to a folder instead.
+"""Do to a folder what the commands of `docs/team-server.md` do to a machine.
 
 `python stand_ins.py <command> <arguments>`; the folder is `$TEAM_ROOT`.
 """
@@ -19,7 +19,7 @@ PID, LOG = ROOT / "mlflow.pid", ROOT / "mlflow.log"
 
 
 def sudo(*command: str) -> None:
-    """The command itself, as the role of PostgreSQL that the other user would have."""
+    """Run the command, as the role of PostgreSQL that the other user would have."""
     if command[0] == "-u":
         os.environ["PGUSER"] = command[1]
         command = command[2:]
@@ -27,17 +27,17 @@ def sudo(*command: str) -> None:
 
 
 def apt_get(*arguments: str) -> None:
-    """The test is skipped unless the packages are installed."""
+    """Do nothing: the test is skipped unless the packages are installed."""
     assert arguments == ("install", "-y", "postgresql", "python3-venv")
 
 
 def adduser(*options: str) -> None:
-    """The home folder of the new user."""
+    """Make the home folder of the new user."""
     Path(options[options.index("--home") + 1]).mkdir(parents=True)
 
 
 def python3(*arguments: str) -> None:
-    """`-m venv <folder>`: this environment, which holds the same packages."""
+    """Link `-m venv <folder>` to this environment, which holds the same packages."""
     assert arguments[:2] == ("-m", "venv")
     folder = Path(arguments[2])
     folder.parent.mkdir(parents=True)
@@ -45,7 +45,7 @@ def python3(*arguments: str) -> None:
 
 
 def systemctl(action: str, *options: str) -> None:
-    """What systemd does to this one unit."""
+    """Start or stop this one unit, as systemd does."""
     if action == "stop":
         stop()
     elif action == "start" or "--now" in options:

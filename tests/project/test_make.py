@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from conftest import LONGEST, PROJECT
 
 PYTHON = ".venv/bin/python"
 INSTALL = f"{PYTHON} -m pip install -r requirements.lock"
@@ -205,6 +205,10 @@ def test_tools_come_from_the_project_s_own_environment(checkout):
     own.append(PYTEST.replace(PYTHON, "own python "))
     notes = (checkout / "notes").read_text(encoding="utf-8")
     assert [line.rstrip() for line in notes.splitlines()] == own
+
+
+def test_the_files_that_begin_first_exist():
+    assert set(LONGEST) <= {path.stem for path in (PROJECT / "tests").rglob("test_*.py")}
 
 
 @pytest.mark.parametrize("code", [0, 7])

@@ -39,7 +39,7 @@ from embedlab.errors import StoreUnavailableError, TrackingError
 from embedlab.progress import EpochRecord
 from embedlab.tracking import database
 from embedlab.tracking.database import initialise_store
-from embedlab.tracking.run import start_run
+from embedlab.tracking.lifecycle import start_run
 from entrypoints import build_matrix
 from entrypoints.main import STEPS
 
@@ -424,7 +424,7 @@ import pandas as pd
 from embedlab.cli.parser import exit_with
 from embedlab.progress import EpochRecord
 from embedlab.tracking.offline import client
-from embedlab.tracking.run import start_run
+from embedlab.tracking.lifecycle import start_run
 from embedlab.workflows.models import log_movie_model
 
 client.FIRST_PROBE = 0.5
@@ -443,8 +443,8 @@ exit_with(main)
 
 
 def test_a_fit_goes_on_while_the_server_is_stopped_restored_and_upgraded(team, client):
-    """First the database is away; then the server, whose tables and files are lost and restored
-    from a back-up and which is upgraded before it starts again."""
+    """First the database is unavailable, then the server: its tables and files are lost, restored
+    from a back-up, and upgraded before it starts again."""
     fitting = team.start(["-c", A_FIT], stdin=subprocess.PIPE, MLFLOW_EXPERIMENT_NAME="fit")
     epochs = []
 

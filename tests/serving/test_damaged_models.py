@@ -36,9 +36,9 @@ from torchvision.models._api import register_model
 
 from embedlab.errors import EmbedlabError, TrackingError
 from embedlab.movies.data.likes import find_likes, load_likes, save_likes
-from embedlab.tracking import run as runs
-from embedlab.tracking.registry.model import forget_model_code
-from embedlab.tracking.run import start_run
+from embedlab.tracking import lifecycle
+from embedlab.tracking.lifecycle import start_run
+from embedlab.tracking.model_logging import forget_model_code
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.training.checkpoint import Checkpoints
 from embedlab.workflows.models import log_image_model, log_movie_model
@@ -186,7 +186,7 @@ def type_recommend(monkeypatch, capsys):
         yield run
 
     run = Unlogged()
-    monkeypatch.setattr(runs, "start_run", begin)
+    monkeypatch.setattr(lifecycle, "start_run", begin)
 
     def type_recommend(model: object) -> pd.DataFrame | EmbedlabError:
         try:

@@ -38,8 +38,8 @@ from served_models import (
     write_digests,
 )
 
+from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.registry.versions import register
-from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_movie_model
 from embedlab_serving.digests import DIGESTS
 from embedlab_serving.neighbours import Neighbours

@@ -24,7 +24,7 @@ import pytest
 from conftest import PROJECT, free_port, fresh_store
 from served_models import MOVIES, ask, send, wait_for
 
-from embedlab.tracking.run import start_run
+from embedlab.tracking.lifecycle import start_run
 from embedlab.workflows.models import log_movie_model
 from embedlab.workflows.recommend import load_model, query
 

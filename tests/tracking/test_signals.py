@@ -12,16 +12,16 @@ from embedlab.tracking.signals import raise_first_signal
 
 
 @pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+    ("signum", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
 def test_a_signal_in_the_callback_of_a_weak_reference_stops_the_run_all_the_same(
-    number, raised, capfd
+    signum, raised, capfd
 ):
     """Figures have many such callbacks. Without a second signal nothing would stop this loop."""
     end = time.monotonic() + 30
     with pytest.raises(raised), raise_first_signal():
         referred = {1}
-        reference = weakref.ref(referred, lambda _: signal.raise_signal(number))
+        reference = weakref.ref(referred, lambda _: signal.raise_signal(signum))
         del referred
         assert reference() is None
         while time.monotonic() < end:

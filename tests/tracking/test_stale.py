@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from embedlab.datasets.cache import cache_folder, find_leftovers, working_folder
 from embedlab.errors import TrackingError
 from embedlab.process import started_at, this_host
-from embedlab.tracking.run import start_child_run, start_run
+from embedlab.tracking.lifecycle import start_child_run, start_run
 from embedlab.tracking.stale import find_stale, mark_stale_runs
 from entrypoints import clean_runs
 

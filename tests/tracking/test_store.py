@@ -24,9 +24,9 @@ from embedlab.cli.parser import EXIT_INTERRUPTED, exit_with
 from embedlab.errors import DataError, StoreUnavailableError, TrackingError
 from embedlab.tracking import database as database_module
 from embedlab.tracking.database import initialise_store
+from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.offline import retry as outage
-from embedlab.tracking.run import start_run
-from embedlab.tracking.store import first_line, how_to_open, without_password
+from embedlab.tracking.store import first_line, ui_instructions, without_password
 from entrypoints import recommend
 
 pytestmark = pytest.mark.slow
@@ -206,10 +206,10 @@ def test_a_start_that_waits_for_a_lock_is_stopped_by_ctrl_c(database):
     waiting = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from embedlab.cli.parser import exit_with\n"
-        "from embedlab.tracking import run as runs, database\n"
+        "from embedlab.tracking import database, lifecycle\n"
         "database.LOCK_NOTICE_SECONDS = 0.0\n"
         "def main(argv):\n"
-        "    with runs.start_run('recommend', 'waits', {}): pass\n"
+        "    with lifecycle.start_run('recommend', 'waits', {}): pass\n"
         "exit_with(main)"
     )
     with held(Path(f"{database}.lock")):
@@ -356,7 +356,7 @@ def test_a_password_is_masked_and_nothing_else(text, shown):
 )
 def test_the_command_that_opens_the_runs_can_be_used_and_holds_no_password(monkeypatch, uri, first):
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
-    shown = how_to_open("1", "a", "#/experiments/1")
+    shown = ui_instructions("1", "a", "#/experiments/1")
     assert shown.startswith(first)
     assert "secret" not in shown
 

@@ -7,8 +7,8 @@ import pytest
 from chart_views import kept_view
 
 from embedlab.datasets.image_source import SAMPLE
-from embedlab.tracking.run import TrackedRun, start_run
-from embedlab.tracking.store import how_to_open
+from embedlab.tracking.lifecycle import TrackedRun, start_run
+from embedlab.tracking.store import ui_instructions
 from embedlab.vision.options import SPLIT_PARAMETERS
 from embedlab.workflows.finished_image_runs import find_image_runs
 from embedlab.workflows.image_report import VIEW, comparison_view
@@ -37,7 +37,7 @@ def test_the_comparison_finds_the_image_runs_and_no_other_the_best_first(store):
     order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
     found = store.search_runs([good.experiment_id], state["searchFilter"], order_by=[order])
     assert [run.info.run_id for run in found] == [best.id, good.id]
-    opened = how_to_open(good.experiment_id, good.id, page).splitlines()
+    opened = ui_instructions(good.experiment_id, good.id, page).splitlines()
     assert opened[-1] == f"Open   http://127.0.0.1:5000/{page}"
 
 

@@ -15,33 +15,35 @@ from embedlab.vision.training import recipes
 
 def add_ratings(parser: Parser, default: str) -> None:
     """The parameter `ratings`: the data set."""
-    what = (
+    help_text = (
         "ml-latest-small (downloaded once), sample (built in), or the path of a folder or zip "
         "with ratings.csv and movies.csv in MovieLens' layout"
     )
-    parser.add("ratings", check_ratings_argument, default, what)
+    parser.add("ratings", check_ratings_argument, default, help_text)
 
 
 def add_like_rule(parser: Parser) -> None:
     """The parameter `like_rule`: which ratings are likes."""
-    what = "what a like is: user_mean, user_median or threshold:<stars>"
-    parser.add("like_rule", check_like_rule, "user_mean", what)
+    help_text = "what a like is: user_mean, user_median or threshold:<stars>"
+    parser.add("like_rule", check_like_rule, "user_mean", help_text)
 
 
 def add_likes(parser: Parser) -> None:
     """The parameters of a fit's data: a saved matrix, or ratings and a like rule."""
-    what = "runs:/<run id>/matrix of build_matrix; brings ratings, like rule and weighting with it"
-    parser.add("matrix", str, "", what)
+    help_text = (
+        "runs:/<run id>/matrix of build_matrix; brings ratings, like rule and weighting with it"
+    )
+    parser.add("matrix", str, "", help_text)
     add_ratings(parser, "ml-latest-small")
     add_like_rule(parser)
 
 
 def add_weighting(parser: Parser) -> None:
     """The weights of likes in X; the defaults give plain counts."""
-    what = "weight of a user with n likes: none 1, inverse_sqrt 1/√n, inverse 1/n"
-    parser.add("user_weight", types.one_of(*USER_WEIGHTS), "none", what)
-    what = "β: errors are divided by (likes of i · likes of j)^β; 0.5: Pearson residuals"
-    parser.add("item_power", types.number(0, 1), 0.0, what)
+    help_text = "weight of a user with n likes: none 1, inverse_sqrt 1/√n, inverse 1/n"
+    parser.add("user_weight", types.one_of(*USER_WEIGHTS), "none", help_text)
+    help_text = "β: errors are divided by (likes of i · likes of j)^β; 0.5: Pearson residuals"
+    parser.add("item_power", types.number(0, 1), 0.0, help_text)
 
 
 def add_fit(parser: Parser) -> None:
@@ -53,10 +55,10 @@ def add_fit(parser: Parser) -> None:
         150,
         "number of updates of all vectors; exact: maximum number of rounds",
     )
-    what = (
+    help_text = (
         "factored: from the likes; dense: the course notebook's form, from X. The cost is the same"
     )
-    parser.add("objective", types.one_of(*OBJECTIVES), "factored", what)
+    parser.add("objective", types.one_of(*OBJECTIVES), "factored", help_text)
     parser.add("init_scale", types.positive_number, 1.0, "standard deviation of the random start")
 
 
@@ -65,17 +67,17 @@ def add_fit(parser: Parser) -> None:
 
 def add_dataset(parser: Parser, default: str) -> None:
     """The parameter `dataset`: the images."""
-    what = (
+    help_text = (
         "cifar10 (downloaded once), sample (digits, built in), or folder:<path> with "
         "train/<class>/ and val/<class>/, test/<class>/ or both, or <class>/ alone, split by seed"
     )
-    parser.add("dataset", check_dataset_argument, default, what)
+    parser.add("dataset", check_dataset_argument, default, help_text)
 
 
 def add_weights(parser: Parser, default: str) -> None:
     """The parameter `weights`: the network's initial weights."""
-    what = "imagenet (torchvision's, downloaded once), none, or the path of a state dict"
-    parser.add("weights", types.nonblank("imagenet, none or a path"), default, what)
+    help_text = "imagenet (torchvision's, downloaded once), none, or the path of a state dict"
+    parser.add("weights", types.nonblank("imagenet, none or a path"), default, help_text)
 
 
 def add_resolution(parser: Parser, default: int) -> None:
@@ -89,12 +91,12 @@ def add_images(parser: Parser) -> None:
     add_dataset(parser, "cifar10")
     parser.add("split_seed", types.integer(0), 0, "seed of the training and validation split")
     for part in ("train", "val", "test"):
-        what = f"maximum number of {part} images, stratified; 0 for all"
-        parser.add(f"{part}_limit", types.integer(0), 0, what)
-    what = "a classifier of torchvision whose last layer is linear"
-    name = types.one_of(*vision.BACKBONES, expected=f"{what} (see --help)")
-    families = f"{what}, as torchvision calls it: {', '.join(vision.FAMILIES)}"
-    parser.add("backbone", name, "resnet18", families)
+        help_text = f"maximum number of {part} images, stratified; 0 for all"
+        parser.add(f"{part}_limit", types.integer(0), 0, help_text)
+    kind = "a classifier of torchvision whose last layer is linear"
+    name = types.one_of(*vision.BACKBONES, expected=f"{kind} (see --help)")
+    help_text = f"{kind}, as torchvision calls it: {', '.join(vision.FAMILIES)}"
+    parser.add("backbone", name, "resnet18", help_text)
     add_weights(parser, "imagenet")
 
 
@@ -106,16 +108,18 @@ def add_linear_probe(parser: Parser) -> None:
     parser.add("lr", types.auto_or(types.positive_number), "auto", f"learning rate; auto: {rates}")
     parser.add("weight_decay", types.number(0), 0.001, "L2 penalty of its weights")
     parser.add("epochs", types.integer(1), 15, "passes over the features")
-    what = "maximum number of images per update; fewer in a small data set (lbfgs: all)"
-    parser.add("batch_size", types.integer(1), 256, what)
+    help_text = "maximum number of images per update; fewer in a small data set (lbfgs: all)"
+    parser.add("batch_size", types.integer(1), 256, help_text)
 
 
 def add_recipe(parser: Parser) -> None:
     """The parameters of fine-tuning; all but `recipe` parse `auto` to None, the recipe's value."""
-    what = "auto: chosen by the data; fast: SGD for eight epochs; notebook: the course notebook's"
-    parser.add("recipe", types.one_of(*recipes.RECIPES), "auto", what)
+    help_text = (
+        "auto: chosen by the data; fast: SGD for eight epochs; notebook: the course notebook's"
+    )
+    parser.add("recipe", types.one_of(*recipes.RECIPES), "auto", help_text)
     resolutions = types.integers(vision.MIN_RESOLUTION, vision.MAX_RESOLUTION)
-    for name, type, what in (
+    for name, type, help_text in (
         ("head", types.one_of(*recipes.HEADS), "initialisation of the last layer"),
         ("batch_norm", types.one_of(*recipes.BATCH_NORM), "update or keep BatchNorm's statistics"),
         ("optimizer", types.one_of(*recipes.OPTIMIZERS), "the optimizer"),
@@ -143,16 +147,16 @@ def add_recipe(parser: Parser) -> None:
         if name in recipes.BY_DATA:
             of_recipe[recipes.AUTO.recipe] = "by the data"
         values = "; ".join(f"{recipe}: {value}" for recipe, value in of_recipe.items())
-        parser.add(name, types.auto_or(type), "auto", f"{what}; {values}")
+        parser.add(name, types.auto_or(type), "auto", f"{help_text}; {values}")
 
 
 def add_precision(parser: Parser) -> None:
     """The parameter `precision`: the dtype of the layers' products."""
-    what = (
+    help_text = (
         "dtype of matrix products and convolutions; auto: bfloat16 where the processor has it, "
         "float16 on older GPUs"
     )
-    parser.add("precision", types.one_of(*vision.PRECISIONS), "auto", what)
+    parser.add("precision", types.one_of(*vision.PRECISIONS), "auto", help_text)
 
 
 # -- both ----------------------------------------------------------------------------------------
@@ -162,18 +166,18 @@ def add_registration(parser: Parser, name: str) -> None:
     """The parameters that say whether and how the model is registered."""
     parser.add("register", types.boolean, False, "register the model at the end")
     parser.add("model_name", types.model_name, name, "registered model to add it to")
-    what = "whether it becomes champion; if_better: if it beats the champion on the same data"
-    parser.add("promote", types.one_of(*PROMOTE), "if_better", what)
+    help_text = "whether it becomes champion; if_better: if it beats the champion on the same data"
+    parser.add("promote", types.one_of(*PROMOTE), "if_better", help_text)
 
 
-def add_device(parser: Parser, what: str) -> None:
+def add_device(parser: Parser, help_text: str) -> None:
     """The parameter `device`: where the tensors are."""
-    parser.add("device", types.one_of("auto", "cpu", "cuda"), "auto", what)
+    parser.add("device", types.one_of("auto", "cpu", "cuda"), "auto", help_text)
 
 
 def add_processes(parser: Parser) -> None:
     """The parameter `processes`: the number of processes that share one run."""
-    what = (
+    help_text = (
         "number of processes on this host, launched by torchrun; 1 if you start torchrun yourself"
     )
-    parser.add("processes", types.processes, "1", what)
+    parser.add("processes", types.processes, "1", help_text)

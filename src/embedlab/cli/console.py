@@ -135,8 +135,8 @@ def recommendation_table(answer: pd.DataFrame, score: str) -> Table:
     table.add_column("title", overflow="fold")
     table.add_column("genres", overflow="fold", style="dim")
     for row in answer.itertuples():
-        shown = f"{row.score:.1f}" if score == "dot" else f"{row.score:.3f}"
-        table.add_row(str(row.rank), shown, row.title, row.genres.replace("|", ", "))
+        score_text = f"{row.score:.1f}" if score == "dot" else f"{row.score:.3f}"
+        table.add_row(str(row.rank), score_text, row.title, row.genres.replace("|", ", "))
     return table
 
 

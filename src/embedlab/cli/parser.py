@@ -78,14 +78,14 @@ class Parser(argparse.ArgumentParser):
             else:
                 unknown.append(word)
         if unknown and not HELP & set(joined):
-            self.error(self._why_unknown(unknown))
+            self.error(self._unknown_reason(unknown))
         for word in joined:
             flag, _, value = word.partition("=")
             if any("\ud800" <= letter <= "\udfff" for letter in value):  # other bytes
                 self.error(f"argument {flag}: expected text in UTF-8, got {value!a}")
         return super().parse_known_args(joined, namespace)
 
-    def _why_unknown(self, words: Sequence[str]) -> str:
+    def _unknown_reason(self, words: Sequence[str]) -> str:
         """Every unknown name among the words, with the nearest parameter."""
         reasons = []
         for word in words:
@@ -143,11 +143,11 @@ def exit_with(main: Callable[[Sequence[str] | None], None]) -> None:
 def _close_open_run(error: EmbedlabError) -> None:
     """Close a run that no `start_run` of this process closes, and record why."""
     if isinstance(error, MainProcessKilledError):
-        from embedlab.tracking.run import mark_stale_runs_here
+        from embedlab.tracking.lifecycle import mark_stale_runs_here
 
         mark_stale_runs_here()
     # `start_run` removes the variable when it adopts the run that `mlflow run` has made.
     elif "MLFLOW_RUN_ID" in os.environ and not isinstance(error, TrackingError):
-        from embedlab.tracking.run import end_refused_run
+        from embedlab.tracking.lifecycle import end_refused_run
 
         end_refused_run(error)

@@ -127,7 +127,10 @@ def auto_or(type: ArgumentType[Value]) -> ArgumentType[Value | None]:
 
 
 def processes(text: str) -> int:
-    """Type of the number of processes; under torchrun, its world size or 1, which stands for it."""
+    """Type of `processes`: a whole number up to MAX_PROCESSES.
+
+    Under torchrun it has to be 1 or the world size, and is parsed to the world size.
+    """
     n = integer(1, MAX_PROCESSES)(text)
     if not is_distributed():
         return n

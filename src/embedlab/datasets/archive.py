@@ -92,14 +92,14 @@ def _find_entry(archive: zipfile.ZipFile, zip_path: Path, name: str) -> zipfile.
             f"unpack it and pass the folder you mean."
         )
     (entry,) = entries
-    if reason := _refusal(entry):
+    if reason := _refusal_reason(entry):
         raise DataError(
             f"{zip_path}: {entry.filename!r} is {reason}; unpack it by hand and pass the folder."
         )
     return entry
 
 
-def _refusal(info: zipfile.ZipInfo) -> str | None:
+def _refusal_reason(info: zipfile.ZipInfo) -> str | None:
     """Why an entry is not unpacked; None if it may be."""
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
         return "a link or device, not a plain file"

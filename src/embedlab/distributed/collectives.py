@@ -58,7 +58,7 @@ def process_group(params: Mapping[str, object]) -> Iterator[str]:
         dist.barrier()
         dist.destroy_process_group()
     except (RuntimeError, SystemExit) as error:  # torchrun stops all ranks after the end of one
-        if lost := _lost_ranks_message(others, error):
+        if lost := _lost_ranks_reason(others, error):
             raise LostProcessError(lost) from error
         raise
 
@@ -110,13 +110,13 @@ def local_main_first() -> Iterator[None]:
         dist.barrier()
 
 
-def assert_same_across_ranks(what: str, value: object) -> None:
-    """Raises OptionError if `value` is not the same at all ranks."""
+def assert_same_across_ranks(name: str, value: object) -> None:
+    """Raises OptionError, which begins with `name`, if `value` is not the same at all ranks."""
     values = _all_gather_object(value)
     differing = [i for i in range(world_size()) if values[i] != values[0]]
     if differing:
         raise OptionError(
-            f"{what}: expected the same at all {world_size()} ranks, but rank {differing[0]} "
+            f"{name}: expected the same at all {world_size()} ranks, but rank {differing[0]} "
             "differs from rank 0: start every host with the same command and the same data."
         )
 
@@ -128,10 +128,10 @@ def _all_gather_object(value: T) -> list[T]:
     return values
 
 
-def _lost_ranks_message(others: Mapping[int, Identity], error: BaseException) -> str:
-    """A phrase on the lost rank that caused `error`; "" if it has another cause."""
+def _lost_ranks_reason(others: Mapping[int, Identity], error: BaseException) -> str | None:
+    """A phrase on the lost rank that caused `error`; None if it has another cause."""
     until = time.monotonic() + (0 if isinstance(error, SystemExit) else SECONDS_TO_DIE)
-    while not (lost := ended_ranks_message(others)) and time.monotonic() < until:
+    while not (lost := ended_ranks_reason(others)) and time.monotonic() < until:
         time.sleep(0.05)
     # gloo has no exception of its own, but names its source file.
     if not lost and (isinstance(error, dist.DistError) or "gloo" in str(error)):
@@ -139,11 +139,13 @@ def _lost_ranks_message(others: Mapping[int, Identity], error: BaseException) ->
     return lost
 
 
-def ended_ranks_message(others: Mapping[int, Identity]) -> str:
-    """A phrase on the ranks of this host whose processes have ended; "" if there are none."""
+def ended_ranks_reason(others: Mapping[int, Identity]) -> str | None:
+    """A phrase on the ranks of this host whose processes have ended; None if none has."""
     lost = [
         f"rank {i} (pid {pid} on {host})"
         for i, (host, pid, running_at) in others.items()
         if has_ended(host, pid, running_at)
     ]
-    return f"{', '.join(lost)} of {world_size()} processes exited before the end" if lost else ""
+    if not lost:
+        return None
+    return f"{', '.join(lost)} of {world_size()} processes exited before the end"

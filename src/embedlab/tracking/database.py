@@ -7,7 +7,7 @@ database. A killed first process leaves a database that MLflow can never open.
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -50,8 +50,13 @@ def initialise_store() -> None:
     uri = mlflow.get_tracking_uri()
     database = _Database(uri) if uri.startswith(("sqlite:", "postgresql")) else None
     try:
-        with short_requests(), database.lock() if database else nullcontext():
-            MlflowClient().search_experiments(max_results=1)
+        if database is None:
+            ping_store()
+            return
+        database.check_is_ours()
+        with database.lock():
+            database.make_if_missing()
+            ping_store()
     except EmbedlabError:
         raise
     except Exception as error:  # MLflow's, or the database's, its driver's, the file system's own
@@ -66,6 +71,12 @@ def initialise_store() -> None:
         ) from error
 
 
+def ping_store() -> None:
+    """Send a small request; a store that is an empty database makes its tables first."""
+    with short_requests():
+        MlflowClient().search_experiments(max_results=1)
+
+
 def _limit_output() -> None:
     """Let MLflow log and show less of its own work."""
     for name, level in MLFLOW_LOG_LEVELS.items():
@@ -78,7 +89,7 @@ class _Database:
     """The SQLite file or PostgreSQL database that is the store, without a server in front of it.
 
     path    of the SQLite file; None for PostgreSQL.
-    tables  names, without Alembic's own; empty until `lock` has read them.
+    tables  names, without Alembic's own; empty until `check_is_ours` has read them.
     """
 
     def __init__(self, uri: str):
@@ -87,19 +98,19 @@ class _Database:
         self.path = Path(self.url.database or "") if is_sqlite else None
         self.tables: set[str] = set()
 
+    def check_is_ours(self) -> None:
+        """Raise TrackingError for a database of another program, or another than `mlflow run`'s."""
+        self.tables = retry_until_available(self._read_tables)
+        self._check_owner()
+        self._check_has_run()
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Exclude every other process from this database.
 
         Without it, most of several first processes would die: MLflow makes its tables without a
         lock. A server needs none, as it has made them before it answers.
-
-        Raises TrackingError, before locking, if the database is another program's, or is not the
-        one that `mlflow run` has used.
         """
-        self.tables = retry_until_available(self._read_tables)
-        self._check_owner()
-        self._check_has_run()
         if self.path is None:
             with self._connect() as connection:
                 take = partial(_take_advisory_lock, connection)
@@ -110,9 +121,20 @@ class _Database:
         lock = FileLock(f"{self.path}.lock", blocking=False)
         Path(lock.lock_file).touch()  # FileLock may wait for a file that cannot be made
         with retry_until_available(lock.acquire, LOCK_NOTICE_SECONDS):
-            if not self.path.exists():
-                self._make_sqlite(self.path)
             yield
+
+    def make_if_missing(self) -> None:
+        """Make a SQLite database with all tables in another file, then rename it.
+
+        MLflow takes seconds to make them, and could never open a database if killed before the end.
+        """
+        if self.path is None or self.path.exists():
+            return
+        new = f"{self.path}.new"
+        for left_by_a_kill in (Path(new), Path(f"{new}-journal")):
+            left_by_a_kill.unlink(missing_ok=True)
+        MlflowClient(str(self.url.set(database=new))).search_experiments(max_results=1)
+        os.replace(new, self.path)
 
     def _connect(self) -> sqlalchemy.Connection:
         return sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool).connect()
@@ -165,17 +187,6 @@ class _Database:
                 )
         except sqlalchemy.exc.DBAPIError:  # locked, or damaged
             return False
-
-    def _make_sqlite(self, path: Path) -> None:
-        """Make all tables in another file, then rename it.
-
-        MLflow takes seconds to make them, and could never open a database if killed before the end.
-        """
-        new = f"{path}.new"
-        for left_by_a_kill in (Path(new), Path(f"{new}-journal")):
-            left_by_a_kill.unlink(missing_ok=True)
-        MlflowClient(str(self.url.set(database=new))).search_experiments(max_results=1)
-        os.replace(new, path)
 
 
 def _take_advisory_lock(connection: sqlalchemy.Connection) -> None:

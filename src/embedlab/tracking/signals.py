@@ -23,15 +23,15 @@ def _handle(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    for number, old in before.items():
+    before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
+    for signum, old in before.items():
         if old is not signal.SIG_IGN:
-            signal.signal(number, handler)
+            signal.signal(signum, handler)
     try:
         yield
     finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+        for signum, old in before.items():
+            signal.signal(signum, old)
 
 
 @contextmanager
@@ -46,19 +46,19 @@ def raise_first_signal() -> Iterator[None]:
 
     raised: dict[BaseException | None, int] = {}  # exception -> its signal
 
-    def stop(number: int, _: FrameType | None) -> None:
+    def stop(signum: int, _: FrameType | None) -> None:
         ignore_signals()
-        is_ctrl_c = number == signal.SIGINT
+        is_ctrl_c = signum == signal.SIGINT
         error = KeyboardInterrupt() if is_ctrl_c else SystemExit(EXIT_TERMINATED)
-        raised[error] = number
+        raised[error] = signum
         raise error
 
     def send_again(ignored: "sys.UnraisableHookArgs") -> None:
-        number = raised.get(ignored.exc_value)
-        if number is None:
+        signum = raised.get(ignored.exc_value)
+        if signum is None:
             return before(ignored)
-        signal.signal(number, stop)
-        threading.Timer(SECONDS_UNTIL_SENT_AGAIN, signal.raise_signal, [number]).start()
+        signal.signal(signum, stop)
+        threading.Timer(SECONDS_UNTIL_SENT_AGAIN, signal.raise_signal, [signum]).start()
 
     before, sys.unraisablehook = sys.unraisablehook, send_again
     try:
@@ -93,5 +93,5 @@ def defer_signals() -> Iterator[None]:
 def ignore_signals() -> None:
     """Ignore signals until `raise_first_signal` ends."""
     if threading.current_thread() is threading.main_thread():
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)

@@ -73,7 +73,7 @@ def find_stale(experiment_id: str, max_idle_hours: float = math.inf) -> list[Sta
         times = [metric.timestamp for metric in run.data.to_proto().metrics]
         last_activity = max([run.info.start_time, *times])
         idle_hours = time.time() / 3600 - last_activity / 3_600_000
-        reason = _why_stale(run.data.tags, idle_hours, max_idle_hours)
+        reason = _stale_reason(run.data.tags, idle_hours, max_idle_hours)
         if reason and _is_ours(run):
             stale.append(StaleRun(run, last_activity, reason))
     return stale
@@ -86,7 +86,7 @@ def _is_ours(run: Run) -> bool:
     return is_untouched or "entry_point" in tags or "process_started" in tags
 
 
-def _why_stale(tags: dict[str, str], idle_hours: float, max_idle_hours: float) -> str | None:
+def _stale_reason(tags: dict[str, str], idle_hours: float, max_idle_hours: float) -> str | None:
     host = tags.get("host")
     if host == this_host() and "process_started" in tags:
         pid, running_at = int(tags["pid"]), float(tags["process_started"])

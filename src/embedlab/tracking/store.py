@@ -19,11 +19,13 @@ from embedlab.errors import TrackingError
 UI_ADDRESS = "http://127.0.0.1:5000"
 # The disk is full, or may not be written.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
-# The first group is shown, the rest is the password: for a server up to the last @ before a slash,
-# for a database, whose password may hold slashes, up to the last @, and in its options.
+# The group of each alternative is kept; the password, which follows it, is replaced.
 PASSWORD = re.compile(
+    # http://user:<password>@host, up to the last @ before a slash
     r"(https?://[^\s/:@]*:)[^\s/]*(?=@)"
+    # postgresql://user:<password>@host, up to the last @: the password may hold slashes
     r"|((?:postgresql|mysql|mssql)[^\s:]*://[^\s/:@]*:)\S*(?=@)"
+    # ?password=<password>&…
     r"|([?&](?:\w*password|odbc_connect)=)[^\s&]*"
 )
 CLASSIC_UI = "workflowType=machine_learning"  # without it the UI opens on the traces of chat models
@@ -91,8 +93,8 @@ def first_line(error: Exception) -> str:
 
 def run_page(experiment_id: str, run_id: str, artifact: str = "") -> str:
     """The path of a run's page in the MLflow UI, `#/…`, or of the page of its artifact."""
-    shown = f"/artifacts/{artifact}" if artifact else ""
-    return f"#/experiments/{experiment_id}/runs/{run_id}{shown}?{CLASSIC_UI}"
+    suffix = f"/artifacts/{artifact}" if artifact else ""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{suffix}?{CLASSIC_UI}"
 
 
 def ui_address() -> str:
@@ -103,8 +105,8 @@ def ui_address() -> str:
     return re.sub("://[^/@]*@", "://", mlflow.get_tracking_uri()).rstrip("/")
 
 
-def how_to_open(experiment_id: str, run_id: str, *pages: str) -> str:
-    """How to open the run's page and other pages, `#/…`: their addresses in the MLflow UI.
+def ui_instructions(experiment_id: str, run_id: str, *pages: str) -> str:
+    """Lines to print: addresses of the run's page and of other pages, `#/…`, in the MLflow UI.
 
     Without a server, the command that starts the UI on this store comes first.
     """
@@ -113,6 +115,6 @@ def how_to_open(experiment_id: str, run_id: str, *pages: str) -> str:
     if not has_server():
         uri = mlflow.get_tracking_uri()
         has_password = uri != store_address()
-        shown = '"$MLFLOW_TRACKING_URI"' if has_password else shlex.quote(uri)
-        lines.insert(0, f"Start  mlflow ui --backend-store-uri {shown}")
+        argument = '"$MLFLOW_TRACKING_URI"' if has_password else shlex.quote(uri)
+        lines.insert(0, f"Start  mlflow ui --backend-store-uri {argument}")
     return "\n".join(lines)

@@ -27,7 +27,7 @@ from embedlab.progress import EpochRecord
 from embedlab.tracking.offline.client import BufferedClient
 from embedlab.tracking.offline.retry import short_requests
 from embedlab.tracking.offline.spool import MAX_BATCH_METRICS
-from embedlab.tracking.store import how_to_open, run_page, store_address, ui_address
+from embedlab.tracking.store import run_page, store_address, ui_address, ui_instructions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,11 +45,11 @@ T = TypeVar("T")
 def resolved_param(logged: Mapping[str, str], name: str) -> str | None:
     """The value that a run used, among the parameters that it logged; None if it has none.
 
-    That is `resolved/<name>`, or else the value that was given. A given `auto` is no value: it is
-    one only of the recipe, which has it as `resolved/recipe`.
+    That is `resolved/<name>`, or else `<name>`, where `auto` counts as no value. (`recipe=auto` is
+    a value; runs log it as `resolved/recipe`.)
     """
-    given = logged.get(name)
-    return logged.get(f"resolved/{name}", None if given == "auto" else given)
+    value = logged.get(name)
+    return logged.get(f"resolved/{name}", None if value == "auto" else value)
 
 
 class TrackedRun:
@@ -72,14 +72,14 @@ class TrackedRun:
         self._last_write = time.monotonic()
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Log resolved parameters alongside those that `mlflow run` has logged already.
+        """Log parameters, except those that are None: they do not apply.
 
-        MLflow refuses a second value for a parameter, so one that is there in another spelling
-        ('1e-3' for 0.001, 'auto' for what it stood for) is logged as `resolved/<name>`.
+        MLflow refuses a second value for a parameter, so one that was logged in another spelling
+        ('1e-3' for 0.001, 'auto' for what it stood for) gets the key `resolved/<name>`.
         """
         fresh = {}
         for name, value in params.items():
-            if value is None:  # does not apply, as a learning rate to the exact solver
+            if value is None:  # as the learning rate of the exact solver
                 continue
             text = value_as_text(value)
             is_respelled = self._logged_params.get(name, text) != text
@@ -89,8 +89,8 @@ class TrackedRun:
         self._client.log_batch(self.id, params=[Param(*item) for item in fresh.items()])
         self._logged_params |= fresh
 
-    def log_resolved(self, params: Mapping[str, object]) -> None:
-        """Log the values by which runs are compared as `resolved/<name>`, given or not."""
+    def log_params_as_resolved(self, params: Mapping[str, object]) -> None:
+        """Log each as `resolved/<name>`, even if unchanged: runs are compared by this one name."""
         self.log_params({f"resolved/{name}": value for name, value in params.items()})
 
     def resolved_params(self, names: Sequence[str]) -> dict[str, str]:
@@ -132,15 +132,15 @@ class TrackedRun:
 
         Raises StoreUnavailableError after the limit.
         """
-        self._client.retry_until_available(lambda: None)
+        self._client.after_spool(lambda: None)
 
-    def retry_until_available(self, do: Callable[[], T]) -> T:
+    def call_online(self, do: Callable[[], T]) -> T:
         """Call `do` until the store is available, and return its result.
 
         Raises StoreUnavailableError after the limit, EMBEDLAB_WAIT_FOR_SERVER.
         """
         with short_requests(MODEL_UPLOAD_TIMEOUT):
-            return self._client.retry_until_available(do)
+            return self._client.after_spool(do)
 
     def end(self, status: str, tags: Mapping[str, str]) -> None:
         """Terminate the run with MLflow's status, tags, and its peak memory in MiB."""
@@ -167,7 +167,7 @@ class TrackedRun:
         """Log pixels (height, width, 3) uint8 of one epoch: the UI steps through the epochs."""
         self._client.log_image(self.id, pixels, key=key, step=epoch)
 
-    def where(self, path: str) -> str:
+    def artifact_location(self, path: str) -> str:
         """The location of an artifact: its file, or its page in the server's UI."""
         uri = f"{self._artifact_uri}/{path}"
         scheme = urlparse(uri).scheme
@@ -175,14 +175,14 @@ class TrackedRun:
             return url2pathname(urlparse(uri).path) if scheme else uri
         return f"{ui_address()}/{run_page(self.experiment_id, self.id, path)}"
 
-    def how_to_open(self, *pages: str | None) -> str:
-        """How to open the run and other pages, `#/…`, in the MLflow UI, as lines to print.
+    def ui_instructions(self, *pages: str | None) -> str:
+        """Lines to print: how to open the run and other pages, `#/…`, in the MLflow UI.
 
-        Empty for a step of `main`, which prints its own lines at its end.
+        "" for a step of `main`, which prints its own lines at its end.
         """
         if self.is_nested:
             return ""
-        return how_to_open(self.experiment_id, self.id, *filter(None, pages))
+        return ui_instructions(self.experiment_id, self.id, *filter(None, pages))
 
     def log_folder(self, folder: Path, path: str) -> None:
         """Log every file of a local folder as artifacts under `path`."""
@@ -225,14 +225,14 @@ class TrackedRun:
             inputs = client.get_run(run_id).inputs
             client.log_inputs(self.id, datasets=inputs.dataset_inputs if inputs else [])
 
-        self.retry_until_available(copy)
+        self.call_online(copy)
 
 
 class NullRun(TrackedRun):
     """A run whose methods do nothing and return None, for every rank but 0, which alone logs."""
 
     def __init__(self) -> None:
-        self.id = "of the main process"
+        self.id = "no-run"  # names a folder of checkpoints that this rank never writes
 
     def __getattribute__(self, name: str) -> Any:
         attribute = super().__getattribute__(name)

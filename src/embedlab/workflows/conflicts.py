@@ -7,10 +7,10 @@ from embedlab.formatting import value_as_text
 
 
 def refuse_conflicts(
-    source: str, recorded: Mapping[str, object], given: Mapping[str, object]
+    source: str, recorded: Mapping[str, object], non_default: Mapping[str, object]
 ) -> None:
-    """Raises OptionError if a parameter was given another value than `source` has recorded."""
-    for name, value in given.items():
+    """Raises OptionError if `source` has recorded another value of one of these parameters."""
+    for name, value in non_default.items():
         if name in recorded and recorded[name] != value:
             raise OptionError(
                 f"{name}: expected {value_as_text(recorded[name])}, the value in {source}, got "

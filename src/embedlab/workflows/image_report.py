@@ -10,10 +10,10 @@ import pandas as pd
 
 from embedlab.formatting import counted, serve_command
 from embedlab.tracking import charts
+from embedlab.tracking.lifecycle import TrackedRun
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish
-from embedlab.tracking.run import TrackedRun
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation import plots
@@ -108,9 +108,9 @@ def finish(
     model = log_image_model(run, pipeline.network, about, example)
     summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
     card = image_card(run, trained, report)
-    messages = publish(run, model, card, params, summary, "Serve", serve_command)
-    how_to_open = run.how_to_open(comparison_view(run.experiment_id))
-    return [summary, *messages, *filter(None, [how_to_open])]
+    messages = publish(run, model, card, params, summary, "Serve")
+    instructions = run.ui_instructions(comparison_view(run.experiment_id))
+    return [summary, *messages, *filter(None, [instructions])]
 
 
 def log_test(run: TrackedRun, images: ImageDataset, test: Predictions) -> ClassificationReport:

@@ -12,7 +12,7 @@ from embedlab.datasets.image_source import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
 from embedlab.formatting import counted
 from embedlab.progress import EpochRecord, OnProgress
-from embedlab.tracking.run import TrackedRun
+from embedlab.tracking.lifecycle import TrackedRun
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset, read_images
 from embedlab.vision.data.splits import Split, duplicates_across_parts, split_images
@@ -29,19 +29,19 @@ TRAINING_IMAGES, TRAINING_COLUMNS = 36, 12
 
 
 def load_images(
-    run: TrackedRun, settings: Mapping[str, Any], on_progress: OnProgress
+    run: TrackedRun, params: Mapping[str, Any], on_progress: OnProgress
 ) -> tuple[ImageDataset, Split, list[str]]:
     """Find, read and split the data, and log its lineage, its counts and what was left out.
 
-    settings  values of the parameters by name, of `options.SPLIT_PARAMETERS` at least.
+    params  values by name, of `options.SPLIT_PARAMETERS` at least.
 
     Returns the images, their split, and what to tell the user about them.
     """
     with local_main_first():
-        source = locate_images(settings["dataset"])
+        source = locate_images(params["dataset"])
         images = read_images(source, on_progress)
-    limits = (settings[f"{part}_limit"] for part in ("train", "val", "test"))
-    split = split_images(images, settings["split_seed"], *limits)
+    limits = (params[f"{part}_limit"] for part in ("train", "val", "test"))
+    split = split_images(images, params["split_seed"], *limits)
     assert_same_across_ranks("dataset", (images.digest, split.digest))
     run.log_dataset(images.name, images.digest, source.source, "training")
     run.set_tags({"data_digest": split.digest, "pictures_digest": images.digest})

@@ -8,10 +8,10 @@ import re
 from embedlab.formatting import cost_as_text
 from embedlab.tracking.registry.promotion import PromotionMetric
 
-COST = PromotionMetric("cost", "cost", cost_as_text, is_cost=True)
+COST = PromotionMetric("cost", "cost", cost_as_text, lower_is_better=True)
 NDCG = PromotionMetric("ndcg", "NDCG@10 of held-out likes")
 MOVIE_METRICS = {metric.name: metric for metric in (COST, NDCG)}
-VAL_LOSS = PromotionMetric("val_loss", "validation loss", is_cost=True)
+VAL_LOSS = PromotionMetric("val_loss", "validation loss", lower_is_better=True)
 VAL_ACCURACY = PromotionMetric("val_accuracy", "validation accuracy", tie_breaker=VAL_LOSS)
 
 YOUR_OWN = "your own; its licence is yours to state."

@@ -20,10 +20,10 @@ from embedlab.movies.plots import plot_fit, plot_movie_map
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, relative_gap
 from embedlab.progress import EpochRecord, OnEpoch
 from embedlab.tracking.finished import download_artifact
+from embedlab.tracking.lifecycle import TrackedRun
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish
-from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import first_line, store_address
 from embedlab.workflows.conflicts import refuse_conflicts
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
@@ -167,20 +167,15 @@ def finish(
     fitted: FittedEmbedding,
     model: str,
     score: PromotionScore,
-    args: Mapping[str, Any],
+    params: Mapping[str, Any],
 ) -> list[str]:
-    """Register the logged `model` if `args` say so, and describe the run.
+    """Register the logged `model` if `params` say so, and describe the run.
 
     Versions compete by `score`. Returns what to tell the user.
     """
-    title = example_title(fitted.likes.table)
-
-    def query(uri: str) -> str:
-        return command("recommend", model=uri, title=title)
-
     card = movie_card(run, fitted, score)
-    messages = publish(run, model, card, args, str(fitted), "Query", query)
-    return [*messages, run.how_to_open()]
+    messages = publish(run, model, card, params, str(fitted), "Query")
+    return [*messages, run.ui_instructions()]
 
 
 def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
@@ -201,7 +196,7 @@ def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
     run.log_text(explorer_page(movie_map, vectors, caption), PAGE)
     title = f"{caption}: movies that the same people like are near"
     run.log_figure(plot_movie_map(movie_map, title), "figures/movie_map.png")
-    return f"Walk through the movies: {run.where(PAGE)}"
+    return f"Walk through the movies: {run.artifact_location(PAGE)}"
 
 
 def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: PromotionScore) -> Card:
@@ -235,5 +230,5 @@ def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: PromotionScore) 
         metrics=metrics,
         results=results,
         limits=MOVIE_LIMITS,
-        command=lambda uri: command("recommend", title=title, model=uri),
+        command=lambda uri: command("recommend", model=uri, title=title),
     )

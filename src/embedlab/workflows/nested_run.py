@@ -11,7 +11,7 @@ import psutil
 from mlflow.exceptions import ExecutionException
 
 from embedlab.errors import TrackingError
-from embedlab.tracking.run import PROJECT_ROOT
+from embedlab.tracking.lifecycle import PROJECT_ROOT
 
 
 def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:

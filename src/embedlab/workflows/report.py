@@ -28,7 +28,7 @@ from embedlab.tracking.finished import (
     has_artifact,
     newest_finished,
 )
-from embedlab.tracking.run import TrackedRun
+from embedlab.tracking.lifecycle import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
 from embedlab.tracking.tracked_run import resolved_param
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
@@ -89,10 +89,10 @@ def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
 
     Returns where the page is.
     """
-    shown = {entry_point: ReportedRun(one) for entry_point, one in runs.items()}
-    run.log_text(report_page(shown), PAGE)
-    run.describe(answers(shown))
-    return run.where(PAGE)
+    reported = {entry_point: ReportedRun(item) for entry_point, item in runs.items()}
+    run.log_text(report_page(reported), PAGE)
+    run.describe(answers(reported))
+    return run.artifact_location(PAGE)
 
 
 def answers(runs: Mapping[str, "ReportedRun"]) -> str:
@@ -141,6 +141,7 @@ class ReportedRun:
         return ", ".join(f"{dataset.name} ({dataset.digest[:8]})" for dataset in datasets)
 
     def param(self, name: str) -> str:
+        """The value that the run used; "" if it logged none."""
         return resolved_param(self.run.data.params, name) or ""
 
     def summary(self, section: int) -> Markup:
@@ -150,6 +151,7 @@ class ReportedRun:
         return Markup(markdown.render(sections[section]).replace("h3>", "h4>"))
 
     def text(self, path: str) -> str:
+        """The content of a text artifact."""
         return download_artifact(f"runs:/{self.run.info.run_id}/{path}").read_text(encoding="utf-8")
 
     def table(self, path: str) -> pd.DataFrame:

@@ -44,7 +44,7 @@ from embedlab.movies.sweep.results import SweepFit
 from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
 from embedlab.tracking.finished import download_artifact, has_artifact, read_history
-from embedlab.tracking.run import PROJECT_ROOT, TrackedRun, start_child_run
+from embedlab.tracking.lifecycle import PROJECT_ROOT, TrackedRun, start_child_run
 from embedlab.workflows.models import save_embedding
 from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
 

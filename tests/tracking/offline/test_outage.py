@@ -1,4 +1,4 @@
-"""A tracking store that is away: what is kept, what is sent later, and what fails at once.
+"""A tracking store during an outage: what is kept, what is sent later, and what fails at once.
 
 A small server in this process answers as MLflow's does, or refuses, fails, or says nothing.
 """
@@ -31,6 +31,7 @@ from mlflow.exceptions import MlflowException
 
 from embedlab.errors import DataError, OptionError, StoreUnavailableError, TrackingError
 from embedlab.progress import EpochRecord
+from embedlab.tracking.lifecycle import start_child_run, start_run
 from embedlab.tracking.offline import client as buffered_client
 from embedlab.tracking.offline import retry
 from embedlab.tracking.offline.client import BufferedClient
@@ -41,16 +42,15 @@ from embedlab.tracking.offline.retry import (
     wait_limit,
 )
 from embedlab.tracking.offline.spool import Spool, send_earlier_spools
-from embedlab.tracking.run import start_child_run, start_run
 from embedlab.workflows.models import log_movie_model
 
 pytestmark = pytest.mark.slow
 
-WORDS_AWAY = "is unavailable (connection refused). The run goes on; what it logs is kept in "
+UNAVAILABLE = "is unavailable (connection refused). The run goes on; what it logs is kept in "
 
 
 class FakeServer:
-    """Of one run: it takes batches and files, or answers `status`; stopped, it refuses.
+    """A server of one run: it takes batches and files, or answers `status`; stopped, it refuses.
 
     status  200, another to answer instead, or None to say nothing until `stop`.
     """
@@ -270,9 +270,12 @@ def test_metrics_of_an_outage_are_sent_later_in_order_and_once(server, impatient
     assert server.metrics == costs(0, 1, 2, 3)
     assert server.tags == {"seen": "True"}
     assert not kept.exists()
-    away, back = caplog.messages
-    assert away == f"MLflow at {server.uri} {WORDS_AWAY}{kept} until MLflow is available again."
-    assert back == f"MLflow at {server.uri} is available again: 2 metrics and 0 files sent."
+    unavailable, available = caplog.messages
+    assert (
+        unavailable
+        == f"MLflow at {server.uri} {UNAVAILABLE}{kept} until MLflow is available again."
+    )
+    assert available == f"MLflow at {server.uri} is available again: 2 metrics and 0 files sent."
 
 
 def test_neither_log_lines_nor_the_spool_hold_a_password(server, impatient, caplog):
@@ -285,7 +288,7 @@ def test_neither_log_lines_nor_the_spool_hold_a_password(server, impatient, capl
     assert "me:***@" in caplog.text
     assert "secret" not in "".join([caplog.text, *kept])
     server.start()
-    client.retry_until_available(lambda: None)
+    client.after_spool(lambda: None)
     assert server.metrics == costs(0)
 
 
@@ -295,7 +298,7 @@ def test_a_second_outage_is_logged_and_spooled_like_the_first(server, impatient,
         server.stop() if number % 2 else None
         client.log_batch(server.run_id, metrics=epoch(number))
         server.start() if number % 2 else None
-    client.retry_until_available(lambda: None)
+    client.after_spool(lambda: None)
     assert server.metrics == costs(0, 1, 2, 3)
     assert [re.search("is (unavailable|available)", text)[1] for text in caplog.messages] == [
         "unavailable",
@@ -317,7 +320,7 @@ def test_an_outage_costs_a_fit_next_to_nothing(server, caplog):
     assert took < buffered_client.FIRST_PROBE_PAUSE
     assert server.n_requests == 2  # the attempt and its retry
     server.status = 200
-    client.retry_until_available(lambda: None)
+    client.after_spool(lambda: None)
     assert server.metrics == costs(*range(1000))
     client.log_batch(server.run_id, metrics=epoch(1000))  # at once, whenever the next attempt was
     assert server.metrics == costs(*range(1001))
@@ -348,7 +351,7 @@ def test_files_and_images_of_an_outage_are_sent_later_under_their_names(
     client.log_text(server.run_id, "words", "texts/said.txt")
     client.log_image(server.run_id, np.zeros((4, 4, 3), np.uint8), key="grid", step=7)
     server.start()
-    client.retry_until_available(lambda: None)
+    client.after_spool(lambda: None)
     images = {name for name in server.files if name.startswith("images/grid+step+7+")}
     assert {Path(name).suffix for name in images} == {".png", ".webp"}
     assert {name: server.files[name] for name in set(server.files) - images} == {
@@ -379,7 +382,7 @@ def test_nan_infinity_and_subnormal_metrics_survive_the_spool(server, impatient)
         server.run_id, metrics=[Metric("m", value, 1, i) for i, value in enumerate(values)]
     )
     server.start()
-    client.retry_until_available(lambda: None)
+    client.after_spool(lambda: None)
     assert repr([value for _, _, value in server.metrics]) == repr(values)
 
 
@@ -433,7 +436,7 @@ def test_a_spool_that_cannot_be_written_raises(server, monkeypatch, tmp_path):
 
 
 def left_behind(server, *numbers: int) -> Path:
-    """The folder of a process that was killed while the server was away."""
+    """The folder of a process that was killed while the server was unavailable."""
     killed = Spool(server.run_id)
     for number in numbers:
         killed.add(epoch(number), (), ())
@@ -480,7 +483,7 @@ def test_the_next_start_leaves_spools_of_another_store_or_a_living_process(serve
     assert server.metrics == costs(0)
 
 
-def test_the_next_start_goes_on_while_the_server_is_away_again(server, monkeypatch, caplog):
+def test_the_next_start_goes_on_while_the_server_is_unavailable_again(server, monkeypatch, caplog):
     kept = left_behind(server, 0)
     server.status = 503
     send_earlier_spools()
@@ -570,12 +573,12 @@ def test_the_default_time_to_wait_is_ten_minutes(monkeypatch):
 
 @pytest.fixture
 def store(tmp_path, impatient, monkeypatch):
-    """A database that is away while `store.is_away`, and its client."""
-    state = SimpleNamespace(is_away=False)
+    """A database that is unavailable while `store.is_unavailable`, and its client."""
+    state = SimpleNamespace(is_unavailable=False)
 
     def guarded(method):
         def call(*args, **kwargs):
-            return refuse_connection() if state.is_away else method(*args, **kwargs)
+            return refuse_connection() if state.is_unavailable else method(*args, **kwargs)
 
         return call
 
@@ -589,7 +592,7 @@ def store(tmp_path, impatient, monkeypatch):
 
 def kept_run(store, run_id: str) -> mlflow.entities.Run:
     """The run, as the store has it when the next entry point has started."""
-    store.is_away = False
+    store.is_unavailable = False
     send_earlier_spools()
     assert unsent_folders(os.environ["EMBEDLAB_CACHE"]) == []
     return store.client.get_run(run_id)
@@ -615,7 +618,7 @@ def test_a_complete_run_is_finished_once_its_spool_is_sent(store, monkeypatch):
         pytest.raises(StoreUnavailableError, match=f"^{SENTENCE}$"),
         start_run("fit_embedding", "fit", {}) as run,
     ):
-        store.is_away = True
+        store.is_unavailable = True
         for number in range(3):
             run.log_epoch(EpochRecord(number, {"train/cost": 3.0 - number}))
         run.log_text("all", "said.txt")
@@ -633,7 +636,7 @@ def test_a_run_that_could_not_log_its_model_has_failed_and_keeps_the_embedding(s
         pytest.raises(StoreUnavailableError, match=f"^{SENTENCE}$"),
         start_run("fit_embedding", "fit", {}) as run,
     ):
-        store.is_away = True
+        store.is_unavailable = True
         log_movie_model(run, np.ones((1, 2), np.float32), ONE_MOVIE, {})
     kept = kept_run(store, run.id)
     assert (kept.info.status, kept.data.tags["stop_reason"]) == ("FAILED", "error")
@@ -663,13 +666,13 @@ def test_a_model_whose_writing_is_cut_off_is_written_again(store, monkeypatch):
     [(KeyboardInterrupt(), "KILLED", "ctrl-c"), (ValueError("a bug"), "FAILED", "exception")],
     ids=["ctrl-c", "a bug"],
 )
-def test_a_run_that_stops_while_the_store_is_away_does_not_wait(
+def test_a_run_that_stops_while_the_store_is_unavailable_does_not_wait(
     store, caplog, monkeypatch, error, status, reason
 ):
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "100")
     started = time.monotonic()
     with pytest.raises(type(error)), start_run("fit_embedding", "fit", {}) as run:
-        store.is_away = True
+        store.is_unavailable = True
         run.log_epoch(EpochRecord(0, {"train/cost": 2.0}))
         raise error
     assert time.monotonic() - started < 20
@@ -682,10 +685,10 @@ def test_a_run_that_stops_while_the_store_is_away_does_not_wait(
 def test_a_run_whose_store_comes_back_ends_like_any_other(store, monkeypatch, caplog):
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "100")
     with start_run("fit_embedding", "fit", {}) as run:
-        store.is_away = True
+        store.is_unavailable = True
         run.log_epoch(EpochRecord(0, {"train/cost": 2.0}))
         run.flush()
-        threading.Timer(0.3, lambda: setattr(store, "is_away", False)).start()
+        threading.Timer(0.3, lambda: setattr(store, "is_unavailable", False)).start()
     kept = store.client.get_run(run.id)
     assert (kept.info.status, kept.data.tags["stop_reason"]) == ("FINISHED", "finished")
     assert history(store, run.id) == [(0, 2.0)]
@@ -703,14 +706,14 @@ def test_a_complete_child_is_finished_once_its_spool_is_sent(store):
         start_run("compare_optimizers", "compare", {}) as parent,
         start_child_run("adam lr=1", {}, {"fit_key": "k"}) as child,
     ):
-        store.is_away = True
+        store.is_unavailable = True
         child.log_epoch(EpochRecord(0, {"train/cost": 2.0}))
     assert kept_run(store, child.id).info.status == "FINISHED"
     assert history(store, child.id) == [(0, 2.0)]
     assert store.client.get_run(parent.id).info.status == "FAILED"
 
 
-def test_a_store_that_is_away_at_the_start_fails_at_once(server):
+def test_a_store_that_is_unavailable_at_the_start_fails_at_once(server):
     server.stop()
     sentence = (
         f"MLflow cannot open its store {server.uri} (connection refused): set MLFLOW_TRACKING"

@@ -13,8 +13,8 @@ from cards import card_of
 from conftest import PROJECT, fresh_store, long
 
 from embedlab.errors import TrackingError
+from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.registry.versions import register, set_champion
-from embedlab.tracking.run import start_run
 from embedlab.workflows.models import log_movie_model
 from embedlab.workflows.recommend import load_model
 from entrypoints.promote import main as promote
@@ -85,7 +85,7 @@ def test_previous_twice_is_back_where_it_was(client):
 
 def test_a_challenger_that_is_promoted_loses_the_alias_challenger(client):
     promotion = set_champion(NAME, "challenger", "it reads best")
-    assert (promotion.version, promotion.before) == (3, 2)
+    assert (promotion.version, promotion.previous) == (3, 2)
     assert aliases(client) == {"champion": "3"}
 
 

@@ -13,9 +13,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 from embedlab.errors import TrackingError
+from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import Registration, publish, register
-from embedlab.tracking.run import start_run
 from embedlab.workflows.model_facts import VAL_ACCURACY
 from embedlab.workflows.models import log_movie_model
 
@@ -247,7 +247,7 @@ def test_a_model_that_does_not_answer_its_own_example_is_never_registered(logged
         uri = log_movie_model(run, np.full((2, 2), value, np.float32), MOVIES, {})
         sentence = f"does not answer its own input example .*{reason}.*was not registered"
         with pytest.raises(TrackingError, match=sentence):
-            args = {"register": True, "model_name": "unanswered", "promote": "if_better"}
-            publish(run, uri, card_of("a"), args, "the result", "Query", str)
+            params = {"register": True, "model_name": "unanswered", "promote": "if_better"}
+            publish(run, uri, card_of("a"), params, "the result", "Query")
     with pytest.raises(MlflowException, match="not found"):
         mlflow.MlflowClient().get_registered_model("unanswered")

@@ -38,7 +38,7 @@ class BufferedClient(mlflow.MlflowClient):
     def __init__(self, run_id: str):
         super().__init__()
         self._run_id, self._spool = run_id, Spool(run_id)
-        self._has_been_away = self._user_is_told = False
+        self._had_outage = self._user_was_told = False
         self._next_try = self._pause = 0.0
 
     def log_batch(
@@ -80,12 +80,12 @@ class BufferedClient(mlflow.MlflowClient):
         self, send: Callable[[], object], spool: Callable[[], None], timeout: int = SHORT_TIMEOUT
     ) -> None:
         if not self._spool.is_open or time.monotonic() >= self._next_try:
-            reason = self._outage_of(self._send_spool) if self._spool.is_open else None
-            reason = reason or self._outage_of(send, timeout)
+            reason = self._try(self._send_spool) if self._spool.is_open else None
+            reason = reason or self._try(send, timeout)
             if reason is None:
                 return
             if not self._spool.is_open:
-                self._has_been_away, self._pause = True, FIRST_PROBE_PAUSE
+                self._had_outage, self._pause = True, FIRST_PROBE_PAUSE
                 log_line(
                     f"MLflow at {store_address()} is unavailable ({reason}). The run goes on; what "
                     f"it logs is kept in {self._spool.folder} until MLflow is available again."
@@ -101,8 +101,8 @@ class BufferedClient(mlflow.MlflowClient):
             log_line(f"MLflow at {store_address()} is available again: {self._spool.send()} sent.")
 
     @staticmethod
-    def _outage_of(send: Callable[[], object], timeout: int = SHORT_TIMEOUT) -> str | None:
-        """Call `send`; return why the store is unavailable, or None if it has succeeded."""
+    def _try(send: Callable[[], object], timeout: int = SHORT_TIMEOUT) -> str | None:
+        """Call `send`; return None if it has succeeded, else why the store is unavailable."""
         try:
             with short_requests(timeout):
                 send()
@@ -112,7 +112,7 @@ class BufferedClient(mlflow.MlflowClient):
             raise
         return None
 
-    def retry_until_available(self, do: Callable[[], T]) -> T:
+    def after_spool(self, do: Callable[[], T]) -> T:
         """Send the spool, then call `do`, until both succeed; return the result of `do`.
 
         Raises StoreUnavailableError after `retry.wait_limit`.
@@ -125,18 +125,18 @@ class BufferedClient(mlflow.MlflowClient):
         try:
             return retry_until_available(send_and_do)
         except StoreUnavailableError as error:
-            self._user_is_told = True
+            self._user_was_told = True
             raise StoreUnavailableError(f"{error}; {self._spooled_summary()}") from error
 
     def end_run(self, status: str) -> None:
         """End MLflow's active run, or spool its status and say so."""
         # The thread of the system metrics may sleep in one of MLflow's retries.
-        if self._has_been_away:
+        if self._had_outage:
             run_id_to_system_metrics_monitor.pop(self._run_id, None)
-        if self._outage_of(partial(mlflow.end_run, status)):
+        if self._try(partial(mlflow.end_run, status)) is not None:
             self._spool.add_status(status)
         if self._spool.is_open:
-            if not self._user_is_told:
+            if not self._user_was_told:
                 log_line(f"MLflow at {store_address()} is unavailable; {self._spooled_summary()}")
             self._spool.release()
 

@@ -180,7 +180,7 @@ def send_earlier_spools() -> None:
             log_line(f"Sent what run {spool.run_id} could not log: {spool.send()}.")
         except TrackingError as refused:
             log_line(str(refused))
-        except Exception:  # away again, which this run will notice on its own
+        except Exception:  # unavailable again, which this run will notice on its own
             spool.release()
 
 

@@ -10,16 +10,17 @@ PROMOTE = ("if_better", "always", "never")
 class PromotionMetric:
     """A number that versions of a model are compared by.
 
-    name         also the tag of a version that holds the number.
-    label        the name as it appears in a sentence; `as_text` formats the number for one.
-    is_cost      a lower number is better.
-    tie_breaker  the metric that decides between equal numbers, if there is one.
+    name             also the tag of a version that holds the number.
+    label            the name as it appears in a sentence.
+    as_text          formats the number for a sentence.
+    lower_is_better  True for a cost or loss.
+    tie_breaker      the metric that decides between equal numbers, if there is one.
     """
 
     name: str
     label: str
     as_text: Callable[[float], str] = "{:.4f}".format
-    is_cost: bool = False
+    lower_is_better: bool = False
     tie_breaker: "PromotionMetric | None" = None
 
 
@@ -55,8 +56,8 @@ class PromotionScore:
         if self.value == other.value and self.tie_breaker and other.tie_breaker:
             is_better, reason = self.tie_breaker.compare(other.tie_breaker)
             return is_better, f"its {metric.label} is equal, {self}, and {reason}"
-        is_better = self.value < other.value if metric.is_cost else self.value > other.value
-        relation = ("" if is_better else "not ") + ("below" if metric.is_cost else "above")
+        is_better = self.value < other.value if metric.lower_is_better else self.value > other.value
+        relation = ("" if is_better else "not ") + ("below" if metric.lower_is_better else "above")
         return is_better, f"its {metric.label} {self} is {relation} the {other}"
 
 
@@ -82,16 +83,18 @@ def should_promote(
         return True, "there was no champion"
     if promote == "always":
         return True, f"promote=always, in place of version {champion.version}"
-    was = f"the champion, version {champion.version}, was"
-    otherwise = "promote=always makes the new one champion"
+    champion_was = f"the champion, version {champion.version}, was"
+    remedy = "promote=always makes the new one champion"
     if champion.tags.get("data_digest") != new.tags["data_digest"]:
         return False, (
-            f"{was} made with other data, and its {metric.label} there says nothing about this "
-            f"one's; {otherwise}"
+            f"{champion_was} made with other data, and its {metric.label} there says nothing "
+            f"about this one's; {remedy}"
         )
     judged_by = [version.tags.get("judged_by") for version in (champion, new)]
     if judged_by != [metric.name, metric.name]:
-        return False, f"{was} judged by {judged_by[0]}, this one by {judged_by[1]}; {otherwise}"
+        return False, (
+            f"{champion_was} judged by {judged_by[0]}, this one by {judged_by[1]}; {remedy}"
+        )
     scores = [PromotionScore.from_tags(metric, version.tags) for version in (new, champion)]
     is_better, reason = scores[0].compare(scores[1])
     return is_better, f"{reason} of version {champion.version}"

@@ -33,6 +33,7 @@ class RegisteredModel:
         return dict(sorted((int(version.version), version) for version in versions))
 
     def by_alias(self, alias: str) -> RegisteredVersion | None:
+        """The version with this alias; None if the alias is unset."""
         number = self.client.get_registered_model(self.name).aliases.get(alias)
         if number is None:
             return None
@@ -108,11 +109,12 @@ class RegisteredModel:
         self.tag(new.version, registered_as=f"{alias}: {reason}")
         return alias, reason
 
-    def make_champion(self, version: int, because: str, replaced: RegisteredVersion | None) -> None:
+    def make_champion(self, version: int, because: str, previous: RegisteredVersion | None) -> None:
+        """Set the alias `champion`, after the tags that say why, when and in whose place."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.tag(version, promoted_because=because, promoted_at=now)
-        if replaced:
-            self.tag(version, replaces_version=str(replaced.version))
+        if previous:
+            self.tag(version, replaces_version=str(previous.version))
         self.set_alias(CHAMPION, version)
 
     def tag(self, version: int, **tags: str) -> None:

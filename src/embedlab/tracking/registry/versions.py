@@ -15,22 +15,22 @@ the aliases that a later one has set.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import mlflow
 
 from embedlab.formatting import command
+from embedlab.tracking.lifecycle import TrackedRun
+from embedlab.tracking.model_logging import check_answers_its_example
 from embedlab.tracking.registry.card import CARD_FILE, Card
-from embedlab.tracking.registry.model import check_answers_its_example
 from embedlab.tracking.registry.registered_model import (
     CHALLENGER,
     CHAMPION,
     RegisteredModel,
     registered_version,
 )
-from embedlab.tracking.run import TrackedRun
 from embedlab.tracking.store import explain_store_errors
 
 UNDECIDED_SECONDS = 60  # after which a registration counts as killed
@@ -65,24 +65,24 @@ class Registration:
 class Promotion(Registration):
     """A version that was made champion by hand.
 
-    before  the number of the champion before it, if there was one.
+    previous  the number of the champion until then, which may be this version; None for none.
     """
 
-    before: int | None
+    previous: int | None
 
     def __str__(self) -> str:
-        if self.version == self.before:
+        if self.version == self.previous:
             return f"{self.name}: version {self.version} is champion already, nothing has changed"
-        before = f"version {self.before} was" if self.before else "there was none"
-        return f"{self.name}: version {self.version} is champion ({before}): {self.reason}"
+        replaced = f"version {self.previous} was" if self.previous else "there was none"
+        return f"{self.name}: version {self.version} is champion ({replaced}): {self.reason}"
 
     @property
     def undo(self) -> str:
-        """The command that makes the version before it champion again, if there was one."""
-        if self.before in (None, self.version):
+        """A line with the command that restores the previous champion; "" if there is none."""
+        if self.previous in (None, self.version):
             return ""
         because = f"instead of version {self.version}"
-        undo = command("promote", model_name=self.name, version=self.before, reason=because)
+        undo = command("promote", model_name=self.name, version=self.previous, reason=because)
         return f"Undo it with  {undo}"
 
 
@@ -90,28 +90,27 @@ def publish(
     run: TrackedRun,
     model_uri: str,
     card: Card,
-    args: Mapping[str, Any],
+    params: Mapping[str, Any],
     headline: str,
     verb: str,
-    command_for: Callable[[str], str],
 ) -> list[str]:
-    """Log the model's card, register the model if `args` say so, and describe the run.
+    """Log the model's card, register the model if `params` say so, and describe the run.
 
-    args         has `register`, `model_name` and `promote`.
-    headline     the run's result, which the description begins with.
-    command_for  returns the shell command that uses the model of a URI; `verb` is what it does.
+    params    has `register`, `model_name` and `promote`.
+    headline  the run's result, which the description begins with.
+    verb      what the card's command does: `Query` or `Serve`.
 
     Returns what to tell the user. Raises TrackingError, without registering the model, if it does
     not answer its own input example.
     """
     uri, messages = f"runs:/{run.id}/model", []
-    if args["register"]:
-        run.retry_until_available(lambda: check_answers_its_example(model_uri))
-        registration = register(model_uri, args["model_name"], card, args["promote"])
+    if params["register"]:
+        run.call_online(lambda: check_answers_its_example(model_uri))
+        registration = register(model_uri, params["model_name"], card, params["promote"])
         run.set_tags({"registered_model": registration.label})
         uri, messages = registration.uri, [str(registration)]
     run.log_text(card.markdown(uri), CARD_FILE)
-    use = command_for(uri)
+    use = card.command(uri)
     run.describe("\n\n".join([f"**{headline}**", *messages, f"{verb} it: `{use}`"]))
     return [*messages, f"{verb} it with  {use}"]
 
@@ -148,8 +147,8 @@ def set_champion(name: str, wanted: str, reason: str) -> Promotion:
     with explain_store_errors():
         version = model.find(wanted)
         champion = model.by_alias(CHAMPION)
-        before = champion.version if champion else None
-        if version != before:
+        previous = champion.version if champion else None
+        if version != previous:
             model.make_champion(version, reason, champion)
             since = time.time() * 1000 - 1000 * UNDECIDED_SECONDS
             model.wait_for_registrations(PROMOTION_SECONDS, since)
@@ -158,7 +157,7 @@ def set_champion(name: str, wanted: str, reason: str) -> Promotion:
             challenger = model.by_alias(CHALLENGER)
             if challenger and challenger.version == version:
                 model.set_alias(CHALLENGER, None)
-    return Promotion(name, version, CHAMPION, reason, before)
+    return Promotion(name, version, CHAMPION, reason, previous)
 
 
 def _uri(name: str, version: int) -> str:

@@ -28,10 +28,9 @@ from embedlab.cli.parser import exit_with
 from embedlab.errors import DivergedError, OptionError, TrackingError
 from embedlab.progress import EpochRecord
 from embedlab.tracking import database as database_module
-from embedlab.tracking import run as runs
-from embedlab.tracking import tracked_run
+from embedlab.tracking import lifecycle, tracked_run
 from embedlab.tracking.database import initialise_store
-from embedlab.tracking.run import (
+from embedlab.tracking.lifecycle import (
     EXPERIMENT,
     RANDOM_RUN_NAME,
     TrackedRun,
@@ -73,10 +72,10 @@ def make_run(client, monkeypatch):
 def usual_signals():
     """Signals as a process at a terminal handles them; a shell's background job ignores Ctrl-C."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    before = {signum: signal.signal(signum, handler) for signum, handler in usual.items()}
     yield usual
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 def short_run(client: mlflow.MlflowClient, **params: object) -> Run:
@@ -198,7 +197,7 @@ def test_a_value_that_mlflow_logs_in_quotes_is_shown_as_it_was_used(
         raise Begun(arguments[2])
 
     with monkeypatch.context() as patched, pytest.raises(Begun) as begins:
-        patched.setattr(runs, "start_run", begun)
+        patched.setattr(lifecycle, "start_run", begun)
         importlib.import_module(f"entrypoints.{entry_point.name}").main(arguments)
     made = make_run()
     for name, text in logged.items():
@@ -220,19 +219,19 @@ def run_with(artifacts: str, **tags: str) -> TrackedRun:
 
 
 def test_a_step_of_main_leaves_it_to_main_to_say_how_to_open_the_ui():
-    assert "/runs/r?" in run_with("/a").how_to_open("#/charts")
-    assert run_with("/a", **{"mlflow.parentRunId": "main"}).how_to_open("#/charts") == ""
+    assert "/runs/r?" in run_with("/a").ui_instructions("#/charts")
+    assert run_with("/a", **{"mlflow.parentRunId": "main"}).ui_instructions("#/charts") == ""
 
 
 @pytest.mark.parametrize("artifacts", ["/a b#1/artifacts", "file:///a%20b%231/artifacts"])
 def test_an_artifact_in_a_folder_of_any_name_is_a_file(client, artifacts):
-    assert run_with(artifacts).where("page.html") == "/a b#1/artifacts/page.html"
+    assert run_with(artifacts).artifact_location("page.html") == "/a b#1/artifacts/page.html"
 
 
 def test_an_artifact_of_a_local_store_is_a_file(client):
     with start_run("recommend", "a name", {}) as run:
         run.log_text("text", "a folder/page.html")
-        place = run.where("a folder/page.html")
+        place = run.artifact_location("a folder/page.html")
     with open(place, encoding="utf-8") as file:
         assert file.read() == "text"
 
@@ -247,7 +246,7 @@ def test_an_artifact_of_a_local_store_is_a_file(client):
 def test_an_artifact_elsewhere_is_a_page_of_the_ui(client, store_uri, artifacts, address):
     # No server is asked. With a relative database, runs of processes forked later were lost.
     with use_store(store_uri) if store_uri else nullcontext():
-        place = run_with(artifacts).where("page.html")
+        place = run_with(artifacts).artifact_location("page.html")
     page = "#/experiments/1/runs/r/artifacts/page.html?workflowType=machine_learning"
     assert place == f"{address}/{page}"
 
@@ -319,7 +318,7 @@ def test_a_data_set_that_another_run_made_is_linked_to_it(client):
 
 
 def test_system_metrics_are_there_from_the_first_seconds(client, monkeypatch):
-    monkeypatch.setattr(runs, "SYSTEM_METRICS_SECONDS", 0.1)
+    monkeypatch.setattr(lifecycle, "SYSTEM_METRICS_SECONDS", 0.1)
     deadline = time.monotonic() + 6  # MLflow's own interval is 10 seconds
     with start_run("fit_embedding", "fit", {}) as run:
         while time.monotonic() < deadline:
@@ -338,7 +337,7 @@ def code_version(client: mlflow.MlflowClient) -> tuple[str, str]:
 
 
 def test_the_commit_and_whether_files_differ_from_it(client, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(lifecycle, "PROJECT_ROOT", tmp_path)
     assert code_version(client) == ("unknown", "unknown")  # a copy without its history
     with git.Repo.init(tmp_path) as repository:
         assert code_version(client) == ("unknown", "unknown")  # no commit yet
@@ -432,7 +431,7 @@ def test_a_run_tells_how_it_ended_and_keeps_its_epochs(
     assert {k: v for k, v in kept.data.tags.items() if k in ("stop_reason", "error")} == expected
     assert series(client, run.id, "train/cost") == [(0, 2.0), (1, 1.0)]
     assert mlflow.active_run() is None
-    assert {number: signal.getsignal(number) for number in usual_signals} == usual_signals
+    assert {signum: signal.getsignal(signum) for signum in usual_signals} == usual_signals
 
 
 @pytest.mark.usefixtures("usual_signals")
@@ -440,8 +439,8 @@ def test_a_run_tells_how_it_ended_and_keeps_its_epochs(
 def test_ctrl_c_while_epochs_are_written_leaves_no_run_half_closed(
     client, monkeypatch, is_in_the_body
 ):
-    """The second one after a Ctrl-C in the body; or the first, while the last epochs are written,
-    and then a second."""
+    """Either the body was interrupted and this is the second Ctrl-C, or this is the first one, and
+    a second follows."""
     flush = TrackedRun.flush
 
     def interrupted(run):
@@ -459,14 +458,14 @@ def test_ctrl_c_while_epochs_are_written_leaves_no_run_half_closed(
 
 
 @pytest.mark.usefixtures("usual_signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_comes_too_late_once_the_run_says_that_it_has_finished(
-    client, monkeypatch, number
+    client, monkeypatch, signum
 ):
     set_tags = TrackedRun.set_tags
 
     def interrupted(run, tags):
-        signal.raise_signal(number)
+        signal.raise_signal(signum)
         set_tags(run, tags)
 
     with start_run("fit_embedding", "fit", {}) as run:
@@ -477,11 +476,11 @@ def test_a_signal_comes_too_late_once_the_run_says_that_it_has_finished(
 
 @pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize(
-    ("number", "raised", "reason"),
+    ("signum", "raised", "reason"),
     [(signal.SIGINT, KeyboardInterrupt, "ctrl-c"), (signal.SIGTERM, SystemExit, "sigterm")],
 )
 def test_a_signal_while_a_run_or_its_child_begins_closes_both(
-    client, monkeypatch, number, raised, reason
+    client, monkeypatch, signum, raised, reason
 ):
     """MLflow has made the run by then, and nobody else would close it."""
     start, begun = mlflow.start_run, []
@@ -489,7 +488,7 @@ def test_a_signal_while_a_run_or_its_child_begins_closes_both(
     def interrupted(**options):
         begun.append(start(**options).info.run_id)
         if len(begun) == n_begun:
-            signal.raise_signal(number)
+            signal.raise_signal(signum)
         return mlflow.active_run()
 
     monkeypatch.setattr(mlflow, "start_run", interrupted)
@@ -545,10 +544,10 @@ def fit_for_long(begun: Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "reason"),
+    ("signum", "code", "reason"),
     [(signal.SIGTERM, 143, "sigterm"), (signal.SIGINT, 130, "ctrl-c")],
 )
-def test_a_process_that_is_told_to_stop_closes_its_run(client, capfd, number, code, reason):
+def test_a_process_that_is_told_to_stop_closes_its_run(client, capfd, signum, code, reason):
     fork = multiprocessing.get_context("fork")
     receiver, begun = fork.Pipe(duplex=False)
     process = fork.Process(target=fit_for_long, args=(begun,))
@@ -556,7 +555,7 @@ def test_a_process_that_is_told_to_stop_closes_its_run(client, capfd, number, co
     try:
         assert receiver.poll(60)
         run_id = receiver.recv()
-        os.kill(process.pid, number)
+        os.kill(process.pid, signum)
         process.join(60)
     finally:
         process.kill()

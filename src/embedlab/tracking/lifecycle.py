@@ -17,7 +17,7 @@ from mlflow.entities import RunTag
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, StoreUnavailableError
 from embedlab.tracking import signals, store
-from embedlab.tracking.database import initialise_store
+from embedlab.tracking.database import initialise_store, ping_store
 from embedlab.tracking.offline.retry import retry_until_available, short_requests, wait_limit
 from embedlab.tracking.offline.spool import send_earlier_spools
 from embedlab.tracking.stale import mark_stale_runs, owner_tags
@@ -69,7 +69,7 @@ def start_child_run(
     run_name: str, params: Mapping[str, object], tags: Mapping[str, str]
 ) -> Iterator[TrackedRun]:
     """Yields a child run of the one that `start_run` has begun, in the same process."""
-    retry_until_available(initialise_store)
+    retry_until_available(ping_store)
     begin_tags = {**tags, **_code_version(), **owner_tags()}
     with _lifecycle(run_name, begin_tags, is_child=True) as run:
         run.log_params(params)

@@ -19,12 +19,12 @@ import pandas as pd
 
 from embedlab.errors import TrackingError
 from embedlab.tracking.finished import download_artifact
+from embedlab.tracking.lifecycle import PROJECT_ROOT, TrackedRun
 from embedlab.tracking.offline.retry import outage_reason
-from embedlab.tracking.run import PROJECT_ROOT, TrackedRun
 from embedlab.tracking.store import first_line
 from embedlab_serving.digests import DIGESTS, digests_of
 
-SERVING = "embedlab_serving"
+SERVING_PACKAGE = "embedlab_serving"
 
 
 def log_model(
@@ -64,18 +64,18 @@ def log_model(
             metadata={**about, DIGESTS: digests_of(files)},
         )
         with _importable(package):
-            return run.retry_until_available(log).model_uri
+            return run.call_online(log).model_uri
 
 
 def _copy_of_serving(folder: Path) -> Path:
     """Copy the package as `embedlab_serving_<digest>`, with its imports rewritten to that name."""
-    paths = sorted((PROJECT_ROOT / "src" / SERVING).glob("*.py"))
+    paths = sorted((PROJECT_ROOT / "src" / SERVING_PACKAGE).glob("*.py"))
     sources = {path.name: path.read_text(encoding="utf-8") for path in paths}
     digest = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()
-    package = folder / f"{SERVING}_{digest[:12]}"
+    package = folder / f"{SERVING_PACKAGE}_{digest[:12]}"
     package.mkdir()
     for name, source in sources.items():
-        (package / name).write_text(source.replace(SERVING, package.name), encoding="utf-8")
+        (package / name).write_text(source.replace(SERVING_PACKAGE, package.name), encoding="utf-8")
     return package
 
 
@@ -96,7 +96,7 @@ def forget_model_code() -> None:
 
     The folder that the modules in memory came from may be gone. Loaded models keep their code.
     """
-    for name in [name for name in sys.modules if name.startswith(f"{SERVING}_")]:
+    for name in [name for name in sys.modules if name.startswith(f"{SERVING_PACKAGE}_")]:
         del sys.modules[name]
 
 

@@ -44,7 +44,7 @@ def hold_out_likes(ratings: str, folder: Path, n_users: int) -> dict[str, object
     likes = load_likes(ratings).matrix
     generator = np.random.default_rng(0)
     holdout = hold_out(likes, generator, choose_users(likes, generator, n_users))
-    sp.save_npz(folder / LIKES, holdout.likes, compressed=False)
+    sp.save_npz(folder / LIKES, holdout.matrix, compressed=False)
     queries = {name: getattr(holdout, name) for name in ("user", "query", "targets")}
     np.savez(folder / QUERIES, **queries)
     return {"users": likes.shape[0], "movies": likes.shape[1], "likes": likes.nnz}
@@ -87,7 +87,7 @@ def measure(side: str, folder: Path, is_ranked: bool) -> Measured:
     """Time and memory of a fit, time of a top 10 and, if `is_ranked`, the best hit rate."""
     with np.load(folder / QUERIES) as queries:
         holdout = Holdout(sp.load_npz(folder / LIKES), **queries)
-    seconds, top_10, scorers = SIDES[side][0](holdout.likes)
+    seconds, top_10, scorers = SIDES[side][0](holdout.matrix)
     measured = {"fit, s": seconds, "memory, GiB": peak_memory() / 2**30}
     rows = np.random.default_rng(0).choice(holdout.query, N_TOP_10)
     asked = [timed(partial(top_10, row))[1] for row in rows]

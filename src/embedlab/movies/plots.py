@@ -170,9 +170,9 @@ def finish_costs(axes: Axes, reference_cost: float | None, x: str = "epoch") -> 
 
 def plot_movie_map(movie_map: MovieMap, title: str, n_names: int = 30) -> Figure:
     """The projected movies: area by likes, colour by genre, the best known by name."""
-    n, likes = movie_map.n_projected, movie_map.movies["likes"].to_numpy(float)
+    n, popularity = movie_map.n_projected, movie_map.movies["likes"].to_numpy(float)
     positions, groups = movie_map.positions[:n], movie_map.groups[:n]
-    areas = 2 + 120 * likes[:n] / max(likes.max(), 1)
+    areas = 2 + 120 * popularity[:n] / max(popularity.max(), 1)
     figure = new_figure(10, 9)
     axes = figure.subplots()
     axes.set(title=title, xticks=[], yticks=[])

@@ -65,7 +65,7 @@ RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 class Sweep:
     """The comparison that all children belong to.
 
-    queries      movies for which every fit recommends others, at some epochs.
+    queries      the movies that every fit is queried with, at some epochs.
     reuse        take over finished children with equal parameters, data and code.
     on_progress  receives the work done, in first-order epochs.
     notify       receives a line per child.

@@ -84,7 +84,7 @@ def test_every_baseline_finds_the_taste_block_of_the_query(name):
         likes[user, user % 12 + 12 * (user >= 20)] = 0
     holdout = hold_out(sp.csr_matrix(likes), rng())
     fit, settings = BY_MATRIX[name]
-    for score, scorer in fit(holdout.likes, **settings).items():
+    for score, scorer in fit(holdout.matrix, **settings).items():
         best = best_five(scorer, holdout)
         assert (best // 12 == holdout.query[:, None] // 12).all(), score
 
@@ -92,8 +92,8 @@ def test_every_baseline_finds_the_taste_block_of_the_query(name):
 def test_implicit_finds_the_taste_block_of_the_query():
     pytest.importorskip("implicit")
     holdout = hold_out(two_taste_blocks(n_users=40, n_movies=24), rng())
-    als = baselines.implicit_als(holdout.likes, 2, 0.1, 10.0, seed=0)  # as many as blocks
-    knn = baselines.implicit_knn(holdout.likes, "CosineRecommender")
+    als = baselines.implicit_als(holdout.matrix, 2, 0.1, 10.0, seed=0)  # as many as blocks
+    knn = baselines.implicit_knn(holdout.matrix, "CosineRecommender")
     for scorer in (*als.values(), *knn.values()):
         best = best_five(scorer, holdout)
         assert (best // 12 == holdout.query[:, None] // 12).all()
@@ -102,8 +102,8 @@ def test_implicit_finds_the_taste_block_of_the_query():
 def test_item2vec_finds_the_taste_block_of_the_query():
     pytest.importorskip("gensim")
     holdout = hold_out(two_taste_blocks(n_users=40, n_movies=24), rng())
-    found = baselines.item2vec(holdout.likes, dim=4, epochs=60, ns_exponent=0.75, seed=0)
-    again = baselines.item2vec(holdout.likes, dim=4, epochs=60, ns_exponent=0.75, seed=0)
+    found = baselines.item2vec(holdout.matrix, dim=4, epochs=60, ns_exponent=0.75, seed=0)
+    again = baselines.item2vec(holdout.matrix, dim=4, epochs=60, ns_exponent=0.75, seed=0)
     best = best_five(found["in_out"], holdout)
     assert np.mean(best // 12 == holdout.query[:, None] // 12) > 0.95  # it is stochastic
     assert np.array_equal(best, best_five(again["in_out"], holdout))

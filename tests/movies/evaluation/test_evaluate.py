@@ -47,7 +47,7 @@ def test_validation_chooses_and_the_test_is_the_choices(likes):
     generator, expected = rng(0), []
     for _ in range(2):
         test = hold_out(likes, generator)
-        hold_out(test.likes, generator)
+        hold_out(test.matrix, generator)
         expected.append(ranking(fixed(1.0)(likes, -1)["row"], test).hit_rate)
     np.testing.assert_allclose(entry.test.hit_rate, np.mean(expected, axis=0))
 
@@ -66,11 +66,11 @@ def test_fits_never_see_what_they_are_asked_for(likes):
     )
     generator = rng(4)
     test = hold_out(likes, generator)
-    validation = hold_out(test.likes, generator)
+    validation = hold_out(test.matrix, generator)
     assert seen == [
-        (1, pairs(validation.likes)),
-        (2, pairs(validation.likes)),
-        (1, pairs(test.likes)),
+        (1, pairs(validation.matrix)),
+        (2, pairs(validation.matrix)),
+        (1, pairs(test.matrix)),
     ]
 
 

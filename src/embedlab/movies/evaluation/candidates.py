@@ -89,7 +89,7 @@ def build_candidates(
     embedding = partial(Candidate, fit=embedding_scorers, tuning_overrides=rough)
     published = _grid(dim=dims, user_weight=["none"], item_power=[0.0])
     weighted = _grid(dim=dims, user_weight=weights, item_power=ITEM_POWERS)
-    present = [
+    candidates = [
         Candidate("popularity", baselines.popularity),
         Candidate("raw co-likes", baselines.item_neighbours, by_weight, (baselines.COUNT,)),
         Candidate("item-kNN cosine", baselines.item_neighbours, by_weight, (*baselines.DAMPED,)),
@@ -97,26 +97,28 @@ def build_candidates(
         embedding(PUBLISHED_COSINE, grid=published, scorers=(scorer_name(1),)),
         embedding(WEIGHTED_EMBEDDING, grid=weighted),
     ]
-    absent = []
+    left_out = []
     needed, free = baselines.ease_bytes(*shape) / 2**30, free_bytes("cpu") / 2**30
     if needed < free:
         grid = _grid(user_weight=weights, penalty=(100, 1_000, 10_000, 100_000))
-        present.append(Candidate("EASE", baselines.ease, grid))
+        candidates.append(Candidate("EASE", baselines.ease, grid))
     else:
-        absent.append(f"EASE, which needs {needed:,.0f} GiB where {free:,.0f} GiB are free")
+        left_out.append(f"EASE, which needs {needed:,.0f} GiB where {free:,.0f} GiB are free")
     if find_spec("implicit"):
         knn = _grid(kind=["BM25Recommender"], B=(0.0, 0.5))
         knn += _grid(kind=["CosineRecommender", "TFIDFRecommender"])
         strengths = ((10, 30), (10, 100), (30, 100), (100, 300))  # (alpha, regularization)
         pairs = product((16, 32, 64), strengths)
         als = [{"factors": n, "alpha": a, "regularization": r} for n, (a, r) in pairs]
-        present.append(Candidate("implicit item-kNN", baselines.implicit_knn, knn))
-        present.append(Candidate("implicit ALS", partial(baselines.implicit_als, seed=seed), als))
+        candidates.append(Candidate("implicit item-kNN", baselines.implicit_knn, knn))
+        candidates.append(
+            Candidate("implicit ALS", partial(baselines.implicit_als, seed=seed), als)
+        )
     else:
-        absent.append(f"implicit's baselines, {NOT_INSTALLED}")
+        left_out.append(f"implicit's baselines, {NOT_INSTALLED}")
     if find_spec("gensim"):
         grid = _grid(dim=(20, 50), epochs=(10,), ns_exponent=(0.0, 0.75))
-        present.append(Candidate("item2vec", partial(baselines.item2vec, seed=seed), grid))
+        candidates.append(Candidate("item2vec", partial(baselines.item2vec, seed=seed), grid))
     else:
-        absent.append(f"gensim's item2vec, {NOT_INSTALLED}")
-    return present, absent
+        left_out.append(f"gensim's item2vec, {NOT_INSTALLED}")
+    return candidates, left_out

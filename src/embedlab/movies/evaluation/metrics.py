@@ -61,8 +61,8 @@ def held_out_metrics(
 
 def _metrics_of(best: np.ndarray, holdout: Holdout) -> RankingMetrics:
     """best (n_queries, k): recommended movies, best first."""
-    n_movies, k = holdout.likes.shape[1], best.shape[1]
-    popularity = likes_per_movie(holdout.likes)
+    n_movies, k = holdout.matrix.shape[1], best.shape[1]
+    popularity = likes_per_movie(holdout.matrix)
     is_hit = best[:, :, None] == holdout.targets[:, None, :]  # (n_queries, k, HELD_OUT)
     is_relevant = is_hit.any(axis=2)  # (n_queries, k), whether a held-out like is there
     position = np.arange(1, k + 1)
@@ -85,8 +85,8 @@ def recommend_for(
     All scorers get the same array of query movies, one after the other, so that they can share work
     on it. See `held_out_metrics` for `exclude`.
     """
-    n_known = np.diff(holdout.likes.indptr)[holdout.user]  # (n_queries,)
-    max_k = holdout.likes.shape[1] - (1 if exclude == "query" else int(n_known.max()))
+    n_known = np.diff(holdout.matrix.indptr)[holdout.user]  # (n_queries,)
+    max_k = holdout.matrix.shape[1] - (1 if exclude == "query" else int(n_known.max()))
     if not 0 < k <= max_k:
         raise OptionError(
             f"k: expected a whole number from 1 to {max_k}, the movies that are left, got {k}"
@@ -103,7 +103,7 @@ def recommend_for(
                 best[name][rows] = _top(scores, k)[query_of_row]
             else:
                 scores = scores[query_of_row]  # (n_rows, n_movies)
-                scores[holdout.likes[holdout.user[rows]].nonzero()] = -np.inf
+                scores[holdout.matrix[holdout.user[rows]].nonzero()] = -np.inf
                 best[name][rows] = _top(scores, k)
     return best
 

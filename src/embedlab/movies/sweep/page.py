@@ -10,7 +10,7 @@ from embedlab.movies.sweep.plots import run_colours
 from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
 from embedlab.pages.render import render_page
 
-DIGITS = 6  # of a cost: more cannot be seen
+COST_DIGITS = 6  # more cannot be seen
 
 
 def comparison_page(compared: OptimizerComparison, caption: str) -> str:
@@ -33,6 +33,7 @@ def comparison_page(compared: OptimizerComparison, caption: str) -> str:
 
 def _fit_data(compared: OptimizerComparison, fit: SweepFit, colour: str) -> dict:
     # An epoch's cost is that before its update.
+    costs = [record.metrics["train/cost"] for record in fit.history]
     seconds = accumulate((record.seconds or 0.0 for record in fit.history[:-1]), initial=0.0)
     overlaps = compared.sampled_overlaps.get(fit, {}) if compared.queries.n_sampled else {}
     return {
@@ -41,7 +42,7 @@ def _fit_data(compared: OptimizerComparison, fit: SweepFit, colour: str) -> dict
         "colour": colour,
         "gap": None if fit.result.has_diverged else compared.gaps[fit],
         "epochs": [record.epoch for record in fit.history],
-        "costs": [float(f"{record.metrics['train/cost']:.{DIGITS}g}") for record in fit.history],
+        "costs": [float(f"{cost:.{COST_DIGITS}g}") for cost in costs],
         "seconds": [round(value, 4) for value in seconds],
         "lists": {} if fit.result.has_diverged else _asked_lists(compared, fit),
         "shares": {epoch: round(overlap, 4) for epoch, (overlap, _) in overlaps.items()},

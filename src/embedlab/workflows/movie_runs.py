@@ -158,8 +158,8 @@ class FittedEmbedding:
         """Log metrics, vectors and the model; returns the model's URI."""
         result, options = self.result, self.options
         run.log_metrics({"final/cost": result.cost, "time/fit_seconds": result.seconds})
-        about = {"optimizer": options.label, "dim": options.dim, "cost": result.cost}
-        return log_movie_model(run, result.embedding, self.likes.table, self.likes.about() | about)
+        fit = {"optimizer": options.label, "dim": options.dim, "cost": result.cost}
+        return log_movie_model(run, result.embedding, self.likes.table, self.likes.metadata | fit)
 
 
 def finish(

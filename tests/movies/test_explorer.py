@@ -146,10 +146,8 @@ def test_places_are_rounded_to_a_ten_thousandth_of_the_map(sample):
     data = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.DOTALL)[1])
     placed = np.array([data["x"], data["y"]]).T
     shifted = found.positions - found.positions.min(0)
-    assert (
-        np.abs(placed * shifted.max() / MAX_POSITION - shifted).max()
-        <= 0.51 * shifted.max() / MAX_POSITION
-    )
+    step = shifted.max() / MAX_POSITION
+    assert np.abs(placed * step - shifted).max() <= 0.51 * step
     assert data["titles"] == found.movies["title"].tolist()
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from ranked_likes import best_five, eighty_users, ranking, rng
+from ranked_likes import best_five, eighty_users, ranking, rng, scorer_of
 from sklearn.metrics import ndcg_score
 
 from embedlab.errors import OptionError
@@ -99,7 +99,7 @@ def test_known_likes_are_recommended_only_where_the_query_alone_is_left_out(hold
 
 
 def test_more_movies_than_there_are_are_refused(holdout):
-    scorer = baselines.popularity(holdout.matrix)["likes"]
+    scorer = scorer_of(baselines.popularity(holdout.matrix), "likes")
     with pytest.raises(OptionError, match=r"k: expected a whole number from 1 to 59, .*, got 60"):
         ranking(scorer, holdout, 60)
 

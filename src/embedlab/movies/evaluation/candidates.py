@@ -1,9 +1,9 @@
 """Candidates of an evaluation: the embedding in its forms, and the baselines, each with its grid.
 
-A candidate's fit takes likes and settings and returns scorers of what it learnt, by name.
+A candidate's fit takes likes and settings and returns scorers of what it learnt.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from embedlab.device import free_bytes
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation import baselines
-from embedlab.movies.evaluation.metrics import Scorer
+from embedlab.movies.evaluation.metrics import Scorers
 from embedlab.movies.options import NORM_EXPONENTS, USER_WEIGHTS
 from embedlab.movies.solvers.minres import MAX_ROUNDS, TOLERANCE, fit_minres
 
@@ -28,7 +28,7 @@ ITEM_POWERS = (0.0, 0.25, 0.5)
 TUNING_ROUNDS = 4
 
 Settings = Mapping[str, object]
-FitFunction = Callable[..., Mapping[str, Scorer]]  # likes and settings -> scorers, by name
+FitFunction = Callable[..., Scorers]  # likes and settings -> scorers
 
 
 def scorer_name(exponent: float) -> str:
@@ -43,18 +43,23 @@ def embedding_scorers(
     item_power: float,
     max_rounds: int = MAX_ROUNDS,
     tolerance: float | None = TOLERANCE,
-) -> Mapping[str, Scorer]:
+) -> Scorers:
     """The embedding of weighted likes by the exact solver, with the scorers v_q·v_j / ‖v_j‖^a."""
     weighted = weight_likes(likes, user_weight, item_power)
     fit = fit_minres(weighted, dim, np.random.default_rng(0), max_rounds, tolerance)
     v = weighted.to_embedding(fit.embedding)  # (n_movies, dim)
     norms = np.linalg.norm(v, axis=1, keepdims=True)
 
-    def scorer(exponent: float) -> Scorer:
-        shorter = np.divide(v, norms**exponent, out=np.zeros_like(v), where=norms > 0)
-        return lambda query: v[query] @ shorter.T
+    scaled = {
+        scorer_name(exponent): np.divide(v, norms**exponent, out=np.zeros_like(v), where=norms > 0)
+        for exponent in NORM_EXPONENTS
+    }
 
-    return {scorer_name(exponent): scorer(exponent) for exponent in NORM_EXPONENTS}
+    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        for name, v_scaled in scaled.items():
+            yield name, v[query] @ v_scaled.T
+
+    return scorers
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ bootstrap intervals over users, paired for differences; as a table and as text.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -101,8 +101,11 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> 
     fit = fit_weighted(rest.weighted, options, seed, device)
     fit.raise_if_diverged(options)
     v = fit.embedding  # (n_movies, dim)
-    by_dot_product = {"dot": lambda query: v[query] @ v.T}
     k = min(10, likes.n_movies - 1)
+
+    def by_dot_product(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        yield "dot", v[query] @ v.T
+
     return held_out_metrics(by_dot_product, holdout, k)["dot"].means()["ndcg"]
 
 

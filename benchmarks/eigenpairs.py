@@ -66,7 +66,7 @@ class Lobpcg:
     """Three iterations of scipy's LOBPCG from the last round's vectors."""
 
     def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):
-        self._product = ScipyLikesOperator(likes)
+        self._operator = ScipyLikesOperator(likes, torch.float64, torch.float64)
         self.products = 0
         self._e = generator.standard_normal((likes.shape[1], k))
 
@@ -83,7 +83,8 @@ class Lobpcg:
 
     def _gram(self, vectors: np.ndarray) -> np.ndarray:
         self.products += vectors.shape[1]
-        return self._product.rmatmat(self._product.matmat(np.ascontiguousarray(vectors)))
+        block = torch.from_numpy(np.ascontiguousarray(vectors))
+        return self._operator.rmatmat(self._operator.matmat(block)).numpy()
 
     def rayleigh_ritz(self, shift: torch.Tensor, k: int) -> minres.Eigenpairs:
         """Ritz pairs of the present vectors, for this shift."""

@@ -33,7 +33,7 @@ import torch
 
 from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.objective import clamp_roundoff
-from embedlab.movies.solvers.operators import TorchLikesOperator
+from embedlab.movies.solvers.operators import likes_operator
 from embedlab.movies.solvers.result import FitResult
 from embedlab.progress import EpochRecord, OnEpoch, ignore_epoch
 
@@ -216,7 +216,7 @@ class BlockKrylov:
 
     def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):
         self._likes, self._dtype = likes, torch.float32
-        self._operator = TorchLikesOperator(likes, CPU, self._dtype)
+        self._operator = likes_operator(likes, CPU, self._dtype)
         self.products = 0
         self._width = k + max(MIN_OVERSAMPLING, round(OVERSAMPLING * k))
         drawn = torch.from_numpy(generator.standard_normal((likes.shape[1], self._width)))
@@ -228,7 +228,7 @@ class BlockKrylov:
         if self._dtype == torch.float64:
             return False
         self._dtype = torch.float64
-        self._operator = TorchLikesOperator(self._likes, CPU, self._dtype)
+        self._operator = likes_operator(self._likes, CPU, self._dtype)
         self._ritz = torch.linalg.qr(self._ritz.to(self._dtype)).Q
         self._x_ritz = self._gram(self._ritz)
         return True

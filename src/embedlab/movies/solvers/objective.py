@@ -15,7 +15,7 @@ from embedlab.distributed.collectives import all_reduce_sum, local_slice, scatte
 from embedlab.distributed.env import is_main_process, world_size
 from embedlab.movies.data.cooccurrence import ROWS_AT_ONCE, to_dense
 from embedlab.movies.data.weighting import WeightedLikes
-from embedlab.movies.solvers.operators import TorchLikesOperator
+from embedlab.movies.solvers.operators import likes_operator
 
 ROUNDING = 1e-14  # of a float64 sum, relative to its largest terms
 
@@ -60,7 +60,7 @@ class Factored:
         self.movies = local_slice(self.n_movies) if is_sharded else slice(None)  # of this rank
         self.x = torch.from_numpy(x).to(self.device)  # (n_movies,)
         # (users of this rank, n_movies)
-        self.likes = TorchLikesOperator(likes, self.device, torch.float64, dtype_t=dtype)
+        self.likes = likes_operator(likes, self.device, torch.float64, dtype_t=dtype)
 
     def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
         """c(V) as a float, summed in float64, and ∇c(V), (n_movies, dim) in V's dtype.

@@ -15,13 +15,14 @@ The solvers take turns in one process. The limit is the lowest cost that any of 
 import argparse
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh, lobpcg
 
-from benchmarks.movie_fits import DIM, first_within, load_likes, seconds_until
+from benchmarks.movie_fits import DIM, EXACT, first_within, load_likes, seconds_until
 from benchmarks.timing import Report
 from embedlab.movies.solvers import minres
 from embedlab.movies.solvers.operators import ScipyLikesOperator
@@ -112,13 +113,14 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     args = parser.parse_args()
     likes = load_likes(args.ratings)
+    options = replace(EXACT, epochs=args.rounds)
     histories: dict[str, list[list[EpochRecord]]] = {name: [] for name in args.sides}
     for seed in range(args.n):
         for name, of_side in histories.items():
             history: list[EpochRecord] = []
             generator = np.random.default_rng(seed)
             minres.fit_minres(
-                likes.weighted, DIM, generator, args.rounds, 1e-8, history.append, SIDES[name]
+                likes.weighted, options, generator, on_epoch=history.append, eigensolver=SIDES[name]
             )
             of_side.append(history)
     limit = min(

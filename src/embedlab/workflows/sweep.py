@@ -287,7 +287,7 @@ def fit_key(options: FitOptions, seed: int, data: str, device: str) -> str:
     """sha256 (hex) of everything a fit's result depends on: parameters, data, device, code."""
     package = PROJECT_ROOT / "src/embedlab"
     code = [path for pattern in FIT_CODE for path in sorted(package.glob(pattern))]
-    parts = {
+    inputs = {
         "options": asdict(options),
         "seed": seed,
         "data": data,
@@ -295,7 +295,7 @@ def fit_key(options: FitOptions, seed: int, data: str, device: str) -> str:
         "versions": [torch.__version__, scipy.__version__, np.__version__],
         "code": [path.read_text(encoding="utf-8") for path in code],
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _read_result(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResult:

@@ -10,9 +10,10 @@ from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation import baselines, candidates
-from embedlab.movies.evaluation.candidates import TUNING_ROUNDS, embedding_scorers, scorer_name
+from embedlab.movies.evaluation.candidates import embedding_scorers, scorer_name
 from embedlab.movies.evaluation.metrics import held_out_metrics
 from embedlab.movies.evaluation.splits import hold_out
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.minres import fit_minres
 
 
@@ -23,7 +24,8 @@ def likes():
 
 def test_the_scores_of_an_embedding_go_from_dot_to_cosine(likes):
     weighted = weight_likes(likes, "inverse", 0.25)
-    v = weighted.to_embedding(fit_minres(weighted, 4, rng()).embedding).astype(np.float64)
+    fit = fit_minres(weighted, FitOptions("exact", dim=4), rng())
+    v = weighted.to_embedding(fit.embedding).astype(np.float64)
     found = embedding_scorers(likes, dim=4, user_weight="inverse", item_power=0.25)
     names = [name for name, _ in found(np.array([0]))]
     assert names == ["dot", "dot / |v|^0.25", "dot / |v|^0.5", "dot / |v|^0.75", "cosine"]
@@ -42,9 +44,7 @@ def test_weights_find_more_on_real_ratings(real_movielens):
     assert (len(holdout.query), len(np.unique(holdout.user))) == (5986, 609)
     found = {}
     for name, user_weight, item_power in (("plain", "none", 0.0), ("weighted", "inverse", 0.25)):
-        scorers = embedding_scorers(
-            holdout.matrix, 20, user_weight, item_power, TUNING_ROUNDS, None
-        )
+        scorers = embedding_scorers(holdout.matrix, 20, user_weight, item_power, is_rough=True)
         metrics = held_out_metrics(scorers, holdout)
         found |= {(name, score): metrics[score].means() for score in ("dot", "cosine")}
     popularity = held_out_metrics(baselines.popularity(holdout.matrix), holdout)

@@ -4,7 +4,7 @@ A candidate's fit takes likes and settings and returns scorers of what it learnt
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import product
@@ -16,8 +16,8 @@ from embedlab.device import free_bytes
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation import baselines
 from embedlab.movies.evaluation.metrics import Scorers
-from embedlab.movies.options import NORM_EXPONENTS, USER_WEIGHTS
-from embedlab.movies.solvers.minres import MAX_ROUNDS, TOLERANCE, fit_minres
+from embedlab.movies.options import NORM_EXPONENTS, USER_WEIGHTS, FitOptions
+from embedlab.movies.solvers.minres import fit_minres
 
 WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING = "embedding, weighted", "embedding, published"
 PUBLISHED_COSINE = f"{PUBLISHED_EMBEDDING}, cosine"
@@ -41,12 +41,17 @@ def embedding_scorers(
     dim: int,
     user_weight: str,
     item_power: float,
-    max_rounds: int = MAX_ROUNDS,
-    tolerance: float | None = TOLERANCE,
+    is_rough: bool = False,
 ) -> Scorers:
-    """The embedding of weighted likes by the exact solver, with the scorers v_q·v_j / ‖v_j‖^a."""
+    """The embedding of weighted likes by the exact solver, with the scorers v_q·v_j / ‖v_j‖^a.
+
+    is_rough  fit by TUNING_ROUNDS rounds only.
+    """
     weighted = weight_likes(likes, user_weight, item_power)
-    fit = fit_minres(weighted, dim, np.random.default_rng(0), max_rounds, tolerance)
+    options = FitOptions("exact", dim=dim)
+    if is_rough:
+        options = replace(options, epochs=TUNING_ROUNDS)
+    fit = fit_minres(weighted, options, np.random.default_rng(0), is_rough=is_rough)
     v = weighted.to_embedding(fit.embedding)  # (n_movies, dim)
     norms = np.linalg.norm(v, axis=1, keepdims=True)
 
@@ -90,8 +95,7 @@ def build_candidates(
     """The candidates for likes of `shape`, and those that are left out, with the reason."""
     weights = tuple(USER_WEIGHTS)
     by_weight = _grid(user_weight=weights)
-    rough = {"max_rounds": TUNING_ROUNDS, "tolerance": None}
-    embedding = partial(Candidate, fit=embedding_scorers, tuning_overrides=rough)
+    embedding = partial(Candidate, fit=embedding_scorers, tuning_overrides={"is_rough": True})
     published = _grid(dim=dims, user_weight=["none"], item_power=[0.0])
     weighted = _grid(dim=dims, user_weight=weights, item_power=ITEM_POWERS)
     candidates = [

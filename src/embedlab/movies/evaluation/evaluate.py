@@ -222,8 +222,8 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
             "val_hit_rate": evaluation.val_hit_rate,
             "chosen_in": evaluation.chosen_in,
         }
-        for ((of, name), values), (low, high) in zip(per_user.items(), ends.T, strict=True):
-            if of == evaluation.name:
+        for ((candidate, name), values), (low, high) in zip(per_user.items(), ends.T, strict=True):
+            if candidate == evaluation.name:
                 row |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
         means = evaluation.test.means()
         rows.append(row | {"coverage": means["coverage"], "popularity": means["popularity"]})
@@ -291,9 +291,9 @@ def to_markdown(
 def _standing(row: Any) -> str:
     if row.contestant == WEIGHTED_EMBEDDING:
         return ""
-    parts = []
+    differences = []
     for name, label in METRICS_COMPARED.items():
         behind, low, high = (getattr(row, f"{name}_behind{end}") for end in ("", "_low", "_high"))
         word = "behind" if low > 0 else "ahead" if high < 0 else "not significantly different"
-        parts.append(f"{label} {word} ({-behind:+.4f}; {-high:+.4f} to {-low:+.4f})")
-    return "; against the weighted embedding: " + ", ".join(parts)
+        differences.append(f"{label} {word} ({-behind:+.4f}; {-high:+.4f} to {-low:+.4f})")
+    return "; against the weighted embedding: " + ", ".join(differences)

@@ -47,7 +47,7 @@ def fit_weighted(
     _check_memory(weighted.matrix.shape, options.dim, "cpu" if options.is_exact else device)
     if options.is_exact:
         rng = np.random.default_rng(seed)
-        fit = fit_minres(weighted, options.dim, rng, options.epochs, on_epoch=on_epoch)
+        fit = fit_minres(weighted, options, rng, on_epoch=on_epoch)
     else:
         if options.objective == "factored":
             objective = Factored(weighted, device, is_sharded=processes > 1)

@@ -58,8 +58,13 @@ def test_a_gap_is_a_percentage_or_a_multiple(gap, text):
 
 @pytest.mark.parametrize(
     ("gap", "text"),
-    [(0.0003, "+0.03%"), (-1e-9, "+0.00%"), (5.23, "+523%"), (3.1e6, "+3.1e+08%")]
-    + [(float("nan"), "diverged")],
+    [
+        (0.0003, "+0.03%"),
+        (-1e-9, "+0.00%"),
+        (5.23, "+523%"),
+        (3.1e6, "+3.1e+08%"),
+        (float("nan"), "diverged"),
+    ],
 )
 def test_a_signed_gap_is_short_enough_for_a_cell(gap, text):
     assert signed_gap_as_text(gap) == text

@@ -15,13 +15,14 @@ The solvers take turns in one process. The limit is the lowest cost that any of 
 import argparse
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh, lobpcg
 
-from benchmarks.movie_fits import DIM, first_within, load_likes, seconds_until
+from benchmarks.movie_fits import DIM, EXACT, first_within, load_likes, seconds_until
 from benchmarks.timing import Report
 from embedlab.movies.solvers import minres
 from embedlab.movies.solvers.operators import ScipyLikesOperator
@@ -66,7 +67,7 @@ class Lobpcg:
     """Three iterations of scipy's LOBPCG from the last round's vectors."""
 
     def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):
-        self._product = ScipyLikesOperator(likes)
+        self._operator = ScipyLikesOperator(likes, torch.float64, torch.float64)
         self.products = 0
         self._e = generator.standard_normal((likes.shape[1], k))
 
@@ -83,7 +84,8 @@ class Lobpcg:
 
     def _gram(self, vectors: np.ndarray) -> np.ndarray:
         self.products += vectors.shape[1]
-        return self._product.rmatmat(self._product.matmat(np.ascontiguousarray(vectors)))
+        block = torch.from_numpy(np.ascontiguousarray(vectors))
+        return self._operator.rmatmat(self._operator.matmat(block)).numpy()
 
     def rayleigh_ritz(self, shift: torch.Tensor, k: int) -> minres.Eigenpairs:
         """Ritz pairs of the present vectors, for this shift."""
@@ -111,13 +113,14 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     args = parser.parse_args()
     likes = load_likes(args.ratings)
+    options = replace(EXACT, epochs=args.rounds)
     histories: dict[str, list[list[EpochRecord]]] = {name: [] for name in args.sides}
     for seed in range(args.n):
         for name, of_side in histories.items():
             history: list[EpochRecord] = []
             generator = np.random.default_rng(seed)
             minres.fit_minres(
-                likes.weighted, DIM, generator, args.rounds, 1e-8, history.append, SIDES[name]
+                likes.weighted, options, generator, on_epoch=history.append, eigensolver=SIDES[name]
             )
             of_side.append(history)
     limit = min(

@@ -14,12 +14,14 @@ from embedlab.datasets.movielens import locate_ratings
 from embedlab.movies.data.likes import Likes, find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.data.weighting import WeightedLikes
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Objective
 from embedlab.movies.solvers.result import FitResult
 from embedlab.progress import EpochRecord
 
 DIM = 100
+EXACT = FitOptions("exact", dim=DIM)
 NEAR_END = 1e-3  # a cost is near if it is at most this fraction above the final cost
 
 
@@ -71,7 +73,7 @@ def timed_exact_fit(weighted: WeightedLikes) -> TimedFit:
     history: list[EpochRecord] = []
     generator = np.random.default_rng(0)
     fit, seconds = timed(
-        lambda: fit_minres(weighted, DIM, generator, tolerance=1e-5, on_epoch=history.append)
+        lambda: fit_minres(weighted, EXACT, generator, tolerance=1e-5, on_epoch=history.append)
     )
     near = first_within(history, fit.cost * (1 + NEAR_END))
     assert near is not None, "the last round's cost is the final one"

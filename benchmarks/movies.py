@@ -16,7 +16,7 @@ import mlflow
 import numpy as np
 import torch
 
-from benchmarks.movie_fits import DIM, adam_epoch, first_within, load_likes, seconds_until
+from benchmarks.movie_fits import DIM, EXACT, adam_epoch, first_within, load_likes, seconds_until
 from benchmarks.timing import Report, in_a_process, seconds_of_calls, take_turns
 from embedlab.movies.data.cooccurrence import cooccurrence, to_dense
 from embedlab.movies.data.likes import Likes
@@ -67,11 +67,13 @@ def epochs(report: Report, likes: Likes, n: int) -> None:
 def exact_solver(report: Report, likes: Likes, n: int) -> None:
     """Seconds until the cost is within given fractions of its limit, from a much longer fit."""
     reached: dict[float, list[float]] = {1e-2: [], 1e-4: [], 1e-6: []}
-    limit = fit_minres(likes.weighted, DIM, np.random.default_rng(99), tolerance=1e-13).cost
+    limit = fit_minres(likes.weighted, EXACT, np.random.default_rng(99), tolerance=1e-13).cost
     totals = []
     for seed in range(n):
         history: list[EpochRecord] = []
-        fit = fit_minres(likes.weighted, DIM, np.random.default_rng(seed), on_epoch=history.append)
+        fit = fit_minres(
+            likes.weighted, EXACT, np.random.default_rng(seed), on_epoch=history.append
+        )
         totals.append(fit.seconds)
         for gap, values in reached.items():
             near = first_within(history, limit * (1 + gap))

@@ -12,7 +12,7 @@ libraries and the likes.
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,8 +26,8 @@ from benchmarks.movie_fits import DIM, load_likes, timed_exact_fit
 from benchmarks.synthetic_ratings import LARGEST, folder_of_size
 from benchmarks.timing import in_a_process, machine, print_table, timed
 from embedlab.movies.data.weighting import weight_likes
-from embedlab.movies.evaluation.baselines import cosine
-from embedlab.movies.evaluation.metrics import Scorer, held_out_metrics
+from embedlab.movies.evaluation.baselines import unit_rows
+from embedlab.movies.evaluation.metrics import Scorers, held_out_metrics
 from embedlab.movies.evaluation.splits import Holdout, choose_users, hold_out
 from embedlab.plotting import BLUE, GREEN, new_figure, tidy
 from embedlab.process import peak_memory
@@ -44,14 +44,14 @@ def hold_out_likes(ratings: str, folder: Path, n_users: int) -> dict[str, object
     likes = load_likes(ratings).matrix
     generator = np.random.default_rng(0)
     holdout = hold_out(likes, generator, choose_users(likes, generator, n_users))
-    sp.save_npz(folder / LIKES, holdout.likes, compressed=False)
+    sp.save_npz(folder / LIKES, holdout.matrix, compressed=False)
     queries = {name: getattr(holdout, name) for name in ("user", "query", "targets")}
     np.savez(folder / QUERIES, **queries)
     return {"users": likes.shape[0], "movies": likes.shape[1], "likes": likes.nnz}
 
 
-def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str, Scorer]]:
-    """Fit; return the seconds, a function from a row to its top 10, and the scorers by name.
+def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, Scorers]:
+    """Fit; return the seconds, a function from a row to its top 10, and the scorers.
 
     The seconds end when the cost is near its final value (`TimedFit`); the top 10 and the scorers
     use the finished fit.
@@ -59,11 +59,16 @@ def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str,
     exact = timed_exact_fit(weight_likes(likes))
     v = exact.fit.embedding
     neighbours = Neighbours(v)
-    scorers = {"dot": lambda query: v[query] @ v.T, "cosine": cosine(v)}
+    unit = unit_rows(v)
+
+    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        yield "dot", v[query] @ v.T
+        yield "cosine", unit[query] @ unit.T
+
     return exact.near_seconds, lambda row: neighbours.top([row], 10), scorers
 
 
-def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str, Scorer]]:
+def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, Scorers]:
     """The same for implicit's ALS, with the seconds of the whole fit."""
     from implicit.als import AlternatingLeastSquares
 
@@ -72,11 +77,13 @@ def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, Mapping[str, Scorer]]
         _, seconds = timed(lambda: model.fit(likes.astype(np.float32), show_progress=False))
     y = np.asarray(model.item_factors)
     inverse = np.linalg.inv(y.T @ y + model.regularization * np.eye(DIM, dtype=y.dtype))
-    scorers = {
-        "dot": lambda query: y[query] @ y.T,
-        "cosine": cosine(y),
-        "fold-in": lambda query: y[query] @ inverse @ y.T,
-    }
+    unit = unit_rows(y)
+
+    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        yield "dot", y[query] @ y.T
+        yield "cosine", unit[query] @ unit.T
+        yield "fold-in", y[query] @ inverse @ y.T
+
     return seconds, lambda row: model.similar_items(row, 11), scorers
 
 
@@ -87,7 +94,7 @@ def measure(side: str, folder: Path, is_ranked: bool) -> Measured:
     """Time and memory of a fit, time of a top 10 and, if `is_ranked`, the best hit rate."""
     with np.load(folder / QUERIES) as queries:
         holdout = Holdout(sp.load_npz(folder / LIKES), **queries)
-    seconds, top_10, scorers = SIDES[side][0](holdout.likes)
+    seconds, top_10, scorers = SIDES[side][0](holdout.matrix)
     measured = {"fit, s": seconds, "memory, GiB": peak_memory() / 2**30}
     rows = np.random.default_rng(0).choice(holdout.query, N_TOP_10)
     title_seconds = [timed(partial(top_10, row))[1] for row in rows]

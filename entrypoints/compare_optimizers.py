@@ -77,19 +77,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             sweep = Sweep(run, likes, queries, device, args.reuse, on_progress, console.print)
             fits = sweep.fit_all(grid.fit_grid(rates, exact), args.seeds, ray)
 
-        compared = OptimizerComparison(fits, index, queries)
-        sweep.log_overlaps(fits, compared.overlap[0])
-        run.log_metrics({"reference/cost": compared.exact.result.cost, "fits": len(fits)})
-        run.log_metrics(compared.best_metrics())
+        comparison = OptimizerComparison(fits, index, queries)
+        sweep.log_overlaps(fits, comparison.overlap[0])
+        run.log_metrics({"reference/cost": comparison.exact.result.cost, "fits": len(fits)})
+        run.log_metrics(comparison.best_metrics())
 
-        run.log_table(compared.fit_table(), "tables/fits.json")
-        run.log_table(compared.pair_table(), "tables/overlap.json")
-        run.log_table(compared.recommendation_table(), "tables/recommendations.json")
+        run.log_table(comparison.fit_table(), "tables/fits.json")
+        run.log_table(comparison.pair_table(), "tables/overlap.json")
+        run.log_table(comparison.recommendation_table(), "tables/recommendations.json")
         caption = f"{likes.name}, dim {args.dim}"
-        for name, figure in comparison_figures(compared, caption).items():
+        for name, figure in comparison_figures(comparison, caption).items():
             run.log_figure(figure, f"figures/{name}.png")
-        run.log_text(comparison_page(compared, caption), PAGE)
-        summary = compared.to_markdown(likes.name)
+        run.log_text(comparison_page(comparison, caption), PAGE)
+        summary = comparison.to_markdown(likes.name)
         run.log_text(summary, "summary.md")
         run.describe(summary)
         page = sweep.save_view(f"Optimizers: {caption}", len(fits))

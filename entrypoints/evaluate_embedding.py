@@ -44,43 +44,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty
     from embedlab.tracking.lifecycle import start_run
-    from embedlab.workflows.movie_runs import find_or_load_likes, fit_source
-    from embedlab_serving.neighbours import SIMILARITIES
+    from embedlab.workflows.movie_runs import find_or_load_likes, fit_parameters
+    from embedlab_serving.neighbours import SCORES
 
     with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:
         likes = find_or_load_likes(run, vars(args), parser.non_default(args), console.print)
-        present, absent = build_candidates(args.dims, args.seed, likes.matrix.shape)
-        for reason in absent:
+        candidates, left_out = build_candidates(args.dims, args.seed, likes.matrix.shape)
+        for reason in left_out:
             console.print(f"Left out: {reason}")
         options = EvaluationOptions(args.splits, args.seed, args.k, args.exclude, args.users)
         with work_progress("evaluate") as on_progress:
-            evaluations = tune_and_evaluate(likes.matrix, present, options, on_progress)
+            evaluations = tune_and_evaluate(likes.matrix, candidates, options, on_progress)
         table = result_table(evaluations, args.resamples, args.seed)
 
         run.log_table(table, "tables/contestants.json")
         title = f"{likes.name}: accuracy against novelty"
         figure = plot_accuracy_against_novelty(evaluations, table, title, args.k)
         run.log_figure(figure, "figures/trade.png")
-        ours = next(one for one in evaluations if one.name == WEIGHTED_EMBEDDING)
-        run.log_params({f"chosen_{name}": value for name, value in ours.settings.items()})
-        run.log_params({"chosen_score": ours.scorer})
-        run.log_metrics({f"test/{name}": value for name, value in ours.test.means().items()})
-        run.log_metrics({"val/hit_rate": ours.val_hit_rate})
+        weighted = next(e for e in evaluations if e.name == WEIGHTED_EMBEDDING)
+        run.log_params({f"chosen_{name}": value for name, value in weighted.settings.items()})
+        run.log_params({"chosen_score": weighted.scorer})
+        run.log_metrics({f"test/{name}": value for name, value in weighted.test.means().items()})
+        run.log_metrics({"val/hit_rate": weighted.val_hit_rate})
         for evaluation in evaluations:
             means = evaluation.test.means()
             slug = "_".join(evaluation.name.lower().replace(",", "").replace("-", "_").split())
             run.log_metrics({f"{slug}/test_{name}": value for name, value in means.items()})
-        summary = to_markdown(table, likes.name, options, absent)
+        summary = to_markdown(table, likes.name, options, left_out)
         run.log_text(summary, "summary.md")
         run.describe(summary)
     console.print(summary)
-    weighting = {name: ours.settings[name] for name in ("user_weight", "item_power")}
-    source = fit_source(likes, vars(args), weighting)
-    chosen = command("fit_embedding", **source, optimizer="exact", dim=ours.settings["dim"])
-    ask = f"Query it with score={ours.scorer}"
-    if ours.scorer not in SIMILARITIES:
-        ask = f"Its explore.html ranks by {ours.scorer}; the served model has dot and cosine alone"
-    console.print(f"Fit what validation chose with  {chosen}\n{ask}")
+    weighting = {name: weighted.settings[name] for name in ("user_weight", "item_power")}
+    parameters = fit_parameters(likes, vars(args), weighting)
+    chosen = command("fit_embedding", **parameters, optimizer="exact", dim=weighted.settings["dim"])
+    query_hint = f"Query it with score={weighted.scorer}"
+    if weighted.scorer not in SCORES:
+        ranks = f"Its explore.html ranks by {weighted.scorer}"
+        query_hint = f"{ranks}; the served model has dot and cosine alone"
+    console.print(f"Fit what validation chose with  {chosen}\n{query_hint}")
     console.print(run.ui_instructions())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from embedlab.cli.parser import Parser, exit_with
 from embedlab.cli.types import boolean, integer, nonblank, one_of
 
-DESCRIBED = 5  # titles
+TITLES_IN_DESCRIPTION = 5
 
 
 def build_parser() -> Parser:
@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_table(answer, "recommendations.json")
         table = recommendation_table(answer, args.score)
         run.log_text(as_text(table), "recommendations.txt")
-        top = "".join(f"\n1. {as_markdown(title)}" for title in answer["title"][:DESCRIBED])
+        titles = answer["title"][:TITLES_IN_DESCRIPTION]
+        top = "".join(f"\n1. {as_markdown(title)}" for title in titles)
         run.describe(f"**{as_markdown(str(table.title))}**\n{top}")
     console.print(table)
 

@@ -3,7 +3,15 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from embedlab.formatting import as_markdown, cost_as_text, counted, gap_as_text, value_as_text
+from embedlab.formatting import (
+    as_markdown,
+    cost_as_text,
+    counted,
+    first_line,
+    gap_as_text,
+    signed_gap_as_text,
+    value_as_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +54,24 @@ def test_a_title_is_not_read_as_markup():
 )
 def test_a_gap_is_a_percentage_or_a_multiple(gap, text):
     assert gap_as_text(gap) == text
+
+
+@pytest.mark.parametrize(
+    ("gap", "text"),
+    [
+        (0.0003, "+0.03%"),
+        (-1e-9, "+0.00%"),
+        (5.23, "+523%"),
+        (3.1e6, "+3.1e+08%"),
+        (float("nan"), "diverged"),
+    ],
+)
+def test_a_signed_gap_is_short_enough_for_a_cell(gap, text):
+    assert signed_gap_as_text(gap) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [(ValueError("\n one\ntwo"), "one"), (ValueError(" "), "ValueError")]
+)
+def test_the_first_line_of_an_error_is_never_empty(error, text):
+    assert first_line(error) == text

@@ -1,5 +1,6 @@
-"""Counts, values, costs, durations, commands and file names, formatted for printed text."""
+"""Counts, values, costs, durations, commands, errors and file names, as printed text."""
 
+import math
 import re
 import shlex
 
@@ -32,6 +33,18 @@ def gap_as_text(gap: float) -> str:
     return f"{cost_as_text(gap + 1) if gap >= 99 else f'{gap + 1:.3g}'} times"
 
 
+def signed_gap_as_text(gap: float) -> str:
+    """A gap as a label: `+0.03%` or `+523%`; nan is `diverged`."""
+    if math.isnan(gap):
+        return "diverged"
+    return f"{gap:+z.2%}" if gap < FAR_GAP else f"+{percent(gap)}"
+
+
+def percent(share: float) -> str:
+    """`0.01%`, `523%`, `12,000%`, `3.1e+08%`"""
+    return f"{100 * share:,.0f}%" if 1 <= share < 1e4 else f"{100 * share:.2g}%"
+
+
 def command(entry_point: str, **parameters: object) -> str:
     """The shell command of an entry point: `mlflow run . -e recommend … -P title='Toy Story'`."""
     flags = (f" -P {name}={shlex.quote(value_as_text(v))}" for name, v in parameters.items())
@@ -47,6 +60,11 @@ def serve_command(model: str) -> str:
 def as_markdown(text: str) -> str:
     """The text escaped for Markdown, so that `M*A*S*H` is not emphasis."""
     return re.sub(r"([\\*_`\[\]<>])", r"\\\1", text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the error's message, or the name of its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def duration(seconds: float) -> str:

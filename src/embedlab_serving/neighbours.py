@@ -18,7 +18,7 @@ import numpy as np
 
 from embedlab_serving.errors import DataError, OptionError
 
-SIMILARITIES = ("dot", "cosine")
+SCORES = ("dot", "cosine")
 
 
 class Recommendation(NamedTuple):
@@ -69,8 +69,8 @@ class Neighbours:
 
         A row given twice counts twice. Raises OptionError for an unknown score.
         """
-        if score not in SIMILARITIES:
-            raise OptionError(f"score: expected one of {', '.join(SIMILARITIES)}, got {score!r}.")
+        if score not in SCORES:
+            raise OptionError(f"score: expected one of {', '.join(SCORES)}, got {score!r}.")
         v = self.embedding
         if score == "dot":
             q = v[rows].mean(axis=0, dtype=np.float64)  # (dim,)

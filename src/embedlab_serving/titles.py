@@ -141,7 +141,7 @@ def compact(key: str) -> str:
     return re.sub(r"(?<!\d) | (?!\d)", "", key)
 
 
-def marks(key: str) -> list[str]:
+def fixed_tokens(key: str) -> list[str]:
     """Numbers and significant single letters, which no typo may change.
 
     Such a letter is a numeral, or the first or last word ("Malcolm X", "Plan B"). The single letter
@@ -272,8 +272,9 @@ class TitleIndex:
 
     def __init__(self, titles: Sequence[str], popularity: Sequence[int] | np.ndarray | None = None):
         self.titles: tuple[str, ...] = tuple(titles)
-        likes = np.zeros(len(self.titles)) if popularity is None else np.asarray(popularity)
-        order = np.argsort(-likes.astype(np.float64), kind="stable")  # ties: the lower row first
+        popularity = np.zeros(len(self.titles)) if popularity is None else np.asarray(popularity)
+        # Ties: the lower row first.
+        order = np.argsort(-popularity.astype(np.float64), kind="stable")
         # By row; 0 for the most popular.
         self._popularity_rank: list[int] = np.argsort(order).tolist()
         self._example = self.titles[order[0]].strip()
@@ -427,7 +428,8 @@ class TitleIndex:
             _NearName(spelling, distance, self._of_year(self._names[spelling], reading.year))
             for spelling, distance, _ in distances
         ]
-        return [name for name in near if name.rows and marks(name.spelling) == marks(typed)]
+        fixed = fixed_tokens(typed)
+        return [name for name in near if name.rows and fixed_tokens(name.spelling) == fixed]
 
     def _by_typo(self, reading: _Reading) -> list[int]:
         """The rows of the one name that is close, clearly ahead, and not a different title."""
@@ -474,7 +476,11 @@ class TitleIndex:
     def _likeness(
         self, typed: str, positions: np.ndarray, limit: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) the likeness that decides what is listed, exact from `limit` on; (n,) its order."""
+        """The likeness of names to a query, 0 to 100: two arrays (n,).
+
+        The first decides whether a name is listed: it is exact from `limit` on, and a lower bound
+        below. The second orders the list.
+        """
         spellings = [self._spellings[i] for i in positions.tolist()]
         ratio = process.cdist([typed], spellings, scorer=fuzz.ratio)[0]
         sorted_ratio = process.cdist([typed], spellings, scorer=fuzz.token_sort_ratio)[0]

@@ -34,17 +34,22 @@ def pairs(likes: sp.csr_matrix) -> set[tuple[int, int]]:
 
 def ranking(scorer, holdout: Holdout, k: int = 10, exclude: str = "query") -> RankingMetrics:
     """The metrics of one scorer."""
-    return held_out_metrics({"it": scorer}, holdout, k, exclude)["it"]
+    return held_out_metrics(lambda query: [("it", scorer(query))], holdout, k, exclude)["it"]
 
 
 def best_five(scorer, holdout: Holdout, exclude: str = "query") -> np.ndarray:
     """The movies that one scorer recommends for every query."""
-    return recommend_for({"it": scorer}, holdout, 5, exclude)["it"]
+    return recommend_for(lambda query: [("it", scorer(query))], holdout, 5, exclude)["it"]
 
 
-def scores_of(scorer, n_movies: int) -> np.ndarray:
+def scorer_of(scorers, name: str):
+    """One scorer of a fit."""
+    return lambda query: dict(scorers(query))[name]
+
+
+def scores_of(scorers, name: str, n_movies: int) -> np.ndarray:
     """The scores of every movie for every movie as the query."""
-    return scorer(np.arange(n_movies))
+    return scorer_of(scorers, name)(np.arange(n_movies))
 
 
 @cache

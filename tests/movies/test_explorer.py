@@ -12,10 +12,10 @@ from embedlab.datasets.movielens import locate_ratings
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.explorer import (
-    GRID,
+    MAX_POSITION,
     MIN_MAPPED,
+    N_NEIGHBOURS,
     NORM_EXPONENTS,
-    K,
     explorer_page,
     map_movies,
     nearest_movies,
@@ -51,14 +51,14 @@ def page_of(vectors, movies, index, n: int = 10_000) -> str:
 def assert_served(vectors, index, rows) -> None:
     """The lists of the first and the last exponent are `Neighbours`', but for equal scores."""
     served = Neighbours(vectors)
-    copies = [index.duplicates_of([row]) for row in range(len(vectors))]
-    lists = nearest_movies(vectors, copies)
+    duplicates = [index.duplicates_of([row]) for row in range(len(vectors))]
+    lists = nearest_movies(vectors, duplicates)
     for row in rows:
         for score, column in (("dot", 0), ("cosine", len(NORM_EXPONENTS) - 1)):
-            expected = served.top([row], K, score, exclude=index.duplicates_of([row]))
+            expected = served.top([row], N_NEIGHBOURS, score, exclude=index.duplicates_of([row]))
             scores = served.scores([row], score)
             found = lists[row, column].tolist()
-            assert row not in found and len({*found}) == K
+            assert row not in found and len({*found}) == N_NEIGHBOURS
             largest = np.abs(scores).max()
             np.testing.assert_allclose(
                 scores[found], [item.score for item in expected], rtol=0, atol=3e-6 * largest
@@ -88,7 +88,7 @@ def test_between_the_ends_scores_are_divided_by_a_power_of_the_length(sample):
         power = np.where(norms > 0, norms, np.inf) ** -exponent
         scores = (vectors.astype(float) @ vectors[row]) * power
         scores[row] = -np.inf
-        expected = np.sort(scores)[::-1][:K]
+        expected = np.sort(scores)[::-1][:N_NEIGHBOURS]
         np.testing.assert_allclose(scores[lists[row, column]], expected, rtol=1e-5)
 
 
@@ -146,7 +146,8 @@ def test_places_are_rounded_to_a_ten_thousandth_of_the_map(sample):
     data = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.DOTALL)[1])
     placed = np.array([data["x"], data["y"]]).T
     shifted = found.positions - found.positions.min(0)
-    assert np.abs(placed * shifted.max() / GRID - shifted).max() <= 0.51 * shifted.max() / GRID
+    step = shifted.max() / MAX_POSITION
+    assert np.abs(placed * step - shifted).max() <= 0.51 * step
     assert data["titles"] == found.movies["title"].tolist()
 
 
@@ -203,7 +204,9 @@ def test_a_browser_finds_a_typed_title_and_shows_the_models_list(sample, tmp_pat
     (row,) = index.find_all("Toy Story")
     titles = movies["title"]
     for score in ("dot", "cosine"):
-        top = Neighbours(vectors).top([row], K, score, exclude=index.duplicates_of([row]))
+        top = Neighbours(vectors).top(
+            [row], N_NEIGHBOURS, score, exclude=index.duplicates_of([row])
+        )
         assert seen[score] == [titles[item.row] for item in top]
     assert seen["found"][0] == titles[row]
     assert seen["kept"] == seen["dot"]
@@ -247,5 +250,5 @@ def test_a_movie_clicked_on_the_map_is_chosen(sample, tmp_path):
     """
     seen = run_in_page(page_of(*sample), script, tmp_path)
     assert seen["tip"].startswith(seen["chosen"])
-    assert seen["n"] == K
+    assert seen["n"] == N_NEIGHBOURS
     assert seen["isHidden"]

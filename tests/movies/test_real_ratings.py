@@ -16,6 +16,8 @@ from embedlab_serving.titles import TitleIndex
 
 pytestmark = pytest.mark.real
 
+EXACT = FitOptions("exact", dim=100)
+
 
 @pytest.fixture(scope="module")
 def ratings(real_movielens):
@@ -29,7 +31,7 @@ def likes(ratings):
 
 @pytest.fixture(scope="module")
 def exact(likes):
-    return fit_minres(likes.weighted, 100, np.random.default_rng(0))
+    return fit_minres(likes.weighted, EXACT, np.random.default_rng(0))
 
 
 def test_ml_latest_small_has_the_known_likes(ratings, likes):
@@ -79,7 +81,7 @@ def test_the_published_curve_comes_back(likes, optimizer, lr, published, toleran
 
 def test_the_exact_solver_reaches_the_minimum_from_any_seed(likes, exact):
     costs = [exact.cost]
-    costs += [fit_minres(likes.weighted, 100, np.random.default_rng(s)).cost for s in (1, 2)]
+    costs += [fit_minres(likes.weighted, EXACT, np.random.default_rng(s)).cost for s in (1, 2)]
     assert max(costs) <= 733_626
     assert max(costs) - min(costs) < 0.1
 

@@ -9,7 +9,7 @@ from oracles import random_likes
 
 from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes
-from embedlab.workflows.movie_runs import fetch_matrix, fit_source
+from embedlab.workflows.movie_runs import fetch_matrix, fit_parameters
 
 MATRIX = "runs:/1234/matrix"
 LIKES = Likes(
@@ -25,25 +25,25 @@ WEIGHTED = {"user_weight": "inverse", "item_power": 0.25}
 @pytest.mark.parametrize("weighting", [PLAIN, WEIGHTED])
 def test_a_matrix_of_the_chosen_weighting_is_named_alone(weighting):
     params = {"matrix": MATRIX, "ratings": "sample"}
-    assert fit_source(replace(LIKES, **weighting), params, weighting) == {"matrix": MATRIX}
+    assert fit_parameters(replace(LIKES, **weighting), params, weighting) == {"matrix": MATRIX}
 
 
 def test_another_weighting_than_the_matrix_has_needs_its_ratings():
     params = {"matrix": MATRIX, "ratings": "sample"}
     expected = {"ratings": "ml-latest-small", "like_rule": "threshold:4", **WEIGHTED}
-    assert fit_source(LIKES, params, WEIGHTED) == expected
+    assert fit_parameters(LIKES, params, WEIGHTED) == expected
 
 
 def test_ratings_whose_folder_a_matrix_does_not_keep_have_a_place_to_fill_in():
     params = {"matrix": MATRIX, "ratings": "sample"}
-    found = fit_source(replace(LIKES, name="my-ratings"), params, WEIGHTED)
+    found = fit_parameters(replace(LIKES, name="my-ratings"), params, WEIGHTED)
     assert found["ratings"] == "<path of my-ratings>"
 
 
 def test_ratings_are_named_as_they_were_given_with_their_like_rule():
     params = {"matrix": "", "ratings": "/data/ml-latest-small"}
     expected = {"ratings": "/data/ml-latest-small", "like_rule": "threshold:4", **PLAIN}
-    assert fit_source(LIKES, params, PLAIN) == expected
+    assert fit_parameters(LIKES, params, PLAIN) == expected
 
 
 @pytest.mark.parametrize("uri", ["~nosuchuser/matrix", "x" * 300, __file__])

@@ -45,7 +45,7 @@ RELEASES = {
     )
 }
 SAMPLE = "sample"
-NAMES = (SAMPLE, *RELEASES)
+RATINGS_NAMES = (SAMPLE, *RELEASES)
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,23 @@ class RatingsFolder:
 
 
 def check_ratings_argument(text: str) -> str:
-    """Return `text` if it is one of `NAMES` or a path that exists; looks at nothing else.
+    """Return `text` if it is one of `RATINGS_NAMES` or a path that exists; looks at nothing else.
 
     Meant as an argparse `type`, so that a typo is reported before heavy imports.
     Raises DataError for any other text.
     """
-    if text not in NAMES and not os.path.exists(os.path.expanduser(text)):
+    if text not in RATINGS_NAMES and not os.path.exists(os.path.expanduser(text)):
         raise DataError(
-            f"ratings: expected one of {', '.join(NAMES)} or the path of a folder or zip that "
-            f"exists, got {text!r}; relative paths are looked up in the project's folder "
+            f"ratings: expected one of {', '.join(RATINGS_NAMES)} or the path of a folder or zip "
+            f"that exists, got {text!r}; relative paths are looked up in the project's folder "
             f"{os.getcwd()}, where `mlflow run` starts the code, so give an absolute path."
         )
     return text
 
 
-def name_of(ratings: str) -> str:
+def ratings_name(ratings: str) -> str:
     """The name of the data set that `ratings` means, as `RatingsFolder` has it."""
-    if ratings in NAMES:
+    if ratings in RATINGS_NAMES:
         return ratings
     path = absolute_path(ratings)
     return path.name or str(path) if path.is_dir() else path.stem
@@ -87,13 +87,13 @@ def name_of(ratings: str) -> str:
 def locate_ratings(ratings: str) -> RatingsFolder:
     """Return the folder that `ratings` means; download, unpack or write it first if need be.
 
-    A name in `NAMES` takes precedence over a file of that name (write `./sample` for the file). A
-    path may start with `~`. The sample is never a fallback for something else.
+    A name in `RATINGS_NAMES` takes precedence over a file of that name (write `./sample` for the
+    file). A path may start with `~`. The sample is never a fallback for something else.
 
     Raises DataError if the path does not exist or lacks a file, DownloadError if the release cannot
     be fetched.
     """
-    name = name_of(check_ratings_argument(ratings))
+    name = ratings_name(check_ratings_argument(ratings))
     if ratings == SAMPLE:
         return RatingsFolder(name, _sample_folder(), "built-in sample")
     if ratings in RELEASES:

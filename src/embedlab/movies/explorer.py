@@ -24,9 +24,9 @@ MIN_MAPPED = 10
 MAX_PROJECTED = 3_000  # movies; t-SNE of as many takes seconds
 MAX_EXPLORED = 10_000  # movies of a page
 TSNE_ITERATIONS = 500  # 1,000 keep neighbours no better
-GRID = 9_999  # positions of a page are whole numbers up to it
-K = 10
-BLOCK = 512  # movies whose scores are in memory at once
+MAX_POSITION = 9_999  # positions of a page are whole numbers
+N_NEIGHBOURS = 10
+MOVIES_AT_ONCE = 512  # whose scores are in memory
 
 
 def map_movies(
@@ -59,7 +59,7 @@ def map_movies(
 def nearest_movies(vectors: np.ndarray, excluded: Sequence[Sequence[int]]) -> np.ndarray:
     """(n, exponents, k) uint16: for each movie and score the rows of the nearest others.
 
-    k is K, or less if there are fewer others.
+    k is N_NEIGHBOURS, or less if there are fewer others.
 
     vectors   (n, dim) float32, n up to 65,536.
     excluded  for each movie, other rows not to list for it, such as duplicates of the movie.
@@ -67,16 +67,16 @@ def nearest_movies(vectors: np.ndarray, excluded: Sequence[Sequence[int]]) -> np
     v = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
     norms = v.double().norm(dim=1).float()  # (n,)
     inverse = 1 / torch.where(norms > 0, norms, 1)
-    k = min(K, len(v) - 1 - max(map(len, excluded)))
-    found = torch.empty((len(v), len(NORM_EXPONENTS), k), dtype=torch.int64)
-    for start in range(0, len(v), BLOCK):
-        block = slice(start, start + BLOCK)
+    k = min(N_NEIGHBOURS, len(v) - 1 - max(map(len, excluded)))
+    nearest = torch.empty((len(v), len(NORM_EXPONENTS), k), dtype=torch.int64)
+    for start in range(0, len(v), MOVIES_AT_ONCE):
+        block = slice(start, start + MOVIES_AT_ONCE)
         dots = v[block] @ v.T  # (b, n)
         for i, others in enumerate(excluded[block]):
             dots[i, [start + i, *others]] = -torch.inf
         for j, exponent in enumerate(NORM_EXPONENTS):
-            found[block, j] = (dots * inverse**exponent).topk(k).indices
-    return found.numpy().astype(np.uint16)
+            nearest[block, j] = (dots * inverse**exponent).topk(k).indices
+    return nearest.numpy().astype(np.uint16)
 
 
 def explorer_page(movie_map: MovieMap, vectors: np.ndarray, caption: str) -> str:
@@ -85,11 +85,11 @@ def explorer_page(movie_map: MovieMap, vectors: np.ndarray, caption: str) -> str
     caption  names the embedding in the page's first lines.
     """
     index = TitleIndex(movie_map.movies["title"].tolist(), movie_map.movies["likes"].to_numpy())
-    copies = [index.duplicates_of([row]) for row in range(len(movie_map.rows))]
+    duplicates = [index.duplicates_of([row]) for row in range(len(movie_map.rows))]
     low, high = movie_map.positions.min(0), movie_map.positions.max(0)
-    scale = GRID / max((high - low).max(), 1e-9)
+    scale = MAX_POSITION / max((high - low).max(), 1e-9)
     grid = np.rint((movie_map.positions - low) * scale).astype(int)  # (n, 2)
-    nearest = nearest_movies(vectors[movie_map.rows], copies)
+    nearest = nearest_movies(vectors[movie_map.rows], duplicates)
     data = {
         "titles": movie_map.movies["title"].tolist(),
         "genres": movie_map.movies["genres"].str.replace("|", ", ", regex=False).tolist(),

@@ -17,6 +17,7 @@ from embedlab.movies.data.likes import Likes
 from embedlab.movies.data.ratings import Ratings
 from embedlab.movies.movie_map import GENRE_COLOURS, GENRE_GROUPS, MovieMap
 from embedlab.movies.options import FitOptions
+from embedlab.movies.solvers.result import relative_gap
 from embedlab.plotting import BLUE, GREY, heat_map, new_figure, new_panel
 from embedlab.progress import EpochRecord
 
@@ -122,7 +123,7 @@ def plot_fit(
     end = cost_as_text(costs[-1]) if history else "no finite cost"
     figure, axes = new_panel(8, 4.8, title=title)
     if options.is_exact and len(costs) > 2 and costs[-1] > 0:
-        above = (costs[:-1] / costs[-1] - 1).clip(ROUNDOFF)
+        above = [max(relative_gap(cost, costs[-1]), ROUNDOFF) for cost in costs[:-1]]
         axes.plot(above, "o-", color=BLUE, linewidth=2)
         axes.set(yscale="log", xlabel="round", ylabel=f"cost above the last round's, {end}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -170,9 +171,9 @@ def finish_costs(axes: Axes, reference_cost: float | None, x: str = "epoch") -> 
 
 def plot_movie_map(movie_map: MovieMap, title: str, n_names: int = 30) -> Figure:
     """The projected movies: area by likes, colour by genre, the best known by name."""
-    n, likes = movie_map.n_projected, movie_map.movies["likes"].to_numpy(float)
+    n, popularity = movie_map.n_projected, movie_map.movies["likes"].to_numpy(float)
     positions, groups = movie_map.positions[:n], movie_map.groups[:n]
-    areas = 2 + 120 * likes[:n] / max(likes.max(), 1)
+    areas = 2 + 120 * popularity[:n] / max(popularity.max(), 1)
     figure = new_figure(10, 9)
     axes = figure.subplots()
     axes.set(title=title, xticks=[], yticks=[])

@@ -10,7 +10,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from embedlab.datasets.cache import absolute_path
-from embedlab.datasets.movielens import NAMES, locate_ratings, name_of
+from embedlab.datasets.movielens import RATINGS_NAMES, locate_ratings, ratings_name
 from embedlab.errors import TrackingError
 from embedlab.formatting import command, cost_as_text, counted, gap_as_text
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
@@ -79,7 +79,7 @@ def find_or_load_likes(
         likes = load_likes(fetch_matrix(source))
         given = dict(non_default)
         if "ratings" in given:
-            given["ratings"] = name_of(params["ratings"])
+            given["ratings"] = ratings_name(params["ratings"])
         refuse_conflicts(f"matrix={source}", likes.params, given)
     else:
         files = locate_ratings(params["ratings"])
@@ -93,7 +93,7 @@ def find_or_load_likes(
     return likes
 
 
-def fit_source(
+def fit_parameters(
     likes: Likes, params: Mapping[str, Any], weighting: Mapping[str, object]
 ) -> dict[str, object]:
     """The parameters that make `fit_embedding` fit these likes with this weighting.
@@ -106,7 +106,7 @@ def fit_source(
         return {"matrix": params["matrix"]}
     ratings = params["ratings"]
     if params["matrix"]:  # it records only the name of a folder of ratings
-        ratings = likes.name if likes.name in NAMES else f"<path of {likes.name}>"
+        ratings = likes.name if likes.name in RATINGS_NAMES else f"<path of {likes.name}>"
     return {"ratings": ratings, "like_rule": likes.like_rule, **weighting}
 
 
@@ -158,8 +158,8 @@ class FittedEmbedding:
         """Log metrics, vectors and the model; returns the model's URI."""
         result, options = self.result, self.options
         run.log_metrics({"final/cost": result.cost, "time/fit_seconds": result.seconds})
-        about = {"optimizer": options.label, "dim": options.dim, "cost": result.cost}
-        return log_movie_model(run, result.embedding, self.likes.table, self.likes.about() | about)
+        fit = {"optimizer": options.label, "dim": options.dim, "cost": result.cost}
+        return log_movie_model(run, result.embedding, self.likes.table, self.likes.metadata | fit)
 
 
 def finish(

@@ -39,9 +39,9 @@ from embedlab.movies.sweep.convergence import (
 )
 from embedlab.movies.sweep.grid import FIT_KEY, Job
 from embedlab.movies.sweep.plots import run_colours
-from embedlab.movies.sweep.ray_backend import RayFit, RayOptions, fits_by_ray, ray_session
+from embedlab.movies.sweep.ray_backend import FinishedTask, RayOptions, fits_by_ray, ray_session
 from embedlab.movies.sweep.results import SweepFit
-from embedlab.progress import EpochRecord, OnProgress
+from embedlab.progress import EpochRecord, OnEpoch, OnProgress
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
 from embedlab.tracking.finished import download_artifact, has_artifact, read_history
 from embedlab.tracking.lifecycle import PROJECT_ROOT, TrackedRun, start_child_run
@@ -65,7 +65,7 @@ RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 class Sweep:
     """The comparison that all children belong to.
 
-    queries      movies for which every fit recommends others, at some epochs.
+    queries      the movies that every fit is queried with, at some epochs.
     reuse        take over finished children with equal parameters, data and code.
     on_progress  receives the work done, in first-order epochs.
     notify       receives a line per child.
@@ -96,7 +96,8 @@ class Sweep:
         kept. Raises DataError if the exact cost is 0: no other cost is a multiple of it.
         """
         exact, *others = grid
-        jobs: list[Job] = [(exact, seeds[0]), *product(others, dict.fromkeys(seeds))]
+        jobs = [Job(exact, seeds[0])]
+        jobs += [Job(*pair) for pair in product(others, dict.fromkeys(seeds))]
         finished = {job: self._find(job) for job in jobs}
         missing = [job for job in jobs if finished[job] is None]
         fits: dict[Job, SweepFit] = {}
@@ -104,7 +105,7 @@ class Sweep:
         total, done = sum(map(_work, jobs)), 0.0
         with closing(self._outcomes(jobs, missing, ray)) as outcomes:
             for job, outcome in outcomes:
-                name = f"{job[0].label}, seed {job[1]}"
+                name = f"{job.options.label}, seed {job.seed}"
                 progress = partial(self._report, job, done, total)
                 try:
                     fit = finished[job] or self._run_child(
@@ -139,7 +140,7 @@ class Sweep:
 
     def _outcomes(
         self, jobs: Sequence[Job], missing: Sequence[Job], ray: RayOptions | None
-    ) -> Generator[tuple[Job, RayFit | EmbedlabError | None], None, None]:
+    ) -> Generator[tuple[Job, FinishedTask | EmbedlabError | None], None, None]:
         """Yield every job, the exact fit first, as every gap is relative to its cost.
 
         The second value is what became of a missing job with Ray, and None for any other.
@@ -154,7 +155,7 @@ class Sweep:
 
     def _report(self, job: Job, done: float, total: float, fraction: float) -> None:
         """Report progress: `fraction` of `job`, after `done` of `total` work."""
-        self.on_progress(done + fraction * _work(job), total, job[0].label)
+        self.on_progress(done + fraction * _work(job), total, job.options.label)
 
     def _key(self, job: Job) -> str:
         # The titles, as no list has another row of the movie that was asked for.
@@ -183,7 +184,7 @@ class Sweep:
     def _run_child(
         self,
         job: Job,
-        outcome: RayFit | EmbedlabError | None,
+        outcome: FinishedTask | EmbedlabError | None,
         exact: SweepFit | None,
         progress: Callable[[float], None],
     ) -> SweepFit:
@@ -193,7 +194,7 @@ class Sweep:
         if options.lr:
             params[LOG_LR] = f"{math.log10(options.lr):.3g}"
         tags = {"entry_point": "compare_optimizers", FIT_KEY: self._key(job), self.tag: "made"}
-        if isinstance(outcome, RayFit):
+        if isinstance(outcome, FinishedTask):
             tags[NODE] = outcome.node
         history: list[EpochRecord] = []
         try:
@@ -205,16 +206,7 @@ class Sweep:
                     child.log_epoch(history[-1])
                     progress(record.epoch / options.epochs)
 
-                if isinstance(outcome, EmbedlabError):
-                    raise outcome
-                if outcome:
-                    result, lists = outcome.result, outcome.lists
-                    for record in outcome.history:
-                        on_epoch(record)
-                else:
-                    result, lists = fit_with_snapshots(
-                        self.likes.weighted, self.queries, job, self.device, on_epoch
-                    )
+                result, lists = self._fit_or_replay(job, outcome, on_epoch)
                 child.log_metrics({"time/fit_seconds": result.seconds})
                 result.raise_if_diverged(options)
                 gap = relative_gap(result.cost, exact.result.cost) if exact else 0.0
@@ -223,12 +215,25 @@ class Sweep:
                     self._log_lists(child, lists, exact.last_lists)
                 if gap > 0:
                     child.log_metrics({LOG_GAP: math.log10(gap)})
-                about = self.likes.about() | {"optimizer": options.label, "cost": result.cost}
+                metadata = self.likes.metadata | {"optimizer": options.label, "cost": result.cost}
                 with child.artifact_folder(ARTIFACT) as folder:
-                    save_embedding(folder, result.embedding, self.likes.table, about)
+                    save_embedding(folder, result.embedding, self.likes.table, metadata)
         except DivergedError:
             pass  # the child's tags say so, and the comparison continues
         return SweepFit(options, seed, result, history, lists, child.id)
+
+    def _fit_or_replay(
+        self, job: Job, outcome: FinishedTask | EmbedlabError | None, on_epoch: OnEpoch
+    ) -> tuple[FitResult, Lists]:
+        """Fit here if `outcome` is None; else replay a task's epochs, or raise its error."""
+        if outcome is None:
+            weighted = self.likes.weighted
+            return fit_with_snapshots(weighted, self.queries, job, self.device, on_epoch)
+        if isinstance(outcome, EmbedlabError):
+            raise outcome
+        for record in outcome.history:
+            on_epoch(record)
+        return outcome.result, outcome.lists
 
     def _log_lists(self, child: TrackedRun, by_epoch: Lists, exact_lists: np.ndarray) -> None:
         """Log a fit's lists and, as a metric by epoch, their overlap with the exact solver's."""
@@ -275,15 +280,14 @@ class Sweep:
 
 def _work(job: Job) -> float:
     """Expected time of a fit, in first-order epochs."""
-    options, _ = job
-    return RELATIVE_WORK.get(options.optimizer, 1.0) * options.epochs
+    return RELATIVE_WORK.get(job.options.optimizer, 1.0) * job.options.epochs
 
 
 def fit_key(options: FitOptions, seed: int, data: str, device: str) -> str:
     """sha256 (hex) of everything a fit's result depends on: parameters, data, device, code."""
     package = PROJECT_ROOT / "src/embedlab"
     code = [path for pattern in FIT_CODE for path in sorted(package.glob(pattern))]
-    parts = {
+    inputs = {
         "options": asdict(options),
         "seed": seed,
         "data": data,
@@ -291,7 +295,7 @@ def fit_key(options: FitOptions, seed: int, data: str, device: str) -> str:
         "versions": [torch.__version__, scipy.__version__, np.__version__],
         "code": [path.read_text(encoding="utf-8") for path in code],
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _read_result(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResult:

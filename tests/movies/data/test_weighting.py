@@ -93,7 +93,7 @@ def test_vectors_of_weighted_likes_stand_for_the_unscaled_products(ratings):
 def test_the_weighted_fit_minimises_the_weighted_errors_and_keeps_fractions():
     likes = eighty_users()
     weighted = weight_likes(likes, "inverse", 0.25)
-    fit = fit_minres(weighted, 5, rng())
+    fit = fit_minres(weighted, FitOptions("exact", dim=5), rng())
     v = weighted.to_embedding(fit.embedding).astype(np.float64)
     dense = likes.toarray() / np.sqrt(np.maximum(likes.sum(axis=1), 1)).A
     scale = np.maximum(np.asarray(likes.sum(axis=0)).ravel(), 1) ** 0.25
@@ -101,7 +101,7 @@ def test_the_weighted_fit_minimises_the_weighted_errors_and_keeps_fractions():
     np.fill_diagonal(errors, 0)
     # The embedding is kept as float32.
     assert np.square(errors).sum() == pytest.approx(fit.cost, rel=1e-4)
-    nudged = fit_minres(weighted, 5, rng()).embedding + 0.05
+    nudged = fit_minres(weighted, FitOptions("exact", dim=5), rng()).embedding + 0.05
     other = weighted.to_embedding(nudged).astype(np.float64)
     errors = (other @ other.T - dense.T @ dense) / np.outer(scale, scale)
     np.fill_diagonal(errors, 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from conftest import fresh_store
-from ranked_likes import eighty_users, evaluated, pairs, ranking, rng
+from ranked_likes import eighty_users, evaluated, pairs, ranking, rng, scorer_of
 
 from embedlab.errors import DataError, OptionError
 from embedlab.formatting import command
@@ -34,9 +34,12 @@ def result():
 
 def fixed(value):
     """A fit that likes the later movies more, whatever is asked; with sign −1, less."""
-    return lambda likes, sign=1: {
-        "row": lambda query: np.tile(sign * value * np.arange(likes.shape[1]), (len(query), 1))
-    }
+
+    def fit(likes, sign=1):
+        row = sign * value * np.arange(likes.shape[1])
+        return lambda query: [("row", np.tile(row, (len(query), 1)))]
+
+    return fit
 
 
 def test_validation_chooses_and_the_test_is_the_choices(likes):
@@ -47,8 +50,8 @@ def test_validation_chooses_and_the_test_is_the_choices(likes):
     generator, expected = rng(0), []
     for _ in range(2):
         test = hold_out(likes, generator)
-        hold_out(test.likes, generator)
-        expected.append(ranking(fixed(1.0)(likes, -1)["row"], test).hit_rate)
+        hold_out(test.matrix, generator)
+        expected.append(ranking(scorer_of(fixed(1.0)(likes, -1), "row"), test).hit_rate)
     np.testing.assert_allclose(entry.test.hit_rate, np.mean(expected, axis=0))
 
 
@@ -57,7 +60,7 @@ def test_fits_never_see_what_they_are_asked_for(likes):
 
     def spy(likes_given, setting):
         seen.append((setting, pairs(likes_given)))
-        return {"zero": lambda query: np.zeros((len(query), 60))}
+        return lambda query: [("zero", np.zeros((len(query), 60)))]
 
     tune_and_evaluate(
         likes,
@@ -66,11 +69,11 @@ def test_fits_never_see_what_they_are_asked_for(likes):
     )
     generator = rng(4)
     test = hold_out(likes, generator)
-    validation = hold_out(test.likes, generator)
+    validation = hold_out(test.matrix, generator)
     assert seen == [
-        (1, pairs(validation.likes)),
-        (2, pairs(validation.likes)),
-        (1, pairs(test.likes)),
+        (1, pairs(validation.matrix)),
+        (2, pairs(validation.matrix)),
+        (1, pairs(test.matrix)),
     ]
 
 
@@ -79,10 +82,8 @@ def test_candidates_with_the_same_fit_share_it_and_count_only_their_own_scores(l
 
     def fit(likes_given, **settings):
         fits.append(settings)
-        return {
-            "good": lambda query: np.tile(-np.arange(60.0), (len(query), 1)),
-            "bad": lambda query: np.tile(np.arange(60.0), (len(query), 1)),
-        }
+        rows = {"good": -np.arange(60.0), "bad": np.arange(60.0)}
+        return lambda query: [(name, np.tile(row, (len(query), 1))) for name, row in rows.items()]
 
     both = [Candidate(WEIGHTED_EMBEDDING, fit), Candidate("bad", fit, scorers=("bad",))]
     done = []

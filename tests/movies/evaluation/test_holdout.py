@@ -29,16 +29,16 @@ def holdout(likes):
 def test_what_is_held_out_is_not_learnt_from_and_nothing_else_is_missing(likes, holdout):
     held = {(u, m) for u, row in zip(holdout.user, holdout.targets, strict=True) for m in row}
     assert len(held) == HELD_OUT * len(np.unique(holdout.user))
-    assert not held & pairs(holdout.likes)
-    assert held | pairs(holdout.likes) == pairs(likes)
-    assert holdout.likes.has_sorted_indices
+    assert not held & pairs(holdout.matrix)
+    assert held | pairs(holdout.matrix) == pairs(likes)
+    assert holdout.matrix.has_sorted_indices
 
 
 def test_queries_are_what_the_user_likes_each_once_and_not_too_many(holdout):
     asked = list(zip(holdout.user.tolist(), holdout.query.tolist(), strict=True))
     assert len(set(asked)) == len(asked)
-    assert set(asked) <= pairs(holdout.likes)
-    left = np.diff(holdout.likes.indptr)
+    assert set(asked) <= pairs(holdout.matrix)
+    left = np.diff(holdout.matrix.indptr)
     for user in set(holdout.user):
         assert np.count_nonzero(holdout.user == user) == min(left[user], MAX_QUERIES)
 
@@ -48,7 +48,7 @@ def test_users_with_few_likes_are_untouched():
     likes = sp.csr_matrix(np.array([[1] * n + [0] * (25 - n) for n in counts]))
     found = hold_out(likes, rng())
     assert set(found.user) == {3, 4}
-    assert np.diff(found.likes.indptr).tolist() == [0, 3, 4, 3, 18]
+    assert np.diff(found.matrix.indptr).tolist() == [0, 3, 4, 3, 18]
 
 
 def test_the_split_is_the_seeds_and_the_validation_split_lies_inside(likes):
@@ -56,11 +56,11 @@ def test_the_split_is_the_seeds_and_the_validation_split_lies_inside(likes):
     assert np.array_equal(once.targets, again.targets)
     assert np.array_equal(once.query, again.query)
     assert not np.array_equal(once.targets[:50], other.targets[:50])
-    validation = hold_out(once.likes, rng(3))
+    validation = hold_out(once.matrix, rng(3))
     of_test = {(u, m) for u, row in zip(once.user, once.targets, strict=True) for m in row}
     asked = set(zip(validation.user, validation.query, strict=True))
     held = {(u, m) for u, row in zip(validation.user, validation.targets, strict=True) for m in row}
-    assert not of_test & (held | asked | pairs(validation.likes))
+    assert not of_test & (held | asked | pairs(validation.matrix))
 
 
 def test_too_few_likes_are_refused():
@@ -74,9 +74,9 @@ def test_a_limit_of_users_limits_the_queries_and_not_the_training_likes():
     some, everybody = hold_out(likes, rng(), seven), hold_out(likes, rng(), np.arange(40))
     assert set(some.user) == set(seven)
     assert len(np.unique(some.user)) == 7
-    assert some.likes.nnz == likes.nnz - 2 * 7
+    assert some.matrix.nnz == likes.nnz - 2 * 7
     assert len(np.unique(everybody.user)) == 40
     assert set(seven) != set(choose_users(likes, rng(1), 7))
     assert len(choose_users(likes, rng(), 40)) == 40
     without_limit = hold_out(likes, rng())
-    assert (everybody.likes != without_limit.likes).nnz == 0
+    assert (everybody.matrix != without_limit.matrix).nnz == 0

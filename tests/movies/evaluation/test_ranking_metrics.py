@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from ranked_likes import best_five, eighty_users, ranking, rng
+from ranked_likes import best_five, eighty_users, ranking, rng, scorer_of
 from sklearn.metrics import ndcg_score
 
 from embedlab.errors import OptionError
@@ -57,7 +57,7 @@ def test_a_hand_worked_example():
 def test_the_numbers_are_those_of_a_loop_and_of_scikit_learn(holdout, exclude):
     table = rng(3).standard_normal((60, 60))
     found = ranking(lambda query: table[query], holdout, 10, exclude)
-    liked = holdout.likes.toarray() > 0
+    liked = holdout.matrix.toarray() > 0
     hits, ndcgs, mrrs, users, shown = {}, {}, {}, [], set()
     for user, query, targets in zip(holdout.user, holdout.query, holdout.targets, strict=True):
         hidden = liked[user] if exclude == "likes" else np.arange(60) == query
@@ -88,10 +88,10 @@ def test_targets_ranked_first_score_one_and_ranked_last_nothing():
 
 def test_known_likes_are_recommended_only_where_the_query_alone_is_left_out(holdout):
     def score(query):  # what the first user likes comes first
-        return np.tile(holdout.likes[holdout.user[0]].toarray(), (len(query), 1))
+        return np.tile(holdout.matrix[holdout.user[0]].toarray(), (len(query), 1))
 
     first = holdout.user == holdout.user[0]
-    known = set(holdout.likes[holdout.user[0]].indices)
+    known = set(holdout.matrix[holdout.user[0]].indices)
     by_query = best_five(score, holdout)[first]
     assert known.issuperset(by_query.ravel())
     assert not (by_query == holdout.query[first][:, None]).any()
@@ -99,7 +99,7 @@ def test_known_likes_are_recommended_only_where_the_query_alone_is_left_out(hold
 
 
 def test_more_movies_than_there_are_are_refused(holdout):
-    scorer = baselines.popularity(holdout.likes)["likes"]
+    scorer = scorer_of(baselines.popularity(holdout.matrix), "likes")
     with pytest.raises(OptionError, match=r"k: expected a whole number from 1 to 59, .*, got 60"):
         ranking(scorer, holdout, 60)
 

@@ -18,10 +18,7 @@ from embedlab.movies.solvers import fit as fit_module
 from embedlab.movies.solvers import minres
 from embedlab.movies.solvers.fit import fit_weighted
 from embedlab.movies.solvers.gradient import fit_by_gradient, random_start
-from embedlab.movies.solvers.minres import (
-    BlockKrylov,
-    fit_minres,
-)
+from embedlab.movies.solvers.minres import BlockKrylov, fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch
 from embedlab.progress import EpochRecord
@@ -31,6 +28,10 @@ from entrypoints import fit_embedding
 GRADIENT_OPTIMIZERS = tuple(DEFAULT_LR)
 # Small worlds need smaller steps than the 9,742 movies that the defaults are for.
 SMALL_LR = {"adam": 0.05, "adamw": 0.05, "rmsprop": 0.02, "sgd": 2e-4, "lbfgs": 1.0}
+
+
+def exact(dim, epochs=150) -> FitOptions:
+    return FitOptions("exact", dim=dim, epochs=epochs)
 
 
 def fit(likes, optimizer, epochs=400, seed=0, dim=4, objective="factored"):
@@ -54,7 +55,7 @@ def test_two_taste_blocks_come_out_as_two_blocks(optimizer):
 @pytest.mark.parametrize("optimizer", GRADIENT_OPTIMIZERS)
 def test_a_fit_ends_near_the_exact_cost_and_never_below_it(optimizer):
     likes = random_likes(np.random.default_rng(2), n_users=60, n_movies=20)
-    reference = fit_minres(weight_likes(likes), 4, np.random.default_rng(0))
+    reference = fit_minres(weight_likes(likes), exact(4), np.random.default_rng(0))
     result, _ = fit(likes, optimizer, epochs=2000)
     # Local minima of this problem are rare but real, and AdamW's weight decay pulls away from the
     # minimum, so 5% above is allowed; below is not, beyond float32's rounding.
@@ -131,7 +132,7 @@ def test_an_exact_fit_that_diverged_is_not_advised_a_learning_rate():
         r"^exact diverged: vectors are too long; weight the likes \(user_weight=inverse\), or"
     )
     with pytest.raises(DivergedError, match=sentence):
-        result.raise_if_diverged(FitOptions("exact", dim=2))
+        result.raise_if_diverged(exact(2))
 
 
 def test_a_finite_cost_far_above_the_start_has_diverged_and_a_spike_has_not():
@@ -181,7 +182,7 @@ def test_the_exact_solver_recovers_planted_vectors():
     # X = VVᵀ off the diagonal with dim well below the number of movies: cost 0 is reachable.
     # Likes in blocks: movie j is liked by the users of its block only, so X has rank 3.
     likes = np.kron(np.eye(3, dtype=np.int32), np.ones((4, 5), dtype=np.int32))
-    result = fit_minres(weight_likes(sp.csr_matrix(likes)), 3, np.random.default_rng(0))
+    result = fit_minres(weight_likes(sp.csr_matrix(likes)), exact(3), np.random.default_rng(0))
     counts = likes.T @ likes
     np.testing.assert_allclose(result.embedding @ result.embedding.T, counts, atol=1e-3)
     assert result.cost < 1e-6
@@ -194,7 +195,7 @@ def test_no_exact_round_raises_the_cost_whatever_the_seed(n_movies):
     for seed in range(3):
         history = []
         results.append(
-            fit_minres(weighted, 10, np.random.default_rng(seed), on_epoch=history.append)
+            fit_minres(weighted, exact(10), np.random.default_rng(seed), on_epoch=history.append)
         )
         costs = [record.metrics["train/cost"] for record in history]
         assert all(later <= earlier for earlier, later in pairwise(costs))
@@ -206,9 +207,11 @@ def test_no_exact_round_raises_the_cost_whatever_the_seed(n_movies):
 def test_the_block_method_agrees_with_the_full_decomposition():
     weighted = weight_likes(random_likes(np.random.default_rng(4), n_users=80, n_movies=120))
     history = []
-    common = {"weighted": weighted, "dim": 10, "tolerance": 1e-10, "eigensolver": BlockKrylov}
-    full = fit_minres(weighted, 10, np.random.default_rng(0))  # so few movies are decomposed fully
-    found = fit_minres(generator=np.random.default_rng(0), on_epoch=history.append, **common)
+    common = {"weighted": weighted, "options": exact(10), "on_epoch": history.append}
+    # So few movies are decomposed fully.
+    full = fit_minres(weighted, exact(10), np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    found = fit_minres(**common, generator=rng, tolerance=1e-10, eigensolver=BlockKrylov)
     assert found.cost == pytest.approx(full.cost, rel=1e-7)
     np.testing.assert_allclose(
         found.embedding @ found.embedding.T, full.embedding @ full.embedding.T, atol=1e-2
@@ -252,7 +255,7 @@ def test_costs_of_rounds_in_float32_are_right_to_five_digits():
     histories = []
     for eigensolver in (BlockKrylov, in_float64):
         rng, rounds = np.random.default_rng(0), []
-        fit = fit_minres(weighted, 10, rng, on_epoch=rounds.append, eigensolver=eigensolver)
+        fit = fit_minres(weighted, exact(10), rng, on_epoch=rounds.append, eigensolver=eigensolver)
         histories.append([record.metrics["train/cost"] for record in rounds])
         assert fit.cost == pytest.approx(
             Factored(weighted).cost_and_gradient(torch.from_numpy(fit.embedding))[0], rel=1e-6
@@ -279,7 +282,8 @@ def test_a_movie_with_a_dimension_of_its_own_is_found_at_once():
     likes = sp.csr_matrix((rng.random((300, 60)) < np.r_[0.9, 0.8, np.full(58, 0.08)]).astype("i4"))
     plain = principal_axes_costs((likes.T @ likes).toarray().astype(float), 6, 1e-9)
     history = []
-    newton = fit_minres(weight_likes(likes), 6, rng, 3000, 1e-9, on_epoch=history.append)
+    options = exact(6, epochs=3000)
+    newton = fit_minres(weight_likes(likes), options, rng, 1e-9, on_epoch=history.append)
     assert newton.cost <= plain[-1] * (1 + 1e-6)
     assert len(history) * 3 < len(plain)
 
@@ -306,18 +310,19 @@ def test_the_seconds_of_a_fit_include_its_first_subspace(monkeypatch):
         return minres.choose_eigensolver(*arguments)
 
     monkeypatch.setattr(minres.time, "perf_counter", lambda: now)
-    likes = random_likes(np.random.default_rng(0), 20, 30)
+    weighted = weight_likes(random_likes(np.random.default_rng(0), 20, 30))
     history = []
-    generator = np.random.default_rng(0)
-    fit = fit_minres(weight_likes(likes), 3, generator, on_epoch=history.append, eigensolver=slowly)
+    rng = np.random.default_rng(0)
+    fit = fit_minres(weighted, exact(3), rng, on_epoch=history.append, eigensolver=slowly)
     assert fit.seconds == history[0].seconds == 5.0
 
 
 def test_a_fit_of_so_many_rounds_counts_no_squares_and_has_the_same_vectors():
     weighted = weight_likes(random_likes(np.random.default_rng(0), 200, 60))
-    short = fit_minres(weighted, 5, np.random.default_rng(0), 3, tolerance=None)
+    options = exact(5, epochs=3)
+    short = fit_minres(weighted, options, np.random.default_rng(0), is_rough=True)
     assert "off_diagonal_squares" not in vars(weighted)
-    full = fit_minres(weighted, 5, np.random.default_rng(0), 3, tolerance=0)
+    full = fit_minres(weighted, options, np.random.default_rng(0), tolerance=0)
     np.testing.assert_array_equal(short.embedding, full.embedding)
     assert short.epochs == full.epochs == 3
     assert short.cost + weighted.off_diagonal_squares == pytest.approx(full.cost)
@@ -336,7 +341,7 @@ def test_degenerate_worlds_fit(optimizer, n_users, n_movies):
 @pytest.mark.parametrize("n_movies", [6, 700])  # by LAPACK, by the block method
 def test_no_likes_at_all_fit_to_nothing(n_movies):
     likes = random_likes(np.random.default_rng(0), 4, n_movies) * 0
-    result = fit_minres(weight_likes(likes), 2, np.random.default_rng(0))
+    result = fit_minres(weight_likes(likes), exact(2), np.random.default_rng(0))
     assert result.cost == 0
     assert not result.embedding.any()
 
@@ -380,7 +385,7 @@ def test_options_out_of_range_are_refused_before_any_run(arguments, message):
 def test_the_exact_solver_asks_for_no_memory_of_a_gpu(monkeypatch):
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
     monkeypatch.setattr(fit_module, "free_bytes", {"cpu": 24 << 30, "cuda": 0}.__getitem__)
-    fit = fit_weighted(weight_likes(likes), FitOptions("exact", dim=3), 0, "cuda")
+    fit = fit_weighted(weight_likes(likes), exact(3), 0, "cuda")
     assert fit.embedding.shape == (30, 3)
 
 

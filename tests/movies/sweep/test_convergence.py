@@ -17,6 +17,7 @@ from embedlab.movies.sweep.convergence import (
     save_lists,
     snapshot_epochs,
 )
+from embedlab.movies.sweep.grid import Job
 from embedlab.progress import EpochRecord
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
@@ -96,7 +97,7 @@ def test_to_watch_a_fit_does_not_change_it(optimizer):
     options = FitOptions(optimizer, 0.1, dim=3, epochs=4)
     history: list[EpochRecord] = []
     plain = fit_weighted(likes.weighted, options, 0, "cpu")
-    fit, lists = fit_with_snapshots(likes.weighted, asked, (options, 0), "cpu", history.append)
+    fit, lists = fit_with_snapshots(likes.weighted, asked, Job(options, 0), "cpu", history.append)
     np.testing.assert_array_equal(fit.embedding, plain.embedding)
     assert set(lists) == snapshot_epochs(4) == {0, 1, 2, 3, 4}
     np.testing.assert_array_equal(lists[4], asked.recommend(fit.embedding))

@@ -54,19 +54,19 @@ def fits():
 
 
 def test_turned_vectors_recommend_the_same_and_others_do_not(fits):
-    compared = compare(fits, FOUR, [0, 2], k=1)
-    assert [found if found is None else found.tolist() for found in compared.final_lists] == [
+    comparison = compare(fits, FOUR, [0, 2], k=1)
+    assert [found if found is None else found.tolist() for found in comparison.asked_lists] == [
         [[1], [3]],
         [[1], [3]],
         [[2], [0]],
         None,
     ]
-    overlap = compared.overlap
+    overlap = comparison.overlap
     expected = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]])
     np.testing.assert_array_equal(overlap[:3, :3], expected)
     assert np.isnan(overlap[3]).all()
     assert np.isnan(overlap[:, 3]).all()
-    assert compared.pair_table()[["first", "second", "overlap", "rbo"]].to_numpy().tolist() == [
+    assert comparison.pair_table()[["first", "second", "overlap", "rbo"]].to_numpy().tolist() == [
         ["exact", "adam lr=1", 1, pytest.approx(1)],
         ["exact", "adam lr=0.1", 0, 0],
         ["adam lr=1", "adam lr=0.1", 0, 0],
@@ -74,12 +74,12 @@ def test_turned_vectors_recommend_the_same_and_others_do_not(fits):
 
 
 def test_a_fit_that_diverged_is_kept_without_a_cost_and_is_never_the_best(fits):
-    compared = compare(fits, FOUR, [0], k=1)
-    table = compared.fit_table()
+    comparison = compare(fits, FOUR, [0], k=1)
+    table = comparison.fit_table()
     assert table["status"].tolist() == ["fitted"] * 3 + ["diverged at epoch 3"]
     assert table["cost"].isna().tolist() == [False] * 3 + [True]
-    assert [item.options.label for item in compared.best] == ["adam lr=1"]
-    said = compared.to_markdown("toy")
+    assert [item.options.label for item in comparison.best] == ["adam lr=1"]
+    said = comparison.to_markdown("toy")
     assert "Diverged: sgd lr=1 at epoch 3." in said
     assert "| adam lr=1 | 101 | 1.00% above it | 0.5 |" in said
     assert "- **1 fit at most 10% above the exact cost** shares 1.0 of 1 movie with it." in said
@@ -120,7 +120,7 @@ def test_the_correlation_of_fits_that_share_their_start_has_no_p_value(n, is_sai
 def test_no_list_holds_another_row_of_the_movie_that_was_asked_for():
     titles = TitleIndex(["A (1990)", "A (1990)", "C", "D"])
     fits = [made("exact", None, 100, BLOCKS)]
-    (lists,) = compare(fits, titles, [0, 2], k=10).final_lists
+    (lists,) = compare(fits, titles, [0, 2], k=10).asked_lists
     first, second = lists.tolist()  # of the shorter one's length
     assert first == [2, 3]
     assert second in ([3, 0], [3, 1])  # equal scores: rows of one movie
@@ -134,8 +134,8 @@ def test_names_carry_the_seed_where_there_are_several(fits):
 
 
 def test_figures_show_the_fits(fits):
-    compared = compare(fits, FOUR, [0], k=1)
-    figures = sweep_plots.comparison_figures(compared, "toy")
+    comparison = compare(fits, FOUR, [0], k=1)
+    figures = sweep_plots.comparison_figures(comparison, "toy")
     assert list(figures) == ["costs", "best", "gap", "overlap", "overlap_by_gap"]
     adam, sgd = figures["costs"].axes
     assert [list(line.get_ydata()) for line in adam.lines[:2]] == [[202, 101], [1800, 900]]
@@ -158,10 +158,10 @@ def test_figures_show_the_fits(fits):
 def test_fits_that_diverge_at_their_start_have_figures_without_a_line(fits):
     exact, *_, diverged = fits
     nothing = replace(diverged, history=[])  # a first cost that is not finite is not recorded
-    compared = compare([exact, nothing], FOUR, [0], k=1)
-    for figure in sweep_plots.comparison_figures(compared, "toy").values():
+    comparison = compare([exact, nothing], FOUR, [0], k=1)
+    for figure in sweep_plots.comparison_figures(comparison, "toy").values():
         figure.savefig(io.BytesIO())
-    assert comparison_page(compared, "toy")
+    assert comparison_page(comparison, "toy")
 
 
 def test_runs_have_a_hue_an_optimizer_and_a_lighter_shade_a_smaller_rate(fits):
@@ -175,9 +175,9 @@ def test_runs_have_a_hue_an_optimizer_and_a_lighter_shade_a_smaller_rate(fits):
 
 
 def test_a_map_of_one_cell_has_room_for_its_words(fits):
-    compared = compare(fits[:2], FOUR, [0], k=1)
+    comparison = compare(fits[:2], FOUR, [0], k=1)
     title = "Final cost above the exact one: ml-latest-small, dim 100"
-    figure = sweep_plots.plot_gap_heat_map(compared, title)
+    figure = sweep_plots.plot_gap_heat_map(comparison, title)
     figure.savefig(io.BytesIO(), dpi="figure")  # lays it out
     cells, bar = figure.axes
     for words in (cells.title, bar.yaxis.label):

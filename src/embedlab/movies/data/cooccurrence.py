@@ -24,7 +24,7 @@ from embedlab.errors import DataError, EmbedlabError
 COUNTS_FILE = "counts.npz"  # X, for `scipy.sparse.load_npz`
 MAX_NONZEROS = 2**28  # of a sparse X kept only to be saved: 3 GiB
 ROWS_AT_ONCE = 512  # dense
-MAX_GROUPS = 16  # of movies; each is multiplied with itself and the later ones
+MAX_GROUPS = 16  # of movies; each is multiplied by itself and those after it
 LIKES_PER_GROUP = 100_000  # at least
 PAIRS_AT_ONCE = 2**20  # pairs of a user's likes that a thread adds up: some 20 MiB
 MIN_PAIRS_OF_DENSE_ROW = 30_000  # on average; with fewer a sparse product is faster
@@ -134,13 +134,14 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     nonzeros, squares = 0, 0.0
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for first, last in pairwise(edges):
-            group, later = movies[first:last], ordered[:, first:]
-            n_pairs = np.cumsum(np.diff(later.indptr)[group.indices])
-            n_pairs = np.append(0, n_pairs)[group.indptr]  # (rows + 1,) added up before each row
+            group, from_group = movies[first:last], ordered[:, first:]
+            n_pairs = np.cumsum(np.diff(from_group.indptr)[group.indices])
+            n_pairs = np.append(0, n_pairs)[group.indptr]  # (rows + 1,) in all earlier rows
             entries_of = _sparse_rows
             if is_binary and n_pairs[-1] >= MIN_PAIRS_OF_DENSE_ROW * (last - first):
-                entries_of, later = _dense_rows, later.astype(np.int8)  # needs the indices alone
-            sums = partial(_sums_of_rows, entries_of, later, last - first)
+                entries_of = _dense_rows
+                from_group = from_group.astype(np.int8)  # needs the indices alone
+            sums = partial(_sums_of_rows, entries_of, from_group, last - first)
             starts = np.searchsorted(n_pairs, np.arange(0, n_pairs[-1], PAIRS_AT_ONCE))
             blocks = (group[start:end] for start, end in pairwise([*starts, last - first]))
             for n, square in threads.map(sums, blocks):
@@ -148,37 +149,40 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     return nonzeros, float(squares - np.square(diagonal).sum())
 
 
-# Entries of some rows of X, and those of these entries that are within the rows' group.
+# (values, in_group): entries of some rows of X, and those of them in columns of the rows' group.
 RowEntries = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def _sums_of_rows(
-    entries_of: Callable[..., RowEntries], later: sp.csr_matrix, n_group: int, rows: sp.csr_matrix
+    entries_of: Callable[..., RowEntries],
+    from_group: sp.csr_matrix,
+    n_group: int,
+    rows: sp.csr_matrix,
 ) -> tuple[int, float]:
-    """Number of non-zeros and sum of squares of `rows @ later`.
+    """Number of non-zeros and sum of squares of `rows @ from_group`, and of its mirror image.
 
-    The first n_group columns hold both halves of their block of X. Entries of the other columns
-    count twice, as they stand for their mirror images, too.
+    The first n_group columns belong to a square block on X's diagonal, which is complete. Every
+    other entry (i, j) stands for (j, i), too, so it counts twice.
     """
     nonzeros, squares = 0, 0.0
-    for values, within in entries_of(rows, later, n_group):
-        nonzeros += 2 * int(np.count_nonzero(values)) - int(np.count_nonzero(within))
-        squares += 2 * _squares(values) - _squares(within)
+    for values, in_group in entries_of(rows, from_group, n_group):
+        nonzeros += 2 * int(np.count_nonzero(values)) - int(np.count_nonzero(in_group))
+        squares += 2 * _squares(values) - _squares(in_group)
     return nonzeros, squares
 
 
-def _dense_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> RowEntries:
-    """Each row of `rows @ later`, both binary, added up in place: fast if few entries are 0."""
-    likes = later[rows.indices]  # of the users of the first row, then of the second, …
+def _dense_rows(rows: sp.csr_matrix, from_group: sp.csr_matrix, n_group: int) -> RowEntries:
+    """Each row of `rows @ from_group`, both binary, added up in place; fast if few are 0."""
+    likes = from_group[rows.indices]  # of the users of the first row, then of the second, …
     lengths = np.diff(likes.indptr[rows.indptr]).tolist()
     for columns in torch.from_numpy(likes.indices).split(lengths):
-        row = torch.bincount(columns, minlength=later.shape[1]).numpy()
+        row = torch.bincount(columns, minlength=from_group.shape[1]).numpy()
         yield row, row[:n_group]
 
 
-def _sparse_rows(rows: sp.csr_matrix, later: sp.csr_matrix, n_group: int) -> RowEntries:
-    """All entries of `rows @ later` that are not 0."""
-    block = rows @ later
+def _sparse_rows(rows: sp.csr_matrix, from_group: sp.csr_matrix, n_group: int) -> RowEntries:
+    """All entries of `rows @ from_group` that are not 0."""
+    block = rows @ from_group
     yield block.data, block.data[block.indices < n_group]
 
 

@@ -103,7 +103,8 @@ class Likes:
             "counted apart, and no movie is recommended for another row of itself."
         ]
 
-    def about(self) -> dict[str, object]:
+    @property
+    def metadata(self) -> dict[str, object]:
         """The facts that identify these likes in files and models made from them.
 
         `data_digest` covers the likes alone; the run's parameter of that name also covers their

@@ -1,12 +1,11 @@
 """Baselines: popularity, item neighbours, EASE, and those of `implicit` and `gensim`, if installed.
 
-In: likes and settings. Out: scorers by name, as one fit may have several.
+In: likes and settings. Out: the scorers of a fit, which share its work on a query.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,7 +13,7 @@ import torch
 
 from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.data.weighting import weight_likes
-from embedlab.movies.evaluation.metrics import Scorer
+from embedlab.movies.evaluation.metrics import Scorers
 
 # The fraction of the best score that the most liked movie gains, unless scores are whole numbers.
 TIE_BREAK = 1e-3
@@ -22,13 +21,17 @@ COUNT = "count"
 DAMPED = {f"cosine, shrinkage={s}": s for s in (0, 10, 100, 1000)}  # of `item_neighbours`
 
 
-def popularity(likes: sp.csr_matrix) -> Mapping[str, Scorer]:
+def popularity(likes: sp.csr_matrix) -> Scorers:
     """The most liked movies, for every query."""
     counts = likes_per_movie(likes).astype(np.float32)
-    return {"likes": lambda query: np.tile(counts, (len(query), 1))}
+
+    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        yield "likes", np.tile(counts, (len(query), 1))
+
+    return scorers
 
 
-def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scorer]:
+def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Scorers:
     """Item-item scorers from the users who like both; ties by popularity.
 
     COUNT is X_ij, the number of these users. The others are the cosine of two movies' columns of L,
@@ -36,18 +39,19 @@ def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Mapping[str, Scor
     """
     weighted = weight_likes(likes, user_weight)
     norms = np.sqrt(weighted.diagonal)  # (n_movies,)
-    rows = _rows_of_x(weighted.matrix)
+    by_movie = weighted.matrix.T.tocsr()  # (n_movies, n_users)
+    popularity = likes_per_movie(likes)
 
-    def score(query: np.ndarray, shrinkage: float) -> np.ndarray:
-        scale = np.outer(norms[query], norms) + shrinkage  # (n, n_movies)
-        return np.divide(rows(query), scale, out=np.zeros_like(scale), where=scale > 0)
+    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        x = _rows_of_x(query, by_movie, weighted.matrix)
+        yield COUNT, _break_ties(x, popularity, are_whole=user_weight == "none")
+        outer = np.outer(norms[query], norms)  # (n, n_movies)
+        for name, shrinkage in DAMPED.items():
+            scale = outer + shrinkage
+            damped = np.divide(x, scale, out=np.zeros_like(scale), where=scale > 0)
+            yield name, _break_ties(damped, popularity)
 
-    scorers: dict[str, Scorer] = {COUNT: rows}
-    scorers |= {name: partial(score, shrinkage=s) for name, s in DAMPED.items()}
-    return {
-        name: _break_ties_by_popularity(scorer, likes, name == COUNT and user_weight == "none")
-        for name, scorer in scorers.items()
-    }
+    return scorers
 
 
 def ease_bytes(n_users: int, n_movies: int) -> int:
@@ -55,7 +59,7 @@ def ease_bytes(n_users: int, n_movies: int) -> int:
     return 8 * (3 * n_users**2 + 2 * n_users * n_movies)
 
 
-def ease(likes: sp.csr_matrix, user_weight: str, penalty: float) -> Mapping[str, Scorer]:
+def ease(likes: sp.csr_matrix, user_weight: str, penalty: float) -> Scorers:
     """EASE: the linear autoencoder L ≈ L B with a zero diagonal and an L2 penalty λ, exactly.
 
         P = (LᵀL + λI)⁻¹,  B_ij = −P_ij / P_jj,  B_jj = 0
@@ -72,17 +76,17 @@ def ease(likes: sp.csr_matrix, user_weight: str, penalty: float) -> Mapping[str,
     by_movie = weighted.T.tocsr()  # (n_movies, n_users)
     diagonal = 1 - np.asarray(weighted.multiply(kl).sum(axis=0)).ravel()  # 1 − (LᵀKL)_jj
 
-    def score(query: np.ndarray) -> np.ndarray:
+    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         b = by_movie[query] @ kl / diagonal  # (n, n_movies)
         b[np.arange(len(query)), query] = 0
-        return b
+        yield "B", b
 
-    return {"B": score}
+    return scorers
 
 
 def implicit_als(
     likes: sp.csr_matrix, factors: int, regularization: float, alpha: float, seed: int
-) -> Mapping[str, Scorer]:
+) -> Scorers:
     """Implicit-feedback ALS of the library `implicit` (Hu, Koren and Volinsky, ICDM 2008).
 
     `dot` and `cosine` compare two movies' factors; `fold_in` is what the model predicts for a user
@@ -96,14 +100,17 @@ def implicit_als(
     model.fit(likes.astype(np.float32), show_progress=False)
     y = np.asarray(model.item_factors, dtype=np.float64)  # (n_movies, factors)
     inverse = np.linalg.inv(y.T @ y + regularization * np.eye(factors))
-    return {
-        "dot": lambda query: y[query] @ y.T,
-        "cosine": cosine(y),
-        "fold_in": lambda query: y[query] @ inverse @ y.T,
-    }
+    unit = unit_rows(y)
+
+    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        yield "dot", y[query] @ y.T
+        yield "cosine", unit[query] @ unit.T
+        yield "fold_in", y[query] @ inverse @ y.T
+
+    return scorers
 
 
-def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> Mapping[str, Scorer]:
+def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> Scorers:
     """The 100 nearest neighbours of every movie, by the library `implicit`.
 
     kind      BM25Recommender, CosineRecommender or TFIDFRecommender.
@@ -117,14 +124,15 @@ def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> Mapping[
         warnings.filterwarnings("ignore", message="Method expects CSR input")
         model.fit(likes.astype(np.float64), show_progress=False)
     similarity = sp.csr_matrix(model.similarity)  # (n_movies, n_movies)
-    return {
-        "similarity": _break_ties_by_popularity(lambda query: similarity[query].toarray(), likes)
-    }
+    popularity = likes_per_movie(likes)
+
+    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        yield "similarity", _break_ties(similarity[query].toarray(), popularity)
+
+    return scorers
 
 
-def item2vec(
-    likes: sp.csr_matrix, dim: int, epochs: int, ns_exponent: float, seed: int
-) -> Mapping[str, Scorer]:
+def item2vec(likes: sp.csr_matrix, dim: int, epochs: int, ns_exponent: float, seed: int) -> Scorers:
     """Skip-gram with negative sampling over each user's likes in random order, by gensim.
 
     `cosine` and `dot` compare two movies' vectors, `in_out` a movie's vector with the others'
@@ -154,55 +162,41 @@ def item2vec(
     out = np.zeros((likes.shape[1], dim))
     rows = np.array(model.wv.index_to_key, dtype=np.int64)
     into[rows], out[rows] = model.wv.vectors, model.syn1neg
-    return {
-        "cosine": cosine(into),
-        "dot": lambda query: into[query] @ into.T,
-        "in_out": lambda query: into[query] @ out.T,
-    }
+    unit = unit_rows(into)
+
+    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        yield "cosine", unit[query] @ unit.T
+        yield "dot", into[query] @ into.T
+        yield "in_out", into[query] @ out.T
+
+    return scorers
 
 
-def cosine(vectors: np.ndarray) -> Scorer:
-    """Cosine of two of the vectors, (n_movies, dim); a zero vector scores 0."""
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """The vectors, (n_movies, dim), divided by their lengths; a zero vector stays zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
-    return lambda query: unit[query] @ unit.T
+    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
 
 
-def _rows_of_x(likes: sp.csr_matrix) -> Scorer:
-    """Scores by the rows of LᵀL, (n, n_movies); repeated calls with one array share the result."""
-    by_movie = likes.T.tocsr()  # (n_movies, n_users)
-    last = np.empty(0, np.int64), np.empty((0, likes.shape[1]))
-
-    def rows(query: np.ndarray) -> np.ndarray:
-        nonlocal last
-        if last[0] is not query:
-            x = np.empty((len(query), likes.shape[1]), likes.dtype)
-            n = torch.get_num_threads()
-            with ThreadPoolExecutor(n) as threads:  # scipy multiplies without Python's lock
-                list(threads.map(fill, np.array_split(query, n), np.array_split(x, n)))
-            last = query, x
-        return last[1]
+def _rows_of_x(query: np.ndarray, by_movie: sp.csr_matrix, likes: sp.csr_matrix) -> np.ndarray:
+    """The rows of X = LᵀL for the query movies, (n, n_movies); by_movie is Lᵀ as CSR."""
+    x = np.empty((len(query), likes.shape[1]), likes.dtype)
 
     def fill(query: np.ndarray, x: np.ndarray) -> None:
         (by_movie[query] @ likes).toarray(out=x)
 
-    return rows
+    n = torch.get_num_threads()
+    with ThreadPoolExecutor(n) as threads:  # scipy multiplies without Python's lock
+        list(threads.map(fill, np.array_split(query, n), np.array_split(x, n)))
+    return x
 
 
-def _break_ties_by_popularity(
-    scorer: Scorer, likes: sp.csr_matrix, are_whole: bool = False
-) -> Scorer:
-    """The scorer with ties broken by popularity.
+def _break_ties(scores: np.ndarray, popularity: np.ndarray, are_whole: bool = False) -> np.ndarray:
+    """The scores, (n, n_movies), with ties broken by popularity, (n_movies,).
 
     Popularity may reorder scores that differ by less than TIE_BREAK times the query's best. If all
     scores `are_whole` numbers, it reorders only equal ones, as at most a half is added.
     """
-    counts = likes_per_movie(likes)
-    relative = counts / max(counts.max(), 1)  # (n_movies,) 0 to 1
-
-    def score(query: np.ndarray) -> np.ndarray:
-        scores = scorer(query)  # (n, n_movies)
-        largest = 0.5 if are_whole else TIE_BREAK * scores.max(axis=1, keepdims=True)
-        return scores + largest * relative
-
-    return score
+    relative = popularity / max(popularity.max(), 1)  # (n_movies,) 0 to 1
+    largest = 0.5 if are_whole else TIE_BREAK * scores.max(axis=1, keepdims=True)
+    return scores + largest * relative

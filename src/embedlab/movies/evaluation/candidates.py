@@ -1,10 +1,10 @@
 """Candidates of an evaluation: the embedding in its forms, and the baselines, each with its grid.
 
-A candidate's fit takes likes and settings and returns scorers of what it learnt, by name.
+A candidate's fit takes likes and settings and returns scorers of what it learnt.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import product
@@ -15,9 +15,9 @@ import scipy.sparse as sp
 from embedlab.device import free_bytes
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation import baselines
-from embedlab.movies.evaluation.metrics import Scorer
-from embedlab.movies.options import NORM_EXPONENTS, USER_WEIGHTS
-from embedlab.movies.solvers.minres import MAX_ROUNDS, TOLERANCE, fit_minres
+from embedlab.movies.evaluation.metrics import Scorers
+from embedlab.movies.options import NORM_EXPONENTS, USER_WEIGHTS, FitOptions
+from embedlab.movies.solvers.minres import fit_minres
 
 WEIGHTED_EMBEDDING, PUBLISHED_EMBEDDING = "embedding, weighted", "embedding, published"
 PUBLISHED_COSINE = f"{PUBLISHED_EMBEDDING}, cosine"
@@ -28,7 +28,7 @@ ITEM_POWERS = (0.0, 0.25, 0.5)
 TUNING_ROUNDS = 4
 
 Settings = Mapping[str, object]
-FitFunction = Callable[..., Mapping[str, Scorer]]  # likes and settings -> scorers, by name
+FitFunction = Callable[..., Scorers]  # likes and settings -> scorers
 
 
 def scorer_name(exponent: float) -> str:
@@ -41,20 +41,30 @@ def embedding_scorers(
     dim: int,
     user_weight: str,
     item_power: float,
-    max_rounds: int = MAX_ROUNDS,
-    tolerance: float | None = TOLERANCE,
-) -> Mapping[str, Scorer]:
-    """The embedding of weighted likes by the exact solver, with the scorers v_q·v_j / ‖v_j‖^a."""
+    is_rough: bool = False,
+) -> Scorers:
+    """The embedding of weighted likes by the exact solver, with the scorers v_q·v_j / ‖v_j‖^a.
+
+    is_rough  fit by TUNING_ROUNDS rounds only.
+    """
     weighted = weight_likes(likes, user_weight, item_power)
-    fit = fit_minres(weighted, dim, np.random.default_rng(0), max_rounds, tolerance)
+    options = FitOptions("exact", dim=dim)
+    if is_rough:
+        options = replace(options, epochs=TUNING_ROUNDS)
+    fit = fit_minres(weighted, options, np.random.default_rng(0), is_rough=is_rough)
     v = weighted.to_embedding(fit.embedding)  # (n_movies, dim)
     norms = np.linalg.norm(v, axis=1, keepdims=True)
 
-    def scorer(exponent: float) -> Scorer:
-        shorter = np.divide(v, norms**exponent, out=np.zeros_like(v), where=norms > 0)
-        return lambda query: v[query] @ shorter.T
+    scaled = {
+        scorer_name(exponent): np.divide(v, norms**exponent, out=np.zeros_like(v), where=norms > 0)
+        for exponent in NORM_EXPONENTS
+    }
 
-    return {scorer_name(exponent): scorer(exponent) for exponent in NORM_EXPONENTS}
+    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        for name, v_scaled in scaled.items():
+            yield name, v[query] @ v_scaled.T
+
+    return scorers
 
 
 @dataclass(frozen=True)
@@ -85,11 +95,10 @@ def build_candidates(
     """The candidates for likes of `shape`, and those that are left out, with the reason."""
     weights = tuple(USER_WEIGHTS)
     by_weight = _grid(user_weight=weights)
-    rough = {"max_rounds": TUNING_ROUNDS, "tolerance": None}
-    embedding = partial(Candidate, fit=embedding_scorers, tuning_overrides=rough)
+    embedding = partial(Candidate, fit=embedding_scorers, tuning_overrides={"is_rough": True})
     published = _grid(dim=dims, user_weight=["none"], item_power=[0.0])
     weighted = _grid(dim=dims, user_weight=weights, item_power=ITEM_POWERS)
-    present = [
+    candidates = [
         Candidate("popularity", baselines.popularity),
         Candidate("raw co-likes", baselines.item_neighbours, by_weight, (baselines.COUNT,)),
         Candidate("item-kNN cosine", baselines.item_neighbours, by_weight, (*baselines.DAMPED,)),
@@ -97,26 +106,28 @@ def build_candidates(
         embedding(PUBLISHED_COSINE, grid=published, scorers=(scorer_name(1),)),
         embedding(WEIGHTED_EMBEDDING, grid=weighted),
     ]
-    absent = []
+    left_out = []
     needed, free = baselines.ease_bytes(*shape) / 2**30, free_bytes("cpu") / 2**30
     if needed < free:
         grid = _grid(user_weight=weights, penalty=(100, 1_000, 10_000, 100_000))
-        present.append(Candidate("EASE", baselines.ease, grid))
+        candidates.append(Candidate("EASE", baselines.ease, grid))
     else:
-        absent.append(f"EASE, which needs {needed:,.0f} GiB where {free:,.0f} GiB are free")
+        left_out.append(f"EASE, which needs {needed:,.0f} GiB where {free:,.0f} GiB are free")
     if find_spec("implicit"):
         knn = _grid(kind=["BM25Recommender"], B=(0.0, 0.5))
         knn += _grid(kind=["CosineRecommender", "TFIDFRecommender"])
         strengths = ((10, 30), (10, 100), (30, 100), (100, 300))  # (alpha, regularization)
         pairs = product((16, 32, 64), strengths)
         als = [{"factors": n, "alpha": a, "regularization": r} for n, (a, r) in pairs]
-        present.append(Candidate("implicit item-kNN", baselines.implicit_knn, knn))
-        present.append(Candidate("implicit ALS", partial(baselines.implicit_als, seed=seed), als))
+        candidates.append(Candidate("implicit item-kNN", baselines.implicit_knn, knn))
+        candidates.append(
+            Candidate("implicit ALS", partial(baselines.implicit_als, seed=seed), als)
+        )
     else:
-        absent.append(f"implicit's baselines, {NOT_INSTALLED}")
+        left_out.append(f"implicit's baselines, {NOT_INSTALLED}")
     if find_spec("gensim"):
         grid = _grid(dim=(20, 50), epochs=(10,), ns_exponent=(0.0, 0.75))
-        present.append(Candidate("item2vec", partial(baselines.item2vec, seed=seed), grid))
+        candidates.append(Candidate("item2vec", partial(baselines.item2vec, seed=seed), grid))
     else:
-        absent.append(f"gensim's item2vec, {NOT_INSTALLED}")
-    return present, absent
+        left_out.append(f"gensim's item2vec, {NOT_INSTALLED}")
+    return candidates, left_out

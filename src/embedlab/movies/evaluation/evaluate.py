@@ -5,7 +5,7 @@ bootstrap intervals over users, paired for differences; as a table and as text.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -44,7 +44,7 @@ from embedlab.progress import OnProgress, no_progress
 
 MAX_USERS = 20_000  # a standard error of 1/140 of a standard deviation
 METRICS_WITH_INTERVALS = ("hit_rate", "ndcg", "mrr")
-COMPARED = {"hit_rate": "hit rate", "ndcg": "NDCG"}
+METRICS_COMPARED = {"hit_rate": "hit rate", "ndcg": "NDCG"}
 
 
 # The position of settings in a candidate's grid, and the name of a scorer.
@@ -97,49 +97,52 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> 
     generator = np.random.default_rng(0)
     users = choose_users(likes.matrix, generator, MAX_USERS)
     holdout = hold_out(likes.matrix, generator, users)
-    rest = replace(likes, matrix=holdout.likes)
+    rest = replace(likes, matrix=holdout.matrix)
     fit = fit_weighted(rest.weighted, options, seed, device)
     fit.raise_if_diverged(options)
     v = fit.embedding  # (n_movies, dim)
-    by_dot_product = {"dot": lambda query: v[query] @ v.T}
     k = min(10, likes.n_movies - 1)
+
+    def by_dot_product(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        yield "dot", v[query] @ v.T
+
     return held_out_metrics(by_dot_product, holdout, k)["dot"].means()["ndcg"]
 
 
 # Two BLAS threads wait for each other longer than matrices this narrow take to multiply.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def tune_and_evaluate(
-    likes: sp.csr_matrix,
+    matrix: sp.csr_matrix,
     candidates: Sequence[Candidate],
     options: EvaluationOptions,
     on_progress: OnProgress = no_progress,
 ) -> list[Evaluation]:
     """Split the likes, tune each candidate on validation, rank the test likes; repeat.
 
-    likes  (n_users, n_movies) CSR of ones.
+    matrix  (n_users, n_movies) CSR of ones.
 
     Tuning never sees the test likes; the tested fit learns from all other likes. Returns a result
     per candidate, in their order. Raises DataError if no user has enough likes.
     """
-    check_enough_likes(likes, MIN_USER_LIKES + HELD_OUT)  # validation splits what test leaves
+    check_enough_likes(matrix, MIN_USER_LIKES + HELD_OUT)  # validation splits what test leaves
     total, done = options.n_splits * sum(len(candidate.grid) for candidate in candidates), 0
     validated: dict[str, list[dict[Choice, float]]] = defaultdict(list)  # by candidate
     tested: dict[str, list[Mapping[str, RankingMetrics]]] = defaultdict(list)
     generator = np.random.default_rng(options.seed)
-    users = choose_users(likes, generator, options.max_users)
+    users = choose_users(matrix, generator, options.max_users)
 
     @cache  # candidates with the same fit share it
     def fit_and_rank(
         holdout: Holdout, fit: FitFunction, *settings: tuple[str, object]
     ) -> dict[str, RankingMetrics]:
         """The metrics of each scorer, by name."""
-        scorers = fit(holdout.likes, **dict(settings))
+        scorers = fit(holdout.matrix, **dict(settings))
         return held_out_metrics(scorers, holdout, options.k, options.exclude)
 
     for _ in range(options.n_splits):
         fit_and_rank.cache_clear()
-        test = hold_out(likes, generator, users)
-        validation = hold_out(test.likes, generator, users)
+        test = hold_out(matrix, generator, users)
+        validation = hold_out(test.matrix, generator, users)
         if not len(validation.query):
             raise DataError(
                 f"users: expected some with at least {MIN_USER_LIKES + HELD_OUT} likes among the "
@@ -159,7 +162,7 @@ def tune_and_evaluate(
             chosen = candidate.grid[best].items()
             validated[candidate.name].append(hit_rates)
             tested[candidate.name].append(fit_and_rank(test, candidate.fit, *chosen))
-    return [_evaluation(one, validated[one.name], tested[one.name]) for one in candidates]
+    return [_evaluation(c, validated[c.name], tested[c.name]) for c in candidates]
 
 
 def _evaluation(
@@ -199,14 +202,14 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
     `popularity`; `hit_rate_behind` and `ndcg_behind`, by how much the candidate is behind
     WEIGHTED_EMBEDDING, with the paired difference's interval.
     """
-    ours = next(one.test for one in evaluations if one.name == WEIGHTED_EMBEDDING)
+    weighted = next(e.test for e in evaluations if e.name == WEIGHTED_EMBEDDING)
     per_user = {}  # by candidate and metric: (n_users,)
     for evaluation in evaluations:
         for name in METRICS_WITH_INTERVALS:
             values = getattr(evaluation.test, name)
             per_user[evaluation.name, name] = values
-            if name in COMPARED:
-                per_user[evaluation.name, f"{name}_behind"] = getattr(ours, name) - values
+            if name in METRICS_COMPARED:
+                per_user[evaluation.name, f"{name}_behind"] = getattr(weighted, name) - values
     columns = np.stack(list(per_user.values()), axis=1)  # (n_users, m)
     ends = bootstrap_intervals(columns, n_resamples, np.random.default_rng(seed))  # (2, m)
     rows = []
@@ -219,8 +222,8 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
             "val_hit_rate": evaluation.val_hit_rate,
             "chosen_in": evaluation.chosen_in,
         }
-        for ((of, name), values), (low, high) in zip(per_user.items(), ends.T, strict=True):
-            if of == evaluation.name:
+        for ((candidate, name), values), (low, high) in zip(per_user.items(), ends.T, strict=True):
+            if candidate == evaluation.name:
                 row |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
         means = evaluation.test.means()
         rows.append(row | {"coverage": means["coverage"], "popularity": means["popularity"]})
@@ -229,17 +232,17 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
 
 
 def to_markdown(
-    table: pd.DataFrame, data: str, options: EvaluationOptions, absent: Sequence[str]
+    table: pd.DataFrame, data: str, options: EvaluationOptions, left_out: Sequence[str]
 ) -> str:
     """The result as Markdown: which candidates the weighted embedding beats significantly.
 
     A difference is significant if its interval excludes 0.
 
-    table   from `result_table`.
-    absent  candidates that are left out, with the reason.
+    table     from `result_table`.
+    left_out  candidates that are left out, with the reason.
     """
     k, n_splits = options.k, options.n_splits
-    ours = table[table["contestant"] == WEIGHTED_EMBEDDING].iloc[0]
+    weighted = table[table["contestant"] == WEIGHTED_EMBEDDING].iloc[0]
     others = table[table["contestant"] != WEIGHTED_EMBEDDING]
     unbeaten = others[others["hit_rate_behind_low"] <= 0]["contestant"]
     verdict = f"is not significantly better than {'; '.join(unbeaten)}"
@@ -248,9 +251,9 @@ def to_markdown(
     lines = [
         f"### On {data}, the weighted embedding {verdict} (hit rate@{k})",
         "",
-        f"Validation chose `{ours.settings}`, scored by {ours.score}: the choice of "
-        f"{ours.chosen_in} of {n_splits} splits, hit rate {ours.val_hit_rate:.4f} there. In "
-        "brackets: 95% intervals.",
+        f"Validation chose `{weighted.settings}`, scored by {weighted.score}: the choice of "
+        f"{weighted.chosen_in} of {n_splits} splits, hit rate {weighted.val_hit_rate:.4f} there. "
+        "In brackets: 95% intervals.",
         "",
     ]
     for row in table.itertuples():
@@ -262,13 +265,13 @@ def to_markdown(
             f"{row.popularity:.0f} users on average{_standing(row)}."
         )
     novel = table.sort_values("popularity").iloc[0]
-    if novel.hit_rate < ours.hit_rate:
+    if novel.hit_rate < weighted.hit_rate:
         lines += [
             "",
             f"Accuracy comes with popularity: {novel.contestant} recommends movies that "
-            f"{novel.popularity:.0f} users like on average instead of {ours.popularity:.0f}, from "
-            f"{novel.coverage:.0%} of the catalogue instead of {ours.coverage:.0%}, and finds "
-            f"{novel.hit_rate:.4f} of the held-out likes instead of {ours.hit_rate:.4f}.",
+            f"{novel.popularity:.0f} users like on average instead of {weighted.popularity:.0f}, "
+            f"from {novel.coverage:.0%} of the catalogue instead of {weighted.coverage:.0%}, and "
+            f"finds {novel.hit_rate:.4f} of the held-out likes instead of {weighted.hit_rate:.4f}.",
         ]
     only_query = options.exclude == "query"
     excluded = "only the query movie is" if only_query else "the user's known likes are"
@@ -280,17 +283,17 @@ def to_markdown(
         f"share of held-out likes among the best {k}. Splits: {n_splits}, each with a validation "
         "split on which everything was chosen; intervals are bootstrapped over users.",
     ]
-    if absent:
-        lines += ["", f"Left out: {'; '.join(absent)}."]
+    if left_out:
+        lines += ["", f"Left out: {'; '.join(left_out)}."]
     return "\n".join(lines) + "\n"
 
 
 def _standing(row: Any) -> str:
     if row.contestant == WEIGHTED_EMBEDDING:
         return ""
-    parts = []
-    for name, label in COMPARED.items():
+    differences = []
+    for name, label in METRICS_COMPARED.items():
         behind, low, high = (getattr(row, f"{name}_behind{end}") for end in ("", "_low", "_high"))
         word = "behind" if low > 0 else "ahead" if high < 0 else "not significantly different"
-        parts.append(f"{label} {word} ({-behind:+.4f}; {-high:+.4f} to {-low:+.4f})")
-    return "; against the weighted embedding: " + ", ".join(parts)
+        differences.append(f"{label} {word} ({-behind:+.4f}; {-high:+.4f} to {-low:+.4f})")
+    return "; against the weighted embedding: " + ", ".join(differences)

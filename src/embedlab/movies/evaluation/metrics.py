@@ -4,7 +4,7 @@ In: a `Holdout` and scorers. Out: the `RankingMetrics` of each: accuracy, covera
 Every user has the same weight: values are averaged over each user's queries first.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -14,8 +14,8 @@ from embedlab.errors import OptionError
 from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.evaluation.splits import Holdout
 
-# Query movies (n,) -> the score of every movie for each, (n, n_movies), higher is better.
-Scorer = Callable[[np.ndarray], np.ndarray]
+# Query movies (n,) -> by name, the score of every movie for each, (n, n_movies), higher is better.
+Scorers = Callable[[np.ndarray], Iterator[tuple[str, np.ndarray]]]
 
 QUERIES_AT_ONCE = 512
 RESAMPLES_AT_ONCE = 50
@@ -46,7 +46,7 @@ class RankingMetrics:
 
 
 def held_out_metrics(
-    scorers: Mapping[str, Scorer], holdout: Holdout, k: int = 10, exclude: str = "query"
+    scorers: Scorers, holdout: Holdout, k: int = 10, exclude: str = "query"
 ) -> dict[str, RankingMetrics]:
     """Metrics of the recommendations for every query of `holdout`, by name of the scorer.
 
@@ -61,8 +61,8 @@ def held_out_metrics(
 
 def _metrics_of(best: np.ndarray, holdout: Holdout) -> RankingMetrics:
     """best (n_queries, k): recommended movies, best first."""
-    n_movies, k = holdout.likes.shape[1], best.shape[1]
-    popularity = likes_per_movie(holdout.likes)
+    n_movies, k = holdout.matrix.shape[1], best.shape[1]
+    popularity = likes_per_movie(holdout.matrix)
     is_hit = best[:, :, None] == holdout.targets[:, None, :]  # (n_queries, k, HELD_OUT)
     is_relevant = is_hit.any(axis=2)  # (n_queries, k), whether a held-out like is there
     position = np.arange(1, k + 1)
@@ -78,33 +78,35 @@ def _metrics_of(best: np.ndarray, holdout: Holdout) -> RankingMetrics:
 
 
 def recommend_for(
-    scorers: Mapping[str, Scorer], holdout: Holdout, k: int, exclude: str
+    scorers: Scorers, holdout: Holdout, k: int, exclude: str
 ) -> dict[str, np.ndarray]:
     """The `k` best movies for every query by each scorer, best first: name -> (n_queries, k).
 
-    All scorers get the same array of query movies, one after the other, so that they can share work
-    on it. See `held_out_metrics` for `exclude`.
+    See `held_out_metrics` for `exclude`.
     """
-    n_known = np.diff(holdout.likes.indptr)[holdout.user]  # (n_queries,)
-    max_k = holdout.likes.shape[1] - (1 if exclude == "query" else int(n_known.max()))
+    n_known = np.diff(holdout.matrix.indptr)[holdout.user]  # (n_queries,)
+    max_k = holdout.matrix.shape[1] - (1 if exclude == "query" else int(n_known.max()))
     if not 0 < k <= max_k:
         raise OptionError(
             f"k: expected a whole number from 1 to {max_k}, the movies that are left, got {k}"
         )
-    best = {name: np.empty((len(holdout.query), k), dtype=np.int64) for name in scorers}
+    best: dict[str, np.ndarray] = {}
     order = np.argsort(holdout.query, kind="stable")  # scores a query of several users once
     for start in range(0, len(order), QUERIES_AT_ONCE):
         rows = order[start : start + QUERIES_AT_ONCE]
         query, query_of_row = np.unique(holdout.query[rows], return_inverse=True)
-        for name, scorer in scorers.items():
-            scores = np.array(scorer(query), dtype=np.float32)  # (different queries, n_movies)
+        for name, by_scorer in scorers(query):
+            scores = np.array(by_scorer, dtype=np.float32)  # (different queries, n_movies)
             scores[np.arange(len(query)), query] = -np.inf
             if exclude == "query":
-                best[name][rows] = _top(scores, k)[query_of_row]
+                top = _top(scores, k)[query_of_row]
             else:
                 scores = scores[query_of_row]  # (n_rows, n_movies)
-                scores[holdout.likes[holdout.user[rows]].nonzero()] = -np.inf
-                best[name][rows] = _top(scores, k)
+                scores[holdout.matrix[holdout.user[rows]].nonzero()] = -np.inf
+                top = _top(scores, k)
+            if name not in best:
+                best[name] = np.empty((len(order), k), np.int64)
+            best[name][rows] = top
     return best
 
 

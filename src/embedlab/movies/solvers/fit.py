@@ -42,15 +42,15 @@ def fit_weighted(
     check_processes(options, processes)
     generator = torch.Generator().manual_seed(seed)
     if weighted is None:
-        objective: Objective = Factored(None, device, is_shared=True)
+        objective: Objective = Factored(None, device, is_sharded=True)
         return fit_by_gradient(objective, options, generator, on_epoch)
     _check_memory(weighted.matrix.shape, options.dim, "cpu" if options.is_exact else device)
     if options.is_exact:
         rng = np.random.default_rng(seed)
-        fit = fit_minres(weighted, options.dim, rng, options.epochs, on_epoch=on_epoch)
+        fit = fit_minres(weighted, options, rng, on_epoch=on_epoch)
     else:
         if options.objective == "factored":
-            objective = Factored(weighted, device, is_shared=processes > 1)
+            objective = Factored(weighted, device, is_sharded=processes > 1)
         else:
             check_dense_fits(weighted.matrix.shape[1], device, n_matrices=2)  # X and its residual
             objective = Dense(cooccurrence(weighted.matrix), device)

@@ -32,12 +32,12 @@ import scipy.sparse as sp
 import torch
 
 from embedlab.movies.data.weighting import WeightedLikes
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.objective import clamp_roundoff
-from embedlab.movies.solvers.operators import TorchLikesOperator
+from embedlab.movies.solvers.operators import likes_operator
 from embedlab.movies.solvers.result import FitResult
 from embedlab.progress import EpochRecord, OnEpoch, ignore_epoch
 
-MAX_ROUNDS = 150
 TOLERANCE = 1e-8  # relative gain of a round
 FLOAT32_GAIN = 1e-3  # relative gain of the last round in float32, whose costs are right to 1e-5
 # Up to this a full eigendecomposition is faster, and any dim is allowed.
@@ -83,20 +83,21 @@ def choose_eigensolver(likes: sp.csr_matrix, k: int, generator: np.random.Genera
 
 def fit_minres(
     weighted: WeightedLikes,
-    dim: int,
+    options: FitOptions,
     generator: np.random.Generator,
-    max_rounds: int = MAX_ROUNDS,
-    tolerance: float | None = TOLERANCE,
+    tolerance: float = TOLERANCE,
+    is_rough: bool = False,
     on_epoch: OnEpoch = ignore_epoch,
     eigensolver: Callable[..., Eigensolver] = choose_eigensolver,
 ) -> FitResult:
     """Fill the diagonal until the relative gain of a round is at most `tolerance`.
 
     weighted     its `matrix`, (n_users, n_movies) CSR, is L.
-    tolerance    None to run `max_rounds` rounds and to leave the constant ‖X‖²_off out of the cost:
-                 with many likes, computing it takes longer than some rounds. All rounds may be in
-                 float32 then; otherwise the last is always in float64.
+    options      dim, and the maximum number of rounds as `epochs`.
     generator    draws the first subspace; a converged result does not depend on it.
+    is_rough     run `epochs` rounds, never refine to float64, and leave the constant ‖X‖²_off out
+                 of the cost: with many likes, computing it takes longer than some rounds.
+                 Otherwise the last round is always in float64.
     eigensolver  called with likes, k and generator.
 
     Epoch `e` has the cost after `e` rounds and `train/products`, the number of products of LᵀL with
@@ -106,15 +107,15 @@ def fit_minres(
     likes = weighted.matrix.astype(np.float64)
     n_movies = likes.shape[1]
     x = torch.from_numpy(weighted.diagonal)  # (n_movies,)
-    squares = 0.0 if tolerance is None else weighted.off_diagonal_squares
-    k = min(dim, n_movies)
+    squares = 0.0 if is_rough else weighted.off_diagonal_squares
+    k = min(options.dim, n_movies)
     started = time.perf_counter()
     solver = eigensolver(likes, k, generator)
 
     n, rounds, seconds = x, 0, 0.0
     nothing = torch.empty((n_movies, 0), dtype=torch.float64)
     best = _Solution(nothing, nothing, x, math.inf, math.inf)
-    for round_ in range(max_rounds + 1):
+    for round_ in range(options.epochs + 1):
         solver.expand_subspace(n - x)
         new = _make_solution(*solver.rayleigh_ritz(n - x, k), x, squares)
         if new.cost > best.cost:  # after Newton's step
@@ -129,14 +130,14 @@ def fit_minres(
             best, rounds = new, round_
         started = time.perf_counter()
         n = newton_diagonal(n, best)
-        if tolerance is None:
+        if is_rough:
             continue
-        if gain <= FLOAT32_GAIN * abs(best.cost) or round_ == max_rounds - 1:
+        if gain <= FLOAT32_GAIN * abs(best.cost) or round_ == options.epochs - 1:
             if solver.refine():
                 best = best._replace(cost=math.inf)  # by rounding, it may be too low
             elif gain <= tolerance * abs(best.cost):
                 break
-    embedding = np.zeros((n_movies, dim), np.float32)
+    embedding = np.zeros((n_movies, options.dim), np.float32)
     embedding[:, :k] = best.v
     return FitResult(embedding, best.cost, rounds, seconds)
 
@@ -216,7 +217,7 @@ class BlockKrylov:
 
     def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):
         self._likes, self._dtype = likes, torch.float32
-        self._operator = TorchLikesOperator(likes, CPU, self._dtype)
+        self._operator = likes_operator(likes, CPU, self._dtype)
         self.products = 0
         self._width = k + max(MIN_OVERSAMPLING, round(OVERSAMPLING * k))
         drawn = torch.from_numpy(generator.standard_normal((likes.shape[1], self._width)))
@@ -228,7 +229,7 @@ class BlockKrylov:
         if self._dtype == torch.float64:
             return False
         self._dtype = torch.float64
-        self._operator = TorchLikesOperator(self._likes, CPU, self._dtype)
+        self._operator = likes_operator(self._likes, CPU, self._dtype)
         self._ritz = torch.linalg.qr(self._ritz.to(self._dtype)).Q
         self._x_ritz = self._gram(self._ritz)
         return True

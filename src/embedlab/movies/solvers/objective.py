@@ -3,8 +3,6 @@
 V is (n_movies, dim), a row for each movie. The sum is over ordered pairs: every unordered pair
 counts twice, as in the course notebook. `Dense` is the notebook's form, with a movies x movies
 tensor; `Factored` uses the likes L alone (X = LᵀL) in O(nnz(L)·dim + n_movies·dim²).
-
-Both return the cost as a float64 sum and the gradient in V's own dtype.
 """
 
 from itertools import pairwise
@@ -17,7 +15,7 @@ from embedlab.distributed.collectives import all_reduce_sum, local_slice, scatte
 from embedlab.distributed.env import is_main_process, world_size
 from embedlab.movies.data.cooccurrence import ROWS_AT_ONCE, to_dense
 from embedlab.movies.data.weighting import WeightedLikes
-from embedlab.movies.solvers.operators import TorchLikesOperator
+from embedlab.movies.solvers.operators import likes_operator
 
 ROUNDING = 1e-14  # of a float64 sum, relative to its largest terms
 
@@ -33,7 +31,7 @@ class Factored:
     Near an exact fit the cost is a small difference of large sums, so all of its terms are
     float64, and a cost within rounding of 0 is 0; the gradient's products have `dtype`.
 
-    With `is_shared` the users are divided among the ranks. Lᵀ(LV) and ‖LV‖² are sums over ranks;
+    With `is_sharded` the users are divided among the ranks. Lᵀ(LV) and ‖LV‖² are sums over ranks;
     each rank adds the other terms of the gradient for its slice of the movies, and rank 0 those of
     the cost. So one sum over the ranks gives the whole result, bit-identical at every rank: their
     vectors cannot drift apart, whatever hosts they run on.
@@ -44,27 +42,33 @@ class Factored:
         weighted: WeightedLikes | None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        is_shared: bool = False,
+        is_sharded: bool = False,
     ):
-        """weighted  its `matrix` is L. If shared, rank 0 scatters it and other ranks pass None."""
+        """weighted  its `matrix` is L. If sharded, rank 0 scatters it and other ranks pass None."""
         self.device = torch.device(device)
-        self.is_shared = is_shared
-        self.is_main = not is_shared or is_main_process()
+        self.is_sharded = is_sharded
+        self.is_main = not is_sharded or is_main_process()
         shards: list[tuple[np.ndarray, sp.csr_matrix]] = []  # of each rank
         if weighted is not None:
             likes, x = weighted.matrix, weighted.diagonal
             self.off_diagonal_squares = weighted.off_diagonal_squares
             shards = [(x, likes)]
-            if is_shared:
+            if is_sharded:
                 shards = [(x, likes[rows]) for rows in balanced_row_shards(likes, world_size())]
-        x, likes = scatter(shards or None) if is_shared else shards[0]
+        x, likes = scatter(shards or None) if is_sharded else shards[0]
         self.n_movies = likes.shape[1]
-        self.movies = local_slice(self.n_movies) if is_shared else slice(None)  # of this rank
+        self.movies = local_slice(self.n_movies) if is_sharded else slice(None)  # of this rank
         self.x = torch.from_numpy(x).to(self.device)  # (n_movies,)
         # (users of this rank, n_movies)
-        self.likes = TorchLikesOperator(likes, self.device, torch.float64, dtype_t=dtype)
+        self.likes = likes_operator(likes, self.device, torch.float64, dtype_t=dtype)
 
     def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """c(V) as a float, summed in float64, and ∇c(V), (n_movies, dim) in V's dtype.
+
+        If sharded, both are sums over all ranks.
+
+        v  (n_movies, dim) on `device`.
+        """
         v64 = v.double()  # (n_movies, dim)
         n = torch.linalg.vector_norm(v64, dim=1).square_()  # (n_movies,) without squares of V
         g = v64.T @ v64  # (dim, dim)
@@ -80,7 +84,7 @@ class Factored:
         movies = self.movies
         vectors, shift = v[movies], (n - self.x)[movies].to(v.dtype).unsqueeze(1)
         gradient[movies].addmm_(vectors, g.to(v.dtype), alpha=4).addcmul_(shift, vectors, value=-4)
-        if self.is_shared:
+        if self.is_sharded:
             all_reduce_sum(sums)
             all_reduce_sum(gradient)
         cost, largest = sums.tolist()
@@ -115,6 +119,10 @@ class Dense:
         self.residual = torch.empty_like(self.counts)
 
     def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """c(V) as a float, summed in float64, and ∇c(V), (n_movies, dim) float32.
+
+        v  (n_movies, dim) float32 on `device`.
+        """
         # R = VVᵀ − X off the diagonal
         r = torch.addmm(self.counts, v, v.T, beta=-1, out=self.residual)  # (n_movies, n_movies)
         r.fill_diagonal_(0)

@@ -20,7 +20,7 @@ from embedlab.movies.sweep.grid import Job
 from embedlab.progress import OnEpoch
 from embedlab_serving.titles import TitleIndex
 
-N_EPOCHS = 16
+N_SNAPSHOTS = 16
 N_SAMPLED = 200
 MIN_MOVIE_LIKES = 5  # of a movie that is drawn: vectors of less liked ones say little
 LISTS_FILE = "lists.npz"
@@ -30,7 +30,7 @@ Lists = Mapping[int, np.ndarray]  # epoch -> (n_queries, k) int32 rows of movies
 
 @dataclass(frozen=True)
 class Queries:
-    """Movies for which every fit recommends others.
+    """The query movies of a comparison: those that the user asked for, and a random sample.
 
     rows      (n_queries,) int64 rows of movies: those asked for, then those drawn at random.
     n_asked   number of those asked for.
@@ -60,23 +60,25 @@ class Queries:
         return scores.topk(self.k).indices.int().numpy()
 
 
-def choose_queries(titles: TitleIndex, likes: np.ndarray, asked: Sequence[int], k: int) -> Queries:
+def choose_queries(
+    titles: TitleIndex, popularity: np.ndarray, asked: Sequence[int], k: int
+) -> Queries:
     """The movies asked for, and N_SAMPLED at random of those with at least MIN_MOVIE_LIKES likes.
 
-    likes  (n_movies,) number of each movie's likes.
-    asked  rows of movies.
+    popularity  (n_movies,) number of each movie's likes.
+    asked       rows of movies.
     """
-    eligible = np.flatnonzero(likes >= MIN_MOVIE_LIKES)
+    eligible = np.flatnonzero(popularity >= MIN_MOVIE_LIKES)
     sampled = np.random.default_rng(0).permutation(eligible)[:N_SAMPLED]
     rows = np.array([*asked, *sampled], np.int64)
     excluded = [titles.duplicates_of([query]) for query in rows]
-    others = len(likes) - 1 - max(map(len, excluded))
+    others = len(popularity) - 1 - max(map(len, excluded))
     return Queries(rows, len(asked), excluded, max(0, min(k, others)))
 
 
 def snapshot_epochs(n_epochs: int) -> frozenset[int]:
-    """Epoch 0, the last epoch, and up to N_EPOCHS - 2 between them, evenly spaced by ratio."""
-    between = np.geomspace(1, max(n_epochs, 1), N_EPOCHS - 1).round().astype(int)
+    """Epoch 0, the last epoch, and up to N_SNAPSHOTS - 2 between them, evenly spaced by ratio."""
+    between = np.geomspace(1, max(n_epochs, 1), N_SNAPSHOTS - 1).round().astype(int)
     return frozenset([0, *between.tolist()])
 
 
@@ -105,8 +107,8 @@ def sampled_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> t
     margin is half of the 95% interval.
     """
     start = queries.n_asked if queries.n_sampled else 0
-    is_shared = (lists[start:, :, None] == exact[start:, None, :]).any(axis=2)  # (n_sampled, k)
-    overlaps = is_shared.mean(axis=1) if queries.k else np.ones(len(is_shared))
+    is_in_exact = (lists[start:, :, None] == exact[start:, None, :]).any(axis=2)  # (n_sampled, k)
+    overlaps = is_in_exact.mean(axis=1) if queries.k else np.ones(len(is_in_exact))
     error = overlaps.std(ddof=1) / np.sqrt(len(overlaps)) if len(overlaps) > 1 else 0.0
     return float(overlaps.mean()), float(1.96 * error)
 

@@ -6,11 +6,11 @@ Imports nothing heavy: the parsers read these names before any heavy import.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from embedlab.errors import OptionError
 from embedlab.movies.options import DEFAULT_LR, FitOptions
 
-Job = tuple[FitOptions, int]  # the options and the seed of a fit
 Rates = Mapping[str, tuple[float, ...]]  # learning rates by optimizer
 FIT_KEY = "fit_key"  # the tag of a fit's run
 NEW_PREFIX = "+ "  # in tables, before a title that the exact solver does not recommend
@@ -21,6 +21,13 @@ PUBLISHED_RATES = {
     "rmsprop": (1.0, 0.1, 0.01, 0.001, 0.0001),
     "sgd": (4e-5, 3e-5, 2e-5, 1e-5, 1e-6),
 }
+
+
+class Job(NamedTuple):
+    """The options and the seed of a fit."""
+
+    options: FitOptions
+    seed: int
 
 
 def parse_optimizers(text: str) -> tuple[str, ...]:

@@ -10,47 +10,48 @@ from embedlab.movies.sweep.plots import run_colours
 from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
 from embedlab.pages.render import render_page
 
-DIGITS = 6  # of a cost: more cannot be seen
+COST_DIGITS = 6  # more cannot be seen
 
 
-def comparison_page(compared: OptimizerComparison, caption: str) -> str:
+def comparison_page(comparison: OptimizerComparison, caption: str) -> str:
     """`compare.html`; `caption` names the data and the dim."""
-    exact, n_asked = compared.exact.result, compared.queries.n_asked
-    exact_lists = compared.exact.last_lists[:n_asked]
-    others = zip(compared.others, run_colours(compared.fits)[1:], strict=True)
-    fits = [_fit_data(compared, fit, colour) for fit, colour in others]
+    exact, n_asked = comparison.exact.result, comparison.queries.n_asked
+    exact_lists = comparison.exact.last_lists[:n_asked]
+    others = zip(comparison.others, run_colours(comparison.fits)[1:], strict=True)
+    fits = [_fit_data(comparison, fit, colour) for fit, colour in others]
     shown = {row for of_query in exact_lists.tolist() for row in of_query}
     shown |= {row for fit in fits for lists in fit["lists"].values() for q in lists for row in q}
     data = {
         "fits": fits,
         "exact": {"cost": exact.cost, "seconds": exact.seconds, "lists": exact_lists.tolist()},
-        "asked": [compared.titles[query] for query in compared.asked],
-        "titles": {row: compared.titles[row] for row in sorted(shown)},
-        "sampled": compared.queries.n_sampled,
+        "asked": [comparison.titles[query] for query in comparison.asked],
+        "titles": {row: comparison.titles[row] for row in sorted(shown)},
+        "sampled": comparison.queries.n_sampled,
     }
-    return render_page("compare.html", data=data, caption=caption, k=compared.queries.k)
+    return render_page("compare.html", data=data, caption=caption, k=comparison.queries.k)
 
 
-def _fit_data(compared: OptimizerComparison, fit: SweepFit, colour: str) -> dict:
+def _fit_data(comparison: OptimizerComparison, fit: SweepFit, colour: str) -> dict:
     # An epoch's cost is that before its update.
+    costs = [record.metrics["train/cost"] for record in fit.history]
     seconds = accumulate((record.seconds or 0.0 for record in fit.history[:-1]), initial=0.0)
-    overlaps = compared.sampled_overlaps.get(fit, {}) if compared.queries.n_sampled else {}
+    overlaps = comparison.sampled_overlaps.get(fit, {}) if comparison.queries.n_sampled else {}
     return {
-        "name": compared.names[fit],
+        "name": comparison.names[fit],
         "optimizer": fit.optimizer,
         "colour": colour,
-        "gap": None if fit.result.has_diverged else compared.gaps[fit],
+        "gap": None if fit.result.has_diverged else comparison.gaps[fit],
         "epochs": [record.epoch for record in fit.history],
-        "costs": [float(f"{record.metrics['train/cost']:.{DIGITS}g}") for record in fit.history],
+        "costs": [float(f"{cost:.{COST_DIGITS}g}") for cost in costs],
         "seconds": [round(value, 4) for value in seconds],
-        "lists": {} if fit.result.has_diverged else _asked_lists(compared, fit),
+        "lists": {} if fit.result.has_diverged else _asked_lists_by_epoch(comparison, fit),
         "shares": {epoch: round(overlap, 4) for epoch, (overlap, _) in overlaps.items()},
     }
 
 
-def _asked_lists(compared: OptimizerComparison, fit: SweepFit) -> dict[int, list]:
+def _asked_lists_by_epoch(comparison: OptimizerComparison, fit: SweepFit) -> dict[int, list]:
     """The rows for each title asked for, by epoch, without epochs at which one was not asked."""
-    n = compared.queries.n_asked
+    n = comparison.queries.n_asked
     return {
         epoch: lists[:n].tolist()
         for epoch, lists in sorted(fit.lists_by_epoch.items())

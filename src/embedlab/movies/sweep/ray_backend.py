@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedlab.errors import EmbedlabError, OptionError, RayError
-from embedlab.formatting import counted
+from embedlab.formatting import counted, first_line
 from embedlab.movies.sweep.grid import Job
 from embedlab.progress import EpochRecord
 
@@ -99,7 +99,7 @@ def parse_launcher(launcher: str, options: RayOptions, device: str) -> RayOption
 
 
 @dataclass(frozen=True)
-class RayFit:
+class FinishedTask:
     """A finished task: result, epochs and lists of its fit, and the host and id of its node."""
 
     result: "FitResult"
@@ -150,7 +150,7 @@ def _init(options: RayOptions) -> None:
         signal.raise_signal(signal.SIGTERM)
         raise
     except Exception as error:  # Ray raises many kinds, none of them its own
-        reason = _first_line(error)
+        reason = _reason(error)
         if not options.address:
             raise RayError(
                 f"launcher: Ray cannot be started on this machine ({reason}): use launcher=local."
@@ -185,7 +185,7 @@ def describe_capacity(nodes: Sequence[dict], options: RayOptions) -> str:
 
 def fits_by_ray(
     weighted: "WeightedLikes", jobs: Sequence[Job], queries: "Queries", options: RayOptions
-) -> Iterator[tuple[Job, RayFit | EmbedlabError]]:
+) -> Iterator[tuple[Job, FinishedTask | EmbedlabError]]:
     """Yield each job with its fit or error: the first job first, the others as they complete.
 
     Ray retries a fit RETRIES times if its process or node is lost, but not one that raises.
@@ -217,18 +217,17 @@ def _as_error(error: BaseException) -> EmbedlabError:
         case RayTaskError(cause=EmbedlabError() as cause):
             return cause
         case RayTaskError(cause=cause):
-            return RayError(f"{type(cause).__name__} on node {error.ip}: {_first_line(cause)}")
+            return RayError(f"{type(cause).__name__} on node {error.ip}: {_reason(cause)}")
         case OutOfMemoryError():
             return RayError("its node had not enough memory: give it fewer fits at once")
         case WorkerCrashedError():
             return RayError(f"its process died {RETRIES + 1} times")
         case _:
-            return RayError(_first_line(error))
+            return RayError(_reason(error))
 
 
-def _first_line(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".:")
+def _reason(error: BaseException) -> str:
+    return (getattr(error, "strerror", None) or first_line(error)).rstrip(".:")
 
 
 def _fit(
@@ -238,7 +237,7 @@ def _fit(
     device: str,
     n_threads: int,
     versions: str,
-) -> RayFit:
+) -> FinishedTask:
     """The task, which runs on a node."""
     if _versions() != versions:
         raise RayError(
@@ -254,7 +253,7 @@ def _fit(
     history: list[EpochRecord] = []
     result, lists = fit_with_snapshots(weighted, queries, job, device, history.append)
     node_id = ray.get_runtime_context().get_node_id()
-    return RayFit(result, history, lists, f"{socket.gethostname()} {node_id[:8]}")
+    return FinishedTask(result, history, lists, f"{socket.gethostname()} {node_id[:8]}")
 
 
 def _versions() -> str:

@@ -61,7 +61,7 @@ class OptimizerComparison:
     names    the name of each fit: `adam lr=0.1`, with the seed if there are several.
     gaps     each fit's final cost over the exact solver's, minus 1; nan if it diverged.
     best     each optimizer's fit with the lowest cost, lowest first, without the exact one.
-    final_lists
+    asked_lists
              for each fit the nearest rows of every movie asked for, (n_asked, k); None if it
              diverged.
     overlap  (n_fits, n_fits) overlap@k of each pair, mean over the queries; nan if one diverged.
@@ -87,8 +87,8 @@ class OptimizerComparison:
             best.setdefault(fit.optimizer, fit)
         self.best = list(best.values())
         n = queries.n_asked
-        self.final_lists = [None if fit.result.has_diverged else fit.last_lists[:n] for fit in fits]
-        self.overlap = _pairwise(self.final_lists)
+        self.asked_lists = [None if fit.result.has_diverged else fit.last_lists[:n] for fit in fits]
+        self.overlap = _pairwise(self.asked_lists)
         self.sampled_overlaps = {fit: self._overlap_by_epoch(fit) for fit in fitted}
 
     def _overlap_by_epoch(self, fit: SweepFit) -> dict[int, tuple[float, float]]:
@@ -126,7 +126,7 @@ class OptimizerComparison:
 
     def pair_table(self) -> pd.DataFrame:
         """A row per pair of fits: overlap@k and rank-biased overlap, mean over the queries."""
-        rbo, names = _pairwise(self.final_lists, rank_biased_overlap), list(self.names.values())
+        rbo, names = _pairwise(self.asked_lists, rank_biased_overlap), list(self.names.values())
         rows = [
             (names[i], names[j], self.overlap[i, j], rbo[i, j])
             for i, j in combinations(range(len(names)), 2)
@@ -145,7 +145,7 @@ class OptimizerComparison:
             "query": [self.titles[query] for query in self.asked for _ in ranks],
             "rank": [rank for _ in self.asked for rank in ranks],
         }
-        for name, lists in zip(self.names.values(), self.final_lists, strict=True):
+        for name, lists in zip(self.names.values(), self.asked_lists, strict=True):
             if lists is not None:
                 columns[name] = [
                     ("" if row in exact_list else NEW_PREFIX) + self.titles[row]
@@ -173,10 +173,10 @@ class OptimizerComparison:
         if diverged:
             ends = (f"{self.names[fit]} at epoch {fit.result.diverged_at}" for fit in diverged)
             lines += ["", f"Diverged: {', '.join(ends)}."]
-        lines += ["", "### Do the recommendations change?", "", *self._about_lists()]
+        lines += ["", "### Do the recommendations change?", "", *self._overlap_lines()]
         return "\n".join(lines) + "\n"
 
-    def _about_lists(self) -> Iterator[str]:
+    def _overlap_lines(self) -> Iterator[str]:
         """Lines on the overlap of the lists with the exact solver's, by gap."""
         if not (k := self.queries.k):
             yield "There is no other movie to recommend."
@@ -224,9 +224,9 @@ class OptimizerComparison:
             "changes every number in them and no recommendation. The optimizer and its rate decide "
             "how near those products come to the counts in the given epochs."
         )
-        yield from self._about_stuck(np.flatnonzero(gaps > STUCK_GAP))
+        yield from self._stuck_lines(np.flatnonzero(gaps > STUCK_GAP))
 
-    def _about_stuck(self, stuck: np.ndarray) -> Iterator[str]:
+    def _stuck_lines(self, stuck: np.ndarray) -> Iterator[str]:
         """Lines on fits, by number, that have hardly left their start."""
         if len(stuck) < 2:
             return

@@ -4,8 +4,8 @@
 
 Prints one row per data set: mean and range over the seeds, and the mean fine-tuning time. A seed
 determines the split, the image order and the augmentation. `--finetune lr=0.01 epochs=4` changes
-fine-tuning only, `--both train_limit=1000` both entry points. The runs are kept in the MLflow store
-`--store`.
+fine-tuning only, `--both train_limit=1000` changes both entry points. The runs are kept in the
+MLflow store that `--store` names.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def cells(row: Row) -> list[str]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that both benchmarks of accuracy have."""
+    """Add the options that the two accuracy benchmarks share."""
     parser.add_argument("--weights", default="imagenet")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--both", nargs="*", default=[], help="name=value for both entry points")

@@ -1,15 +1,16 @@
-"""How the exact solver should get its eigenpairs: by block Krylov, Lanczos or LOBPCG.
+"""Eigensolvers for the exact solver, compared: block Krylov, Lanczos and LOBPCG.
 
     python -m benchmarks.eigenpairs --ratings ml-latest-small
     python -m benchmarks.eigenpairs --ratings <folder of synthetic ratings> --n 1
 
 The rounds differ only in the eigensolver; Newton's step on the diagonal is the same:
 
-block    one product with LᵀL per vector and round, in a subspace that is kept (module `minres`);
+block    one product with LᵀL per vector and round, in a subspace kept between rounds (`minres`);
 lanczos  ARPACK's restarted Lanczos, with a tolerance ten times tighter each round;
 lobpcg   scipy's LOBPCG, three iterations per round, started from the last round's vectors.
 
-The solvers take turns in one process. The limit is the lowest cost that any of them reached.
+The solvers take turns in one process. Gaps are relative to the lowest cost that any of them
+reached.
 """
 
 import argparse

@@ -4,7 +4,8 @@
 
 Run it with less free memory than the cache takes (100,000 images of 96 px: 2.6 GiB), for example
 under `systemd-run --scope -p MemoryMax=1500M`. The cache's pages then do not stay in memory, and
-every epoch reads from disk. The number to look at is the share of time training waits for data.
+every epoch reads from disk. The result of interest is the share of training time spent waiting for
+images.
 """
 
 import argparse

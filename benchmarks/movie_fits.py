@@ -1,4 +1,4 @@
-"""Shared by the benchmarks of movies: likes, an epoch of Adam, and how soon an exact fit is near.
+"""Shared by the movie benchmarks: likes, an epoch of Adam, and the time of an exact fit.
 
 In: ratings as the entry points name them, or likes. Out: timings of this project's own fits.
 """
@@ -51,7 +51,7 @@ def first_within(history: Sequence[EpochRecord], cost: float) -> int | None:
 
 
 def seconds_until(history: Sequence[EpochRecord], position: int) -> float:
-    """Seconds of all rounds up to that of this position."""
+    """Total seconds of all rounds up to and including the one at `position`."""
     return sum(record.seconds or 0.0 for record in history[: position + 1])
 
 
@@ -59,7 +59,7 @@ def seconds_until(history: Sequence[EpochRecord], position: int) -> float:
 class TimedFit:
     """An exact fit, with its seconds until the end and until round `near_round`.
 
-    The cost of `near_round` is the first that is within NEAR_END of the final one.
+    `near_round` is the first round whose cost is within NEAR_END of the final cost.
     """
 
     fit: FitResult

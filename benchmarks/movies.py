@@ -1,4 +1,4 @@
-"""The movie half: epochs, solvers, matrix, memory, model.
+"""Benchmark of the movie part: epochs, solvers, matrix, memory and model.
 
     python -m benchmarks.movies --ratings ml-latest-small
 
@@ -65,7 +65,7 @@ def epochs(report: Report, likes: Likes, n: int) -> None:
 
 
 def exact_solver(report: Report, likes: Likes, n: int) -> None:
-    """Seconds until the cost is within given fractions of its limit, from a much longer fit."""
+    """Seconds until the cost is within given fractions of the limit that a longer fit reaches."""
     reached: dict[float, list[float]] = {1e-2: [], 1e-4: [], 1e-6: []}
     limit = fit_minres(likes.weighted, EXACT, np.random.default_rng(99), tolerance=1e-13).cost
     totals = []

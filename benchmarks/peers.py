@@ -2,11 +2,11 @@
 
     python -m benchmarks.peers --folder <where the synthetic ratings go> --ratings ml-latest-small
 
-Both use dim 100 and all cores: ALS (Hu, Koren and Volinsky, ICDM 2008) with its defaults, 15
-iterations; the exact solver until its cost is within 1e-3 of its final cost. Two likes of each user
-are held out; the hit rate is that of `evaluate_embedding`, with the best of each side's scores. The
-sides take turns. Every fit runs in its own process, whose peak resident memory includes Python, its
-libraries and the likes.
+Both use dim 100 and all cores. ALS (Hu, Koren and Volinsky, ICDM 2008) runs with its defaults (15
+iterations); the exact solver is timed until its cost is within 1e-3 of its final cost. Two likes of
+each user are held out; the hit rate is that of `evaluate_embedding`, with the best of each side's
+scores. The sides take turns. Every fit runs in its own process, whose peak resident memory includes
+Python, its libraries and the likes.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def hold_out_likes(ratings: str, folder: Path, n_users: int) -> dict[str, object
 def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, Scorers]:
     """Fit; return the seconds, a function from a row to its top 10, and the scorers.
 
-    The seconds end when the cost is near its final value (`TimedFit`); the top 10 and the scorers
+    The fit is timed until the cost is near its final value (`TimedFit`); the top 10 and the scorers
     use the finished fit.
     """
     exact = timed_exact_fit(weight_likes(likes))
@@ -73,7 +73,7 @@ def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, Scorers]:
     from implicit.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(DIM, random_state=0, use_gpu=False)
-    with threadpool_limits(1, "blas"):  # as implicit asks for: it has threads of its own
+    with threadpool_limits(1, "blas"):  # as implicit recommends, because it has its own threads
         _, seconds = timed(lambda: model.fit(likes.astype(np.float32), show_progress=False))
     y = np.asarray(model.item_factors)
     inverse = np.linalg.inv(y.T @ y + model.regularization * np.eye(DIM, dtype=y.dtype))

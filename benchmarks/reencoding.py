@@ -2,7 +2,7 @@
 
     python -m benchmarks.reencoding --images <folder of PNG images> --weights <path>
 
-The copies have JPEG's usual chroma subsampling (4:2:0). Both are measured as in
+The copies have JPEG's usual chroma subsampling (4:2:0). Originals and copies are measured as in
 `benchmarks.accuracy`.
 """
 
@@ -18,7 +18,7 @@ QUALITY = 75
 
 
 def reencode(source: Path, target: Path) -> None:
-    """Every image of a folder as JPEG, in the same folders."""
+    """Write every image of `source` as JPEG to the same subfolder of `target`."""
     for path in source.rglob("*.*"):
         copy = target / path.relative_to(source).with_suffix(".jpg")
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""The movie half from a laptop's data to ml-32m's size: time and memory of every stage.
+"""The movie part from ml-latest-small's size to ml-32m's: time and memory of every stage.
 
     python -m benchmarks.scale --folder <where the synthetic ratings go> --figure scaling.png
 
 The ratings are synthetic (`benchmarks.synthetic_ratings`): 0.1, 1, 10 and 32 million. Each size is
-read in one process and fitted in another, each with its own peak resident memory. A stage's
-exponent is the slope of its time against the number of ratings on logarithmic axes.
+read in one process and fitted in another, so that each has its own peak resident memory. The
+exponent of a stage is the slope of its time against the number of ratings on logarithmic axes.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def fit(folder: Path) -> dict[str, float]:
 
 
 def not_found(index: TitleIndex, title: str) -> None:
-    """Look up a missing title; its error, which lists the nearest titles, is part of the time."""
+    """Look up a missing title, which includes making the error that lists the nearest titles."""
     with suppress(TitleError):
         index.find(title)
 
@@ -132,7 +132,7 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
     for axes in (seconds, memory):
         axes.set(xscale="log", yscale="log", xlabel="ratings")
         tidy(axes)
-        # Beside the lines, in their order from the top.
+        # The legend is beside the lines, in their order from the top.
         lines = sorted(axes.lines, key=lambda line: -line.get_ydata()[-1])
         axes.legend(
             handles=lines, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)

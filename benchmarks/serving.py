@@ -2,10 +2,11 @@
 
 python -m benchmarks.serving [--requests 50000] [--clients 8]
 
-Another process sends the requests, to small models of the built-in samples in a temporary store.
-Each model gets two rounds: valid requests, then the same mixed with malformed, oversized and slow
-ones. Every answer is compared with the model's own, every refusal with its expected status, and
-each is searched for a stack trace or a path. The servers' memory is sampled every 0.5 s.
+A separate process sends the requests. The models are small, are trained on the built-in samples,
+and are in a temporary store. Each model gets two rounds: valid requests, then valid requests mixed
+with malformed, oversized and slow ones. Every answer is compared with the model's own, every
+refusal with its expected status, and both are searched for a stack trace or a path. The servers'
+memory is sampled every 0.5 s.
 """
 
 import argparse
@@ -48,7 +49,7 @@ SHARE_OF_BAD = 0.3
 # A stack trace, or an absolute path of two or more parts, but not the base64 of a JPEG (/9j/…).
 LEAK = re.compile(r'Traceback|File "|(?<![\w./])/(?!9j/)[\w.-]+/[\w.-]|site-packages|mlruns')
 
-Body = tuple[bytes, int, str | None]  # what is sent, the status it must get, the answer if 200
+Body = tuple[bytes, int, str | None]  # request, expected status, expected answer if that is 200
 
 
 def main() -> None:
@@ -217,7 +218,7 @@ class Server:
         self.process.wait(timeout=30)
 
     def memory(self) -> float:
-        """MiB of all its processes."""
+        """Resident memory of all processes of the server, in MiB."""
         family = [psutil.Process(self.process.pid)]
         family += family[0].children(recursive=True)
         return sum(process.memory_info().rss for process in family) / 2**20
@@ -244,7 +245,10 @@ class Server:
 def send_all(
     url: str, good: list[Body], bad: list[Body], n: int, n_clients: int
 ) -> tuple[list[float], Counter]:
-    """Send `n` requests from `n_clients` threads: seconds of the valid ones, faults in words."""
+    """Send `n` requests from `n_clients` threads.
+
+    Returns the seconds of the valid requests, and the faults in words, counted.
+    """
     shares = [n // n_clients + (i < n % n_clients) for i in range(n_clients)]
     with ThreadPoolExecutor(n_clients + 1) as pool:
         if bad:
@@ -285,7 +289,7 @@ def what_is_wrong(answer: requests.Response, status: int, expected: str | None) 
 
 
 def is_same(one: object, other: object) -> bool:
-    """Whether both are equal; numbers to 9 digits, fewer than the expected answer has."""
+    """Whether both are equal. Numbers are compared to 9 digits; the expected answer has more."""
     match one, other:
         case dict(), dict():
             return one.keys() == other.keys() and all(is_same(one[k], other[k]) for k in one)
@@ -297,7 +301,7 @@ def is_same(one: object, other: object) -> bool:
 
 
 def send_slowly(url: str, body: bytes) -> None:
-    """Send a body's first ten bytes, the rest 10 s later: no other client may have to wait."""
+    """Send a body's first ten bytes, and the rest 10 s later, which must delay no other client."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         head = f"POST /invocations HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"

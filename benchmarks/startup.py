@@ -35,7 +35,7 @@ def python(*arguments: str) -> None:
 
 
 def compare(title: str, commands: Mapping[str, tuple[str, ...]]) -> None:
-    """Print the time of each command, and its multiple of the first one's."""
+    """Print each command's time, and its ratio to the time of the first command."""
     sides = {
         name: partial(seconds_of_calls, partial(python, *arguments))
         for name, arguments in commands.items()

@@ -2,11 +2,12 @@
 
     python -m benchmarks.synthetic_ratings --ratings 32000000 <folder>
 
-The shape follows the published sets. Their 32 M ratings come from 201 thousand users and 88
-thousand movies, their 0.1 M from 610 users and 9.7 thousand movies. A user has at least 20 ratings;
-the median is 65, and a few users have tens of thousands. About half of all users rate the most
-popular movie, hardly anyone the least popular. Every movie belongs to one of TASTES tastes; half of
-a user's ratings go to that user's few tastes, with more stars, so that there is something to find.
+The shape follows the published data sets. The 32 M ratings of ml-32m come from 201 thousand users
+and 88 thousand movies, the 0.1 M of ml-latest-small from 610 users and 9.7 thousand movies. A user
+has at least 20 ratings; the median is 65, and a few users have tens of thousands. About half of all
+users rate the most popular movie, hardly anyone the least popular. Every movie belongs to one of
+TASTES tastes; half of a user's ratings go to movies of that user's few tastes, with more stars, so
+that an embedding can find these tastes.
 
 Source of the shapes: the README files of https://grouplens.org/datasets/movielens/.
 """
@@ -46,7 +47,7 @@ def popularity(n_movies: int) -> np.ndarray:
 
 
 def taste_sizes() -> np.ndarray:
-    """The share of each taste among movies and users: (TASTES,), summing to 1; few are large."""
+    """Each taste's share of movies and users: (TASTES,), summing to 1; a few tastes are large."""
     weight = 1 / (np.arange(TASTES) + 5.0)
     return weight / weight.sum()
 
@@ -56,7 +57,7 @@ def write(folder: Path, n_ratings: int, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     n_users, n_movies = shape_of(n_ratings)
     movie_id = np.sort(rng.choice(np.arange(1, 3 * n_movies), n_movies, replace=False))
-    by_rank = rng.permutation(n_movies)  # row of movies.csv of the most popular, the second, …
+    by_rank = rng.permutation(n_movies)  # rows of movies.csv, the most popular movie first
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / "movies.csv.part"  # renamed once the ratings are complete
     _write_movies(unfinished, movie_id, rng)
@@ -124,7 +125,8 @@ def _distinct(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw `wanted` different movies for each user: (n,) users from 0, and (n,) ranks."""
     n_movies = world.n_movies
-    done, pairs = [], np.empty(0, np.int64)  # of users who have all, and of those who lack some
+    # Pairs of user and movie: of users who have all their movies, and of users who lack some.
+    done, pairs = [], np.empty(0, np.int64)
     missing = wanted.copy()
     while missing.any():
         user = np.repeat(np.arange(len(wanted)), 2 * missing)

@@ -31,7 +31,10 @@ def seconds_of_calls(call: Callable[[], object], n: int = 1, warm_up: int = 0) -
 
 
 def take_turns(sides: Mapping[str, Callable[[], list[float]]], rounds: int) -> dict[str, list]:
-    """The seconds that each side returns, in all rounds: a slow spell of the machine hits all."""
+    """Measure each side in every round, so that a slow spell of the machine affects all sides.
+
+    Returns the seconds that each side returned, in all rounds.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, measure in sides.items():

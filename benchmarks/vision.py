@@ -1,4 +1,4 @@
-"""The image half: speed against the bare network, and against the notebook's way of doing it.
+"""Benchmark of the image part: speed against the bare network, and against the notebook's code.
 
 python -m benchmarks.vision [--resolution 96] [--images 1000] [--rounds 5]
 
@@ -33,7 +33,7 @@ N_CLASSES, SIDE, EPOCHS = 10, 32, 15
 
 
 class Notebook(Dataset):
-    """One image at a time, through PIL, as the notebook had it."""
+    """One image at a time, through PIL, as in the notebook."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Sides:
     def head_ours(self) -> list[float]:
         def fit() -> None:
             features = self.ours.compute_outputs(self.images, self.rows)
-            assert features is not None  # at rank 0, the only one
+            assert features is not None  # None only at ranks above 0, and there is one process
             labels, n_val = self.images.labels, self.n_val
             data, val = (features, labels), (features[:n_val], labels[:n_val])
             options = LinearProbeOptions(epochs=EPOCHS)
@@ -187,7 +187,7 @@ def main() -> None:
     take_turns(measures, 1)  # warms up
     seconds = take_turns(measures, args.rounds)
 
-    # These leave the last incomplete batch out.
+    # These measurements leave out the last incomplete batch.
     batch_sizes = dict.fromkeys(("forward, bare", "forward, bare, float32"), BATCH_SIZE)
     batch_sizes |= dict.fromkeys(("training, bare", "training, ours"), sides.options.batch_size)
 
@@ -225,7 +225,7 @@ def main() -> None:
 
 
 def median_ratio(of: Sequence[float], to: Sequence[float]) -> float:
-    """Median over the rounds."""
+    """The median, over the rounds, of the ratios of `of` to `to`."""
     return statistics.median(a / b for a, b in zip(of, to, strict=True))
 
 

@@ -1,6 +1,6 @@
 """The project's commands: `python -m entrypoints.<name> --help`, from the project's folder.
 
-The package is imported from `src`, beside this folder, and never installed, so that edits take
+`embedlab` is imported from `src`, beside this folder, and never installed, so that edits take
 effect in whatever environment MLflow has created or reused.
 """
 

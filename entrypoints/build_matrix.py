@@ -1,4 +1,4 @@
-"""Ratings -> likes -> X = LᵀL, sparse and dense, as artifacts that `fit_embedding` takes."""
+"""Ratings -> likes -> X = LᵀL, sparse and dense, logged as artifacts that `fit_embedding` reads."""
 
 from collections.abc import Sequence
 

@@ -103,14 +103,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             image_runs.TrainingLog(run, images, split, options.label, trainer) as log,
             work_progress(options.label, on_estimate) as on_progress,
         ):
-            # The start, too: a training that is stopped in its first epoch keeps the head.
+            # Saved before the first epoch, too, so that a run stopped in it keeps its head.
             checkpoints.save(trainer.state() | {"settings": settings})
             for record, predictions in trainer.train(on_progress):
                 checkpoints.save(trainer.state() | {"settings": settings})
                 log.log_epoch(record, predictions)
                 table.add(record, is_best=trainer.best.epoch == record.epoch)
         test = pipeline.predict(images, split.test)
-        if test is None:  # only rank 0 has them and continues
+        if test is None:  # only rank 0 has the predictions and continues
             return
         label = f"finetune {options.label}"
         trained = image_report.TrainedClassifier(images, split, trainer, pipeline, label)

@@ -1,4 +1,4 @@
-"""Run every step on small data, end to end: both families, registered models, recommendations."""
+"""Run every step on small data: images and movies, registered models, recommendations, report."""
 
 from collections.abc import Sequence
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
         shared = ("dataset", "weights", "resolution", "train_limit", "seed")
         image_params = {name: getattr(args, name) for name in shared}
-        # Digits must not be mirrored, and a small data set wants small batches.
+        # Digits must not be mirrored, and a small data set needs small batches.
         recipe = {"recipe": "fast", "augment": "crop", "flip_view": "false", "batch_size": "32"}
         image_runs = [
             step("extract_features", **image_params),

@@ -1,4 +1,4 @@
-"""Figures of both families: size, resolution, spines, colours, fonts."""
+"""The style that all figures share: size, resolution, spines, colours, fonts."""
 
 import logging
 import warnings
@@ -37,8 +37,8 @@ def new_figure(width: float, height: float, kind: type[Figure] = Figure) -> Figu
 def add_fonts_for(texts: Sequence[str]) -> list[str]:
     """Let figures fall back to installed fonts for the characters that their own font lacks.
 
-    Returns the texts with a character that no installed font has. Figures show a box for it, and
-    matplotlib's warning about each one is filtered.
+    Returns the texts with a character that no installed font has. Figures show a box for such a
+    character, and matplotlib's warnings about these characters are filtered.
     """
     missing = {char for text in texts for char in text if char.isprintable() and char != " "}
     families = list(matplotlib.rcParams["font.family"])
@@ -53,14 +53,15 @@ def add_fonts_for(texts: Sequence[str]) -> list[str]:
             families.append(FT2Font(path).family_name)
             missing -= glyphs[path]
     matplotlib.rcParams["font.family"] = families
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # no bold face: harmless
+    # Hides warnings that a font has no bold face, which are harmless.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     if missing:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
     return [text for text in texts if missing & set(text)]
 
 
 def _preference(path: str) -> tuple[bool, bool, str]:
-    """Regular sans-serif faces first."""
+    """Sort key that puts regular sans-serif faces first."""
     name = Path(path).name
     return "Sans" not in name, "Regular" not in name, path
 
@@ -76,7 +77,7 @@ def _glyphs(path: str, characters: set[str]) -> set[str]:
 
 
 def tidy(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
-    """Two spines, a light grid behind the data."""
+    """Keep two spines, and draw a light grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="#e3e5e8", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -101,8 +102,8 @@ def heat_map(
 ) -> tuple[Figure, Axes]:
     """A figure of `values`, (n_rows, n_columns), nan in grey, with a colour bar named `label`.
 
-    texts  (n_rows, n_columns) str: what stands in each cell.
-    names  of the rows and, alike, of the columns; without names, cells need not be square.
+    texts  (n_rows, n_columns) str: the text of each cell.
+    names  of the rows, and also of the columns; without names, cells need not be square.
     """
     figure = new_figure(*size)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""The record of a finished epoch, for every optimizer and both families, and callbacks."""
+"""The record of a finished epoch, for movie fits and image training alike, and callbacks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class EpochRecord:
 
     epoch    0 is the start.
     metrics  by name: `train/cost`, `val/accuracy`, `lr`.
-    seconds  wall time of the epoch; None for the evaluation that closes a run and updates nothing.
+    seconds  wall time of the epoch; None for a fit's last evaluation, which updates nothing.
     """
 
     epoch: int

@@ -1,8 +1,8 @@
-"""Bigram index: the texts that can be near a query, found without comparing it with all.
+"""Bigram index: finds the texts that can be near a query without comparing it with all texts.
 
-By the q-gram lemma (E. Ukkonen, Theoretical Computer Science 92, 1992): an edit changes a bounded
-number of a text's bigrams, so a near text shares many with the query. No near text is missed; the
-candidates include some that are not near, so an exact comparison has to follow.
+It uses the q-gram lemma (E. Ukkonen, Theoretical Computer Science 92, 1992): an edit changes a
+bounded number of a text's bigrams, so a near text shares many with the query. No near text is
+missed; the candidates include some that are not near, so an exact comparison has to follow.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class BigramIndex:
     def __init__(self, texts: Sequence[str]):
         n = len(texts)
         self.lengths = np.array([len(text) for text in texts], np.int64)  # (n,)
-        owners = np.repeat(np.arange(n), self.lengths + 2)  # the text of every letter
+        owners = np.repeat(np.arange(n), self.lengths + 2)  # the text that each letter is in
         is_inside = owners[1:] == owners[:-1]
         bigrams = _bigrams("".join(f" {text} " for text in texts))
         pairs = np.sort(bigrams[is_inside] * n + owners[1:][is_inside])
@@ -32,7 +32,7 @@ class BigramIndex:
         self._n_bigrams = np.bincount(self._owners, minlength=n)  # (n,), different ones
 
     def shared_with(self, query: str) -> tuple[np.ndarray, int]:
-        """(n,) number of the query's different bigrams in each text; and how many it has."""
+        """(n,) how many of the query's different bigrams each text has; and how many there are."""
         bigrams = np.unique(_bigrams(f" {query} "))
         owners = [self._owners[self._starts[b] : self._starts[b + 1]] for b in bigrams]
         return np.bincount(np.concatenate(owners), minlength=len(self.lengths)), len(bigrams)
@@ -40,7 +40,7 @@ class BigramIndex:
     def within(self, query: str, distance: int) -> np.ndarray:
         """Positions of all texts within this distance of the query, and of some others.
 
-        The distance counts insertions, deletions, substitutions and swaps of neighbours.
+        The distance counts insertions, deletions, substitutions and swaps of neighbouring letters.
         """
         shared, n_bigrams = self.shared_with(query)
         return np.flatnonzero(shared >= n_bigrams - 3 * distance)  # a swap changes three
@@ -59,7 +59,7 @@ class BigramIndex:
         is_near = shared >= n_bigrams - changed
         # The shorter one, of length k, is compared with a part of the other, of length s ≤ k. With
         # likeness p most bigrams change if the part is the shortest possible, s = p k / (2 - p),
-        # and k - s letters are deleted. The two at the ends need not be in the other text.
+        # and k - s letters are deleted. The two bigrams at the ends need not be in the other text.
         p, k = partial_ratio / 100, np.minimum(n, m)
         changed = 4 * (1 - p) / (2 - p) * k + 2
         of_shorter = np.where(n <= m, n_bigrams, self._n_bigrams)

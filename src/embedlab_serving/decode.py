@@ -27,8 +27,8 @@ SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 def prepare_pillow() -> tuple[str, ...]:
     """Load Pillow's plugins and ignore its warning of large images, since MAX_PIXELS is lower.
 
-    It does so once per process, as threads that set and reset a filter would leave it behind.
-    Returns the FORMATS that Pillow was built with.
+    This happens once per process, because threads that set and reset a filter at the same time may
+    leave it set. Returns the FORMATS that Pillow was built with.
     """
     Image.init()
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -68,7 +68,7 @@ def _opened(file: Path | str | bytes) -> Iterator[Image.Image]:
             yield image
     except DataError:
         raise
-    except Exception as error:  # each of Pillow's readers has its own
+    except Exception as error:  # each of Pillow's readers raises its own errors
         raise DataError(_reason(error)) from None
 
 

@@ -1,8 +1,8 @@
 """Integrity of a served model: the sha256 of all of its files.
 
 The digests are written into the model's MLmodel when it is logged, and compared when it is loaded.
-This finds damaged, cut, mixed up and edited files, not forged ones: whoever can write to the store
-can write new digests too.
+This detects files that are damaged, truncated, mixed up or edited, but not forgery: whoever can
+write to the store can write new digests, too.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,8 @@ def digests_of(files: Mapping[str, Path]) -> dict[str, str]:
 def check_model(folder: Path, signature: ModelSignature) -> None:
     """Raises DataError if a file of the model in `folder` is not the one that was logged.
 
-    The same holds if the signature in MLmodel, which has the digests, is not that of the code.
+    Also raises DataError if the signature in MLmodel, the file with the digests, is not that of the
+    code.
     """
     model = Model.load(folder)
     digests = (model.metadata or {}).get(DIGESTS)

@@ -1,8 +1,8 @@
 """The served image classifier, as MLflow's models-from-code: this file is the model's code.
 
 MLflow runs it when the model is logged and when it is loaded; its imports find the model's own copy
-of this package, `embedlab_serving_<digest>`. It needs torch, torchvision, Pillow and safetensors;
-no pickle. It computes on the CPU.
+of this package, `embedlab_serving_<digest>`. The model needs torch, torchvision, Pillow and
+safetensors, but no pickle, and computes on the CPU.
 
 In: a table with the column `image`, one image per row: the base64 text of a PNG, a JPEG or another
 format that Pillow reads, of any size and mode, or a `data:` URL. Parameter `k`: the number of
@@ -56,7 +56,7 @@ class ImageModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Raises DataError if a file is not the one that was logged."""
         folder = Path(context.artifacts[ARTIFACT])
-        # Not this file's folder: MLflow uses the last model's code if a model has lost its own.
+        # Not this file's folder: if a model has lost its code, MLflow runs the last model's code.
         check_model(folder.parents[1], SIGNATURE)
         about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
         self.classes = about["classes"]

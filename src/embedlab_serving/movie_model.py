@@ -1,8 +1,8 @@
 """The served movie embedding, as MLflow's models-from-code: this file is the model's code.
 
 MLflow runs it when the model is logged and when it is loaded; its imports find the model's own copy
-of this package, `embedlab_serving_<digest>`. It needs numpy, pandas and rapidfuzz; no torch, no
-scipy, no pickle.
+of this package, `embedlab_serving_<digest>`. The model needs numpy, pandas and rapidfuzz, but
+no torch, no scipy and no pickle.
 
 In: a table with the column `title`, one query per row; parameters `k`, `score`, `include_self`.
 A query is a movie's title as people type it, or several joined by `|`, which gives a blended list.
@@ -54,12 +54,12 @@ class MovieModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Raises DataError if a file is not the one that was logged."""
         folder = Path(context.artifacts[ARTIFACT])
-        # Not this file's folder: MLflow uses the last model's code if a model has lost its own.
+        # Not this file's folder: if a model has lost its code, MLflow runs the last model's code.
         check_model(folder.parents[1], SIGNATURE)
         vectors = np.load(folder / VECTORS_FILE, allow_pickle=False)  # (n_movies, dim) float32
-        text = {"title": str, "genres": str}  # also where all titles look like numbers
+        text = {"title": str, "genres": str}  # even if all titles look like numbers
         movies = pd.read_csv(folder / MOVIES_FILE, keep_default_na=False, dtype=text)
-        # A table takes milliseconds to select rows from, an array microseconds.
+        # Selecting rows takes milliseconds in a table, but microseconds in an array.
         self._columns = {name: movies[name].to_numpy() for name in ("movie_id", "title", "genres")}
         self.neighbours = Neighbours(vectors)
         self.titles = TitleIndex(movies["title"].tolist(), movies["likes"].to_numpy())
@@ -77,7 +77,7 @@ class MovieModel(PythonModel):
                 f"expected at most {MAX_QUERIES:,} titles in a request, got {len(queries):,}: "
                 "send them in parts"
             )
-        # MLflow lets a null through; it means what leaving the parameter out means.
+        # MLflow lets null through; it means the same as leaving the parameter out.
         options = DEFAULTS | {name: value for name, value in params.items() if value is not None}
         if not 1 <= options["k"] <= MAX_RECOMMENDATIONS:
             raise OptionError(

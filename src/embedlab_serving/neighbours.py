@@ -94,8 +94,8 @@ class Neighbours:
         The rows `exclude`, such as other rows of the same movie, are left out, and so are the query
         movies unless `include_self`; if fewer than `k` remain, all are returned. Equal scores are
         ordered by row, also at the end of the list; the scores of equal vectors may differ in the
-        last bit, as the matrix product rounds them. Raises OptionError for k < 1 or an unknown
-        score.
+        last bit, because of rounding in the matrix product. Raises OptionError for k < 1 or an
+        unknown score.
         """
         if k < 1:
             raise OptionError(f"k: expected a whole number from 1, got {k}.")
@@ -104,7 +104,7 @@ class Neighbours:
         k = min(k, len(s) - len(excluded))
         if k < 1:
             return []
-        # The other scores are finite (see __init__), so these never reach the k best.
+        # The other scores are finite (see __init__), so excluded rows are never among the k best.
         s[excluded] = -np.inf
         kth = np.partition(s, len(s) - k)[len(s) - k]
         # Of the movies that share the k-th score, flatnonzero gives the lowest rows first.

@@ -17,7 +17,7 @@ class Preprocessing:
     In: (batch, 3, side, side) uint8 squares. Out: (batch, 3, resolution, resolution) float32,
     normalised by the constants of the weights.
 
-    crop_pct  side of the crop over the side before it: 224 / 256 in torchvision, 1 for all of it.
+    crop_pct  side of the crop divided by the side before it: 224 / 256 in torchvision, 1: no crop.
     """
 
     resolution: int

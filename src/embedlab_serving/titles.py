@@ -4,16 +4,16 @@ In: the titles of a catalogue in row order, in MovieLens' spelling: `Shawshank R
 (1994)`, `Seven (a.k.a. Se7en) (1995)`, `Babylon 5`. Out: the row of the movie, or a
 `TitleError` that lists the titles that may be meant.
 
-A query is looked up by exact keys, strictest level first (`_keys`); the first level that has it
-answers. Next come names that contain the query as a phrase ("Shawshank"), and last the nearest name
-by rapidfuzz, for typos ("Forest Gump"). A year at the end narrows every step and is never ignored:
-the wrong year is an error.
+A query is looked up by exact keys, strictest level first (`_keys`); the first level that contains
+the query decides. Next come names that contain the query as a phrase ("Shawshank"), and last the
+nearest name by rapidfuzz, for typos ("Forest Gump"). A year at the end narrows every step and is
+never ignored: the wrong year is an error.
 
-Only a typo is a guess, so it must be close (`typos_allowed`), and the runner-up must be more than
-twice as far. Numbers and single letters at the ends have to agree, and the misspelt word must not
-occur in the catalogue, unless one letter is wrong and the other words of the query occur together
-in that movie alone. Everything else is an error with suggestions: asking again costs less than a
-wrong movie.
+Only the correction of a typo is a guess, so the name must be close (`typos_allowed`), and the
+runner-up must be more than twice as far away. Numbers and single letters at the ends have to agree,
+and the misspelt word must not occur in the catalogue, unless one letter is wrong and the other
+words of the query occur together in that movie alone. Everything else is an error with suggestions,
+because asking again costs less than a wrong movie.
 
 Title format: https://files.grouplens.org/datasets/movielens/ml-latest-small-README.html
 """
@@ -37,10 +37,10 @@ MAX_LISTED = 8  # titles in one error text
 MIN_PART = 3  # characters of a part of a title
 MIN_TYPO = 6  # characters of a title with a typo: below, every word is a neighbour of another
 MIN_LIKENESS = 72  # of a suggestion, by rapidfuzz's ratios: 100 is equal
-# Weights of the likeness to a part of a name: to be listed, and in the order of the list.
+# Weights of the likeness to a part of a name: for being listed, and for the order of the list.
 PART_WEIGHT, PART_ORDER_WEIGHT = 0.9, 0.8
-LIKENESS_MARGIN = 12  # of a suggestion behind the nearest
-FIRST_COMPARED = 300  # names with the most bigrams in common: the best of them sets the limit
+LIKENESS_MARGIN = 12  # by which a suggestion may be behind the nearest one
+FIRST_COMPARED = 300  # names with the most bigrams in common; the best of them sets the limit
 
 # ---------------------------------------------------------------------------------------------
 # Text to key
@@ -174,7 +174,7 @@ class ParsedTitle(NamedTuple):
 
 
 def parse_title(title: str) -> ParsedTitle:
-    """Takes a title apart: name, alternate names, year or years."""
+    """Split a title into name, alternate names, and year or years."""
     full, years = title.strip(), None
     if match := _YEAR_IN_PARENTHESES.search(full):
         years = int(match[1]), int(match[2] or match[1])
@@ -383,14 +383,14 @@ class TitleIndex:
         )
 
     def _by_key(self, reading: _Reading) -> list[int]:
-        """The rows of the strictest level that has the query."""
+        """The rows of the strictest level that contains the query."""
         for level_and_key in reading.keys.items():
             if rows := self._of_year(self._rows.get(level_and_key, ()), reading.year):
                 return rows
         return []
 
     def _check_year(self, reading: _Reading) -> list[int]:
-        """No rows. Raises TitleError if the query's year is all that is wrong with it."""
+        """Returns no rows. Raises TitleError if only the query's year is wrong."""
         if rows := self._by_key(reading._replace(year=None)):
             candidates = self._titles_of(self._by_popularity(rows))
             raise TitleError(
@@ -442,9 +442,9 @@ class TitleIndex:
         rivals = (name.rows for name in others if name.distance <= 2 * best.distance)
         if any(set(rows) != set(best.rows) for rows in rivals):
             return []
-        # "Bad Toys" is another title, not "Bad Boys" with a typo: "toys" is a word. "Forest Gump"
-        # is Forrest Gump all the same: one letter is wrong, and no other movie has a Gump. "The Man
-        # with the Golden Gun" is not "... Golden Arm": three letters are.
+        # "Bad Toys" is another title, not "Bad Boys" with a typo, because "toys" is a word. "Forest
+        # Gump" means Forrest Gump all the same: one letter is wrong, and no other movie has a Gump.
+        # "The Man with the Golden Gun" does not mean "... Golden Arm": three letters are wrong.
         words, correct = typed.split(), set(best.spelling.split())
         if any(w in self._word_rows for w in words if w not in correct and len(w) > 1):
             rows_of_words = [self._word_rows[w] for w in words if w in correct and len(w) > 3]
@@ -488,7 +488,7 @@ class TitleIndex:
             [typed], spellings, scorer=fuzz.partial_ratio, score_cutoff=limit / PART_WEIGHT
         )[0]
         full = np.maximum(ratio, sorted_ratio)
-        # A part is enough to be listed, but comes after a full name that is as near.
+        # A name with a near part is listed, but after a name that is as near as a whole.
         listed = np.maximum(full, PART_WEIGHT * partial_ratio)
         return listed, np.maximum(full, PART_ORDER_WEIGHT * partial_ratio).round()
 

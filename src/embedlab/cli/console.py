@@ -93,7 +93,7 @@ def epoch_progress(label: str, n_epochs: int | None, metric: str) -> Iterator[On
 def time_estimate(label: str, cheaper: Iterable[tuple[str, float]]) -> Callable[[float], None]:
     """A callback that prints how long `label` takes and, from an hour on, cheaper parameters.
 
-    cheaper  parameters, each with the share of the time that they would take.
+    cheaper  parameters, each with the fraction of the estimated time that they need.
     """
 
     def on_estimate(seconds: float) -> None:

@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         unknown: list[str] = []
         for word in sys.argv[1:] if args is None else args:
             name, equals, value = word.partition("=")
-            flag = name.replace("_", "-")  # as MLproject has it
+            flag = name.replace("_", "-")  # accepts the spelling in MLproject, too
             if joined and joined[-1] in flags and word not in flags:
                 if word == "--":  # argparse would drop it and give an empty list
                     self.error(f"argument {joined[-1]}: expected a value, got '--'")
@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
             self.error(self._unknown_reason(unknown))
         for word in joined:
             flag, _, value = word.partition("=")
-            if any("\ud800" <= letter <= "\udfff" for letter in value):  # other bytes
+            if any("\ud800" <= letter <= "\udfff" for letter in value):  # not UTF-8
                 self.error(f"argument {flag}: expected text in UTF-8, got {value!a}")
         return super().parse_known_args(joined, namespace)
 

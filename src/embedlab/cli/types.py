@@ -38,7 +38,7 @@ class ArgumentType(Generic[Covariant]):
 def checked(
     convert: Callable[[str], Value], is_valid: Callable[[Value], object], expected: str
 ) -> ArgumentType[Value]:
-    """Type of what `convert` returns, if `is_valid`; its ValueError or KeyError is a refusal."""
+    """Type of the values of `convert` that `is_valid` accepts; ValueError and KeyError refuse."""
 
     def parse(text: str) -> Value:
         with suppress(ValueError, KeyError):

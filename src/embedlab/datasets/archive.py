@@ -1,7 +1,7 @@
 """Selective extraction from an untrusted zip archive.
 
 In: a zip file and the base names wanted. Out: those files, flat in a folder. The names inside the
-archive never become paths here; an archive that looks hostile or damaged is refused whole.
+archive never become paths here; an archive that looks hostile or damaged is refused as a whole.
 """
 
 import errno
@@ -18,7 +18,7 @@ from embedlab.errors import DataError
 
 # The largest release, ml-32m, unpacks to about 0.9 GB, four times its packed size.
 MAX_BYTES = 8 << 30  # of one file, unpacked
-MAX_RATIO = 100  # unpacked bytes for one packed; a run of zeros reaches 1000
+MAX_RATIO = 100  # unpacked bytes per packed byte; a run of zeros reaches 1000
 # What zipfile raises for a damaged archive, depending on the damage: for example, ValueError for a
 # name that cannot be decoded, RuntimeError for an encrypted file or an unknown version.
 BAD_CONTENT = (ValueError, RuntimeError, OverflowError, EOFError, struct.error, zlib.error)
@@ -37,7 +37,7 @@ def unpack(zip_path: Path, members: Iterable[str], destination: Path) -> None:
     """
     with _open_zip(zip_path, members) as (archive, entries):
         for name, info in entries.items():
-            # zipfile gives no more than info.file_size bytes and compares their CRC at the end.
+            # zipfile reads no more than info.file_size bytes and compares their CRC at the end.
             with archive.open(info) as source, open(destination / name, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
 
@@ -58,7 +58,7 @@ def _open_zip(zip_path: Path, members: Iterable[str]) -> Iterator[tuple[zipfile.
     try:
         with zipfile.ZipFile(zip_path) as archive:
             for info in archive.infolist():
-                # Backslashes and drive letters count too, as any system may have made the archive.
+                # Also refuses backslashes and drive letters: any system may have made the archive.
                 path = PureWindowsPath(info.filename)
                 if path.root or path.drive or ".." in path.parts:
                     raise DataError(

@@ -2,8 +2,8 @@
 samples are kept between runs.
 
 In: the environment variable `EMBEDLAB_CACHE`, or nothing. Out: folders whose files are complete,
-even when a run is killed halfway or two runs build the same one at once. What a killed run was
-building stays behind, and is found again as a leftover.
+even when a run is killed halfway or two runs build the same folder at once. Unfinished files of a
+killed run stay in the cache, and `find_leftovers` finds them.
 """
 
 import os
@@ -25,7 +25,7 @@ from embedlab.process import has_ended, this_host
 CACHE_VARIABLE = "EMBEDLAB_CACHE"
 BUILDING = ".building-"
 OWNED = re.compile(rf"{re.escape(BUILDING)}(\d+)@(.+)-\w+")
-UNFINISHED = (f"{BUILDING}*", "*.partial")  # torch's own name for a download under way
+UNFINISHED = (f"{BUILDING}*", "*.partial")  # *.partial: torch's downloads under way
 LEFTOVER_HOURS = 1.0
 # What reading a damaged `.npy` or `.npz` raises; TokenError from Python 3.12 on.
 DAMAGED_ARRAY = (*DAMAGED, OSError, SyntaxError, TokenError)
@@ -63,10 +63,10 @@ def build_folder(
     """Return the folder `final`, built by `fill` unless `is_complete(final)`.
 
     `fill(folder)` gets an empty temporary folder beside `final` and writes plain files into it.
-    Each of them is then moved into `final` in one step, so a concurrent reader keeps the old file,
-    and a folder that lacks a file because its process was killed counts as incomplete. The name of
-    `final` must identify its content (by a digest or a version), since of two processes that build
-    it at the same time either may win.
+    Each file is then moved into `final` in one step, so a concurrent reader keeps the old file, and
+    a folder that lacks a file because its process was killed counts as incomplete. The name of
+    `final` must identify its content (by a digest or a version), because if two processes build it
+    at the same time, the files of either may end up there.
 
     Raises DataError if the disk is full or not writable, and whatever `fill` raises; if `fill`
     failed, `final` is unchanged.

@@ -1,6 +1,6 @@
 """Download a file once, verify its sha256 and keep it in the cache.
 
-In: a URL and the sha256 of what it must give. Out: the path of a file with exactly those bytes.
+In: a URL and the sha256 of the expected file. Out: the path of a file with this sha256.
 """
 
 import os
@@ -20,13 +20,14 @@ CHUNK = 1 << 16  # bytes
 def fetch(url: str, sha256: str, filename: str, option: str | None = None) -> Path:
     """Return the path of `filename` in the cache's `downloads`, fetched from `url` if need be.
 
-    The file has the given `sha256` (hex); a cached file with another one is fetched again. Broken
-    connections and server errors are tried three times, answers that will not change (404, a bad
-    certificate) once. `option` is the parameter that takes a file fetched by hand, for the error
-    text to name; if it is None, the text says where to save that file.
+    The file has the given `sha256` (hex); a cached file with another sha256 is fetched again. After
+    a broken connection or a server error, the request is repeated, up to three attempts in all;
+    after an answer that will not change (404, a bad certificate), it is not. `option` is the
+    parameter that accepts a file fetched by hand, and the error text names it; if `option` is None,
+    the text says where to save that file.
 
-    Raises DownloadError if the file cannot be fetched or has another checksum; no part of it is
-    left behind.
+    Raises DownloadError if the file cannot be fetched or has another checksum; no part of the file
+    is left behind.
     """
     from requests import RequestException
 

@@ -20,7 +20,7 @@ PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("t
 OTHER_PARTS = ("training", "dev", "testing")  # named like parts, but not read as any
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # metadata and previews, by macOS and Synology
 
-Entry = tuple[str, os.stat_result]  # a path, and what is there, links followed
+Entry = tuple[str, os.stat_result]  # a path, and the status of what it leads to, links followed
 
 
 class LeftOutFile(NamedTuple):

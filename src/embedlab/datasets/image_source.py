@@ -94,7 +94,7 @@ def _cifar10_root() -> Path:
         with tarfile.open(archive) as tar:
             for name in md5:
                 member = tar.getmember(f"{CIFAR10_FOLDER}/{name}")
-                # Flat, wherever the archive has it.
+                # Extracted without the folder that it has in the archive.
                 tar.extract(member.replace(name=name), folder, filter="data")
 
     root = cache_folder() / f"cifar10-{CIFAR10_SHA256[:16]}"

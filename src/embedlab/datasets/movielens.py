@@ -1,7 +1,7 @@
 """The parameter `ratings`: from its text to a folder with `ratings.csv` and `movies.csv`.
 
 In: `sample`, the name of a MovieLens release, or the path of a folder or zip in MovieLens layout.
-Out: a folder on this machine, checked to be whole; its content is read in `movies/data/ratings.py`.
+Out: a folder on this machine that has both files; `movies/data/ratings.py` reads their content.
 Source: https://grouplens.org/datasets/movielens/ (F. M. Harper and J. A. Konstan, "The MovieLens
 Datasets: History and Context", ACM TiiS 5(4), 2015, doi:10.1145/2827872).
 
@@ -26,7 +26,7 @@ FILES = ("ratings.csv", "movies.csv")
 
 @dataclass(frozen=True)
 class Release:
-    """A release's archive: where it is, its sha256, and the sha256 of each file we want of it."""
+    """A release's archive: its URL, its sha256, and the sha256 of each file that is unpacked."""
 
     url: str
     sha256: str
@@ -77,7 +77,7 @@ def check_ratings_argument(text: str) -> str:
 
 
 def ratings_name(ratings: str) -> str:
-    """The name of the data set that `ratings` means, as `RatingsFolder` has it."""
+    """The name of the data set that `ratings` means, as in `RatingsFolder.name`."""
     if ratings in RATINGS_NAMES:
         return ratings
     path = absolute_path(ratings)
@@ -147,7 +147,7 @@ def _unzipped_folder(path: Path) -> Path:
         )
     try:
         entries = find_members(path, FILES)
-        # Keyed by content: the same zip is unpacked once, wherever it lies.
+        # Keyed by content: the same zip is unpacked once, wherever it is stored.
         folder = cache_folder() / "unpacked" / sha256_of(path)[:32]
     except OSError as error:
         raise DataError(

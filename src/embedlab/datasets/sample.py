@@ -25,9 +25,9 @@ N_GROUPS = 5  # of taste
 def sample_movies() -> pd.DataFrame:
     """Title, genres and taste group of each movie, in the order of movie ids.
 
-    The groups take turns, so an id says nothing about a group; within a group, movies are in order
-    of popularity, the best known first. The last two have no group (""), as nobody rated them: the
-    real sets have such movies too, and the code must keep them.
+    The groups take turns, so movies with consecutive ids belong to different groups; within a
+    group, movies are in order of popularity, the best known first. The last two have no group (""),
+    because nobody rated them: the real sets have such movies too, and the code must keep them.
     """
     file = Path(__file__).with_name("sample_movies.csv")
     return pd.read_csv(file, keep_default_na=False)
@@ -48,8 +48,9 @@ def sample_files() -> dict[str, bytes]:
 def _ratings() -> pd.DataFrame:
     """A row for each rating, by user and movie.
 
-    User `u` belongs to group `u % 5`, has seen 10 to 14 of its 16 movies and 10 to 26 others, gives
-    the former 4 to 5 stars and the latter 1 to 3; one rating in twelve is the other way round.
+    User `u` belongs to group `u % 5`, has seen 10 to 14 of the group's 16 movies and 10 to 26
+    others, and gives the former 4 to 5 stars and the latter 1 to 3; on average, one rating in
+    twelve is the other way round.
     Only integers are drawn, so no floating-point unit can change the outcome.
     """
     rng = np.random.default_rng(SEED)

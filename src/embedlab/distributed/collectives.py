@@ -32,8 +32,8 @@ Identity = tuple[str, int, float]  # host, process id, a time at which the proce
 def process_group(params: Mapping[str, object]) -> Iterator[str]:
     """Join torchrun's process group, if there is one; yields the device of this rank.
 
-    Raises OptionError if the ranks were given different parameters or if a host has more of them
-    than CUDA devices, and LostProcessError if another rank has ended or cannot be reached.
+    Raises OptionError if the ranks were given different parameters or if a host has more ranks than
+    CUDA devices, and LostProcessError if another rank has ended or cannot be reached.
     """
     device = choose_device(str(params["device"]))
     if world_size() == 1:
@@ -133,7 +133,7 @@ def _lost_ranks_reason(others: Mapping[int, Identity], error: BaseException) -> 
     until = time.monotonic() + (0 if isinstance(error, SystemExit) else SECONDS_TO_DIE)
     while not (lost := ended_ranks_reason(others)) and time.monotonic() < until:
         time.sleep(0.05)
-    # gloo has no exception of its own, but names its source file.
+    # gloo has no exception type of its own, but its messages name its source file.
     if not lost and (isinstance(error, dist.DistError) or "gloo" in str(error)):
         return f"another process cannot be reached ({str(error).strip().splitlines()[0]})"
     return lost

@@ -19,7 +19,7 @@ SECONDS_FOR_MAIN_PROCESS = 10  # for rank 0 to report an error before another ra
 
 
 def launch_workers(entry_point: str, processes: int, argv: Sequence[str] | None) -> bool:
-    """Launch the workers and wait. Returns False if this process already is one, or the only one.
+    """Launch the workers and wait. Returns False if this process is a worker or the only process.
 
     The workers are the same entry point with the same arguments. If one fails, torchrun stops the
     others and this process exits with code 1; the main process has printed what went wrong. Signals

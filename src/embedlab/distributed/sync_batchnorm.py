@@ -25,8 +25,8 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
-        # Sums of n, x and x² over the ranks, from each one's mean and variance (Chan, Golub and
-        # LeVeque, 1979), in float64: their difference below would cancel in float32.
+        # Sums of n, x and x² over the ranks, from each rank's mean and variance (Chan, Golub and
+        # LeVeque, 1979), in float64, because the difference below would lose its digits in float32.
         x32 = x.float()  # (b, c, h, w)
         variance, mean = torch.var_mean(x32, dim=(0, 2, 3), correction=0)  # (c,), (c,)
         moments = torch.stack([torch.ones_like(mean), mean, variance + mean.square()])  # (3, c)

@@ -48,7 +48,7 @@ class FitOptions:
     lr          learning rate; None takes the optimizer's default.
     dim         length of a movie's vector.
     epochs      number of updates (`exact`: maximum number of rounds; it stops on convergence).
-    objective   one of OBJECTIVES; `exact` has its own.
+    objective   one of OBJECTIVES; `exact` ignores it.
     init_scale  standard deviation of the start's N(0, s²) entries.
 
     The argument types of the parser check each range. Raises OptionError for a learning rate with

@@ -27,7 +27,7 @@ _large_numbers = FuncFormatter(lambda value, _: cost_as_text(value))
 
 def plot_ratings(ratings: Ratings, likes: Likes) -> Figure:
     """Histogram of the stars, and of those that count as likes."""
-    # A rating is a like where L has its (user, movie); L's rows are the users, in order.
+    # A rating is a like if L has an entry for its user and movie; L's rows are the users, in order.
     is_like = np.asarray(likes.matrix[ratings.user, ratings.movie]).ravel() > 0
     by_stars = pd.Series(is_like).groupby(ratings.stars)
     n_ratings, n_likes = by_stars.size(), by_stars.sum()
@@ -116,8 +116,8 @@ def plot_fit(
 ) -> Figure:
     """Plot the cost before each epoch's update, with the exact solver's cost as a dashed line.
 
-    A fit by the exact solver shows how far each round is above the final one, as its cost hardly
-    changes.
+    The cost of the exact solver hardly changes, so for that solver the figure shows how far the
+    cost of each round is above the final cost.
     """
     costs = np.array([record.metrics["train/cost"] for record in history])
     end = cost_as_text(costs[-1]) if history else "no finite cost"
@@ -141,7 +141,7 @@ def draw_costs(
     label: str,
     in_seconds: bool = False,
 ) -> None:
-    """A line of the cost before each epoch's update, by epoch or by seconds of computing."""
+    """Draw the cost before each epoch's update as a line, by epoch or by seconds of computing."""
     costs = [record.metrics["train/cost"] for record in history]
     x = np.array([record.epoch for record in history], float)
     if in_seconds:  # epoch e has the cost before update e, so only earlier updates count
@@ -151,7 +151,7 @@ def draw_costs(
 
 
 def finish_costs(axes: Axes, reference_cost: float | None, x: str = "epoch") -> None:
-    """The exact solver's cost as a dashed line, and axes for lines of `draw_costs`.
+    """Draw the exact solver's cost as a dashed line, and set the axes for lines of `draw_costs`.
 
     The cost's axis is logarithmic if costs span more than a factor of ten.
     """
@@ -183,9 +183,9 @@ def plot_movie_map(movie_map: MovieMap, title: str, n_names: int = 30) -> Figure
         if of_group.any():
             x, y = positions[of_group].T
             axes.scatter(x, y, areas[of_group], colour, alpha=0.75, linewidths=0)
-            axes.scatter([], [], 40, colour, label=name)  # the legend's, of one size
+            axes.scatter([], [], 40, colour, label=name)  # for the legend, all of one size
     axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 0))
-    figure.draw_without_rendering()  # the layout: names have sizes in pixels
+    figure.draw_without_rendering()  # computes the layout: names have sizes in pixels
     _name_points(axes, positions, movie_map.movies["title"][:n].tolist(), n_names)
     return figure
 

@@ -1,7 +1,7 @@
 """Self-contained HTML pages: each is one file that needs no other file and no network.
 
 In: values for a template of `templates/`. Out: the text of a page. MLflow's artifact viewer shows a
-page in a sandboxed frame: its scripts run, `localStorage` is blocked.
+page in a sandboxed frame, where its scripts run, but `localStorage` is blocked.
 """
 
 import base64

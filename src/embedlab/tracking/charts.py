@@ -1,9 +1,9 @@
 """A prepared comparison of runs in the MLflow UI: a saved chart view, and its address.
 
-MLflow 3.17 stores such views in tags of the experiment, in a format that it does not document. The
-UI's sources define it (`savedViewEnvelope.ts`, `runs-charts.types.ts`, `ExperimentPageUIState.tsx`)
-and fill in defaults, so the state here has only what differs. Only this module writes it; if that
-fails, a warning is logged and the run goes on.
+MLflow 3.17 stores such views in tags of the experiment, in an undocumented format. The UI's sources
+define the format (`savedViewEnvelope.ts`, `runs-charts.types.ts`, `ExperimentPageUIState.tsx`) and
+fill in defaults, so the state here has only what differs from the defaults. Only this module writes
+such views; if that fails, a warning is logged and the run goes on.
 """
 
 import json
@@ -71,7 +71,7 @@ def save_view(
     """
     metric, _, direction = order_by.partition(" ")
     section = {"uuid": _SECTION, "name": name, "display": True, "isReordered": True}
-    section |= {"columns": 2, "cardHeight": 430}  # three of 360 px are too small to read
+    section |= {"columns": 2, "cardHeight": 430}  # MLflow's three of 360 px are hard to read
     state = {
         "searchFilter": search,
         "orderByKey": f"metrics.`{metric}`",

@@ -1,7 +1,7 @@
 """The initialisation of the tracking store: MLflow's tables, made by one process at a time.
 
 MLflow makes the tables of an empty database without a lock, and adds them to any other program's
-database. A killed first process leaves a database that MLflow can never open.
+database. If the process that makes them is killed, it leaves a database that MLflow can never open.
 """
 
 import logging
@@ -21,7 +21,7 @@ from embedlab.errors import EmbedlabError, TrackingError
 from embedlab.tracking.offline.retry import outage_reason, retry_until_available, short_requests
 from embedlab.tracking.store import first_line, store_address
 
-LOCK_NUMBER = 1_162_692_676  # of PostgreSQL's advisory locks; any that nobody else takes
+LOCK_NUMBER = 1_162_692_676  # of a PostgreSQL advisory lock; any number that nobody else uses
 LOCK_NOTICE_SECONDS = 5.0  # before a line names the lock that is waited for
 MLFLOW_TABLES = {"experiments", "metrics", "params", "runs", "tags"}  # since its first version
 USE_ANOTHER_STORE = (
@@ -41,7 +41,7 @@ MLFLOW_LOG_LEVELS = {
 def initialise_store() -> None:
     """Create the store's tables and its Default experiment if they are missing.
 
-    An experiment that this creates in a database keeps its artifacts in local folders.
+    An experiment that this function creates in a database keeps its artifacts in local folders.
 
     Raises TrackingError if the store cannot be opened, or is another program's database, which is
     left unchanged; StoreUnavailableError if another process holds it for too long.
@@ -59,7 +59,7 @@ def initialise_store() -> None:
             ping_store()
     except EmbedlabError:
         raise
-    except Exception as error:  # MLflow's, or the database's, its driver's, the file system's own
+    except Exception as error:  # of MLflow, the database, its driver or the file system
         reason = outage_reason(error) or f"{type(error).__name__}: {first_line(error)}"
         if database and database.is_half_made():
             raise TrackingError(
@@ -81,7 +81,7 @@ def _limit_output() -> None:
     """Let MLflow log and show less of its own work."""
     for name, level in MLFLOW_LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
-    if not MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.is_set():  # bars of files among the work's own
+    if not MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.is_set():  # its bars would be among our own
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
 
 
@@ -108,14 +108,15 @@ class _Database:
     def lock(self) -> Iterator[None]:
         """Exclude every other process from this database.
 
-        Without it, most of several first processes would die: MLflow makes its tables without a
-        lock. A server needs none, as it has made them before it answers.
+        Without the lock, if several processes were the first to use a database, most of them would
+        fail, because MLflow makes its tables without a lock. A server needs no lock, because it has
+        made the tables before it answers.
         """
         if self.path is None:
             with self._connect() as connection:
                 take = partial(_take_advisory_lock, connection)
                 retry_until_available(take, LOCK_NOTICE_SECONDS)
-                yield  # the lock goes with the connection
+                yield  # the lock ends with the connection
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{self.path}.lock", blocking=False)
@@ -126,7 +127,8 @@ class _Database:
     def make_if_missing(self) -> None:
         """Make a SQLite database with all tables in another file, then rename it.
 
-        MLflow takes seconds to make them, and could never open a database if killed before the end.
+        MLflow takes seconds to make the tables, and can never open a database if it is killed
+        before the end.
         """
         if self.path is None or self.path.exists():
             return
@@ -147,7 +149,7 @@ class _Database:
         return {name for name in names if not name.startswith(("alembic_", "_alembic_"))}
 
     def _check_owner(self) -> None:
-        """Raise TrackingError for another program's database: MLflow would add its tables to it."""
+        """Raise TrackingError for another program's database, to which MLflow would add tables."""
         foreign = sorted(self.tables - MLFLOW_TABLES)
         if foreign and not self.tables >= MLFLOW_TABLES:
             raise TrackingError(
@@ -156,7 +158,7 @@ class _Database:
             )
 
     def _check_has_run(self) -> None:
-        """Raise TrackingError if a relative path names another file here.
+        """Raise TrackingError if the store's relative path names another file here.
 
         `mlflow run` makes the run in the caller's folder, but starts the entry point in the
         project's.

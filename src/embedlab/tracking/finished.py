@@ -1,4 +1,4 @@
-"""Finished runs: one of them by its id, its artifacts, and the epochs that it logged."""
+"""Reading finished runs: a run by its id, the newest runs, their artifacts and their epochs."""
 
 import atexit
 import os
@@ -50,9 +50,9 @@ def has_artifact(run_id: str, path: str) -> bool:
 
 
 def download_artifact(uri: str) -> Path:
-    """A local copy of what MLflow has at `uri`, for as long as this process lives.
+    """Download what MLflow stores at `uri`; the local copy is removed when this process ends.
 
-    Raises MlflowException or OSError if there is nothing.
+    Raises MlflowException or OSError if there is nothing at `uri`.
     """
     return Path(mlflow.artifacts.download_artifacts(uri, dst_path=mkdtemp(dir=_downloads())))
 

@@ -1,7 +1,7 @@
 """The lifecycle of a run: one entry point, one MLflow run, adopted from `mlflow run` or created.
 
-`start_run` is the only way a run begins and ends here. However the code inside ends, the run's
-status and its tag `stop_reason` record it, and every epoch logged until then is kept.
+`start_run` is the only way a run begins and ends here. The run's status and its tag `stop_reason`
+record how the code inside ended, and every epoch logged until then is kept.
 """
 
 import logging
@@ -25,7 +25,7 @@ from embedlab.tracking.tracked_run import NullRun, TrackedRun
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = "embedlab"
-SYSTEM_METRICS_SECONDS = 2  # MLflow's own 10 would leave the short runs without any
+SYSTEM_METRICS_SECONDS = 2  # with MLflow's default, 10, short runs would have no system metrics
 MAX_RUN_NAME = 250  # characters, the width of MLflow's column; SQLite does not enforce it
 RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # as MLflow draws them
 
@@ -36,10 +36,10 @@ def start_run(
 ) -> Iterator[TrackedRun]:
     """Yields the run of `entry_point`, with its parameters, code version and system metrics.
 
-    Under `mlflow run` it is the run that was made there (MLFLOW_RUN_ID), in its experiment.
-    Otherwise it is a new one, in the experiment of MLFLOW_EXPERIMENT_NAME, or `embedlab`. Runs of
+    Under `mlflow run`, it is the run that was made there (MLFLOW_RUN_ID), in that run's experiment.
+    Otherwise it is a new run, in the experiment of MLFLOW_EXPERIMENT_NAME, or `embedlab`. Runs of
     that experiment whose process has died are marked, unless `marks_stale` is false.
-    The main process of several has the run; the others get a `NullRun`.
+    With several processes, the main process has the run; the others get a `NullRun`.
     Raises TrackingError if the store cannot be used.
     """
     if not is_main_process():
@@ -104,10 +104,10 @@ def _lifecycle(
                 )
             )
         try:
-            deferred.close()  # a signal that has come is raised here, where it ends the run
+            deferred.close()  # a signal that has arrived since is raised here, and ends the run
             with store.explain_store_errors():
                 yield run
-                run.flush()  # a signal still counts as how the run stopped
+                run.flush()  # up to here, a signal counts as the reason why the run stopped
                 is_done = True
                 run.wait_for_store()
             disregard_signals()
@@ -141,14 +141,14 @@ def end_refused_run(error: EmbedlabError) -> None:
 def _connect_to_store() -> None:
     """Connect to the store, and choose the experiment of a new run.
 
-    Raises TrackingError if the store cannot be used or is unavailable; if `mlflow run` has just
-    made the run there, first waits for it.
+    Raises TrackingError if the store cannot be used or is unavailable. If `mlflow run` has already
+    made the run there, waits for the store first.
     """
     wait_limit()  # a bad value is refused before any work
-    if store.store_address() != mlflow.get_tracking_uri():  # MLflow would print it at a run's end
+    if store.store_address() != mlflow.get_tracking_uri():  # MLflow would print the password
         mlflow_env.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
-    if mlflow_env.MLFLOW_RUN_ID.get():  # its experiment is set, and setting it is an error
+    if mlflow_env.MLFLOW_RUN_ID.get():  # it has an experiment, and setting one is an error
         retry_until_available(initialise_store)
         return
     initialise_store()
@@ -163,7 +163,7 @@ def _experiment_id() -> str:
 
 
 def mark_stale_runs_here() -> None:
-    """Mark runs whose process has died in the experiment where `start_run` would make one."""
+    """Mark runs whose process has died in the experiment where `start_run` would make a run."""
     mark_stale_runs(_experiment_id())
 
 
@@ -199,5 +199,5 @@ def _code_version() -> dict[str, str]:
         int(commit, 16)  # ValueError before the first commit
         is_dirty = any(not line.startswith("#") for line in lines)
         return {"git.commit": commit, "git.dirty": str(is_dirty).lower()}
-    except Exception:  # or one of GitPython's, which is not there to be named
+    except Exception:  # GitPython's own errors cannot be named if it cannot be imported
         return {"git.commit": "unknown", "git.dirty": "unknown"}

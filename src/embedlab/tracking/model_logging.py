@@ -101,9 +101,9 @@ def forget_model_code() -> None:
 
 
 def check_answers_its_example(model_uri: str) -> None:
-    """Load a logged model and query it by its own input example.
+    """Load a logged model and query it with its own input example.
 
-    Raises TrackingError if either fails: the model is of no use then.
+    Raises TrackingError if either fails, because the model is then of no use.
     """
     forget_model_code()
     try:

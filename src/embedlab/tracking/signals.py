@@ -79,7 +79,7 @@ def defer_signals_to_main_process() -> AbstractContextManager[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Hold back signals until the block has ended, except on Windows, which cannot."""
+    """Hold back signals until the block has ended, except on Windows, where this is impossible."""
     if sys.platform == "win32":
         yield
         return

@@ -39,7 +39,7 @@ class StaleRun:
     def mark(self) -> None:
         """Terminate it as KILLED at its last activity, with the tags `stop_reason` and `error`."""
         client, run_id = mlflow.MlflowClient(), self.run.info.run_id
-        # It may have closed itself after it was listed and before its process ended.
+        # The run may have been closed after it was listed and before its process ended.
         if client.get_run(run_id).info.status == "RUNNING":
             tags = {"stop_reason": "died", "error": self.reason}
             client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
@@ -49,7 +49,7 @@ class StaleRun:
 def mark_stale_runs(experiment_id: str) -> None:
     """Mark this project's runs of one experiment and this host whose process has ended.
 
-    Safe in several processes at once. Never raises: what fails is left to the next start.
+    Safe in several processes at once. Never raises: after an error, the next start tries again.
     """
     try:
         for stale in find_stale(experiment_id):
@@ -62,8 +62,8 @@ def mark_stale_runs(experiment_id: str) -> None:
 def find_stale(experiment_id: str, max_idle_hours: float = math.inf) -> list[StaleRun]:
     """This project's stale runs of one experiment, oldest first.
 
-    max_idle_hours  without a new metric, after which a run of another host or of no process is
-                    stale.
+    max_idle_hours  hours without a new metric after which a run of another host or of no process
+                    is stale.
     """
     running = mlflow.MlflowClient().search_runs(
         [experiment_id], "attributes.status = 'RUNNING'", order_by=["attributes.start_time ASC"]
@@ -80,7 +80,7 @@ def find_stale(experiment_id: str, max_idle_hours: float = math.inf) -> list[Sta
 
 
 def _is_ours(run: Run) -> bool:
-    """Whether it is of this project, or was made by `mlflow run` and adopted by no process."""
+    """Whether the run is of this project, or made by `mlflow run` and adopted by no process."""
     tags = run.data.tags
     is_untouched = "mlflow.project.entryPoint" in tags and not run.data.metrics
     return is_untouched or "entry_point" in tags or "process_started" in tags

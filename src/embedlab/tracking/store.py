@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from embedlab.errors import TrackingError
 
 UI_ADDRESS = "http://127.0.0.1:5000"
-# The disk is full, or may not be written.
+# The disk is full, or cannot be written.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 # The group of each alternative is kept; the password, which follows it, is replaced.
 PASSWORD = re.compile(
@@ -35,7 +35,7 @@ def check_artifact_location(experiment_id: str) -> None:
     """Raise TrackingError if artifacts of this experiment could not be stored.
 
     An experiment that `mlflow ui` or `mlflow server` made keeps its artifacts behind the server
-    (`mlflow-artifacts:`), out of reach for a run that writes to the database directly.
+    (`mlflow-artifacts:`), where a run that writes to the database directly cannot reach them.
     """
     location = mlflow.get_experiment(experiment_id).artifact_location
     if location.startswith("mlflow-artifacts:") and not has_server():
@@ -101,7 +101,7 @@ def ui_address() -> str:
     """Where the MLflow UI shows this store: the server, or where `mlflow ui` starts it."""
     if not has_server():
         return UI_ADDRESS
-    # A browser asks for the credentials.
+    # Without the credentials: the browser asks for them.
     return re.sub("://[^/@]*@", "://", mlflow.get_tracking_uri()).rstrip("/")
 
 

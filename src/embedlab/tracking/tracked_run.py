@@ -1,6 +1,7 @@
 """`TrackedRun`: what an entry point may log into its run.
 
-A fit goes on while the tracking store is unavailable; only what cannot be spooled waits for it.
+A fit goes on while the tracking store is unavailable; only writes that cannot be spooled wait for
+the store.
 """
 
 import time
@@ -128,7 +129,7 @@ class TrackedRun:
         self._last_write = time.monotonic()
 
     def wait_for_store(self) -> None:
-        """Wait, before an action that cannot be spooled.
+        """Wait until the store is available, before an action that cannot be spooled.
 
         Raises StoreUnavailableError after the limit.
         """
@@ -146,7 +147,7 @@ class TrackedRun:
         """Terminate the run with MLflow's status, tags, and its peak memory in MiB."""
         self._client.retry_now()
         try:
-            self.set_tags(tags)  # first, so that a metric that MLflow refuses does not prevent it
+            self.set_tags(tags)  # first, so that a metric that MLflow refuses cannot prevent this
             self.log_metrics({"memory/peak_mib": peak_memory() / 2**20})
             self.flush()
         finally:
@@ -156,8 +157,8 @@ class TrackedRun:
         self._client.log_figure(self.id, figure, path)
 
     def log_table(self, table: "pd.DataFrame", path: str) -> None:
-        """Log a table that the MLflow UI shows as one; `path` ends in `.json`."""
-        self.wait_for_store()  # MLflow looks first whether there is one
+        """Log a table that the MLflow UI shows as a table; `path` ends in `.json`."""
+        self.wait_for_store()  # MLflow first checks whether the table exists
         self._client.log_table(self.id, table, path)
 
     def log_text(self, text: str, path: str) -> None:
@@ -229,7 +230,7 @@ class TrackedRun:
 
 
 class NullRun(TrackedRun):
-    """A run whose methods do nothing and return None, for every rank but 0, which alone logs."""
+    """A run whose methods do nothing and return None, for all ranks except 0, which logs."""
 
     def __init__(self) -> None:
         self.id = "no-run"  # names a folder of checkpoints that this rank never writes

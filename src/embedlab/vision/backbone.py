@@ -1,7 +1,7 @@
 """An ImageNet classifier of torchvision's, and the constants of its weights.
 
 In: a network's name and where its weights come from. Out: the network without its last layer, the
-preprocessing constants of the weights, and a digest that names them.
+preprocessing constants of the weights, and a digest of name and weights.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ OLD_DENSE_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 class Backbone:
     """A network without its last layer: `network(batch)` is the embedding.
 
-    head_name   of the last layer in the network, which has `nn.Identity` in its place.
+    head_name   name of the last layer, which `nn.Identity` replaces in the network.
     n_features  length of the embedding.
     digest      sha256 of name and weights.
     mean, std   of the images that the weights were trained on, for each colour channel.
@@ -115,7 +115,7 @@ def _download_state_dict(pretrained: models.WeightsEnum) -> dict[str, torch.Tens
     folder = cache_folder() / "weights"
     file = folder / Path(pretrained.url).name
     try:
-        # torch compares a file's hash with its name when it downloads it, not when it finds it.
+        # torch compares a file's hash with its name after a download, but not if it finds the file.
         expected = HASH_REGEX.search(file.name)
         if expected and file.is_file() and not sha256_of(file).startswith(expected[1]):
             file.unlink()

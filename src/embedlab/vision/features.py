@@ -87,7 +87,7 @@ def features_key(digest: str, pipeline: ImagePipeline, images: ImageDataset, spl
         "rows": {part: hashlib.sha256(rows.tobytes()).hexdigest() for part, rows in parts},
         "preprocessing": asdict(pipeline.preprocessing),
         "precision": pipeline.precision,
-        "tta_flip": pipeline.flip_view,  # the name in the keys of features that are cached
+        "tta_flip": pipeline.flip_view,  # the name in the keys of features cached earlier
     }
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
 

@@ -93,7 +93,7 @@ def iter_batches(
 
     batches  the rows of each batch.
 
-    The system reads the next batch from the disk while the caller uses one.
+    The operating system reads the next batch from the disk while the caller uses the current one.
     """
     for rows, next_rows in zip_longest(batches, batches[1:]):
         if next_rows is not None:

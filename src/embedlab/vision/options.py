@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from embedlab.errors import OptionError
 
-# torchvision's classifiers whose last layer is linear and alone gives the logits, by family.
+# torchvision's classifiers whose logits are the output of one linear layer, the last, by family.
 FAMILIES = {
     "ResNet": "resnet18 resnet34 resnet50 resnet101 resnet152",
     "ResNeXt": "resnext50_32x4d resnext101_32x8d resnext101_64x4d",
@@ -34,7 +34,7 @@ BACKBONES = tuple(name for names in FAMILIES.values() for name in names.split())
 RESNETS = ("ResNet", "ResNeXt", "Wide ResNet")  # their stages have the same names
 # Their position embedding or windows are made for one size.
 FIXED_RESOLUTION = dict.fromkeys(FAMILIES["ViT"].split() + FAMILIES["MaxViT"].split(), 224)
-ALEXNET_RESOLUTION = 64  # below, its second pooling has nothing left
+ALEXNET_RESOLUTION = 64  # at lower resolutions, its second pooling has an empty output
 # The modules of a ResNet that each value freezes, besides those of the values before it.
 FREEZE = {
     "none": (),
@@ -55,7 +55,7 @@ MAX_RESOLUTION = 1024
 # oneDNN's bfloat16 gradient is not deterministic (torch 2.14.1: 3 × 3, stride 2, on 1 × 1).
 MIN_RESOLUTION = 32
 
-# The best learning rate on validation images, with standardised features; L-BFGS scales itself.
+# The best learning rate on validation images, with standardised features; L-BFGS scales its steps.
 LINEAR_PROBE_LR = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001, "lbfgs": 1.0}
 # With one update per epoch the weights stay near their start. Of eight ways to make more updates,
 # this was the best on 126, 400, 1,500 and 4,317 photos (test loss and accuracy, 4 to 12 random
@@ -95,7 +95,7 @@ class LinearProbeOptions:
     lr            learning rate; None takes the optimizer's default, LINEAR_PROBE_LR.
     weight_decay  L2 penalty as torch's optimizers define it (lbfgs: added to the loss).
     epochs        passes over the training features (lbfgs: iterations of up to 20 evaluations).
-    batch_size    upper bound on the images of an update of sgd, adam and adamw; lbfgs takes all.
+    batch_size    upper bound on the images of an update of sgd, adam and adamw; lbfgs uses all.
     """
 
     optimizer: str = "adam"
@@ -103,7 +103,7 @@ class LinearProbeOptions:
     weight_decay: float = 0.001
     epochs: int = 15
     batch_size: int = 256
-    momentum: ClassVar[float] = 0.9  # of sgd; the first moment of adam and adamw
+    momentum: ClassVar[float] = 0.9  # of sgd; β1 of adam and adamw
     nesterov: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

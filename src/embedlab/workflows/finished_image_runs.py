@@ -29,7 +29,7 @@ def find_image_runs(experiment_id: str, ids: tuple[str, ...]) -> list[ComparedRu
     """The runs with these ids; without ids, the best run of each kind on the same data.
 
     The best run has the highest validation accuracy and, among equals, the lowest validation loss.
-    If several data sets have runs of both kinds, the one with the newest run is taken.
+    If several data sets have runs of both kinds, the data set with the newest run is used.
     Raises TrackingError if there are too few runs, or if their data differ.
     """
     runs = [finished_run(run_id, IMAGE_ENTRY_POINTS) for run_id in ids] or best_pair(experiment_id)
@@ -72,7 +72,7 @@ def best_pair(experiment_id: str) -> list[Run]:
 
 
 def _val_score(run: Run) -> tuple[float, float]:
-    metrics = run.data.metrics  # without the loss in runs of an earlier version
+    metrics = run.data.metrics  # runs of an earlier version lack the loss
     return metrics["best/val_accuracy"], -metrics.get("best/val_loss", math.inf)
 
 

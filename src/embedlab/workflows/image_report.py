@@ -179,7 +179,7 @@ def image_card(run: TrackedRun, trained: TrainedClassifier, report: Classificati
 
 
 def comparison_view(experiment_id: str) -> str | None:
-    """The page of the charts that compare all image runs of the experiment; None if not saved."""
+    """Save charts that compare the experiment's image runs; return their page, None if failed."""
     return charts.save_view(
         experiment_id,
         VIEW,

@@ -110,8 +110,8 @@ class TrainingLog:
     label     in the title of the curves: how the classifier is trained, in words.
     training  its `history` and its `best` epoch by validation are logged.
 
-    The epochs of a resumed training are logged again at the beginning; the curves are logged even
-    if the training was stopped.
+    The earlier epochs of a resumed run are logged again at its beginning; the curves are logged
+    even if training was stopped.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class TrainingLog:
         self.run, self.images, self.split = run, images, split
         self.label, self.training = label, training
         self._has_images = False
-        # Evenly over the classes, whose images lie anywhere among the rows.
+        # Spread evenly over the classes, whatever the order of the rows.
         by_class = np.argsort(images.labels[split.val], kind="stable")
         positions = np.linspace(0, len(by_class) - 1, min(IMAGES_EACH_EPOCH, len(by_class)))
         self._shown = by_class[np.rint(positions).astype(int)]
@@ -148,7 +148,7 @@ class TrainingLog:
             return
         shown, classes = predictions.take(self._shown), self.images.classes
         pixels = self.images.pixels[shown.rows]
-        if not self._has_images and record.epoch:  # the UI opens on step 0
+        if not self._has_images and record.epoch:  # the UI shows step 0 first
             names = [classes[label] for label in shown.labels]
             title = "validation images with their true classes"
             grid = plots.plot_image_grid(pixels, names, title)

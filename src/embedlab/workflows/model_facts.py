@@ -1,6 +1,6 @@
-"""Facts about each family that its registered models carry: scores, licences and limits.
+"""Facts about movie and image models that registered versions carry: scores, licences and limits.
 
-Light: parsers import it before anything heavy.
+Imports nothing heavy: parsers import this module before any heavy import.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Log a family's model so that MLflow can serve it: its files, example and packages."""
+"""Log a movie or image model so that MLflow can serve it: its files, example and packages."""
 
 import base64
 import io
@@ -19,8 +19,8 @@ from embedlab_serving.titles import MAX_QUERY
 if TYPE_CHECKING:
     from torch import nn
 
-# The packages that each model needs. MLflow's server uses httptools and uvloop if they are there,
-# and then answers sooner (docs/serving.md).
+# The packages that each model needs. MLflow's server uses httptools and uvloop if they are
+# installed, and then answers faster (docs/serving.md).
 SERVER_PACKAGES = ("mlflow", "httptools", "uvloop", "numpy", "pandas")
 MOVIE_PACKAGES = (*SERVER_PACKAGES, "rapidfuzz")
 IMAGE_PACKAGES = (*SERVER_PACKAGES, "pillow", "safetensors", "torch", "torchvision")

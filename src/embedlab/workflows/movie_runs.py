@@ -105,7 +105,7 @@ def fit_parameters(
     if params["matrix"] and weighting.items() <= likes.options.items():
         return {"matrix": params["matrix"]}
     ratings = params["ratings"]
-    if params["matrix"]:  # it records only the name of a folder of ratings
+    if params["matrix"]:  # a matrix records only the name of a folder of ratings
         ratings = likes.name if likes.name in RATINGS_NAMES else f"<path of {likes.name}>"
     return {"ratings": ratings, "like_rule": likes.like_rule, **weighting}
 
@@ -185,7 +185,7 @@ def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
     """
     if method == "none":
         return "No map of the movies, as embedding_map=none asks."
-    # Imported here, as scikit-learn takes half a second and other movie runs do not need it.
+    # Imported here, because scikit-learn takes half a second and other movie runs do not need it.
     from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies
 
     vectors, likes = fitted.result.embedding, fitted.likes
@@ -202,7 +202,8 @@ def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
 def movie_card(run: TrackedRun, fitted: FittedEmbedding, score: PromotionScore) -> Card:
     """The model card of a fit.
 
-    Versions compete if their data digests are equal; by cost, the digest includes the weighting.
+    Versions compete if their data digests are equal. If they compete by cost, the digest includes
+    the weighting.
     """
     likes, cost = fitted.likes, fitted.result.cost
     n_users, n_movies = likes.matrix.shape

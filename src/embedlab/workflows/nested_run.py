@@ -17,12 +17,12 @@ from embedlab.tracking.lifecycle import PROJECT_ROOT
 def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
     """Run `name` under the active run, in the environment of this process; returns its run id.
 
-    Raises TrackingError if it fails, after it has printed its own message. A SIGTERM to this
-    process stops the nested one, too.
+    Raises TrackingError if the entry point fails, after it has printed its own message. A SIGTERM
+    to this process stops the nested process, too.
     """
     parent = mlflow.active_run()
     assert parent is not None, "run_entry_point needs an active run"
-    logging.getLogger("mlflow.projects").setLevel(logging.WARNING)  # else six lines for each
+    logging.getLogger("mlflow.projects").setLevel(logging.WARNING)  # else six lines per step
     python_folder = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != python_folder:
         os.environ["PATH"] = os.pathsep.join([python_folder, os.environ.get("PATH", "")])
@@ -36,7 +36,7 @@ def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
         )
     except ExecutionException:
         raise TrackingError(f"the step {name} failed; its message is printed above.") from None
-    except SystemExit:  # by SIGTERM; after a Ctrl-C MLflow stops it
+    except SystemExit:  # raised for SIGTERM; after Ctrl-C, MLflow itself stops the step
         steps = psutil.Process().children()
         for step in steps:
             step.terminate()

@@ -45,8 +45,9 @@ def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
     """The runs with these ids, by entry point; without ids, the newest finished run of each.
 
     Without ids, the image runs are those that the newest `compare_transfer` compared, if there is
-    one; if it compared several of an entry point, the most accurate of them.
-    Raises TrackingError for an id of no finished run of ENTRY_POINTS, or for two of one of them.
+    one; if it compared several runs of an entry point, the most accurate of them.
+    Raises TrackingError if an id is not that of a finished run of ENTRY_POINTS, or if two ids are
+    those of runs of the same entry point.
     """
     return _runs_with(ids) if ids else _newest_runs(experiment_id)
 
@@ -183,7 +184,7 @@ def _compared_lists(sweep: ReportedRun | None) -> dict[str, pd.DataFrame]:
     fits, recommended = sweep.table("tables/fits.json"), sweep.table("tables/recommendations.json")
     finite = fits[fits["cost"].notna()]
     best = finite.loc[finite.groupby("optimizer", sort=False)["cost"].idxmin(), "fit"].tolist()
-    if "fit" in recommended:  # an older version's has one row per fit
+    if "fit" in recommended:  # a table of an older version has one row per fit
         wide = recommended.pivot(index=["query", "rank"], columns="fit", values="title")
         recommended = wide.reset_index()
     recommended[best] = recommended[best].map(lambda title: title.removeprefix(NEW_PREFIX))

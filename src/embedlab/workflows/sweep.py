@@ -1,4 +1,4 @@
-"""The child runs of `compare_optimizers`: every fit is a run of its own, and reused later.
+"""The child runs of `compare_optimizers`: every fit is a run of its own, which can be reused.
 
 A child is found by its tag `fit_key`, a digest of everything that its result depends on. So a
 stopped comparison continues when it is started again, and a larger one reuses finished fits.
@@ -57,7 +57,8 @@ FIT_CODE = (
     "movies/options.py", "movies/data/*.py", "movies/solvers/*.py",
     "movies/sweep/convergence.py", "../embedlab_serving/titles.py",
 )  # fmt: skip
-# Time of an epoch relative to a first-order optimizer's (of the exact solver: of all rounds).
+# Time per epoch, relative to that of a first-order optimizer; for the exact solver, the time of all
+# rounds divided by the option `epochs`.
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
 
 
@@ -87,13 +88,13 @@ class Sweep:
     def fit_all(
         self, grid: Sequence[FitOptions], seeds: Sequence[int], ray: RayOptions | None = None
     ) -> list[SweepFit]:
-        """Every fit of the grid, the exact one (once) first; fits that diverged are included.
+        """Every fit of the grid, first the exact one (once); fits that diverged are included.
 
-        ray  None to fit one after another in this process. With Ray, too, only this process talks
-             to the store: it writes a child when its task has ended.
+        ray  None to fit one after another in this process. Also with Ray, only this process uses
+             the store: it writes a child run when the task of that child has ended.
 
         Raises TrackingError if the store fails, RayError if Ray or a task fails; finished fits are
-        kept. Raises DataError if the exact cost is 0: no other cost is a multiple of it.
+        kept. Raises DataError if the exact cost is 0, because no other cost is a multiple of 0.
         """
         exact, *others = grid
         jobs = [Job(exact, seeds[0])]
@@ -141,9 +142,9 @@ class Sweep:
     def _outcomes(
         self, jobs: Sequence[Job], missing: Sequence[Job], ray: RayOptions | None
     ) -> Generator[tuple[Job, FinishedTask | EmbedlabError | None], None, None]:
-        """Yield every job, the exact fit first, as every gap is relative to its cost.
+        """Yield every job, the exact fit first, because every gap is relative to its cost.
 
-        The second value is what became of a missing job with Ray, and None for any other.
+        The second value is the fit or error of a missing job with Ray, and None for any other job.
         """
         if not ray or not missing:
             yield from ((job, None) for job in jobs)
@@ -158,7 +159,7 @@ class Sweep:
         self.on_progress(done + fraction * _work(job), total, job.options.label)
 
     def _key(self, job: Job) -> str:
-        # The titles, as no list has another row of the movie that was asked for.
+        # Includes the titles, because a list leaves out other rows of the movie asked for.
         data = "\n".join([self.likes.cost_digest, *self.likes.movies["title"]])
         return fit_key(*job, data, self.device)
 
@@ -188,7 +189,7 @@ class Sweep:
         exact: SweepFit | None,
         progress: Callable[[float], None],
     ) -> SweepFit:
-        """Make a child from a task's outcome or, if that is None, from a fit here."""
+        """Make a child from a task's outcome or, if that is None, by fitting in this process."""
         options, seed = job
         params = {**self.likes.params, **asdict(options), "seed": seed, "device": self.device}
         if options.lr:

@@ -1,7 +1,7 @@
 """Co-occurrence X = LᵀL: `X_ij` counts the users who like both `i` and `j`, `X_ii` those of `i`.
 
-A sparse integer matrix by scipy and a dense float32 tensor on the device, each checked against the
-other. An X too large to hold is computed in blocks of rows, measured and discarded.
+X is computed as a sparse integer matrix by scipy and as a dense float32 tensor on the device, and
+the two are compared. An X too large to hold is computed in blocks of rows, measured and discarded.
 """
 
 import io
@@ -63,7 +63,7 @@ def build_cooccurrence(likes: sp.csr_matrix, device: str | None) -> Cooccurrence
     if device is not None:
         check_dense_fits(n_movies, device)
     started = time.perf_counter()
-    # X has at most an entry per pair of movies, and per pair of likes of the same user.
+    # X has at most one entry per pair of movies, and at most one per pair of a user's likes.
     pairs = np.square(np.diff(likes.indptr).astype(np.float64)).sum()
     matrix = None
     if device is not None or min(pairs, n_movies**2) <= MAX_NONZEROS:
@@ -121,7 +121,7 @@ def _squares(values: np.ndarray) -> float:
 
 
 def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
-    """X's number of non-zeros and Σ_{i≠j} X_ij², from one half of X, as it is symmetric."""
+    """X's number of non-zeros and Σ_{i≠j} X_ij², from one half of X, which is symmetric."""
     # Most liked movies first, so that entries updated often are close together in the cache.
     order = most_liked_first(likes)
     is_binary = bool((likes.data == 1).all())

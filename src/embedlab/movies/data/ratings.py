@@ -102,7 +102,7 @@ def read_ratings(folder: Path, name: str | None = None) -> Ratings:
         with (
             open(path, "rb") as ratings_file,
             open(folder / MOVIES_FILE, "rb") as movies_file,
-            ThreadPoolExecutor(1) as thread,  # hashes while Arrow parses: a second at 32 M ratings
+            ThreadPoolExecutor(1) as thread,  # hashes while Arrow parses; saves 1 s at 32 M ratings
         ):
             digest = thread.submit(_digest, ratings_file, movies_file)
             movies = _read_movies(folder / MOVIES_FILE)

@@ -6,8 +6,9 @@ embedding minimises
 
     Σ_{i≠j} ((v_i·v_j − X_ij) / (x_i x_j)^β)²    X = Lᵀ diag(w) L,  x_i likes of movie i
 
-which is the plain cost of L' = diag(√w) L diag(x^−β), with its vectors times x^β. β = 0 is the
-plain cost; β = 1/2 divides by the standard deviation of independent counts (Pearson residuals).
+This is the plain cost of L' = diag(√w) L diag(x^−β), and the embedding is the vectors of that fit
+times x^β. β = 0 is the plain cost; β = 1/2 divides by the standard deviation of independent counts
+(Pearson residuals).
 """
 
 from dataclasses import dataclass

@@ -15,14 +15,15 @@ from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation.metrics import Scorers
 
-# The fraction of the best score that the most liked movie gains, unless scores are whole numbers.
+# To break ties, the most liked movie gains this fraction of the query's best score (if scores are
+# whole numbers: 0.5).
 TIE_BREAK = 1e-3
 COUNT = "count"
 DAMPED = {f"cosine, shrinkage={s}": s for s in (0, 10, 100, 1000)}  # of `item_neighbours`
 
 
 def popularity(likes: sp.csr_matrix) -> Scorers:
-    """The most liked movies, for every query."""
+    """A scorer that ranks movies by their number of likes, whatever the query."""
     counts = likes_per_movie(likes).astype(np.float32)
 
     def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -32,10 +33,10 @@ def popularity(likes: sp.csr_matrix) -> Scorers:
 
 
 def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Scorers:
-    """Item-item scorers from the users who like both; ties by popularity.
+    """Item-item scorers from the users who like both movies; popularity breaks ties.
 
-    COUNT is X_ij, the number of these users. The others are the cosine of two movies' columns of L,
-    damped if few users like either: X_ij / (√(x_i x_j) + shrinkage).
+    COUNT is X_ij, the number of these users. The other scorers are the cosine of two movies'
+    columns of L, damped if few users like either: X_ij / (√(x_i x_j) + shrinkage).
     """
     weighted = weight_likes(likes, user_weight)
     norms = np.sqrt(weighted.diagonal)  # (n_movies,)
@@ -64,8 +65,8 @@ def ease(likes: sp.csr_matrix, user_weight: str, penalty: float) -> Scorers:
 
         P = (LᵀL + λI)⁻¹,  B_ij = −P_ij / P_jj,  B_jj = 0
 
-    P is n_movies² numbers; with the smaller K = (LLᵀ + λI)⁻¹ it is P = (I − LᵀKL) / λ (Woodbury),
-    so B_ij = (LᵀKL)_ij / (1 − (LᵀKL)_jj). Needs `ease_bytes`.
+    P has n_movies² entries. With the smaller K = (LLᵀ + λI)⁻¹, P = (I − LᵀKL) / λ (Woodbury), so
+    B_ij = (LᵀKL)_ij / (1 − (LᵀKL)_jj). This needs `ease_bytes` of memory.
 
     Source: H. Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019.
     """
@@ -120,7 +121,7 @@ def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> Scorers:
 
     model = getattr(nearest_neighbours, kind)(K=100, num_threads=1, **settings)
     with warnings.catch_warnings():
-        # The library turns its own COO matrix into CSR, and warns that it was given one.
+        # The library passes a COO matrix to its own code for CSR, and warns about that.
         warnings.filterwarnings("ignore", message="Method expects CSR input")
         model.fit(likes.astype(np.float64), show_progress=False)
     similarity = sp.csr_matrix(model.similarity)  # (n_movies, n_movies)
@@ -135,8 +136,8 @@ def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> Scorers:
 def item2vec(likes: sp.csr_matrix, dim: int, epochs: int, ns_exponent: float, seed: int) -> Scorers:
     """Skip-gram with negative sampling over each user's likes in random order, by gensim.
 
-    `cosine` and `dot` compare two movies' vectors, `in_out` a movie's vector with the others'
-    output vectors, which is what training fits.
+    `cosine` and `dot` compare two movies' vectors. `in_out` compares a movie's vector with the
+    output vectors of the others; these inner products are what training fits.
 
     Source: O. Barkan and N. Koenigstein, "Item2Vec", 2016, arXiv 1603.04259.
     """
@@ -195,7 +196,7 @@ def _break_ties(scores: np.ndarray, popularity: np.ndarray, are_whole: bool = Fa
     """The scores, (n, n_movies), with ties broken by popularity, (n_movies,).
 
     Popularity may reorder scores that differ by less than TIE_BREAK times the query's best. If all
-    scores `are_whole` numbers, it reorders only equal ones, as at most a half is added.
+    scores `are_whole` numbers, it reorders only equal scores, because at most 0.5 is added.
     """
     relative = popularity / max(popularity.max(), 1)  # (n_movies,) 0 to 1
     largest = 0.5 if are_whole else TIE_BREAK * scores.max(axis=1, keepdims=True)

@@ -1,7 +1,8 @@
 """Tune candidates on validation likes, compare them on test likes.
 
-In: L. Out: for every candidate, what validation chose and how well that ranks the test likes, with
-bootstrap intervals over users, paired for differences; as a table and as text.
+In: L. Out: for every candidate, the settings and the scorer that validation chose and how well they
+rank the test likes, as a table and as text. The bootstrap intervals are over users, and paired for
+differences.
 """
 
 from collections import defaultdict
@@ -109,7 +110,7 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> 
     return held_out_metrics(by_dot_product, holdout, k)["dot"].means()["ndcg"]
 
 
-# Two BLAS threads wait for each other longer than matrices this narrow take to multiply.
+# On matrices this narrow, two BLAS threads spend more time waiting for each other than multiplying.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def tune_and_evaluate(
     matrix: sp.csr_matrix,
@@ -131,7 +132,7 @@ def tune_and_evaluate(
     generator = np.random.default_rng(options.seed)
     users = choose_users(matrix, generator, options.max_users)
 
-    @cache  # candidates with the same fit share it
+    @cache  # candidates with the same fit and settings share the result
     def fit_and_rank(
         holdout: Holdout, fit: FitFunction, *settings: tuple[str, object]
     ) -> dict[str, RankingMetrics]:

@@ -1,6 +1,6 @@
 """Metrics of rankings by held-out likes, their bootstrap intervals, and the overlap of lists.
 
-In: a `Holdout` and scorers. Out: the `RankingMetrics` of each: accuracy, coverage and popularity.
+In: a `Holdout` and scorers. Out: `RankingMetrics` per scorer: accuracy, coverage and popularity.
 Every user has the same weight: values are averaged over each user's queries first.
 """
 
@@ -91,7 +91,7 @@ def recommend_for(
             f"k: expected a whole number from 1 to {max_k}, the movies that are left, got {k}"
         )
     best: dict[str, np.ndarray] = {}
-    order = np.argsort(holdout.query, kind="stable")  # scores a query of several users once
+    order = np.argsort(holdout.query, kind="stable")  # scores a movie once for several users
     for start in range(0, len(order), QUERIES_AT_ONCE):
         rows = order[start : start + QUERIES_AT_ONCE]
         query, query_of_row = np.unique(holdout.query[rows], return_inverse=True)
@@ -154,7 +154,7 @@ def overlap_at_k(first: Sequence[int], second: Sequence[int]) -> float:
 def rank_biased_overlap(
     first: Sequence[int], second: Sequence[int], p: float = PERSISTENCE
 ) -> float:
-    """RBO, extrapolated from the first k positions: 0 to 1; the first of them weigh most.
+    """RBO, extrapolated from the first k positions: 0 to 1; early positions weigh most.
 
     With A_d the agreement (the overlap of the first d movies over d):
 

@@ -41,7 +41,7 @@ def plot_accuracy_against_novelty(
     margin = 0.08 * (high - low) or 0.05
     bottom, top = panels[0].set_ylim(low - margin, high + margin)
     panels[0].set_ylabel(f"hit rate@{k} on test, with 95% interval")
-    # The names stand in the right margin, each near the height of its dot, with a thin line to it.
+    # The names are in the right margin, each near the height of its dot and joined by a thin line.
     shown = table.sort_values("hit_rate")
     heights = spread(((shown["hit_rate"] - bottom) / (top - bottom)).to_numpy(), LINE_OF_TEXT)
     for axes, (column, label) in zip(panels, LABELS.items(), strict=True):
@@ -82,8 +82,8 @@ def _colour(name: str) -> str:
 
 
 def spread(heights: np.ndarray, gap: float) -> np.ndarray:
-    """Ascending heights, (n,), moved up and down until they are `gap` apart: (n,)."""
+    """Ascending heights, (n,), moved up and down until they are at least `gap` apart: (n,)."""
     steps = gap * np.arange(len(heights))
     up = np.maximum.accumulate(heights - steps) + steps
     down = np.minimum.accumulate((heights - steps)[::-1])[::-1] + steps
-    return (up + down) / 2  # both are `gap` apart, and so is their mean
+    return (up + down) / 2  # in both, heights are `gap` apart or more, so also in their mean

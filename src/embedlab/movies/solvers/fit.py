@@ -36,8 +36,8 @@ def fit_weighted(
                 likes, which it scatters; the others with None, and they get unscaled vectors.
     on_vectors  called with the unscaled vectors of every epoch, except by the exact solver.
 
-    Raises OptionError if the vectors do not fit the memory or the ranks cannot share the fit,
-    DataError if a dense X does not fit.
+    Raises OptionError if the vectors do not fit into memory or the ranks cannot share the fit,
+    DataError if a dense X does not fit into memory.
     """
     check_processes(options, processes)
     generator = torch.Generator().manual_seed(seed)
@@ -61,7 +61,7 @@ def fit_weighted(
 
 
 def _check_memory(shape: tuple[int, int], dim: int, device: str) -> None:
-    """Raises OptionError if the vectors of a fit do not fit the memory."""
+    """Raises OptionError if the vectors of a fit do not fit into memory."""
     n_users, n_movies = shape
     # V (n_movies, dim) with the optimizer's copies and one in float64; L V (n_users, dim) and
     # G (dim, dim), each in float64 and in float32

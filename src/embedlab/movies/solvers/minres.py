@@ -7,10 +7,11 @@ error, so no round can raise the cost. X = LᵀL is applied, never formed.
 
 Three things make it fast. First, a round needs no converged eigenpairs, only better ones than the
 last round's: `BlockKrylov` improves a subspace by one product with LᵀL and keeps it, and the best V
-of a subspace that contains the last V cannot cost more. Second, a movie with nearly a dimension of
-its own would approach its n_i by 1% per round: `newton_diagonal` solves for it, and if that raises
-the cost, the plain n is used instead. Third, the first rounds, which gain much, are in float32;
-float64 begins where they gain little. `benchmarks/eigenpairs.py` compares eigensolvers.
+of a subspace that contains the last V cannot cost more. Second, the n_i of a movie with nearly a
+dimension of its own would approach its limit by only 1% per round: `newton_diagonal` solves for
+n_i, and if that raises the cost, the plain n is used instead. Third, the first rounds, which gain
+much, are in float32; once a round gains little, the solver continues in float64.
+`benchmarks/eigenpairs.py` compares eigensolvers.
 
 Sources: H. H. Harman and W. H. Jones, "Factor analysis by minimizing residuals (minres)",
 Psychometrika 31 (1966); H. H. Thomson's iterated principal axes is the same iteration.
@@ -39,16 +40,18 @@ from embedlab.movies.solvers.result import FitResult
 from embedlab.progress import EpochRecord, OnEpoch, ignore_epoch
 
 TOLERANCE = 1e-8  # relative gain of a round
-FLOAT32_GAIN = 1e-3  # relative gain of the last round in float32, whose costs are right to 1e-5
-# Up to this a full eigendecomposition is faster, and any dim is allowed.
+# Relative gain at or below which float64 begins; costs in float32 are right to 1e-5.
+FLOAT32_GAIN = 1e-3
+# Up to this number of movies, a full eigendecomposition is faster, and any dim is allowed.
 MAX_MOVIES_FOR_LAPACK = 600
-OVERSAMPLING = 0.2  # additional vectors, as a fraction of k: the last of a subspace converge last
+# Additional vectors, as a fraction of k, because the smallest pairs of a subspace converge last.
+OVERSAMPLING = 0.2
 MIN_OVERSAMPLING = 8
 RESTART_SIZE = 1.5  # Ritz vectors that a restart keeps, as a multiple of the wanted ones
-MIN_RESIDUAL = 0.01  # relative to the largest, of a vector whose product is worth its time
-# Inner product of unit vectors that count as orthogonal.
+MIN_RESIDUAL = 0.01  # relative to the largest; a smaller residual is not worth its product with LᵀL
+# Largest inner product of unit vectors that count as orthogonal.
 MAX_OVERLAP = {torch.float32: 1e-5, torch.float64: 1e-10}
-HIGH_LEVERAGE = 0.1  # of at most 10·dim movies, since leverages add up to dim
+HIGH_LEVERAGE = 0.1  # at most 10·dim movies have more, since leverages add up to dim
 MIN_CURVATURE = 0.05  # of the Hessian that Newton's method divides by
 
 CPU = torch.device("cpu")
@@ -118,13 +121,13 @@ def fit_minres(
     for round_ in range(options.epochs + 1):
         solver.expand_subspace(n - x)
         new = _make_solution(*solver.rayleigh_ritz(n - x, k), x, squares)
-        if new.cost > best.cost:  # after Newton's step
+        if new.cost > best.cost:  # raised by Newton's step: use the plain n
             n = best.n
             new = _make_solution(*solver.rayleigh_ritz(n - x, k), x, squares)
         elapsed = time.perf_counter() - started
         seconds += elapsed
         gain = best.cost - new.cost
-        if gain >= 0:  # else by rounding: nothing is left to gain
+        if gain >= 0:  # a negative gain is rounding error: nothing is left to gain
             metrics = {"train/cost": new.cost, "train/gradient_norm": new.gradient_norm}
             on_epoch(EpochRecord(round_, metrics | {"train/products": solver.products}, elapsed))
             best, rounds = new, round_
@@ -134,7 +137,7 @@ def fit_minres(
             continue
         if gain <= FLOAT32_GAIN * abs(best.cost) or round_ == options.epochs - 1:
             if solver.refine():
-                best = best._replace(cost=math.inf)  # by rounding, it may be too low
+                best = best._replace(cost=math.inf)  # rounding in float32 may have made it too low
             elif gain <= tolerance * abs(best.cost):
                 break
     embedding = np.zeros((n_movies, options.dim), np.float32)
@@ -175,8 +178,9 @@ def newton_diagonal(filled: torch.Tensor, solution: _Solution) -> torch.Tensor:
     """The next diagonal to fill in, (n_movies,), after `filled` gave `solution`.
 
     The minimal cost with a diagonal n, as a function of n, has the gradient 2 r, r_i = n_i −
-    ‖v_i‖², and approximately the Hessian 2 H, H = (I − P)∘(I − P), P = EEᵀ. For a movie of leverage
-    P_ii near 0, Newton's step is r, that of the plain iteration; the others are solved for.
+    ‖v_i‖², and approximately the Hessian 2 H, H = (I − P)∘(I − P), P = EEᵀ. For a movie whose
+    leverage P_ii is near 0, Newton's step is r, the step of the plain iteration; for the others, a
+    linear system with their part of H is solved.
     """
     leverage = torch.linalg.vecdot(solution.e, solution.e)  # P_ii
     high = torch.nonzero(leverage > HIGH_LEVERAGE).ravel()
@@ -210,9 +214,9 @@ class BlockKrylov:
     """A subspace that approaches the top eigenvectors of X + diag(shift) in every round.
 
     A block Krylov method with thick restarts, for a matrix whose diagonal changes. The orthonormal
-    basis consists of the last round's top Ritz vectors, more than are wanted, and of W, from the
-    residuals of the wanted ones. X times a Ritz vector is a combination of known products, so only
-    X W is computed. All is float32 at first, and float64 after `refine`.
+    basis consists of the last round's top Ritz vectors, more than are wanted, and of W, which is
+    made from the residuals of the wanted ones. X times a Ritz vector is a combination of known
+    products, so only X W is computed. Everything is float32 at first, and float64 after `refine`.
     """
 
     def __init__(self, likes: sp.csr_matrix, k: int, generator: np.random.Generator):

@@ -28,13 +28,13 @@ class Factored:
         c(V)  = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
         ∇c(V) = 4 [ V G − Lᵀ(L V) − diag(n − x) V ]
 
-    Near an exact fit the cost is a small difference of large sums, so all of its terms are
-    float64, and a cost within rounding of 0 is 0; the gradient's products have `dtype`.
+    Near an exact fit, the cost is a small difference of large sums, so all of its terms are
+    float64, and a cost within rounding error of 0 becomes 0; the gradient's products have `dtype`.
 
     With `is_sharded` the users are divided among the ranks. Lᵀ(LV) and ‖LV‖² are sums over ranks;
-    each rank adds the other terms of the gradient for its slice of the movies, and rank 0 those of
-    the cost. So one sum over the ranks gives the whole result, bit-identical at every rank: their
-    vectors cannot drift apart, whatever hosts they run on.
+    each rank adds the other terms of the gradient for its slice of the movies, and rank 0 adds
+    those of the cost. So one sum over the ranks gives the whole result, bit-identical at every
+    rank: the ranks' vectors cannot drift apart, whatever hosts the ranks run on.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Factored:
         v  (n_movies, dim) on `device`.
         """
         v64 = v.double()  # (n_movies, dim)
-        n = torch.linalg.vector_norm(v64, dim=1).square_()  # (n_movies,) without squares of V
+        n = torch.linalg.vector_norm(v64, dim=1).square_()  # (n_movies,); allocates no matrix
         g = v64.T @ v64  # (dim, dim)
         lv = self.likes.matmat(v64)  # (users of this rank, dim)
         # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
@@ -109,7 +109,7 @@ def clamp_roundoff(cost: float, largest: float) -> float:
 class Dense:
     """c(V) in the notebook's form: R = VVᵀ − X with a zero diagonal, c = ‖R‖²_F, ∇c = 4 R V.
 
-    Holds two movies x movies matrices, X and R. Raises DataError if X does not fit the memory.
+    Holds two movies x movies matrices, X and R. Raises DataError if X does not fit into memory.
     """
 
     def __init__(self, counts: sp.csr_matrix, device: str | torch.device = "cpu"):

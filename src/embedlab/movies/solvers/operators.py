@@ -1,9 +1,10 @@
-"""Sparse operators: L and Lᵀ times a block of vectors, by scipy and threads or by torch.
+"""Sparse operators: L and Lᵀ times a block of vectors, computed by scipy on threads or by torch.
 
 scipy multiplies without holding Python's lock, so each thread multiplies some of the columns. The
 order of a column's sums does not depend on the number of threads, so neither do the bits of the
 result. Movies are kept most liked first, which keeps frequently read rows together in the cache. On
-the CPU that is 3 times as fast as torch's CSR product with 16 M likes, and half as fast with 50 k.
+the CPU, the product by scipy is 3 times as fast as torch's CSR product with 16 M likes, and half as
+fast with 50 k.
 """
 
 import warnings
@@ -18,7 +19,7 @@ from embedlab.movies.data.cooccurrence import most_liked_first
 
 # Fewer multiplications than this finish before a second thread has started.
 MIN_THREADED_MULTIPLICATIONS = 1_000_000
-# From here on the vectors exceed the processor's cache, and scipy is faster than torch.
+# From this number on, the vectors exceed the processor's cache, and scipy is faster than torch.
 MIN_LIKES_FOR_SCIPY = 1_000_000
 
 

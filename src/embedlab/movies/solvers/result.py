@@ -28,8 +28,9 @@ def ignore_vectors(epoch: int, vectors: torch.Tensor) -> None:
 class FitResult:
     """A fitted embedding.
 
-    embedding    (n_movies, dim) float32, a row for each movie; from a solver called by itself, the
-                 vectors of the weighted likes, which `WeightedLikes.to_embedding` scales.
+    embedding    (n_movies, dim) float32, a row for each movie; from a solver that is called
+                 directly, the vectors of the weighted likes, which `WeightedLikes.to_embedding`
+                 scales.
     cost         of the embedding, float64; the last finite one if the fit diverged.
     epochs       number of updates; of the exact solver, of rounds.
     seconds      wall time of all updates and of the last evaluation.
@@ -74,14 +75,14 @@ def divergence_epoch(costs: Sequence[float]) -> int | None:
 
 
 def relative_gap(cost: float, reference_cost: float) -> float:
-    """A cost over the exact solver's, minus 1."""
+    """A cost divided by the exact solver's, minus 1."""
     return cost / reference_cost - 1
 
 
 def add_gap_metric(record: EpochRecord, reference_cost: float | None) -> EpochRecord:
-    """`record` with `train/gap`, its cost over the exact solver's minus 1.
+    """`record` with `train/gap`, its cost divided by the exact solver's, minus 1.
 
-    Returns `record` itself without a reference cost, or with one of 0.
+    Returns `record` itself if the reference cost is None or 0.
     """
     if not reference_cost:
         return record

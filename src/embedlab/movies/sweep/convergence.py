@@ -85,7 +85,7 @@ def snapshot_epochs(n_epochs: int) -> frozenset[int]:
 def fit_with_snapshots(
     weighted: WeightedLikes, queries: Queries, job: Job, device: str, on_epoch: OnEpoch
 ) -> tuple[FitResult, Lists]:
-    """Fit; return the fit and its lists at some epochs, for the exact solver at the last only."""
+    """Fit; return the fit and its lists at some epochs (exact solver: only at the last)."""
     options, seed = job
     lists: dict[int, np.ndarray] = {}
     epochs_before_last = snapshot_epochs(options.epochs) - {options.epochs}
@@ -127,8 +127,8 @@ def save_lists(folder: Path, queries: Queries, lists: Lists) -> None:
 def read_lists(content: bytes, queries: Queries) -> Lists:
     """The saved lists of a finished fit for these queries.
 
-    The fit may have had other queries: a query that it did not have gets a list of -1. If its lists
-    are shorter than k, the result is empty.
+    The fit may have had other queries: a query that it did not have gets a list of -1. If the saved
+    lists are shorter than k, the result is empty.
     """
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         epochs, rows, lists = stored["epochs"], stored["rows"], stored["lists"]

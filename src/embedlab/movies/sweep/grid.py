@@ -99,7 +99,7 @@ def rates_as_text(rates: Rates) -> str:
 def fit_grid(rates: Rates, exact: FitOptions) -> list[FitOptions]:
     """The options of every fit of one seed: `exact`, the reference, then every learning rate.
 
-    These fits are in order of optimizer and falling rate, with the other options of `exact`.
+    The fits after `exact` are ordered by optimizer and falling rate; they share its other options.
     """
     grid = [exact]
     for optimizer, lrs in rates.items():

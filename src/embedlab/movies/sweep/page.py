@@ -1,7 +1,7 @@
 """`compare.html`: the list of every fit as it approaches the exact solver's, epoch by epoch.
 
-In: an `OptimizerComparison`. Out: the text of a page, with the costs of all fits, and what each
-recommended at some epochs for the movies that were asked for.
+In: an `OptimizerComparison`. Out: the text of a page, with the costs of all fits, and the movies
+that each fit recommended at some epochs for the titles asked for.
 """
 
 from itertools import accumulate
@@ -32,7 +32,7 @@ def comparison_page(comparison: OptimizerComparison, caption: str) -> str:
 
 
 def _fit_data(comparison: OptimizerComparison, fit: SweepFit, colour: str) -> dict:
-    # An epoch's cost is that before its update.
+    # The cost of an epoch is the cost before its update.
     costs = [record.metrics["train/cost"] for record in fit.history]
     seconds = accumulate((record.seconds or 0.0 for record in fit.history[:-1]), initial=0.0)
     overlaps = comparison.sampled_overlaps.get(fit, {}) if comparison.queries.n_sampled else {}
@@ -50,7 +50,7 @@ def _fit_data(comparison: OptimizerComparison, fit: SweepFit, colour: str) -> di
 
 
 def _asked_lists_by_epoch(comparison: OptimizerComparison, fit: SweepFit) -> dict[int, list]:
-    """The rows for each title asked for, by epoch, without epochs at which one was not asked."""
+    """The recommended rows for each title asked for, by epoch; incomplete epochs are left out."""
     n = comparison.queries.n_asked
     return {
         epoch: lists[:n].tolist()

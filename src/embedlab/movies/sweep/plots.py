@@ -58,7 +58,7 @@ def plot_costs(comparison: OptimizerComparison, title: str) -> Figure:
     """The cost before each update: one panel per optimizer, one line per fit.
 
     The axis ends at MAX_COST_RATIO_SHOWN times the largest starting cost. A cross marks the end of
-    a fit that diverged, at the upper edge if its cost is above that.
+    a fit that diverged, at the upper edge if its last cost is above the axis.
     """
     names = list(dict.fromkeys(fit.optimizer for fit in comparison.others))
     figure = new_figure(max(6.0, 3.4 * len(names)), 4.6)
@@ -115,7 +115,8 @@ def plot_best_curves(comparison: OptimizerComparison, title: str) -> Figure:
 def plot_gap_heat_map(comparison: OptimizerComparison, title: str) -> Figure:
     """Heat map, optimizer by learning rate: the final cost above the exact one, mean over seeds.
 
-    A cell is a rate of its optimizer, the largest on the left; it says `diverged` if a seed did.
+    A cell is a learning rate of its row's optimizer, the largest on the left. It shows `diverged`
+    if the fit of any seed diverged.
     """
     table = comparison.fit_table()[1:]
     gaps = table.groupby(["optimizer", "lr"], sort=False)["gap"]
@@ -160,7 +161,7 @@ def plot_overlap_heat_map(comparison: OptimizerComparison, title: str) -> Figure
 def plot_overlap_by_gap(comparison: OptimizerComparison, title: str) -> Figure:
     """Overlap with the exact lists, over the drawn movies, against the gap to the exact cost.
 
-    Each fit is a path from its start, on the right, to a point with its interval at its end.
+    Each fit is a path from its start, on the right, to its end, a point with an interval.
     """
     figure, axes = new_panel(
         width=9,

@@ -1,9 +1,9 @@
 """Concurrent fits as tasks of Ray: on processes of this machine, or on a cluster.
 
-In: weighted likes, and the options and seed of every fit. Out: the outcome of each, the first one
-first, the others as they complete. The likes are put into Ray's object store once. A task returns
-its fit and its epochs and does not use the tracking store, so a node needs only this project's
-requirements: Ray ships the code.
+In: weighted likes, and the options and seed of every fit. Out: the result or error of every fit,
+that of the first fit first, the others as they complete. The likes are put into Ray's object store
+once. A task returns its fit and its epochs and does not use the tracking store, so a node needs
+only this project's requirements: Ray ships the code.
 
 Imports nothing heavy: entry points read `RayOptions` before any heavy import.
 """
@@ -112,7 +112,7 @@ class FinishedTask:
 def ray_session(options: RayOptions, notify: Callable[[str], object]) -> Iterator[None]:
     """Connect to Ray for `fits_by_ray` inside the block; a local Ray starts and ends with it.
 
-    Raises RayError if it cannot be reached or started, OptionError if a local Ray could never run
+    Raises RayError if Ray cannot be reached or started, OptionError if a local Ray could never run
     a fit.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report every cluster to its makers
@@ -149,7 +149,7 @@ def _init(options: RayOptions) -> None:
         signal.signal(signal.SIGTERM, handler)
         signal.raise_signal(signal.SIGTERM)
         raise
-    except Exception as error:  # Ray raises many kinds, none of them its own
+    except Exception as error:  # Ray raises many kinds of errors, none of them its own
         reason = _reason(error)
         if not options.address:
             raise RayError(
@@ -166,7 +166,7 @@ def _init(options: RayOptions) -> None:
 
 
 def describe_capacity(nodes: Sequence[dict], options: RayOptions) -> str:
-    """Describe the number of concurrent fits. Raises OptionError if a local Ray has no room."""
+    """Describe how many fits run at once. Raises OptionError if a local Ray can run none."""
     reserved = {"CPU": options.cpus_per_fit, "GPU": options.gpus_per_fit}
     reserved = {name: amount for name, amount in reserved.items() if amount}
     alive = [node["Resources"] for node in nodes if node["Alive"]]

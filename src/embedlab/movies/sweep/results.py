@@ -59,7 +59,7 @@ class OptimizerComparison:
     """Fits, the exact solver's first, and the movies that each recommends for every query.
 
     names    the name of each fit: `adam lr=0.1`, with the seed if there are several.
-    gaps     each fit's final cost over the exact solver's, minus 1; nan if it diverged.
+    gaps     each fit's final cost divided by the exact solver's, minus 1; nan if the fit diverged.
     best     each optimizer's fit with the lowest cost, lowest first, without the exact one.
     asked_lists
              for each fit the nearest rows of every movie asked for, (n_asked, k); None if it
@@ -116,7 +116,7 @@ class OptimizerComparison:
         return pd.DataFrame(rows)
 
     def best_metrics(self) -> dict[str, float]:
-        """Cost, gap and overlap over the drawn movies of the fit with the lowest cost."""
+        """The lowest cost of a fit, its gap, and its overlap over the movies drawn at random."""
         if not self.best:
             return {}
         best = self.best[0]
@@ -212,7 +212,7 @@ class OptimizerComparison:
             )
         is_finite = np.isfinite(gaps)
         if is_finite.sum() >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap[is_finite]) > 0:
-            # The fits share their start and their data, so there is no p-value.
+            # The fits share their start and their data, so a p-value would not be valid.
             correlation = spearmanr(gaps[is_finite], overlap[is_finite]).statistic
             falls = "falls" if correlation < CLEAR_CORRELATION else "does not clearly fall"
             yield (
@@ -227,7 +227,7 @@ class OptimizerComparison:
         yield from self._stuck_lines(np.flatnonzero(gaps > STUCK_GAP))
 
     def _stuck_lines(self, stuck: np.ndarray) -> Iterator[str]:
-        """Lines on fits, by number, that have hardly left their start."""
+        """Lines about the fits at the positions `stuck`, which have hardly left their start."""
         if len(stuck) < 2:
             return
         first, second = np.transpose([*combinations(stuck, 2)])

@@ -9,7 +9,7 @@
     return `${percent < 0 ? "" : "+"}${percent < 10 ? percent.toFixed(2) : percent < 1e6 ? number.format(percent)
       : percent.toExponential(1)}%`;
   };
-  // The first fit shown is one that shares about half of its list: there is something to see.
+  // The first fit shown shares about half of its list, so that a reader sees differences.
   const inCommon = (fit) => {
     const last = Object.values(fit.lists).at(-1)?.[0] ?? [];
     return last.filter((row) => exact.lists[0].includes(row)).length / (last.length || 1);

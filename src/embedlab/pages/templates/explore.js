@@ -23,7 +23,7 @@
       .replace(/['’]/g, "").split(/[^\p{L}\p{N}]+/u).filter(Boolean);
   const titleWords = titles.map(words);
 
-  const isNear = (a, b) => { // one letter more, less, other, or two swapped
+  const isNear = (a, b) => { // one letter added, missing or different, or two letters swapped
     if (Math.abs(a.length - b.length) > 1) return false;
     let i = 0;
     while (i < a.length && a[i] === b[i]) i++;
@@ -123,7 +123,7 @@
       button.title = `${titles[movie]} · ${genres[movie]} · ${people(likes[movie])}`;
       button.addEventListener("click", () => {
         choose(movie);
-        (document.querySelector("#list button") ?? query).focus(); // its own place is gone
+        (document.querySelector("#list button") ?? query).focus(); // the clicked button is gone
       });
       return make("li", button);
     }));

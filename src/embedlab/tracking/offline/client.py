@@ -130,7 +130,7 @@ class BufferedClient(mlflow.MlflowClient):
 
     def end_run(self, status: str) -> None:
         """End MLflow's active run, or spool its status and say so."""
-        # The thread of the system metrics may sleep in one of MLflow's retries.
+        # The thread of the system metrics may sleep in one of MLflow's retries: do not wait for it.
         if self._had_outage:
             run_id_to_system_metrics_monitor.pop(self._run_id, None)
         if self._try(partial(mlflow.end_run, status)) is not None:

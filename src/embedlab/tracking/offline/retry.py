@@ -1,9 +1,9 @@
 """Outages of the tracking store: their recognition, short requests, and retries with a time limit.
 
 During an outage (a server restarts, the network fails, a database is locked) the same request may
-succeed later. MLflow retries every request for about four minutes, without a message: too long in
-the middle of a fit, which uses `short_requests`, and too short at its end, which uses
-`retry_until_available`.
+succeed later. MLflow retries every request for about four minutes, without a message. That is too
+long in the middle of a fit, where `short_requests` limits it, and too short at the end of a run,
+where `retry_until_available` repeats it.
 """
 
 import logging
@@ -40,7 +40,7 @@ def log_line(text: str) -> None:
 
 
 def outage_reason(error: BaseException | None) -> str | None:
-    """A phrase on why the store is unavailable; None for an error that a retry does not mend."""
+    """A phrase that says why the store is unavailable; None for an error that no retry can fix."""
     while error is not None:
         text = str(error)
         match error:
@@ -116,7 +116,7 @@ def retry_until_available(do: Callable[[], T], silence: float = 0.0) -> T:
                 raise StoreUnavailableError(
                     f"MLflow at {store_address()} was unavailable for {limit:g} s ({reason})"
                 ) from error
-            # Others may take a lock before the end of a long pause.
+            # During a long pause, other processes could take the lock first.
             max_pause = FIRST_PAUSE if isinstance(error, Timeout) else MAX_PAUSE
         if now >= next_line:
             next_line = now + SECONDS_BETWEEN_LINES

@@ -6,10 +6,10 @@
     artifacts/   files, under their artifact paths
     lock         held by the process that spools or sends
 
-The run sends it when the store is available again. If the run gave up or was killed, the next entry
-point that starts with this cache and store sends it. Sending twice, because an answer was lost,
-duplicates nothing: MLflow stores a metric with the same step, value and time once, and a file
-replaces the file of the same name.
+The run sends its spool when the store is available again. If the run gave up or was killed, the
+next entry point that starts with this cache and store sends the spool. Sending twice, because an
+answer was lost, duplicates nothing: MLflow stores a metric with the same step, value and time once,
+and a file replaces the file of the same name.
 """
 
 import json
@@ -31,7 +31,7 @@ from embedlab.formatting import counted
 from embedlab.tracking.offline.retry import SHORT_TIMEOUT, log_line, outage_reason, short_requests
 from embedlab.tracking.store import first_line, store_address
 
-MAX_BATCH_METRICS = 500  # MLflow takes up to 1,000 in one batch
+MAX_BATCH_METRICS = 500  # MLflow accepts up to 1,000 in one batch
 SLOWEST_UPLOAD = 2**20  # bytes a second
 REFUSED = ".refused"
 
@@ -45,7 +45,7 @@ class Spool:
 
     @property
     def is_open(self) -> bool:
-        """Whether this process holds the spool's lock: it keeps what the run logs."""
+        """Whether this process holds the spool's lock, and so spools what the run logs."""
         return self._lock is not None
 
     @property
@@ -55,7 +55,7 @@ class Spool:
     def add(
         self, metrics: Iterable[Metric], params: Iterable[Param], tags: Iterable[RunTag]
     ) -> None:
-        """Keep what MLflow's `log_batch` takes."""
+        """Spool the metrics, parameters and tags of a call of MLflow's `log_batch`."""
         self._append(
             *({"metric": [m.key, m.value, m.timestamp, m.step]} for m in metrics),
             *({"param": [param.key, param.value]} for param in params),
@@ -63,11 +63,11 @@ class Spool:
         )
 
     def add_status(self, status: str) -> None:
-        """Keep how the run ended, and the present time as its end."""
+        """Spool the run's final status, and the present time as its end."""
         self._append({"status": [status, int(time.time() * 1000)]})
 
     def add_files(self, path: Path, artifact_folder: str) -> None:
-        """Keep a copy of the file, or of all files of the folder, for `artifact_folder`."""
+        """Spool a copy of the file, or of all files of the folder, for `artifact_folder`."""
         base = path if path.is_dir() else path.parent
         with self._open() as folder:
             for file in _files(path):
@@ -77,7 +77,7 @@ class Spool:
                 os.replace(folder / "half", target)  # a kill leaves no half artifact
 
     def _append(self, *records: Mapping[str, object]) -> None:
-        # The newline comes first, as a full disk may have cut off the previous line.
+        # The newline comes first, because a full disk may have cut off the previous line.
         lines = "".join("\n" + json.dumps(record) for record in records)
         with self._open() as folder, open(folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(lines)
@@ -101,7 +101,7 @@ class Spool:
             ) from error
 
     def claim(self) -> bool:
-        """Take over what an ended process left here; False if it is in use or for another store."""
+        """Take over the spool of an ended process; False if it is in use or for another store."""
         self._lock = FileLock(self.folder / "lock", thread_local=False)
         with suppress(Timeout, OSError, ValueError):  # another process holds it, or it is no spool
             self._lock.acquire(blocking=False)
@@ -114,8 +114,8 @@ class Spool:
         """Send everything and remove the folder; return a phrase on how much was sent.
 
         Raises MLflow's error if the store is unavailable; the spool is then kept. Raises
-        TrackingError if MLflow refuses it; the folder is then renamed, so that later starts ignore
-        it.
+        TrackingError if MLflow refuses the data; the folder is then renamed, so that later starts
+        ignore it.
         """
         try:
             sent = self._send()

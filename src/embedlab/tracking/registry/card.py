@@ -23,9 +23,9 @@ class Card:
     origin       entry_point, git.commit and git.dirty of the run `run_id`.
     score        decides who is champion.
     metrics      name -> number, besides the score.
-    results      words -> text, with an interval if there is one.
-    limits       sentences on what it cannot do and must not be used for.
-    command      returns the shell command that queries the model of a URI.
+    results      what was measured -> the result as text, with an interval if there is one.
+    limits       sentences about what the model cannot do and must not be used for.
+    command      returns the shell command that queries the model at a URI.
     """
 
     summary: str

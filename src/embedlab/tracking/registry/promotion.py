@@ -10,7 +10,7 @@ PROMOTE = ("if_better", "always", "never")
 class PromotionMetric:
     """A number that versions of a model are compared by.
 
-    name             also the tag of a version that holds the number.
+    name             also the name of the version's tag that holds the number.
     label            the name as it appears in a sentence.
     as_text          formats the number for a sentence.
     lower_is_better  True for a cost or loss.
@@ -63,7 +63,7 @@ class PromotionScore:
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """A version as the rule sees it. One that was registered by hand has none of our tags."""
+    """A version, as the rule sees it; a version registered by hand has none of our tags."""
 
     version: int
     tags: Mapping[str, str]

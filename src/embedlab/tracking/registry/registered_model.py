@@ -40,7 +40,7 @@ class RegisteredModel:
         return registered_version(self.client.get_model_version(self.name, str(number)))
 
     def find(self, wanted: str) -> int:
-        """The number of the version that `set_champion` was asked for."""
+        """The number of the version `wanted`, see `set_champion`. Raises TrackingError if none."""
         versions = self.versions()
         if not versions:
             raise TrackingError(
@@ -74,10 +74,10 @@ class RegisteredModel:
     def wait_for_registrations(
         self, seconds: float, since: float, below: float = math.inf
     ) -> list[RegisteredVersion]:
-        """Wait until all versions under `below` are decided, or none has been for `seconds`.
+        """Wait until all versions below number `below` are decided, or none was for `seconds`.
 
         Versions made before `since` (ms since 1970) are ignored. Returns the versions that are
-        still undecided, in order of number: their processes were killed.
+        still undecided, by number: their processes count as killed.
         """
         waiting, end = None, 0.0
         while True:
@@ -98,7 +98,7 @@ class RegisteredModel:
     def decide(self, new: RegisteredVersion, metric: PromotionMetric) -> tuple[str, str]:
         """Make the version champion or challenger; return the alias, and a phrase that says why."""
         champion = self.by_alias(CHAMPION)
-        if champion and champion.version == new.version:  # its process was killed after that
+        if champion and champion.version == new.version:  # its process was killed during `decide`
             is_champion, reason = True, champion.tags["promoted_because"]
         else:
             is_champion, reason = should_promote(new, champion, metric)
@@ -132,8 +132,8 @@ class RegisteredModel:
 def _retry(call: Callable[..., None], *args: str) -> None:
     """Set or delete a tag or an alias, even if another process does the same at that moment.
 
-    MLflow first checks whether it exists, so the second process to insert or delete it gets a
-    BAD_REQUEST.
+    MLflow first checks whether the tag or alias exists, so the second process to insert or delete
+    it gets a BAD_REQUEST.
     """
     for attempts_left in reversed(range(MAX_ATTEMPTS)):
         try:

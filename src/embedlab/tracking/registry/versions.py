@@ -1,8 +1,8 @@
 """The model registry: a new version is a challenger, or champion if it is better on the same data.
 
-There are two aliases. `champion` answers `recommend` and `mlflow models serve`; `challenger` is the
-version registered last, or is unset if that one became champion. Scores are compared only on equal
-data, by its digest.
+There are two aliases. `champion` is the version that `recommend` and `mlflow models serve` use;
+`challenger` is the version registered last, or is unset if that version became champion. Scores are
+compared only if the versions' data have the same digest.
 
 Concurrent registrations take turns. MLflow cannot set an alias depending on its current value, and
 over HTTP there is no lock to take, but it numbers versions atomically. So the number is a ticket:
@@ -10,8 +10,8 @@ a registration waits until every lower version is decided (tag `registered_as`),
 champion, compares, and sets the aliases. A version that is still undecided after UNDECIDED_SECONDS
 belongs to a killed process, and the next registration decides it.
 
-Not guaranteed: a registration that stalls for longer than that while it decides may overwrite
-the aliases that a later one has set.
+There is one gap: a registration that stalls for longer than UNDECIDED_SECONDS while it decides may
+overwrite the aliases that a later registration has set.
 """
 
 import time
@@ -56,7 +56,7 @@ class Registration:
 
     @property
     def uri(self) -> str:
-        """The URI by alias if champion, else by number, as the next challenger takes that alias."""
+        """The model's URI: by alias if champion, else by number, which stays the same."""
         is_champion = self.alias == CHAMPION
         return f"models:/{self.name}@{CHAMPION}" if is_champion else _uri(self.name, self.version)
 
@@ -118,8 +118,8 @@ def publish(
 def register(model_uri: str, name: str, card: Card, promote: str = "if_better") -> Registration:
     """Register a logged model under `name`, with its card as description and as tags.
 
-    promote  `if_better`: champion if there is none, or its score on the same data is worse;
-             `always`: champion; `never`: challenger.
+    promote  `if_better`: the version becomes champion if there is none, or if the champion's score
+             on the same data is worse; `always`: it becomes champion; `never`: challenger.
     """
     model = RegisteredModel(name)
     with explain_store_errors():

@@ -79,7 +79,7 @@ class ImageDataset:
         return np.ascontiguousarray(self.pixels[rows])
 
     def read_ahead(self, rows: np.ndarray) -> None:
-        """Ask the system to read those images of a mapped file, without waiting for it."""
+        """Ask the operating system to read those images of a mapped file, without waiting."""
         if self.mapped is None or sys.platform == "win32":
             return
         size = self.pixels[0].nbytes
@@ -206,12 +206,12 @@ def _load_pixels(file: Path, shape: list[int]) -> tuple[np.ndarray, mmap.mmap | 
     with open(file, "rb") as opened:
         mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     if sys.platform != "win32":
-        mapped.madvise(mmap.MADV_RANDOM)  # training reads in random order: no read-ahead around it
+        mapped.madvise(mmap.MADV_RANDOM)  # training reads in random order: do not read neighbours
     return np.frombuffer(mapped, np.uint8).reshape(shape), mapped
 
 
 def _listing_digest(root: Path, listing: Listing) -> str:
-    """32 hex digits of a sha256 of names, sizes and times: cheap, and changes with any file."""
+    """32 hex digits of a sha256 of names, sizes and times: cheap, and changes if any file does."""
     key = [CACHE_VERSION, MAX_SIDE, str(root), *listing.classes]
     digest = hashlib.sha256(json.dumps(key).encode())
     for file in listing.files:
@@ -226,7 +226,8 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgr
     labels: list[int] = []
     fingerprints: list[int] = []
     digest = hashlib.sha256()
-    # Its threads are daemons: one that blocks in a file system does not keep the process alive.
+    # The pool's threads are daemons: a thread that blocks in a file system does not keep the
+    # process alive.
     with ThreadPool(DECODING_THREADS) as pool, open(folder / IMAGES_FILE, "wb") as out:
         sides = _imap(pool, shorter_side, files)
         side = min(MAX_SIDE, max((side for side in sides if isinstance(side, int)), default=0))
@@ -266,7 +267,7 @@ def _imap(
 ) -> Iterator[T | str]:
     """Yield `read(path)` for each file, in order, or the reason it failed.
 
-    It wakes up every second, as Python handles a signal that arrives just before a wait only
+    It wakes up every second, because Python handles a signal that arrives just before a wait only
     after that wait.
     """
 

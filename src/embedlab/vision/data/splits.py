@@ -109,6 +109,6 @@ def _limited(rows: np.ndarray, labels: np.ndarray, limit: int, seed: int) -> np.
         return rows
     rows = np.random.default_rng(seed).permutation(rows)
     by_class = pd.Series(rows).groupby(labels[rows])
-    # The fraction of its class that comes before an image.
+    # For each image, the fraction of its class that comes before it.
     share = by_class.cumcount() / by_class.transform("size")
     return np.sort(rows[np.argsort(share, kind="stable")[:limit]])

@@ -1,7 +1,7 @@
 """`images.html`: confusion matrices whose cells open their images, for several runs in turn.
 
-In: runs on the same test images. Out: the text of a page. It carries the most confident images of
-every cell of every run, as one sprite, and what each run says of each.
+In: runs on the same test images. Out: the text of a page. It contains the most confident images of
+every cell of every run, as one sprite, and the prediction of each run for each of these images.
 """
 
 import math
@@ -24,7 +24,7 @@ CONFIDENCE_DIGITS = 3
 
 
 def images_page(runs: Sequence[ComparedRun], images: ImageDataset) -> str | None:
-    """The page of runs on the same test images, the first one shown first.
+    """The page of runs on the same test images; the first run is shown first.
 
     None if there are too many classes.
     """

@@ -50,9 +50,9 @@ class Tile(NamedTuple):
     colour: str = GREY
 
 
-# A name at the left, and images; None is a gap, a text stands in an image's place.
+# A name at the left, and images; None is a gap, a text replaces an image.
 Row = tuple[str, Sequence[Tile | str | None]]
-Heading = tuple[float, str]  # x of its middle, in images, and its text
+Heading = tuple[float, str]  # x of its middle, in widths of an image, and its text
 
 
 def prepare_fonts(images: ImageDataset) -> list[str]:
@@ -98,7 +98,7 @@ def plot_curves(runs: Mapping[str, tuple[Sequence[EpochRecord], int]], title: st
 
 
 def _cut_first_losses(axes: Axes) -> None:
-    """End the axis above the later losses if a first one would flatten them."""
+    """End the axis above the later losses if the first loss of a curve would flatten them."""
     values = (np.asarray(line.get_ydata(), float) for line in axes.lines)
     curves = [curve for curve in values if curve.size]  # epoch 0 has no training loss
     later = max((curve[1:].max() for curve in curves if len(curve) > 2), default=np.inf)
@@ -186,8 +186,8 @@ def plot_embedding_map(
 ) -> Figure:
     """Map of images: one dot per image, one colour per class, and thumbnails where there is room.
 
-    A black ring or frame marks a misclassified image. The name of a class stands at the median of
-    its images. Far outliers lie outside of the axes.
+    A black ring or frame marks a misclassified image. The name of a class is at the median of its
+    images. Far outliers lie outside of the axes.
 
     points       (n, 2).
     predictions  for these n images.
@@ -212,7 +212,7 @@ def plot_embedding_map(
     margin = 0.08 * (high - low)
     (left, bottom), (right, upper) = low - margin, high + margin
     axes.set(title=title, xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, upper))
-    # As an argument: matplotlib omits labels that begin with _
+    # Names are passed as an argument, because matplotlib omits labels of dots that begin with _
     names = [*classes[:MAX_NAMED_CLASSES], f"misclassified ({is_wrong.mean():.1%})"]
     axes.legend(dots, names, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.spines[:].set_color(PALE)
@@ -232,7 +232,7 @@ def _add_thumbnails(
     images: ImageDataset,
     colours: np.ndarray,
 ) -> None:
-    """The first of the images in each cell of a grid, framed in its class's colour."""
+    """Draw the first image in each cell of a grid, framed in the colour of its class."""
     is_wrong = ~predictions.is_right
     (left, right), (bottom, upper) = axes.get_xlim(), axes.get_ylim()
     height = (upper - bottom) / ROWS_OF_THUMBNAILS
@@ -351,7 +351,7 @@ def _row_axes(
 
 
 def _wrap(name: str, tiles: Sequence[Tile], columns: int = COLUMNS) -> list[Row]:
-    """Rows of images, the first with that name; without images an empty row."""
+    """Rows of images, the first row with that name; without images, one empty row."""
     starts = range(0, max(1, len(tiles)), columns)
     return [(name if i == 0 else "", tiles[i : i + columns]) for i in starts]
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a training's state on disk, replaced atomically after every epoch.
+"""Checkpoints: the state of a training run on disk, replaced atomically after every epoch.
 
 In: a dict of tensors, numbers and strings. Out: an equal dict, loaded with `weights_only=True`. The
 file is written under another name and then renamed, so a process that is killed while it writes
@@ -66,7 +66,7 @@ class Checkpoints:
                 "EMBEDLAB_CACHE (a run that has finished keeps none)."
             )
         try:
-            with zipfile.ZipFile(self.file) as archive:  # torch writes checksums, but reads none
+            with zipfile.ZipFile(self.file) as archive:  # torch does not check its own checksums
                 if archive.testzip() is not None:
                     raise zipfile.BadZipFile
             return torch.load(self.file, map_location="cpu", weights_only=True)
@@ -77,7 +77,7 @@ class Checkpoints:
             ) from error
 
     def load_resumed(self) -> dict:
-        """The state of the run that this one continues, at every rank; empty for none."""
+        """The state of the run that this one continues, at every rank; {} if it continues none."""
         return broadcast(Checkpoints(self.resumed_id).load) if self.resumed_id else {}
 
     @contextmanager
@@ -99,7 +99,7 @@ class Checkpoints:
     def delete(self) -> None:
         """Delete the checkpoint of this run and of those that it resumed."""
         with suppress(OSError, ValueError):
-            # A power failure may leave it empty; an empty id names the folder of all runs.
+            # A power failure may leave the file empty; an empty id names the folder of all runs.
             if resumed_id := (self.folder / RESUMED_FILE).read_text(encoding="utf-8"):
                 Checkpoints(resumed_id).delete()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -72,7 +72,7 @@ class LinearProbe:
         seed: int,
         device: str,
     ) -> "LinearProbe":
-        """The probe of these images' features; its `seconds` include the features'."""
+        """The probe of these images' features; its `seconds` include the time of the features."""
         train, val = (
             (features.parts[part], images.labels[split.parts[part]]) for part in ("train", "val")
         )

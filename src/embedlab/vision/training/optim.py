@@ -44,7 +44,7 @@ def build_schedule(
     n_steps = steps_per_epoch * options.epochs
     n_warmup = min(round(options.warmup * n_steps), n_steps - 1)
 
-    def one_cycle(step: int) -> float:  # Smith and Topin 2018, with straight flanks
+    def one_cycle(step: int) -> float:  # Smith and Topin 2018, piecewise linear
         if step < n_warmup:
             return (step + 1) / (n_warmup + 1)
         return max(0.0, (n_steps - step) / (n_steps - n_warmup))
@@ -59,7 +59,7 @@ def build_schedule(
 def build_ema(network: nn.Module, decay: float) -> AveragedModel:
     """The exponential moving average of weights and buffers.
 
-    The decay ramps up to its value, so that the initial weights count little in a short training.
+    The decay ramps up to its value, so that the initial weights count little in a short run.
     """
 
     def update(averaged: Tensors, current: Tensors, n_updates: torch.Tensor | int) -> None:

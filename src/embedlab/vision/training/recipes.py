@@ -32,7 +32,7 @@ class FinetuneOptions:
     label_smoothing  fraction of the target that is spread over all classes.
     head             the last layer's start: random, or the linear probe's weights on the frozen
                      features (LP-FT; Kumar et al., ICLR 2022), whose validation is epoch 0.
-    batch_norm       whether BatchNorm's statistics are updated, or kept as the weights have them.
+    batch_norm       whether BatchNorm's statistics are updated, or kept as loaded with the weights.
     lr               the schedule's highest learning rate.
     momentum         of sgd (Nesterov's, with `nesterov`) and rmsprop; β1 of adam and adamw.
     weight_decay     on weights of layers; never on biases and norms.
@@ -40,7 +40,7 @@ class FinetuneOptions:
                      every `step_epochs` epochs.
     resolution       pixels per side, first to last, spread evenly over the epochs. Validation uses
                      the epoch's resolution, the test and the served model use the last.
-    crop_pct         side of the centre crop over the side before it, for validation and test.
+    crop_pct         side of the centre crop divided by the side before it, for validation and test.
     ema              decay per update of the exponential moving average of the weights; 0 for none.
     flip_view        test-time augmentation: mean logits of an image and its mirror image.
     freeze           what is not trained, BatchNorm statistics included.
@@ -121,13 +121,13 @@ RECIPES = {options.recipe: options for options in (AUTO, FAST, NOTEBOOK)}
 RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
 
 FEW_IMAGES = 1_000  # below this, updating BatchNorm's statistics undoes the linear probe
-MANY_IMAGES = 20_000  # from these on, the smaller resolutions of `fast` save time
-# The highest learning rate for a batch of 128; it grows with the batch. SGD's undoes the linear
-# probe in the first epoch (docs/accuracy.md).
+MANY_IMAGES = 20_000  # from this number on, the smaller resolutions of `fast` save time
+# The highest learning rate for a batch of 128; the rate is proportional to the batch size. That of
+# SGD undoes the linear probe in the first epoch (docs/accuracy.md).
 BASE_LR = {"sgd": 0.01, "rmsprop": 3e-4, "adam": 3e-4, "adamw": 3e-4}
 UPDATES_PER_EPOCH, MIN_BATCH, MAX_BATCH = 20, 16, 128
-# Early stages know edges and textures of photos. Freezing them cuts an epoch to two thirds of the
-# time, so `auto` takes more epochs.
+# Early stages detect edges and textures of photos. Freezing them cuts the time of an epoch to two
+# thirds, so `auto` trains for more epochs.
 FREEZE_THOUSANDS, FREEZE_MANY = "stage2", "stem"
 MIN_EPOCHS, MIN_EPOCHS_FROZEN = 8, 12
 MIN_UPDATES, MIN_UPDATES_FEW = 290, 120
@@ -186,7 +186,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def resolve_options(settings: Mapping[str, Any], n_train: int, side: int) -> FinetuneOptions:
-    """The options that parameters by name, recipe and backbone included, give for these images.
+    """The options for these images from parameters by name, including recipe and backbone.
 
     Raises OptionError for values that cannot be combined.
     """
@@ -213,7 +213,7 @@ def _by_data(facts: DataFacts, changes: dict[str, Any]) -> dict[str, Any]:
     is_tiny, is_many = facts.side <= TINY_SIDE and not is_few, facts.n_train >= MANY_IMAGES
     exponent = int(math.log2(max(1, facts.n_train / UPDATES_PER_EPOCH)))
     batch_size = changes.get("batch_size", min(max(2**exponent, MIN_BATCH), MAX_BATCH))
-    batch = min(batch_size, facts.n_train)  # the trainer's
+    batch = min(batch_size, facts.n_train)  # as in `Trainer`
     updates = facts.n_train // batch  # in an epoch
     few, thousands, many = next(
         resolutions for largest, resolutions in RESOLUTIONS.items() if facts.side <= largest

@@ -56,7 +56,7 @@ class Trainer:
              (of the linear probe).
 
     The ranks of a process group train together, each on a slice of every batch. The result is that
-    of one process up to rounding, except for what a backbone's dropout draws.
+    of one process up to rounding, except for the random numbers of a backbone's dropout.
 
     Raises OptionError if there are more processes than images in a batch.
     """
@@ -150,8 +150,8 @@ class Trainer:
     def train(self, on_progress: OnProgress = no_progress) -> Iterator[ValidatedEpoch]:
         """Train the remaining epochs; yields each once `state()` includes it.
 
-        If the head starts as the linear probe, epoch 0 is the validation of that start, so that no
-        training ends with a lower validation accuracy.
+        If the head starts as the linear probe, epoch 0 is the validation of that start, so training
+        never ends with a lower validation accuracy than the start's.
 
         An epoch's metrics are train/loss and train/accuracy (on augmented images, while training),
         val/loss and val/accuracy (at the epoch's resolution, of the moving average, if there is
@@ -194,7 +194,7 @@ class Trainer:
         started: float,
         on_progress: OnProgress = no_progress,
     ) -> ValidatedEpoch:
-        """Validate an epoch that began at `started` (s); `metrics` are its training's."""
+        """Validate an epoch that began at `started` (s); `metrics` are those of its training."""
         eval_model = self.network if self._ema is None else self._ema.module
         val_preprocessing = replace(self.pipeline.preprocessing, resolution=resolution)
         val_pipeline = replace(self.pipeline, network=eval_model, preprocessing=val_preprocessing)
@@ -232,7 +232,7 @@ class Trainer:
             with self.pipeline.autocast(), seeded(step_seed, self.pipeline.device):
                 logits = self._parallel(images)  # (b, classes)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
-            loss = loss * (len(labels) / self.batch_size)  # the sum over the ranks is the batch's
+            loss = loss * (len(labels) / self.batch_size)  # sums over the ranks to the batch's loss
             self._optimizer.zero_grad()
             # DistributedDataParallel averages gradients over the ranks.
             self._scaler.scale(loss * world_size()).backward()

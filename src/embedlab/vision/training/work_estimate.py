@@ -1,4 +1,4 @@
-"""The estimated work of a training, in pixels of training images (images × resolution²)."""
+"""The estimated work of a training run, in pixels of training images (images × resolution²)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -26,9 +26,9 @@ def epoch_work(options: FinetuneOptions, n_train: int, n_val: int) -> list[float
 def cheaper_options(
     settings: Mapping[str, Any], n_train: int, n_val: int, side: int
 ) -> Iterator[tuple[str, float]]:
-    """Yield parameters that would shorten a training, each with its share of the time.
+    """Yield parameters that shorten a training run, each with its fraction of the present time.
 
-    settings  of the training, as in `resolve_options`.
+    settings  parameters of the run, as in `resolve_options`.
     """
 
     def work(n: int, **changes: object) -> float:
@@ -41,7 +41,7 @@ def cheaper_options(
         (f"train_limit={FEWER_TRAIN_IMAGES}", {}, min(n_train, FEWER_TRAIN_IMAGES)),
         ("epochs=3", {"epochs": 3}, n_train),
     ):
-        with suppress(OptionError):  # such as another resolution than a backbone's only one
+        with suppress(OptionError):  # for example, a backbone that accepts no other resolution
             share = work(n, **changes) / total
             if share < 1:
                 yield parameter, share

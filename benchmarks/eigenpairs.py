@@ -114,6 +114,12 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     args = parser.parse_args()
     likes = load_likes(args.ratings)
+    n_movies = likes.matrix.shape[1]
+    if n_movies <= minres.MAX_MOVIES_FOR_LAPACK:
+        parser.error(
+            f"--ratings: expected more than {minres.MAX_MOVIES_FOR_LAPACK} movies, got "
+            f"{n_movies:,}: so few are decomposed by LAPACK"
+        )
     options = replace(EXACT, epochs=args.rounds)
     histories: dict[str, list[list[EpochRecord]]] = {name: [] for name in args.sides}
     for seed in range(args.n):

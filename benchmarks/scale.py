@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
+from matplotlib.ticker import EngFormatter
 
 from benchmarks.movie_fits import DIM, adam_epoch, timed_exact_fit
 from benchmarks.synthetic_ratings import LARGEST, SMALLEST, folder_of_size
@@ -127,10 +128,12 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
         values = [v / 1e3 for v in values] if UNITS.get(stage) == "ms" else values
         label = f"{stage}, ∝ n$^{{{exponent(ratings, values):.2f}}}$"
         axes.plot(ratings, values, marker="o", linewidth=2, label=label)
-    seconds.set(title="time", ylabel="seconds")
-    memory.set(title="peak resident memory of the process", ylabel="GiB")
+    seconds.set(title="Time", ylabel="seconds", yscale="log")
+    seconds.yaxis.set_major_formatter("{x:g}")
+    memory.set(title="Peak resident memory of the process", ylabel="GiB", ylim=(0, None))
     for axes in (seconds, memory):
-        axes.set(xscale="log", yscale="log", xlabel="ratings")
+        axes.set(xscale="log", xlabel="ratings")
+        axes.xaxis.set_major_formatter(EngFormatter())
         tidy(axes)
         # The legend is beside the lines, in their order from the top.
         lines = sorted(axes.lines, key=lambda line: -line.get_ydata()[-1])

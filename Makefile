@@ -39,8 +39,8 @@ ui: store  ## the MLflow UI on the same store; PORT=5000
 # local runs cannot write, and one that a killed `mlflow run` leaves cannot be opened.
 store: $(VENV)/.run
 	PYTHONPATH=src MLFLOW_TRACKING_URI="$$STORE" $(BIN)/python -c \
-	  "from embedlab.cli.parser import exit_with; from embedlab.tracking.database import initialise_store; \
-	  exit_with(lambda _: initialise_store())"
+	  "from embedlab.cli.parser import run_main; from embedlab.tracking.database import initialise_store; \
+	  run_main(lambda _: initialise_store())"
 
 bench: $(VENV)/.run  ## speed and memory, as ratios; ARGS="--ratings <path>"
 	$(BIN)/python -m benchmarks.movies $(ARGS)

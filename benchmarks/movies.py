@@ -21,7 +21,7 @@ from benchmarks.timing import Report, in_a_process, seconds_of_calls, take_turns
 from embedlab.movies.data.cooccurrence import cooccurrence, to_dense
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored
 from embedlab.process import peak_memory
@@ -103,7 +103,7 @@ def _peak_mib_of_a_fit(ratings: str, objective: str, epochs: int) -> tuple[float
     likes = load_likes(ratings)
     before = peak_memory() / 2**20
     options = FitOptions(objective=objective, epochs=epochs)
-    fit_weighted(likes.weighted, options, 0, "cpu")
+    fit_likes(likes.weighted, options, 0, "cpu")
     return before, peak_memory() / 2**20
 
 

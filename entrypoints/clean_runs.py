@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.parser import Parser, run_main
 from embedlab.cli.types import boolean, number
 
 
@@ -27,30 +27,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     import pandas as pd
 
     from embedlab.cli.console import console, plain_table
-    from embedlab.datasets.cache import find_leftovers
+    from embedlab.datasets.cache import find_unfinished
     from embedlab.tracking.lifecycle import start_run
     from embedlab.tracking.stale import experiment_named, find_stale
 
     with start_run("clean_runs", "clean_runs", vars(args), marks_stale=False) as run:
         experiment = experiment_named(args.experiment) if args.experiment else run.experiment_id
-        stale, leftovers = find_stale(experiment, args.hours), find_leftovers(args.hours)
-        run.log_metrics({"stale/runs": len(stale), "stale/files": len(leftovers)})
+        stale, unfinished = find_stale(experiment, args.hours), find_unfinished(args.hours)
+        run.log_metrics({"stale/runs": len(stale), "stale/files": len(unfinished)})
         if not args.dry_run:
             for stale_run in stale:
                 stale_run.mark()
-            for leftover in leftovers:
-                leftover.remove()
+            for item in unfinished:
+                item.remove()
         runs = [
             (s.run.data.tags.get("entry_point", "run"), s.run.info.run_id, s.reason) for s in stale
         ]
-        files = [("cache", str(leftover.path), leftover.reason) for leftover in leftovers]
+        files = [("cache", str(item.path), item.reason) for item in unfinished]
         table = pd.DataFrame([*runs, *files], columns=["what", "which", "reason"])
         if len(table):
             run.log_table(table, "tables/stale.json")
             console.print(plain_table("Stale runs and files", table, key="which"))
         marked, removed = ("to mark", "to remove") if args.dry_run else ("marked", "removed")
-        console.print(f"Runs {marked} KILLED: {len(stale)}, files {removed}: {len(leftovers)}")
+        console.print(f"Runs {marked} KILLED: {len(stale)}, files {removed}: {len(unfinished)}")
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_main(main)

@@ -4,11 +4,11 @@ recommendations change?"""
 from collections.abc import Sequence
 
 from embedlab.cli import arguments
-from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.parser import Parser, run_main
 from embedlab.cli.types import boolean, integer, integers, nonblank, number, one_of
 from embedlab.movies.options import FitOptions
 from embedlab.movies.sweep import grid
-from embedlab.movies.sweep.ray_backend import LAUNCHERS, RayOptions, parse_launcher
+from embedlab.movies.sweep.ray_backend import LAUNCHERS, RayOptions, resolve_launcher
 
 PAGE = "compare.html"
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     exact = FitOptions("exact", None, args.dim, args.epochs, args.objective, args.init_scale)
     rates = grid.choose_rates(args.optimizers, args.learning_rates)
     ray_options = RayOptions(args.ray_address, args.cpus_per_fit, args.gpus_per_fit)
-    ray = parse_launcher(args.launcher, ray_options, args.device)
+    ray = resolve_launcher(args.launcher, ray_options, args.device)
 
     from embedlab.cli.console import console, work_progress
     from embedlab.device import choose_device
@@ -99,4 +99,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_main(main)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from embedlab.cli import arguments
-from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.parser import Parser, run_main
 from embedlab.cli.types import integer, integers, one_of
 
 
@@ -86,4 +86,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_main(main)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from embedlab.cli import arguments
-from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.parser import Parser, run_main
 from embedlab.cli.types import boolean, integer, number, one_of
 from embedlab.distributed.launch import launch_workers
 from embedlab.vision.options import IMAGE_MAPS, LinearProbeOptions, check_backbone
@@ -89,9 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         image_report.log_embedding(run, images, test_features, test, args.embedding_map)
         attach_head(backbone, head)  # to the network of `pipeline`, whose outputs are logits now
         trained = image_report.TrainedClassifier(images, split, probe, pipeline, label)
-        messages = image_report.finish(run, trained, test, params)
+        messages = image_report.log_and_publish(run, trained, test, params)
     console.print("\n".join(messages))
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_main(main)

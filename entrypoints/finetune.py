@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from embedlab.cli import arguments
-from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.parser import Parser, run_main
 from embedlab.cli.types import integer, run_id_or_nothing
 from embedlab.distributed.launch import launch_workers
 from embedlab.vision.options import SPLIT_PARAMETERS
@@ -114,10 +114,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         label = f"finetune {options.label}"
         trained = image_report.TrainedClassifier(images, split, trainer, pipeline, label)
-        messages = image_report.finish(run, trained, test, params | settings)
+        messages = image_report.log_and_publish(run, trained, test, params | settings)
         checkpoints.delete()
     console.print("\n".join(messages))
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_main(main)

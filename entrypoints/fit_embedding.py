@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from embedlab.cli import arguments
-from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.parser import Parser, run_main
 from embedlab.cli.types import auto_or, boolean, integer, one_of, positive_number
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.distributed.collectives import process_group
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
     from embedlab.movies.evaluation.splits import check_enough_likes
-    from embedlab.movies.solvers.fit import fit_weighted
+    from embedlab.movies.solvers.fit import fit_likes
     from embedlab.tracking.lifecycle import start_run
     from embedlab.tracking.registry.promotion import PromotionScore
     from embedlab.workflows import movie_runs
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     title = f"fit {options.label}"
     with start_run("fit_embedding", title, params) as run, process_group(vars(args)) as device:
         if not is_main_process():  # rank 0 scatters the likes
-            fit_weighted(None, options, args.seed, device, processes=args.processes)
+            fit_likes(None, options, args.seed, device, processes=args.processes)
             return
         likes = movie_runs.find_or_load_likes(
             run, vars(args), parser.non_default(args), console.print
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         reference = None
         if args.reference:
             exact = FitOptions("exact", dim=options.dim)
-            reference = fit_weighted(likes.weighted, exact, args.seed, device).cost
+            reference = fit_likes(likes.weighted, exact, args.seed, device).cost
             run.log_metrics({"reference/cost": reference})
         caption = f"{likes.name}: cost, dim {options.dim}"
         n_epochs = None if options.is_exact else options.epochs  # until it converges
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             epoch_progress(title, n_epochs, "train/cost") as show,
             movie_runs.epoch_log(run, options, caption, reference, show) as on_epoch,
         ):
-            fit = fit_weighted(likes.weighted, options, args.seed, device, on_epoch, args.processes)
+            fit = fit_likes(likes.weighted, options, args.seed, device, on_epoch, args.processes)
         fit.raise_if_diverged(options)
 
         fitted = movie_runs.FittedEmbedding(likes, options, fit, reference)
@@ -97,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.register and args.promote_by == "ndcg":
             score = PromotionScore(NDCG, held_out_ndcg(likes, options, args.seed, device))
             run.log_metrics({"test/ndcg": score.value})
-        messages = movie_runs.finish(run, fitted, model, score, params)
+        messages = movie_runs.publish_fit(run, fitted, model, score, params)
     console.print("\n".join(messages))
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_main(main)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from embedlab.cli import arguments
-from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.parser import Parser, run_main
 from embedlab.cli.types import auto_or, integer, nonblank, one_of, positive_number
 from embedlab.movies.options import OPTIMIZERS, FitOptions
 
@@ -85,4 +85,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_main(main)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from embedlab.cli.parser import Parser, exit_with
+from embedlab.cli.parser import Parser, run_main
 from embedlab.cli.types import boolean, integer, nonblank, one_of
 
 TITLES_IN_DESCRIPTION = 5
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from embedlab.cli.console import as_text, console, recommendation_table
-    from embedlab.formatting import as_markdown
+    from embedlab.formatting import escape_markdown
     from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.recommend import load_model, query
 
@@ -42,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         table = recommendation_table(answer, args.score)
         run.log_text(as_text(table), "recommendations.txt")
         titles = answer["title"][:TITLES_IN_DESCRIPTION]
-        top = "".join(f"\n1. {as_markdown(title)}" for title in titles)
-        run.describe(f"**{as_markdown(str(table.title))}**\n{top}")
+        top = "".join(f"\n1. {escape_markdown(title)}" for title in titles)
+        run.describe(f"**{escape_markdown(str(table.title))}**\n{top}")
     console.print(table)
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_main(main)

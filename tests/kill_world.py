@@ -266,7 +266,7 @@ def slow_server(folder: Path) -> Iterator[str]:
 
 def download_and_build() -> None:
     """Run build_matrix with the sample as ml-latest-small, to be downloaded from KILL_SERVER."""
-    from embedlab.cli.parser import exit_with
+    from embedlab.cli.parser import run_main
     from embedlab.datasets import movielens
     from embedlab.datasets.sample import sample_files
     from entrypoints import build_matrix
@@ -275,7 +275,7 @@ def download_and_build() -> None:
     files = {name: hashlib.sha256(data).hexdigest() for name, data in sample_files().items()}
     release = movielens.Release(url, sha256, files)
     movielens.RELEASES = {"ml-latest-small": release}
-    exit_with(build_matrix.main)
+    run_main(build_matrix.main)
 
 
 def write_images(folder: Path) -> Path:

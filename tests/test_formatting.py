@@ -4,9 +4,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from embedlab.formatting import (
-    as_markdown,
     cost_as_text,
     counted,
+    escape_markdown,
     first_line,
     gap_as_text,
     signed_gap_as_text,
@@ -45,7 +45,7 @@ def test_a_value_is_spelled_as_on_the_command_line(value, text):
 
 
 def test_a_title_is_not_read_as_markup():
-    text = as_markdown(r"M*A*S*H [a_b] <i> `c` \d")
+    text = escape_markdown(r"M*A*S*H [a_b] <i> `c` \d")
     assert MarkdownIt("commonmark").renderInline(text) == r"M*A*S*H [a_b] &lt;i&gt; `c` \d"
 
 

@@ -57,7 +57,7 @@ def serve_command(model: str) -> str:
     return f"mlflow models serve -m {shlex.quote(model)} --env-manager local -p 5001"
 
 
-def as_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """The text escaped for Markdown, so that `M*A*S*H` is not emphasis."""
     return re.sub(r"([\\*_`\[\]<>])", r"\\\1", text)
 

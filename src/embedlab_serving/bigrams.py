@@ -62,8 +62,8 @@ class BigramIndex:
         # and k - s letters are deleted. The two bigrams at the ends need not be in the other text.
         p, k = partial_ratio / 100, np.minimum(n, m)
         changed = 4 * (1 - p) / (2 - p) * k + 2
-        of_shorter = np.where(n <= m, n_bigrams, self._n_bigrams)
-        return np.flatnonzero(is_near | (shared >= of_shorter - changed))
+        n_shorter_bigrams = np.where(n <= m, n_bigrams, self._n_bigrams)
+        return np.flatnonzero(is_near | (shared >= n_shorter_bigrams - changed))
 
 
 def _bigrams(text: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import threading
 import pytest
 from conftest import PROJECT
 
-from embedlab.cli.parser import EXIT_INTERRUPTED, exit_with
+from embedlab.cli.parser import EXIT_INTERRUPTED, run_main
 from embedlab.errors import DataError, EmbedlabError, OptionError
 
 ENTRY_POINTS = sorted(path.stem for path in (PROJECT / "entrypoints").glob("[!_]*.py"))
@@ -310,7 +310,7 @@ def test_an_expected_end_is_a_line_and_an_exit_code(capsys, error, code, line):
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        exit_with(main)
+        run_main(main)
     assert ended.value.code == code
     assert capsys.readouterr() == ("", line)
 
@@ -320,14 +320,14 @@ def test_a_bug_keeps_its_traceback():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        exit_with(main)
+        run_main(main)
 
 
 def test_a_closed_pipe_gives_no_traceback():
     """`python -m entrypoints.x | head -1`"""
     code = (
-        "from embedlab.cli.parser import exit_with\n"
-        "exit_with(lambda argv: [print('a line', flush=True) for _ in range(100_000)])"
+        "from embedlab.cli.parser import run_main\n"
+        "run_main(lambda argv: [print('a line', flush=True) for _ in range(100_000)])"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],

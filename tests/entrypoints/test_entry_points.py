@@ -26,7 +26,7 @@ from git import InvalidGitRepositoryError, Repo
 from mlflow.entities import Run
 from PIL import Image
 
-from embedlab.cli.parser import exit_with
+from embedlab.cli.parser import run_main
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,7 @@ class Store:
         return self._end_of(command, self.folder, self.environment, experiment)
 
     def call(self, entry_point: str, experiment: str, **parameters: object) -> Ended:
-        """`exit_with(main)`, as `python -m entrypoints.x` calls it, in this process."""
+        """`run_main(main)`, as `python -m entrypoints.x` calls it, in this process."""
         module = importlib.import_module(f"entrypoints.{entry_point}")
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()]
         where = {"EMBEDLAB_CACHE": str(self.folder / "cache"), "MLFLOW_EXPERIMENT_NAME": experiment}
@@ -87,7 +87,7 @@ class Store:
             redirect_stderr(stderr),
         ):
             try:
-                exit_with(module.main)
+                run_main(module.main)
             except SystemExit as ended:
                 code = ended.code
         newest = self.runs(experiment)[-1]

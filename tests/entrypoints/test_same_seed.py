@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.fit import fit_likes
 
 pytestmark = pytest.mark.slow
 
@@ -177,6 +177,6 @@ def test_another_number_of_threads_on_ml_latest_small(real_movielens, optimizer,
         torch.set_num_threads(n_threads)
         with threadpool_limits(n_threads):
             options = FitOptions(optimizer, dim=20, epochs=20)
-            costs.append(fit_weighted(weighted, options, 0, "cpu").cost)
+            costs.append(fit_likes(weighted, options, 0, "cpu").cost)
     torch.set_num_threads(before)
     assert costs[1] == pytest.approx(costs[0], rel=tolerance)

@@ -23,7 +23,7 @@ from embedlab.distributed.env import STARTED_BY_TORCHRUN, is_main_process, rank,
 from embedlab.errors import OptionError
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.fit import fit_likes
 from embedlab.progress import EpochRecord
 from embedlab.vision import inference
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
@@ -60,7 +60,7 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
     def listen(record: EpochRecord) -> None:
         costs.append(record.metrics["train/cost"])
 
-    v = fit_weighted(weighted, options, 0, "cpu", listen, world_size()).embedding
+    v = fit_likes(weighted, options, 0, "cpu", listen, world_size()).embedding
     return costs, v @ v.T
 
 

@@ -23,7 +23,7 @@ from embedlab.movies.explorer import (
 from embedlab.movies.movie_map import GENRE_COLOURS, GENRE_GROUPS
 from embedlab.movies.options import FitOptions
 from embedlab.movies.plots import plot_movie_map
-from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.fit import fit_likes
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
 
@@ -33,7 +33,7 @@ MAX_BYTES = 3_000_000  # of the page of ml-latest-small
 def embedding_of(ratings: str, dim: int) -> tuple[np.ndarray, pd.DataFrame, TitleIndex]:
     files = locate_ratings(ratings)
     likes = find_likes(read_ratings(files.path, files.name), "user_mean")
-    fit = fit_weighted(likes.weighted, FitOptions("exact", dim=dim), 0, "cpu")
+    fit = fit_likes(likes.weighted, FitOptions("exact", dim=dim), 0, "cpu")
     movies = likes.movies.assign(likes=likes.popularity)
     return fit.embedding, movies, TitleIndex(movies["title"].tolist(), likes.popularity)
 

@@ -8,7 +8,7 @@ from embedlab.movies.data.cooccurrence import build_cooccurrence, cooccurrence
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored
 from embedlab_serving.neighbours import Neighbours
@@ -74,7 +74,7 @@ def test_co_likes_are_the_known_counts(likes):
 def test_the_published_curve_comes_back(likes, optimizer, lr, published, tolerance):
     history = []
     options = FitOptions(optimizer, lr, dim=100, epochs=max(published))
-    fit_weighted(likes.weighted, options, 0, "cpu", history.append)
+    fit_likes(likes.weighted, options, 0, "cpu", history.append)
     found = {epoch: history[epoch].metrics["train/cost"] for epoch in published}
     assert found == pytest.approx(published, rel=tolerance)
 
@@ -87,7 +87,7 @@ def test_the_exact_solver_reaches_the_minimum_from_any_seed(likes, exact):
 
 
 def test_no_gradient_fit_ends_below_the_exact_cost(likes, exact):
-    result = fit_weighted(likes.weighted, FitOptions("lbfgs"), 0, "cpu")
+    result = fit_likes(likes.weighted, FitOptions("lbfgs"), 0, "cpu")
     assert exact.cost < result.cost < exact.cost * 1.001
 
 

@@ -34,7 +34,7 @@ import sqlalchemy
 import yaml
 from conftest import PROJECT, free_port, long, use_store
 
-from embedlab.cli.parser import exit_with
+from embedlab.cli.parser import run_main
 from embedlab.errors import StoreUnavailableError, TrackingError
 from embedlab.progress import EpochRecord
 from embedlab.tracking import database
@@ -298,7 +298,7 @@ def fit_with_others(number: int, barrier: Barrier, uri: str) -> None:
 
     mlflow.set_tracking_uri(uri)
     barrier.wait(60)
-    exit_with(main)
+    run_main(main)
 
 
 def eight_at_once(team: Team, uri: str) -> list[mlflow.entities.Run]:
@@ -421,7 +421,7 @@ A_FIT = """
 import sys
 import numpy as np
 import pandas as pd
-from embedlab.cli.parser import exit_with
+from embedlab.cli.parser import run_main
 from embedlab.progress import EpochRecord
 from embedlab.tracking.offline import client
 from embedlab.tracking.lifecycle import start_run
@@ -438,7 +438,7 @@ def main(argv):
             print(epoch, flush=True)
         log_movie_model(run, np.ones((1, 2), np.float32), pd.DataFrame(MOVIES), {})
 
-exit_with(main)
+run_main(main)
 """
 
 

@@ -24,7 +24,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.projects import load_project
 
-from embedlab.cli.parser import exit_with
+from embedlab.cli.parser import run_main
 from embedlab.errors import DivergedError, OptionError, TrackingError
 from embedlab.progress import EpochRecord
 from embedlab.tracking import database as database_module
@@ -540,7 +540,7 @@ def fit_for_long(begun: Connection) -> None:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     mlflow.set_tracking_uri("sqlite:///mlflow.db")  # another spelling, so a connection of its own
-    exit_with(main)
+    run_main(main)
 
 
 @pytest.mark.parametrize(
@@ -580,7 +580,7 @@ def test_a_process_that_is_told_to_stop_closes_its_run(client, capfd, signum, co
 def test_a_run_whose_parameters_are_refused_says_why(client, make_run, capsys, arguments, error):
     made = make_run()
     with pytest.raises(SystemExit) as ended:
-        exit_with(lambda _: recommend.main(arguments))
+        run_main(lambda _: recommend.main(arguments))
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith(f"embedlab: {error}")
     kept = client.get_run(made.info.run_id)
@@ -591,7 +591,7 @@ def test_a_run_whose_parameters_are_refused_says_why(client, make_run, capsys, a
 def test_a_run_whose_data_are_not_there_says_why(client, make_run):
     made = make_run()
     with pytest.raises(SystemExit):
-        exit_with(lambda _: build_matrix.main(["--ratings", "nowhere"]))
+        run_main(lambda _: build_matrix.main(["--ratings", "nowhere"]))
     assert (
         client.get_run(made.info.run_id).data.tags["error"].startswith("ratings: expected one of")
     )
@@ -605,7 +605,7 @@ def test_a_run_that_has_begun_keeps_its_own_reason(client, make_run):
             raise OptionError("k: no")
 
     with pytest.raises(SystemExit):
-        exit_with(main)
+        run_main(main)
     assert client.get_run(made.info.run_id).data.tags["error"] == "k: no"
 
 
@@ -615,7 +615,7 @@ def test_a_store_that_fails_does_not_hide_the_error_of_a_refused_parameter(
     make_run()
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", refuse)
     with pytest.raises(SystemExit) as ended:
-        exit_with(lambda _: recommend.main(["--k", "0"]))
+        run_main(lambda _: recommend.main(["--k", "0"]))
     assert ended.value.code == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
 

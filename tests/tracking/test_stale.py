@@ -11,7 +11,7 @@ import mlflow
 import pytest
 from mlflow.entities import Run
 
-from embedlab.datasets.cache import cache_folder, find_leftovers, working_folder
+from embedlab.datasets.cache import cache_folder, find_unfinished, working_folder
 from embedlab.errors import TrackingError
 from embedlab.process import started_at, this_host
 from embedlab.tracking.lifecycle import start_child_run, start_run
@@ -196,14 +196,14 @@ def test_a_working_folder_names_its_process():
             path.touch()
             os.utime(path, (time.time() - 1000 * HOUR,) * 2)
         # It started later than that, so what it owns would be another's of the same number.
-        assert [item.path for item in find_leftovers(0)] == [work]
+        assert [item.path for item in find_unfinished(0)] == [work]
         os.utime(work)
-        assert find_leftovers(0) == []
+        assert find_unfinished(0) == []
 
 
 def test_one_hour_has_no_s():
     leave(".building-c", 1.1)
-    assert [item.reason for item in find_leftovers(1)] == ["not touched for 1 hour"]
+    assert [item.reason for item in find_unfinished(1)] == ["not touched for 1 hour"]
 
 
 def test_files_that_nobody_will_finish_are_found_by_owner_and_age():
@@ -218,9 +218,9 @@ def test_files_that_nobody_will_finish_are_found_by_owner_and_age():
     leave(f".building-{other}-e", 23)
     leave("weights/resnet50.pth.0.partial", 0.5)
     leave("features/whole", 1000)
-    assert {item.path: item.reason for item in find_leftovers(24)} == found
+    assert {item.path: item.reason for item in find_unfinished(24)} == found
     # Never what somebody may be writing right now.
-    assert len(find_leftovers(0)) == len(found) + 1
+    assert len(find_unfinished(0)) == len(found) + 1
 
 
 # -- the entry point ---------------------------------------------------------------------------

@@ -20,13 +20,13 @@ from conftest import PROJECT, empty_store, use_store
 from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
 
-from embedlab.cli.parser import EXIT_INTERRUPTED, exit_with
+from embedlab.cli.parser import EXIT_INTERRUPTED, run_main
 from embedlab.errors import DataError, StoreUnavailableError, TrackingError
 from embedlab.tracking import database as database_module
 from embedlab.tracking.database import initialise_store
 from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.offline import retry as outage
-from embedlab.tracking.store import first_line, ui_instructions, without_password
+from embedlab.tracking.store import safe_first_line, ui_instructions, without_password
 from entrypoints import recommend
 
 pytestmark = pytest.mark.slow
@@ -205,12 +205,12 @@ def test_a_start_that_waits_for_a_lock_is_stopped_by_ctrl_c(database):
     empty_store(database)
     waiting = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from embedlab.cli.parser import exit_with\n"
+        "from embedlab.cli.parser import run_main\n"
         "from embedlab.tracking import database, lifecycle\n"
         "database.LOCK_NOTICE_SECONDS = 0.0\n"
         "def main(argv):\n"
         "    with lifecycle.start_run('recommend', 'waits', {}): pass\n"
-        "exit_with(main)"
+        "run_main(main)"
     )
     with held(Path(f"{database}.lock")):
         process = subprocess.Popen(
@@ -291,7 +291,7 @@ def test_a_relative_address_of_another_folder_is_refused_and_makes_no_store(rela
 
 def test_a_refused_parameter_makes_no_store_at_a_relative_address(relative):
     with pytest.raises(SystemExit):
-        exit_with(lambda _: recommend.main(["--k", "0"]))
+        run_main(lambda _: recommend.main(["--k", "0"]))
     assert list(relative.parents[1].iterdir()) == []
 
 
@@ -363,7 +363,7 @@ def test_the_command_that_opens_the_runs_can_be_used_and_holds_no_password(monke
 
 def test_what_mlflow_says_of_an_address_is_masked():
     error = MlflowException("API request to http://me:secret@host/api failed with exception x")
-    assert first_line(error) == "API request to http://me:***@host/api failed with exception x"
+    assert safe_first_line(error) == "API request to http://me:***@host/api failed with exception x"
 
 
 @pytest.mark.parametrize("kind", [MlflowException, ValueError, DataError])

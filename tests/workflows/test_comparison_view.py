@@ -7,8 +7,9 @@ import pytest
 from chart_views import kept_view
 
 from embedlab.datasets.image_source import SAMPLE
-from embedlab.tracking.lifecycle import TrackedRun, start_run
+from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.store import ui_instructions
+from embedlab.tracking.tracked_run import TrackedRun
 from embedlab.vision.options import SPLIT_PARAMETERS
 from embedlab.workflows.finished_image_runs import find_image_runs
 from embedlab.workflows.image_report import VIEW, comparison_view

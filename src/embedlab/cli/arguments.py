@@ -140,13 +140,13 @@ def add_recipe(parser: Parser) -> None:
         ("flip_view", types.boolean, "average the logits of an image and its mirror image"),
         ("freeze", types.one_of(*vision.FREEZE), "freeze all parts up to this one"),
     ):
-        of_recipe = {
+        value_of = {
             recipe: value_as_text(getattr(options, name))
             for recipe, options in recipes.RECIPES.items()
         }
-        if name in recipes.BY_DATA:
-            of_recipe[recipes.AUTO.recipe] = "by the data"
-        values = "; ".join(f"{recipe}: {value}" for recipe, value in of_recipe.items())
+        if name in recipes.CHOSEN_BY_AUTO:
+            value_of[recipes.AUTO.recipe] = "by the data"
+        values = "; ".join(f"{recipe}: {value}" for recipe, value in value_of.items())
         parser.add(name, types.auto_or(type), "auto", f"{help_text}; {values}")
 
 

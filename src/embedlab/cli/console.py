@@ -62,8 +62,8 @@ def work_progress(
             is_due = progress.disable and now - last_line >= SECONDS_BETWEEN_LINES
             if is_due and (left or total is None):
                 last_line = now
-                share = f"{done / total:.0%}, about {duration(left)} left" if total and left else ""
-                console.print(f"{label}: {', '.join(filter(None, [share, detail]))}")
+                state = f"{done / total:.0%}, about {duration(left)} left" if total and left else ""
+                console.print(f"{label}: {', '.join(filter(None, [state, detail]))}")
 
         yield on_progress
 
@@ -127,8 +127,8 @@ class EpochTable:
 
 def recommendation_table(answer: pd.DataFrame, score: str) -> Table:
     """One row per recommendation: rank, score, title, genres; the table's title names the query."""
-    asked = answer["query"].tolist()
-    title = f"Recommended for {asked[0]}" if asked else "No other movies to recommend"
+    queries = answer["query"].tolist()
+    title = f"Recommended for {queries[0]}" if queries else "No other movies to recommend"
     table = Table(title=title, title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column(score, justify="right")

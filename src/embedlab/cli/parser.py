@@ -1,6 +1,7 @@
 """The entry points' parser, and how an entry point ends as a process.
 
-In: the words of a command line. Out: values, or one sentence (OptionError) before any heavy import.
+In: the words of a command line. Out: a namespace of values, or an OptionError of one sentence
+before any heavy import.
 Parameters are named as in `MLproject`: `like_rule` there is `--like-rule` here.
 """
 
@@ -115,7 +116,7 @@ def _as_parameter(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def exit_with(main: Callable[[Sequence[str] | None], None]) -> None:
+def run_main(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run an entry point as a process: an EmbedlabError is one line on stderr and exit code 1.
 
     Ctrl-C exits with 130. Any other exception keeps its traceback.

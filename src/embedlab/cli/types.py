@@ -1,8 +1,9 @@
 """Argument types: each turns a parameter's text into a value, or refuses it with one sentence.
 
 A refusal is an `argparse.ArgumentTypeError` that says what was expected and what was found; the
-parser puts the parameter's name before it. The range of a single parameter is checked by its type,
-here or beside the options that it belongs to; combinations are checked by the options dataclasses.
+parser puts the parameter's name before it. Types of one parameter are beside its options, such as
+`check_like_rule`; they raise an OptionError or DataError that names the parameter itself.
+Combinations of parameters are checked by the options dataclasses.
 """
 
 import math

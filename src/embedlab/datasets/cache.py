@@ -3,7 +3,7 @@ samples are kept between runs.
 
 In: the environment variable `EMBEDLAB_CACHE`, or nothing. Out: folders whose files are complete,
 even when a run is killed halfway or two runs build the same folder at once. Unfinished files of a
-killed run stay in the cache, and `find_leftovers` finds them.
+killed run stay in the cache, and `find_unfinished` finds them.
 """
 
 import os
@@ -24,9 +24,9 @@ from embedlab.process import has_ended, this_host
 
 CACHE_VARIABLE = "EMBEDLAB_CACHE"
 BUILDING = ".building-"
-OWNED = re.compile(rf"{re.escape(BUILDING)}(\d+)@(.+)-\w+")
+WORKING_FOLDER = re.compile(rf"{re.escape(BUILDING)}(\d+)@(.+)-\w+")
 UNFINISHED = (f"{BUILDING}*", "*.partial")  # *.partial: torch's downloads under way
-LEFTOVER_HOURS = 1.0
+MIN_IDLE_HOURS = 1.0
 # What reading a damaged `.npy` or `.npz` raises; TokenError from Python 3.12 on.
 DAMAGED_ARRAY = (*DAMAGED, OSError, SyntaxError, TokenError)
 
@@ -97,7 +97,7 @@ def working_folder(parent: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class Leftover:
+class UnfinishedFile:
     """A file or folder that nobody will finish, and why that is known."""
 
     path: Path
@@ -110,30 +110,30 @@ class Leftover:
             self.path.unlink(missing_ok=True)
 
 
-def find_leftovers(hours: float) -> list[Leftover]:
+def find_unfinished(hours: float) -> list[UnfinishedFile]:
     """Files and folders in the cache that killed processes left unfinished.
 
     An entry whose process on this host has ended counts after an hour without a change. An entry of
     another host, or of no known process, counts after `hours` (at least one).
     """
-    leftovers = []
+    unfinished = []
     for path in sorted(path for name in UNFINISHED for path in cache_folder().rglob(name)):
         try:
             changed_at = max(item.lstat().st_mtime for item in (path, *path.rglob("*")))
         except OSError:  # finished, or removed, since
             continue
         idle_hours = (time.time() - changed_at) / 3600
-        owner = OWNED.fullmatch(path.name)
+        owner = WORKING_FOLDER.fullmatch(path.name)
         pid, host = (int(owner[1]), owner[2]) if owner else (0, "")
-        if idle_hours < LEFTOVER_HOURS:
+        if idle_hours < MIN_IDLE_HOURS:
             continue
         if owner and has_ended(host, pid, changed_at):
-            leftovers.append(Leftover(path, f"its process {pid} has ended"))
+            unfinished.append(UnfinishedFile(path, f"its process {pid} has ended"))
         elif idle_hours >= hours and host != this_host():
             by_host = f" by {host}" if host else ""
             reason = f"not touched{by_host} for {counted(round(idle_hours), 'hour')}"
-            leftovers.append(Leftover(path, reason))
-    return leftovers
+            unfinished.append(UnfinishedFile(path, reason))
+    return unfinished
 
 
 def _not_writable(folder: Path, error: OSError) -> DataError:

@@ -148,7 +148,7 @@ def _parts_of(root: Path, names: list[str]) -> dict[str, str]:
 
 
 def _subfolders(folder: str, reasons: dict[str, str]) -> dict[str, str]:
-    """Name -> path."""
+    """Name -> path of the folders in `folder`; adds to `reasons` what is left out."""
     entries = _entries(folder, reasons)
     return {os.path.basename(p): p for p, status in entries if stat.S_ISDIR(status.st_mode)}
 
@@ -156,7 +156,10 @@ def _subfolders(folder: str, reasons: dict[str, str]) -> dict[str, str]:
 def _files_under(
     folder: str, visited: set[tuple[int, int]], reasons: dict[str, str]
 ) -> Iterator[Entry]:
-    """The files of a folder, then those of each folder in it that is not `visited` yet."""
+    """The files of a folder, then those of each folder in it that is not `visited` yet.
+
+    Adds to `visited` the folders that are read, and to `reasons` what is left out.
+    """
     below = []
     try:
         for path, status in _entries(folder, reasons):
@@ -174,7 +177,10 @@ def _files_under(
 
 
 def _entries(folder: str, reasons: dict[str, str]) -> Iterator[Entry]:
-    """Regular files and folders, by name, without hidden ones."""
+    """The regular files and the folders in `folder`, in order of their names, but no hidden ones.
+
+    Adds to `reasons`, by path, why anything else is left out.
+    """
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         if name.startswith("."):

@@ -21,7 +21,7 @@ from embedlab.datasets.download import fetch
 from embedlab.errors import DataError
 from embedlab_serving.hashing import sha256_of
 
-FILES = ("ratings.csv", "movies.csv")
+RATINGS_FILE, MOVIES_FILE = FILES = ("ratings.csv", "movies.csv")
 
 
 @dataclass(frozen=True)

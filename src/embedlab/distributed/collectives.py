@@ -32,6 +32,8 @@ Identity = tuple[str, int, float]  # host, process id, a time at which the proce
 def process_group(params: Mapping[str, object]) -> Iterator[str]:
     """Join torchrun's process group, if there is one; yields the device of this rank.
 
+    params  the command line's, `device` among them; compared across the ranks.
+
     Raises OptionError if the ranks were given different parameters or if a host has more ranks than
     CUDA devices, and LostProcessError if another rank has ended or cannot be reached.
     """

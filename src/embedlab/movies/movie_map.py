@@ -34,8 +34,8 @@ class MovieMap:
                 from the three projected movies nearest to it.
     method      the projection.
     trustworthiness
-                of the projected movies, for ten neighbours by cosine: 1 if movies that are near in
-                the plane are near in the embedding (Venna and Kaski 2001).
+                of the projected movies, for up to ten neighbours by cosine: 1 if movies that are
+                near in the plane are near in the embedding (Venna and Kaski 2001).
     """
 
     movies: pd.DataFrame

@@ -85,8 +85,8 @@ def plot_top_block(likes: Likes, n_top: int = 40) -> Figure:
     Similar movies are adjacent. The diagonal, which the cost leaves out, is grey.
     """
     top = np.argsort(-likes.popularity, kind="stable")[:n_top]
-    of_top = likes.matrix[:, top].astype(float)  # (n_users, n_top)
-    counts, liked = (of_top.T @ of_top).toarray(), likes.popularity[top]
+    top_likes = likes.matrix[:, top].astype(float)  # (n_users, n_top)
+    counts, liked = (top_likes.T @ top_likes).toarray(), likes.popularity[top]
     # If x_i and x_j of U users like i and j independently, x_i x_j / U like both.
     lift = counts * likes.matrix.shape[0] / np.outer(liked, liked).clip(1)  # (n_top, n_top)
     order = _by_cluster(lift)
@@ -179,10 +179,10 @@ def plot_movie_map(movie_map: MovieMap, title: str, n_names: int = 30) -> Figure
     axes.set(title=title, xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     for group, (name, colour) in enumerate(zip(GENRE_GROUPS, GENRE_COLOURS, strict=True)):
-        of_group = groups == group
-        if of_group.any():
-            x, y = positions[of_group].T
-            axes.scatter(x, y, areas[of_group], colour, alpha=0.75, linewidths=0)
+        is_in_group = groups == group
+        if is_in_group.any():
+            x, y = positions[is_in_group].T
+            axes.scatter(x, y, areas[is_in_group], colour, alpha=0.75, linewidths=0)
             axes.scatter([], [], 40, colour, label=name)  # for the legend, all of one size
     axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 0))
     figure.draw_without_rendering()  # computes the layout: names have sizes in pixels

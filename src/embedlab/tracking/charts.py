@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from embedlab.tracking.store import CLASSIC_UI, first_line
+from embedlab.tracking.store import CLASSIC_UI, safe_first_line
 
 TAG = "mlflow.sharedViewState"
 _SECTION = "comparison"
@@ -91,7 +91,9 @@ def save_view(
             experiment_id, f"{TAG}.{view_id}", json.dumps(view)
         )
     except MlflowException as error:
-        logging.getLogger(__name__).warning("the chart view was not saved: %s", first_line(error))
+        logging.getLogger(__name__).warning(
+            "the chart view was not saved: %s", safe_first_line(error)
+        )
         return None
     query = f"viewStateShareKey={view_id}&compareRunsMode=CHART&{CLASSIC_UI}"
     return f"#/experiments/{experiment_id}/runs?{query}"

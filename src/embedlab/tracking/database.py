@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from embedlab.errors import EmbedlabError, TrackingError
 from embedlab.tracking.offline.retry import outage_reason, retry_until_available, short_requests
-from embedlab.tracking.store import first_line, store_address
+from embedlab.tracking.store import safe_first_line, store_address
 
 LOCK_NUMBER = 1_162_692_676  # of a PostgreSQL advisory lock; any number that nobody else uses
 LOCK_NOTICE_SECONDS = 5.0  # before a line names the lock that is waited for
@@ -60,7 +60,7 @@ def initialise_store() -> None:
     except EmbedlabError:
         raise
     except Exception as error:  # of MLflow, the database, its driver or the file system
-        reason = outage_reason(error) or f"{type(error).__name__}: {first_line(error)}"
+        reason = outage_reason(error) or f"{type(error).__name__}: {safe_first_line(error)}"
         if database and database.is_half_made():
             raise TrackingError(
                 f"the store {store_address()} was left half made by a first `mlflow run` that was "
@@ -99,7 +99,7 @@ class _Database:
         self.tables: set[str] = set()
 
     def check_is_ours(self) -> None:
-        """Raise TrackingError for a database of another program, or another than `mlflow run`'s."""
+        """Raises TrackingError if the database is another program's or lacks `mlflow run`'s run."""
         self.tables = retry_until_available(self._read_tables)
         self._check_owner()
         self._check_has_run()
@@ -149,7 +149,7 @@ class _Database:
         return {name for name in names if not name.startswith(("alembic_", "_alembic_"))}
 
     def _check_owner(self) -> None:
-        """Raise TrackingError for another program's database, to which MLflow would add tables."""
+        """Raises TrackingError for another program's database, which MLflow would add tables to."""
         foreign = sorted(self.tables - MLFLOW_TABLES)
         if foreign and not self.tables >= MLFLOW_TABLES:
             raise TrackingError(
@@ -158,7 +158,7 @@ class _Database:
             )
 
     def _check_has_run(self) -> None:
-        """Raise TrackingError if the store's relative path names another file here.
+        """Raises TrackingError if the store's relative path names another file here.
 
         `mlflow run` makes the run in the caller's folder, but starts the entry point in the
         project's.

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from embedlab.errors import TrackingError
 from embedlab.progress import EpochRecord
-from embedlab.tracking.store import first_line, store_address
+from embedlab.tracking.store import safe_first_line, store_address
 from embedlab.tracking.tracked_run import EPOCH_SECONDS
 
 
@@ -25,8 +25,8 @@ def finished_run(run_id: str, entry_points: Sequence[str]) -> Run:
         run = mlflow.get_run(run_id)
     except MlflowException as error:
         raise TrackingError(
-            f"runs: there is no run {run_id!r} in {store_address()} ({first_line(error)}): give "
-            f"ids of {expected}, joined by commas."
+            f"runs: there is no run {run_id!r} in {store_address()} ({safe_first_line(error)}): "
+            f"give ids of {expected}, joined by commas."
         ) from None
     if run.data.tags.get("entry_point") not in entry_points or run.info.status != "FINISHED":
         raise TrackingError(

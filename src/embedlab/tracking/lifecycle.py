@@ -135,7 +135,9 @@ def end_refused_run(error: EmbedlabError) -> None:
             client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
             client.set_terminated(run_id, status)
     except Exception as failed:  # MLflow's, the database's, its driver's
-        logging.getLogger(__name__).info("the run was not closed: %s", store.first_line(failed))
+        logging.getLogger(__name__).info(
+            "the run was not closed: %s", store.safe_first_line(failed)
+        )
 
 
 def _connect_to_store() -> None:

@@ -19,9 +19,10 @@ import pandas as pd
 
 from embedlab.errors import TrackingError
 from embedlab.tracking.finished import download_artifact
-from embedlab.tracking.lifecycle import PROJECT_ROOT, TrackedRun
+from embedlab.tracking.lifecycle import PROJECT_ROOT
 from embedlab.tracking.offline.retry import outage_reason
-from embedlab.tracking.store import first_line
+from embedlab.tracking.store import safe_first_line
+from embedlab.tracking.tracked_run import TrackedRun
 from embedlab_serving.digests import DIGESTS, digests_of
 
 SERVING_PACKAGE = "embedlab_serving"
@@ -115,8 +116,8 @@ def check_answers_its_example(model_uri: str) -> None:
         if outage_reason(error) is not None:
             raise
         raise TrackingError(
-            f"the model {model_uri} does not answer its own input example ({first_line(error)}): "
-            "it is logged, but was not registered."
+            f"the model {model_uri} does not answer its own input example "
+            f"({safe_first_line(error)}): it is logged, but was not registered."
         ) from error
 
 

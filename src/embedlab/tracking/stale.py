@@ -17,7 +17,7 @@ from mlflow.entities import Run, RunTag
 
 from embedlab.errors import TrackingError
 from embedlab.process import has_ended, started_at, this_host
-from embedlab.tracking.store import first_line, store_address
+from embedlab.tracking.store import safe_first_line, store_address
 
 
 def owner_tags() -> dict[str, str]:
@@ -56,7 +56,7 @@ def mark_stale_runs(experiment_id: str) -> None:
             stale.mark()
     except Exception as error:  # MLflow's, the database's, or ValueError for a foreign tag
         text = "runs that died could not be marked: %s"
-        logging.getLogger(__name__).warning(text, first_line(error))
+        logging.getLogger(__name__).warning(text, safe_first_line(error))
 
 
 def find_stale(experiment_id: str, max_idle_hours: float = math.inf) -> list[StaleRun]:

@@ -32,7 +32,7 @@ CLASSIC_UI = "workflowType=machine_learning"  # without it the UI opens on the t
 
 
 def check_artifact_location(experiment_id: str) -> None:
-    """Raise TrackingError if artifacts of this experiment could not be stored.
+    """Raises TrackingError if artifacts of this experiment could not be stored.
 
     An experiment that `mlflow ui` or `mlflow server` made keeps its artifacts behind the server
     (`mlflow-artifacts:`), where a run that writes to the database directly cannot reach them.
@@ -53,7 +53,9 @@ def explain_store_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException) as error:
-        raise TrackingError(f"MLflow at {store_address()} reports: {first_line(error)}") from error
+        raise TrackingError(
+            f"MLflow at {store_address()} reports: {safe_first_line(error)}"
+        ) from error
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
@@ -79,7 +81,7 @@ def without_password(text: str) -> str:
     return PASSWORD.sub(lambda match: f"{match[match.lastindex or 0]}***", text)
 
 
-def first_line(error: Exception) -> str:
+def safe_first_line(error: Exception) -> str:
     """The message of an error in one line, without passwords.
 
     SQLAlchemy may put another line before it, `(raised as a result of …)`, and MLflow may put the

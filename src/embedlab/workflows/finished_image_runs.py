@@ -15,7 +15,7 @@ from embedlab.tracking.finished import (
     newest_finished,
     read_history,
 )
-from embedlab.tracking.store import first_line, store_address
+from embedlab.tracking.store import safe_first_line, store_address
 from embedlab.tracking.tracked_run import resolved_param
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
@@ -106,5 +106,5 @@ def _test_predictions(run_id: str) -> Predictions:
             return Predictions(arrays["probabilities"], arrays["labels"], arrays["rows"])
     except (MlflowException, *DAMAGED_ARRAY) as error:
         raise TrackingError(
-            f"runs: {run_id} has no {PREDICTIONS} that can be read ({first_line(error)})."
+            f"runs: {run_id} has no {PREDICTIONS} that can be read ({safe_first_line(error)})."
         ) from None

@@ -10,10 +10,10 @@ import pandas as pd
 
 from embedlab.formatting import counted, serve_command
 from embedlab.tracking import charts
-from embedlab.tracking.lifecycle import TrackedRun
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish
+from embedlab.tracking.tracked_run import TrackedRun
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation import plots
@@ -72,7 +72,7 @@ def log_embedding(
     run.log_figure(figure, "figures/neighbours.png")
 
 
-def finish(
+def log_and_publish(
     run: TrackedRun, trained: TrainedClassifier, test: Predictions, params: Mapping[str, Any]
 ) -> list[str]:
     """Log the test report and the model, and register it if `params` say so.

@@ -12,7 +12,7 @@ from embedlab.datasets.image_source import locate_images
 from embedlab.distributed.collectives import assert_same_across_ranks, local_main_first
 from embedlab.formatting import counted
 from embedlab.progress import EpochRecord, OnProgress
-from embedlab.tracking.lifecycle import TrackedRun
+from embedlab.tracking.tracked_run import TrackedRun
 from embedlab.vision.data.augmentation import Augmentation
 from embedlab.vision.data.images import ImageDataset, read_images
 from embedlab.vision.data.splits import Split, duplicates_across_parts, split_images

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pandas as pd
 
-from embedlab.tracking.lifecycle import TrackedRun
 from embedlab.tracking.model_logging import log_model
+from embedlab.tracking.tracked_run import TrackedRun
 from embedlab_serving import movie_model
 from embedlab_serving.titles import MAX_QUERY
 

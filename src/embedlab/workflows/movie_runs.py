@@ -20,11 +20,11 @@ from embedlab.movies.plots import plot_fit, plot_movie_map
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, relative_gap
 from embedlab.progress import EpochRecord, OnEpoch
 from embedlab.tracking.finished import download_artifact
-from embedlab.tracking.lifecycle import TrackedRun
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish
-from embedlab.tracking.store import first_line, store_address
+from embedlab.tracking.store import safe_first_line, store_address
+from embedlab.tracking.tracked_run import TrackedRun
 from embedlab.workflows.conflicts import refuse_conflicts
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
 from embedlab.workflows.models import example_title, log_movie_model
@@ -55,7 +55,7 @@ def fetch_matrix(uri: str) -> Path:
         return download_artifact(uri)
     except (MlflowException, OSError) as error:
         raise TrackingError(
-            f"matrix: '{uri}' cannot be read from {store_address()} ({first_line(error)}): "
+            f"matrix: '{uri}' cannot be read from {store_address()} ({safe_first_line(error)}): "
             "give runs:/<run id>/matrix as build_matrix printed it, with the same tracking store."
         ) from None
 
@@ -162,7 +162,7 @@ class FittedEmbedding:
         return log_movie_model(run, result.embedding, self.likes.table, self.likes.metadata | fit)
 
 
-def finish(
+def publish_fit(
     run: TrackedRun,
     fitted: FittedEmbedding,
     model: str,

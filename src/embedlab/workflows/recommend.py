@@ -18,7 +18,7 @@ from embedlab.errors import TitleError, TrackingError
 from embedlab.formatting import command
 from embedlab.tracking.finished import download_artifact
 from embedlab.tracking.model_logging import forget_model_code
-from embedlab.tracking.store import first_line, store_address
+from embedlab.tracking.store import safe_first_line, store_address
 from embedlab_serving.movie_model import COLUMNS, SIGNATURE
 
 MODEL_HINT = "give one that fit_embedding has logged, such as models:/movie-embedding@champion."
@@ -111,4 +111,8 @@ def query(model: PyFuncModel, titles: list[str], params: dict) -> pd.DataFrame:
 def _reason(error: Exception) -> str:
     # EmbedlabError of this process, or of the model's own copy of the code, has a stop reason.
     is_a_sentence = isinstance(error, MlflowException | OSError) or hasattr(error, "stop_reason")
-    return first_line(error) if is_a_sentence else f"{type(error).__name__}: {first_line(error)}"
+    return (
+        safe_first_line(error)
+        if is_a_sentence
+        else f"{type(error).__name__}: {safe_first_line(error)}"
+    )

@@ -28,9 +28,8 @@ from embedlab.tracking.finished import (
     has_artifact,
     newest_finished,
 )
-from embedlab.tracking.lifecycle import TrackedRun
 from embedlab.tracking.store import run_page, ui_address
-from embedlab.tracking.tracked_run import resolved_param
+from embedlab.tracking.tracked_run import TrackedRun, resolved_param
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
 
 ENTRY_POINTS = (

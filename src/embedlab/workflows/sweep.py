@@ -30,7 +30,7 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch, relative_gap
 from embedlab.movies.sweep.convergence import (
     LISTS_FILE,
-    Lists,
+    ListsByEpoch,
     Queries,
     fit_with_snapshots,
     read_lists,
@@ -44,7 +44,8 @@ from embedlab.movies.sweep.results import SweepFit
 from embedlab.progress import EpochRecord, OnEpoch, OnProgress
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
 from embedlab.tracking.finished import download_artifact, has_artifact, read_history
-from embedlab.tracking.lifecycle import PROJECT_ROOT, TrackedRun, start_child_run
+from embedlab.tracking.lifecycle import PROJECT_ROOT, start_child_run
+from embedlab.tracking.tracked_run import TrackedRun
 from embedlab.workflows.models import save_embedding
 from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
 
@@ -107,7 +108,7 @@ class Sweep:
         with closing(self._outcomes(jobs, missing, ray)) as outcomes:
             for job, outcome in outcomes:
                 name = f"{job.options.label}, seed {job.seed}"
-                progress = partial(self._report, job, done, total)
+                progress = partial(self._show_progress, job, done, total)
                 try:
                     fit = finished[job] or self._run_child(
                         job, outcome, fits.get(jobs[0]), progress
@@ -154,8 +155,8 @@ class Sweep:
             fitted = fits_by_ray(self.likes.weighted, missing, self.queries, ray)
             yield from chain(fitted, finished) if jobs[0] in missing else chain(finished, fitted)
 
-    def _report(self, job: Job, done: float, total: float, fraction: float) -> None:
-        """Report progress: `fraction` of `job`, after `done` of `total` work."""
+    def _show_progress(self, job: Job, done: float, total: float, fraction: float) -> None:
+        """Show that `fraction` of `job` is done, after `done` of `total` work."""
         self.on_progress(done + fraction * _work(job), total, job.options.label)
 
     def _key(self, job: Job) -> str:
@@ -173,7 +174,7 @@ class Sweep:
             with suppress(MlflowException, LookupError, *DAMAGED_ARRAY):  # partly deleted, damaged
                 history = read_history(run_id, ["train/cost"])
                 result = _read_result(run, history, reason == "finished")
-                lists: Lists = {}  # older versions logged none, and so do fits that diverged
+                lists: ListsByEpoch = {}  # older versions logged none, and so do fits that diverged
                 if has_artifact(run_id, LISTS_PATH):
                     content = download_artifact(f"runs:/{run_id}/{LISTS_PATH}").read_bytes()
                     lists = read_lists(content, self.queries)
@@ -225,7 +226,7 @@ class Sweep:
 
     def _fit_or_replay(
         self, job: Job, outcome: FinishedTask | EmbedlabError | None, on_epoch: OnEpoch
-    ) -> tuple[FitResult, Lists]:
+    ) -> tuple[FitResult, ListsByEpoch]:
         """Fit here if `outcome` is None; else replay a task's epochs, or raise its error."""
         if outcome is None:
             weighted = self.likes.weighted
@@ -236,7 +237,9 @@ class Sweep:
             on_epoch(record)
         return outcome.result, outcome.lists
 
-    def _log_lists(self, child: TrackedRun, by_epoch: Lists, exact_lists: np.ndarray) -> None:
+    def _log_lists(
+        self, child: TrackedRun, by_epoch: ListsByEpoch, exact_lists: np.ndarray
+    ) -> None:
         """Log a fit's lists and, as a metric by epoch, their overlap with the exact solver's."""
         for epoch, lists in sorted(by_epoch.items()):
             overlap, _ = sampled_overlap(self.queries, lists, exact_lists)

@@ -18,7 +18,7 @@ from embedlab.movies.data.cooccurrence import (
 )
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.fit import fit_likes
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -59,7 +59,7 @@ def test_a_dense_tensor_that_does_not_fit_is_refused_before_the_sparse_matrix_is
     monkeypatch.setattr(cooccurrence_module, "free_bytes", lambda device: 7_199)
     with pytest.raises(DataError, match=r"2 dense matrices of 30 movies needs .* objective=fact"):
         weighted, options = weight_likes(likes), FitOptions(objective="dense")
-        fit_weighted(weighted, options, 0, "cpu")
+        fit_likes(weighted, options, 0, "cpu")
 
 
 def test_the_dense_tensor_equals_the_sparse_matrix_over_several_blocks(monkeypatch):

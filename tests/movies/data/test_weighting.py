@@ -13,7 +13,7 @@ from embedlab.movies.data.cooccurrence import build_cooccurrence
 from embedlab.movies.data.likes import find_likes, load_likes, save_likes
 from embedlab.movies.data.weighting import USER_WEIGHTS, weight_likes
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.solvers.minres import fit_minres
 from entrypoints import build_matrix, compare_optimizers, evaluate_embedding, fit_embedding
 
@@ -83,7 +83,7 @@ def test_vectors_of_weighted_likes_stand_for_the_unscaled_products(ratings):
     likes = find_likes(ratings, "user_mean", "inverse_sqrt", 0.5)
     plain = find_likes(ratings, "user_mean", "inverse_sqrt", 0.0)
     options = FitOptions("exact", dim=likes.n_movies, epochs=5_000)
-    fit = fit_weighted(likes.weighted, options, 0, "cpu")
+    fit = fit_likes(likes.weighted, options, 0, "cpu")
     expected = (plain.weighted.matrix.T @ plain.weighted.matrix).toarray()
     off = ~np.eye(likes.n_movies, dtype=bool)
     # The rounds stop where they gain less than 1e-8 of the cost, a hundredth of a count away.

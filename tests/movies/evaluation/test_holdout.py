@@ -9,7 +9,7 @@ from ranked_likes import eighty_users, pairs, rng
 from embedlab.errors import DataError
 from embedlab.movies.evaluation.splits import (
     HELD_OUT,
-    MAX_QUERIES,
+    MAX_USER_QUERIES,
     MIN_USER_LIKES,
     choose_users,
     hold_out,
@@ -40,7 +40,7 @@ def test_queries_are_what_the_user_likes_each_once_and_not_too_many(holdout):
     assert set(asked) <= pairs(holdout.matrix)
     left = np.diff(holdout.matrix.indptr)
     for user in set(holdout.user):
-        assert np.count_nonzero(holdout.user == user) == min(left[user], MAX_QUERIES)
+        assert np.count_nonzero(holdout.user == user) == min(left[user], MAX_USER_QUERIES)
 
 
 def test_users_with_few_likes_are_untouched():

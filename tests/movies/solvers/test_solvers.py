@@ -16,7 +16,7 @@ from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.options import DEFAULT_LR, OPTIMIZERS, FitOptions
 from embedlab.movies.solvers import fit as fit_module
 from embedlab.movies.solvers import minres
-from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.solvers.gradient import fit_by_gradient, random_start
 from embedlab.movies.solvers.minres import BlockKrylov, fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored
@@ -38,7 +38,7 @@ def fit(likes, optimizer, epochs=400, seed=0, dim=4, objective="factored"):
     history = []
     lr = SMALL_LR.get(optimizer)
     options = FitOptions(optimizer, lr, dim, epochs, objective)
-    return fit_weighted(weight_likes(likes), options, seed, "cpu", history.append), history
+    return fit_likes(weight_likes(likes), options, seed, "cpu", history.append), history
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -117,7 +117,7 @@ def test_a_fit_that_diverges_stops_and_says_where():
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
     options = FitOptions("sgd", 10.0, dim=4, epochs=50)
     history = []
-    result = fit_weighted(weight_likes(likes), options, 0, "cpu", history.append)
+    result = fit_likes(weight_likes(likes), options, 0, "cpu", history.append)
     assert result.epochs == len(history) < 50
     costs = [record.metrics["train/cost"] for record in history]
     assert all(np.isfinite(costs))
@@ -137,7 +137,7 @@ def test_an_exact_fit_that_diverged_is_not_advised_a_learning_rate():
 
 def test_a_finite_cost_far_above_the_start_has_diverged_and_a_spike_has_not():
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
-    exploded = fit_weighted(weight_likes(likes), FitOptions("sgd", 0.1, dim=4, epochs=2), 0, "cpu")
+    exploded = fit_likes(weight_likes(likes), FitOptions("sgd", 0.1, dim=4, epochs=2), 0, "cpu")
     assert np.isfinite(exploded.cost)
     assert (exploded.diverged_at, exploded.epochs) == (1, 2)
     sentence = r"diverged: after 2 epochs the cost is .*e\+.*, .* times that of the start; try a"
@@ -146,7 +146,7 @@ def test_a_finite_cost_far_above_the_start_has_diverged_and_a_spike_has_not():
 
     history = []
     options = FitOptions("rmsprop", 3.0, dim=20, epochs=100)
-    spiked = fit_weighted(weight_likes(likes), options, 0, "cpu", history.append)
+    spiked = fit_likes(weight_likes(likes), options, 0, "cpu", history.append)
     costs = [record.metrics["train/cost"] for record in history]
     assert max(costs) > 1000 * costs[0]
     assert costs[-1] < 1000 * costs[0]
@@ -172,7 +172,7 @@ def test_vectors_that_could_not_be_served_have_diverged(init_scale, fault):
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
     weighted = weight_likes(likes, item_power=1.0)  # whose scale is far above 1
     options = FitOptions("adam", 1.0, dim=4, epochs=1, init_scale=init_scale)
-    result = fit_weighted(weighted, options, 0, "cpu")
+    result = fit_likes(weighted, options, 0, "cpu")
     assert result.has_diverged
     with pytest.raises(DivergedError, match=rf"diverged: .*({fault}|not finite)"):
         result.raise_if_diverged(options)
@@ -297,7 +297,7 @@ def test_fits_of_the_same_likes_count_the_squares_of_x_once(monkeypatch):
     weighted = weight_likes(random_likes(np.random.default_rng(0), 20, 30))
     for optimizer in ("exact", "adam", "lbfgs"):
         options = FitOptions(optimizer, dim=3, epochs=2)
-        fit_weighted(weighted, options, 0, "cpu")
+        fit_likes(weighted, options, 0, "cpu")
     assert len(counted) == 1
 
 
@@ -385,7 +385,7 @@ def test_options_out_of_range_are_refused_before_any_run(arguments, message):
 def test_the_exact_solver_asks_for_no_memory_of_a_gpu(monkeypatch):
     likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
     monkeypatch.setattr(fit_module, "free_bytes", {"cpu": 24 << 30, "cuda": 0}.__getitem__)
-    fit = fit_weighted(weight_likes(likes), exact(3), 0, "cuda")
+    fit = fit_likes(weight_likes(likes), exact(3), 0, "cuda")
     assert fit.embedding.shape == (30, 3)
 
 
@@ -398,4 +398,4 @@ def test_vectors_larger_than_the_memory_are_refused(monkeypatch, optimizer, obje
         r"dim=99999 needs 11\d\.\d GiB and cpu has 24\.0 GiB free: .* \(dim=30, the number of"
     )
     with pytest.raises(OptionError, match=sentence):
-        fit_weighted(weight_likes(likes), options, 0, "cpu")
+        fit_likes(weight_likes(likes), options, 0, "cpu")

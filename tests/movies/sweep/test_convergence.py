@@ -6,7 +6,7 @@ from oracles import small_ratings
 
 from embedlab.movies.data.likes import find_likes
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.sweep.convergence import (
     LISTS_FILE,
     MIN_MOVIE_LIKES,
@@ -96,7 +96,7 @@ def test_to_watch_a_fit_does_not_change_it(optimizer):
     asked = choose_queries(titles, likes.popularity, [0], 2)
     options = FitOptions(optimizer, 0.1, dim=3, epochs=4)
     history: list[EpochRecord] = []
-    plain = fit_weighted(likes.weighted, options, 0, "cpu")
+    plain = fit_likes(likes.weighted, options, 0, "cpu")
     fit, lists = fit_with_snapshots(likes.weighted, asked, Job(options, 0), "cpu", history.append)
     np.testing.assert_array_equal(fit.embedding, plain.embedding)
     assert set(lists) == snapshot_epochs(4) == {0, 1, 2, 3, 4}

@@ -16,7 +16,12 @@ import pytest
 from conftest import PROJECT, free_port, fresh_store
 
 from embedlab.errors import OptionError, RayError
-from embedlab.movies.sweep.ray_backend import RETRIES, RayOptions, describe_capacity, parse_launcher
+from embedlab.movies.sweep.ray_backend import (
+    RETRIES,
+    RayOptions,
+    describe_capacity,
+    resolve_launcher,
+)
 from entrypoints.compare_optimizers import main
 
 needs_ray = pytest.mark.skipif(
@@ -89,8 +94,8 @@ def test_addresses_that_ray_takes(address):
 def test_without_ray_one_sentence_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"not installed: pip install -r requirements-extra\.txt"):
-        parse_launcher("ray", RayOptions(), "auto")
-    assert parse_launcher("local", RayOptions(), "auto") is None
+        resolve_launcher("ray", RayOptions(), "auto")
+    assert resolve_launcher("local", RayOptions(), "auto") is None
 
 
 @needs_ray

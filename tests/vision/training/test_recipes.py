@@ -7,11 +7,11 @@ import pytest
 from embedlab.errors import OptionError
 from embedlab.vision.training.recipes import (
     AUTO,
-    BY_DATA,
+    CHOSEN_BY_AUTO,
     FAST,
     NOTEBOOK,
     RECIPE_FIELDS,
-    DataFacts,
+    AutoInputs,
     FinetuneOptions,
     explain_auto,
     make_options,
@@ -23,7 +23,7 @@ PHOTOS = (96, 128, 160)
 
 def test_a_batch_larger_than_the_data_has_the_rate_of_the_data():
     for n_train in (172, 1_500):
-        facts = DataFacts(n_train, 256)
+        facts = AutoInputs(n_train, 256)
         larger = make_options("auto", facts, batch_size=4_096)
         whole = make_options("auto", facts, batch_size=n_train)
         assert (larger.lr, larger.epochs) == (whole.lr, whole.epochs)
@@ -45,7 +45,7 @@ def test_a_batch_larger_than_the_data_has_the_rate_of_the_data():
     ],
 )
 def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, resolution):
-    options = make_options("auto", DataFacts(n_train, side))
+    options = make_options("auto", AutoInputs(n_train, side))
     assert (options.batch_size, options.epochs) == (batch_size, epochs)
     assert options.lr == lr
     assert options.resolution == resolution
@@ -56,35 +56,35 @@ def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, reso
     assert options.optimizer == ("sgd" if n_train >= 1_000 and is_tiny else "adamw")
     kept = "none" if n_train < 1_000 or is_tiny else "stage2" if n_train < 20_000 else "stem"
     assert options.freeze == kept
-    settings = dict.fromkeys(BY_DATA) | {"lr": lr, "weights": "imagenet"}
+    settings = dict.fromkeys(CHOSEN_BY_AUTO) | {"lr": lr, "weights": "imagenet"}
     sentence = explain_auto(n_train, side, settings, options)
     assert f"for {n_train:,} training images of {side} px: " in sentence
     # What was given is not explained.
-    assert all((f"{name}=" in sentence) == (name != "lr") for name in BY_DATA)
+    assert all((f"{name}=" in sentence) == (name != "lr") for name in CHOSEN_BY_AUTO)
 
 
 def test_random_weights_have_nothing_to_probe_or_to_keep():
-    options = make_options("auto", DataFacts(500, 32, weights="none"))
+    options = make_options("auto", AutoInputs(500, 32, weights="none"))
     assert (options.head, options.batch_norm) == ("random", "update")
-    sentence = explain_auto(500, 32, dict.fromkeys(BY_DATA) | {"weights": "none"}, options)
+    sentence = explain_auto(500, 32, dict.fromkeys(CHOSEN_BY_AUTO) | {"weights": "none"}, options)
     assert "head=random (random weights)" in sentence
 
 
 def test_without_facts_it_has_the_values_for_cifar_10():
-    assert make_options("auto") == make_options("auto", DataFacts(42_500, 32)) == AUTO
+    assert make_options("auto") == make_options("auto", AutoInputs(42_500, 32)) == AUTO
 
 
 def test_a_given_value_counts_for_the_others():
-    options = make_options("auto", DataFacts(4_000, 128), batch_size=32)
+    options = make_options("auto", AutoInputs(4_000, 128), batch_size=32)
     assert (options.batch_size, options.lr) == (32, 3e-4 * 32 / 128)
-    options = make_options("auto", DataFacts(4_000, 128), optimizer="sgd", epochs=2)
+    options = make_options("auto", AutoInputs(4_000, 128), optimizer="sgd", epochs=2)
     assert (options.lr, options.epochs, options.resolution) == (0.01, 2, (128, 160))
-    assert make_options("auto", DataFacts(4_000, 128), lr=0.5).lr == 0.5
-    assert make_options("auto", DataFacts(10_000, 128), freeze="none").epochs == 8
+    assert make_options("auto", AutoInputs(4_000, 128), lr=0.5).lr == 0.5
+    assert make_options("auto", AutoInputs(10_000, 128), freeze="none").epochs == 8
 
 
 def test_only_stages_that_the_backbone_has_are_kept():
-    assert make_options("auto", DataFacts(4_000, 128, "convnext_tiny")).freeze == "none"
+    assert make_options("auto", AutoInputs(4_000, 128, "convnext_tiny")).freeze == "none"
     settings = dict.fromkeys(("recipe", *RECIPE_FIELDS)) | {"recipe": "auto", "weights": "imagenet"}
     for backbone, kept in (("resnet50", "stage2"), ("convnext_tiny", "none")):
         options = resolve_options(settings | {"backbone": backbone}, n_train=4_000, side=128)
@@ -92,12 +92,12 @@ def test_only_stages_that_the_backbone_has_are_kept():
 
 
 def test_a_backbone_of_one_resolution_has_that_one():
-    assert make_options("auto", DataFacts(4_000, 32, "vit_b_16")).resolution == (224,)
+    assert make_options("auto", AutoInputs(4_000, 32, "vit_b_16")).resolution == (224,)
 
 
 def test_the_other_recipes_do_not_look_at_the_data():
-    assert make_options("fast", DataFacts(50, 8)) == FinetuneOptions()
-    assert make_options("notebook", DataFacts(50, 8)).epochs == 15
+    assert make_options("fast", AutoInputs(50, 8)) == FinetuneOptions()
+    assert make_options("notebook", AutoInputs(50, 8)).epochs == 15
 
 
 # -- options ----------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from embedlab.vision.training.epochs import ValidatedEpoch
 from embedlab.vision.training.linear_probe import probe_head, probe_logits
 from embedlab.vision.training.recipes import (
     OPTIMIZERS,
-    DataFacts,
+    AutoInputs,
     FinetuneOptions,
     make_options,
 )
@@ -189,7 +189,7 @@ def start_of(
     images = squares()
     split = split_of(images)
     changes = {"epochs": epochs, "lr": lr, "batch_norm": batch_norm, "optimizer": "sgd"}
-    facts = DataFacts(60, 8)
+    facts = AutoInputs(60, 8)
     options = make_options("auto", facts, **changes, resolution=(RESOLUTION,), flip_view=False)
     backbone = load_backbone(NARROW, "none", seed=1)
     pipeline = ImagePipeline(backbone.network, backbone.preprocessing(RESOLUTION, 1.0))

@@ -126,22 +126,22 @@ def _sums_of_blocks(likes: sp.csr_matrix) -> tuple[int, float]:
     order = most_liked_first(likes)
     is_binary = bool((likes.data == 1).all())
     ordered = likes[:, order].sorted_indices().astype(np.int32 if is_binary else np.float64)
-    movies, n_movies = ordered.T.tocsr(), len(order)  # (n_movies, n_users)
-    diagonal = np.asarray(movies.power(2).sum(axis=1)).ravel()  # (n_movies,) X_ii
-    n_groups = min(MAX_GROUPS, 1 + movies.nnz // LIKES_PER_GROUP)
-    likes_before = np.linspace(0, movies.nnz, n_groups, endpoint=False)
-    edges = np.unique(np.append(np.searchsorted(movies.indptr, likes_before), n_movies))
+    by_movie, n_movies = ordered.T.tocsr(), len(order)  # Lᵀ, (n_movies, n_users)
+    diagonal = np.asarray(by_movie.power(2).sum(axis=1)).ravel()  # (n_movies,) X_ii
+    n_groups = min(MAX_GROUPS, 1 + by_movie.nnz // LIKES_PER_GROUP)
+    likes_before = np.linspace(0, by_movie.nnz, n_groups, endpoint=False)
+    edges = np.unique(np.append(np.searchsorted(by_movie.indptr, likes_before), n_movies))
     nonzeros, squares = 0, 0.0
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for first, last in pairwise(edges):
-            group, from_group = movies[first:last], ordered[:, first:]
-            n_pairs = np.cumsum(np.diff(from_group.indptr)[group.indices])
+            group, columns = by_movie[first:last], ordered[:, first:]  # this group's and later
+            n_pairs = np.cumsum(np.diff(columns.indptr)[group.indices])
             n_pairs = np.append(0, n_pairs)[group.indptr]  # (rows + 1,) in all earlier rows
             entries_of = _sparse_rows
             if is_binary and n_pairs[-1] >= MIN_PAIRS_OF_DENSE_ROW * (last - first):
                 entries_of = _dense_rows
-                from_group = from_group.astype(np.int8)  # needs the indices alone
-            sums = partial(_sums_of_rows, entries_of, from_group, last - first)
+                columns = columns.astype(np.int8)  # needs the indices alone
+            sums = partial(_sums_of_rows, entries_of, columns, last - first)
             starts = np.searchsorted(n_pairs, np.arange(0, n_pairs[-1], PAIRS_AT_ONCE))
             blocks = (group[start:end] for start, end in pairwise([*starts, last - first]))
             for n, square in threads.map(sums, blocks):
@@ -155,34 +155,38 @@ RowEntries = Iterator[tuple[np.ndarray, np.ndarray]]
 
 def _sums_of_rows(
     entries_of: Callable[..., RowEntries],
-    from_group: sp.csr_matrix,
+    columns: sp.csr_matrix,
     n_group: int,
     rows: sp.csr_matrix,
 ) -> tuple[int, float]:
-    """Number of non-zeros and sum of squares of `rows @ from_group`, and of its mirror image.
+    """Number of non-zeros and sum of squares of `rows @ columns`, and of its mirror image.
+
+    rows     (some movies of a group, n_users) CSR: these rows of Lᵀ.
+    columns  (n_users, n) CSR: the columns of L of that group and of all later ones.
+    n_group  number of movies of the group, the first of `columns`.
 
     The first n_group columns belong to a square block on X's diagonal, which is complete. Every
     other entry (i, j) stands for (j, i), too, so it counts twice.
     """
     nonzeros, squares = 0, 0.0
-    for values, in_group in entries_of(rows, from_group, n_group):
+    for values, in_group in entries_of(rows, columns, n_group):
         nonzeros += 2 * int(np.count_nonzero(values)) - int(np.count_nonzero(in_group))
         squares += 2 * _squares(values) - _squares(in_group)
     return nonzeros, squares
 
 
-def _dense_rows(rows: sp.csr_matrix, from_group: sp.csr_matrix, n_group: int) -> RowEntries:
-    """Each row of `rows @ from_group`, both binary, added up in place; fast if few are 0."""
-    likes = from_group[rows.indices]  # of the users of the first row, then of the second, …
+def _dense_rows(rows: sp.csr_matrix, columns: sp.csr_matrix, n_group: int) -> RowEntries:
+    """Each row of `rows @ columns`, both binary, added up in place; fast if few are 0."""
+    likes = columns[rows.indices]  # of the users of the first row, then of the second, …
     lengths = np.diff(likes.indptr[rows.indptr]).tolist()
-    for columns in torch.from_numpy(likes.indices).split(lengths):
-        row = torch.bincount(columns, minlength=from_group.shape[1]).numpy()
+    for liked in torch.from_numpy(likes.indices).split(lengths):
+        row = torch.bincount(liked, minlength=columns.shape[1]).numpy()
         yield row, row[:n_group]
 
 
-def _sparse_rows(rows: sp.csr_matrix, from_group: sp.csr_matrix, n_group: int) -> RowEntries:
-    """All entries of `rows @ from_group` that are not 0."""
-    block = rows @ from_group
+def _sparse_rows(rows: sp.csr_matrix, columns: sp.csr_matrix, n_group: int) -> RowEntries:
+    """All entries of `rows @ columns` that are not 0."""
+    block = rows @ columns
     yield block.data, block.data[block.indices < n_group]
 
 

@@ -27,11 +27,11 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from embedlab.datasets.movielens import MOVIES_FILE, RATINGS_FILE
 from embedlab.errors import DataError
 from embedlab.formatting import counted
 
 MIN_STARS, MAX_STARS = 0.5, 5.0
-RATINGS_FILE, MOVIES_FILE = "ratings.csv", "movies.csv"
 BLOCK_BYTES = 1 << 20  # that Arrow parses at once
 ROWS_AT_ONCE = 1 << 18
 
@@ -198,8 +198,8 @@ def read_by_arrow(path: Path) -> _Columns | None:
                 if not (in_range.all() and np.isfinite(time).all() and np.min(ids, initial=0) >= 0):
                     return None
                 values = (*ids, stars.astype(np.float32), time)
-                for column, of_batch in zip(columns, values, strict=True):
-                    column.frombytes(of_batch.tobytes())
+                for column, batch_values in zip(columns, values, strict=True):
+                    column.frombytes(batch_values.tobytes())
     except ValueError:  # Arrow's own errors, and a header that is not UTF-8
         return None
     return tuple(map(np.asarray, columns)) if columns[0] else None

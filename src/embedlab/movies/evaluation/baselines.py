@@ -41,16 +41,16 @@ def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Scorers:
     weighted = weight_likes(likes, user_weight)
     norms = np.sqrt(weighted.diagonal)  # (n_movies,)
     by_movie = weighted.matrix.T.tocsr()  # (n_movies, n_users)
-    popularity = likes_per_movie(likes)
+    n_likes = likes_per_movie(likes)  # (n_movies,)
 
     def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         x = _rows_of_x(query, by_movie, weighted.matrix)
-        yield COUNT, _break_ties(x, popularity, are_whole=user_weight == "none")
+        yield COUNT, _break_ties(x, n_likes, are_whole=user_weight == "none")
         outer = np.outer(norms[query], norms)  # (n, n_movies)
         for name, shrinkage in DAMPED.items():
             scale = outer + shrinkage
             damped = np.divide(x, scale, out=np.zeros_like(scale), where=scale > 0)
-            yield name, _break_ties(damped, popularity)
+            yield name, _break_ties(damped, n_likes)
 
     return scorers
 
@@ -125,10 +125,10 @@ def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> Scorers:
         warnings.filterwarnings("ignore", message="Method expects CSR input")
         model.fit(likes.astype(np.float64), show_progress=False)
     similarity = sp.csr_matrix(model.similarity)  # (n_movies, n_movies)
-    popularity = likes_per_movie(likes)
+    n_likes = likes_per_movie(likes)  # (n_movies,)
 
     def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        yield "similarity", _break_ties(similarity[query].toarray(), popularity)
+        yield "similarity", _break_ties(similarity[query].toarray(), n_likes)
 
     return scorers
 
@@ -192,12 +192,12 @@ def _rows_of_x(query: np.ndarray, by_movie: sp.csr_matrix, likes: sp.csr_matrix)
     return x
 
 
-def _break_ties(scores: np.ndarray, popularity: np.ndarray, are_whole: bool = False) -> np.ndarray:
-    """The scores, (n, n_movies), with ties broken by popularity, (n_movies,).
+def _break_ties(scores: np.ndarray, n_likes: np.ndarray, are_whole: bool = False) -> np.ndarray:
+    """The scores, (n, n_movies), with ties broken by the movies' likes, (n_movies,).
 
-    Popularity may reorder scores that differ by less than TIE_BREAK times the query's best. If all
-    scores `are_whole` numbers, it reorders only equal scores, because at most 0.5 is added.
+    Likes may reorder scores that differ by less than TIE_BREAK times the query's best. If all
+    scores `are_whole` numbers, they reorder only equal scores, because at most 0.5 is added.
     """
-    relative = popularity / max(popularity.max(), 1)  # (n_movies,) 0 to 1
+    relative = n_likes / max(n_likes.max(), 1)  # (n_movies,) 0 to 1
     largest = 0.5 if are_whole else TIE_BREAK * scores.max(axis=1, keepdims=True)
     return scores + largest * relative

@@ -32,7 +32,7 @@ from embedlab.movies.evaluation.metrics import (
 )
 from embedlab.movies.evaluation.splits import (
     HELD_OUT,
-    MAX_QUERIES,
+    MAX_USER_QUERIES,
     MIN_USER_LIKES,
     Holdout,
     check_enough_likes,
@@ -40,7 +40,7 @@ from embedlab.movies.evaluation.splits import (
     hold_out,
 )
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.fit import fit_likes
 from embedlab.progress import OnProgress, no_progress
 
 MAX_USERS = 20_000  # a standard error of 1/140 of a standard deviation
@@ -99,7 +99,7 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> 
     users = choose_users(likes.matrix, generator, MAX_USERS)
     holdout = hold_out(likes.matrix, generator, users)
     rest = replace(likes, matrix=holdout.matrix)
-    fit = fit_weighted(rest.weighted, options, seed, device)
+    fit = fit_likes(rest.weighted, options, seed, device)
     fit.raise_if_diverged(options)
     v = fit.embedding  # (n_movies, dim)
     k = min(10, likes.n_movies - 1)
@@ -182,10 +182,10 @@ def _evaluation(
         for choice in validated[0]
     }
     best = max(means, key=means.__getitem__)
-    row, scorer = best
+    position, scorer = best
     return Evaluation(
         name=candidate.name,
-        settings=candidate.grid[row],
+        settings=candidate.grid[position],
         scorer=scorer,
         val_hit_rate=means[best],
         chosen_in=chosen.count(best),
@@ -263,7 +263,7 @@ def to_markdown(
             f"- **{row.contestant}**{settings}, {row.score}: hit rate {row.hit_rate:.4f} "
             f"({row.hit_rate_low:.4f} to {row.hit_rate_high:.4f}), NDCG {row.ndcg:.4f}, MRR "
             f"{row.mrr:.4f}; recommends {row.coverage:.1%} of all movies, liked by "
-            f"{row.popularity:.0f} users on average{_standing(row)}."
+            f"{row.popularity:.0f} users on average{_difference_phrase(row)}."
         )
     novel = table.sort_values("popularity").iloc[0]
     if novel.hit_rate < weighted.hit_rate:
@@ -279,17 +279,18 @@ def to_markdown(
     lines += [
         "",
         f"{HELD_OUT} likes of every user with at least {MIN_USER_LIKES} (at most "
-        f"{options.max_users:,}, drawn at random) are held out. Up to {MAX_QUERIES} of the user's "
-        f"other likes are queries, one at a time; {excluded} never recommended. Hit rate is the "
-        f"share of held-out likes among the best {k}. Splits: {n_splits}, each with a validation "
-        "split on which everything was chosen; intervals are bootstrapped over users.",
+        f"{options.max_users:,}, drawn at random) are held out. Up to {MAX_USER_QUERIES} of the "
+        f"user's other likes are queries, one at a time; {excluded} never recommended. Hit rate is "
+        f"the share of held-out likes among the best {k}. Splits: {n_splits}, each with a "
+        "validation split on which everything was chosen; intervals are bootstrapped over users.",
     ]
     if left_out:
         lines += ["", f"Left out: {'; '.join(left_out)}."]
     return "\n".join(lines) + "\n"
 
 
-def _standing(row: Any) -> str:
+def _difference_phrase(row: Any) -> str:
+    """How the candidate of a row of `result_table` compares; "" for WEIGHTED_EMBEDDING itself."""
     if row.contestant == WEIGHTED_EMBEDDING:
         return ""
     differences = []

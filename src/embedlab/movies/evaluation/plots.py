@@ -81,9 +81,9 @@ def _colour(name: str) -> str:
     return COLOURS.get(name, GREEN if name.startswith(("implicit", "item2vec")) else GREY)
 
 
-def spread(heights: np.ndarray, gap: float) -> np.ndarray:
-    """Ascending heights, (n,), moved up and down until they are at least `gap` apart: (n,)."""
-    steps = gap * np.arange(len(heights))
+def spread(heights: np.ndarray, spacing: float) -> np.ndarray:
+    """Ascending heights, (n,), moved up and down until they are at least `spacing` apart: (n,)."""
+    steps = spacing * np.arange(len(heights))
     up = np.maximum.accumulate(heights - steps) + steps
     down = np.minimum.accumulate((heights - steps)[::-1])[::-1] + steps
-    return (up + down) / 2  # in both, heights are `gap` apart or more, so also in their mean
+    return (up + down) / 2  # both have that spacing at least, so their mean has it, too

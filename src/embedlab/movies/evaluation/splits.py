@@ -13,7 +13,7 @@ from embedlab.errors import DataError
 
 MIN_USER_LIKES = 5  # to take part in the split
 HELD_OUT = 2  # likes of each user
-MAX_QUERIES = 10  # of each user, from the other likes
+MAX_USER_QUERIES = 10  # of each user, from the other likes
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def hold_out(
 ) -> Holdout:
     """Hold out HELD_OUT random likes of every user with at least MIN_USER_LIKES.
 
-    Up to MAX_QUERIES of the user's other likes, drawn at random, are queries.
+    Up to MAX_USER_QUERIES of the user's other likes, drawn at random, are queries.
 
     matrix  (n_users, n_movies) CSR, an entry per like.
     users   rows of `matrix` to hold out from; None for all.
@@ -77,7 +77,7 @@ def hold_out(
         is_chosen &= np.isin(np.arange(len(n_likes)), users)
     is_chosen = is_chosen[user]  # (n_entries,)
     is_target = is_chosen & (position < HELD_OUT)
-    is_query = is_chosen & ~is_target & (position < HELD_OUT + MAX_QUERIES)
+    is_query = is_chosen & ~is_target & (position < HELD_OUT + MAX_USER_QUERIES)
     targets = np.zeros((len(n_likes), HELD_OUT), dtype=np.int64)  # (n_users, HELD_OUT)
     targets[user[is_target], position[is_target]] = movie[is_target]
     is_kept = ~is_target

@@ -18,7 +18,7 @@ from embedlab.progress import OnEpoch, ignore_epoch
 from embedlab_serving.neighbours import unservable_reason
 
 
-def fit_weighted(
+def fit_likes(
     weighted: WeightedLikes | None,
     options: FitOptions,
     seed: int,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from embedlab.movies.data.weighting import WeightedLikes
-from embedlab.movies.solvers.fit import fit_weighted
+from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.solvers.result import FitResult
 from embedlab.movies.sweep.grid import Job
 from embedlab.progress import OnEpoch
@@ -25,7 +25,7 @@ N_SAMPLED = 200
 MIN_MOVIE_LIKES = 5  # of a movie that is drawn: vectors of less liked ones say little
 LISTS_FILE = "lists.npz"
 
-Lists = Mapping[int, np.ndarray]  # epoch -> (n_queries, k) int32 rows of movies, or -1
+ListsByEpoch = Mapping[int, np.ndarray]  # epoch -> (n_queries, k) int32 rows of movies, or -1
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def choose_queries(
 
     popularity  (n_movies,) number of each movie's likes.
     asked       rows of movies.
+    k           wanted length of the lists; `Queries.k` is less if a query has fewer other movies.
     """
     eligible = np.flatnonzero(popularity >= MIN_MOVIE_LIKES)
     sampled = np.random.default_rng(0).permutation(eligible)[:N_SAMPLED]
@@ -84,7 +85,7 @@ def snapshot_epochs(n_epochs: int) -> frozenset[int]:
 
 def fit_with_snapshots(
     weighted: WeightedLikes, queries: Queries, job: Job, device: str, on_epoch: OnEpoch
-) -> tuple[FitResult, Lists]:
+) -> tuple[FitResult, ListsByEpoch]:
     """Fit; return the fit and its lists at some epochs (exact solver: only at the last)."""
     options, seed = job
     lists: dict[int, np.ndarray] = {}
@@ -94,7 +95,7 @@ def fit_with_snapshots(
         if epoch in epochs_before_last:
             lists[epoch] = queries.recommend(weighted.to_embedding(vectors.cpu().numpy()))
 
-    fit = fit_weighted(weighted, options, seed, device, on_epoch, on_vectors=on_vectors)
+    fit = fit_likes(weighted, options, seed, device, on_epoch, on_vectors=on_vectors)
     if not fit.has_diverged:
         lists[fit.epochs] = queries.recommend(fit.embedding)
     return fit, lists
@@ -113,7 +114,7 @@ def sampled_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> t
     return float(overlaps.mean()), float(1.96 * error)
 
 
-def save_lists(folder: Path, queries: Queries, lists: Lists) -> None:
+def save_lists(folder: Path, queries: Queries, lists: ListsByEpoch) -> None:
     """Write LISTS_FILE: rows (n_queries,) int64, epochs (n,) and lists (n, n_queries, k) int32."""
     epochs = sorted(lists)
     np.savez_compressed(
@@ -124,7 +125,7 @@ def save_lists(folder: Path, queries: Queries, lists: Lists) -> None:
     )
 
 
-def read_lists(content: bytes, queries: Queries) -> Lists:
+def read_lists(content: bytes, queries: Queries) -> ListsByEpoch:
     """The saved lists of a finished fit for these queries.
 
     The fit may have had other queries: a query that it did not have gets a list of -1. If the saved

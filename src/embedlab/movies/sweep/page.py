@@ -19,7 +19,7 @@ def comparison_page(comparison: OptimizerComparison, caption: str) -> str:
     exact_lists = comparison.exact.last_lists[:n_asked]
     others = zip(comparison.others, run_colours(comparison.fits)[1:], strict=True)
     fits = [_fit_data(comparison, fit, colour) for fit, colour in others]
-    shown = {row for of_query in exact_lists.tolist() for row in of_query}
+    shown = {row for query_list in exact_lists.tolist() for row in query_list}
     shown |= {row for fit in fits for lists in fit["lists"].values() for q in lists for row in q}
     data = {
         "fits": fits,
@@ -32,6 +32,7 @@ def comparison_page(comparison: OptimizerComparison, caption: str) -> str:
 
 
 def _fit_data(comparison: OptimizerComparison, fit: SweepFit, colour: str) -> dict:
+    """What `compare.js` shows of a fit: curve, lists, and their overlap with the exact lists."""
     # The cost of an epoch is the cost before its update.
     costs = [record.metrics["train/cost"] for record in fit.history]
     seconds = accumulate((record.seconds or 0.0 for record in fit.history[:-1]), initial=0.0)

@@ -68,8 +68,8 @@ def plot_costs(comparison: OptimizerComparison, title: str) -> Figure:
     top = MAX_COST_RATIO_SHOWN * max(starts, default=comparison.exact.result.cost)
     colours = dict(zip(comparison.fits, run_colours(comparison.fits), strict=True))
     for axes, name in zip(panels, names, strict=True):
-        of_optimizer = [fit for fit in comparison.others if fit.optimizer == name]
-        for fit in of_optimizer:
+        optimizer_fits = [fit for fit in comparison.others if fit.optimizer == name]
+        for fit in optimizer_fits:
             end = "diverged" if fit.result.has_diverged else cost_as_text(fit.result.cost)
             label = f"{comparison.names[fit].removeprefix(f'{name} lr=')}: {end}"
             draw_costs(axes, fit.history, colours[fit], label)
@@ -120,7 +120,7 @@ def plot_gap_heat_map(comparison: OptimizerComparison, title: str) -> Figure:
     """
     table = comparison.fit_table()[1:]
     gaps = table.groupby(["optimizer", "lr"], sort=False)["gap"]
-    gaps = gaps.agg(lambda of_seeds: of_seeds.mean(skipna=False)).reset_index()
+    gaps = gaps.agg(lambda by_seed: by_seed.mean(skipna=False)).reset_index()
     names = list(gaps["optimizer"].unique())
     row, column = gaps["optimizer"].map(names.index), gaps.groupby("optimizer").cumcount()
     cells = np.full((len(names), column.max() + 1), np.nan)

@@ -31,7 +31,7 @@ from embedlab.progress import EpochRecord
 if TYPE_CHECKING:
     from embedlab.movies.data.weighting import WeightedLikes
     from embedlab.movies.solvers.result import FitResult
-    from embedlab.movies.sweep.convergence import Lists, Queries
+    from embedlab.movies.sweep.convergence import ListsByEpoch, Queries
 
 LAUNCHERS = ("local", "ray")
 SOURCES = Path(__file__).resolve().parents[3]
@@ -75,7 +75,7 @@ class RayOptions:
         return "cuda" if self.gpus_per_fit else "cpu"
 
 
-def parse_launcher(launcher: str, options: RayOptions, device: str) -> RayOptions | None:
+def resolve_launcher(launcher: str, options: RayOptions, device: str) -> RayOptions | None:
     """Ray's options; None for launcher=local. Raises OptionError for conflicts or without Ray."""
     if launcher == "local":
         if options != RayOptions():
@@ -104,7 +104,7 @@ class FinishedTask:
 
     result: "FitResult"
     history: Sequence[EpochRecord]
-    lists: "Lists"
+    lists: "ListsByEpoch"
     node: str
 
 

@@ -13,11 +13,16 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from embedlab.formatting import FAR_GAP, as_markdown, cost_as_text, counted, gap_as_text
+from embedlab.formatting import FAR_GAP, cost_as_text, counted, escape_markdown, gap_as_text
 from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult, relative_gap
-from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES, Lists, Queries, sampled_overlap
+from embedlab.movies.sweep.convergence import (
+    MIN_MOVIE_LIKES,
+    ListsByEpoch,
+    Queries,
+    sampled_overlap,
+)
 from embedlab.movies.sweep.grid import NEW_PREFIX
 from embedlab.progress import EpochRecord
 from embedlab_serving.titles import TitleIndex
@@ -42,7 +47,7 @@ class SweepFit:
     seed: int
     result: FitResult
     history: Sequence[EpochRecord]
-    lists_by_epoch: Lists
+    lists_by_epoch: ListsByEpoch
     run_id: str
 
     @property
@@ -68,8 +73,6 @@ class OptimizerComparison:
     sampled_overlaps
              for each other fit that did not diverge, by epoch: the overlap with the exact lists
              over the movies drawn at random, and its margin of error.
-
-    The lists have fewer than k rows if some query has fewer neighbours.
     """
 
     def __init__(self, fits: Sequence[SweepFit], titles: TitleIndex, queries: Queries):
@@ -181,7 +184,7 @@ class OptimizerComparison:
         if not (k := self.queries.k):
             yield "There is no other movie to recommend."
             return
-        titles = as_markdown("; ".join(self.titles[query] for query in self.asked))
+        titles = escape_markdown("; ".join(self.titles[query] for query in self.asked))
         yield from (f"Top {k} for {titles}, by inner product, against the exact solver's:", "")
         overlap = self.overlap[0]  # (n_fits,)
         # (n_fits,); a gap of nan, like the exact fit's here, is in no group.

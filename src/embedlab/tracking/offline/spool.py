@@ -29,7 +29,7 @@ from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, TrackingError
 from embedlab.formatting import counted
 from embedlab.tracking.offline.retry import SHORT_TIMEOUT, log_line, outage_reason, short_requests
-from embedlab.tracking.store import first_line, store_address
+from embedlab.tracking.store import safe_first_line, store_address
 
 MAX_BATCH_METRICS = 500  # MLflow accepts up to 1,000 in one batch
 SLOWEST_UPLOAD = 2**20  # bytes a second
@@ -129,7 +129,7 @@ class Spool:
             self.release()
             raise TrackingError(
                 f"MLflow at {store_address()} refuses what run {self.run_id} had kept while it was "
-                f"unavailable ({first_line(error)}); that is now in {aside}."
+                f"unavailable ({safe_first_line(error)}); that is now in {aside}."
             ) from error
         shutil.rmtree(self.folder)
         self.release()

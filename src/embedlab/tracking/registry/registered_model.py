@@ -67,9 +67,9 @@ class RegisteredModel:
             return None, f"{self.name} has no {alias} now"
         if wanted == CHALLENGER:
             return version.version, ""
-        replaced = version.tags.get("replaces_version")
-        problem = f"the champion of {self.name}, version {version.version}, replaced no other"
-        return int(replaced) if replaced else None, problem
+        if replaced := version.tags.get("replaces_version"):
+            return int(replaced), ""
+        return None, f"the champion of {self.name}, version {version.version}, replaced no other"
 
     def wait_for_registrations(
         self, seconds: float, since: float, below: float = math.inf
@@ -144,4 +144,5 @@ def _retry(call: Callable[..., None], *args: str) -> None:
 
 
 def registered_version(version: ModelVersion) -> RegisteredVersion:
+    """MLflow's version, as the promotion rule sees it."""
     return RegisteredVersion(int(version.version), version.tags)

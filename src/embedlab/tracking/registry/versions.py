@@ -22,7 +22,6 @@ from typing import Any
 import mlflow
 
 from embedlab.formatting import command
-from embedlab.tracking.lifecycle import TrackedRun
 from embedlab.tracking.model_logging import check_answers_its_example
 from embedlab.tracking.registry.card import CARD_FILE, Card
 from embedlab.tracking.registry.registered_model import (
@@ -32,6 +31,7 @@ from embedlab.tracking.registry.registered_model import (
     registered_version,
 )
 from embedlab.tracking.store import explain_store_errors
+from embedlab.tracking.tracked_run import TrackedRun
 
 UNDECIDED_SECONDS = 60  # after which a registration counts as killed
 PROMOTION_SECONDS = 5  # for which a promotion waits for registrations

@@ -14,7 +14,7 @@ from embedlab.progress import EpochRecord
 from embedlab.vision.evaluation.metrics import Predictions, evaluate, mcnemar
 
 SIGNIFICANT = 0.05
-MAX_SHOWN = 24  # images of a disagreement
+MAX_DISAGREEMENTS = 24  # images of one side of the figure
 RUN_COLUMNS = (
     "run", "kind", "val_accuracy", "accuracy", "low", "high",
     "loss", "calibration_error", "minutes",
@@ -118,7 +118,7 @@ def compare_runs(runs: list[ComparedRun], classes: tuple[str, ...]) -> Compariso
 
 
 def right_only_by(
-    first: Predictions, second: Predictions, max_shown: int = MAX_SHOWN
+    first: Predictions, second: Predictions, max_shown: int = MAX_DISAGREEMENTS
 ) -> Predictions:
     """The `second` predictions of images that only the `first` get right, most confident first."""
     positions = np.flatnonzero(first.is_right & ~second.is_right)

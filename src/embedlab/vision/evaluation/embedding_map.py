@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from embedlab.projection import project
 
-MAX_CLASSES = 10  # whose neighbours are shown
+MAX_QUERY_CLASSES = 10  # whose neighbours are shown
 MAX_POINTS = {"pca": 20_000, "tsne": 3_000}  # t-SNE of 3,000 takes about 20 s on two cores
 
 
@@ -42,6 +42,6 @@ def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
 
 
 def one_query_per_class(labels: np.ndarray) -> np.ndarray:
-    """The first row of each of the first MAX_CLASSES classes."""
+    """The first row of each of the first MAX_QUERY_CLASSES classes."""
     _, first = np.unique(labels, return_index=True)
-    return first[:MAX_CLASSES]
+    return first[:MAX_QUERY_CLASSES]

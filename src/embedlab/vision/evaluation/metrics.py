@@ -60,8 +60,8 @@ class Predictions:
     @property
     def score(self) -> AccuracyAndLoss:
         """Accuracy, and mean cross-entropy; a probability below 2.2e-16 counts as that."""
-        of_truth = self.probabilities[np.arange(len(self.labels)), self.labels]  # (n,)
-        loss = -np.log(of_truth.clip(np.finfo(np.float64).eps)).mean()
+        p_true = self.probabilities[np.arange(len(self.labels)), self.labels]  # (n,)
+        loss = -np.log(p_true.clip(np.finfo(np.float64).eps)).mean()
         return AccuracyAndLoss(float(self.is_right.mean()), float(loss))
 
     def take(self, positions: np.ndarray) -> "Predictions":

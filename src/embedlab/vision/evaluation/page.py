@@ -60,6 +60,7 @@ def _most_confident(run: ComparedRun, per_cell: int) -> np.ndarray:
 
 
 def _run_data(run: ComparedRun, shown: np.ndarray, classes: tuple[str, ...]) -> dict:
+    """What `images.js` shows of a run; `shown` are positions among the test images."""
     report = evaluate(run.test, classes)
     return {
         "name": run.name,

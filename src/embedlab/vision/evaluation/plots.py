@@ -139,21 +139,21 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
     pages = range(0, len(images.classes), CLASSES_ON_A_PAGE)
     for start in pages:
         classes = images.classes[start : start + CLASSES_ON_A_PAGE]
-        of_classes = "" if len(pages) == 1 else f" ({start + 1} to {start + len(classes)})"
+        page_range = "" if len(pages) == 1 else f" ({start + 1} to {start + len(classes)})"
         rows: list[Row] = []
         for name in classes:
             tiles: list[Tile | str | None] = [None] * (2 * k + 1)
-            of_class = top[top["class"] == name]
-            n_wrong = (of_class["kind"] == "wrong").sum()
+            class_rows = top[top["class"] == name]
+            n_wrong = (class_rows["kind"] == "wrong").sum()
             if n_wrong < k:
                 tiles[k + 1 + n_wrong] = "no more\nmistakes" if n_wrong else "no\nmistakes"
-            for item in of_class.itertuples():
+            for item in class_rows.itertuples():
                 first, colour = (0, GREEN) if item.kind == "right" else (k + 1, RED)
                 taken_for = "" if item.kind == "right" else f"{item.predicted}\n"
                 caption = f"{taken_for}{item.confidence:.0%}"
                 tiles[first + item.rank - 1] = Tile(images.pixels[item.row], caption, colour)
             rows.append((name, tiles))
-        yield _tile_rows(rows, f"{title}{of_classes}", headings)
+        yield _tile_rows(rows, f"{title}{page_range}", headings)
 
 
 def plot_image_grid(

@@ -20,7 +20,7 @@ from embedlab.distributed.env import is_main_process
 from embedlab.errors import DataError, DivergedError, LostProcessError
 
 STATE_FILE, RESUMED_FILE = "last.pt", "resumed.txt"
-DAMAGED = (*DAMAGED_ARRAY, pickle.UnpicklingError, KeyError)
+DAMAGED_CHECKPOINT = (*DAMAGED_ARRAY, pickle.UnpicklingError, KeyError)
 
 
 class Checkpoints:
@@ -70,7 +70,7 @@ class Checkpoints:
                 if archive.testzip() is not None:
                     raise zipfile.BadZipFile
             return torch.load(self.file, map_location="cpu", weights_only=True)
-        except DAMAGED as error:
+        except DAMAGED_CHECKPOINT as error:
             raise DataError(
                 f"resume: {self.file} is damaged ({type(error).__name__}); start anew without "
                 "resume."

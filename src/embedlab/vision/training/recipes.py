@@ -1,6 +1,7 @@
 """Fine-tuning recipes: a value for every hyperparameter, and how to override some of them.
 
-The recipe `auto` chooses some of the values (BY_DATA) by the number and the size of the images.
+The recipe `auto` chooses some of the values (CHOSEN_BY_AUTO), mainly by the number and the size of
+the images.
 
 Imports nothing heavy: the parser imports this.
 """
@@ -112,8 +113,8 @@ AUTO = FinetuneOptions(
     augment="zoom_flip",
     freeze="stem",
 )
-# The fields that AUTO chooses by the data; its own values are for CIFAR-10's 42,500 images.
-BY_DATA = (
+# The fields that `auto` chooses by AutoInputs; AUTO has the values for CIFAR-10's 42,500 images.
+CHOSEN_BY_AUTO = (
     "head", "batch_norm", "optimizer", "lr", "epochs", "batch_size", "resolution", "augment",
     "freeze",
 )  # fmt: skip
@@ -143,8 +144,8 @@ RESOLUTIONS = {
 
 
 @dataclass(frozen=True)
-class DataFacts:
-    """The facts from which the recipe `auto` chooses.
+class AutoInputs:
+    """What the recipe `auto` chooses its values by: the data, and two parameters.
 
     n_train            number of training images.
     side               of the images as they are stored, in pixels; at most 256.
@@ -161,7 +162,7 @@ class DataFacts:
         return self.weights != NO_WEIGHTS
 
 
-def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) -> FinetuneOptions:
+def make_options(recipe: str, facts: AutoInputs | None = None, **changes: Any) -> FinetuneOptions:
     """The options of a recipe, with every change that is not None.
 
     If a recipe has more resolutions than epochs, only the last ones are kept.
@@ -169,7 +170,7 @@ def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) ->
     facts  about the data; without them, `auto` has its values for CIFAR-10.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
-    chosen = _by_data(facts, changes) if recipe == AUTO.recipe and facts else {}
+    chosen = _chosen_by_auto(facts, changes) if recipe == AUTO.recipe and facts else {}
     values = asdict(RECIPES[recipe]) | chosen | changes
     if "resolution" not in changes:
         values["resolution"] = values["resolution"][-values["epochs"] :]
@@ -177,10 +178,12 @@ def make_options(recipe: str, facts: DataFacts | None = None, **changes: Any) ->
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Check parameters by name, recipe and backbone included, before the images are read.
+    """Raises OptionError for parameters that cannot be combined, before the images are read.
 
-    For one training image `auto` chooses many epochs, so a list of resolutions is rarely refused
-    too early. Raises OptionError for values that cannot be combined.
+    The number and size of the images are unknown here, so one image is assumed: `auto` then
+    chooses 120 epochs, more than a list of resolutions usually has.
+
+    settings  parameters by name, including recipe and backbone.
     """
     resolve_options(settings, n_train=1, side=0)
 
@@ -190,7 +193,7 @@ def resolve_options(settings: Mapping[str, Any], n_train: int, side: int) -> Fin
 
     Raises OptionError for values that cannot be combined.
     """
-    facts = DataFacts(n_train, side, settings["backbone"], settings["weights"])
+    facts = AutoInputs(n_train, side, settings["backbone"], settings["weights"])
     changes = {name: settings[name] for name in RECIPE_FIELDS}
     options = make_options(settings["recipe"], facts, **changes)
     check_backbone(facts.backbone, options.resolution, options.freeze)
@@ -207,8 +210,8 @@ def min_epochs(freeze: str) -> int:
     return MIN_EPOCHS if freeze in ("none", "stem") else MIN_EPOCHS_FROZEN
 
 
-def _by_data(facts: DataFacts, changes: dict[str, Any]) -> dict[str, Any]:
-    """The values of BY_DATA; each takes the user's `changes` into account."""
+def _chosen_by_auto(facts: AutoInputs, changes: dict[str, Any]) -> dict[str, Any]:
+    """The values of CHOSEN_BY_AUTO; each takes the user's `changes` into account."""
     is_few = facts.n_train < FEW_IMAGES and facts.is_pretrained
     is_tiny, is_many = facts.side <= TINY_SIDE and not is_few, facts.n_train >= MANY_IMAGES
     exponent = int(math.log2(max(1, facts.n_train / UPDATES_PER_EPOCH)))

@@ -214,7 +214,7 @@ class Trainer:
     def _train_epoch(
         self, epoch: int, resolution: int, show: Callable[[float, str], None]
     ) -> dict[str, float]:
-        options, started = self.options, time.perf_counter()
+        started = time.perf_counter()
         self.network.train()
         for module in self._in_eval_mode:
             module.eval()  # keeps BatchNorm's statistics
@@ -229,20 +229,7 @@ class Trainer:
             waited += time.perf_counter() - wait_started
             # What dropout draws depends on the step and the rank alone, even after a resume.
             step_seed = self._seed + (epoch * self.steps_per_epoch + step) * LARGE_PRIME + rank()
-            with self.pipeline.autocast(), seeded(step_seed, self.pipeline.device):
-                logits = self._parallel(images)  # (b, classes)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
-            loss = loss * (len(labels) / self.batch_size)  # sums over the ranks to the batch's loss
-            self._optimizer.zero_grad()
-            # DistributedDataParallel averages gradients over the ranks.
-            self._scaler.scale(loss * world_size()).backward()
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
-            self._schedule.step()
-            if self._ema is not None:
-                self._ema.update_parameters(self.network)
-
-            unchecked.append(torch.stack([loss.detach(), (logits.argmax(1) == labels).sum()]))
+            unchecked.append(self._train_step(images, labels, step_seed))
             if len(unchecked) == STEPS_BETWEEN_CHECKS or step == self.steps_per_epoch:
                 checked.append(all_reduce_sum(torch.stack(unchecked)))
                 first_step = (epoch - 1) * self.steps_per_epoch + step - len(unchecked)
@@ -257,6 +244,27 @@ class Trainer:
             "lr": lr,
             "time/waiting_share": waited / (time.perf_counter() - started),
         }
+
+    def _train_step(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> torch.Tensor:
+        """One update. Returns (2,): this rank's share of the loss, and its number of right answers.
+
+        images, labels  this rank's slice of the batch: (b, 3, r, r) float32, (b,) int64.
+        seed            of dropout.
+        """
+        with self.pipeline.autocast(), seeded(seed, self.pipeline.device):
+            logits = self._parallel(images)  # (b, classes)
+        smoothing = self.options.label_smoothing
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        loss = loss * (len(labels) / self.batch_size)  # sums over the ranks to the batch's loss
+        self._optimizer.zero_grad()
+        # DistributedDataParallel averages gradients over the ranks.
+        self._scaler.scale(loss * world_size()).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._schedule.step()
+        if self._ema is not None:
+            self._ema.update_parameters(self.network)
+        return torch.stack([loss.detach(), (logits.argmax(1) == labels).sum()])
 
     def _batches(self, resolution: int) -> Iterator[Batch]:
         """This rank's slice of each batch of one epoch, in random order.

@@ -27,7 +27,7 @@ from benchmarks.synthetic_ratings import LARGEST, folder_of_size
 from benchmarks.timing import in_a_process, machine, print_table, timed
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation.baselines import unit_rows
-from embedlab.movies.evaluation.metrics import Scorers, held_out_metrics
+from embedlab.movies.evaluation.metrics import ScoreFunction, held_out_metrics
 from embedlab.movies.evaluation.splits import Holdout, choose_users, hold_out
 from embedlab.plotting import BLUE, GREEN, new_figure, tidy
 from embedlab.process import peak_memory
@@ -50,10 +50,10 @@ def hold_out_likes(ratings: str, folder: Path, n_users: int) -> dict[str, object
     return {"users": likes.shape[0], "movies": likes.shape[1], "likes": likes.nnz}
 
 
-def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, Scorers]:
-    """Fit; return the seconds, a function from a row to its top 10, and the scorers.
+def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, ScoreFunction]:
+    """Fit; return the seconds, a function from a row to its top 10, and the score function.
 
-    The fit is timed until the cost is near its final value (`TimedFit`); the top 10 and the scorers
+    The fit is timed until the cost is near its final value (`TimedFit`); the top 10 and the scores
     use the finished fit.
     """
     exact = timed_exact_fit(weight_likes(likes))
@@ -61,14 +61,14 @@ def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, Scorers]:
     neighbours = Neighbours(v)
     unit = unit_rows(v)
 
-    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield "dot", v[query] @ v.T
         yield "cosine", unit[query] @ unit.T
 
-    return exact.near_seconds, lambda row: neighbours.top([row], 10), scorers
+    return exact.near_seconds, lambda row: neighbours.top([row], 10), score_queries
 
 
-def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, Scorers]:
+def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, ScoreFunction]:
     """The same for implicit's ALS, with the seconds of the whole fit."""
     from implicit.als import AlternatingLeastSquares
 
@@ -79,12 +79,12 @@ def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, Scorers]:
     inverse = np.linalg.inv(y.T @ y + model.regularization * np.eye(DIM, dtype=y.dtype))
     unit = unit_rows(y)
 
-    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield "dot", y[query] @ y.T
         yield "cosine", unit[query] @ unit.T
         yield "fold-in", y[query] @ inverse @ y.T
 
-    return seconds, lambda row: model.similar_items(row, 11), scorers
+    return seconds, lambda row: model.similar_items(row, 11), score_queries
 
 
 SIDES = {"exact solver": (by_exact_solver, BLUE), "implicit's ALS": (by_als, GREEN)}
@@ -94,13 +94,13 @@ def measure(side: str, folder: Path, is_ranked: bool) -> Measured:
     """Time and memory of a fit, time of a top 10 and, if `is_ranked`, the best hit rate."""
     with np.load(folder / QUERIES) as queries:
         holdout = Holdout(sp.load_npz(folder / LIKES), **queries)
-    seconds, top_10, scorers = SIDES[side][0](holdout.matrix)
+    seconds, top_10, score_queries = SIDES[side][0](holdout.matrix)
     measured = {"fit, s": seconds, "memory, GiB": peak_memory() / 2**30}
     rows = np.random.default_rng(0).choice(holdout.query, N_TOP_10)
     title_seconds = [timed(partial(top_10, row))[1] for row in rows]
     measured["a top 10, ms"] = 1e3 * statistics.median(title_seconds)
     if is_ranked:
-        rankings = held_out_metrics(scorers, holdout).values()
+        rankings = held_out_metrics(score_queries, holdout).values()
         rates = [ranking.means()["hit_rate"] for ranking in rankings]
         measured["hit rate"] = max(rates)
     return measured

@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.cli.console import console, plain_table
     from embedlab.datasets.cache import find_unfinished
     from embedlab.tracking.lifecycle import start_run
-    from embedlab.tracking.stale import experiment_named, find_stale
+    from embedlab.tracking.stale import find_stale
+    from embedlab.tracking.store import experiment_named
 
     with start_run("clean_runs", "clean_runs", vars(args), marks_stale=False) as run:
         experiment = experiment_named(args.experiment) if args.experiment else run.experiment_id

@@ -48,7 +48,13 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
-    exact = FitOptions("exact", None, args.dim, args.epochs, args.objective, args.init_scale)
+    exact = FitOptions(
+        "exact",
+        dim=args.dim,
+        epochs=args.epochs,
+        objective=args.objective,
+        init_scale=args.init_scale,
+    )
     rates = grid.choose_rates(args.optimizers, args.learning_rates)
     ray_options = RayOptions(args.ray_address, args.cpus_per_fit, args.gpus_per_fit)
     ray = resolve_launcher(args.launcher, ray_options, args.device)

@@ -52,7 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         candidates, left_out = build_candidates(args.dims, args.seed, likes.matrix.shape)
         for reason in left_out:
             console.print(f"Left out: {reason}")
-        options = EvaluationOptions(args.splits, args.seed, args.k, args.exclude, args.users)
+        options = EvaluationOptions(
+            n_splits=args.splits,
+            seed=args.seed,
+            k=args.k,
+            exclude=args.exclude,
+            max_users=args.users,
+        )
         with work_progress("evaluate") as on_progress:
             evaluations = tune_and_evaluate(likes.matrix, candidates, options, on_progress)
         table = result_table(evaluations, args.resamples, args.seed)

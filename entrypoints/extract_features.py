@@ -38,7 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     params = vars(args)
     options = LinearProbeOptions(
-        args.optimizer, args.lr, args.weight_decay, args.epochs, args.batch_size
+        optimizer=args.optimizer,
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
     )
     check_backbone(args.backbone, [args.resolution])
     if launch_workers("extract_features", args.processes, argv):

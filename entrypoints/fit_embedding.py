@@ -46,7 +46,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     options = FitOptions(
-        args.optimizer, args.lr, args.dim, args.epochs, args.objective, args.init_scale
+        optimizer=args.optimizer,
+        lr=args.lr,
+        dim=args.dim,
+        epochs=args.epochs,
+        objective=args.objective,
+        init_scale=args.init_scale,
     )
     check_processes(options, args.processes)
     if launch_workers("fit_embedding", args.processes, argv):

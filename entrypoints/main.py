@@ -36,7 +36,9 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    options = FitOptions(args.optimizer, args.lr, args.dim, args.epochs)  # refused before any step
+    options = FitOptions(  # refused before any step
+        optimizer=args.optimizer, lr=args.lr, dim=args.dim, epochs=args.epochs
+    )
 
     from embedlab.cli.console import console
     from embedlab.tracking.lifecycle import start_run

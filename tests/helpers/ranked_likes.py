@@ -42,14 +42,14 @@ def best_five(scorer, holdout: Holdout, exclude: str = "query") -> np.ndarray:
     return recommend_for(lambda query: [("it", scorer(query))], holdout, 5, exclude)["it"]
 
 
-def scorer_of(scorers, name: str):
+def scorer_of(score_queries, name: str):
     """One scorer of a fit."""
-    return lambda query: dict(scorers(query))[name]
+    return lambda query: dict(score_queries(query))[name]
 
 
-def scores_of(scorers, name: str, n_movies: int) -> np.ndarray:
+def scores_of(score_queries, name: str, n_movies: int) -> np.ndarray:
     """The scores of every movie for every movie as the query."""
-    return scorer_of(scorers, name)(np.arange(n_movies))
+    return scorer_of(score_queries, name)(np.arange(n_movies))
 
 
 @cache

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import mlflow
 from mlflow.entities import Run, RunTag
 
-from embedlab.errors import TrackingError
 from embedlab.process import has_ended, started_at, this_host
-from embedlab.tracking.store import safe_first_line, store_address
+from embedlab.tracking.store import safe_first_line
 
 
 def owner_tags() -> dict[str, str]:
@@ -96,15 +95,3 @@ def _stale_reason(tags: dict[str, str], idle_hours: float, max_idle_hours: float
         return None
     where = f"from its process on {host}" if host else "and no process has taken it up"
     return f"no activity for {idle_hours:,.1f} hours {where}"
-
-
-def experiment_named(name: str) -> str:
-    """The id of an experiment. Raises TrackingError if there is none of that name."""
-    client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        names = ", ".join(item.name for item in client.search_experiments())
-        raise TrackingError(
-            f"experiment: expected one of {names} in {store_address()}, got {name!r}."
-        )
-    return experiment.experiment_id

@@ -120,3 +120,15 @@ def ui_instructions(experiment_id: str, run_id: str, *pages: str) -> str:
         argument = '"$MLFLOW_TRACKING_URI"' if has_password else shlex.quote(uri)
         lines.insert(0, f"Start  mlflow ui --backend-store-uri {argument}")
     return "\n".join(lines)
+
+
+def experiment_named(name: str) -> str:
+    """The id of an experiment. Raises TrackingError if there is none of that name."""
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        names = ", ".join(item.name for item in client.search_experiments())
+        raise TrackingError(
+            f"experiment: expected one of {names} in {store_address()}, got {name!r}."
+        )
+    return experiment.experiment_id

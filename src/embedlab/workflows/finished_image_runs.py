@@ -84,7 +84,7 @@ def _read(run: Run, is_unique: bool) -> ComparedRun:
     run_id, metrics, tags = run.info.run_id, run.data.metrics, run.data.tags
     return ComparedRun(
         name=run.info.run_name if is_unique else f"{run.info.run_name} ({run_id[:6]})",
-        kind=tags["entry_point"],
+        entry_point=tags["entry_point"],
         val_accuracy=metrics["best/val_accuracy"],
         seconds=metrics.get("time/fit_seconds"),
         test=_test_predictions(run_id),

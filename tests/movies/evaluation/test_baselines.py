@@ -39,8 +39,8 @@ def test_raw_co_likes_are_ordered_by_their_counts_however_many_there_are():
     """5,000 and 4,995 co-likes, and a movie that more users like."""
     columns = np.zeros((12_000, 3), np.int32)
     columns[:5_000, 0] = columns[:5_000, 1] = columns[:4_995, 2] = columns[5_000:, 2] = 1
-    scorers = baselines.item_neighbours(sp.csr_matrix(columns), "none")
-    _, second, third = scorer_of(scorers, "count")(np.array([0]))[0]
+    score_queries = baselines.item_neighbours(sp.csr_matrix(columns), "none")
+    _, second, third = scorer_of(score_queries, "count")(np.array([0]))[0]
     assert second > third
 
 
@@ -95,8 +95,8 @@ def test_implicit_finds_the_taste_block_of_the_query():
     holdout = hold_out(two_taste_blocks(n_users=40, n_movies=24), rng())
     als = baselines.implicit_als(holdout.matrix, 2, 0.1, 10.0, seed=0)  # as many as blocks
     knn = baselines.implicit_knn(holdout.matrix, "CosineRecommender")
-    for scorers in (als, knn):
-        for best in recommend_for(scorers, holdout, 5, "query").values():
+    for score_queries in (als, knn):
+        for best in recommend_for(score_queries, holdout, 5, "query").values():
             assert (best // 12 == holdout.query[:, None] // 12).all()
 
 

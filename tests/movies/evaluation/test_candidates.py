@@ -44,8 +44,10 @@ def test_weights_find_more_on_real_ratings(real_movielens):
     assert (len(holdout.query), len(np.unique(holdout.user))) == (5986, 609)
     found = {}
     for name, user_weight, item_power in (("plain", "none", 0.0), ("weighted", "inverse", 0.25)):
-        scorers = embedding_scorers(holdout.matrix, 20, user_weight, item_power, is_rough=True)
-        metrics = held_out_metrics(scorers, holdout)
+        score_queries = embedding_scorers(
+            holdout.matrix, 20, user_weight, item_power, is_rough=True
+        )
+        metrics = held_out_metrics(score_queries, holdout)
         found |= {(name, score): metrics[score].means() for score in ("dot", "cosine")}
     popularity = held_out_metrics(baselines.popularity(holdout.matrix), holdout)
     found["popularity"] = popularity["likes"].means()

@@ -85,7 +85,7 @@ def test_candidates_with_the_same_fit_share_it_and_count_only_their_own_scores(l
         rows = {"good": -np.arange(60.0), "bad": np.arange(60.0)}
         return lambda query: [(name, np.tile(row, (len(query), 1))) for name, row in rows.items()]
 
-    both = [Candidate(WEIGHTED_EMBEDDING, fit), Candidate("bad", fit, scorers=("bad",))]
+    both = [Candidate(WEIGHTED_EMBEDDING, fit), Candidate("bad", fit, scorer_names=("bad",))]
     done = []
     first, second = tune_and_evaluate(
         likes, both, EvaluationOptions(), lambda *count: done.append(count)

@@ -1,6 +1,6 @@
 """Baselines: popularity, item neighbours, EASE, and those of `implicit` and `gensim`, if installed.
 
-In: likes and settings. Out: the scorers of a fit, which share its work on a query.
+In: likes and settings. Out: a fit's score function, whose scorers share the work on a query.
 """
 
 import warnings
@@ -13,7 +13,7 @@ import torch
 
 from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.data.weighting import weight_likes
-from embedlab.movies.evaluation.metrics import Scorers
+from embedlab.movies.evaluation.metrics import ScoreFunction
 
 # To break ties, the most liked movie gains this fraction of the query's best score (if scores are
 # whole numbers: 0.5).
@@ -22,17 +22,17 @@ COUNT = "count"
 DAMPED = {f"cosine, shrinkage={s}": s for s in (0, 10, 100, 1000)}  # of `item_neighbours`
 
 
-def popularity(likes: sp.csr_matrix) -> Scorers:
+def popularity(likes: sp.csr_matrix) -> ScoreFunction:
     """A scorer that ranks movies by their number of likes, whatever the query."""
     counts = likes_per_movie(likes).astype(np.float32)
 
-    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield "likes", np.tile(counts, (len(query), 1))
 
-    return scorers
+    return score_queries
 
 
-def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Scorers:
+def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> ScoreFunction:
     """Item-item scorers from the users who like both movies; popularity breaks ties.
 
     COUNT is X_ij, the number of these users. The other scorers are the cosine of two movies'
@@ -43,7 +43,7 @@ def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Scorers:
     by_movie = weighted.matrix.T.tocsr()  # (n_movies, n_users)
     n_likes = likes_per_movie(likes)  # (n_movies,)
 
-    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         x = _rows_of_x(query, by_movie, weighted.matrix)
         yield COUNT, _break_ties(x, n_likes, are_whole=user_weight == "none")
         outer = np.outer(norms[query], norms)  # (n, n_movies)
@@ -52,7 +52,7 @@ def item_neighbours(likes: sp.csr_matrix, user_weight: str) -> Scorers:
             damped = np.divide(x, scale, out=np.zeros_like(scale), where=scale > 0)
             yield name, _break_ties(damped, n_likes)
 
-    return scorers
+    return score_queries
 
 
 def ease_bytes(n_users: int, n_movies: int) -> int:
@@ -60,7 +60,7 @@ def ease_bytes(n_users: int, n_movies: int) -> int:
     return 8 * (3 * n_users**2 + 2 * n_users * n_movies)
 
 
-def ease(likes: sp.csr_matrix, user_weight: str, penalty: float) -> Scorers:
+def ease(likes: sp.csr_matrix, user_weight: str, penalty: float) -> ScoreFunction:
     """EASE: the linear autoencoder L ≈ L B with a zero diagonal and an L2 penalty λ, exactly.
 
         P = (LᵀL + λI)⁻¹,  B_ij = −P_ij / P_jj,  B_jj = 0
@@ -77,17 +77,17 @@ def ease(likes: sp.csr_matrix, user_weight: str, penalty: float) -> Scorers:
     by_movie = weighted.T.tocsr()  # (n_movies, n_users)
     diagonal = 1 - np.asarray(weighted.multiply(kl).sum(axis=0)).ravel()  # 1 − (LᵀKL)_jj
 
-    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         b = by_movie[query] @ kl / diagonal  # (n, n_movies)
         b[np.arange(len(query)), query] = 0
         yield "B", b
 
-    return scorers
+    return score_queries
 
 
 def implicit_als(
     likes: sp.csr_matrix, factors: int, regularization: float, alpha: float, seed: int
-) -> Scorers:
+) -> ScoreFunction:
     """Implicit-feedback ALS of the library `implicit` (Hu, Koren and Volinsky, ICDM 2008).
 
     `dot` and `cosine` compare two movies' factors; `fold_in` is what the model predicts for a user
@@ -103,15 +103,15 @@ def implicit_als(
     inverse = np.linalg.inv(y.T @ y + regularization * np.eye(factors))
     unit = unit_rows(y)
 
-    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield "dot", y[query] @ y.T
         yield "cosine", unit[query] @ unit.T
         yield "fold_in", y[query] @ inverse @ y.T
 
-    return scorers
+    return score_queries
 
 
-def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> Scorers:
+def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> ScoreFunction:
     """The 100 nearest neighbours of every movie, by the library `implicit`.
 
     kind      BM25Recommender, CosineRecommender or TFIDFRecommender.
@@ -127,13 +127,15 @@ def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> Scorers:
     similarity = sp.csr_matrix(model.similarity)  # (n_movies, n_movies)
     n_likes = likes_per_movie(likes)  # (n_movies,)
 
-    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield "similarity", _break_ties(similarity[query].toarray(), n_likes)
 
-    return scorers
+    return score_queries
 
 
-def item2vec(likes: sp.csr_matrix, dim: int, epochs: int, ns_exponent: float, seed: int) -> Scorers:
+def item2vec(
+    likes: sp.csr_matrix, dim: int, epochs: int, ns_exponent: float, seed: int
+) -> ScoreFunction:
     """Skip-gram with negative sampling over each user's likes in random order, by gensim.
 
     `cosine` and `dot` compare two movies' vectors. `in_out` compares a movie's vector with the
@@ -165,12 +167,12 @@ def item2vec(likes: sp.csr_matrix, dim: int, epochs: int, ns_exponent: float, se
     into[rows], out[rows] = model.wv.vectors, model.syn1neg
     unit = unit_rows(into)
 
-    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield "cosine", unit[query] @ unit.T
         yield "dot", into[query] @ into.T
         yield "in_out", into[query] @ out.T
 
-    return scorers
+    return score_queries
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Candidates of an evaluation: the embedding in its forms, and the baselines, each with its grid.
 
-A candidate's fit takes likes and settings and returns scorers of what it learnt.
+A candidate's fit takes likes and settings and returns its score function.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from embedlab.device import free_bytes
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation import baselines
-from embedlab.movies.evaluation.metrics import Scorers
+from embedlab.movies.evaluation.metrics import ScoreFunction
 from embedlab.movies.options import NORM_EXPONENTS, USER_WEIGHTS, FitOptions
 from embedlab.movies.solvers.minres import fit_minres
 
@@ -28,7 +28,7 @@ ITEM_POWERS = (0.0, 0.25, 0.5)
 TUNING_ROUNDS = 4
 
 Settings = Mapping[str, object]
-FitFunction = Callable[..., Scorers]  # likes and settings -> scorers
+FitFunction = Callable[..., ScoreFunction]  # likes and settings -> scores
 
 
 def scorer_name(exponent: float) -> str:
@@ -42,7 +42,7 @@ def embedding_scorers(
     user_weight: str,
     item_power: float,
     is_rough: bool = False,
-) -> Scorers:
+) -> ScoreFunction:
     """The embedding of weighted likes by the exact solver, with the scorers v_q·v_j / ‖v_j‖^a.
 
     is_rough  fit by TUNING_ROUNDS rounds only.
@@ -60,11 +60,11 @@ def embedding_scorers(
         for exponent in NORM_EXPONENTS
     }
 
-    def scorers(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         for name, v_scaled in scaled.items():
             yield name, v[query] @ v_scaled.T
 
-    return scorers
+    return score_queries
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Candidate:
     """A recommender, with the settings and scorers among which validation chooses.
 
     grid     settings to fit with.
-    scorers  names of the scorers to choose from; empty for all scorers of a fit.
+    scorer_names
+             names of the scorers to choose from; empty for all scorers of a fit.
     tuning_overrides
             settings that are added to those of the grid, or replace them, while tuning.
     """
@@ -80,7 +81,7 @@ class Candidate:
     name: str
     fit: FitFunction
     grid: Sequence[Settings] = ({},)
-    scorers: tuple[str, ...] = ()
+    scorer_names: tuple[str, ...] = ()
     tuning_overrides: Settings = field(default_factory=dict)
 
 
@@ -102,8 +103,8 @@ def build_candidates(
         Candidate("popularity", baselines.popularity),
         Candidate("raw co-likes", baselines.item_neighbours, by_weight, (baselines.COUNT,)),
         Candidate("item-kNN cosine", baselines.item_neighbours, by_weight, (*baselines.DAMPED,)),
-        embedding(PUBLISHED_EMBEDDING, grid=published, scorers=(scorer_name(0),)),
-        embedding(PUBLISHED_COSINE, grid=published, scorers=(scorer_name(1),)),
+        embedding(PUBLISHED_EMBEDDING, grid=published, scorer_names=(scorer_name(0),)),
+        embedding(PUBLISHED_COSINE, grid=published, scorer_names=(scorer_name(1),)),
         embedding(WEIGHTED_EMBEDDING, grid=weighted),
     ]
     left_out = []

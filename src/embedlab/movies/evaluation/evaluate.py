@@ -137,8 +137,8 @@ def tune_and_evaluate(
         holdout: Holdout, fit: FitFunction, *settings: tuple[str, object]
     ) -> dict[str, RankingMetrics]:
         """The metrics of each scorer, by name."""
-        scorers = fit(holdout.matrix, **dict(settings))
-        return held_out_metrics(scorers, holdout, options.k, options.exclude)
+        score_queries = fit(holdout.matrix, **dict(settings))
+        return held_out_metrics(score_queries, holdout, options.k, options.exclude)
 
     for _ in range(options.n_splits):
         fit_and_rank.cache_clear()
@@ -155,7 +155,7 @@ def tune_and_evaluate(
                 rough = {**settings, **candidate.tuning_overrides}
                 by_scorer = fit_and_rank(validation, candidate.fit, *rough.items())
                 for name, metrics in by_scorer.items():
-                    if name in candidate.scorers or not candidate.scorers:
+                    if name in candidate.scorer_names or not candidate.scorer_names:
                         hit_rates[i, name] = metrics.means()["hit_rate"]
                 done += 1
                 on_progress(done, total)

@@ -1,6 +1,6 @@
 """Metrics of rankings by held-out likes, their bootstrap intervals, and the overlap of lists.
 
-In: a `Holdout` and scorers. Out: `RankingMetrics` per scorer: accuracy, coverage and popularity.
+In: a `Holdout` and a score function. Out: `RankingMetrics` of each scorer.
 Every user has the same weight: values are averaged over each user's queries first.
 """
 
@@ -15,7 +15,7 @@ from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.evaluation.splits import Holdout
 
 # Query movies (n,) -> by name, the score of every movie for each, (n, n_movies), higher is better.
-Scorers = Callable[[np.ndarray], Iterator[tuple[str, np.ndarray]]]
+ScoreFunction = Callable[[np.ndarray], Iterator[tuple[str, np.ndarray]]]
 
 QUERIES_AT_ONCE = 512
 RESAMPLES_AT_ONCE = 50
@@ -46,7 +46,7 @@ class RankingMetrics:
 
 
 def held_out_metrics(
-    scorers: Scorers, holdout: Holdout, k: int = 10, exclude: str = "query"
+    score_queries: ScoreFunction, holdout: Holdout, k: int = 10, exclude: str = "query"
 ) -> dict[str, RankingMetrics]:
     """Metrics of the recommendations for every query of `holdout`, by name of the scorer.
 
@@ -55,7 +55,7 @@ def held_out_metrics(
 
     Raises OptionError for a k above the number of movies that remain.
     """
-    recommended = recommend_for(scorers, holdout, k, exclude)
+    recommended = recommend_for(score_queries, holdout, k, exclude)
     return {name: _metrics_of(best, holdout) for name, best in recommended.items()}
 
 
@@ -78,7 +78,7 @@ def _metrics_of(best: np.ndarray, holdout: Holdout) -> RankingMetrics:
 
 
 def recommend_for(
-    scorers: Scorers, holdout: Holdout, k: int, exclude: str
+    score_queries: ScoreFunction, holdout: Holdout, k: int, exclude: str
 ) -> dict[str, np.ndarray]:
     """The `k` best movies for every query by each scorer, best first: name -> (n_queries, k).
 
@@ -95,7 +95,7 @@ def recommend_for(
     for start in range(0, len(order), QUERIES_AT_ONCE):
         rows = order[start : start + QUERIES_AT_ONCE]
         query, query_of_row = np.unique(holdout.query[rows], return_inverse=True)
-        for name, by_scorer in scorers(query):
+        for name, by_scorer in score_queries(query):
             scores = np.array(by_scorer, dtype=np.float32)  # (different queries, n_movies)
             scores[np.arange(len(query)), query] = -np.inf
             if exclude == "query":

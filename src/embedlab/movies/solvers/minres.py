@@ -115,15 +115,18 @@ def fit_minres(
     started = time.perf_counter()
     solver = eigensolver(likes, k, generator)
 
+    def solve(n: torch.Tensor) -> _Solution:
+        return _make_solution(*solver.rayleigh_ritz(n - x, k), x, squares)
+
     n, rounds, seconds = x, 0, 0.0
     nothing = torch.empty((n_movies, 0), dtype=torch.float64)
     best = _Solution(nothing, nothing, x, math.inf, math.inf)
     for round_ in range(options.epochs + 1):
         solver.expand_subspace(n - x)
-        new = _make_solution(*solver.rayleigh_ritz(n - x, k), x, squares)
+        new = solve(n)
         if new.cost > best.cost:  # raised by Newton's step: use the plain n
             n = best.n
-            new = _make_solution(*solver.rayleigh_ritz(n - x, k), x, squares)
+            new = solve(n)
         elapsed = time.perf_counter() - started
         seconds += elapsed
         gain = best.cost - new.cost

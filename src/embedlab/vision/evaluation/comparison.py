@@ -39,7 +39,7 @@ class ComparedRun:
     """
 
     name: str
-    kind: str
+    entry_point: str
     val_accuracy: float
     seconds: float | None
     test: Predictions
@@ -107,7 +107,7 @@ def compare_runs(runs: list[ComparedRun], classes: tuple[str, ...]) -> Compariso
     for run in runs:
         report = evaluate(run.test, classes)
         recall[run.name] = report.per_class["recall"].to_numpy()
-        leading = run.name, run.kind, run.val_accuracy, report.accuracy, *report.interval
+        leading = run.name, run.entry_point, run.val_accuracy, report.accuracy, *report.interval
         minutes = None if run.seconds is None else run.seconds / 60
         rows.append((*leading, report.loss, report.calibration_error, minutes))
         difference = best.test.score.accuracy - report.accuracy

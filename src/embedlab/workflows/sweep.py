@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -95,7 +95,7 @@ class Sweep:
              the store: it writes a child run when the task of that child has ended.
 
         Raises TrackingError if the store fails, RayError if Ray or a task fails; finished fits are
-        kept. Raises DataError if the exact cost is 0, because no other cost is a multiple of 0.
+        kept. Raises DataError if the exact cost is 0.
         """
         exact, *others = grid
         jobs = [Job(exact, seeds[0])]
@@ -124,21 +124,20 @@ class Sweep:
                         note = ", found finished"
                     summary = _result_summary(fit.result, fits[jobs[0]].result)
                     self.notify(f"{name}: {summary}{note}")
-                if fits[jobs[0]].result.cost == 0:
-                    raise DataError(
-                        f"dim: expected one at which the exact solver leaves a cost to compare "
-                        f"with, but with dim={exact.dim} it fits these {self.likes.n_movies:,} "
-                        "movies exactly: use a smaller dim, or ratings of more movies."
-                    )
+                self._check_exact_cost(fits[jobs[0]])
                 progress(1.0)
                 done += _work(job)
-        if failed:
-            reasons = (f"{reason} ({'; '.join(names)})" for reason, names in failed.items())
-            raise RayError(
-                f"{len(jobs) - len(fits)} of {len(jobs)} fits failed: {'; '.join(reasons)}. The "
-                "others are kept: start again to run only these."
-            )
+        _raise_if_failed(failed, len(jobs))
         return [fits[job] for job in jobs]
+
+    def _check_exact_cost(self, exact: SweepFit) -> None:
+        """Raises DataError if the exact cost is 0, because no other cost is a multiple of 0."""
+        if exact.result.cost == 0:
+            raise DataError(
+                f"dim: expected one at which the exact solver leaves a cost to compare with, but "
+                f"with dim={exact.options.dim} it fits these {self.likes.n_movies:,} movies "
+                "exactly: use a smaller dim, or ratings of more movies."
+            )
 
     def _outcomes(
         self, jobs: Sequence[Job], missing: Sequence[Job], ray: RayOptions | None
@@ -279,6 +278,16 @@ class Sweep:
             ],
             order_by="final/cost ASC",
             search=f"tags.{self.tag} IS NOT NULL",
+        )
+
+
+def _raise_if_failed(failed: Mapping[str, Sequence[str]], n_jobs: int) -> None:
+    """Raises RayError if fits have failed; `failed` has their names, by reason."""
+    if failed:
+        reasons = (f"{reason} ({'; '.join(names)})" for reason, names in failed.items())
+        raise RayError(
+            f"{sum(map(len, failed.values()))} of {n_jobs} fits failed: {'; '.join(reasons)}. The "
+            "others are kept: start again to run only these."
         )
 
 

@@ -137,7 +137,7 @@ def main() -> None:
     for gap in GAPS:
         base = None
         for name, of_side in histories.items():
-            positions = [first_within(history, limit * (1 + gap)) for history in of_side]
+            positions = [first_within(history, limit, gap) for history in of_side]
             reached = [position for position in positions if position is not None]
             if len(reached) < len(positions):
                 print(f"{name} does not come within {gap:.0e} in {args.rounds} rounds")

@@ -44,10 +44,15 @@ def adam_epoch(objective: Objective) -> Callable[[], float]:
     return epoch
 
 
-def first_within(history: Sequence[EpochRecord], cost: float) -> int | None:
-    """The position of the first record whose cost is at most `cost`; None if there is none."""
-    reached = (i for i, record in enumerate(history) if record.metrics["train/cost"] <= cost)
-    return next(reached, None)
+def first_within(history: Sequence[EpochRecord], limit: float, gap: float) -> int | None:
+    """The position from which on all costs are within the fraction `gap` of `limit`, if any.
+
+    A single cost proves nothing: in float32, rounding may have made it too low.
+    """
+    costs = [record.metrics["train/cost"] for record in history]
+    outside = [i for i, cost in enumerate(costs) if abs(cost / limit - 1) > gap]
+    position = outside[-1] + 1 if outside else 0
+    return position if position < len(history) else None
 
 
 def seconds_until(history: Sequence[EpochRecord], position: int) -> float:
@@ -75,7 +80,7 @@ def timed_exact_fit(weighted: WeightedLikes) -> TimedFit:
     fit, seconds = timed(
         lambda: fit_minres(weighted, EXACT, generator, tolerance=1e-5, on_epoch=history.append)
     )
-    near = first_within(history, fit.cost * (1 + NEAR_END))
+    near = first_within(history, fit.cost, NEAR_END)
     assert near is not None, "the last round's cost is the final one"
     rounds_after = seconds_until(history, len(history) - 1) - seconds_until(history, near)
     return TimedFit(fit, history, seconds, near, seconds - rounds_after)

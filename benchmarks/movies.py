@@ -76,7 +76,7 @@ def exact_solver(report: Report, likes: Likes, n: int) -> None:
         )
         totals.append(fit.seconds)
         for gap, values in reached.items():
-            near = first_within(history, limit * (1 + gap))
+            near = first_within(history, limit, gap)
             if near is not None:
                 values.append(seconds_until(history, near))
     for gap, values in reached.items():

@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.workflows import image_report, image_runs
     from embedlab.workflows.conflicts import refuse_conflicts
 
-    title = f"finetune resume {args.resume[:8]}" if args.resume else f"finetune {args.recipe}"
+    run_name = f"finetune resume {args.resume[:8]}" if args.resume else f"finetune {args.recipe}"
     with (
-        start_run("finetune", title, params) as run,
-        Checkpoints(run.id, args.resume).explain_resume(console.print) as checkpoints,
+        start_run("finetune", run_name, params) as run,
+        Checkpoints(run.id, args.resume).kept_for_resume(console.print) as checkpoints,
         process_group(params) as device,
     ):
         state = checkpoints.load_resumed()

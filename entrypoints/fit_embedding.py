@@ -67,8 +67,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.workflows import movie_runs
 
     params = vars(args) | {"lr": options.lr}
-    title = f"fit {options.label}"
-    with start_run("fit_embedding", title, params) as run, process_group(vars(args)) as device:
+    run_name = f"fit {options.label}"
+    with (
+        start_run("fit_embedding", run_name, params) as run,
+        process_group(vars(args)) as device,
+    ):
         if not is_main_process():  # rank 0 scatters the likes
             fit_likes(None, options, args.seed, device, processes=args.processes)
             return
@@ -86,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         caption = f"{likes.name}: cost, dim {options.dim}"
         n_epochs = None if options.is_exact else options.epochs  # until it converges
         with (
-            epoch_progress(title, n_epochs, "train/cost") as show,
+            epoch_progress(run_name, n_epochs, "train/cost") as show,
             movie_runs.epoch_log(run, options, caption, reference, show) as on_epoch,
         ):
             fit = fit_likes(likes.weighted, options, args.seed, device, on_epoch, args.processes)

@@ -19,7 +19,7 @@ SECONDS_BETWEEN_LINES = 10.0
 REPORTS_BEFORE_ESTIMATE = 8
 LONG_SECONDS = 3600.0
 FILE_WIDTH = 120
-NUMBER_WIDTH = 9  # of 0.0003125
+NUMBER_WIDTH = 9  # characters of the longest number, such as 0.0003125
 
 # Titles and names are shown literally: "[rec]" is not markup, ":skull:" not an emoji.
 PlainConsole = partial(Console, markup=False, emoji=False)

@@ -26,7 +26,7 @@ MAX_EXPLORED = 10_000  # movies of a page
 TSNE_ITERATIONS = 500  # 1,000 keep neighbours no better
 MAX_POSITION = 9_999  # positions of a page are whole numbers
 N_NEIGHBOURS = 10
-MOVIES_AT_ONCE = 512  # whose scores are in memory
+MOVIES_AT_ONCE = 512  # query movies whose scores are computed together
 
 
 def map_movies(
@@ -66,7 +66,7 @@ def nearest_movies(vectors: np.ndarray, excluded: Sequence[Sequence[int]]) -> np
     """
     v = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
     norms = v.double().norm(dim=1).float()  # (n,)
-    inverse = 1 / torch.where(norms > 0, norms, 1)
+    inverse_norms = 1 / torch.where(norms > 0, norms, 1)  # (n,)
     k = min(N_NEIGHBOURS, len(v) - 1 - max(map(len, excluded)))
     nearest = torch.empty((len(v), len(NORM_EXPONENTS), k), dtype=torch.int64)
     for start in range(0, len(v), MOVIES_AT_ONCE):
@@ -75,7 +75,7 @@ def nearest_movies(vectors: np.ndarray, excluded: Sequence[Sequence[int]]) -> np
         for i, others in enumerate(excluded[block]):
             dots[i, [start + i, *others]] = -torch.inf
         for j, exponent in enumerate(NORM_EXPONENTS):
-            nearest[block, j] = (dots * inverse**exponent).topk(k).indices
+            nearest[block, j] = (dots * inverse_norms**exponent).topk(k).indices
     return nearest.numpy().astype(np.uint16)
 
 

@@ -38,9 +38,12 @@ def finished_run(run_id: str, entry_points: Sequence[str]) -> Run:
 
 def newest_finished(experiment_id: str, query: str) -> list[Run]:
     """The finished runs of an experiment that match MLflow's `query`, newest first."""
-    query, order = f"{query} AND attributes.status = 'FINISHED'", ["attributes.end_time DESC"]
-    client = mlflow.MlflowClient()
-    return client.search_runs([experiment_id], query, order_by=order, max_results=1000)
+    return mlflow.MlflowClient().search_runs(
+        [experiment_id],
+        f"{query} AND attributes.status = 'FINISHED'",
+        order_by=["attributes.end_time DESC"],
+        max_results=1000,
+    )
 
 
 def has_artifact(run_id: str, path: str) -> bool:

@@ -34,7 +34,7 @@ RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # as MLflow draws them
 def start_run(
     entry_point: str, run_name: str, params: Mapping[str, object], marks_stale: bool = True
 ) -> Iterator[TrackedRun]:
-    """Yields the run of `entry_point`, with its parameters, code version and system metrics.
+    """Yield the run of `entry_point`, with its parameters, code version and system metrics.
 
     Under `mlflow run`, it is the run that was made there (MLFLOW_RUN_ID), in that run's experiment.
     Otherwise it is a new run, in the experiment of MLFLOW_EXPERIMENT_NAME, or `embedlab`. Runs of
@@ -68,7 +68,7 @@ def start_run(
 def start_child_run(
     run_name: str, params: Mapping[str, object], tags: Mapping[str, str]
 ) -> Iterator[TrackedRun]:
-    """Yields a child run of the one that `start_run` has begun, in the same process."""
+    """Yield a child run of the one that `start_run` has begun, in the same process."""
     retry_until_available(ping_store)
     begin_tags = {**tags, **_code_version(), **owner_tags()}
     with _lifecycle(run_name, begin_tags, is_child=True) as run:
@@ -84,7 +84,8 @@ def _lifecycle(
 
     The parent of a child run still gets the signals that arrive while the child ends.
     """
-    status, tags, is_done = "FINISHED", {"stop_reason": "finished"}, False
+    status, tags = "FINISHED", {"stop_reason": "finished"}
+    is_done = False
     with ExitStack() as deferred:
 
         def disregard_signals() -> None:

@@ -22,7 +22,7 @@ from embedlab.vision.data.splits import Split
 from embedlab.vision.inference import ImagePipeline
 
 FEATURES_FILE = "features.npz"
-SECONDS = "seconds"  # its entry beside the parts
+SECONDS = "seconds"  # entry of the file, beside the parts: the time of computing them
 CACHE_VERSION = 2  # goes up with every change of how features are computed or stored
 
 

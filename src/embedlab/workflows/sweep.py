@@ -118,7 +118,8 @@ class Sweep:
                         raise
                     failed[str(error)].append(name)
                 else:
-                    fits[job], note = fit, ""
+                    fits[job] = fit
+                    note = ""
                     if finished[job]:
                         mlflow.MlflowClient().set_tag(fit.run_id, self.tag, "reused")
                         note = ", found finished"

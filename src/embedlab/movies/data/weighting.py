@@ -1,4 +1,4 @@
-"""Weighted likes L', whose plain co-occurrence X = L'ᵀL' every solver can fit.
+"""Weighted likes L', whose plain co-occurrence L'ᵀL' every solver can fit.
 
 A user with n likes is in n (n − 1) / 2 pairs, so a few very active users dominate the plain X. With
 a weight w for each user, and errors relative to the counts that independent likes would give, the
@@ -34,12 +34,12 @@ class WeightedLikes:
 
     @cached_property
     def diagonal(self) -> np.ndarray:
-        """(n_movies,) float64: x_i = X_ii."""
+        """(n_movies,) float64: the diagonal of L'ᵀL', which the solvers call x."""
         return np.asarray(self.matrix.astype(np.float64).power(2).sum(axis=0)).ravel()
 
     @cached_property
     def off_diagonal_squares(self) -> float:
-        """‖X‖²_off = Σ_{i≠j} X_ij², the cost of vectors of zeros; counted once for all fits."""
+        """‖X‖²_off of X = L'ᵀL', the cost of vectors of zeros; computed once for all fits."""
         return off_diagonal_squares(self.matrix)
 
     def to_embedding(self, vectors: np.ndarray) -> np.ndarray:

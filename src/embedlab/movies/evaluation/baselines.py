@@ -23,7 +23,7 @@ DAMPED = {f"cosine, shrinkage={s}": s for s in (0, 10, 100, 1000)}  # of `item_n
 
 
 def popularity(likes: sp.csr_matrix) -> ScoreFunction:
-    """A scorer that ranks movies by their number of likes, whatever the query."""
+    """A score function with one scorer: a movie's number of likes, whatever the query."""
     counts = likes_per_movie(likes).astype(np.float32)
 
     def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -73,7 +73,8 @@ def fit_by_gradient(
         metrics = {"train/cost": cost, "train/gradient_norm": norms[0]}
         on_epoch(EpochRecord(epoch, metrics, elapsed if is_update else None))
         seconds += elapsed
-    epochs, diverged_at, divergence = len(costs) - 1, divergence_epoch(costs), ""
+    epochs = len(costs) - 1
+    diverged_at, divergence = divergence_epoch(costs), ""
     last = next(filter(math.isfinite, reversed(costs)), math.nan)
     if not math.isfinite(costs[-1]):
         divergence = f"the cost is not finite at epoch {epochs}"

@@ -1,9 +1,10 @@
 """The exact solver: with the diagonal free, the problem is minres factor analysis.
 
-Fill the diagonal of X with n, take the top-d eigenpairs (λ, E) of X − diag(x) + diag(n), set
-V = E √λ₊, fill in n_i = ‖v_i‖², repeat. With that diagonal the full squared error equals the cost
-at the current V and bounds it from above elsewhere, and the eigenpairs minimise the full squared
-error, so no round can raise the cost. X = LᵀL is applied, never formed.
+Fill the diagonal of X = LᵀL with n, take the top k eigenpairs (λ, E) of X − diag(x) + diag(n), set
+V = E √λ₊, fill in n_i = ‖v_i‖², repeat; k is the length of a vector. With that diagonal the full
+squared error equals the cost at the current V and bounds it from above elsewhere, and the
+eigenpairs minimise the full squared error, so no round can raise the cost. With few movies, X is
+formed and decomposed (`FullDecomposition`); with more, it is only applied (`BlockKrylov`).
 
 Three things make it fast. First, a round needs no converged eigenpairs, only better ones than the
 last round's: `BlockKrylov` improves a subspace by one product with LᵀL and keeps it, and the best V
@@ -140,7 +141,8 @@ def fit_minres(
             continue
         if gain <= FLOAT32_GAIN * abs(best.cost) or round_ == options.epochs - 1:
             if solver.refine():
-                best = best._replace(cost=math.inf)  # rounding in float32 may have made it too low
+                # Any cost in float64 is better: rounding in float32 may have made this one too low.
+                best = best._replace(cost=math.inf)
             elif gain <= tolerance * abs(best.cost):
                 break
     embedding = np.zeros((n_movies, options.dim), np.float32)
@@ -151,7 +153,8 @@ def fit_minres(
 class _Solution(NamedTuple):
     """V = E √λ₊ and its cost.
 
-    e, v  (n_movies, k); n  (n_movies,) n_i = ‖v_i‖².
+    e, v  (n_movies, k).
+    n     (n_movies,) ‖v_i‖²: what the plain iteration fills in next.
     """
 
     e: torch.Tensor

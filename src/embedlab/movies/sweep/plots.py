@@ -184,9 +184,9 @@ def plot_overlap_by_gap(comparison: OptimizerComparison, title: str) -> Figure:
         _, margin = by_epoch[fit.result.epochs]
         axes.plot(x, y, color=colour, linewidth=1, alpha=0.5)
         axes.errorbar(x[-1], y[-1], margin, color=colour, fmt="none", zorder=3)
-        marker, label = OPTIMIZER_MARKERS[name], "" if name in named else name
+        marker = OPTIMIZER_MARKERS[name]
         end = axes.scatter(x[-1:], y[-1:], 64, colour, marker=marker, edgecolors="white", zorder=4)
-        end.set_label(label)
+        end.set_label("" if name in named else name)  # once in the legend
         named.add(name)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.xaxis.set_major_formatter(lambda share, _: percent(share))

@@ -171,7 +171,9 @@ def describe_capacity(nodes: Sequence[dict], options: RayOptions) -> str:
     reserved = {name: amount for name, amount in reserved.items() if amount}
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     n_nodes = counted(len(alive), "node")
-    n_fits = sum(min(int(node.get(k, 0) / n) for k, n in reserved.items()) for node in alive)
+    n_fits = sum(
+        min(int(node.get(name, 0) / amount) for name, amount in reserved.items()) for node in alive
+    )
     if n_fits:
         return f"Ray: {counted(n_fits, 'fit')} at once, on {n_nodes}"
     needed = " and ".join(f"{amount:g} {name}" for name, amount in reserved.items())
@@ -205,9 +207,10 @@ def fits_by_ray(
         if error := future.exception():
             yield job, _as_error(error)
         else:  # copied: Ray frees its memory when it shuts down
-            fit = future.result()
-            embedding = fit.result.embedding.copy()
-            yield job, replace(fit, result=replace(fit.result, embedding=embedding))
+            finished: FinishedTask = future.result()
+            embedding = finished.result.embedding.copy()
+            result = replace(finished.result, embedding=embedding)
+            yield job, replace(finished, result=result)
 
 
 def _as_error(error: BaseException) -> EmbedlabError:

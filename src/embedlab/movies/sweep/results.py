@@ -234,7 +234,8 @@ class OptimizerComparison:
         if len(stuck) < 2:
             return
         first, second = np.transpose([*combinations(stuck, 2)])
-        among, seeds = self.overlap[first, second], np.array([fit.seed for fit in self.fits])
+        among = self.overlap[first, second]
+        seeds = np.array([fit.seed for fit in self.fits])
         has_same_start = seeds[first] == seeds[second]
         shares = {
             "with others of the same random start": among[has_same_start],

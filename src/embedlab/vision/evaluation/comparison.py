@@ -103,7 +103,8 @@ class Comparison:
 def compare_runs(runs: list[ComparedRun], classes: tuple[str, ...]) -> Comparison:
     """Evaluate runs on the same test images, and compare the best with each of the others."""
     runs = sorted(runs, key=lambda run: -run.test.score.accuracy)
-    best, rows, recall, pairs = runs[0], [], {}, []
+    best = runs[0]
+    rows, recall, pairs = [], {}, []
     for run in runs:
         report = evaluate(run.test, classes)
         recall[run.name] = report.per_class["recall"].to_numpy()

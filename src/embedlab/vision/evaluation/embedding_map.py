@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from embedlab.projection import project
 
-MAX_QUERY_CLASSES = 10  # whose neighbours are shown
+MAX_QUERY_CLASSES = 10  # classes of which one image is shown with its neighbours
 MAX_POINTS = {"pca": 20_000, "tsne": 3_000}  # t-SNE of 3,000 takes about 20 s on two cores
 
 

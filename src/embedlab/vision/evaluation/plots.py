@@ -359,7 +359,9 @@ def _wrap(name: str, tiles: Sequence[Tile], columns: int = COLUMNS) -> list[Row]
 def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()) -> Figure:
     """A figure of rows of images; the unit of its axes is an image's width."""
     n_columns = max(1, *(len(tiles) for _, tiles in rows))
-    left, top = 1.6 if any(name for name, _ in rows) else 0.1, 0.45 if headings else 0.1
+    has_names = any(name for name, _ in rows)
+    left = 1.6 if has_names else 0.1
+    top = 0.45 if headings else 0.1
     size = 0.95 * (n_columns + left), 0.95 * (TILE_HEIGHT * len(rows) + top) + 0.4  # inches
     figure = PlainTextFigure(figsize=size, dpi=120)
     figure.suptitle(title, y=1 - 0.1 / size[1], va="top")
@@ -381,6 +383,7 @@ def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()
             pixels = tile.image.transpose(1, 2, 0)
             axes.imshow(pixels, extent=box, interpolation="bicubic", aspect="auto")
             lines = [t if len(t) <= 14 else f"{t[:7]}…{t[-6:]}" for t in tile.caption.split("\n")]
-            text, letters = "\n".join(lines), 8 if max(map(len, lines)) > 11 else 10
-            axes.text(x + 0.5, y + 1, text, ha="center", va="top", size=letters, color=tile.colour)
+            letter_size = 8 if max(map(len, lines)) > 11 else 10
+            caption = axes.text(x + 0.5, y + 1, "\n".join(lines), ha="center", va="top")
+            caption.set(size=letter_size, color=tile.colour)
     return figure

@@ -162,15 +162,15 @@ class AutoInputs:
         return self.weights != NO_WEIGHTS
 
 
-def make_options(recipe: str, facts: AutoInputs | None = None, **changes: Any) -> FinetuneOptions:
+def make_options(recipe: str, inputs: AutoInputs | None = None, **changes: Any) -> FinetuneOptions:
     """The options of a recipe, with every change that is not None.
 
     If a recipe has more resolutions than epochs, only the last ones are kept.
 
-    facts  about the data; without them, `auto` has its values for CIFAR-10.
+    inputs  what `auto` chooses by; without them, it has its values for CIFAR-10.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
-    chosen = _chosen_by_auto(facts, changes) if recipe == AUTO.recipe and facts else {}
+    chosen = _chosen_by_auto(inputs, changes) if recipe == AUTO.recipe and inputs else {}
     values = asdict(RECIPES[recipe]) | chosen | changes
     if "resolution" not in changes:
         values["resolution"] = values["resolution"][-values["epochs"] :]
@@ -193,10 +193,10 @@ def resolve_options(settings: Mapping[str, Any], n_train: int, side: int) -> Fin
 
     Raises OptionError for values that cannot be combined.
     """
-    facts = AutoInputs(n_train, side, settings["backbone"], settings["weights"])
+    inputs = AutoInputs(n_train, side, settings["backbone"], settings["weights"])
     changes = {name: settings[name] for name in RECIPE_FIELDS}
-    options = make_options(settings["recipe"], facts, **changes)
-    check_backbone(facts.backbone, options.resolution, options.freeze)
+    options = make_options(settings["recipe"], inputs, **changes)
+    check_backbone(inputs.backbone, options.resolution, options.freeze)
     return options
 
 
@@ -210,31 +210,32 @@ def min_epochs(freeze: str) -> int:
     return MIN_EPOCHS if freeze in ("none", "stem") else MIN_EPOCHS_FROZEN
 
 
-def _chosen_by_auto(facts: AutoInputs, changes: dict[str, Any]) -> dict[str, Any]:
+def _chosen_by_auto(inputs: AutoInputs, changes: dict[str, Any]) -> dict[str, Any]:
     """The values of CHOSEN_BY_AUTO; each takes the user's `changes` into account."""
-    is_few = facts.n_train < FEW_IMAGES and facts.is_pretrained
-    is_tiny, is_many = facts.side <= TINY_SIDE and not is_few, facts.n_train >= MANY_IMAGES
-    exponent = int(math.log2(max(1, facts.n_train / UPDATES_PER_EPOCH)))
+    is_few = inputs.n_train < FEW_IMAGES and inputs.is_pretrained
+    is_tiny = inputs.side <= TINY_SIDE and not is_few
+    is_many = inputs.n_train >= MANY_IMAGES
+    exponent = int(math.log2(max(1, inputs.n_train / UPDATES_PER_EPOCH)))
     batch_size = changes.get("batch_size", min(max(2**exponent, MIN_BATCH), MAX_BATCH))
-    batch = min(batch_size, facts.n_train)  # as in `Trainer`
-    updates = facts.n_train // batch  # in an epoch
+    batch = min(batch_size, inputs.n_train)  # as in `Trainer`
+    updates = inputs.n_train // batch  # in an epoch
     few, thousands, many = next(
-        resolutions for largest, resolutions in RESOLUTIONS.items() if facts.side <= largest
+        resolutions for largest, resolutions in RESOLUTIONS.items() if inputs.side <= largest
     )
     resolution = many if is_many else thousands
     if is_few:
         resolution = few
-    if facts.backbone in FIXED_RESOLUTION:
-        resolution = (FIXED_RESOLUTION[facts.backbone],)
+    if inputs.backbone in FIXED_RESOLUTION:
+        resolution = (FIXED_RESOLUTION[inputs.backbone],)
     optimizer = changes.get("optimizer", "sgd" if is_tiny else AUTO.optimizer)
     freeze = "none"
-    if facts.is_pretrained and has_stages(facts.backbone) and not (is_few or is_tiny):
+    if inputs.is_pretrained and has_stages(inputs.backbone) and not (is_few or is_tiny):
         freeze = FREEZE_MANY if is_many else FREEZE_THOUSANDS
     freeze = changes.get("freeze", freeze)
-    epochs = max(min_epochs(freeze), math.ceil(min_updates(facts.n_train) / updates))
+    epochs = max(min_epochs(freeze), math.ceil(min_updates(inputs.n_train) / updates))
     lr = BASE_LR[optimizer] * batch / 128 * (RATE_FACTOR_FEW if is_few else 1)
     return {
-        "head": "linear_probe" if facts.is_pretrained else "random",
+        "head": "linear_probe" if inputs.is_pretrained else "random",
         "batch_norm": "keep" if is_few else AUTO.batch_norm,
         "optimizer": optimizer,
         "batch_size": batch_size,

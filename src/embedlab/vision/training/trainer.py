@@ -138,7 +138,8 @@ class Trainer:
                 item.load_state_dict(state[name])
             self._generator.set_state(state["rng"])
             self.history = [EpochRecord(**record) for record in state["history"]]
-            self.seconds, best = state["seconds"], state["best"]
+            self.seconds = state["seconds"]
+            best = state["best"]
             score = AccuracyAndLoss(best["accuracy"], best["loss"])
             self.best = BestEpoch(best["epoch"], score, best["network"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:

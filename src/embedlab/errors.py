@@ -36,6 +36,10 @@ class RayError(EmbedlabError):
     """A Ray cluster is unavailable, or could not finish a fit."""
 
 
+class TaskFailedError(RayError):
+    """One fit on a Ray cluster failed; other fits may succeed."""
+
+
 class DivergedError(EmbedlabError):
     """A cost or loss is not finite or has grown far too large, or vectors cannot be served."""
 

@@ -23,7 +23,7 @@ from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from embedlab.datasets.cache import DAMAGED_ARRAY
-from embedlab.errors import DataError, DivergedError, EmbedlabError, RayError
+from embedlab.errors import DataError, DivergedError, RayError, TaskFailedError
 from embedlab.formatting import cost_as_text, gap_as_text
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
@@ -39,9 +39,9 @@ from embedlab.movies.sweep.convergence import (
 )
 from embedlab.movies.sweep.grid import FIT_KEY, Job
 from embedlab.movies.sweep.plots import run_colours
-from embedlab.movies.sweep.ray_backend import FinishedTask, RayOptions, fits_by_ray, ray_session
+from embedlab.movies.sweep.ray_backend import RayOptions, RunFit, fits_by_ray, ray_session
 from embedlab.movies.sweep.results import SweepFit
-from embedlab.progress import EpochRecord, OnEpoch, OnProgress
+from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
 from embedlab.tracking.finished import download_artifact, has_artifact, read_history
 from embedlab.tracking.lifecycle import PROJECT_ROOT, start_child_run
@@ -105,16 +105,16 @@ class Sweep:
         fits: dict[Job, SweepFit] = {}
         failed: dict[str, list[str]] = defaultdict(list)  # names of fits, by reason
         total, done = sum(map(_work, jobs)), 0.0
-        with closing(self._outcomes(jobs, missing, ray)) as outcomes:
-            for job, outcome in outcomes:
+        with closing(self._ready_fits(jobs, missing, ray)) as ready_fits:
+            for job, run_fit, node in ready_fits:
                 name = f"{job.options.label}, seed {job.seed}"
                 progress = partial(self._show_progress, job, done, total)
                 try:
                     fit = finished[job] or self._run_child(
-                        job, outcome, fits.get(jobs[0]), progress
+                        job, run_fit, node, fits.get(jobs[0]), progress
                     )
-                except EmbedlabError as error:
-                    if error is not outcome or job == jobs[0]:
+                except TaskFailedError as error:
+                    if job == jobs[0]:
                         raise
                     failed[str(error)].append(name)
                 else:
@@ -140,17 +140,23 @@ class Sweep:
                 "exactly: use a smaller dim, or ratings of more movies."
             )
 
-    def _outcomes(
+    def _ready_fits(
         self, jobs: Sequence[Job], missing: Sequence[Job], ray: RayOptions | None
-    ) -> Generator[tuple[Job, FinishedTask | EmbedlabError | None], None, None]:
+    ) -> Generator[tuple[Job, RunFit, str | None], None, None]:
         """Yield every job, the exact fit first, because every gap is relative to its cost.
 
-        The second value is the fit or error of a missing job with Ray, and None for any other job.
+        The second value fits the job in this process, or replays the fit of its Ray task; the third
+        is the node of the task, None if there is none.
         """
+
+        def here(job: Job) -> tuple[Job, RunFit, None]:
+            fit = partial(fit_with_snapshots, self.likes.weighted, self.queries, job, self.device)
+            return job, fit, None
+
         if not ray or not missing:
-            yield from ((job, None) for job in jobs)
+            yield from map(here, jobs)
             return
-        finished = ((job, None) for job in jobs if job not in missing)
+        finished = (here(job) for job in jobs if job not in missing)
         with ray_session(ray, self.notify):
             fitted = fits_by_ray(self.likes.weighted, missing, self.queries, ray)
             yield from chain(fitted, finished) if jobs[0] in missing else chain(finished, fitted)
@@ -186,18 +192,19 @@ class Sweep:
     def _run_child(
         self,
         job: Job,
-        outcome: FinishedTask | EmbedlabError | None,
+        run_fit: RunFit,
+        node: str | None,
         exact: SweepFit | None,
         progress: Callable[[float], None],
     ) -> SweepFit:
-        """Make a child from a task's outcome or, if that is None, by fitting in this process."""
+        """Make a child of a fit that `run_fit` makes or replays; `node` is that of its Ray task."""
         options, seed = job
         params = {**self.likes.params, **asdict(options), "seed": seed, "device": self.device}
         if options.lr:
             params[LOG_LR] = f"{math.log10(options.lr):.3g}"
         tags = {"entry_point": "compare_optimizers", FIT_KEY: self._key(job), self.tag: "made"}
-        if isinstance(outcome, FinishedTask):
-            tags[NODE] = outcome.node
+        if node:
+            tags[NODE] = node
         history: list[EpochRecord] = []
         try:
             with start_child_run(options.label, params, tags) as child:
@@ -208,7 +215,7 @@ class Sweep:
                     child.log_epoch(history[-1])
                     progress(record.epoch / options.epochs)
 
-                result, lists = self._fit_or_replay(job, outcome, on_epoch)
+                result, lists = run_fit(on_epoch)
                 child.log_metrics({"time/fit_seconds": result.seconds})
                 result.raise_if_diverged(options)
                 gap = relative_gap(result.cost, exact.result.cost) if exact else 0.0
@@ -223,19 +230,6 @@ class Sweep:
         except DivergedError:
             pass  # the child's tags say so, and the comparison continues
         return SweepFit(options, seed, result, history, lists, child.id)
-
-    def _fit_or_replay(
-        self, job: Job, outcome: FinishedTask | EmbedlabError | None, on_epoch: OnEpoch
-    ) -> tuple[FitResult, ListsByEpoch]:
-        """Fit here if `outcome` is None; else replay a task's epochs, or raise its error."""
-        if outcome is None:
-            weighted = self.likes.weighted
-            return fit_with_snapshots(weighted, self.queries, job, self.device, on_epoch)
-        if isinstance(outcome, EmbedlabError):
-            raise outcome
-        for record in outcome.history:
-            on_epoch(record)
-        return outcome.result, outcome.lists
 
     def _log_lists(
         self, child: TrackedRun, by_epoch: ListsByEpoch, exact_lists: np.ndarray

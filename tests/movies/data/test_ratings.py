@@ -9,6 +9,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -314,6 +315,14 @@ def test_bad_movies_are_named_with_line_and_value(tmp_path, movies, sentence):
     assert str(error.value) == sentence
 
 
+def test_a_refused_file_is_closed_while_its_error_is_kept(tmp_path):
+    folder = write(tmp_path, RATINGS, MOVIES + "8,Lion King, The (1994),Drama\n")
+    with pytest.raises(DataError) as error:
+        read_ratings(folder)
+    assert error.traceback  # which holds the frames that have read the file
+    assert not [file for file in psutil.Process().open_files() if Path(file.path).parent == folder]
+
+
 @pytest.mark.parametrize("name", ["ratings.csv", "movies.csv"])
 def test_a_missing_file_is_named(tmp_path, name):
     write(tmp_path)
@@ -422,7 +431,7 @@ def tables(draw) -> str:
 @settings(
     max_examples=400,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(text=tables(), block=st.sampled_from([40, 60, 1000]))
 @example(text=HEADER + "1,2,4,5\n1,2\n3,7,4,5,1,2\n", block=1)  # as many commas as there should be

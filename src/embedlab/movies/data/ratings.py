@@ -15,7 +15,7 @@ import math
 import re
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BufferedReader
@@ -270,7 +270,8 @@ class _Row(NamedTuple):
 
 def _rows(path: Path, required: tuple[str, ...]) -> Iterator[_Row]:
     """The rows. Raises DataError for a bad header, row length or quoting, or if not UTF-8."""
-    reader = csv.reader(_lines(path), strict=True)
+    lines = _lines(path)
+    reader = csv.reader(lines, strict=True)
     header: list[str] = []
     next_line = 1
     try:
@@ -301,11 +302,13 @@ def _rows(path: Path, required: tuple[str, ...]) -> Iterator[_Row]:
             f"{path.name}, line {next_line}: {error}; expected comma-separated fields, quoted "
             "where they hold a comma."
         ) from error
+    finally:
+        lines.close()  # else a fault's traceback would keep the file open
     if not header:
         raise DataError(f"{path.name} is empty; expected a header with {', '.join(required)}.")
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(path: Path) -> Generator[str, None, None]:
     """The lines with their ends. Raises DataError for the first byte that is not UTF-8."""
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         for line_number, line in enumerate(lines, start=1):

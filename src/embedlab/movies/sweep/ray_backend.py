@@ -19,19 +19,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedlab.errors import EmbedlabError, OptionError, RayError
+from embedlab.errors import EmbedlabError, OptionError, RayError, TaskFailedError
 from embedlab.formatting import counted, first_line
 from embedlab.movies.sweep.grid import Job
-from embedlab.progress import EpochRecord
+from embedlab.progress import EpochRecord, OnEpoch
 
 if TYPE_CHECKING:
     from embedlab.movies.data.weighting import WeightedLikes
     from embedlab.movies.solvers.result import FitResult
     from embedlab.movies.sweep.convergence import ListsByEpoch, Queries
+
+# A fit that is ready to run: calls back for every epoch, returns the result and its lists.
+RunFit = Callable[[OnEpoch], "tuple[FitResult, ListsByEpoch]"]
 
 LAUNCHERS = ("local", "ray")
 SOURCES = Path(__file__).resolve().parents[3]
@@ -106,6 +110,12 @@ class FinishedTask:
     history: Sequence[EpochRecord]
     lists: "ListsByEpoch"
     node: str
+
+    def replay(self, on_epoch: OnEpoch) -> "tuple[FitResult, ListsByEpoch]":
+        """A `RunFit`: call back for the epochs of the task."""
+        for record in self.history:
+            on_epoch(record)
+        return self.result, self.lists
 
 
 @contextmanager
@@ -187,9 +197,11 @@ def describe_capacity(nodes: Sequence[dict], options: RayOptions) -> str:
 
 def fits_by_ray(
     weighted: "WeightedLikes", jobs: Sequence[Job], queries: "Queries", options: RayOptions
-) -> Iterator[tuple[Job, FinishedTask | EmbedlabError]]:
-    """Yield each job with its fit or error: the first job first, the others as they complete.
+) -> Iterator[tuple[Job, RunFit, str | None]]:
+    """Yield each job when its task has ended: the first job first, the others as they complete.
 
+    The second value replays the task's fit, or raises TaskFailedError; the third is its node, None
+    if it failed.
     Ray retries a fit RETRIES times if its process or node is lost, but not one that raises.
     """
     import ray
@@ -205,28 +217,33 @@ def fits_by_ray(
     for future in chain([first], as_completed(set(job_of) - {first})):
         job = job_of.pop(future)
         if error := future.exception():
-            yield job, _as_error(error)
+            yield job, partial(_fail, _as_error(error)), None
         else:  # copied: Ray frees its memory when it shuts down
             finished: FinishedTask = future.result()
             embedding = finished.result.embedding.copy()
             result = replace(finished.result, embedding=embedding)
-            yield job, replace(finished, result=result)
+            yield job, replace(finished, result=result).replay, finished.node
 
 
-def _as_error(error: BaseException) -> EmbedlabError:
+def _fail(error: TaskFailedError, _on_epoch: OnEpoch) -> "tuple[FitResult, ListsByEpoch]":
+    """A `RunFit` of a task that failed."""
+    raise error
+
+
+def _as_error(error: BaseException) -> TaskFailedError:
     from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
     match error:
         case RayTaskError(cause=EmbedlabError() as cause):
-            return cause
+            return TaskFailedError(str(cause))
         case RayTaskError(cause=cause):
-            return RayError(f"{type(cause).__name__} on node {error.ip}: {_reason(cause)}")
+            return TaskFailedError(f"{type(cause).__name__} on node {error.ip}: {_reason(cause)}")
         case OutOfMemoryError():
-            return RayError("its node had not enough memory: give it fewer fits at once")
+            return TaskFailedError("its node had not enough memory: give it fewer fits at once")
         case WorkerCrashedError():
-            return RayError(f"its process died {RETRIES + 1} times")
+            return TaskFailedError(f"its process died {RETRIES + 1} times")
         case _:
-            return RayError(_reason(error))
+            return TaskFailedError(_reason(error))
 
 
 def _reason(error: BaseException) -> str:

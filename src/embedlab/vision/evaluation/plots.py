@@ -360,7 +360,7 @@ def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()
     """A figure of rows of images; the unit of its axes is an image's width."""
     n_columns = max(1, *(len(tiles) for _, tiles in rows))
     has_names = any(name for name, _ in rows)
-    left = 1.6 if has_names else 0.1
+    left = 1.9 if has_names else 0.1  # room for a name of 18 letters a line
     top = 0.45 if headings else 0.1
     size = 0.95 * (n_columns + left), 0.95 * (TILE_HEIGHT * len(rows) + top) + 0.4  # inches
     figure = PlainTextFigure(figsize=size, dpi=120)

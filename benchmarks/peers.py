@@ -26,7 +26,7 @@ from benchmarks.movie_fits import DIM, load_likes, timed_exact_fit
 from benchmarks.synthetic_ratings import LARGEST, folder_of_size
 from benchmarks.timing import in_a_process, machine, print_table, timed
 from embedlab.movies.data.weighting import weight_likes
-from embedlab.movies.evaluation.baselines import unit_rows
+from embedlab.movies.evaluation.baselines import als_scores, unit_rows
 from embedlab.movies.evaluation.metrics import ScoreFunction, held_out_metrics
 from embedlab.movies.evaluation.splits import Holdout, choose_users, hold_out
 from embedlab.plotting import BLUE, GREEN, new_figure, tidy
@@ -75,15 +75,7 @@ def by_als(likes: sp.csr_matrix) -> tuple[float, Callable, ScoreFunction]:
     model = AlternatingLeastSquares(DIM, random_state=0, use_gpu=False)
     with threadpool_limits(1, "blas"):  # as implicit recommends, because it has its own threads
         _, seconds = timed(lambda: model.fit(likes.astype(np.float32), show_progress=False))
-    y = np.asarray(model.item_factors)
-    inverse = np.linalg.inv(y.T @ y + model.regularization * np.eye(DIM, dtype=y.dtype))
-    unit = unit_rows(y)
-
-    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        yield "dot", y[query] @ y.T
-        yield "cosine", unit[query] @ unit.T
-        yield "fold-in", y[query] @ inverse @ y.T
-
+    score_queries = als_scores(np.asarray(model.item_factors), model.regularization)
     return seconds, lambda row: model.similar_items(row, 11), score_queries
 
 

@@ -99,8 +99,12 @@ def implicit_als(
         factors, regularization, alpha, random_state=seed, use_gpu=False, num_threads=1
     )
     model.fit(likes.astype(np.float32), show_progress=False)
-    y = np.asarray(model.item_factors, dtype=np.float64)  # (n_movies, factors)
-    inverse = np.linalg.inv(y.T @ y + regularization * np.eye(factors))
+    return als_scores(np.asarray(model.item_factors, dtype=np.float64), regularization)
+
+
+def als_scores(y: np.ndarray, regularization: float) -> ScoreFunction:
+    """The score function of ALS factors Y, (n_movies, factors), as `implicit_als` describes it."""
+    inverse = np.linalg.inv(y.T @ y + regularization * np.eye(y.shape[1], dtype=y.dtype))
     unit = unit_rows(y)
 
     def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

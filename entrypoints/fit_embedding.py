@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.distributed.collectives import process_group
     from embedlab.movies.evaluation.evaluate import held_out_ndcg
     from embedlab.movies.evaluation.splits import check_enough_likes
-    from embedlab.movies.solvers.fit import fit_likes
+    from embedlab.movies.solvers.fit import fit_likes, join_fit
     from embedlab.tracking.lifecycle import start_run
     from embedlab.tracking.registry.promotion import PromotionScore
     from embedlab.workflows import movie_runs
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         process_group(vars(args)) as device,
     ):
         if not is_main_process():  # rank 0 scatters the likes
-            fit_likes(None, options, args.seed, device, processes=args.processes)
+            join_fit(options, args.seed, device)
             return
         likes = movie_runs.find_or_load_likes(
             run, vars(args), parser.non_default(args), console.print

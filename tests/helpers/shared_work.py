@@ -23,7 +23,7 @@ from embedlab.distributed.env import STARTED_BY_TORCHRUN, is_main_process, rank,
 from embedlab.errors import OptionError
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.fit import fit_likes
+from embedlab.movies.solvers.fit import fit_likes, join_fit
 from embedlab.progress import EpochRecord
 from embedlab.vision import inference
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
@@ -55,12 +55,15 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
     """The cost of every epoch, and the inner products of the vectors."""
     costs = []
     options = FitOptions(optimizer, FITS[optimizer], dim=4, epochs=EPOCHS)
-    weighted = weight_likes(LIKES) if is_main_process() else None
 
     def listen(record: EpochRecord) -> None:
         costs.append(record.metrics["train/cost"])
 
-    v = fit_likes(weighted, options, 0, "cpu", listen, world_size()).embedding
+    if is_main_process():
+        fitted = fit_likes(weight_likes(LIKES), options, 0, "cpu", listen, world_size())
+    else:
+        fitted = join_fit(options, 0, "cpu", listen)
+    v = fitted.embedding
     return costs, v @ v.T
 
 

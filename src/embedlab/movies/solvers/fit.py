@@ -19,7 +19,7 @@ from embedlab_serving.neighbours import unservable_reason
 
 
 def fit_likes(
-    weighted: WeightedLikes | None,
+    weighted: WeightedLikes,
     options: FitOptions,
     seed: int,
     device: str,
@@ -32,32 +32,40 @@ def fit_likes(
     The exact solver always runs on the CPU. An embedding that cannot be served
     (`unservable_reason`) counts as diverged, whatever its cost.
 
-    processes   number of ranks that share the fit. All of them call this function: rank 0 with the
-                likes, which it scatters; the others with None, and they get unscaled vectors.
+    processes   number of ranks that share the fit: this is rank 0, and the others call `join_fit`.
     on_vectors  called with the unscaled vectors of every epoch, except by the exact solver.
 
     Raises OptionError if the vectors do not fit into memory or the ranks cannot share the fit,
     DataError if a dense X does not fit into memory.
     """
     check_processes(options, processes)
-    generator = torch.Generator().manual_seed(seed)
-    if weighted is None:
-        objective: Objective = Factored(None, device, is_sharded=True)
-        return fit_by_gradient(objective, options, generator, on_epoch)
     _check_memory(weighted.matrix.shape, options.dim, "cpu" if options.is_exact else device)
     if options.is_exact:
         rng = np.random.default_rng(seed)
         fit = fit_minres(weighted, options, rng, on_epoch=on_epoch)
     else:
         if options.objective == "factored":
-            objective = Factored(weighted, device, is_sharded=processes > 1)
+            objective: Objective = Factored(weighted, device, is_sharded=processes > 1)
         else:
             check_dense_fits(weighted.matrix.shape[1], device, n_matrices=2)  # X and its residual
             objective = Dense(cooccurrence(weighted.matrix), device)
+        generator = torch.Generator().manual_seed(seed)
         fit = fit_by_gradient(objective, options, generator, on_epoch, on_vectors)
     fit = replace(fit, embedding=weighted.to_embedding(fit.embedding))
     reason = None if fit.has_diverged else unservable_reason(fit.embedding)
     return replace(fit, diverged_at=fit.epochs, divergence=reason) if reason else fit
+
+
+def join_fit(
+    options: FitOptions, seed: int, device: str, on_epoch: OnEpoch = ignore_epoch
+) -> FitResult:
+    """Share the fit of rank 0, which calls `fit_likes` with the likes and scatters them.
+
+    Returns the vectors before they are scaled back, the same at every rank.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    objective = Factored(None, device, is_sharded=True)
+    return fit_by_gradient(objective, options, generator, on_epoch)
 
 
 def _check_memory(shape: tuple[int, int], dim: int, device: str) -> None:

@@ -115,19 +115,14 @@ def fit_minres(
     k = min(options.dim, n_movies)
     started = time.perf_counter()
     solver = eigensolver(likes, k, generator)
-
-    def solve(n: torch.Tensor) -> _Solution:
-        return _make_solution(*solver.rayleigh_ritz(n - x, k), x, squares)
-
     n, rounds, seconds = x, 0, 0.0
     nothing = torch.empty((n_movies, 0), dtype=torch.float64)
-    best = _Solution(nothing, nothing, x, math.inf, math.inf)
+    best = _Solution(nothing, nothing, x, x, math.inf, math.inf)
     for round_ in range(options.epochs + 1):
         solver.expand_subspace(n - x)
-        new = solve(n)
-        if new.cost > best.cost:  # raised by Newton's step: use the plain n
-            n = best.n
-            new = solve(n)
+        new = _solve(solver, n, k, x, squares)
+        if new.cost > best.cost:  # raised by Newton's step: fill in the plain n instead
+            new = _solve(solver, best.n, k, x, squares)
         elapsed = time.perf_counter() - started
         seconds += elapsed
         gain = best.cost - new.cost
@@ -136,7 +131,7 @@ def fit_minres(
             on_epoch(EpochRecord(round_, metrics | {"train/products": solver.products}, elapsed))
             best, rounds = new, round_
         started = time.perf_counter()
-        n = newton_diagonal(n, best)
+        n = newton_diagonal(best)
         if is_rough:
             continue
         if gain <= FLOAT32_GAIN * abs(best.cost) or round_ == options.epochs - 1:
@@ -153,21 +148,24 @@ def fit_minres(
 class _Solution(NamedTuple):
     """V = E √λ₊ and its cost.
 
-    e, v  (n_movies, k).
-    n     (n_movies,) ‖v_i‖²: what the plain iteration fills in next.
+    e, v    (n_movies, k).
+    filled  (n_movies,) the diagonal that was filled in.
+    n       (n_movies,) ‖v_i‖²: what the plain iteration fills in next.
     """
 
     e: torch.Tensor
     v: torch.Tensor
+    filled: torch.Tensor
     n: torch.Tensor
     cost: float
     gradient_norm: float
 
 
-def _make_solution(
-    values: torch.Tensor, e: torch.Tensor, xe: torch.Tensor, x: torch.Tensor, squares: float
+def _solve(
+    solver: Eigensolver, filled: torch.Tensor, k: int, x: torch.Tensor, squares: float
 ) -> _Solution:
-    """Make V from eigenpairs (k,), (n_movies, k) and X E; x_i = X_ii, squares = ‖X‖²_off."""
+    """The best V with the diagonal `filled`; x_i = X_ii, squares = ‖X‖²_off."""
+    values, e, xe = solver.rayleigh_ritz(filled - x, k)
     g = values.clamp(min=0)  # G = VᵀV is diagonal; this is its diagonal
     v, xv = e * g.sqrt(), xe * g.sqrt()  # V = E √λ₊
     n = torch.linalg.vecdot(v, v)  # (n_movies,)
@@ -177,11 +175,11 @@ def _make_solution(
     cost = clamp_roundoff(cost, float(g_squares + lv_squares))
     # ∇c(V) = 4 [ V G − X V − diag(n − x) V ]
     gradient = 4 * (v * g - xv - (n - x)[:, None] * v)
-    return _Solution(e, v, n, cost, float(torch.linalg.vector_norm(gradient)))
+    return _Solution(e, v, filled, n, cost, float(torch.linalg.vector_norm(gradient)))
 
 
-def newton_diagonal(filled: torch.Tensor, solution: _Solution) -> torch.Tensor:
-    """The next diagonal to fill in, (n_movies,), after `filled` gave `solution`.
+def newton_diagonal(solution: _Solution) -> torch.Tensor:
+    """The next diagonal to fill in, (n_movies,), by Newton's method.
 
     The minimal cost with a diagonal n, as a function of n, has the gradient 2 r, r_i = n_i −
     ‖v_i‖², and approximately the Hessian 2 H, H = (I − P)∘(I − P), P = EEᵀ. For a movie whose
@@ -193,9 +191,9 @@ def newton_diagonal(filled: torch.Tensor, solution: _Solution) -> torch.Tensor:
     e = solution.e[high]
     complement = torch.eye(len(high), dtype=torch.float64) - e @ e.T
     curvature, axes = torch.linalg.eigh(complement.square())
-    step = filled - solution.n
+    step = solution.filled - solution.n
     step[high] = axes @ ((axes.T @ step[high]) / curvature.clamp(min=MIN_CURVATURE))
-    return (filled - step).clamp(min=0)
+    return (solution.filled - step).clamp(min=0)
 
 
 class FullDecomposition:

@@ -320,14 +320,9 @@ def _read_result(run: Run, history: list[EpochRecord], is_finished: bool) -> Fit
     # A cost that is not finite is not recorded: it belongs to the epoch after the last one.
     epochs = min(len(costs), int(run.data.params["epochs"]))
     no_vectors = np.empty((0, int(run.data.params["dim"])), np.float32)
-    return FitResult(
-        embedding=no_vectors,
-        cost=costs[-1] if costs else math.nan,
-        epochs=epochs,
-        seconds=seconds,
-        diverged_at=divergence_epoch(costs) or epochs,
-        divergence=run.data.tags.get("error", ""),
-    )
+    last = costs[-1] if costs else math.nan
+    diverged_at = divergence_epoch(costs) or epochs
+    return FitResult(no_vectors, last, epochs, seconds, diverged_at)
 
 
 def _result_summary(result: FitResult, exact: FitResult) -> str:

@@ -11,10 +11,9 @@ from functools import partial
 
 import torch
 
-from embedlab.formatting import counted
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.objective import Objective
-from embedlab.movies.solvers.result import FitResult, OnVectors, divergence_epoch, ignore_vectors
+from embedlab.movies.solvers.result import FitResult, OnVectors, find_divergence, ignore_vectors
 from embedlab.progress import EpochRecord, OnEpoch, ignore_epoch
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -74,14 +73,9 @@ def fit_by_gradient(
         on_epoch(EpochRecord(epoch, metrics, elapsed if is_update else None))
         seconds += elapsed
     epochs = len(costs) - 1
-    diverged_at, divergence = divergence_epoch(costs), ""
-    last = next(filter(math.isfinite, reversed(costs)), math.nan)
-    if not math.isfinite(costs[-1]):
-        divergence = f"the cost is not finite at epoch {epochs}"
-    elif diverged_at is not None:
-        times = f"{last / costs[0]:.2g} times that of the start"
-        divergence = f"after {counted(epochs, 'epoch')} the cost is {last:.3g}, {times}"
-    return FitResult(v.detach().cpu().numpy(), last, epochs, seconds, diverged_at, divergence)
+    last_finite = next(filter(math.isfinite, reversed(costs)), math.nan)
+    embedding = v.detach().cpu().numpy()
+    return FitResult(embedding, last_finite, epochs, seconds, *find_divergence(costs))
 
 
 def random_start(n_movies: int, options: FitOptions, generator: torch.Generator) -> torch.Tensor:

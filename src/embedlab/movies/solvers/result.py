@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from embedlab.errors import DivergedError
+from embedlab.formatting import counted
 from embedlab.movies.options import FitOptions
 from embedlab.progress import EpochRecord
 
@@ -72,6 +73,17 @@ def divergence_epoch(costs: Sequence[float]) -> int | None:
     good = [i for i, c in enumerate(costs) if math.isfinite(c) and c <= DIVERGED_RATIO * costs[0]]
     first_bad = good[-1] + 1 if good else 0
     return first_bad if first_bad < len(costs) else None
+
+
+def find_divergence(costs: Sequence[float]) -> tuple[int | None, str]:
+    """`diverged_at` and `divergence` of a `FitResult` with these costs by epoch."""
+    epoch, last, epochs = divergence_epoch(costs), costs[-1], len(costs) - 1
+    if epoch is None:
+        return None, ""
+    if not math.isfinite(last):
+        return epoch, f"the cost is not finite at epoch {epochs}"
+    times = f"{last / costs[0]:.2g} times that of the start"
+    return epoch, f"after {counted(epochs, 'epoch')} the cost is {last:.3g}, {times}"
 
 
 def relative_gap(cost: float, reference_cost: float) -> float:

@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_figure(plots.plot_top_block(likes), "figures/top_block.png")
         with run.artifact_folder("matrix") as folder:
             save_likes(likes, folder)
-            if result.matrix is not None:
-                save_sparse(result.matrix, folder / COUNTS_FILE)
+            if result.counts is not None:
+                save_sparse(result.counts, folder / COUNTS_FILE)
         dropped = "".join(
             f", {n:,} dropped ({why.replace('_', ' ')})" for why, n in ratings.dropped.items() if n
         )
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{counted(likes.matrix.nnz, 'like')}; {counted(result.nonzeros, 'entry', 'entries')} "
             f"of the matrix other than 0 ({result.density:.1%})"
         )
-        notes = [*likes.remarks, *([NOT_KEPT] if result.matrix is None else [])]
+        notes = [*likes.remarks, *([NOT_KEPT] if result.counts is None else [])]
         fit_command = command("fit_embedding", matrix=f"runs:/{run.id}/matrix")
         run.describe("\n\n".join([f"**{summary}**", *notes, f"Fit it: `{fit_command}`"]))
     console.print(summary, *notes, f"Fit it with  {fit_command}", run.ui_instructions(), sep="\n")

@@ -41,7 +41,7 @@ def test_ml_latest_small_has_the_known_likes(ratings, likes):
 
 
 def test_co_likes_are_the_known_counts(likes):
-    counts = build_cooccurrence(likes.matrix, "cpu").matrix  # compares the dense tensor, too
+    counts = build_cooccurrence(likes.matrix, "cpu").counts  # compares the dense tensor, too
     assert counts[:3, :3].toarray().tolist() == [[147, 29, 13], [29, 53, 6], [13, 6, 21]]
     assert counts.nnz == 9_663_201
     assert (counts != counts.T).nnz == 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -230,11 +230,13 @@ class TrackedRun:
 
 
 class NullRun(TrackedRun):
-    """A run whose methods do nothing and return None, for all ranks except 0, which logs."""
+    """The run of all ranks except 0: what they log is discarded, because rank 0 logs it."""
 
     def __init__(self) -> None:
         self.id = "no-run"  # names a folder of checkpoints that this rank never writes
 
-    def __getattribute__(self, name: str) -> Any:
-        attribute = super().__getattribute__(name)
-        return (lambda *_, **__: None) if callable(attribute) else attribute
+    def _discard(self, *args: object, **kwargs: object) -> None:
+        """Log nothing."""
+
+    log_params = set_tags = log_metrics = log_dataset = _discard
+    log_figure = log_table = log_text = log_image = _discard

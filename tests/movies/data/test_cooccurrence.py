@@ -43,8 +43,8 @@ def test_a_matrix_that_is_not_held_is_measured_as_one_that_is(monkeypatch, shape
         monkeypatch.setattr(cooccurrence_module, "MIN_PAIRS_OF_DENSE_ROW", min_pairs)
         measured = build_cooccurrence(matrix, None)
         monkeypatch.undo()
-        assert measured.matrix is None
-        assert held.matrix.nnz == held.nonzeros == measured.nonzeros == np.count_nonzero(x)
+        assert measured.counts is None
+        assert held.counts.nnz == held.nonzeros == measured.nonzeros == np.count_nonzero(x)
         assert measured.off_diagonal_squares == pytest.approx(held.off_diagonal_squares, rel=1e-14)
         assert measured.off_diagonal_squares == pytest.approx(off_diagonal, rel=1e-12)
 

@@ -67,8 +67,8 @@ def test_the_weighted_matrix_is_the_sum_over_users_sparse_and_dense(
             expected += np.outer(row, row) * n[user] ** -USER_WEIGHTS[user_weight]
     expected /= np.maximum(np.outer(x, x), 1) ** item_power
     # Raises where sparse and dense differ.
-    counts = build_cooccurrence(likes.weighted.matrix, "cpu")
-    np.testing.assert_allclose(counts.matrix.toarray(), expected, rtol=1e-12)
+    result = build_cooccurrence(likes.weighted.matrix, "cpu")
+    np.testing.assert_allclose(result.counts.toarray(), expected, rtol=1e-12)
 
 
 def test_unweighted_likes_are_fitted_as_they_are(ratings):

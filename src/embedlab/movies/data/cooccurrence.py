@@ -35,8 +35,8 @@ EXACT_IN_FLOAT32 = 2**24
 class CooccurrenceResult:
     """X and its measurements.
 
-    matrix          (n_movies, n_movies) CSR: int32, or float64 for weighted likes; None if it may
-                    have more than MAX_NONZEROS entries and no dense tensor needs it.
+    counts          X, (n_movies, n_movies) CSR: int32, or float64 for weighted likes; None if it
+                    may have more than MAX_NONZEROS entries and no dense tensor needs it.
     nonzeros        number of non-zeros, the diagonal included.
     off_diagonal_squares
                     ‖X‖²_off = Σ_{i≠j} X_ij², the cost of an embedding of zeros.
@@ -45,7 +45,7 @@ class CooccurrenceResult:
     dense_seconds   wall time of the dense tensor and its comparison; None without one.
     """
 
-    matrix: sp.csr_matrix | None
+    counts: sp.csr_matrix | None
     nonzeros: int
     off_diagonal_squares: float
     density: float
@@ -65,20 +65,20 @@ def build_cooccurrence(likes: sp.csr_matrix, device: str | None) -> Cooccurrence
     started = time.perf_counter()
     # X has at most one entry per pair of movies, and at most one per pair of a user's likes.
     pairs = np.square(np.diff(likes.indptr).astype(np.float64)).sum()
-    matrix = None
+    counts = None
     if device is not None or min(pairs, n_movies**2) <= MAX_NONZEROS:
-        matrix = cooccurrence(likes)
-        nonzeros, squares = matrix.nnz, _squares(matrix.data) - _squares(matrix.diagonal())
+        counts = cooccurrence(likes)
+        nonzeros, squares = counts.nnz, _squares(counts.data) - _squares(counts.diagonal())
     else:
         nonzeros, squares = _sums_of_blocks(likes)
     sparse_done = time.perf_counter()
     dense_seconds = None
     if device is not None:
-        check_dense_equals(matrix, to_dense(matrix, device))
+        check_dense_equals(counts, to_dense(counts, device))
         dense_seconds = time.perf_counter() - sparse_done
     density = nonzeros / max(n_movies**2, 1)
     seconds = sparse_done - started
-    return CooccurrenceResult(matrix, nonzeros, squares, density, seconds, dense_seconds)
+    return CooccurrenceResult(counts, nonzeros, squares, density, seconds, dense_seconds)
 
 
 def check_dense_equals(x: sp.csr_matrix, dense: torch.Tensor) -> None:

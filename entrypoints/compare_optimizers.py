@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.movies.sweep.page import comparison_page
     from embedlab.movies.sweep.plots import comparison_figures
     from embedlab.movies.sweep.results import OptimizerComparison
+    from embedlab.movies.sweep.summary import to_markdown
     from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.movie_runs import find_or_load_likes
     from embedlab.workflows.sweep import Sweep
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, figure in comparison_figures(comparison, caption).items():
             run.log_figure(figure, f"figures/{name}.png")
         run.log_text(comparison_page(comparison, caption), PAGE)
-        summary = comparison.to_markdown(likes.name)
+        summary = to_markdown(comparison, likes.name)
         run.log_text(summary, "summary.md")
         run.describe(summary)
         page = sweep.save_view(f"Optimizers: {caption}", len(fits))

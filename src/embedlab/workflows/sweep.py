@@ -236,8 +236,8 @@ class Sweep:
     ) -> None:
         """Log a fit's lists and, as a metric by epoch, their overlap with the exact solver's."""
         for epoch, lists in sorted(by_epoch.items()):
-            overlap, _ = sampled_overlap(self.queries, lists, exact_lists)
-            child.log_metrics({"train/overlap_random": overlap}, epoch)
+            overlap = sampled_overlap(self.queries, lists, exact_lists)
+            child.log_metrics({"train/overlap_random": overlap.mean}, epoch)
         with child.artifact_folder(LISTS_FOLDER) as folder:
             save_lists(folder, self.queries, by_epoch)
 

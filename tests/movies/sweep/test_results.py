@@ -14,6 +14,7 @@ from embedlab.movies.sweep import plots as sweep_plots
 from embedlab.movies.sweep.convergence import choose_queries
 from embedlab.movies.sweep.page import comparison_page
 from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
+from embedlab.movies.sweep.summary import to_markdown
 from embedlab.progress import EpochRecord
 from embedlab_serving.titles import TitleIndex
 
@@ -79,7 +80,7 @@ def test_a_fit_that_diverged_is_kept_without_a_cost_and_is_never_the_best(fits):
     assert table["status"].tolist() == ["fitted"] * 3 + ["diverged at epoch 3"]
     assert table["cost"].isna().tolist() == [False] * 3 + [True]
     assert [item.options.label for item in comparison.best] == ["adam lr=1"]
-    said = comparison.to_markdown("toy")
+    said = to_markdown(comparison, "toy")
     assert "Diverged: sgd lr=1 at epoch 3." in said
     assert "| adam lr=1 | 101 | 1.00% above it | 0.5 |" in said
     assert "- **1 fit at most 10% above the exact cost** shares 1.0 of 1 movie with it." in said
@@ -89,7 +90,7 @@ def test_a_fit_that_diverged_is_kept_without_a_cost_and_is_never_the_best(fits):
 def test_words_say_by_what_fits_that_stayed_at_their_start_recommend():
     far = [made("sgd", lr, 1e6, start, seed) for lr, start, seed in STUCK]
     fits = [made("exact", None, 100, BLOCKS), *far]
-    said = compare(fits, FOUR, [0], k=1).to_markdown("toy")
+    said = to_markdown(compare(fits, FOUR, [0], k=1), "toy")
     assert "The 3 fits that end at more than 1,000 times the exact cost" in said
     assert "100% with others of the same random start, 0% with others of another start" in said
 
@@ -101,7 +102,7 @@ STUCK = [(1.0, MIXED, 0), (0.1, MIXED, 0), (1.0, [[3, 0], [1, 0], [0, 2], [2, 0]
 def test_words_do_not_claim_a_fall_that_is_not_there():
     fits = [made("exact", None, 100, BLOCKS)]
     fits += [made("adam", lr, 100 + lr, BLOCKS if lr % 2 else MIXED) for lr in range(1, 7)]
-    said = compare(fits, FOUR, [0], k=1).to_markdown("toy")
+    said = to_markdown(compare(fits, FOUR, [0], k=1), "toy")
     assert "The overlap does not clearly fall as the gap grows (Spearman" in said
 
 
@@ -109,7 +110,7 @@ def test_words_do_not_claim_a_fall_that_is_not_there():
 def test_the_correlation_of_fits_that_share_their_start_has_no_p_value(n, is_said):
     fits = [made("exact", None, 100, BLOCKS)]
     fits += [made("adam", lr, 100 + lr, BLOCKS if lr < 4 else MIXED) for lr in range(1, n + 1)]
-    said = compare(fits, FOUR, [0], k=1).to_markdown("toy")
+    said = to_markdown(compare(fits, FOUR, [0], k=1), "toy")
     correlation = (
         "The overlap falls as the gap grows (Spearman's rank correlation -0.88 over 6 fits)."
     )

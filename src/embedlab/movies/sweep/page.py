@@ -46,7 +46,7 @@ def _fit_data(comparison: OptimizerComparison, fit: SweepFit, colour: str) -> di
         "costs": [float(f"{cost:.{COST_DIGITS}g}") for cost in costs],
         "seconds": [round(value, 4) for value in seconds],
         "lists": {} if fit.result.has_diverged else _asked_lists_by_epoch(comparison, fit),
-        "shares": {epoch: round(overlap, 4) for epoch, (overlap, _) in overlaps.items()},
+        "shares": {epoch: round(overlap.mean, 4) for epoch, overlap in overlaps.items()},
     }
 
 

@@ -180,8 +180,8 @@ def plot_overlap_by_gap(comparison: OptimizerComparison, title: str) -> Figure:
         costs = {record.epoch: record.metrics["train/cost"] for record in fit.history}
         costs[fit.result.epochs] = fit.result.cost
         x = [max(relative_gap(costs[epoch], exact_cost), MIN_GAP) for epoch in by_epoch]
-        y = [overlap for overlap, _ in by_epoch.values()]
-        _, margin = by_epoch[fit.result.epochs]
+        y = [overlap.mean for overlap in by_epoch.values()]
+        margin = by_epoch[fit.result.epochs].margin
         axes.plot(x, y, color=colour, linewidth=1, alpha=0.5)
         axes.errorbar(x[-1], y[-1], margin, color=colour, fmt="none", zorder=3)
         marker = OPTIMIZER_MARKERS[name]

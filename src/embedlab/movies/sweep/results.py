@@ -1,36 +1,24 @@
 """Comparison of fits of the same likes: which is best, and do they recommend the same movies?
 
-In: a `SweepFit` for each optimizer, learning rate and seed, the exact solver's first. Out: tables,
-overlaps, and the answer as text.
+In: a `SweepFit` for each optimizer, learning rate and seed, the exact solver's first. Out: gaps,
+overlaps and tables; `summary` words them.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
-from embedlab.formatting import FAR_GAP, cost_as_text, counted, escape_markdown, gap_as_text
 from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult, relative_gap
-from embedlab.movies.sweep.convergence import (
-    MIN_MOVIE_LIKES,
-    ListsByEpoch,
-    Queries,
-    sampled_overlap,
-)
+from embedlab.movies.sweep.convergence import ListsByEpoch, Overlap, Queries, sampled_overlap
 from embedlab.movies.sweep.grid import NEW_PREFIX
 from embedlab.progress import EpochRecord
 from embedlab_serving.titles import TitleIndex
-
-CONVERGED_GAP = 0.1
-STUCK_GAP = 1000.0
-MIN_FITS_FOR_CORRELATION = 6
-CLEAR_CORRELATION = -0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +60,7 @@ class OptimizerComparison:
     overlap  (n_fits, n_fits) overlap@k of each pair, mean over the queries; nan if one diverged.
     sampled_overlaps
              for each other fit that did not diverge, by epoch: the overlap with the exact lists
-             over the movies drawn at random, and its margin of error.
+             over the movies drawn at random.
     """
 
     def __init__(self, fits: Sequence[SweepFit], titles: TitleIndex, queries: Queries):
@@ -94,7 +82,7 @@ class OptimizerComparison:
         self.overlap = _pairwise(self.asked_lists)
         self.sampled_overlaps = {fit: self._overlap_by_epoch(fit) for fit in fitted}
 
-    def _overlap_by_epoch(self, fit: SweepFit) -> dict[int, tuple[float, float]]:
+    def _overlap_by_epoch(self, fit: SweepFit) -> dict[int, Overlap]:
         by_epoch, exact = sorted(fit.lists_by_epoch.items()), self.exact.last_lists
         return {epoch: sampled_overlap(self.queries, lists, exact) for epoch, lists in by_epoch}
 
@@ -123,8 +111,8 @@ class OptimizerComparison:
         if not self.best:
             return {}
         best = self.best[0]
-        overlap, _ = self.sampled_overlaps[best][best.result.epochs]
-        metrics = {"cost": best.result.cost, "gap": self.gaps[best], "overlap_random": overlap}
+        overlap = self.sampled_overlaps[best][best.result.epochs]
+        metrics = {"cost": best.result.cost, "gap": self.gaps[best], "overlap_random": overlap.mean}
         return {f"best/{name}": value for name, value in metrics.items()}
 
     def pair_table(self) -> pd.DataFrame:
@@ -156,99 +144,6 @@ class OptimizerComparison:
                     for row in fit_list
                 ]
         return pd.DataFrame(columns)
-
-    def to_markdown(self, data: str) -> str:
-        """The answer as Markdown: which optimizer is best, do recommendations change, and why."""
-        options, exact = self.exact.options, self.exact.result
-        lines = [
-            f"### Which optimizer? ({data}, dim {options.dim}, {counted(options.epochs, 'epoch')})",
-            "",
-            f"The exact solver's cost is {cost_as_text(exact.cost)}, in {exact.seconds:,.1f} s "
-            f"and {counted(exact.epochs, 'round')}. Best of each optimizer, by final cost:",
-            "",
-            "| fit | cost | against the exact cost | seconds |",
-            "| --- | ---: | ---: | ---: |",
-        ]
-        for fit in self.best:
-            cost, gap = cost_as_text(fit.result.cost), gap_as_text(self.gaps[fit])
-            lines.append(f"| {self.names[fit]} | {cost} | {gap} it | {fit.result.seconds:,.1f} |")
-        diverged = [fit for fit in self.fits if fit.result.has_diverged]
-        if diverged:
-            ends = (f"{self.names[fit]} at epoch {fit.result.diverged_at}" for fit in diverged)
-            lines += ["", f"Diverged: {', '.join(ends)}."]
-        lines += ["", "### Do the recommendations change?", "", *self._overlap_lines()]
-        return "\n".join(lines) + "\n"
-
-    def _overlap_lines(self) -> Iterator[str]:
-        """Lines on the overlap of the lists with the exact solver's, by gap."""
-        if not (k := self.queries.k):
-            yield "There is no other movie to recommend."
-            return
-        titles = escape_markdown("; ".join(self.titles[query] for query in self.asked))
-        yield from (f"Top {k} for {titles}, by inner product, against the exact solver's:", "")
-        overlap = self.overlap[0]  # (n_fits,)
-        # (n_fits,); a gap of nan, like the exact fit's here, is in no group.
-        gaps = np.array([math.nan, *(self.gaps[fit] for fit in self.others)])
-        converged, far = f"{CONVERGED_GAP:.0%}", f"{FAR_GAP:.0%}"
-        for group, words in (
-            (gaps <= CONVERGED_GAP, f"at most {converged} above the exact cost"),
-            ((gaps > CONVERGED_GAP) & (gaps <= FAR_GAP), f"{converged} to {far} above it"),
-            (gaps > FAR_GAP, f"more than {far} above it"),
-        ):
-            if group.any():
-                values, n = overlap[group] * k, int(group.sum())
-                spread = f" (from {values.min():.1f} to {values.max():.1f})" if n > 1 else ""
-                yield (
-                    f"- **{counted(n, 'fit')} {words}** {'share' if n > 1 else 'shares'} "
-                    f"{values.mean():.1f} of {counted(k, 'movie')} with it{spread}."
-                )
-        yield ""
-        if self.sampled_overlaps and self.queries.n_sampled:
-            last = {f: by_epoch[f.result.epochs] for f, by_epoch in self.sampled_overlaps.items()}
-            best = max(last, key=lambda fit: last[fit][0])
-            shared, margin = last[best]
-            n_sampled = counted(self.queries.n_sampled, "movie")
-            yield (
-                f"Over {n_sampled} drawn at random from those with at least {MIN_MOVIE_LIKES} "
-                f"likes, {self.names[best]} shares most: {shared * k:.1f} ± {margin * k:.1f} of "
-                f"{counted(k, 'movie')}."
-            )
-        is_finite = np.isfinite(gaps)
-        if is_finite.sum() >= MIN_FITS_FOR_CORRELATION and np.ptp(overlap[is_finite]) > 0:
-            # The fits share their start and their data, so a p-value would not be valid.
-            correlation = spearmanr(gaps[is_finite], overlap[is_finite]).statistic
-            falls = "falls" if correlation < CLEAR_CORRELATION else "does not clearly fall"
-            yield (
-                f"The overlap {falls} as the gap grows "
-                f"(Spearman's rank correlation {correlation:+.2f} over {is_finite.sum()} fits)."
-            )
-        yield (
-            "The cost depends on the inner products v_i·v_j alone: a rotation of all vectors "
-            "changes every number in them and no recommendation. The optimizer and its rate decide "
-            "how near those products come to the counts in the given epochs."
-        )
-        yield from self._stuck_lines(np.flatnonzero(gaps > STUCK_GAP))
-
-    def _stuck_lines(self, stuck: np.ndarray) -> Iterator[str]:
-        """Lines about the fits at the positions `stuck`, which have hardly left their start."""
-        if len(stuck) < 2:
-            return
-        first, second = np.transpose([*combinations(stuck, 2)])
-        among = self.overlap[first, second]
-        seeds = np.array([fit.seed for fit in self.fits])
-        has_same_start = seeds[first] == seeds[second]
-        shares = {
-            "with others of the same random start": among[has_same_start],
-            "with others of another start": among[~has_same_start],
-            "with the exact solver's": self.overlap[0, stuck],
-        }
-        means = (f"{v.mean():.0%} {words}" for words, v in shares.items() if v.size)
-        yield ""
-        yield (
-            f"The {len(stuck)} fits that end at more than {STUCK_GAP:,.0f} times the exact cost "
-            "have hardly left their start, which decides what they recommend: their lists share "
-            f"{', '.join(means)}."
-        )
 
 
 def _pairwise(

@@ -5,11 +5,11 @@ rank the test likes, as a table and as text. The bootstrap intervals are over us
 differences.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -48,8 +48,11 @@ METRICS_WITH_INTERVALS = ("hit_rate", "ndcg", "mrr")
 METRICS_COMPARED = {"hit_rate": "hit rate", "ndcg": "NDCG"}
 
 
-# The position of settings in a candidate's grid, and the name of a scorer.
-Choice = tuple[int, str]
+class Choice(NamedTuple):
+    """The position of settings in a candidate's grid, and the name of a scorer."""
+
+    position: int
+    scorer: str
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,20 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> 
     return held_out_metrics(by_dot_product, holdout, k)["dot"].means()["ndcg"]
 
 
+@dataclass(frozen=True)
+class _SplitResult:
+    """A candidate in one split.
+
+    hit_rates  validation's, of every choice.
+    choice     the best one.
+    test       the metrics of every scorer, with the chosen settings.
+    """
+
+    hit_rates: Mapping[Choice, float]
+    choice: Choice
+    test: Mapping[str, RankingMetrics]
+
+
 # On matrices this narrow, two BLAS threads spend more time waiting for each other than multiplying.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def tune_and_evaluate(
@@ -126,11 +143,41 @@ def tune_and_evaluate(
     per candidate, in their order. Raises DataError if no user has enough likes.
     """
     check_enough_likes(matrix, MIN_USER_LIKES + HELD_OUT)  # validation splits what test leaves
-    total, done = options.n_splits * sum(len(candidate.grid) for candidate in candidates), 0
-    validated: dict[str, list[dict[Choice, float]]] = defaultdict(list)  # by candidate
-    tested: dict[str, list[Mapping[str, RankingMetrics]]] = defaultdict(list)
     generator = np.random.default_rng(options.seed)
     users = choose_users(matrix, generator, options.max_users)
+    total = options.n_splits * sum(len(candidate.grid) for candidate in candidates)
+    done = count(1)
+
+    def on_fit() -> None:
+        on_progress(next(done), total)
+
+    splits = []
+    for _ in range(options.n_splits):
+        test = hold_out(matrix, generator, users)
+        validation = hold_out(test.matrix, generator, users)
+        if not len(validation.query):
+            raise DataError(
+                f"users: expected some with at least {MIN_USER_LIKES + HELD_OUT} likes among the "
+                f"{len(users)} that were drawn: raise users, or take another seed."
+            )
+        splits.append(_evaluate_split(validation, test, candidates, options, on_fit))
+    return [
+        _mean_over_splits(candidate, results)
+        for candidate, *results in zip(candidates, *splits, strict=True)
+    ]
+
+
+def _evaluate_split(
+    validation: Holdout,
+    test: Holdout,
+    candidates: Sequence[Candidate],
+    options: EvaluationOptions,
+    on_fit: Callable[[], object],
+) -> list[_SplitResult]:
+    """Tune every candidate on validation, and rank the test likes with its best choice.
+
+    on_fit  called after each choice of settings.
+    """
 
     @cache  # candidates with the same fit and settings share the result
     def fit_and_rank(
@@ -140,57 +187,44 @@ def tune_and_evaluate(
         score_queries = fit(holdout.matrix, **dict(settings))
         return held_out_metrics(score_queries, holdout, options.k, options.exclude)
 
-    for _ in range(options.n_splits):
-        fit_and_rank.cache_clear()
-        test = hold_out(matrix, generator, users)
-        validation = hold_out(test.matrix, generator, users)
-        if not len(validation.query):
-            raise DataError(
-                f"users: expected some with at least {MIN_USER_LIKES + HELD_OUT} likes among the "
-                f"{len(users)} that were drawn: raise users, or take another seed."
-            )
-        for candidate in candidates:
-            hit_rates: dict[Choice, float] = {}
-            for i, settings in enumerate(candidate.grid):
-                rough = {**settings, **candidate.tuning_overrides}
-                by_scorer = fit_and_rank(validation, candidate.fit, *rough.items())
-                for name, metrics in by_scorer.items():
-                    if name in candidate.scorer_names or not candidate.scorer_names:
-                        hit_rates[i, name] = metrics.means()["hit_rate"]
-                done += 1
-                on_progress(done, total)
-            best, _ = max(hit_rates, key=hit_rates.__getitem__)
-            chosen = candidate.grid[best].items()
-            validated[candidate.name].append(hit_rates)
-            tested[candidate.name].append(fit_and_rank(test, candidate.fit, *chosen))
-    return [_evaluation(c, validated[c.name], tested[c.name]) for c in candidates]
+    results = []
+    for candidate in candidates:
+        hit_rates: dict[Choice, float] = {}
+        for i, settings in enumerate(candidate.grid):
+            rough = {**settings, **candidate.tuning_overrides}
+            by_scorer = fit_and_rank(validation, candidate.fit, *rough.items())
+            for name, metrics in by_scorer.items():
+                if name in candidate.scorer_names or not candidate.scorer_names:
+                    hit_rates[Choice(i, name)] = metrics.means()["hit_rate"]
+            on_fit()
+        choice = _best_choice(hit_rates)
+        chosen_settings = candidate.grid[choice.position]
+        tested = fit_and_rank(test, candidate.fit, *chosen_settings.items())
+        results.append(_SplitResult(hit_rates, choice, tested))
+    return results
 
 
-def _evaluation(
-    candidate: Candidate,
-    validated: Sequence[Mapping[Choice, float]],
-    tested: Sequence[Mapping[str, RankingMetrics]],
-) -> Evaluation:
-    """Means over the splits.
+def _best_choice(hit_rates: Mapping[Choice, float]) -> Choice:
+    return max(hit_rates, key=hit_rates.__getitem__)
 
-    validated  for each split the hit rate of every choice.
-    tested     for each split the metrics of every scorer, with the split's own choice of settings.
-    """
-    chosen = [max(hit_rates, key=hit_rates.__getitem__) for hit_rates in validated]
+
+def _mean_over_splits(candidate: Candidate, splits: Sequence[_SplitResult]) -> Evaluation:
+    """The result of a candidate: means over the splits."""
     means = {
-        choice: float(np.mean([hit_rates[choice] for hit_rates in validated]))
-        for choice in validated[0]
+        choice: float(np.mean([split.hit_rates[choice] for split in splits]))
+        for choice in splits[0].hit_rates
     }
-    best = max(means, key=means.__getitem__)
-    position, scorer = best
+    best = _best_choice(means)
     return Evaluation(
         name=candidate.name,
-        settings=candidate.grid[position],
-        scorer=scorer,
+        settings=candidate.grid[best.position],
+        scorer=best.scorer,
         val_hit_rate=means[best],
-        chosen_in=chosen.count(best),
-        test=mean_metrics([test[name] for test, (_, name) in zip(tested, chosen, strict=True)]),
-        by_scorer={name: mean_metrics([test[name] for test in tested]) for name in tested[0]},
+        chosen_in=sum(split.choice == best for split in splits),
+        test=mean_metrics([split.test[split.choice.scorer] for split in splits]),
+        by_scorer={
+            name: mean_metrics([split.test[name] for split in splits]) for name in splits[0].test
+        },
     )
 
 

@@ -36,13 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.cli.console import console, work_progress
     from embedlab.formatting import command
     from embedlab.movies.evaluation.candidates import WEIGHTED_EMBEDDING, build_candidates
-    from embedlab.movies.evaluation.evaluate import (
-        EvaluationOptions,
-        result_table,
-        to_markdown,
-        tune_and_evaluate,
-    )
+    from embedlab.movies.evaluation.evaluate import EvaluationOptions, tune_and_evaluate
     from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty
+    from embedlab.movies.evaluation.summary import result_table, to_markdown
     from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.movie_runs import find_or_load_likes, fit_parameters
     from embedlab_serving.neighbours import SCORES

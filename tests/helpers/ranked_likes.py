@@ -8,14 +8,10 @@ import scipy.sparse as sp
 from oracles import random_likes
 
 from embedlab.movies.evaluation import candidates
-from embedlab.movies.evaluation.evaluate import (
-    Evaluation,
-    EvaluationOptions,
-    result_table,
-    tune_and_evaluate,
-)
+from embedlab.movies.evaluation.evaluate import Evaluation, EvaluationOptions, tune_and_evaluate
 from embedlab.movies.evaluation.metrics import RankingMetrics, held_out_metrics, recommend_for
 from embedlab.movies.evaluation.splits import Holdout
+from embedlab.movies.evaluation.summary import result_table
 
 
 def rng(seed: int = 0) -> np.random.Generator:

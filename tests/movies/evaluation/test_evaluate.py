@@ -14,12 +14,9 @@ from embedlab.errors import DataError, OptionError
 from embedlab.formatting import command
 from embedlab.movies.evaluation import baselines, candidates
 from embedlab.movies.evaluation.candidates import WEIGHTED_EMBEDDING, Candidate
-from embedlab.movies.evaluation.evaluate import (
-    EvaluationOptions,
-    to_markdown,
-    tune_and_evaluate,
-)
+from embedlab.movies.evaluation.evaluate import EvaluationOptions, tune_and_evaluate
 from embedlab.movies.evaluation.splits import hold_out
+from embedlab.movies.evaluation.summary import to_markdown
 
 
 @pytest.fixture(scope="module")

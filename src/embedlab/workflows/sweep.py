@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain, product
+from itertools import product
 
 import mlflow
 import numpy as np
@@ -98,42 +98,47 @@ class Sweep:
         kept. Raises DataError if the exact cost is 0.
         """
         exact, *others = grid
-        jobs = [Job(exact, seeds[0])]
-        jobs += [Job(*pair) for pair in product(others, dict.fromkeys(seeds))]
-        finished = {job: self._find(job) for job in jobs}
-        missing = [job for job in jobs if finished[job] is None]
-        fits: dict[Job, SweepFit] = {}
+        exact_job = Job(exact, seeds[0])
+        jobs = [exact_job, *(Job(*pair) for pair in product(others, dict.fromkeys(seeds)))]
+        fits = {job: fit for job in jobs if (fit := self._find(job))}
+        for fit in fits.values():
+            mlflow.MlflowClient().set_tag(fit.run_id, self.tag, "reused")
+            self._notify_of(fit, fits.get(exact_job), note=", found finished")
+        self._check_exact_cost(fits.get(exact_job))
+        missing = [job for job in jobs if job not in fits]
         failed: dict[str, list[str]] = defaultdict(list)  # names of fits, by reason
-        total, done = sum(map(_work, jobs)), 0.0
-        with closing(self._ready_fits(jobs, missing, ray)) as ready_fits:
+        total, done = sum(map(_work, jobs)), sum(map(_work, fits))
+        with closing(self._ready_fits(missing, ray)) as ready_fits:
             for job, run_fit, node in ready_fits:
-                name = f"{job.options.label}, seed {job.seed}"
                 progress = partial(self._show_progress, job, done, total)
                 try:
-                    fit = finished[job] or self._run_child(
-                        job, run_fit, node, fits.get(jobs[0]), progress
-                    )
+                    fit = self._run_child(job, run_fit, node, fits.get(exact_job), progress)
                 except TaskFailedError as error:
-                    if job == jobs[0]:
+                    if job == exact_job:
                         raise
-                    failed[str(error)].append(name)
+                    failed[str(error)].append(_name(*job))
                 else:
                     fits[job] = fit
-                    note = ""
-                    if finished[job]:
-                        mlflow.MlflowClient().set_tag(fit.run_id, self.tag, "reused")
-                        note = ", found finished"
-                    summary = _result_summary(fit.result, fits[jobs[0]].result)
-                    self.notify(f"{name}: {summary}{note}")
-                self._check_exact_cost(fits[jobs[0]])
+                    self._notify_of(fit, fits[exact_job])
+                    self._check_exact_cost(fits[exact_job])
                 progress(1.0)
                 done += _work(job)
         _raise_if_failed(failed, len(jobs))
         return [fits[job] for job in jobs]
 
-    def _check_exact_cost(self, exact: SweepFit) -> None:
+    def _notify_of(self, fit: SweepFit, exact: SweepFit | None, note: str = "") -> None:
+        result = fit.result
+        text = f"cost {cost_as_text(result.cost)}"
+        if exact and result.cost != exact.result.cost:
+            text += f", {gap_as_text(relative_gap(result.cost, exact.result.cost))} the exact one"
+        text += f", {result.seconds:.1f} s"
+        if result.has_diverged:
+            text = f"diverged at epoch {result.diverged_at}"
+        self.notify(f"{_name(fit.options, fit.seed)}: {text}{note}")
+
+    def _check_exact_cost(self, exact: SweepFit | None) -> None:
         """Raises DataError if the exact cost is 0, because no other cost is a multiple of 0."""
-        if exact.result.cost == 0:
+        if exact and exact.result.cost == 0:
             raise DataError(
                 f"dim: expected one at which the exact solver leaves a cost to compare with, but "
                 f"with dim={exact.options.dim} it fits these {self.likes.n_movies:,} movies "
@@ -141,25 +146,20 @@ class Sweep:
             )
 
     def _ready_fits(
-        self, jobs: Sequence[Job], missing: Sequence[Job], ray: RayOptions | None
+        self, jobs: Sequence[Job], ray: RayOptions | None
     ) -> Generator[tuple[Job, RunFit, str | None], None, None]:
-        """Yield every job, the exact fit first, because every gap is relative to its cost.
+        """Yield every job, the first one first: every gap is relative to the cost of the exact fit.
 
         The second value fits the job in this process, or replays the fit of its Ray task; the third
         is the node of the task, None if there is none.
         """
-
-        def here(job: Job) -> tuple[Job, RunFit, None]:
-            fit = partial(fit_with_snapshots, self.likes.weighted, self.queries, job, self.device)
-            return job, fit, None
-
-        if not ray or not missing:
-            yield from map(here, jobs)
+        if ray and jobs:
+            with ray_session(ray, self.notify):
+                yield from fits_by_ray(self.likes.weighted, jobs, self.queries, ray)
             return
-        finished = (here(job) for job in jobs if job not in missing)
-        with ray_session(ray, self.notify):
-            fitted = fits_by_ray(self.likes.weighted, missing, self.queries, ray)
-            yield from chain(fitted, finished) if jobs[0] in missing else chain(finished, fitted)
+        for job in jobs:
+            fit = partial(fit_with_snapshots, self.likes.weighted, self.queries, job, self.device)
+            yield job, fit, None
 
     def _show_progress(self, job: Job, done: float, total: float, fraction: float) -> None:
         """Show that `fraction` of `job` is done, after `done` of `total` work."""
@@ -286,6 +286,10 @@ def _raise_if_failed(failed: Mapping[str, Sequence[str]], n_jobs: int) -> None:
         )
 
 
+def _name(options: FitOptions, seed: int) -> str:
+    return f"{options.label}, seed {seed}"
+
+
 def _work(job: Job) -> float:
     """Expected time of a fit, in first-order epochs."""
     return RELATIVE_WORK.get(job.options.optimizer, 1.0) * job.options.epochs
@@ -323,12 +327,3 @@ def _read_result(run: Run, history: list[EpochRecord], is_finished: bool) -> Fit
     last = costs[-1] if costs else math.nan
     diverged_at = divergence_epoch(costs) or epochs
     return FitResult(no_vectors, last, epochs, seconds, diverged_at)
-
-
-def _result_summary(result: FitResult, exact: FitResult) -> str:
-    if result.has_diverged:
-        return f"diverged at epoch {result.diverged_at}"
-    gap = ""
-    if result.cost != exact.cost:
-        gap = f", {gap_as_text(relative_gap(result.cost, exact.cost))} the exact one"
-    return f"cost {cost_as_text(result.cost)}{gap}, {result.seconds:.1f} s"

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import console
     from embedlab.tracking.lifecycle import start_run
-    from embedlab.workflows.nested_run import run_entry_point
+    from embedlab.workflows.child_run import run_entry_point
     from embedlab.workflows.report import log_report, reported_runs
 
     def step(name: str, **parameters: object) -> str:

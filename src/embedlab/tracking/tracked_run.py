@@ -64,7 +64,7 @@ class TrackedRun:
         self.id: str = run.info.run_id
         self.name: str = run.info.run_name or ""
         self.experiment_id: str = run.info.experiment_id
-        self.is_nested = MLFLOW_PARENT_RUN_ID in run.data.tags
+        self.is_child = MLFLOW_PARENT_RUN_ID in run.data.tags
         self._artifact_uri: str = run.info.artifact_uri
         self.origin: dict[str, str] = {}  # entry_point, git.commit and git.dirty
         self._client = BufferedClient(self.id)
@@ -181,7 +181,7 @@ class TrackedRun:
 
         "" for a step of `main`, which prints its own lines at its end.
         """
-        if self.is_nested:
+        if self.is_child:
             return ""
         return ui_instructions(self.experiment_id, self.id, *filter(None, pages))
 

@@ -110,9 +110,6 @@ def query(model: PyFuncModel, titles: list[str], params: dict) -> pd.DataFrame:
 
 def _reason(error: Exception) -> str:
     # EmbedlabError of this process, or of the model's own copy of the code, has a stop reason.
+    message = safe_first_line(error)
     is_a_sentence = isinstance(error, MlflowException | OSError) or hasattr(error, "stop_reason")
-    return (
-        safe_first_line(error)
-        if is_a_sentence
-        else f"{type(error).__name__}: {safe_first_line(error)}"
-    )
+    return message if is_a_sentence else f"{type(error).__name__}: {message}"

@@ -33,8 +33,8 @@ from embedlab.tracking.tracked_run import TrackedRun, resolved_param
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
 
 ENTRY_POINTS = (
-    *(*IMAGE_ENTRY_POINTS, "compare_transfer", "compare_optimizers"),
-    "fit_embedding", "recommend", "evaluate_embedding",
+    *IMAGE_ENTRY_POINTS, "compare_transfer", "compare_optimizers", "fit_embedding", "recommend",
+    "evaluate_embedding",
 )  # fmt: skip
 WEBP_QUALITY = 88  # of figures, a fifth of PNG's bytes
 PAGE = "report.html"

@@ -1,4 +1,4 @@
-"""Run another entry point of this project as a nested MLflow run, in a process of its own."""
+"""Run another entry point of this project as a child run, in a process of its own."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
     """Run `name` under the active run, in the environment of this process; returns its run id.
 
     Raises TrackingError if the entry point fails, after it has printed its own message. A SIGTERM
-    to this process stops the nested process, too.
+    to this process stops the child process, too.
     """
     parent = mlflow.active_run()
     assert parent is not None, "run_entry_point needs an active run"

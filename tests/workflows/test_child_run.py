@@ -1,4 +1,4 @@
-"""An entry point as a nested run of another."""
+"""An entry point as a child run of another."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from embedlab.tracking.signals import EXIT_TERMINATED
-from embedlab.workflows.nested_run import run_entry_point
+from embedlab.workflows.child_run import run_entry_point
 
 pytestmark = pytest.mark.slow
 

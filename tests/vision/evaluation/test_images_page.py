@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from browser import needs_chromium, run_in_page
+from toy_dataset import compared_run
 
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation import page as page_module
@@ -29,7 +30,7 @@ def run(name: str, predicted: list[int], confidence: list[float]) -> ComparedRun
         probabilities[row] = (1 - sure) / 2
         probabilities[row, label] = sure
     test = Predictions(probabilities, LABELS, np.arange(2, 8))
-    return ComparedRun(name, "finetune", 0.5, 1.0, test)
+    return compared_run(name, "finetune", test)
 
 
 RUNS = [

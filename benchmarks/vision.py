@@ -26,7 +26,7 @@ from embedlab.vision.data.splits import Split
 from embedlab.vision.inference import BATCH_SIZE, ImagePipeline, choose_precision
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe
-from embedlab.vision.training.recipes import make_options
+from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.trainer import Trainer
 
 N_CLASSES, SIDE, EPOCHS = 10, 32, 15
@@ -77,7 +77,7 @@ class Sides:
         backbone = load_backbone("resnet18", "none")
         self.preprocessing = backbone.preprocessing(resolution, 1.0)
         self.precision = choose_precision("auto", "cpu")
-        self.options = make_options("fast", epochs=1, resolution=(resolution,), flip_view=False)
+        self.options = FinetuneOptions(epochs=1, resolution=(resolution,), flip_view=False)
         network = backbone.network.to(memory_format=torch.channels_last).eval()
         self.ours = ImagePipeline(network, self.preprocessing, "cpu", self.precision)
         self.ours32 = ImagePipeline(network, self.preprocessing, "cpu", "float32")

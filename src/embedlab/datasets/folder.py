@@ -224,7 +224,7 @@ def _check_classes(
             f"{root / parts[0] if parts else root}, found {len(classes[0])}{why}: put the "
             "images in <class>/, or in train/<class>/ and test/<class>/."
         )
-    absent = set.union(*classes) - set.intersection(*classes)
+    absent = classes[0].union(*classes) - classes[0].intersection(*classes)
     if absent:
         raise DataError(
             f"dataset: {_listed(parts)} in {root} need images of the same classes; not in each of "

@@ -23,6 +23,7 @@ from benchmarks.timing import Report, seconds_of_calls, take_turns
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
+from embedlab.vision.features import Features
 from embedlab.vision.inference import BATCH_SIZE, ImagePipeline, choose_precision
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe
@@ -154,10 +155,10 @@ class Sides:
         def fit() -> None:
             features = self.ours.compute_outputs(self.images, self.rows)
             assert features is not None  # None only at ranks above 0, and there is one process
-            labels, n_val = self.images.labels, self.n_val
-            data, val = (features, labels), (features[:n_val], labels[:n_val])
+            parts = {"train": features, "val": features[: self.n_val]}
+            found = Features(parts, key="", was_cached=False, seconds=0.0)
             options = LinearProbeOptions(epochs=EPOCHS)
-            list(LinearProbe(data, val, N_CLASSES, options, seed=0, device="cpu").train())
+            list(LinearProbe(found, self.images, self.split, options, 0, "cpu").train())
 
         return seconds_of_calls(fit)
 

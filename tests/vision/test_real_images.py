@@ -44,7 +44,7 @@ def test_frozen_features_of_imagenet_tell_the_classes_apart(images, backbone):
     preprocessing = backbone.preprocessing(RESOLUTION, 1.0)
     pipeline = ImagePipeline(backbone.network, preprocessing, precision=PRECISION)
     features = extract_features(backbone.digest, pipeline, images, split)
-    probe = LinearProbe.from_features(features, images, split, LinearProbeOptions(), 0, "cpu")
+    probe = LinearProbe(features, images, split, LinearProbeOptions(), 0, "cpu")
     assert len(list(probe.train())) == 15
     logits = probe_logits(probe.head(), features.parts["test"])
     test = predictions_of(logits, images.labels, split.test)

@@ -70,8 +70,8 @@ class Sides:
         pixels = rng.integers(0, 256, (n_images, 3, SIDE, SIDE), dtype=np.uint8)
         labels = np.arange(n_images) % N_CLASSES
         classes = tuple(map(str, range(N_CLASSES)))
-        self.images = ImageDataset("random", classes, pixels, labels, {}, "random")
         self.rows = np.arange(n_images)
+        self.images = ImageDataset("random", classes, pixels, labels, {}, "random", self.rows)
         self.n_val = BATCH_SIZE // 10
         val = self.rows[: self.n_val]
         self.split = Split(self.rows, val, val, "random")

@@ -19,7 +19,8 @@ def squares(n_per_class: int = 40, side: int = 8, seed: int = 0) -> ImageDataset
     images[np.arange(len(labels)), labels] += 180  # the channel of the class
     n_train = len(labels) * 3 // 4 // 3 * 3
     parts = {"train": n_train, "test": len(labels) - n_train}
-    return ImageDataset("squares", CLASSES, images, labels, parts, digest=f"squares-{seed}")
+    digest, fingerprints = f"squares-{seed}", np.arange(len(labels))
+    return ImageDataset("squares", CLASSES, images, labels, parts, digest, fingerprints)
 
 
 def split_of(images: ImageDataset) -> Split:

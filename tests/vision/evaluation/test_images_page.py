@@ -21,6 +21,7 @@ def dataset(classes=CLASSES) -> ImageDataset:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 8, 8), np.uint8)
     labels = np.array([9, 9, *LABELS])  # the first two are none of the test images
     data = {"pixels": pixels, "labels": labels, "classes": classes}
+    data["fingerprints"] = np.arange(8)
     return ImageDataset(name="toy", part_sizes={}, digest="", **data)
 
 

@@ -11,7 +11,7 @@ import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import TimeoutError as PoolTimeout
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -60,7 +60,7 @@ class ImageDataset:
     labels: np.ndarray
     part_sizes: Mapping[str, int]
     digest: str
-    fingerprints: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    fingerprints: np.ndarray
     files: tuple[str, ...] = ()
     left_out: tuple[LeftOutFile, ...] = ()
     notes: tuple[str, ...] = ()

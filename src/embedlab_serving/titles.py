@@ -328,8 +328,9 @@ class TitleIndex:
         In the order of the query, without repetition; blank parts are skipped. Raises TitleError as
         `find` does, for the first title that is not found.
         """
-        parts = query.split("|") if isinstance(query, str) else [query]
-        parts = [part for part in parts if not isinstance(part, str) or part.strip()]
+        parts = [query]
+        if isinstance(query, str):
+            parts = [part for part in query.split("|") if part.strip()]
         if len(parts) > MAX_TITLES:
             raise TitleError(
                 f"At most {MAX_TITLES} titles fit in one query, but found {len(parts)}; ask in "

@@ -97,7 +97,7 @@ def log_training_images(
     """Log a grid of augmented training images, as the network sees them."""
     rows = split.train[np.linspace(0, len(split.train) - 1, TRAINING_IMAGES).astype(int)]
     generator = torch.Generator().manual_seed(0)
-    pixels = augment(torch.from_numpy(images.take(rows)), augmentation, resolution, generator)
+    pixels = augment(torch.from_numpy(images.pixels[rows]), augmentation, resolution, generator)
     names = [images.classes[label] for label in images.labels[rows]]
     title = f"training images, augment={augmentation}"
     figure = plots.plot_image_grid(pixels.numpy(), names, title, columns=TRAINING_COLUMNS)

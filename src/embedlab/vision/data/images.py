@@ -74,10 +74,6 @@ class ImageDataset:
         n = len(self.labels)
         return f"{self.name}: {n:,} images of {len(self.classes)} classes, {self.side} px a side"
 
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """The pixels of those rows, contiguous."""
-        return np.ascontiguousarray(self.pixels[rows])
-
     def read_ahead(self, rows: np.ndarray) -> None:
         """Ask the operating system to read those images of a mapped file, without waiting."""
         if self.mapped is None or sys.platform == "win32":

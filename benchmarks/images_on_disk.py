@@ -23,7 +23,7 @@ from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.data.images import read_images
 from embedlab.vision.data.splits import split_images
 from embedlab.vision.inference import ImagePipeline, choose_precision
-from embedlab.vision.training.recipes import make_options
+from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.trainer import Trainer
 
 CLASSES = 10
@@ -69,7 +69,7 @@ def main() -> None:
     split = split_images(images, 0, 0, 2_000, 2_000)
     precision = choose_precision("auto", "cpu")
     backbone = load_backbone("resnet18", "none", 0)
-    options = make_options("fast", epochs=args.epochs, resolution=(args.resolution,))
+    options = FinetuneOptions(epochs=args.epochs, resolution=(args.resolution,))
     network = attach_head(backbone, new_head(backbone, CLASSES, 0))
     preprocessing = backbone.preprocessing(args.resolution, 1.0)
     pipeline = ImagePipeline(network, preprocessing, "cpu", precision)

@@ -23,10 +23,11 @@ from benchmarks.timing import Report, seconds_of_calls, take_turns
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
+from embedlab.vision.features import Features
 from embedlab.vision.inference import BATCH_SIZE, ImagePipeline, choose_precision
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe
-from embedlab.vision.training.recipes import make_options
+from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.trainer import Trainer
 
 N_CLASSES, SIDE, EPOCHS = 10, 32, 15
@@ -69,15 +70,15 @@ class Sides:
         pixels = rng.integers(0, 256, (n_images, 3, SIDE, SIDE), dtype=np.uint8)
         labels = np.arange(n_images) % N_CLASSES
         classes = tuple(map(str, range(N_CLASSES)))
-        self.images = ImageDataset("random", classes, pixels, labels, {}, "random")
         self.rows = np.arange(n_images)
+        self.images = ImageDataset("random", classes, pixels, labels, {}, "random", self.rows)
         self.n_val = BATCH_SIZE // 10
         val = self.rows[: self.n_val]
         self.split = Split(self.rows, val, val, "random")
         backbone = load_backbone("resnet18", "none")
         self.preprocessing = backbone.preprocessing(resolution, 1.0)
         self.precision = choose_precision("auto", "cpu")
-        self.options = make_options("fast", epochs=1, resolution=(resolution,), flip_view=False)
+        self.options = FinetuneOptions(epochs=1, resolution=(resolution,), flip_view=False)
         network = backbone.network.to(memory_format=torch.channels_last).eval()
         self.ours = ImagePipeline(network, self.preprocessing, "cpu", self.precision)
         self.ours32 = ImagePipeline(network, self.preprocessing, "cpu", "float32")
@@ -154,10 +155,10 @@ class Sides:
         def fit() -> None:
             features = self.ours.compute_outputs(self.images, self.rows)
             assert features is not None  # None only at ranks above 0, and there is one process
-            labels, n_val = self.images.labels, self.n_val
-            data, val = (features, labels), (features[:n_val], labels[:n_val])
+            parts = {"train": features, "val": features[: self.n_val]}
+            found = Features(parts, key="", was_cached=False, seconds=0.0)
             options = LinearProbeOptions(epochs=EPOCHS)
-            list(LinearProbe(data, val, N_CLASSES, options, seed=0, device="cpu").train())
+            list(LinearProbe(found, self.images, self.split, options, 0, "cpu").train())
 
         return seconds_of_calls(fit)
 

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.set_tags({"features_key": features.key, "features_cached": features.was_cached})
         run.log_metrics({"time/features_seconds": features.seconds})
 
-        probe = LinearProbe.from_features(features, images, split, options, args.seed, device)
+        probe = LinearProbe(features, images, split, options, args.seed, device)
         with (
             image_runs.TrainingLog(run, images, split, label, probe) as log,
             epoch_progress(label, options.epochs, "val/accuracy") as print_progress,

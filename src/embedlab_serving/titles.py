@@ -328,8 +328,9 @@ class TitleIndex:
         In the order of the query, without repetition; blank parts are skipped. Raises TitleError as
         `find` does, for the first title that is not found.
         """
-        parts = query.split("|") if isinstance(query, str) else [query]
-        parts = [part for part in parts if not isinstance(part, str) or part.strip()]
+        parts = [query]
+        if isinstance(query, str):
+            parts = [part for part in query.split("|") if part.strip()]
         if len(parts) > MAX_TITLES:
             raise TitleError(
                 f"At most {MAX_TITLES} titles fit in one query, but found {len(parts)}; ask in "
@@ -345,16 +346,16 @@ class TitleIndex:
 
     def _checked(self, query: object) -> str:
         """`query` with single spaces. Raises TitleError if it is not text, blank or too long."""
-        text = fault = ""
+        text = " ".join(query.split()) if isinstance(query, str) else ""
         if not isinstance(query, str):
             fault = f"must be text, but found {_short(repr(query))} ({type(query).__name__})"
-        elif not query.strip():
+        elif not text:
             fault = "was expected, but the text is blank"
-        elif len(text := " ".join(query.split())) > MAX_QUERY:
+        elif len(text) > MAX_QUERY:
             fault = f"has at most {MAX_QUERY} characters, but found {len(text)}"
-        if fault:
-            raise TitleError(f'A movie title {fault}; write one such as "{self._example}".')
-        return text
+        else:
+            return text
+        raise TitleError(f'A movie title {fault}; write one such as "{self._example}".')
 
     def _of_year(self, rows: Iterable[int], year: int | None) -> list[int]:
         """Those of `rows` whose movie is of this year; all of them if `year` is None."""

@@ -29,7 +29,7 @@ from embedlab.vision import inference
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.features import extract_features
 from embedlab.vision.inference import ImagePipeline
-from embedlab.vision.training.recipes import FinetuneOptions, make_options
+from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.trainer import Trainer
 from embedlab_serving.network import Preprocessing
 
@@ -40,8 +40,7 @@ IMAGES = squares()
 PREPROCESSING = Preprocessing(32, 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BATCH = 7  # so that 60, 30 and 30 images are several batches, not as many for each
 # 22 images of a batch are not as many for each of four.
-LAST_STAGE = make_options(
-    "fast",
+LAST_STAGE = FinetuneOptions(
     epochs=2,
     batch_size=22,
     resolution=(32,),

@@ -1,10 +1,11 @@
 """Toy data of the vision tests: squares of one colour with noise, which any classifier learns;
-features, predictions, and a file with one weight changed."""
+features, predictions, finished runs, and a file with one weight changed."""
 
 import numpy as np
 
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
+from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
 
 CLASSES = ("red", "green", "blue")
@@ -18,7 +19,8 @@ def squares(n_per_class: int = 40, side: int = 8, seed: int = 0) -> ImageDataset
     images[np.arange(len(labels)), labels] += 180  # the channel of the class
     n_train = len(labels) * 3 // 4 // 3 * 3
     parts = {"train": n_train, "test": len(labels) - n_train}
-    return ImageDataset("squares", CLASSES, images, labels, parts, digest=f"squares-{seed}")
+    digest, fingerprints = f"squares-{seed}", np.arange(len(labels))
+    return ImageDataset("squares", CLASSES, images, labels, parts, digest, fingerprints)
 
 
 def split_of(images: ImageDataset) -> Split:
@@ -34,6 +36,13 @@ def predictions(labels: list[int], predicted: list[int], confidence: list[float]
     probabilities = np.array([[(1 - c) / 2] * 3 for c in confidence])
     probabilities[np.arange(len(labels)), predicted] = confidence
     return Predictions(probabilities, np.array(labels), np.arange(100, 100 + len(labels)))
+
+
+def compared_run(name: str, kind: str, test: Predictions, **values: float) -> ComparedRun:
+    """A finished run from pretrained weights, whose epochs are not compared."""
+    about = {"weights": "imagenet", "id": name, "dataset": "toy", "images_digest": "toy"}
+    values = {"val_accuracy": 0.5, "seconds": 1.0} | values
+    return ComparedRun(name, kind, test=test, **values, **about, history=(), best_epoch=1)
 
 
 def blobs(n=300, d=6, seed=0):

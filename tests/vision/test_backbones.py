@@ -13,7 +13,7 @@ from embedlab.vision.backbone import Backbone, attach_head, freeze, load_backbon
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.options import BACKBONES, FAMILIES, FIXED_RESOLUTION, check_backbone
-from embedlab.vision.training.recipes import FinetuneOptions, make_options
+from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.trainer import Trainer
 from embedlab_serving.network import head_name
 from entrypoints import finetune
@@ -63,8 +63,8 @@ def new_trainer(name: str, options: FinetuneOptions, images: ImageDataset) -> Tr
 def test_a_network_of_each_family_trains(name):
     images = squares(n_per_class=4)
     resolution = FIXED_RESOLUTION.get(name, 64)
-    options = make_options(
-        "fast", epochs=2, batch_size=3, resolution=(resolution,), freeze="all-but-head", lr=0.1
+    options = FinetuneOptions(
+        epochs=2, batch_size=3, resolution=(resolution,), freeze="all-but-head", lr=0.1
     )
 
     whole = new_trainer(name, options, images)
@@ -91,7 +91,7 @@ def test_a_network_other_than_a_resnet_is_fine_tuned_logged_and_queried(tmp_path
 @pytest.mark.slow
 def test_a_network_with_dropout_resumes_bit_for_bit():
     images = squares(n_per_class=4)
-    options = make_options("fast", epochs=3, batch_size=3, resolution=(32,))
+    options = FinetuneOptions(epochs=3, batch_size=3, resolution=(32,))
 
     whole, stopped, resumed = (new_trainer("mobilenet_v3_small", options, images) for _ in range(3))
     assert len([*whole.train()]) == 3

@@ -13,7 +13,7 @@ from embedlab.vision.features import extract_features
 from embedlab.vision.inference import ImagePipeline, choose_precision
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
-from embedlab.vision.training.recipes import make_options
+from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.trainer import Trainer
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -44,7 +44,7 @@ def test_frozen_features_of_imagenet_tell_the_classes_apart(images, backbone):
     preprocessing = backbone.preprocessing(RESOLUTION, 1.0)
     pipeline = ImagePipeline(backbone.network, preprocessing, precision=PRECISION)
     features = extract_features(backbone.digest, pipeline, images, split)
-    probe = LinearProbe.from_features(features, images, split, LinearProbeOptions(), 0, "cpu")
+    probe = LinearProbe(features, images, split, LinearProbeOptions(), 0, "cpu")
     assert len(list(probe.train())) == 15
     logits = probe_logits(probe.head(), features.parts["test"])
     test = predictions_of(logits, images.labels, split.test)
@@ -57,7 +57,7 @@ def test_fine_tuning_learns_in_two_epochs(images, backbone):
     split = split_images(images, 0, train_limit=700, val_limit=50)
     preprocessing = backbone.preprocessing(RESOLUTION, 1.0)
     changes = {"epochs": 2, "batch_size": 32, "freeze": "stage2"}
-    options = make_options("fast", resolution=(RESOLUTION,), **changes)
+    options = FinetuneOptions(resolution=(RESOLUTION,), **changes)
     network = attach_head(backbone, new_head(backbone, 10, 0))
     pipeline = ImagePipeline(network, preprocessing, "cpu", PRECISION, options.flip_view)
     assert len(list(Trainer(pipeline, images, split, options, seed=0).train())) == 2

@@ -145,7 +145,7 @@ def add_recipe(parser: Parser) -> None:
             for recipe, options in recipes.RECIPES.items()
         }
         if name in recipes.CHOSEN_BY_AUTO:
-            value_of[recipes.AUTO.recipe] = "by the data"
+            value_of["auto"] = "by the data"
         values = "; ".join(f"{recipe}: {value}" for recipe, value in value_of.items())
         parser.add(name, types.auto_or(type), "auto", f"{help_text}; {values}")
 

@@ -20,8 +20,6 @@ PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("t
 OTHER_PARTS = ("training", "dev", "testing")  # named like parts, but not read as any
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # metadata and previews, by macOS and Synology
 
-Entry = tuple[str, os.stat_result]  # a path, and the status of what it leads to, links followed
-
 
 class LeftOutFile(NamedTuple):
     """A file or folder that gives no image; `name` is its path in the data set's folder."""
@@ -70,6 +68,14 @@ class Listing:
     notes: tuple[str, ...]
 
 
+class _Contents(NamedTuple):
+    """What a folder holds, by path: status of regular files, folders, why the rest is left out."""
+
+    files: dict[str, os.stat_result]
+    folders: list[str]
+    left_out: dict[str, str]
+
+
 def list_files(root: Path) -> Listing:
     """The files of `root` by class. Raises DataError if it has another layout or cannot be read."""
     try:
@@ -82,41 +88,40 @@ def list_files(root: Path) -> Listing:
 
 
 def _list_files(root: Path) -> Listing:
-    reasons: dict[str, str] = {}  # by path: why it is left out
-    top = _subfolders(str(root), reasons)
-    parts = _parts_of(root, list(top))
-    class_folders = {part: _subfolders(top[name], reasons) for part, name in parts.items()}
-    class_folders = class_folders or {"": top}
+    top = _contents(str(root))
+    names = [os.path.basename(folder) for folder in top.folders]
+    parts = _parts_of(root, names)
+    contents = {part: _contents(str(root / name)) for part, name in parts.items()} or {"": top}
     # A link to one of these would go in circles, or give the images of one class to another.
-    read = [
-        str(root),
-        *map(str, root.resolve().parents),
-        *(top[name] for name in parts.values()),
-    ]
-    read += [path for folders in class_folders.values() for path in folders.values()]
-    visited = {_identity(os.stat(folder)) for folder in read}
+    read: list[str | Path] = [root, *root.resolve().parents]
+    read += [root / name for name in parts.values()]
+    left_out = dict(top.left_out)
+    for of_part in contents.values():
+        read += of_part.folders
+        left_out |= of_part.left_out
+    visited = set(map(_identity, read))
 
-    entries: dict[str, dict[str, list[Entry]]] = {}  # by part and class
-    for part, folders in class_folders.items():
-        entries[part] = {}
-        for name, path in folders.items():
-            n_reasons = len(reasons)
-            files = list(_files_under(path, set(visited), reasons))
-            if files or len(reasons) > n_reasons:
-                entries[part][name] = files
+    files: dict[str, dict[str, dict[str, os.stat_result]]] = {}  # by part, class and path
+    for part, of_part in contents.items():
+        files[part] = {}
+        for folder in of_part.folders:
+            below = _contents_below(folder, visited)
+            left_out |= below.left_out
+            if below.files or below.left_out:
+                files[part][os.path.basename(folder)] = below.files
             else:
-                reasons[path] = "an empty folder"
-    left_out = tuple(LeftOutFile(_name(path, root), reasons[path]) for path in sorted(reasons))
-    classes, *others = map(list, entries.values())
-    _check_classes(root, list(parts.values()), classes, others, left_out)
+                left_out[folder] = "an empty folder"
+    items = tuple(LeftOutFile(_name(path, root), left_out[path]) for path in sorted(left_out))
+    _check_classes(root, list(parts.values()), list(map(set, files.values())), items)
+    classes = list(next(iter(files.values())))
     class_files = tuple(
         ClassFile(path, _name(path, root), label, part, status.st_size, status.st_mtime_ns)
-        for part, entries_of in entries.items()
+        for part, of_class in files.items()
         for label, name in enumerate(classes)
-        for path, status in entries_of[name]
+        for path, status in of_class[name].items()
     )
-    notes = tuple(_notes(root, parts, list(top)))
-    return Listing(tuple(map(printable, classes)), class_files, tuple(parts), left_out, notes)
+    notes = tuple(_notes(root, parts, names))
+    return Listing(tuple(map(printable, classes)), class_files, tuple(parts), items, notes)
 
 
 def _parts_of(root: Path, names: list[str]) -> dict[str, str]:
@@ -147,40 +152,9 @@ def _parts_of(root: Path, names: list[str]) -> dict[str, str]:
     return parts
 
 
-def _subfolders(folder: str, reasons: dict[str, str]) -> dict[str, str]:
-    """Name -> path of the folders in `folder`; adds to `reasons` what is left out."""
-    entries = _entries(folder, reasons)
-    return {os.path.basename(p): p for p, status in entries if stat.S_ISDIR(status.st_mode)}
-
-
-def _files_under(
-    folder: str, visited: set[tuple[int, int]], reasons: dict[str, str]
-) -> Iterator[Entry]:
-    """The files of a folder, then those of each folder in it that is not `visited` yet.
-
-    Adds to `visited` the folders that are read, and to `reasons` what is left out.
-    """
-    below = []
-    try:
-        for path, status in _entries(folder, reasons):
-            if stat.S_ISREG(status.st_mode):
-                yield path, status
-            elif _identity(status) in visited:
-                reasons[path] = "a folder that is read under another name"
-            else:
-                visited.add(_identity(status))
-                below.append(path)
-    except OSError as error:
-        reasons[folder] = error.strerror or str(error)
-    for path in below:
-        yield from _files_under(path, visited, reasons)
-
-
-def _entries(folder: str, reasons: dict[str, str]) -> Iterator[Entry]:
-    """The regular files and the folders in `folder`, in order of their names, but no hidden ones.
-
-    Adds to `reasons`, by path, why anything else is left out.
-    """
+def _contents(folder: str) -> _Contents:
+    """The contents of one folder, in order of their names, without hidden files and folders."""
+    contents = _Contents({}, [], {})
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         if name.startswith("."):
@@ -189,18 +163,46 @@ def _entries(folder: str, reasons: dict[str, str]) -> Iterator[Entry]:
             status = os.stat(path)
         except OSError as error:
             link = "a link that leads nowhere: " if os.path.islink(path) else ""
-            reasons[path] = f"{link}{error.strerror}"
+            contents.left_out[path] = f"{link}{error.strerror}"
             continue
         if name in SYSTEM_FOLDERS:
-            reasons[path] = "the system's metadata and previews"
-        elif stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
-            yield path, status
+            contents.left_out[path] = "the system's metadata and previews"
+        elif stat.S_ISREG(status.st_mode):
+            contents.files[path] = status
+        elif stat.S_ISDIR(status.st_mode):
+            contents.folders.append(path)
         else:
-            reasons[path] = "a FIFO, socket or device; expected a regular file"
+            contents.left_out[path] = "a FIFO, socket or device; expected a regular file"
+    return contents
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
+def _contents_below(folder: str, visited: set[tuple[int, int]]) -> _Contents:
+    """The contents of a folder and of those in it that are not `visited`, each of them once."""
+    below = _Contents({}, [], {})
+    visited, unread = set(visited), [folder]
+    while unread:
+        folder = unread.pop()
+        try:
+            contents = _contents(folder)
+        except OSError as error:
+            below.left_out[folder] = error.strerror or str(error)
+            continue
+        below.files.update(contents.files)
+        below.left_out.update(contents.left_out)
+        new = []
+        for path in contents.folders:
+            if _identity(path) in visited:
+                below.left_out[path] = "a folder that is read under another name"
+            else:
+                visited.add(_identity(path))
+                new.append(path)
+        unread += reversed(new)
+    return below
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
     """A key that a folder shares with every link to it."""
+    status = os.stat(folder)
     return status.st_dev, status.st_ino
 
 
@@ -209,24 +211,20 @@ def _name(path: str, root: Path) -> str:
 
 
 def _check_classes(
-    root: Path,
-    parts: list[str],
-    classes: list[str],
-    others: list[list[str]],
-    left_out: tuple[LeftOutFile, ...],
+    root: Path, parts: list[str], classes: list[set[str]], left_out: tuple[LeftOutFile, ...]
 ) -> None:
     """Raises DataError for fewer than two classes, or for parts whose classes differ.
 
-    classes  of the first part; `others` has those of each other part.
+    classes  names, by part; of the whole folder if it has no parts.
     """
     why = f" ({'; '.join(map(str, left_out[:5]))})" if left_out else ""
-    if len(classes) < 2:
+    if len(classes[0]) < 2:
         raise DataError(
             f"dataset: expected a folder for each of at least two classes in "
-            f"{root / parts[0] if parts else root}, found {len(classes)}{why}: put the "
+            f"{root / parts[0] if parts else root}, found {len(classes[0])}{why}: put the "
             "images in <class>/, or in train/<class>/ and test/<class>/."
         )
-    absent = {name for other in others for name in set(classes) ^ set(other)}
+    absent = classes[0].union(*classes) - classes[0].intersection(*classes)
     if absent:
         raise DataError(
             f"dataset: {_listed(parts)} in {root} need images of the same classes; not in each of "

@@ -41,7 +41,6 @@ def process_group(params: Mapping[str, object]) -> Iterator[str]:
     if world_size() == 1:
         yield device
         return
-    has_cuda = torch.cuda.is_available()
     if device == "cuda":
         if local_rank() >= torch.cuda.device_count():
             raise OptionError(
@@ -51,7 +50,7 @@ def process_group(params: Mapping[str, object]) -> Iterator[str]:
         torch.cuda.set_device(local_rank())
     others: dict[int, Identity] = {}
     try:
-        backend = "cpu:gloo,cuda:nccl" if has_cuda else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=MAX_WAIT)
         others |= enumerate(_all_gather_object((this_host(), os.getpid(), time.time())))
         del others[rank()]

@@ -98,4 +98,4 @@ def iter_batches(
     for rows, next_rows in zip_longest(batches, batches[1:]):
         if next_rows is not None:
             images.read_ahead(next_rows)
-        yield torch.from_numpy(images.take(rows)).to(device, non_blocking=True)
+        yield torch.from_numpy(images.pixels[rows]).to(device, non_blocking=True)

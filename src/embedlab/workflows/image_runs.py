@@ -13,7 +13,7 @@ from embedlab.distributed.collectives import assert_same_across_ranks, local_mai
 from embedlab.formatting import counted
 from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking.tracked_run import TrackedRun
-from embedlab.vision.data.augmentation import Augmentation
+from embedlab.vision.data.augmentation import augment
 from embedlab.vision.data.images import ImageDataset, read_images
 from embedlab.vision.data.splits import Split, duplicates_across_parts, split_images
 from embedlab.vision.evaluation import plots
@@ -92,14 +92,14 @@ def _log_duplicates(
 
 
 def log_training_images(
-    run: TrackedRun, images: ImageDataset, split: Split, augment: str, resolution: int
+    run: TrackedRun, images: ImageDataset, split: Split, augmentation: str, resolution: int
 ) -> None:
     """Log a grid of augmented training images, as the network sees them."""
     rows = split.train[np.linspace(0, len(split.train) - 1, TRAINING_IMAGES).astype(int)]
-    augmentation = Augmentation(augment, images.side, resolution)
-    pixels = augmentation(torch.from_numpy(images.take(rows)), torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    pixels = augment(torch.from_numpy(images.pixels[rows]), augmentation, resolution, generator)
     names = [images.classes[label] for label in images.labels[rows]]
-    title = f"training images, augment={augment}"
+    title = f"training images, augment={augmentation}"
     figure = plots.plot_image_grid(pixels.numpy(), names, title, columns=TRAINING_COLUMNS)
     run.log_figure(figure, "figures/training_pictures.png")
 

@@ -247,7 +247,7 @@ def test_the_next_images_of_a_mapped_file_are_requested_while_some_are_used():
     shape = (7, 3, 40, 40)  # an image is a little more than a page
     pixels = np.broadcast_to(np.arange(7, dtype=np.uint8)[:, None, None, None], shape)
     mapped, size = RecordedMap(), 3 * 40 * 40
-    images = ImageDataset("toy", (), pixels, np.zeros(7), None, "", mapped=mapped)
+    images = ImageDataset("toy", (), pixels, np.zeros(7), {}, "", np.arange(7), mapped=mapped)
     parts = [np.array([0, 5]), np.array([3]), np.array([6, 1])]
     taken = iter_batches(images, parts, "cpu")
     for part, following in itertools.zip_longest(parts, parts[1:], fillvalue=()):

@@ -4,9 +4,9 @@ import re
 from dataclasses import replace
 
 import pytest
-from toy_dataset import CLASSES, predictions
+from toy_dataset import CLASSES, compared_run, predictions
 
-from embedlab.vision.evaluation.comparison import ComparedRun, compare_runs, right_only_by
+from embedlab.vision.evaluation.comparison import compare_runs, right_only_by
 
 
 def compared_runs():
@@ -15,8 +15,8 @@ def compared_runs():
     worse = [(label + 1) % 3 if i < 12 else label for i, label in enumerate(labels)]
     bad = predictions(labels, worse, [0.7] * 60)
     return [
-        ComparedRun("features", "extract_features", 0.79, 60.0, bad),
-        ComparedRun("tuned", "finetune", 0.99, 600.0, good),
+        compared_run("features", "extract_features", bad, val_accuracy=0.79, seconds=60.0),
+        compared_run("tuned", "finetune", good, val_accuracy=0.99, seconds=600.0),
     ]
 
 

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from browser import needs_chromium, run_in_page
+from toy_dataset import compared_run
 
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation import page as page_module
@@ -20,6 +21,7 @@ def dataset(classes=CLASSES) -> ImageDataset:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 8, 8), np.uint8)
     labels = np.array([9, 9, *LABELS])  # the first two are none of the test images
     data = {"pixels": pixels, "labels": labels, "classes": classes}
+    data["fingerprints"] = np.arange(8)
     return ImageDataset(name="toy", part_sizes={}, digest="", **data)
 
 
@@ -29,7 +31,7 @@ def run(name: str, predicted: list[int], confidence: list[float]) -> ComparedRun
         probabilities[row] = (1 - sure) / 2
         probabilities[row, label] = sure
     test = Predictions(probabilities, LABELS, np.arange(2, 8))
-    return ComparedRun(name, "finetune", 0.5, 1.0, test)
+    return compared_run(name, "finetune", test)
 
 
 RUNS = [

@@ -6,20 +6,29 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
-from toy_dataset import blobs
+from toy_dataset import CLASSES, blobs
 
 from embedlab.errors import DivergedError
+from embedlab.vision.data.images import ImageDataset
+from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import (
     NO_SCORE,
     AccuracyAndLoss,
 )
+from embedlab.vision.features import Features
 from embedlab.vision.options import LINEAR_PROBE_LR, LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
 
 
 def fit(options, train=None, val=None):
     """The fitted probe and its epochs."""
-    probe = LinearProbe(train or blobs(), val or blobs(150, seed=1), 3, options, 0, "cpu")
+    (x, y), (x_val, y_val) = train or blobs(), val or blobs(150, seed=1)
+    features = Features({"train": x, "val": x_val}, key="", was_cached=False, seconds=0.0)
+    labels = np.concatenate([y, y_val])
+    rows, pixels = np.arange(len(labels)), np.empty((0, 3, 8, 8), np.uint8)
+    images = ImageDataset("blobs", CLASSES, pixels, labels, {}, digest="", fingerprints=rows)
+    split = Split(rows[: len(y)], rows[len(y) :], rows[:0], digest="")
+    probe = LinearProbe(features, images, split, options, 0, "cpu")
     return probe, list(probe.train())
 
 
@@ -45,6 +54,8 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
     assert [s.loss for s in scores] == [e.record.metrics["val/loss"] for e in epochs]
     assert probe.best.score == scores[probe.best.epoch - 1]
     assert not any(score.beats(probe.best.score) for score in scores)
+    # Rows of the data set, after the 300 of training.
+    assert epochs[0].predictions.rows.tolist() == list(range(300, 450))
     # The folded layer of plain features predicts what the standardised one did.
     x, _ = blobs(150, seed=1)
     expected = epochs[probe.best.epoch - 1].predictions.probabilities

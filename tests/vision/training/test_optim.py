@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from narrow_resnet import narrow_resnet18
 
 from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule
-from embedlab.vision.training.recipes import NOTEBOOK, FinetuneOptions, make_options
+from embedlab.vision.training.recipes import NOTEBOOK, FinetuneOptions
 
-SHORT = make_options("fast", epochs=3, resolution=(32,))
+SHORT = FinetuneOptions(epochs=3, resolution=(32,))
 
 
 def test_norms_and_biases_are_not_decayed():

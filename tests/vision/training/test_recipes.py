@@ -6,26 +6,27 @@ import pytest
 
 from embedlab.errors import OptionError
 from embedlab.vision.training.recipes import (
-    AUTO,
     CHOSEN_BY_AUTO,
     FAST,
     NOTEBOOK,
     RECIPE_FIELDS,
-    AutoInputs,
     FinetuneOptions,
     explain_auto,
-    make_options,
     resolve_options,
 )
 
 PHOTOS = (96, 128, 160)
 
 
+def make_options(recipe: str, n_train: int = 50, side: int = 8, **changes: object):
+    settings = {"backbone": "resnet18", "weights": "imagenet", "recipe": recipe}
+    return resolve_options(dict.fromkeys(RECIPE_FIELDS) | settings | changes, n_train, side)
+
+
 def test_a_batch_larger_than_the_data_has_the_rate_of_the_data():
     for n_train in (172, 1_500):
-        facts = AutoInputs(n_train, 256)
-        larger = make_options("auto", facts, batch_size=4_096)
-        whole = make_options("auto", facts, batch_size=n_train)
+        larger = make_options("auto", n_train, 256, batch_size=4_096)
+        whole = make_options("auto", n_train, 256, batch_size=n_train)
         assert (larger.lr, larger.epochs) == (whole.lr, whole.epochs)
 
 
@@ -39,13 +40,13 @@ def test_a_batch_larger_than_the_data_has_the_rate_of_the_data():
         (3_058, 128, 128, 3e-4, 13, PHOTOS),
         (4_250, 32, 128, 3e-4, 12, PHOTOS),
         (19_999, 32, 128, 3e-4, 12, PHOTOS),
-        (20_000, 32, 128, 3e-4, 8, AUTO.resolution),
-        (42_500, 32, 128, 3e-4, 8, AUTO.resolution),
+        (20_000, 32, 128, 3e-4, 8, FAST.resolution),
+        (42_500, 32, 128, 3e-4, 8, FAST.resolution),
         (1_000_000, 256, 128, 3e-4, 8, (128, 160, 224, 224)),
     ],
 )
 def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, resolution):
-    options = make_options("auto", AutoInputs(n_train, side))
+    options = make_options("auto", n_train, side)
     assert (options.batch_size, options.epochs) == (batch_size, epochs)
     assert options.lr == lr
     assert options.resolution == resolution
@@ -64,27 +65,29 @@ def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, reso
 
 
 def test_random_weights_have_nothing_to_probe_or_to_keep():
-    options = make_options("auto", AutoInputs(500, 32, weights="none"))
+    options = make_options("auto", 500, 32, weights="none")
     assert (options.head, options.batch_norm) == ("random", "update")
     sentence = explain_auto(500, 32, dict.fromkeys(CHOSEN_BY_AUTO) | {"weights": "none"}, options)
     assert "head=random (random weights)" in sentence
 
 
-def test_without_facts_it_has_the_values_for_cifar_10():
-    assert make_options("auto") == make_options("auto", AutoInputs(42_500, 32)) == AUTO
+def test_of_cifar_10_it_changes_five_values_of_fast():
+    changes = {"head": "linear_probe", "optimizer": "adamw", "lr": 3e-4, "freeze": "stem"}
+    expected = replace(FAST, recipe="auto", augment="zoom_flip", **changes)
+    assert make_options("auto", 42_500, 32) == expected
 
 
 def test_a_given_value_counts_for_the_others():
-    options = make_options("auto", AutoInputs(4_000, 128), batch_size=32)
+    options = make_options("auto", 4_000, 128, batch_size=32)
     assert (options.batch_size, options.lr) == (32, 3e-4 * 32 / 128)
-    options = make_options("auto", AutoInputs(4_000, 128), optimizer="sgd", epochs=2)
+    options = make_options("auto", 4_000, 128, optimizer="sgd", epochs=2)
     assert (options.lr, options.epochs, options.resolution) == (0.01, 2, (128, 160))
-    assert make_options("auto", AutoInputs(4_000, 128), lr=0.5).lr == 0.5
-    assert make_options("auto", AutoInputs(10_000, 128), freeze="none").epochs == 8
+    assert make_options("auto", 4_000, 128, lr=0.5).lr == 0.5
+    assert make_options("auto", 10_000, 128, freeze="none").epochs == 8
 
 
 def test_only_stages_that_the_backbone_has_are_kept():
-    assert make_options("auto", AutoInputs(4_000, 128, "convnext_tiny")).freeze == "none"
+    assert make_options("auto", 4_000, 128, backbone="convnext_tiny").freeze == "none"
     settings = dict.fromkeys(("recipe", *RECIPE_FIELDS)) | {"recipe": "auto", "weights": "imagenet"}
     for backbone, kept in (("resnet50", "stage2"), ("convnext_tiny", "none")):
         options = resolve_options(settings | {"backbone": backbone}, n_train=4_000, side=128)
@@ -92,12 +95,12 @@ def test_only_stages_that_the_backbone_has_are_kept():
 
 
 def test_a_backbone_of_one_resolution_has_that_one():
-    assert make_options("auto", AutoInputs(4_000, 32, "vit_b_16")).resolution == (224,)
+    assert make_options("auto", 4_000, 32, backbone="vit_b_16").resolution == (224,)
 
 
 def test_the_other_recipes_do_not_look_at_the_data():
-    assert make_options("fast", AutoInputs(50, 8)) == FinetuneOptions()
-    assert make_options("notebook", AutoInputs(50, 8)).epochs == 15
+    assert make_options("fast", 50, 8) == FinetuneOptions()
+    assert make_options("notebook", 50, 8).epochs == 15
 
 
 # -- options ----------------------------------------------------------------------------------

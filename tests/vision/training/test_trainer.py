@@ -31,16 +31,16 @@ from embedlab.vision.training.epochs import ValidatedEpoch
 from embedlab.vision.training.linear_probe import probe_head, probe_logits
 from embedlab.vision.training.recipes import (
     OPTIMIZERS,
-    AutoInputs,
+    RECIPE_FIELDS,
     FinetuneOptions,
-    make_options,
+    resolve_options,
 )
 from embedlab.vision.training.trainer import Trainer
 from embedlab.vision.training.work_estimate import epoch_work
 from embedlab_serving.network import Preprocessing
 
 RESOLUTION = 32
-SHORT = make_options("fast", epochs=3, batch_size=16, resolution=(RESOLUTION,), augment="crop")
+SHORT = FinetuneOptions(epochs=3, batch_size=16, resolution=(RESOLUTION,), augment="crop")
 # Enough of both for BatchNorm's running statistics to follow.
 MANY, LONGER = squares(n_per_class=80), replace(SHORT, epochs=6, batch_size=8, ema=0.0)
 FEW = squares(n_per_class=24)
@@ -189,8 +189,9 @@ def start_of(
     images = squares()
     split = split_of(images)
     changes = {"epochs": epochs, "lr": lr, "batch_norm": batch_norm, "optimizer": "sgd"}
-    facts = AutoInputs(60, 8)
-    options = make_options("auto", facts, **changes, resolution=(RESOLUTION,), flip_view=False)
+    changes |= {"recipe": "auto", "resolution": (RESOLUTION,), "flip_view": False}
+    changes |= {"backbone": "resnet18", "weights": "imagenet"}
+    options = resolve_options(dict.fromkeys(RECIPE_FIELDS) | changes, n_train=60, side=8)
     backbone = load_backbone(NARROW, "none", seed=1)
     pipeline = ImagePipeline(backbone.network, backbone.preprocessing(RESOLUTION, 1.0))
     head, seconds = probe_head(backbone, pipeline, images, split)

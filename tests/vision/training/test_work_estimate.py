@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from embedlab.vision.training.recipes import RECIPE_FIELDS, make_options
+from embedlab.vision.training.recipes import RECIPE_FIELDS, FinetuneOptions
 from embedlab.vision.training.work_estimate import cheaper_options, epoch_work
 
 
@@ -23,7 +23,7 @@ def test_cheaper_settings_are_cheaper():
 
 
 def test_work_grows_with_pixels_images_and_epochs():
-    options = make_options("fast", epochs=4, resolution=(64,))
+    options = FinetuneOptions(epochs=4, resolution=(64,))
     work = epoch_work(options, 1000, 0)
     assert work == [1000 * 64**2] * 4
     assert epoch_work(replace(options, resolution=(128,)), 1000, 0) == [4 * w for w in work]

@@ -11,7 +11,7 @@ import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import TimeoutError as PoolTimeout
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -60,7 +60,7 @@ class ImageDataset:
     labels: np.ndarray
     part_sizes: Mapping[str, int]
     digest: str
-    fingerprints: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    fingerprints: np.ndarray
     files: tuple[str, ...] = ()
     left_out: tuple[LeftOutFile, ...] = ()
     notes: tuple[str, ...] = ()
@@ -73,10 +73,6 @@ class ImageDataset:
     def __str__(self) -> str:
         n = len(self.labels)
         return f"{self.name}: {n:,} images of {len(self.classes)} classes, {self.side} px a side"
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """The pixels of those rows, contiguous."""
-        return np.ascontiguousarray(self.pixels[rows])
 
     def read_ahead(self, rows: np.ndarray) -> None:
         """Ask the operating system to read those images of a mapped file, without waiting."""
@@ -146,9 +142,8 @@ def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset
     listing = list_files(root)
     folder = cache_folder() / "pictures" / _listing_digest(root, listing)
     cached = _load(folder)
-    if cached and any(_can_be_read(listing.files[i]) for i, _ in cached.unreadable):
-        cached = None  # a file that could not be read before can be read now
-    if cached is None:
+    # Perhaps a file that could not be read before can be read now.
+    if cached is None or any(_can_be_read(listing.files[i]) for i, _ in cached.unreadable):
         build_folder(folder, lambda work: _decode_all(root, listing, work, on_progress))
         cached = _load(folder)
         assert cached is not None
@@ -230,13 +225,13 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgr
     # process alive.
     with ThreadPool(DECODING_THREADS) as pool, open(folder / IMAGES_FILE, "wb") as out:
         sides = _imap(pool, shorter_side, files)
-        side = min(MAX_SIDE, max((side for side in sides if isinstance(side, int)), default=0))
+        side = min(MAX_SIDE, max((side for side, _ in sides if side is not None), default=0))
         for start in range(0, len(files), DECODING_BATCH):
             batch = files[start : start + DECODING_BATCH]
             decoded = _imap(pool, lambda path: decode_image(path, side), batch)
-            for i, image in enumerate(decoded, start):
-                if isinstance(image, str):
-                    unreadable.append((i, image))
+            for i, (image, reason) in enumerate(decoded, start):
+                if image is None:
+                    unreadable.append((i, reason))
                     continue
                 pixels = image.tobytes()
                 out.write(pixels)
@@ -264,20 +259,20 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgr
 
 def _imap(
     pool: ThreadPool, read: Callable[[str], T], files: Sequence[ClassFile]
-) -> Iterator[T | str]:
-    """Yield `read(path)` for each file, in order, or the reason it failed.
+) -> Iterator[tuple[T | None, str]]:
+    """Yield `read(path)` for each file, in order, and "", or None and the reason why it failed.
 
     It wakes up every second, because Python handles a signal that arrives just before a wait only
     after that wait.
     """
 
-    def read_or_reason(file: ClassFile) -> T | str:
+    def result_and_reason(file: ClassFile) -> tuple[T | None, str]:
         try:
-            return read(file.path)
+            return read(file.path), ""
         except DataError as error:
-            return str(error)
+            return None, str(error)
 
-    results = pool.imap(read_or_reason, files)
+    results = pool.imap(result_and_reason, files)
     while True:
         try:
             yield results.next(timeout=1)

@@ -43,12 +43,12 @@ class ComparedRun:
     val_accuracy: float
     seconds: float | None
     test: Predictions
-    weights: str = "imagenet"
-    id: str = ""
-    dataset: str = ""
-    images_digest: str = ""
-    history: Sequence[EpochRecord] = ()
-    best_epoch: int = -1
+    weights: str
+    id: str
+    dataset: str
+    images_digest: str
+    history: Sequence[EpochRecord]
+    best_epoch: int
 
 
 @dataclass(frozen=True)

@@ -43,15 +43,14 @@ TILE_HEIGHT = 1.42  # of an image and its caption, in widths of an image
 
 
 class Tile(NamedTuple):
-    """An image (3, side, side) uint8, and up to two lines of text under it."""
+    """An image (3, side, side) uint8 and up to two lines of text under it, or in its place."""
 
-    image: np.ndarray
+    image: np.ndarray | None
     caption: str
     colour: str = GREY
 
 
-# A name at the left, and images; None is a gap, a text replaces an image.
-Row = tuple[str, Sequence[Tile | str | None]]
+Row = tuple[str, Sequence[Tile | None]]  # a name at the left, and images; None is a gap
 Heading = tuple[float, str]  # x of its middle, in widths of an image, and its text
 
 
@@ -142,11 +141,12 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
         page_range = "" if len(pages) == 1 else f" ({start + 1} to {start + len(classes)})"
         rows: list[Row] = []
         for name in classes:
-            tiles: list[Tile | str | None] = [None] * (2 * k + 1)
+            tiles: list[Tile | None] = [None] * (2 * k + 1)
             class_rows = top[top["class"] == name]
             n_wrong = (class_rows["kind"] == "wrong").sum()
             if n_wrong < k:
-                tiles[k + 1 + n_wrong] = "no more\nmistakes" if n_wrong else "no\nmistakes"
+                text = "no more\nmistakes" if n_wrong else "no\nmistakes"
+                tiles[k + 1 + n_wrong] = Tile(None, text)
             for item in class_rows.itertuples():
                 first, colour = (0, GREEN) if item.kind == "right" else (k + 1, RED)
                 taken_for = "" if item.kind == "right" else f"{item.predicted}\n"
@@ -374,16 +374,19 @@ def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()
         y = TILE_HEIGHT * i
         axes.text(-0.15, y + 0.5, textwrap.fill(name, 18), ha="right", va="center", size=11)
         for x, tile in enumerate(tiles):
-            if tile is None:
-                continue
-            if isinstance(tile, str):
-                axes.text(x + 0.5, y + 0.5, tile, ha="center", va="center", size=9, color=GREY)
-                continue
-            box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
-            pixels = tile.image.transpose(1, 2, 0)
-            axes.imshow(pixels, extent=box, interpolation="bicubic", aspect="auto")
-            lines = [t if len(t) <= 14 else f"{t[:7]}…{t[-6:]}" for t in tile.caption.split("\n")]
-            letter_size = 8 if max(map(len, lines)) > 11 else 10
-            caption = axes.text(x + 0.5, y + 1, "\n".join(lines), ha="center", va="top")
-            caption.set(size=letter_size, color=tile.colour)
+            if tile is not None:
+                _draw_tile(axes, x, y, tile)
     return figure
+
+
+def _draw_tile(axes: Axes, x: float, y: float, tile: Tile) -> None:
+    if tile.image is None:
+        text = axes.text(x + 0.5, y + 0.5, tile.caption, ha="center", va="center")
+        text.set(size=9, color=tile.colour)
+        return
+    box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
+    axes.imshow(tile.image.transpose(1, 2, 0), extent=box, interpolation="bicubic", aspect="auto")
+    lines = [t if len(t) <= 14 else f"{t[:7]}…{t[-6:]}" for t in tile.caption.split("\n")]
+    letter_size = 8 if max(map(len, lines)) > 11 else 10
+    caption = axes.text(x + 0.5, y + 1, "\n".join(lines), ha="center", va="top")
+    caption.set(size=letter_size, color=tile.colour)

@@ -27,65 +27,45 @@ from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.epochs import BestEpoch, ValidatedEpoch
 from embedlab.vision.training.optim import build_optimizer
 
-LabelledFeatures = tuple[np.ndarray, np.ndarray]  # features (n, d) float32, labels (n,) int64
-
 
 class LinearProbe:
-    """A logistic regression to be fitted epoch by epoch.
+    """A logistic regression on the features of the training images, to be fitted epoch by epoch.
 
     history  a record of every epoch so far.
     best     the epoch with the best validation accuracy so far.
-    seconds  wall time of all epochs, plus the argument `seconds` (of the features).
+    seconds  wall time of all epochs, and of the features.
     """
 
     def __init__(
         self,
-        train: LabelledFeatures,
-        val: LabelledFeatures,
-        n_classes: int,
-        options: LinearProbeOptions,
-        seed: int,
-        device: str,
-        seconds: float = 0.0,
-    ):
-        self.options = options
-        self._generator = torch.Generator().manual_seed(seed)
-        x, self._y = (torch.from_numpy(array).to(device) for array in train)  # (n, d), (n,)
-        x_val, self._y_val = (torch.from_numpy(array).to(device) for array in val)
-        self._mean, self._std = x.mean(0), x.std(0).clamp_min(1e-6)  # (d,)
-        self._x, self._x_val = (x - self._mean) / self._std, (x_val - self._mean) / self._std
-        self._layer = nn.Linear(x.shape[1], n_classes, device=device)
-        nn.init.zeros_(self._layer.weight)  # convex: any start will do, this one favours no class
-        nn.init.zeros_(self._layer.bias)
-        self._optimizer = build_optimizer(self._layer, options)
-        self.history: list[EpochRecord] = []
-        self.best = BestEpoch(0, NO_SCORE, {})
-        self.seconds = seconds
-
-    @classmethod
-    def from_features(
-        cls,
         features: Features,
         images: ImageDataset,
         split: Split,
         options: LinearProbeOptions,
         seed: int,
         device: str,
-    ) -> "LinearProbe":
-        """The probe of these images' features; its `seconds` include the time of the features."""
-        train, val = (
-            (features.parts[part], images.labels[split.parts[part]]) for part in ("train", "val")
-        )
-        return cls(train, val, len(images.classes), options, seed, device, features.seconds)
+    ):
+        self.images, self.split, self.options = images, split, options
+        self._generator = torch.Generator().manual_seed(seed)
+        x = torch.from_numpy(features.parts["train"]).to(device)  # (n, d)
+        x_val = torch.from_numpy(features.parts["val"]).to(device)
+        self._y = torch.from_numpy(images.labels[split.train]).to(device)  # (n,)
+        self._mean, self._std = x.mean(0), x.std(0).clamp_min(1e-6)  # (d,)
+        self._x, self._x_val = (x - self._mean) / self._std, (x_val - self._mean) / self._std
+        self._layer = nn.Linear(x.shape[1], len(images.classes), device=device)
+        nn.init.zeros_(self._layer.weight)  # convex: any start will do, this one favours no class
+        nn.init.zeros_(self._layer.bias)
+        self._optimizer = build_optimizer(self._layer, options)
+        self.history: list[EpochRecord] = []
+        self.best = BestEpoch(0, NO_SCORE, {})
+        self.seconds = features.seconds
 
     def train(self) -> Iterator[ValidatedEpoch]:
         """Train all epochs; yields each with train/loss, train/accuracy, val/loss, val/accuracy.
 
-        Metrics are those of the weights at the epoch's end; losses exclude the penalty. The rows
-        of the predictions are positions among the validation images.
+        Metrics are those of the weights at the epoch's end; losses exclude the penalty.
         Raises DivergedError if a loss is not finite.
         """
-        y_val, rows = self._y_val.cpu().numpy(), np.arange(len(self._y_val))
         for epoch in range(1, self.options.epochs + 1):
             started = time.perf_counter()
             self._train_epoch()
@@ -100,7 +80,7 @@ class LinearProbe:
                     f"{self.options.label} diverged: the loss is not finite after epoch {epoch}; "
                     f"try a smaller learning rate, such as lr={lr / 10:g}."
                 )
-            predictions = predictions_of(val_logits, y_val, rows)
+            predictions = predictions_of(val_logits, self.images.labels, self.split.val)
             score = predictions.score
             if score.beats(self.best.score):
                 weights = {k: v.clone() for k, v in self._layer.state_dict().items()}
@@ -169,7 +149,7 @@ def probe_head(
     def fit() -> tuple[nn.Linear, float]:
         assert features is not None, "rank 0 has the features"
         options = LinearProbeOptions()
-        probe = LinearProbe.from_features(features, images, split, options, 0, pipeline.device)
+        probe = LinearProbe(features, images, split, options, 0, pipeline.device)
         for _ in probe.train():
             pass
         return probe.head(), probe.seconds

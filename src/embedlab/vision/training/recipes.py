@@ -8,7 +8,7 @@ Imports nothing heavy: the parser imports this.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from embedlab.errors import OptionError
@@ -105,20 +105,12 @@ NOTEBOOK = FinetuneOptions(
     ema=0.0,
     flip_view=False,
 )
-AUTO = FinetuneOptions(
-    recipe="auto",
-    head="linear_probe",
-    optimizer="adamw",
-    lr=3e-4,
-    augment="zoom_flip",
-    freeze="stem",
-)
-# The fields that `auto` chooses by AutoInputs; AUTO has the values for CIFAR-10's 42,500 images.
+# The fields that `auto` chooses by the data; its other values are those of `fast`.
 CHOSEN_BY_AUTO = (
     "head", "batch_norm", "optimizer", "lr", "epochs", "batch_size", "resolution", "augment",
     "freeze",
 )  # fmt: skip
-RECIPES = {options.recipe: options for options in (AUTO, FAST, NOTEBOOK)}
+RECIPES = {"auto": replace(FAST, recipe="auto"), "fast": FAST, "notebook": NOTEBOOK}
 RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
 
 FEW_IMAGES = 1_000  # below this, updating BatchNorm's statistics undoes the linear probe
@@ -143,40 +135,6 @@ RESOLUTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class AutoInputs:
-    """What the recipe `auto` chooses its values by: the data, and two parameters.
-
-    n_train            number of training images.
-    side               of the images as they are stored, in pixels; at most 256.
-    backbone, weights  the parameters of these names.
-    """
-
-    n_train: int
-    side: int
-    backbone: str = "resnet18"
-    weights: str = "imagenet"
-
-    @property
-    def is_pretrained(self) -> bool:
-        return self.weights != NO_WEIGHTS
-
-
-def make_options(recipe: str, inputs: AutoInputs | None = None, **changes: Any) -> FinetuneOptions:
-    """The options of a recipe, with every change that is not None.
-
-    If a recipe has more resolutions than epochs, only the last ones are kept.
-
-    inputs  what `auto` chooses by; without them, it has its values for CIFAR-10.
-    """
-    changes = {name: value for name, value in changes.items() if value is not None}
-    chosen = _chosen_by_auto(inputs, changes) if recipe == AUTO.recipe and inputs else {}
-    values = asdict(RECIPES[recipe]) | chosen | changes
-    if "resolution" not in changes:
-        values["resolution"] = values["resolution"][-values["epochs"] :]
-    return FinetuneOptions(**values)
-
-
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raises OptionError for parameters that cannot be combined, before the images are read.
 
@@ -189,14 +147,23 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def resolve_options(settings: Mapping[str, Any], n_train: int, side: int) -> FinetuneOptions:
-    """The options for these images from parameters by name, including recipe and backbone.
+    """The options of a recipe for these images.
+
+    settings  parameters by name: recipe, backbone, weights, and RECIPE_FIELDS, of which None is the
+              recipe's value. If the recipe has more resolutions than epochs, the last are kept.
+    n_train   number of training images.
+    side      of the images as they are stored, in pixels; at most 256.
 
     Raises OptionError for values that cannot be combined.
     """
-    inputs = AutoInputs(n_train, side, settings["backbone"], settings["weights"])
-    changes = {name: settings[name] for name in RECIPE_FIELDS}
-    options = make_options(settings["recipe"], inputs, **changes)
-    check_backbone(inputs.backbone, options.resolution, options.freeze)
+    values = asdict(RECIPES[settings["recipe"]])
+    if settings["recipe"] == "auto":
+        values |= _chosen_by_auto(settings, n_train, side)
+    values |= {name: settings[name] for name in RECIPE_FIELDS if settings[name] is not None}
+    if settings["resolution"] is None:
+        values["resolution"] = values["resolution"][-values["epochs"] :]
+    options = FinetuneOptions(**values)
+    check_backbone(settings["backbone"], options.resolution, options.freeze)
     return options
 
 
@@ -210,39 +177,40 @@ def min_epochs(freeze: str) -> int:
     return MIN_EPOCHS if freeze in ("none", "stem") else MIN_EPOCHS_FROZEN
 
 
-def _chosen_by_auto(inputs: AutoInputs, changes: dict[str, Any]) -> dict[str, Any]:
-    """The values of CHOSEN_BY_AUTO; each takes the user's `changes` into account."""
-    is_few = inputs.n_train < FEW_IMAGES and inputs.is_pretrained
-    is_tiny = inputs.side <= TINY_SIDE and not is_few
-    is_many = inputs.n_train >= MANY_IMAGES
-    exponent = int(math.log2(max(1, inputs.n_train / UPDATES_PER_EPOCH)))
-    batch_size = changes.get("batch_size", min(max(2**exponent, MIN_BATCH), MAX_BATCH))
-    batch = min(batch_size, inputs.n_train)  # as in `Trainer`
-    updates = inputs.n_train // batch  # in an epoch
+def _chosen_by_auto(settings: Mapping[str, Any], n_train: int, side: int) -> dict[str, Any]:
+    """The values of CHOSEN_BY_AUTO; each takes the user's `settings` into account."""
+    backbone, is_pretrained = settings["backbone"], settings["weights"] != NO_WEIGHTS
+    is_few = n_train < FEW_IMAGES and is_pretrained
+    is_tiny = side <= TINY_SIDE and not is_few
+    is_many = n_train >= MANY_IMAGES
+    exponent = int(math.log2(max(1, n_train / UPDATES_PER_EPOCH)))
+    batch_size = settings["batch_size"] or min(max(2**exponent, MIN_BATCH), MAX_BATCH)
+    batch = min(batch_size, n_train)  # as in `Trainer`
+    updates = n_train // batch  # in an epoch
     few, thousands, many = next(
-        resolutions for largest, resolutions in RESOLUTIONS.items() if inputs.side <= largest
+        resolutions for largest, resolutions in RESOLUTIONS.items() if side <= largest
     )
     resolution = many if is_many else thousands
     if is_few:
         resolution = few
-    if inputs.backbone in FIXED_RESOLUTION:
-        resolution = (FIXED_RESOLUTION[inputs.backbone],)
-    optimizer = changes.get("optimizer", "sgd" if is_tiny else AUTO.optimizer)
+    if backbone in FIXED_RESOLUTION:
+        resolution = (FIXED_RESOLUTION[backbone],)
+    optimizer = settings["optimizer"] or ("sgd" if is_tiny else "adamw")
     freeze = "none"
-    if inputs.is_pretrained and has_stages(inputs.backbone) and not (is_few or is_tiny):
+    if is_pretrained and has_stages(backbone) and not (is_few or is_tiny):
         freeze = FREEZE_MANY if is_many else FREEZE_THOUSANDS
-    freeze = changes.get("freeze", freeze)
-    epochs = max(min_epochs(freeze), math.ceil(min_updates(inputs.n_train) / updates))
+    freeze = settings["freeze"] or freeze
+    epochs = max(min_epochs(freeze), math.ceil(min_updates(n_train) / updates))
     lr = BASE_LR[optimizer] * batch / 128 * (RATE_FACTOR_FEW if is_few else 1)
     return {
-        "head": "linear_probe" if inputs.is_pretrained else "random",
-        "batch_norm": "keep" if is_few else AUTO.batch_norm,
+        "head": "linear_probe" if is_pretrained else "random",
+        "batch_norm": "keep" if is_few else "update",
         "optimizer": optimizer,
         "batch_size": batch_size,
         "lr": float(f"{lr:.6g}"),  # as people write it: 3e-05, not 2.9999999999999997e-05
         "epochs": epochs,
         "resolution": resolution,
-        "augment": "crop_flip" if is_few or is_tiny else AUTO.augment,
+        "augment": "crop_flip" if is_few or is_tiny else "zoom_flip",
         "freeze": freeze,
     }
 

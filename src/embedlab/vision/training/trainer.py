@@ -25,7 +25,7 @@ from embedlab.distributed.sync_batchnorm import convert_sync_batchnorm
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.progress import EpochRecord, OnProgress, no_progress
 from embedlab.vision.backbone import freeze
-from embedlab.vision.data.augmentation import Augmentation
+from embedlab.vision.data.augmentation import augment
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, AccuracyAndLoss
@@ -275,13 +275,13 @@ class Trainer:
         """
         rows, size, device = self.split.train, self.batch_size, self.pipeline.device
         local = local_slice(size)
-        augment = Augmentation(self.options.augment, self.images.side, resolution)
         prepare = replace(self.pipeline.preprocessing, resolution=resolution, crop_pct=1.0)
         order = rows[torch.randperm(len(rows), generator=self._generator).numpy()]
         batches = list(order[: self.steps_per_epoch * size].reshape(-1, size))  # (batch,) each
         for batch, pixels in zip(batches, iter_batches(self.images, batches, device), strict=True):
             labels = torch.from_numpy(self.images.labels[batch][local]).to(device)  # (b,)
-            augmented = augment(pixels, self._generator)  # (batch, 3, side, side)
+            # (batch, 3, side, side) or (batch, 3, r, r)
+            augmented = augment(pixels, self.options.augment, resolution, self._generator)
             yield prepare(augmented[local]), labels  # (b, 3, r, r)
 
     def _raise_if_not_finite(self, losses: torch.Tensor, first_step: int, epoch: int) -> None:

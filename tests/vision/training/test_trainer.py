@@ -21,11 +21,11 @@ from toy_dataset import split_of, squares
 from embedlab.errors import DataError, DivergedError
 from embedlab.progress import EpochRecord
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
-from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import AccuracyAndLoss, Predictions
 from embedlab.vision.features import extract_features
-from embedlab.vision.inference import ImagePipeline
+from embedlab.vision.inference import ImagePipeline, iter_batches
 from embedlab.vision.options import FREEZE
+from embedlab.vision.training import trainer as trainer_module
 from embedlab.vision.training.checkpoint import Checkpoints
 from embedlab.vision.training.epochs import ValidatedEpoch
 from embedlab.vision.training.linear_probe import probe_head, probe_logits
@@ -288,14 +288,15 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(
 
 def test_the_time_that_training_waits_for_data_is_its_share_of_the_epoch(monkeypatch):
     """By a clock that moves only while images are taken: it is all of the time."""
-    now, take = 0.0, ImageDataset.take
+    now = 0.0
 
-    def slowly(images, rows):
+    def slowly(*arguments):
         nonlocal now
-        now += 1.0
-        return take(images, rows)
+        for pixels in iter_batches(*arguments):
+            now += 1.0
+            yield pixels
 
-    monkeypatch.setattr(ImageDataset, "take", slowly)
+    monkeypatch.setattr(trainer_module, "iter_batches", slowly)
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     trainer, _ = train(replace(SHORT, epochs=1))
     assert trainer.history[0].metrics["time/waiting_share"] == 1.0
@@ -305,14 +306,14 @@ def train_and_die(moment: str) -> None:
     """A training by one thread that SIGKILL ends at that moment."""
     torch.set_num_threads(1)
     trainer, checkpoints = trainer_of(), Checkpoints(moment)
-    take, rename = ImageDataset.take, os.replace
-    counts = Counter()
+    rename, counts = os.replace, Counter()
 
-    def counted_take(images, rows):
-        counts["taken"] += 1
-        if moment == "inside" and counts["taken"] == 5:  # 2 batches and 1 of validation an epoch
-            os.kill(os.getpid(), signal.SIGKILL)
-        return take(images, rows)
+    def counted_batches(*arguments):
+        for pixels in iter_batches(*arguments):
+            counts["batch"] += 1
+            if moment == "inside" and counts["batch"] == 4:  # the last of epoch 2
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield pixels
 
     def counted_replace(*arguments):
         counts["replaced"] += 1
@@ -320,7 +321,7 @@ def train_and_die(moment: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         rename(*arguments)
 
-    ImageDataset.take, os.replace = counted_take, counted_replace
+    trainer_module.iter_batches, os.replace = counted_batches, counted_replace
     checkpoints.save(trainer.state())
     for _ in trainer.train():
         checkpoints.save(trainer.state())

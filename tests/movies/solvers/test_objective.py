@@ -5,7 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import cooccurrence_by_loop, cost_by_loop, gradient_by_differences, random_likes
+from oracles import (
+    cooccurrence_by_loop,
+    cost_by_loop,
+    gradient_by_differences,
+    random_likes,
+)
 from scipy.stats import ortho_group
 
 from embedlab.movies.data.cooccurrence import cooccurrence
@@ -18,13 +23,14 @@ def both_forms(likes):
     return {"factored": Factored(weight_likes(likes)), "dense": Dense(cooccurrence(likes))}
 
 
-worlds = st.tuples(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 7), st.integers(1, 5))
+# Seed, users, movies, dim.
+toys = st.tuples(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 7), st.integers(1, 5))
 
 
-@given(world=worlds, form=st.sampled_from(["factored", "dense"]))
+@given(toy=toys, form=st.sampled_from(["factored", "dense"]))
 @settings(max_examples=40, deadline=None)
-def test_cost_and_gradient_are_those_of_loops(world, form):
-    seed, n_users, n_movies, dim = world
+def test_cost_and_gradient_are_those_of_loops(toy, form):
+    seed, n_users, n_movies, dim = toy
     rng = np.random.default_rng(seed)
     likes = random_likes(rng, n_users, n_movies)
     counts = cooccurrence_by_loop(likes.toarray())
@@ -100,3 +106,17 @@ def test_an_exact_fit_costs_nothing_and_is_never_negative():
 def cost_of(likes, v):
     objective = Factored(weight_likes(likes), dtype=torch.float64)
     return objective.cost_and_gradient(torch.from_numpy(v))[0]
+
+
+def test_the_dense_form_holds_two_matrices_of_movies_by_movies():
+    objective = Dense(cooccurrence(random_likes(np.random.default_rng(0), 20, 300)))
+    v = torch.randn(300, 8)
+    objective.cost_and_gradient(v)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        objective.cost_and_gradient(v)
+    allocated = sum(max(event.self_device_memory_usage, 0) for event in profile.key_averages())
+    allocated += sum(max(event.self_cpu_memory_usage, 0) for event in profile.key_averages())
+    # X and R are kept; one evaluation adds the blocks of its float64 sum and the gradient, which
+    # even when all of them were alive at once are less than four more.
+    assert objective.counts.shape == objective.residual.shape == (300, 300)
+    assert 0 < allocated < 4 * 300 * 300 * 4 + 64 * 300 * 8

@@ -87,7 +87,7 @@ def compared(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_figures(compared, monkeypatch):
-    """Only the first comparison draws: `test_results` looks at every figure."""
+    """Only the first comparison draws: `test_sweep_plots` looks at every figure."""
     monkeypatch.setattr("embedlab.movies.sweep.plots.comparison_figures", lambda *_: {})
 
 

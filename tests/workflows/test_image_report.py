@@ -1,31 +1,14 @@
-"""The chart view that compares image runs, and the runs that a comparison takes."""
+"""The chart view that compares image runs: which runs it finds, and its charts."""
 
-from tempfile import TemporaryDirectory
-
-import numpy as np
 import pytest
 from chart_views import kept_view
+from small_image_runs import image_run
 
-from embedlab.datasets.image_source import SAMPLE
 from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.store import ui_instructions
-from embedlab.tracking.tracked_run import TrackedRun
-from embedlab.vision.options import SPLIT_PARAMETERS
-from embedlab.workflows.finished_image_runs import find_image_runs
 from embedlab.workflows.image_report import VIEW, comparison_view
-from embedlab.workflows.image_runs import load_images
 
 pytestmark = pytest.mark.slow
-
-
-def image_run(entry_point: str, accuracy: float, loss: float | None = None) -> TrackedRun:
-    settings = dict.fromkeys(SPLIT_PARAMETERS, 0) | {"dataset": SAMPLE}
-    with start_run(entry_point, entry_point, settings) as run:
-        load_images(run, settings, lambda *_: None)
-        run.log_metrics({"best/val_accuracy": accuracy})
-        if loss is not None:
-            run.log_metrics({"best/val_loss": loss})
-    return run
 
 
 def test_the_comparison_finds_the_image_runs_and_no_other_the_best_first(store):
@@ -40,23 +23,6 @@ def test_the_comparison_finds_the_image_runs_and_no_other_the_best_first(store):
     assert [run.info.run_id for run in found] == [best.id, good.id]
     opened = ui_instructions(good.experiment_id, good.id, page).splitlines()
     assert opened[-1] == f"Open   http://127.0.0.1:5000/{page}"
-
-
-def test_of_runs_with_equal_accuracy_the_one_with_the_lower_loss_is_compared(store):
-    kinds = {"extract_features": (0.8, 0.3, None), "finetune": (0.5, 0.4, 0.6)}
-    runs = {
-        (kind, loss): image_run(kind, 0.9, loss)
-        for kind, losses in kinds.items()
-        for loss in losses
-    }
-    for run in runs.values():
-        with TemporaryDirectory() as folder:
-            ones = np.ones((1, 10)) / 10
-            np.savez(f"{folder}/test.npz", probabilities=ones, labels=[0], rows=[0])
-            store.log_artifact(run.id, f"{folder}/test.npz", "predictions")
-    found = find_image_runs(run.experiment_id, ())
-    wanted = [runs["extract_features", 0.3], runs["finetune", 0.4]]
-    assert [item.id for item in found] == [run.id for run in wanted]
 
 
 def test_the_comparison_has_curves_bars_coordinates_and_images(store, experiment):

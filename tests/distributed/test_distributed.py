@@ -19,16 +19,10 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
-import scipy.sparse as sp
 import shared_work
 import torch
-import torch.distributed as dist
 from conftest import PROJECT, free_port, long, use_store
 
-from embedlab.distributed import collectives
-from embedlab.distributed.sync_batchnorm import SyncBatchNorm
-from embedlab.movies.solvers.objective import balanced_row_shards
-from embedlab.process import this_host
 from entrypoints import finetune
 
 pytestmark = pytest.mark.slow
@@ -142,53 +136,6 @@ def test_processes_with_other_data_are_refused(by_several):
     sentence = by_several["refused"]
     assert sentence.startswith("dataset: expected the same at all ")
     assert "rank 1 differs from rank 0" in sentence
-
-
-def test_lost_processes_are_named():
-    lost = {i: (this_host(), 2**22 + 1, 0.0) for i in range(2)}
-    names = f"rank 0 (pid {2**22 + 1} on {this_host()}), rank 1 (pid {2**22 + 1} on {this_host()})"
-    alive = {2: (this_host(), os.getpid(), psutil.Process().create_time())}
-    assert collectives.ended_ranks_reason(lost | alive).startswith(f"{names} of ")
-    assert collectives.ended_ranks_reason(alive) is None
-
-
-def test_shares_of_users_hold_about_as_many_likes():
-    rng = np.random.default_rng(0)
-    likes = sp.random(200, 50, 0.3, "csr", rng=rng)
-    likes = likes.multiply(rng.random((200, 1)) < 0.2).tocsr()
-    for n in (1, 2, 3, 7):
-        parts = balanced_row_shards(likes, n)
-        assert [row for part in parts for row in range(200)[part]] == list(range(200))
-        counts = [likes[part].nnz for part in parts]
-        assert max(counts) - min(counts) <= 2 * np.diff(likes.indptr).max()
-    few = balanced_row_shards(likes[:2], 4)
-    assert [row for part in few for row in range(2)[part]] == [0, 1]
-
-
-@pytest.fixture
-def group_of_one() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def test_synchronised_batch_norm_of_one_process_is_torchs_batch_norm(group_of_one):
-    """Gradients, statistics and output, against the layer that torch has."""
-    torch.manual_seed(0)
-    own, ours = torch.nn.BatchNorm2d(5), SyncBatchNorm(5)
-    for name in ("weight", "bias"):
-        torch.nn.init.normal_(getattr(own, name))
-    ours.load_state_dict(own.state_dict())
-    x = (3 + torch.randn(6, 5, 4, 4)).requires_grad_()
-    weights = torch.randn(6, 5, 4, 4)
-    found = {}
-    for layer in (own, ours):
-        x.grad = None
-        y = layer(x)
-        (y * weights).sum().backward()
-        found[layer] = [y, x.grad, layer.weight.grad, layer.bias.grad, *layer.buffers()]
-    for expected, mine in zip(found[own], found[ours], strict=True):
-        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
 
 
 # -- one run, whatever happens --------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A disk that is full, a cache that cannot be written, files that were cut short or changed on the
 way: one sentence, and the same command without the fault succeeds.
 
-Downloads have their tests in `test_download`, `test_image_source` and `test_weights`, the tracking
+Downloads have their tests in `test_download`, `test_image_source` and `test_backbone`, the tracking
 server in `test_outage`, damaged checkpoints in `test_trainer`, models in `test_damaged_models`.
 """
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from narrow_resnet import NARROW
 from oracles import random_likes
-from toy_dataset import split_of, squares
+from toy_dataset import PREPROCESSING, split_of, squares
 
 from embedlab.distributed.collectives import assert_same_across_ranks, process_group
 from embedlab.distributed.env import STARTED_BY_TORCHRUN, is_main_process, rank, world_size
@@ -31,13 +31,11 @@ from embedlab.vision.features import extract_features
 from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.training.recipes import FinetuneOptions, make_options
 from embedlab.vision.training.trainer import Trainer
-from embedlab_serving.network import Preprocessing
 
 LIKES = random_likes(np.random.default_rng(0), n_users=70, n_movies=40)
 FITS = {"adam": 0.05, "sgd": 2e-4, "lbfgs": 1.0}
 EPOCHS = 60
 IMAGES = squares()
-PREPROCESSING = Preprocessing(32, 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BATCH = 7  # so that 60, 30 and 30 images are several batches, not as many for each
 # 22 images of a batch are not as many for each of four.
 LAST_STAGE = make_options(

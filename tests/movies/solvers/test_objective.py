@@ -2,21 +2,17 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import (
-    cooccurrence_by_loop,
-    cost_by_loop,
-    gradient_by_differences,
-    random_likes,
-)
+from oracles import cooccurrence_by_loop, cost_by_loop, gradient_by_differences, random_likes
 from scipy.stats import ortho_group
 
 from embedlab.movies.data.cooccurrence import cooccurrence
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.solvers import objective as objective_module
-from embedlab.movies.solvers.objective import Dense, Factored
+from embedlab.movies.solvers.objective import Dense, Factored, balanced_row_shards
 
 
 def both_forms(likes):
@@ -120,3 +116,16 @@ def test_the_dense_form_holds_two_matrices_of_movies_by_movies():
     # even when all of them were alive at once are less than four more.
     assert objective.counts.shape == objective.residual.shape == (300, 300)
     assert 0 < allocated < 4 * 300 * 300 * 4 + 64 * 300 * 8
+
+
+def test_shares_of_users_hold_about_as_many_likes():
+    rng = np.random.default_rng(0)
+    likes = sp.random(200, 50, 0.3, "csr", rng=rng)
+    likes = likes.multiply(rng.random((200, 1)) < 0.2).tocsr()
+    for n in (1, 2, 3, 7):
+        parts = balanced_row_shards(likes, n)
+        assert [row for part in parts for row in range(200)[part]] == list(range(200))
+        counts = [likes[part].nnz for part in parts]
+        assert max(counts) - min(counts) <= 2 * np.diff(likes.indptr).max()
+    few = balanced_row_shards(likes[:2], 4)
+    assert [row for part in few for row in range(2)[part]] == [0, 1]

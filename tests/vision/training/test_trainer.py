@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from narrow_resnet import NARROW
-from toy_dataset import split_of, squares
+from toy_dataset import PREPROCESSING, split_of, squares
 
 from embedlab.errors import DataError, DivergedError
 from embedlab.progress import EpochRecord
@@ -29,23 +29,16 @@ from embedlab.vision.options import FREEZE
 from embedlab.vision.training.checkpoint import Checkpoints
 from embedlab.vision.training.epochs import ValidatedEpoch
 from embedlab.vision.training.linear_probe import probe_head, probe_logits
-from embedlab.vision.training.recipes import (
-    OPTIMIZERS,
-    AutoInputs,
-    FinetuneOptions,
-    make_options,
-)
+from embedlab.vision.training.recipes import OPTIMIZERS, AutoInputs, FinetuneOptions, make_options
 from embedlab.vision.training.trainer import Trainer
 from embedlab.vision.training.work_estimate import epoch_work
-from embedlab_serving.network import Preprocessing
 
-RESOLUTION = 32
+RESOLUTION = PREPROCESSING.resolution
 SHORT = make_options("fast", epochs=3, batch_size=16, resolution=(RESOLUTION,), augment="crop")
 # Enough of both for BatchNorm's running statistics to follow.
 MANY, LONGER = squares(n_per_class=80), replace(SHORT, epochs=6, batch_size=8, ema=0.0)
 FEW = squares(n_per_class=24)
 STEPS = 2  # of an epoch: 36 training images in batches of 16, the last incomplete one dropped
-PREPROCESSING = Preprocessing(RESOLUTION, 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def network(n_classes: int = 3, seed: int = 1) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""Weights of a backbone: from a state dict, from torchvision, and files that are refused."""
+"""A backbone: its weights, from a state dict or torchvision; its head; and what is frozen."""
 
 import hashlib
 import http.server
@@ -6,6 +6,7 @@ import re
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchvision import models
@@ -14,7 +15,7 @@ from toy_dataset import tampered
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, DownloadError
-from embedlab.vision.backbone import load_backbone
+from embedlab.vision.backbone import Backbone, attach_head, freeze, load_backbone, new_head
 
 
 @pytest.fixture
@@ -172,3 +173,21 @@ def test_no_network_and_a_server_that_fails_are_a_sentence_each(published, monke
     assert not [path for path in cache_folder().rglob("*") if path.is_file()]
     monkeypatch.setattr(weights, "url", right)
     load_backbone("resnet18", "imagenet")
+
+
+def test_all_but_the_head_of_a_resnet_is_frozen_as_by_its_stages():
+    network = models.get_model("resnet18")
+    freeze(network, "all-but-head")
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    assert trained == {"fc.weight", "fc.bias"}
+
+
+def test_a_backbones_network_is_what_the_head_is_put_on():
+    backbone = load_backbone("resnet18", "none", seed=3)
+    assert isinstance(backbone, Backbone)
+    net = attach_head(backbone, new_head(backbone, 7, seed=0))
+    plain = models.resnet18(num_classes=7).eval()
+    plain.load_state_dict(net.state_dict())
+    image = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert np.array_equal(plain(image), net.eval()(image))

@@ -142,7 +142,7 @@ def test_processes_with_other_data_are_refused(by_several):
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch) -> mlflow.MlflowClient:
+def client(tmp_path, monkeypatch) -> mlflow.MlflowClient:
     """An empty store and cache, for entry points that are started as processes."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -183,12 +183,12 @@ def costs_of(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> list[floa
 
 
 @long
-def test_two_processes_are_one_run_and_rank_0_alone_prints(world, tmp_path):
+def test_two_processes_are_one_run_and_rank_0_alone_prints(client, tmp_path):
     output = run("fit_embedding", tmp_path, **FIT, processes=2)
     assert output.count("after 20 epochs") == output.count("Query it with") == 1
-    (found,) = runs_of(world)
+    (found,) = runs_of(client)
     assert (found.info.status, found.data.params["processes"]) == ("FINISHED", "2")
-    assert len(costs_of(world, found)) == FIT["epochs"] + 1
+    assert len(costs_of(client, found)) == FIT["epochs"] + 1
 
 
 def wait_for(text: str, folder: Path, process: subprocess.Popen) -> None:
@@ -213,7 +213,7 @@ def rank(launcher: subprocess.Popen, number: int) -> psutil.Process:
     ],
 )
 def test_a_run_whose_process_dies_records_it_and_can_be_resumed(
-    world, tmp_path, victim, how, code, status, reason
+    client, tmp_path, victim, how, code, status, reason
 ):
     launcher = start("finetune", tmp_path, **TUNE, processes=2)
     wait_for("\n    1  ", tmp_path, launcher)  # the first epoch's line
@@ -221,7 +221,7 @@ def test_a_run_whose_process_dies_records_it_and_can_be_resumed(
     psutil.Process(launcher.pid if victim is None else ranks[victim].pid).send_signal(how)
     assert launcher.wait(60) == code
     assert not any(process.is_running() for process in ranks)
-    (stopped,) = runs_of(world)
+    (stopped,) = runs_of(client)
     assert (stopped.info.status, stopped.data.tags["stop_reason"]) == (status, reason)
     output = (tmp_path / "output.txt").read_text(encoding="utf-8")
     assert "Traceback" not in output
@@ -232,26 +232,26 @@ def test_a_run_whose_process_dies_records_it_and_can_be_resumed(
 
     with use_store(os.environ["MLFLOW_TRACKING_URI"]):
         finetune.main(words(TUNE | {"resume": stopped.info.run_id}))  # by one process
-    resumed = runs_of(world)[-1]
+    resumed = runs_of(client)[-1]
     assert resumed.info.status == "FINISHED"
-    losses = world.get_metric_history(resumed.info.run_id, "train/loss")
+    losses = client.get_metric_history(resumed.info.run_id, "train/loss")
     assert [loss.step for loss in losses] == [1, 2, 3, 4]
 
 
 @long
-def test_image_runs_and_mlflow_run(world, tmp_path):
+def test_image_runs_and_mlflow_run(client, tmp_path):
     """The other ways in: features by two, a whole training by two, a fit under `mlflow run`."""
     run("extract_features", tmp_path, **IMAGES, epochs=2)
     shutil.rmtree(tmp_path / "cache" / "features")
     run("extract_features", tmp_path, **IMAGES, epochs=2, processes=2)
-    one, two = runs_of(world)
+    one, two = runs_of(client)
     assert two.data.tags["features_cached"] == "False"
     for name in ("test/loss", "val/loss", "train/loss"):
         assert one.data.metrics[name] == two.data.metrics[name]
 
     for processes in (1, 2):
         run("finetune", tmp_path, **TUNE, processes=processes)
-    one, two = runs_of(world)[-2:]
+    one, two = runs_of(client)[-2:]
     for name in ("test/loss", "val/loss", "train/loss"):
         assert two.data.metrics[name] == pytest.approx(one.data.metrics[name], rel=TUNED)
 
@@ -267,7 +267,7 @@ def test_image_runs_and_mlflow_run(world, tmp_path):
         *given,
     ]
     subprocess.run([*command, "-P", "processes=2"], check=True)
-    fit = runs_of(world)[-1]
+    fit = runs_of(client)[-1]
     assert (fit.info.status, fit.data.params["processes"]) == ("FINISHED", "2")
     assert fit.data.tags["mlflow.project.entryPoint"] == "fit_embedding"
 
@@ -309,7 +309,7 @@ def two_hosts() -> Iterator[list[tuple[str, str, str]]]:
     [("fit_embedding", FIT, "train/cost"), ("finetune", TUNE, "train/loss")],
 )
 def test_torchrun_on_two_hosts_is_one_run_of_the_same_result(
-    world, tmp_path, each, name, parameters, metric
+    client, tmp_path, each, name, parameters, metric
 ):
     run(name, tmp_path, **parameters)
     with two_hosts() as hosts:
@@ -324,11 +324,11 @@ def test_torchrun_on_two_hosts_is_one_run_of_the_same_result(
             own = {"GLOO_SOCKET_IFNAME": interface, "EMBEDLAB_CACHE": str(tmp_path / host)}
             processes.append(subprocess.Popen(command, env=os.environ | own))
         assert [process.wait(300) for process in processes] == [0, 0]
-    one, two = runs_of(world)
+    one, two = runs_of(client)
     assert two.info.status == "FINISHED"
     assert two.data.params["processes"] == str(2 * each)
     values = [
-        [m.value for m in world.get_metric_history(found.info.run_id, metric)]
+        [m.value for m in client.get_metric_history(found.info.run_id, metric)]
         for found in (one, two)
     ]
     assert values[1] == pytest.approx(values[0], rel=TUNED)

@@ -9,19 +9,13 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sp
-import torch
 from conftest import fresh_store
-from degenerate_ratings import WORLDS, write
+from degenerate_ratings import TOY_RATINGS, write
 from mlflow.exceptions import MlflowException
 from oracles import cooccurrence_by_loop, cost_by_loop
 
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.movies.data.likes import load_likes
-from embedlab.movies.data.weighting import weight_likes
-from embedlab.movies.solvers.objective import Factored
-from embedlab.movies.solvers.result import add_gap_metric
-from embedlab.progress import EpochRecord
 from entrypoints import (
     build_matrix,
     compare_optimizers,
@@ -52,10 +46,10 @@ def artifact(run_id: str, path: str) -> Path:
     return Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{path}"))
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_degenerate_ratings_have_the_cost_of_a_loop(tmp_path, world, capsys):
-    n_movies, _, _, n_likes = WORLDS[world]
-    data = write(tmp_path, world)
+@pytest.mark.parametrize("toy", TOY_RATINGS)
+def test_degenerate_ratings_have_the_cost_of_a_loop(tmp_path, toy, capsys):
+    n_movies, _, _, n_likes = TOY_RATINGS[toy]
+    data = write(tmp_path, toy)
     matrix, _ = run(build_matrix, *data)
     params = mlflow.get_run(matrix).data.params
     assert not re.search(r"\b1 (\w+s|entries)\b", capsys.readouterr().out)
@@ -82,31 +76,6 @@ def test_degenerate_ratings_have_the_cost_of_a_loop(tmp_path, world, capsys):
     assert sorted(answer.get("movie_id", [])) == list(range(1, n_movies))
 
 
-def test_a_cost_within_roundoff_is_zero():
-    """One movie has no pair: its cost is 0, whatever its vector."""
-    likes = sp.csr_matrix(np.ones((3, 1), dtype=np.int32))
-    objective = Factored(weight_likes(likes), dtype=torch.float64)
-    rng = np.random.default_rng(0)
-
-    def cost(scale: float) -> float:
-        return objective.cost_and_gradient(torch.from_numpy(rng.normal(size=(1, 7)) * scale))[0]
-
-    assert {cost(scale) for scale in (0.1, 1, 10, 100) for _ in range(20)} == {0.0}
-
-
-def test_a_cost_that_overflows_is_infinite():
-    """Fourth powers of 3e76 are finite, the square of a hundred of them is not."""
-    likes = sp.csr_matrix(np.ones((3, 100), dtype=np.int32))
-    objective = Factored(weight_likes(likes), dtype=torch.float64)
-    cost, _ = objective.cost_and_gradient(torch.full((100, 1), 3e76, dtype=torch.float64))
-    assert cost == np.inf
-
-
-def test_above_a_cost_of_zero_there_is_no_gap():
-    record = EpochRecord(3, {"train/cost": 250.0}, 0.5)
-    assert add_gap_metric(record, 0.0) == record
-
-
 FEW = [
     "--epochs",
     "5",
@@ -121,17 +90,17 @@ FEW = [
 ]
 
 
-@pytest.mark.parametrize("world", ["one movie", "one star for all"])
-def test_costs_are_not_compared_with_a_cost_of_zero(tmp_path, world):
-    data = write(tmp_path, world)
+@pytest.mark.parametrize("toy", ["one movie", "one star for all"])
+def test_costs_are_not_compared_with_a_cost_of_zero(tmp_path, toy):
+    data = write(tmp_path, toy)
     with pytest.raises(DataError, match=r"^dim: expected one at which .* use a smaller dim, or "):
         compare_optimizers.main([*data, "--titles", "Movie A", "--dim", "9"])
     assert mlflow.last_active_run().info.status == "FAILED"
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_too_few_likes_to_evaluate_by_are_a_sentence(tmp_path, world):
-    data = write(tmp_path, world)
+@pytest.mark.parametrize("toy", TOY_RATINGS)
+def test_too_few_likes_to_evaluate_by_are_a_sentence(tmp_path, toy):
+    data = write(tmp_path, toy)
     with pytest.raises(DataError, match=r"with at least 7 likes, but the most .* has is [0-5]: "):
         evaluate_embedding.main([*data, "--dims", "2", "--resamples", "100"])
 

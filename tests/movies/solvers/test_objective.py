@@ -129,3 +129,23 @@ def test_shares_of_users_hold_about_as_many_likes():
         assert max(counts) - min(counts) <= 2 * np.diff(likes.indptr).max()
     few = balanced_row_shards(likes[:2], 4)
     assert [row for part in few for row in range(2)[part]] == [0, 1]
+
+
+def test_a_cost_within_roundoff_is_zero():
+    """One movie has no pair: its cost is 0, whatever its vector."""
+    likes = sp.csr_matrix(np.ones((3, 1), dtype=np.int32))
+    objective = Factored(weight_likes(likes), dtype=torch.float64)
+    rng = np.random.default_rng(0)
+
+    def cost(scale: float) -> float:
+        return objective.cost_and_gradient(torch.from_numpy(rng.normal(size=(1, 7)) * scale))[0]
+
+    assert {cost(scale) for scale in (0.1, 1, 10, 100) for _ in range(20)} == {0.0}
+
+
+def test_a_cost_that_overflows_is_infinite():
+    """Fourth powers of 3e76 are finite, the square of a hundred of them is not."""
+    likes = sp.csr_matrix(np.ones((3, 100), dtype=np.int32))
+    objective = Factored(weight_likes(likes), dtype=torch.float64)
+    cost, _ = objective.cost_and_gradient(torch.full((100, 1), 3e76, dtype=torch.float64))
+    assert cost == np.inf

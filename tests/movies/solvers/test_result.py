@@ -52,3 +52,8 @@ def test_vectors_that_could_not_be_served_have_diverged(init_scale, fault):
 def test_gap_is_relative_to_the_reference():
     record = add_gap_metric(EpochRecord(3, {"train/cost": 250.0}, 0.5), 200.0)
     assert record == EpochRecord(3, {"train/cost": 250.0, "train/gap": 0.25}, 0.5)
+
+
+def test_above_a_cost_of_zero_there_is_no_gap():
+    record = EpochRecord(3, {"train/cost": 250.0}, 0.5)
+    assert add_gap_metric(record, 0.0) == record

@@ -53,9 +53,9 @@ def by_one(tmp_path_factory):
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with patch.dict(os.environ, EMBEDLAB_CACHE=str(tmp_path_factory.mktemp("one"))):
-        found = shared_work.all_of_it()
+        results = shared_work.all_of_it()
     torch.set_num_threads(n_threads)
-    return found
+    return results
 
 
 @pytest.fixture(scope="module", params=[4, pytest.param(2, marks=long)])
@@ -69,20 +69,20 @@ def by_several(request, tmp_path_factory):
     }
     words = ["-m", "shared_work", str(folder), str(n), str(free_port())]
     subprocess.run([sys.executable, *words], env=environment, check=True, timeout=300)
-    found = torch.load(folder / "found.pt", weights_only=False)
+    results = torch.load(folder / "results.pt", weights_only=False)
     others = [torch.load(file, weights_only=False) for file in folder.glob("other-*.pt")]
     assert len(others) == n - 1
-    return found | {"others": others}
+    return results | {"others": others}
 
 
 @pytest.mark.parametrize("optimizer", shared_work.FITS)
 def test_the_cost_of_every_epoch_equals_that_of_one_process(by_one, by_several, optimizer):
     costs, products = by_one["fits"][optimizer]
-    found, found_products = by_several["fits"][optimizer]
+    shared_costs, shared_products = by_several["fits"][optimizer]
     assert len(costs) == shared_work.EPOCHS + 1
-    assert found == pytest.approx(costs, rel=COST[optimizer])
+    assert shared_costs == pytest.approx(costs, rel=COST[optimizer])
     most = float(np.abs(products).max())
-    assert found_products == pytest.approx(products, abs=100 * COST[optimizer] * most)
+    assert shared_products == pytest.approx(products, abs=100 * COST[optimizer] * most)
 
 
 def test_features_equal_those_of_one_process_bit_for_bit(by_one, by_several):
@@ -93,17 +93,17 @@ def test_features_equal_those_of_one_process_bit_for_bit(by_one, by_several):
 
 def test_a_training_equals_that_of_one_process(by_one, by_several):
     steps, weights, probabilities = by_one["tuned"]
-    found, found_weights, found_probabilities = by_several["tuned"]
-    assert len(found) == len(steps) == shared_work.LAST_STAGE.epochs
-    for step, expected in zip(found, steps, strict=True):
+    shared_steps, shared_weights, shared_probabilities = by_several["tuned"]
+    assert len(shared_steps) == len(steps) == shared_work.LAST_STAGE.epochs
+    for step, expected in zip(shared_steps, steps, strict=True):
         assert step == pytest.approx(expected, rel=TUNED)
-    assert found_probabilities == pytest.approx(probabilities, abs=TUNED)
-    assert_same_weights(found_weights, weights)
+    assert shared_probabilities == pytest.approx(probabilities, abs=TUNED)
+    assert_same_weights(shared_weights, weights)
 
 
-def assert_same_weights(found: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> None:
+def assert_same_weights(actual: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> None:
     for name, expected in weights.items():
-        assert np.abs(found[name] - expected).max() <= WEIGHTS * np.abs(expected).max(), name
+        assert np.abs(actual[name] - expected).max() <= WEIGHTS * np.abs(expected).max(), name
 
 
 def test_an_update_of_all_layers_equals_that_of_one_process(by_one, by_several):
@@ -186,9 +186,9 @@ def costs_of(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> list[floa
 def test_two_processes_are_one_run_and_rank_0_alone_prints(client, tmp_path):
     output = run("fit_embedding", tmp_path, **FIT, processes=2)
     assert output.count("after 20 epochs") == output.count("Query it with") == 1
-    (found,) = runs_of(client)
-    assert (found.info.status, found.data.params["processes"]) == ("FINISHED", "2")
-    assert len(costs_of(client, found)) == FIT["epochs"] + 1
+    (fit,) = runs_of(client)
+    assert (fit.info.status, fit.data.params["processes"]) == ("FINISHED", "2")
+    assert len(costs_of(client, fit)) == FIT["epochs"] + 1
 
 
 def wait_for(text: str, folder: Path, process: subprocess.Popen) -> None:
@@ -255,7 +255,7 @@ def test_image_runs_and_mlflow_run(client, tmp_path):
     for name in ("test/loss", "val/loss", "train/loss"):
         assert two.data.metrics[name] == pytest.approx(one.data.metrics[name], rel=TUNED)
 
-    given = [word for key, value in FIT.items() for word in ("-P", f"{key}={value}")]
+    options = [word for key, value in FIT.items() for word in ("-P", f"{key}={value}")]
     command = [
         "mlflow",
         "run",
@@ -264,7 +264,7 @@ def test_image_runs_and_mlflow_run(client, tmp_path):
         "fit_embedding",
         "--env-manager",
         "local",
-        *given,
+        *options,
     ]
     subprocess.run([*command, "-P", "processes=2"], check=True)
     fit = runs_of(client)[-1]
@@ -321,14 +321,13 @@ def test_torchrun_on_two_hosts_is_one_run_of_the_same_result(
             options = f"--nnodes 2 --nproc-per-node {each} --rdzv-backend c10d --rdzv-id 1 {where}"
             torchrun = f"torchrun {options} --rdzv-conf is_host={1 - i} -m entrypoints.{name}"
             command = ["ip", "netns", "exec", host, *torchrun.split(), *words(parameters)]
-            own = {"GLOO_SOCKET_IFNAME": interface, "EMBEDLAB_CACHE": str(tmp_path / host)}
-            processes.append(subprocess.Popen(command, env=os.environ | own))
+            of_host = {"GLOO_SOCKET_IFNAME": interface, "EMBEDLAB_CACHE": str(tmp_path / host)}
+            processes.append(subprocess.Popen(command, env=os.environ | of_host))
         assert [process.wait(300) for process in processes] == [0, 0]
     one, two = runs_of(client)
     assert two.info.status == "FINISHED"
     assert two.data.params["processes"] == str(2 * each)
     values = [
-        [m.value for m in client.get_metric_history(found.info.run_id, metric)]
-        for found in (one, two)
+        [m.value for m in client.get_metric_history(fit.info.run_id, metric)] for fit in (one, two)
     ]
     assert values[1] == pytest.approx(values[0], rel=TUNED)

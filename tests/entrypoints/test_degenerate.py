@@ -36,10 +36,10 @@ def store(tmp_path_factory):
 def run(entry_point, *arguments: str) -> tuple[str, dict[str, float]]:
     """Run it in this process: run id and metrics, which are numbers all."""
     entry_point.main([*arguments])
-    found = mlflow.last_active_run()
-    assert found.info.status == "FINISHED"
-    assert not [name for name, value in found.data.metrics.items() if not np.isfinite(value)]
-    return found.info.run_id, found.data.metrics
+    finished = mlflow.last_active_run()
+    assert finished.info.status == "FINISHED"
+    assert not [name for name, value in finished.data.metrics.items() if not np.isfinite(value)]
+    return finished.info.run_id, finished.data.metrics
 
 
 def artifact(run_id: str, path: str) -> Path:
@@ -131,8 +131,8 @@ def test_a_fit_that_explodes_is_refused_and_never_registered(store):
 
 
 def test_a_comparison_reports_fits_that_explode(store):
-    given = ["--ratings", "sample", "--dim", "10", "--epochs", "3", "--learning-rates", "1,0.1"]
-    run_id, _ = run(compare_optimizers, *given, "--titles", "Toy Story")
+    options = ["--ratings", "sample", "--dim", "10", "--epochs", "3", "--learning-rates", "1,0.1"]
+    run_id, _ = run(compare_optimizers, *options, "--titles", "Toy Story")
     table = mlflow.load_table("tables/fits.json", run_ids=[run_id]).set_index("fit")
     assert table["status"]["sgd lr=0.1"] == "diverged at epoch 1"
     assert table["status"]["adam lr=1"] == "fitted"
@@ -145,12 +145,12 @@ def test_repeated_titles_are_reported(tmp_path, capsys):
     movies.write_text(movies.read_text().replace("Movie B", "Movie A"))
     small = ["--dim", "2", "--optimizer", "exact"]
     matrix, _ = run(build_matrix, *data)
-    for entry_point, given in (
+    for entry_point, arguments in (
         (None, ()),
         (fit_embedding, [*data, *small]),
         (fit_embedding, ["--matrix", f"runs:/{matrix}/matrix", *small]),
     ):
         if entry_point:
-            run(entry_point, *given)
+            run(entry_point, *arguments)
         said = "1 title stands in several rows of movies.csv, such as 'Movie A (1990)': their likes"
         assert said in capsys.readouterr().out

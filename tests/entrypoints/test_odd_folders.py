@@ -50,9 +50,9 @@ def photos(folder: Path, n: int, seed: int) -> None:
 def run(entry_point, *arguments: str) -> mlflow.entities.Run:
     """In this process."""
     entry_point.main([*arguments])
-    found = mlflow.last_active_run()
-    assert found.info.status == "FINISHED"
-    return found
+    finished = mlflow.last_active_run()
+    assert finished.info.status == "FINISHED"
+    return finished
 
 
 def artifact(run: mlflow.entities.Run, path: str) -> str:

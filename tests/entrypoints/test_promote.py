@@ -73,8 +73,8 @@ def test_rollback_says_what_has_changed_and_how_to_undo_it(client, capsys):
         "\n".join(said) + "\n"
     )
 
-    given = [undo[i + 1].partition("=") for i, word in enumerate(undo) if word == "-P"]
-    promote([word for name, _, value in given for word in (f"--{name.replace('_', '-')}", value)])
+    options = [undo[i + 1].partition("=") for i, word in enumerate(undo) if word == "-P"]
+    promote([word for name, _, value in options for word in (f"--{name.replace('_', '-')}", value)])
     assert aliases(client) == {"champion": "2", "challenger": "3"}
 
 

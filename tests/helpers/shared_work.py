@@ -65,8 +65,8 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
 def features() -> dict[str, np.ndarray] | None:
     backbone = load_backbone(NARROW, "none", seed=1)
     pipeline = ImagePipeline(backbone.network, PREPROCESSING, flip_view=True)
-    found = extract_features(backbone.digest, pipeline, IMAGES, split_of(IMAGES))
-    return None if found is None else dict(found.parts)
+    extracted = extract_features(backbone.digest, pipeline, IMAGES, split_of(IMAGES))
+    return None if extracted is None else dict(extracted.parts)
 
 
 def trainer_of(options: FinetuneOptions) -> Trainer:
@@ -80,13 +80,13 @@ def tune(trainer: Trainer) -> tuple:
     """Every epoch's metrics, the weights, and the probabilities of the test images."""
     for _ in trainer.train():
         pass
-    found = trainer.pipeline.predict(IMAGES, split_of(IMAGES).test)
+    predictions = trainer.pipeline.predict(IMAGES, split_of(IMAGES).test)
     weights = {name: value.numpy() for name, value in trainer.network.state_dict().items()}
     metrics = [
         {k: v for k, v in record.metrics.items() if not k.startswith("time/")}
         for record in trainer.history
     ]
-    return metrics, weights, found and found.probabilities
+    return metrics, weights, predictions and predictions.probabilities
 
 
 def one_step() -> dict[str, np.ndarray]:
@@ -124,16 +124,16 @@ def by_rank(number: int, folder: Path) -> None:
     torch.set_num_threads(1)
     params = {"device": "cpu"}
     with process_group(params):
-        found = all_of_it()
+        results = all_of_it()
         try:
             assert_same_across_ranks("dataset", rank() == 1)
         except OptionError as error:
-            found["refused"] = str(error)
+            results["refused"] = str(error)
         if is_main_process():
-            torch.save(found, folder / "found.pt")
+            torch.save(results, folder / "results.pt")
         else:
-            assert found["features"] is None
-            torch.save((found["fits"], found["tuned"]), folder / f"other-{rank()}.pt")
+            assert results["features"] is None
+            torch.save((results["fits"], results["tuned"]), folder / f"other-{rank()}.pt")
 
 
 def main(folder: Path, n: int, port: str) -> int:

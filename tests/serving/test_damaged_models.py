@@ -249,21 +249,21 @@ def test_a_damaged_file_is_named_or_the_answer_is_right(logged):
     assert covered == logged.files().keys() - {"MLmodel", *BESIDE}
     n_refused = 0
     for name, content in logged.files().items():
-        for what, left in damages(name, content):
+        for damage, left in damages(name, content):
             with logged.with_file(name, left):
                 try:
                     answer = logged.load_and_ask(name)
                 except Exception as error:
                     if is_of_the_model(error):
-                        assert "\n" not in str(error), f"{name} {what}: {error}"
-                        assert name in str(error) or name == "MLmodel", f"{name} {what}: {error}"
+                        assert "\n" not in str(error), f"{name} {damage}: {error}"
+                        assert name in str(error) or name == "MLmodel", f"{name} {damage}: {error}"
                     else:  # MLflow reads these, and Python the code, before the check
                         is_code = name.startswith("code/") or name == script
                         is_before = is_code or name in ("MLmodel", "requirements.txt")
-                        assert is_before, f"{name} {what}: {error!r}"
+                        assert is_before, f"{name} {damage}: {error!r}"
                     n_refused += 1
                 else:
-                    assert name not in covered, f"{name} {what}: nobody noticed"
+                    assert name not in covered, f"{name} {damage}: nobody noticed"
                     logged.check(answer)
     assert n_refused > 100
 
@@ -271,16 +271,16 @@ def test_a_damaged_file_is_named_or_the_answer_is_right(logged):
 def test_recommend_says_in_a_sentence_what_is_damaged(movies, type_recommend):
     covered = Model.load(movies.folder).metadata[DIGESTS]
     for name, content in movies.files().items():
-        for what, left in damages(name, content):
+        for damage, left in damages(name, content):
             with movies.with_file(name, left):
-                found = type_recommend(movies.folder)
-            if isinstance(found, pd.DataFrame):
-                assert name not in covered, f"{name} {what}: nobody noticed"
-                movies.check(found)
+                result = type_recommend(movies.folder)
+            if isinstance(result, pd.DataFrame):
+                assert name not in covered, f"{name} {damage}: nobody noticed"
+                movies.check(result)
             else:
-                assert_is_a_sentence(found)
+                assert_is_a_sentence(result)
                 is_needed = name not in BESIDE or name == "requirements.txt"
-                assert is_needed, f"{name} {what}: {found}"
+                assert is_needed, f"{name} {damage}: {result}"
 
 
 def array(values: np.ndarray, allow_pickle: bool = False) -> bytes:

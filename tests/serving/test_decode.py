@@ -96,8 +96,8 @@ def test_cmyk_becomes_rgb():
     red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     assert pixels(decode_image(encoded(red, "TIFF"), 1)) == [[RED]]
     # A JPEG at this quality is one grey away at most: its steps are 1.
-    found = decode_image(encoded(red, "JPEG", quality=100), 1).ravel().astype(int)
-    assert np.abs(found - RED).max() <= 1
+    pixel = decode_image(encoded(red, "JPEG", quality=100), 1).ravel().astype(int)
+    assert np.abs(pixel - RED).max() <= 1
 
 
 def palette() -> Image.Image:

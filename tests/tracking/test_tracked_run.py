@@ -67,11 +67,11 @@ class Begun(Exception):
 def test_a_value_that_mlflow_logs_in_quotes_is_shown_as_it_was_used(
     client, make_run, monkeypatch, entry_point
 ):
-    given = {name: text for name, text in QUOTED.items() if name in entry_point.parameters}
-    logged, _ = entry_point.compute_parameters(given, None)
-    used = {p.name: given.get(p.name, p.default) for p in entry_point.parameters.values()}
+    typed = {name: text for name, text in QUOTED.items() if name in entry_point.parameters}
+    logged, _ = entry_point.compute_parameters(typed, None)
+    used = {p.name: typed.get(p.name, p.default) for p in entry_point.parameters.values()}
     quoted = {name for name, text in logged.items() if text != str(used[name])}
-    _, _, _, *arguments = shlex.split(entry_point.compute_command(given, None))
+    _, _, _, *arguments = shlex.split(entry_point.compute_command(typed, None))
 
     def begun(*arguments, **_):
         raise Begun(arguments[2])

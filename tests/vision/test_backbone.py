@@ -33,8 +33,8 @@ def test_a_state_dict_is_loaded_whatever_its_number_of_classes(tmp_path):
     other = models.resnet18(num_classes=3)
     torch.save(other.state_dict(), tmp_path / "three.pth")
     loaded = load_backbone("resnet18", str(tmp_path / "three.pth"))
-    own, theirs = loaded.network.state_dict(), other.state_dict()
-    assert all(torch.equal(own[key], theirs[key]) for key in own)
+    ours, theirs = loaded.network.state_dict(), other.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     # The digest names the weights: these, not those of another start.
     assert loaded.digest == load_backbone("resnet18", str(tmp_path / "three.pth")).digest
     assert loaded.digest != load_backbone("resnet18", "none").digest
@@ -45,8 +45,8 @@ def test_a_densenet_is_loaded_by_the_names_of_its_published_weights(tmp_path):
     old = {re.sub(r"(denselayer\d+\.[a-z]+)([12]\.)", r"\1.\2", k): v for k, v in weights.items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "densenet.pth")
-    own = load_backbone("densenet121", str(tmp_path / "densenet.pth")).network.state_dict()
-    assert all(torch.equal(value, weights[key]) for key, value in own.items())
+    loaded = load_backbone("densenet121", str(tmp_path / "densenet.pth")).network.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in loaded.items())
 
 
 def test_a_file_that_does_not_fit_says_which_keys_are_missing(tmp_path):
@@ -75,8 +75,8 @@ def test_a_state_dict_without_counters_of_batches_or_inside_another_dict_is_load
     weights = models.resnet18().state_dict()
     without = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
     torch.save({"state_dict": without, "epoch": 3}, tmp_path / "old.pth")
-    found = load_backbone("resnet18", str(tmp_path / "old.pth")).network.state_dict()
-    assert all(torch.equal(found[key], weights[key]) for key in found)
+    loaded = load_backbone("resnet18", str(tmp_path / "old.pth")).network.state_dict()
+    assert all(torch.equal(loaded[key], weights[key]) for key in loaded)
     torch.save({"epoch": 3}, tmp_path / "none.pth")
     with pytest.raises(DataError, match="is not a state dict that torch loads"):
         load_backbone("resnet18", str(tmp_path / "none.pth"))

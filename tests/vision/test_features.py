@@ -37,8 +37,8 @@ def test_frozen_means_frozen(backbone):
 
 
 def test_features_are_the_penultimate_layer(backbone):
-    found = extract(backbone).parts["val"]
-    assert found.shape == (len(SPLIT.val), N_FEATURES)
+    features = extract(backbone).parts["val"]
+    assert features.shape == (len(SPLIT.val), N_FEATURES)
     plain = narrow_resnet18()
     plain.fc = torch.nn.Identity()
     plain.load_state_dict(backbone.network.state_dict())
@@ -46,7 +46,7 @@ def test_features_are_the_penultimate_layer(backbone):
     with torch.inference_mode():
         expected = plain.eval()(PREPROCESSING(images)).numpy()
     # float32 convolutions of other batch sizes add in another order.
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_test_time_augmentation_is_the_mean_of_an_image_and_its_mirror_image(backbone):

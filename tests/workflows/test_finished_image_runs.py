@@ -33,6 +33,6 @@ def test_of_runs_with_equal_accuracy_the_one_with_the_lower_loss_is_compared(sto
             ones = np.ones((1, 10)) / 10
             np.savez(f"{folder}/test.npz", probabilities=ones, labels=[0], rows=[0])
             store.log_artifact(run.id, f"{folder}/test.npz", "predictions")
-    found = find_image_runs(run.experiment_id, ())
+    compared = find_image_runs(run.experiment_id, ())
     wanted = [runs["extract_features", 0.3], runs["finetune", 0.4]]
-    assert [item.id for item in found] == [run.id for run in wanted]
+    assert [item.id for item in compared] == [run.id for run in wanted]

@@ -19,8 +19,8 @@ def test_the_comparison_finds_the_image_runs_and_no_other_the_best_first(store):
     assert page.startswith(f"#/experiments/{good.experiment_id}/runs?viewStateShareKey={VIEW}&")
     _, state = kept_view(store, good.experiment_id, VIEW)
     order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
-    found = store.search_runs([good.experiment_id], state["searchFilter"], order_by=[order])
-    assert [run.info.run_id for run in found] == [best.id, good.id]
+    listed = store.search_runs([good.experiment_id], state["searchFilter"], order_by=[order])
+    assert [run.info.run_id for run in listed] == [best.id, good.id]
     opened = ui_instructions(good.experiment_id, good.id, page).splitlines()
     assert opened[-1] == f"Open   http://127.0.0.1:5000/{page}"
 

@@ -46,9 +46,9 @@ def test_queries_are_what_the_user_likes_each_once_and_not_too_many(holdout):
 def test_users_with_few_likes_are_untouched():
     counts = [0, 3, MIN_USER_LIKES - 1, MIN_USER_LIKES, 20]
     likes = sp.csr_matrix(np.array([[1] * n + [0] * (25 - n) for n in counts]))
-    found = hold_out(likes, rng())
-    assert set(found.user) == {3, 4}
-    assert np.diff(found.matrix.indptr).tolist() == [0, 3, 4, 3, 18]
+    split = hold_out(likes, rng())
+    assert set(split.user) == {3, 4}
+    assert np.diff(split.matrix.indptr).tolist() == [0, 3, 4, 3, 18]
 
 
 def test_the_split_is_the_seeds_and_the_validation_split_lies_inside(likes):

@@ -61,16 +61,16 @@ def test_top_predictions_are_the_most_confident_of_each_true_class():
 def test_top_predictions_against_a_loop():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 200)
-    found = predictions_of(rng.normal(size=(200, 3)), labels, np.arange(200))
-    top = top_predictions(found, CLASSES, k=5)
+    drawn = predictions_of(rng.normal(size=(200, 3)), labels, np.arange(200))
+    top = top_predictions(drawn, CLASSES, k=5)
     assert len(top) == 3 * 2 * 5
     for label, name in enumerate(CLASSES):
         for kind in ("right", "wrong"):
             candidates = [
-                (-found.probabilities[i].max(), i)
+                (-drawn.probabilities[i].max(), i)
                 for i in range(200)
                 if labels[i] == label
-                and (found.probabilities[i].argmax() == label) == (kind == "right")
+                and (drawn.probabilities[i].argmax() == label) == (kind == "right")
             ]
             expected = [i for _, i in sorted(candidates)[:5]]
             of_kind = top[(top["class"] == name) & (top["kind"] == kind)]

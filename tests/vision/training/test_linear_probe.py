@@ -48,8 +48,8 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
     # The folded layer of plain features predicts what the standardised one did.
     x, _ = blobs(150, seed=1)
     expected = epochs[probe.best.epoch - 1].predictions.probabilities
-    found = softmax(probe_logits(probe.head(), x), axis=1)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    probabilities = softmax(probe_logits(probe.head(), x), axis=1)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_of_epochs_with_equal_accuracy_the_one_with_the_lowest_loss_is_kept():

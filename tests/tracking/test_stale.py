@@ -201,7 +201,7 @@ def test_a_working_folder_names_its_process():
         assert find_unfinished(0) == []
 
 
-def test_one_hour_has_no_s():
+def test_one_hour_is_in_the_singular():
     leave(".building-c", 1.1)
     assert [item.reason for item in find_unfinished(1)] == ["not touched for 1 hour"]
 

@@ -27,7 +27,7 @@ def extract(backbone, images=IMAGES, flip_view=False):
     return extract_features(backbone.digest, pipeline, images, SPLIT)
 
 
-def test_frozen_means_frozen(backbone):
+def test_extraction_changes_neither_weights_nor_statistics(backbone):
     backbone.network.train()
     before = {key: value.clone() for key, value in backbone.network.state_dict().items()}
     extract(backbone)

@@ -6,7 +6,7 @@ from embedlab.errors import OptionError
 from embedlab.vision.options import check_backbone
 
 
-def test_a_stage_is_frozen_in_a_network_that_has_stages_only():
+def test_freezing_a_stage_is_refused_for_a_network_without_stages():
     check_backbone("resnext50_32x4d", [64], "stage1")
     check_backbone("swin_t", [64, 96], "all-but-head")
     with pytest.raises(OptionError, match=r"^freeze: expected none or all-but-head with backbone="):

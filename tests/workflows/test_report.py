@@ -140,7 +140,7 @@ def test_one_fit_of_a_comparison_is_a_sentence(experiment):
         reported_runs(experiment, (child,))
 
 
-def test_it_leads_to_the_pages_of_its_runs_that_there_are(experiment):
+def test_the_page_links_to_those_pages_of_its_runs_that_exist(experiment):
     made = all_runs()
     assert "explore.html" not in report_page(shown(experiment))  # embedding_map=none
     mlflow.MlflowClient().log_text(made["fit_embedding"], "a page", "explore.html")

@@ -119,7 +119,7 @@ def principal_axes_costs(x, dim, tolerance):
     return costs
 
 
-def test_a_movie_with_a_dimension_of_its_own_is_found_at_once():
+def test_newtons_steps_need_a_third_of_the_rounds_of_iterated_principal_axes():
     """Two movies outside of all blocks, liked by nearly all: each takes a dimension, nearly."""
     rng = np.random.default_rng(0)
     likes = sp.csr_matrix((rng.random((300, 60)) < np.r_[0.9, 0.8, np.full(58, 0.08)]).astype("i4"))
@@ -147,7 +147,7 @@ def test_the_seconds_of_a_fit_include_its_first_subspace(monkeypatch):
     assert fit.seconds == history[0].seconds == 5.0
 
 
-def test_a_fit_of_so_many_rounds_counts_no_squares_and_has_the_same_vectors():
+def test_a_rough_fit_leaves_out_the_squares_of_x_and_has_the_same_vectors():
     weighted = weight_likes(random_likes(np.random.default_rng(0), 200, 60))
     options = exact_options(5, epochs=3)
     short = fit_minres(weighted, options, np.random.default_rng(0), is_rough=True)

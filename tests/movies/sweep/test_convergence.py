@@ -90,7 +90,7 @@ def test_lists_that_are_too_short_are_asked_anew(tmp_path, vectors):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_to_watch_a_fit_does_not_change_it(optimizer):
+def test_lists_of_epochs_do_not_change_the_fit(optimizer):
     likes = find_likes(small_ratings(np.random.default_rng(0)), "user_mean", item_power=0.5)
     titles = TitleIndex(likes.movies["title"].tolist())
     asked = choose_queries(titles, likes.popularity, [0], 2)

@@ -65,7 +65,7 @@ def test_without_test_images_a_sixth_is_taken_for_them():
     check_rows(THREE_KINDS, split)
 
 
-def test_the_seed_decides():
+def test_the_seed_decides_the_split():
     one, again, other = (split_images(THREE_KINDS, seed) for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(parts(one), parts(again), strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(parts(one), parts(other), strict=True))

@@ -7,6 +7,8 @@ import pytest
 from toy_dataset import CLASSES, HAND, predictions
 
 from embedlab.vision.evaluation.metrics import (
+    NO_SCORE,
+    AccuracyAndLoss,
     calibration_error,
     evaluate,
     mcnemar,
@@ -86,3 +88,17 @@ def test_mcnemar_by_hand():
     assert (test.only_first, test.only_second) == (5, 1)
     assert test.p_value == pytest.approx(14 / 64)
     assert mcnemar(first, first).p_value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "beats"),
+    [
+        ((0.8, 9.0), (0.7, 0.1), True),
+        ((0.8, 0.4), (0.8, 0.5), True),
+        ((0.8, 0.5), (0.8, 0.5), False),
+        ((0.8, math.nan), (0.8, 0.5), False),
+        ((0.0, math.inf), NO_SCORE, True),
+    ],
+)
+def test_the_higher_accuracy_is_better_and_of_equal_ones_the_lower_loss(one, other, beats):
+    assert AccuracyAndLoss(*one).beats(AccuracyAndLoss(*other)) is beats

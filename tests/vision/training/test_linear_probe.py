@@ -9,10 +9,6 @@ from sklearn.linear_model import LogisticRegression
 from toy_dataset import blobs
 
 from embedlab.errors import DivergedError
-from embedlab.vision.evaluation.metrics import (
-    NO_SCORE,
-    AccuracyAndLoss,
-)
 from embedlab.vision.options import LINEAR_PROBE_LR, LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
 
@@ -58,20 +54,6 @@ def test_of_epochs_with_equal_accuracy_the_one_with_the_lowest_loss_is_kept():
     assert {epoch.record.metrics["val/accuracy"] for epoch in epochs} == {1.0}
     assert probe.best.epoch == 15
     assert probe.best.score == (1.0, min(epoch.record.metrics["val/loss"] for epoch in epochs))
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "beats"),
-    [
-        ((0.8, 9.0), (0.7, 0.1), True),
-        ((0.8, 0.4), (0.8, 0.5), True),
-        ((0.8, 0.5), (0.8, 0.5), False),
-        ((0.8, math.nan), (0.8, 0.5), False),
-        ((0.0, math.inf), NO_SCORE, True),
-    ],
-)
-def test_the_higher_accuracy_is_better_and_of_equal_ones_the_lower_loss(one, other, beats):
-    assert AccuracyAndLoss(*one).beats(AccuracyAndLoss(*other)) is beats
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ def test_a_batch_larger_than_the_data_has_the_rate_of_the_data():
         (1_000_000, 256, 128, 3e-4, 8, (128, 160, 224, 224)),
     ],
 )
-def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, resolution):
+def test_auto_chooses_by_number_and_size_of_the_images(
+    n_train, side, batch_size, lr, epochs, resolution
+):
     options = make_options("auto", AutoInputs(n_train, side))
     assert (options.batch_size, options.epochs) == (batch_size, epochs)
     assert options.lr == lr
@@ -70,7 +72,7 @@ def test_random_weights_have_nothing_to_probe_or_to_keep():
     assert "head=random (random weights)" in sentence
 
 
-def test_without_facts_it_has_the_values_for_cifar_10():
+def test_auto_without_facts_has_the_values_for_cifar_10():
     assert make_options("auto") == make_options("auto", AutoInputs(42_500, 32)) == AUTO
 
 

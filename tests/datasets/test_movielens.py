@@ -15,11 +15,7 @@ from embedlab.datasets.movielens import Release, check_ratings_argument, locate_
 from embedlab.errors import DataError, DownloadError
 from embedlab.movies.data.ratings import read_ratings
 
-
-@pytest.fixture(autouse=True)
-def cached(tmp_path, monkeypatch):
-    """Each test has a cache of its own, asks no proxy for 127.0.0.1, and does not wait."""
-    return use_new_cache(tmp_path / "cache", monkeypatch)
+cached = pytest.fixture(use_new_cache, autouse=True)
 
 
 @pytest.fixture

@@ -18,11 +18,7 @@ SAMPLE_DIGESTS = {
     }
 }
 
-
-@pytest.fixture(autouse=True)
-def cached(tmp_path, monkeypatch):
-    """Each test has a cache of its own, asks no proxy for 127.0.0.1, and does not wait."""
-    return use_new_cache(tmp_path / "cache", monkeypatch)
+cached = pytest.fixture(use_new_cache, autouse=True)
 
 
 def test_the_sample_has_the_bytes_of_its_version(cached):

@@ -9,7 +9,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import fresh_store
 from degenerate_ratings import TOY_RATINGS, write
 from mlflow.exceptions import MlflowException
 from oracles import cooccurrence_by_loop, cost_by_loop
@@ -24,13 +23,7 @@ from entrypoints import (
     recommend,
 )
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory):
-    with fresh_store(tmp_path_factory.mktemp("store")) as client:
-        yield client
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]
 
 
 def run(entry_point, *arguments: str) -> tuple[str, dict[str, float]]:

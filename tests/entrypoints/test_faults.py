@@ -19,7 +19,6 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import fresh_store
 from degenerate_ratings import write
 from oracles import small_ratings
 from PIL import Image
@@ -38,13 +37,7 @@ from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.training.checkpoint import Checkpoints
 from entrypoints import build_matrix, fit_embedding
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory):
-    with fresh_store(tmp_path_factory.mktemp("store")) as client:
-        yield client
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]
 
 
 def status() -> str:

@@ -9,7 +9,6 @@ import matplotlib
 import mlflow
 import numpy as np
 import pytest
-from conftest import fresh_store
 from matplotlib import font_manager
 from PIL import Image
 
@@ -18,15 +17,9 @@ from embedlab.vision.evaluation import plots as figures
 from embedlab.vision.evaluation.metrics import Predictions
 from entrypoints import compare_transfer, extract_features, finetune
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]
 
 FAST = ["--weights", "none", "--resolution", "32", "--epochs", "1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory):
-    with fresh_store(tmp_path_factory.mktemp("store")) as client:
-        yield client
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,9 @@
-"""Options of images: the stages and resolutions that a backbone takes."""
+"""Options of images: stages and resolutions that a backbone takes, and the batches of a probe."""
 
 import pytest
 
 from embedlab.errors import OptionError
-from embedlab.vision.options import check_backbone
+from embedlab.vision.options import LinearProbeOptions, check_backbone
 
 
 def test_freezing_a_stage_is_refused_for_a_network_without_stages():
@@ -20,3 +20,11 @@ def test_freezing_a_stage_is_refused_for_a_network_without_stages():
 def test_a_resolution_that_the_network_does_not_take_is_refused(name, resolutions, expected):
     with pytest.raises(OptionError, match=f"^resolution: expected {expected}"):
         check_backbone(name, resolutions)
+
+
+@pytest.mark.parametrize(
+    ("n_images", "batch_size", "expected"),
+    [(42_500, 256, 256), (1_273, 256, 63), (126, 256, 8), (3, 256, 8), (126, 4, 4)],
+)
+def test_an_epoch_over_few_images_has_several_updates(n_images, batch_size, expected):
+    assert LinearProbeOptions(batch_size=batch_size).batch_size_for(n_images) == expected

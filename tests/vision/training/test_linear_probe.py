@@ -56,14 +56,6 @@ def test_of_epochs_with_equal_accuracy_the_one_with_the_lowest_loss_is_kept():
     assert probe.best.score == (1.0, min(epoch.record.metrics["val/loss"] for epoch in epochs))
 
 
-@pytest.mark.parametrize(
-    ("n_images", "batch_size", "expected"),
-    [(42_500, 256, 256), (1_273, 256, 63), (126, 256, 8), (3, 256, 8), (126, 4, 4)],
-)
-def test_an_epoch_over_few_images_has_several_updates(n_images, batch_size, expected):
-    assert LinearProbeOptions(batch_size=batch_size).batch_size_for(n_images) == expected
-
-
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_a_probe_of_few_images_leaves_its_start(optimizer):
     rng = np.random.default_rng(0)

@@ -25,10 +25,10 @@ long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMB
 
 # The files that take longest: begun first, so that no worker waits for another at the end.
 LONGEST = (
-    "test_entry_points", "test_team_server", "test_same_seed", "test_sweep_runs",
-    "test_degenerate", "test_trainer", "test_real_images", "test_distributed",
-    "test_damaged_models", "test_weighting", "test_real_ratings", "test_lifecycle", "test_outage",
-    "test_image_model", "test_movie_model", "test_older_models", "test_backbones",
+    "test_entry_points", "test_team_server", "test_same_seed", "test_sweep", "test_degenerate",
+    "test_trainer", "test_real_images", "test_distributed", "test_damaged_models",
+    "test_weighting", "test_real_ratings", "test_lifecycle", "test_outage", "test_image_model",
+    "test_movie_model", "test_older_models", "test_backbone_families",
     "test_concurrent_registration", "test_faults", "test_report", "test_environments",
 )  # fmt: skip
 
@@ -162,7 +162,7 @@ def real_images(real_data, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def real_weights(real_data) -> Path:
     """A real ImageNet ResNet-18 as a state dict, or a skip with the reason."""
-    found = sorted((real_data / "weights").glob("resnet18*.pth"))
-    if not found:
+    files = sorted((real_data / "weights").glob("resnet18*.pth"))
+    if not files:
         pytest.skip(f"real data: there is no weights/resnet18*.pth in {real_data}")
-    return found[0]
+    return files[0]

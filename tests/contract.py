@@ -49,10 +49,10 @@ RUNS: Runs = (
 
 def entry_points() -> dict[str, object]:
     """Parameters by entry point: as MLproject declares them, with the choices of `--help`."""
-    found = {}
+    by_name = {}
     for name, entry_point in load_project(str(PROJECT))._entry_points.items():
         parser = importlib.import_module(f"entrypoints.{name}").build_parser()
-        found[name] = {
+        by_name[name] = {
             parameter.name: {
                 "type": parameter.type,
                 "default": parameter.default,
@@ -60,7 +60,7 @@ def entry_points() -> dict[str, object]:
             }
             for parameter in entry_point.parameters.values()
         }
-    return found
+    return by_name
 
 
 def _shown(action: argparse.Action) -> str:
@@ -86,29 +86,29 @@ def make_runs(runs: Runs = RUNS) -> None:
 
 def read_runs(client: mlflow.MlflowClient) -> dict[str, object]:
     """What the runs of RUNS and their children hold; last what is registered."""
-    found: dict[str, object] = {}
+    by_name: dict[str, object] = {}
     for name, _ in RUNS:
         run, *children = _newest(client, name)
-        found[name] = _contents(client, run)
+        by_name[name] = _contents(client, run)
         if children:
-            found[f"{name}, children"] = _contents(client, *children)
+            by_name[f"{name}, children"] = _contents(client, *children)
     for model in client.search_registered_models():
         versions = client.search_model_versions(f"name = '{model.name}'")
         tags = sorted({_plain(tag) for version in versions for tag in version.tags})
-        found[f"registered {model.name}"] = {"aliases": sorted(model.aliases), "tags": tags}
-    return found
+        by_name[f"registered {model.name}"] = {"aliases": sorted(model.aliases), "tags": tags}
+    return by_name
 
 
 def _newest(client: mlflow.MlflowClient, entry_point: str) -> list[Run]:
     """The newest run of an entry point, and after it its children."""
     everything = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(everything, f"tags.entry_point = '{entry_point}'")
-    parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
-    return [parents[0], *(run for run in found if run not in parents)]
+    runs = client.search_runs(everything, f"tags.entry_point = '{entry_point}'")
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    return [parents[0], *(run for run in runs if run not in parents)]
 
 
 def _contents(client: mlflow.MlflowClient, *runs: Run) -> dict[str, object]:
-    found: dict[str, set[str]] = {}
+    by_kind: dict[str, set[str]] = {}
     for run in runs:
         inputs = [item.dataset.name for item in run.inputs.dataset_inputs]
         models = [
@@ -122,11 +122,11 @@ def _contents(client: mlflow.MlflowClient, *runs: Run) -> dict[str, object]:
             "inputs": inputs,
             "models": models,
         }.items():
-            found.setdefault(kind, set()).update(map(_plain, names))
+            by_kind.setdefault(kind, set()).update(map(_plain, names))
     foreign = ("system/", "mlflow.git", "mlflow.source", "mlflow.user")  # vary by machine
     return {
         kind: sorted(name for name in names if not name.startswith(foreign))
-        for kind, names in found.items()
+        for kind, names in by_kind.items()
     }
 
 

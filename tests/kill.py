@@ -34,7 +34,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from tests.conftest import empty_store
-from tests.kill_world import (
+from tests.kill_workspace import (
     ARRAYS,
     BUILDING,
     CHECKPOINTS,
@@ -45,7 +45,7 @@ from tests.kill_world import (
     PROJECT,
     SECONDS_TO_END,
     Command,
-    World,
+    Workspace,
     differences,
     digest,
     has_ended,
@@ -135,43 +135,44 @@ class Kill:
 
 
 class Harness:
-    """The two worlds, and the result and duration of each command in the undisturbed one."""
+    """Two workspaces, and the result and duration of each command in the undisturbed one."""
 
     def __init__(self, folder: Path, server: str, chosen: Sequence[Command]):
         self.folder, self.server = folder, server
-        self.quiet, self.world = World(folder / "quiet", server), World(folder / "world", server)
+        self.undisturbed = Workspace(folder / "undisturbed", server)
+        self.disturbed = Workspace(folder / "disturbed", server)
         self.durations, self.expected = {}, {}
-        for world in (self.quiet, self.world):
-            empty_store(world.folder / "mlflow.db")
+        for workspace in (self.undisturbed, self.disturbed):
+            empty_store(workspace.folder / "mlflow.db")
         for command in chosen:
             experiment = command.experiment or "alone"
             started = time.monotonic()
-            if fault := self.quiet.run(command, experiment):
+            if fault := self.undisturbed.run(command, experiment):
                 raise RuntimeError(f"{command.name}, undisturbed: {fault}")
             self.durations[command.name] = time.monotonic() - started
-            self.expected[command.name] = self.quiet.result(command, experiment)
+            self.expected[command.name] = self.undisturbed.result(command, experiment)
             is_needed = command.name in ("fit_embedding", "extract_features", "finetune")
-            if is_needed and (fault := self.world.run(command, experiment)):
+            if is_needed and (fault := self.disturbed.run(command, experiment)):
                 raise RuntimeError(f"{command.name}, undisturbed: {fault}")
-        self.cached = self.quiet.cached()
+        self.cached = self.undisturbed.cached()
 
     def kill(self, command: Command, number: int, rng: random.Random) -> Kill | None:
         """Start the command, kill it, start it again. None if it ended before it was killed."""
-        world = self.world
+        workspace = self.disturbed
         if command.first:
-            world = World(self.folder / f"first-{number}", self.server)
+            workspace = Workspace(self.folder / f"first-{number}", self.server)
         experiment = command.experiment or f"alone-{number}"
         if rng.random() < 0.5:
-            world.take_away(rng)
-        before = {run.info.run_id for run in world.runs(experiment)}
+            workspace.take_away(rng)
+        before = {run.info.run_id for run in workspace.runs(experiment)}
         chosen = rng.choice(SIGNALS)
         targets = (PROCESS, GROUP, ENTRY_POINT) if command.by_mlflow else (PROCESS, GROUP)
         target = rng.choice(targets)
 
         is_begun, started = rng.random() < 0.5, time.monotonic()
-        process = world.start(command, experiment)
+        process = workspace.start(command, experiment)
         if is_begun:
-            world.wait_for_run(process, experiment, before)
+            workspace.wait_for_run(process, experiment, before)
         duration = max(0.0, self.durations[command.name] - (time.monotonic() - started))
         moment = rng.uniform(0, duration)
         time.sleep(moment)
@@ -181,19 +182,19 @@ class Harness:
         kill = Kill(command.name, chosen.name, target, moment, duration, is_begun=is_begun)
         if not has_ended(process):
             kill.faults.append(f"still there after {SECONDS_TO_END} s")
-        killed = [run for run in world.runs(experiment) if run.info.run_id not in before]
+        killed = [run for run in workspace.runs(experiment) if run.info.run_id not in before]
         kill.states = [state(run) for run in killed]
         self._check_reasons(kill, chosen, killed)
-        self._check_half_written(kill, world, command, killed)
+        self._check_half_written(kill, workspace, command, killed)
 
-        resume, started = self._resume(world, command, killed, rng), time.monotonic()
-        if fault := world.run(command, experiment, **resume):
+        resume, started = self._resume(workspace, command, killed, rng), time.monotonic()
+        if fault := workspace.run(command, experiment, **resume):
             kill.faults.append(f"again: {fault}")
         elif not resume:  # the usual duration follows what else the machine does
             self.durations[command.name] = time.monotonic() - started
-        self._check_again(kill, world, command, experiment)
+        self._check_again(kill, workspace, command, experiment)
         if command.first:
-            shutil.rmtree(world.folder)
+            shutil.rmtree(workspace.folder)
         return kill
 
     def _check_reasons(self, kill: Kill, chosen: signal.Signals, killed: list[Run]) -> None:
@@ -203,16 +204,16 @@ class Harness:
                 kill.faults.append(f"{state(run)} without a reason")
 
     def _resume(
-        self, world: World, command: Command, killed: list[Run], rng: random.Random
+        self, workspace: Workspace, command: Command, killed: list[Run], rng: random.Random
     ) -> dict[str, object]:
         for run in killed:
-            folder = world.cache / CHECKPOINTS / run.info.run_id
+            folder = workspace.cache / CHECKPOINTS / run.info.run_id
             if command.resumes and (folder / "last.pt").exists() and rng.random() < 0.5:
                 return {"resume": run.info.run_id}
         return {}
 
     def _check_half_written(
-        self, kill: Kill, world: World, command: Command, killed: list[Run]
+        self, kill: Kill, workspace: Workspace, command: Command, killed: list[Run]
     ) -> None:
         """Check that everything that can be read from the killed runs is whole."""
         import torch
@@ -221,12 +222,12 @@ class Harness:
         from embedlab.movies.data.likes import load_likes
         from embedlab.workflows.recommend import load_model
 
-        for path in (world.cache / CHECKPOINTS).glob("*/last.pt"):
+        for path in (workspace.cache / CHECKPOINTS).glob("*/last.pt"):
             try:
                 torch.load(path, weights_only=True)
             except Exception as error:
                 kill.faults.append(f"{path} cannot be read: {error}")
-        mlflow.set_tracking_uri(world.uri)
+        mlflow.set_tracking_uri(workspace.uri)
         for run in killed:
             expected = self.expected[command.name]
             for uri, read in (("matrix", load_likes), ("model", load_model)):
@@ -241,25 +242,27 @@ class Harness:
                 if not digests <= set(expected.values()):
                     kill.faults.append(f"the {uri} of {state(run)} is read as whole and is not")
 
-    def _check_again(self, kill: Kill, world: World, command: Command, experiment: str) -> None:
+    def _check_again(
+        self, kill: Kill, workspace: Workspace, command: Command, experiment: str
+    ) -> None:
         expected = self.expected[command.name]
-        if wrong := differences(world.result(command, experiment), expected):
+        if wrong := differences(workspace.result(command, experiment), expected):
             kill.faults.append(f"another result: {wrong}")
-        cached = world.cached()
+        cached = workspace.cached()
         if wrong := differences(cached, {n: d for n, d in self.cached.items() if n in cached}):
             kill.faults.append(f"another cache: {wrong}")
-        running = world.runs(experiment, "attributes.status = 'RUNNING'")
+        running = workspace.runs(experiment, "attributes.status = 'RUNNING'")
         kill.faults += [
             f"{state(run)} after the next start" for run in running if "pid" in run.data.tags
         ]
         if running:
             kill.states.append("clean_runs needed")
-            if fault := world.run(Command("clean_runs", "clean_runs"), experiment, hours=0):
+            if fault := workspace.run(Command("clean_runs", "clean_runs"), experiment, hours=0):
                 kill.faults.append(f"clean_runs: {fault}")
-            running = world.runs(experiment, "attributes.status = 'RUNNING'")
+            running = workspace.runs(experiment, "attributes.status = 'RUNNING'")
             kill.faults += [f"{state(run)} after clean_runs" for run in running]
         for name in ("kill-movies", "kill-images"):
-            if world.client.search_registered_models(f"name = '{name}'"):
+            if workspace.client.search_registered_models(f"name = '{name}'"):
                 try:
                     mlflow.pyfunc.load_model(f"models:/{name}@champion")
                 except Exception as error:
@@ -268,10 +271,10 @@ class Harness:
     def clean_up(self) -> str:
         """Run `clean_runs` two hours later; return its fault or the files that it left, or ""."""
         long_ago = time.time() - 7200
-        for path in (self.world.cache).rglob("*"):
+        for path in (self.disturbed.cache).rglob("*"):
             os.utime(path, (long_ago, long_ago))
-        fault = self.world.run(Command("clean_runs", "clean_runs"), EXPERIMENT)
-        left = [str(path) for path in self.world.cache.rglob(f"{BUILDING}*")]
+        fault = self.disturbed.run(Command("clean_runs", "clean_runs"), EXPERIMENT)
+        left = [str(path) for path in self.disturbed.cache.rglob(f"{BUILDING}*")]
         return fault or ", ".join(left)
 
 

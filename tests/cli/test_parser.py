@@ -135,8 +135,8 @@ def assert_light(modules):
     assert {module for module in modules if module.partition(".")[0] in HEAVY} == set()
 
 
-@pytest.mark.parametrize(("name", "arguments", "expected", "found"), BAD)
-def test_a_bad_value_is_refused_before_any_work(no_heavy_modules, name, arguments, expected, found):
+@pytest.mark.parametrize(("name", "arguments", "expected", "got"), BAD)
+def test_a_bad_value_is_refused_before_any_work(no_heavy_modules, name, arguments, expected, got):
     main = importlib.import_module(f"entrypoints.{name}").main
     with pytest.raises(EmbedlabError) as refused:
         main(as_words(arguments))
@@ -144,7 +144,7 @@ def test_a_bad_value_is_refused_before_any_work(no_heavy_modules, name, argument
     parameter = arguments.partition("=")[0]
     assert re.match(rf"{parameter}(=|: expected )", sentence)
     assert expected in sentence
-    assert found in sentence
+    assert got in sentence
     assert "\n" not in sentence
 
 

@@ -11,11 +11,7 @@ from sentences import one_sentence
 from embedlab.datasets.cache import build_folder, cache_folder
 from embedlab.errors import DataError
 
-
-@pytest.fixture(autouse=True)
-def cached(tmp_path, monkeypatch):
-    """Each test has a cache of its own, asks no proxy for 127.0.0.1, and does not wait."""
-    return use_new_cache(tmp_path / "cache", monkeypatch)
+cached = pytest.fixture(use_new_cache, autouse=True)
 
 
 def test_the_cache_is_where_the_variable_says(cached, monkeypatch, tmp_path):

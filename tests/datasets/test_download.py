@@ -13,11 +13,7 @@ from embedlab.datasets import download
 from embedlab.datasets.download import fetch
 from embedlab.errors import DownloadError
 
-
-@pytest.fixture(autouse=True)
-def cached(tmp_path, monkeypatch):
-    """Each test has a cache of its own, asks no proxy for 127.0.0.1, and does not wait."""
-    return use_new_cache(tmp_path / "cache", monkeypatch)
+cached = pytest.fixture(use_new_cache, autouse=True)
 
 
 @pytest.fixture

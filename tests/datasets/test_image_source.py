@@ -34,7 +34,7 @@ def test_an_argument_is_passed_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "got"),
     [
         ("cifar100", "got 'cifar100'; relative"),
         ("", "got ''; relative"),
@@ -44,7 +44,7 @@ def test_an_argument_is_passed_as_it_is(tmp_path):
         ("folder:~nobody/x", "there is no folder '~nobody/x'"),
     ],
 )
-def test_a_wrong_argument_is_explained(tmp_path, monkeypatch, text, found):
+def test_a_wrong_argument_is_explained(tmp_path, monkeypatch, text, got):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     for ask in (check_dataset_argument, locate_images):
@@ -52,7 +52,7 @@ def test_a_wrong_argument_is_explained(tmp_path, monkeypatch, text, found):
             ask(text)
         sentence = one_sentence(error)
         assert "expected sample, cifar10 or folder:<path of a folder of images>" in sentence
-        assert found in sentence
+        assert got in sentence
         assert str(tmp_path) in sentence and "absolute path" in sentence
 
 
@@ -149,8 +149,12 @@ def test_a_download_that_fails_says_where_to_put_the_file(small_cifar):
     assert sentence.endswith(f"fetch it by hand and save it as {target}.")
     assert [path for path in cache_folder().rglob("*") if path.is_file()] == []
     assert put_by_hand(small_cifar) == target  # whoever follows the advice is served
-    found = locate_images("cifar10")
-    assert (found.kind, found.name, found.source) == (CIFAR10, "CIFAR-10", image_source.CIFAR10_URL)
+    located = locate_images("cifar10")
+    assert (located.kind, located.name, located.source) == (
+        CIFAR10,
+        "CIFAR-10",
+        image_source.CIFAR10_URL,
+    )
 
 
 def test_cifar10_is_read_with_its_own_test_images(small_cifar):

@@ -15,11 +15,7 @@ from embedlab.datasets.movielens import Release, check_ratings_argument, locate_
 from embedlab.errors import DataError, DownloadError
 from embedlab.movies.data.ratings import read_ratings
 
-
-@pytest.fixture(autouse=True)
-def cached(tmp_path, monkeypatch):
-    """Each test has a cache of its own, asks no proxy for 127.0.0.1, and does not wait."""
-    return use_new_cache(tmp_path / "cache", monkeypatch)
+cached = pytest.fixture(use_new_cache, autouse=True)
 
 
 @pytest.fixture
@@ -36,10 +32,10 @@ def test_a_release_is_fetched_unpacked_and_kept(server, cached, monkeypatch):
     )
     monkeypatch.setattr(movielens, "RELEASES", {"ml-latest-small": release})
     for _ in range(2):
-        found = locate_ratings("ml-latest-small")
-        assert (found.name, found.source) == ("ml-latest-small", release.url)
-        assert read_ratings(found.path).n_ratings == 1
-    (found.path / "movies.csv").write_bytes(b"tampered")  # mended from the archive kept
+        located = locate_ratings("ml-latest-small")
+        assert (located.name, located.source) == ("ml-latest-small", release.url)
+        assert read_ratings(located.path).n_ratings == 1
+    (located.path / "movies.csv").write_bytes(b"tampered")  # mended from the archive kept
     assert (locate_ratings("ml-latest-small").path / "movies.csv").read_bytes() == MOVIES
     assert server.asked == ["good"]
 
@@ -60,22 +56,22 @@ def test_a_folder_is_used_where_it_lies(tmp_path, monkeypatch, cached):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for text in (str(folder), "~/my ratings", "my ratings", "./my ratings/"):
-        found = locate_ratings(text)
-        assert (found.name, found.path, found.source) == ("my ratings", folder, str(folder))
+        located = locate_ratings(text)
+        assert (located.name, located.path, located.source) == ("my ratings", folder, str(folder))
     assert not cached.exists()
 
 
 def test_a_zip_is_unpacked_once_by_its_content(tmp_path, cached):
     first = tmp_path / "ml-mine.zip"
     first.write_bytes(GOOD_ZIP)
-    found = locate_ratings(str(first))
-    assert (found.name, found.source) == ("ml-mine", str(first))
-    stamp = (found.path / "ratings.csv").stat().st_mtime_ns
+    located = locate_ratings(str(first))
+    assert (located.name, located.source) == ("ml-mine", str(first))
+    stamp = (located.path / "ratings.csv").stat().st_mtime_ns
     other = tmp_path / "copy.zip"
     other.write_bytes(GOOD_ZIP)
-    assert locate_ratings(str(other)).path == found.path
-    assert (found.path / "ratings.csv").stat().st_mtime_ns == stamp
-    (found.path / "ratings.csv").write_bytes(b"cut")
+    assert locate_ratings(str(other)).path == located.path
+    assert (located.path / "ratings.csv").stat().st_mtime_ns == stamp
+    (located.path / "ratings.csv").write_bytes(b"cut")
     assert (locate_ratings(str(first)).path / "ratings.csv").read_bytes() == RATINGS
 
 

@@ -18,17 +18,13 @@ SAMPLE_DIGESTS = {
     }
 }
 
-
-@pytest.fixture(autouse=True)
-def cached(tmp_path, monkeypatch):
-    """Each test has a cache of its own, asks no proxy for 127.0.0.1, and does not wait."""
-    return use_new_cache(tmp_path / "cache", monkeypatch)
+cached = pytest.fixture(use_new_cache, autouse=True)
 
 
 def test_the_sample_has_the_bytes_of_its_version(cached):
-    found = locate_ratings("sample")
-    assert (found.name, found.source) == ("sample", "built-in sample")
-    digests = {p.name: sha256(p.read_bytes()) for p in found.path.iterdir()}
+    located = locate_ratings("sample")
+    assert (located.name, located.source) == ("sample", "built-in sample")
+    digests = {p.name: sha256(p.read_bytes()) for p in located.path.iterdir()}
     assert digests == SAMPLE_DIGESTS[sample.SAMPLE_VERSION]
     sample.sample_files.cache_clear()
     assert {n: sha256(d) for n, d in sample.sample_files().items()} == digests
@@ -59,18 +55,18 @@ def test_the_sample_has_the_groups_it_names():
     # The oracle: each user's stars, group by group, by a dictionary.
     stars: dict[int, dict[str, list[float]]] = {}
     rated: dict[str, int] = dict.fromkeys(titles, 0)
-    for user, movie, given in zip(ratings.user, ratings.movie, ratings.stars, strict=True):
+    for user, movie, n_stars in zip(ratings.user, ratings.movie, ratings.stars, strict=True):
         rated[titles[movie]] += 1
-        stars.setdefault(int(user), {}).setdefault(group_of[titles[movie]], []).append(given)
+        stars.setdefault(int(user), {}).setdefault(group_of[titles[movie]], []).append(n_stars)
     assert len(stars) == 240
     groups = list(titles_of)
     for user, by_group in stars.items():
-        own = groups[user % 5]
+        favourite = groups[user % 5]
         assert 20 <= sum(map(len, by_group.values())) <= 40
-        others = [s for group, given in by_group.items() if group != own for s in given]
+        others = [s for group, values in by_group.items() if group != favourite for s in values]
         # 11 in 12 ratings follow the taste, so 0.8 stars between the means is far below the 2.1
         # expected, and no user comes near it.
-        mean = sum(by_group[own]) / len(by_group[own])
+        mean = sum(by_group[favourite]) / len(by_group[favourite])
         assert mean - sum(others) / len(others) > 0.8
     assert sorted(title for title, n in rated.items() if n == 0) == [
         "City Lights (1931)",

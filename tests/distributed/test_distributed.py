@@ -19,16 +19,10 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
-import scipy.sparse as sp
 import shared_work
 import torch
-import torch.distributed as dist
 from conftest import PROJECT, free_port, long, use_store
 
-from embedlab.distributed import collectives
-from embedlab.distributed.sync_batchnorm import SyncBatchNorm
-from embedlab.movies.solvers.objective import balanced_row_shards
-from embedlab.process import this_host
 from entrypoints import finetune
 
 pytestmark = pytest.mark.slow
@@ -59,9 +53,9 @@ def by_one(tmp_path_factory):
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with patch.dict(os.environ, EMBEDLAB_CACHE=str(tmp_path_factory.mktemp("one"))):
-        found = shared_work.all_of_it()
+        results = shared_work.all_of_it()
     torch.set_num_threads(n_threads)
-    return found
+    return results
 
 
 @pytest.fixture(scope="module", params=[4, pytest.param(2, marks=long)])
@@ -75,20 +69,20 @@ def by_several(request, tmp_path_factory):
     }
     words = ["-m", "shared_work", str(folder), str(n), str(free_port())]
     subprocess.run([sys.executable, *words], env=environment, check=True, timeout=300)
-    found = torch.load(folder / "found.pt", weights_only=False)
+    results = torch.load(folder / "results.pt", weights_only=False)
     others = [torch.load(file, weights_only=False) for file in folder.glob("other-*.pt")]
     assert len(others) == n - 1
-    return found | {"others": others}
+    return results | {"others": others}
 
 
 @pytest.mark.parametrize("optimizer", shared_work.FITS)
 def test_the_cost_of_every_epoch_equals_that_of_one_process(by_one, by_several, optimizer):
     costs, products = by_one["fits"][optimizer]
-    found, found_products = by_several["fits"][optimizer]
+    shared_costs, shared_products = by_several["fits"][optimizer]
     assert len(costs) == shared_work.EPOCHS + 1
-    assert found == pytest.approx(costs, rel=COST[optimizer])
+    assert shared_costs == pytest.approx(costs, rel=COST[optimizer])
     most = float(np.abs(products).max())
-    assert found_products == pytest.approx(products, abs=100 * COST[optimizer] * most)
+    assert shared_products == pytest.approx(products, abs=100 * COST[optimizer] * most)
 
 
 def test_features_equal_those_of_one_process_bit_for_bit(by_one, by_several):
@@ -99,17 +93,17 @@ def test_features_equal_those_of_one_process_bit_for_bit(by_one, by_several):
 
 def test_a_training_equals_that_of_one_process(by_one, by_several):
     steps, weights, probabilities = by_one["tuned"]
-    found, found_weights, found_probabilities = by_several["tuned"]
-    assert len(found) == len(steps) == shared_work.LAST_STAGE.epochs
-    for step, expected in zip(found, steps, strict=True):
+    shared_steps, shared_weights, shared_probabilities = by_several["tuned"]
+    assert len(shared_steps) == len(steps) == shared_work.LAST_STAGE.epochs
+    for step, expected in zip(shared_steps, steps, strict=True):
         assert step == pytest.approx(expected, rel=TUNED)
-    assert found_probabilities == pytest.approx(probabilities, abs=TUNED)
-    assert_same_weights(found_weights, weights)
+    assert shared_probabilities == pytest.approx(probabilities, abs=TUNED)
+    assert_same_weights(shared_weights, weights)
 
 
-def assert_same_weights(found: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> None:
+def assert_same_weights(actual: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> None:
     for name, expected in weights.items():
-        assert np.abs(found[name] - expected).max() <= WEIGHTS * np.abs(expected).max(), name
+        assert np.abs(actual[name] - expected).max() <= WEIGHTS * np.abs(expected).max(), name
 
 
 def test_an_update_of_all_layers_equals_that_of_one_process(by_one, by_several):
@@ -144,58 +138,11 @@ def test_processes_with_other_data_are_refused(by_several):
     assert "rank 1 differs from rank 0" in sentence
 
 
-def test_lost_processes_are_named():
-    lost = {i: (this_host(), 2**22 + 1, 0.0) for i in range(2)}
-    names = f"rank 0 (pid {2**22 + 1} on {this_host()}), rank 1 (pid {2**22 + 1} on {this_host()})"
-    alive = {2: (this_host(), os.getpid(), psutil.Process().create_time())}
-    assert collectives.ended_ranks_reason(lost | alive).startswith(f"{names} of ")
-    assert collectives.ended_ranks_reason(alive) is None
-
-
-def test_shares_of_users_hold_about_as_many_likes():
-    rng = np.random.default_rng(0)
-    likes = sp.random(200, 50, 0.3, "csr", rng=rng)
-    likes = likes.multiply(rng.random((200, 1)) < 0.2).tocsr()
-    for n in (1, 2, 3, 7):
-        parts = balanced_row_shards(likes, n)
-        assert [row for part in parts for row in range(200)[part]] == list(range(200))
-        counts = [likes[part].nnz for part in parts]
-        assert max(counts) - min(counts) <= 2 * np.diff(likes.indptr).max()
-    few = balanced_row_shards(likes[:2], 4)
-    assert [row for part in few for row in range(2)[part]] == [0, 1]
-
-
-@pytest.fixture
-def group_of_one() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def test_synchronised_batch_norm_of_one_process_is_torchs_batch_norm(group_of_one):
-    """Gradients, statistics and output, against the layer that torch has."""
-    torch.manual_seed(0)
-    own, ours = torch.nn.BatchNorm2d(5), SyncBatchNorm(5)
-    for name in ("weight", "bias"):
-        torch.nn.init.normal_(getattr(own, name))
-    ours.load_state_dict(own.state_dict())
-    x = (3 + torch.randn(6, 5, 4, 4)).requires_grad_()
-    weights = torch.randn(6, 5, 4, 4)
-    found = {}
-    for layer in (own, ours):
-        x.grad = None
-        y = layer(x)
-        (y * weights).sum().backward()
-        found[layer] = [y, x.grad, layer.weight.grad, layer.bias.grad, *layer.buffers()]
-    for expected, mine in zip(found[own], found[ours], strict=True):
-        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
-
-
 # -- one run, whatever happens --------------------------------------------------------------------
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch) -> mlflow.MlflowClient:
+def client(tmp_path, monkeypatch) -> mlflow.MlflowClient:
     """An empty store and cache, for entry points that are started as processes."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -236,12 +183,12 @@ def costs_of(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> list[floa
 
 
 @long
-def test_two_processes_are_one_run_and_rank_0_alone_prints(world, tmp_path):
+def test_two_processes_are_one_run_and_rank_0_alone_prints(client, tmp_path):
     output = run("fit_embedding", tmp_path, **FIT, processes=2)
     assert output.count("after 20 epochs") == output.count("Query it with") == 1
-    (found,) = runs_of(world)
-    assert (found.info.status, found.data.params["processes"]) == ("FINISHED", "2")
-    assert len(costs_of(world, found)) == FIT["epochs"] + 1
+    (fit,) = runs_of(client)
+    assert (fit.info.status, fit.data.params["processes"]) == ("FINISHED", "2")
+    assert len(costs_of(client, fit)) == FIT["epochs"] + 1
 
 
 def wait_for(text: str, folder: Path, process: subprocess.Popen) -> None:
@@ -266,7 +213,7 @@ def rank(launcher: subprocess.Popen, number: int) -> psutil.Process:
     ],
 )
 def test_a_run_whose_process_dies_records_it_and_can_be_resumed(
-    world, tmp_path, victim, how, code, status, reason
+    client, tmp_path, victim, how, code, status, reason
 ):
     launcher = start("finetune", tmp_path, **TUNE, processes=2)
     wait_for("\n    1  ", tmp_path, launcher)  # the first epoch's line
@@ -274,7 +221,7 @@ def test_a_run_whose_process_dies_records_it_and_can_be_resumed(
     psutil.Process(launcher.pid if victim is None else ranks[victim].pid).send_signal(how)
     assert launcher.wait(60) == code
     assert not any(process.is_running() for process in ranks)
-    (stopped,) = runs_of(world)
+    (stopped,) = runs_of(client)
     assert (stopped.info.status, stopped.data.tags["stop_reason"]) == (status, reason)
     output = (tmp_path / "output.txt").read_text(encoding="utf-8")
     assert "Traceback" not in output
@@ -285,30 +232,30 @@ def test_a_run_whose_process_dies_records_it_and_can_be_resumed(
 
     with use_store(os.environ["MLFLOW_TRACKING_URI"]):
         finetune.main(words(TUNE | {"resume": stopped.info.run_id}))  # by one process
-    resumed = runs_of(world)[-1]
+    resumed = runs_of(client)[-1]
     assert resumed.info.status == "FINISHED"
-    losses = world.get_metric_history(resumed.info.run_id, "train/loss")
+    losses = client.get_metric_history(resumed.info.run_id, "train/loss")
     assert [loss.step for loss in losses] == [1, 2, 3, 4]
 
 
 @long
-def test_image_runs_and_mlflow_run(world, tmp_path):
+def test_image_runs_and_mlflow_run(client, tmp_path):
     """The other ways in: features by two, a whole training by two, a fit under `mlflow run`."""
     run("extract_features", tmp_path, **IMAGES, epochs=2)
     shutil.rmtree(tmp_path / "cache" / "features")
     run("extract_features", tmp_path, **IMAGES, epochs=2, processes=2)
-    one, two = runs_of(world)
+    one, two = runs_of(client)
     assert two.data.tags["features_cached"] == "False"
     for name in ("test/loss", "val/loss", "train/loss"):
         assert one.data.metrics[name] == two.data.metrics[name]
 
     for processes in (1, 2):
         run("finetune", tmp_path, **TUNE, processes=processes)
-    one, two = runs_of(world)[-2:]
+    one, two = runs_of(client)[-2:]
     for name in ("test/loss", "val/loss", "train/loss"):
         assert two.data.metrics[name] == pytest.approx(one.data.metrics[name], rel=TUNED)
 
-    given = [word for key, value in FIT.items() for word in ("-P", f"{key}={value}")]
+    options = [word for key, value in FIT.items() for word in ("-P", f"{key}={value}")]
     command = [
         "mlflow",
         "run",
@@ -317,10 +264,10 @@ def test_image_runs_and_mlflow_run(world, tmp_path):
         "fit_embedding",
         "--env-manager",
         "local",
-        *given,
+        *options,
     ]
     subprocess.run([*command, "-P", "processes=2"], check=True)
-    fit = runs_of(world)[-1]
+    fit = runs_of(client)[-1]
     assert (fit.info.status, fit.data.params["processes"]) == ("FINISHED", "2")
     assert fit.data.tags["mlflow.project.entryPoint"] == "fit_embedding"
 
@@ -362,7 +309,7 @@ def two_hosts() -> Iterator[list[tuple[str, str, str]]]:
     [("fit_embedding", FIT, "train/cost"), ("finetune", TUNE, "train/loss")],
 )
 def test_torchrun_on_two_hosts_is_one_run_of_the_same_result(
-    world, tmp_path, each, name, parameters, metric
+    client, tmp_path, each, name, parameters, metric
 ):
     run(name, tmp_path, **parameters)
     with two_hosts() as hosts:
@@ -374,14 +321,13 @@ def test_torchrun_on_two_hosts_is_one_run_of_the_same_result(
             options = f"--nnodes 2 --nproc-per-node {each} --rdzv-backend c10d --rdzv-id 1 {where}"
             torchrun = f"torchrun {options} --rdzv-conf is_host={1 - i} -m entrypoints.{name}"
             command = ["ip", "netns", "exec", host, *torchrun.split(), *words(parameters)]
-            own = {"GLOO_SOCKET_IFNAME": interface, "EMBEDLAB_CACHE": str(tmp_path / host)}
-            processes.append(subprocess.Popen(command, env=os.environ | own))
+            of_host = {"GLOO_SOCKET_IFNAME": interface, "EMBEDLAB_CACHE": str(tmp_path / host)}
+            processes.append(subprocess.Popen(command, env=os.environ | of_host))
         assert [process.wait(300) for process in processes] == [0, 0]
-    one, two = runs_of(world)
+    one, two = runs_of(client)
     assert two.info.status == "FINISHED"
     assert two.data.params["processes"] == str(2 * each)
     values = [
-        [m.value for m in world.get_metric_history(found.info.run_id, metric)]
-        for found in (one, two)
+        [m.value for m in client.get_metric_history(fit.info.run_id, metric)] for fit in (one, two)
     ]
     assert values[1] == pytest.approx(values[0], rel=TUNED)

@@ -9,19 +9,12 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sp
-import torch
-from conftest import fresh_store
-from degenerate_ratings import WORLDS, write
+from degenerate_ratings import TOY_RATINGS, write
 from mlflow.exceptions import MlflowException
 from oracles import cooccurrence_by_loop, cost_by_loop
 
 from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.movies.data.likes import load_likes
-from embedlab.movies.data.weighting import weight_likes
-from embedlab.movies.solvers.objective import Factored
-from embedlab.movies.solvers.result import add_gap_metric
-from embedlab.progress import EpochRecord
 from entrypoints import (
     build_matrix,
     compare_optimizers,
@@ -30,32 +23,26 @@ from entrypoints import (
     recommend,
 )
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory):
-    with fresh_store(tmp_path_factory.mktemp("store")) as client:
-        yield client
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]
 
 
 def run(entry_point, *arguments: str) -> tuple[str, dict[str, float]]:
     """Run it in this process: run id and metrics, which are numbers all."""
     entry_point.main([*arguments])
-    found = mlflow.last_active_run()
-    assert found.info.status == "FINISHED"
-    assert not [name for name, value in found.data.metrics.items() if not np.isfinite(value)]
-    return found.info.run_id, found.data.metrics
+    finished = mlflow.last_active_run()
+    assert finished.info.status == "FINISHED"
+    assert not [name for name, value in finished.data.metrics.items() if not np.isfinite(value)]
+    return finished.info.run_id, finished.data.metrics
 
 
 def artifact(run_id: str, path: str) -> Path:
     return Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{path}"))
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_degenerate_ratings_have_the_cost_of_a_loop(tmp_path, world, capsys):
-    n_movies, _, _, n_likes = WORLDS[world]
-    data = write(tmp_path, world)
+@pytest.mark.parametrize("toy", TOY_RATINGS)
+def test_degenerate_ratings_have_the_cost_of_a_loop(tmp_path, toy, capsys):
+    n_movies, _, _, n_likes = TOY_RATINGS[toy]
+    data = write(tmp_path, toy)
     matrix, _ = run(build_matrix, *data)
     params = mlflow.get_run(matrix).data.params
     assert not re.search(r"\b1 (\w+s|entries)\b", capsys.readouterr().out)
@@ -82,31 +69,6 @@ def test_degenerate_ratings_have_the_cost_of_a_loop(tmp_path, world, capsys):
     assert sorted(answer.get("movie_id", [])) == list(range(1, n_movies))
 
 
-def test_a_cost_within_roundoff_is_zero():
-    """One movie has no pair: its cost is 0, whatever its vector."""
-    likes = sp.csr_matrix(np.ones((3, 1), dtype=np.int32))
-    objective = Factored(weight_likes(likes), dtype=torch.float64)
-    rng = np.random.default_rng(0)
-
-    def cost(scale: float) -> float:
-        return objective.cost_and_gradient(torch.from_numpy(rng.normal(size=(1, 7)) * scale))[0]
-
-    assert {cost(scale) for scale in (0.1, 1, 10, 100) for _ in range(20)} == {0.0}
-
-
-def test_a_cost_that_overflows_is_infinite():
-    """Fourth powers of 3e76 are finite, the square of a hundred of them is not."""
-    likes = sp.csr_matrix(np.ones((3, 100), dtype=np.int32))
-    objective = Factored(weight_likes(likes), dtype=torch.float64)
-    cost, _ = objective.cost_and_gradient(torch.full((100, 1), 3e76, dtype=torch.float64))
-    assert cost == np.inf
-
-
-def test_above_a_cost_of_zero_there_is_no_gap():
-    record = EpochRecord(3, {"train/cost": 250.0}, 0.5)
-    assert add_gap_metric(record, 0.0) == record
-
-
 FEW = [
     "--epochs",
     "5",
@@ -121,17 +83,17 @@ FEW = [
 ]
 
 
-@pytest.mark.parametrize("world", ["one movie", "one star for all"])
-def test_costs_are_not_compared_with_a_cost_of_zero(tmp_path, world):
-    data = write(tmp_path, world)
+@pytest.mark.parametrize("toy", ["one movie", "one star for all"])
+def test_costs_are_not_compared_with_a_cost_of_zero(tmp_path, toy):
+    data = write(tmp_path, toy)
     with pytest.raises(DataError, match=r"^dim: expected one at which .* use a smaller dim, or "):
         compare_optimizers.main([*data, "--titles", "Movie A", "--dim", "9"])
     assert mlflow.last_active_run().info.status == "FAILED"
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_too_few_likes_to_evaluate_by_are_a_sentence(tmp_path, world):
-    data = write(tmp_path, world)
+@pytest.mark.parametrize("toy", TOY_RATINGS)
+def test_too_few_likes_to_evaluate_by_are_a_sentence(tmp_path, toy):
+    data = write(tmp_path, toy)
     with pytest.raises(DataError, match=r"with at least 7 likes, but the most .* has is [0-5]: "):
         evaluate_embedding.main([*data, "--dims", "2", "--resamples", "100"])
 
@@ -162,8 +124,8 @@ def test_a_fit_that_explodes_is_refused_and_never_registered(store):
 
 
 def test_a_comparison_reports_fits_that_explode(store):
-    given = ["--ratings", "sample", "--dim", "10", "--epochs", "3", "--learning-rates", "1,0.1"]
-    run_id, _ = run(compare_optimizers, *given, "--titles", "Toy Story")
+    options = ["--ratings", "sample", "--dim", "10", "--epochs", "3", "--learning-rates", "1,0.1"]
+    run_id, _ = run(compare_optimizers, *options, "--titles", "Toy Story")
     table = mlflow.load_table("tables/fits.json", run_ids=[run_id]).set_index("fit")
     assert table["status"]["sgd lr=0.1"] == "diverged at epoch 1"
     assert table["status"]["adam lr=1"] == "fitted"
@@ -176,12 +138,12 @@ def test_repeated_titles_are_reported(tmp_path, capsys):
     movies.write_text(movies.read_text().replace("Movie B", "Movie A"))
     small = ["--dim", "2", "--optimizer", "exact"]
     matrix, _ = run(build_matrix, *data)
-    for entry_point, given in (
+    for entry_point, arguments in (
         (None, ()),
         (fit_embedding, [*data, *small]),
         (fit_embedding, ["--matrix", f"runs:/{matrix}/matrix", *small]),
     ):
         if entry_point:
-            run(entry_point, *given)
+            run(entry_point, *arguments)
         said = "1 title stands in several rows of movies.csv, such as 'Movie A (1990)': their likes"
         assert said in capsys.readouterr().out

@@ -67,9 +67,9 @@ class Store:
 
     def mlflow_run(self, entry_point: str, experiment: str, **parameters: object) -> Ended:
         """`mlflow run <project>` from the store's folder, where MLflow puts it by itself."""
-        given = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
+        flags = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
         options = ["-e", entry_point, "--env-manager", "local", "--experiment-name", experiment]
-        command = ["mlflow", "run", str(PROJECT), *options, *given]
+        command = ["mlflow", "run", str(PROJECT), *options, *flags]
         return self._end_of(command, self.folder, self.environment, experiment)
 
     def call(self, entry_point: str, experiment: str, **parameters: object) -> Ended:
@@ -104,8 +104,8 @@ class Store:
 
     def runs(self, experiment: str) -> list[Run]:
         """The runs of an experiment, oldest first."""
-        found = self.client.get_experiment_by_name(experiment)
-        return self.client.search_runs([found.experiment_id], order_by=["start_time ASC"])
+        existing = self.client.get_experiment_by_name(experiment)
+        return self.client.search_runs([existing.experiment_id], order_by=["start_time ASC"])
 
     def steps(self, run: Run) -> list[Run]:
         """The nested runs of a run, oldest first."""
@@ -183,12 +183,12 @@ def titles_printed(text: str) -> list[str]:
 
 def sources(run: Run) -> list[tuple[str, str]]:
     """(name, source) of every data set that went into a run; each has a digest and a context."""
-    found = []
+    inputs = []
     for item in run.inputs.dataset_inputs:
         assert re.fullmatch("[0-9a-f]{36}", item.dataset.digest)
         assert [tag.key for tag in item.tags] == ["mlflow.data.context"]
-        found.append((item.dataset.name, json.loads(item.dataset.source)["uri"]))
-    return found
+        inputs.append((item.dataset.name, json.loads(item.dataset.source)["uri"]))
+    return inputs
 
 
 def assert_failed(ended: Ended, sentence: str, stop_reason: str) -> None:
@@ -416,8 +416,8 @@ def test_an_image_run_logs_epochs_report_figures_and_model(everything, name):
     assert (data, source) == ("digits sample", "built-in sample")
 
     artifacts = store.artifacts(run)
-    own = {"embedding_map", "neighbours"} if name == "extract_features" else set()
-    shown = {"confusion", "curves", "predictions", "training_pictures"} | own
+    of_features = {"embedding_map", "neighbours"} if name == "extract_features" else set()
+    shown = {"confusion", "curves", "predictions", "training_pictures"} | of_features
     assert {path for path in artifacts if path.startswith("figures/")} == {
         f"figures/{figure}.png" for figure in shown
     }
@@ -595,8 +595,8 @@ def test_ctrl_c_leaves_a_run_that_another_goes_on_with(store):
     location = str(store.folder / "mlruns" / experiment)
     store.client.create_experiment(experiment, artifact_location=location)
     where = {"MLFLOW_TRACKING_URI": store.uri, "MLFLOW_EXPERIMENT_NAME": experiment}
-    given = SMALL | {"batch_size": 16, "epochs": 5, "head": "linear_probe"}  # epoch 0
-    flags = [word for k, v in given.items() for word in (f"--{k.replace('_', '-')}", str(v))]
+    parameters = SMALL | {"batch_size": 16, "epochs": 5, "head": "linear_probe"}  # epoch 0
+    flags = [word for k, v in parameters.items() for word in (f"--{k.replace('_', '-')}", str(v))]
     process = subprocess.Popen(
         [sys.executable, "-m", "entrypoints.finetune", *flags],
         cwd=PROJECT,

@@ -1,7 +1,7 @@
 """A disk that is full, a cache that cannot be written, files that were cut short or changed on the
 way: one sentence, and the same command without the fault succeeds.
 
-Downloads have their tests in `test_download`, `test_image_source` and `test_weights`, the tracking
+Downloads have their tests in `test_download`, `test_image_source` and `test_backbone`, the tracking
 server in `test_outage`, damaged checkpoints in `test_trainer`, models in `test_damaged_models`.
 """
 
@@ -19,7 +19,6 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import fresh_store
 from degenerate_ratings import write
 from oracles import small_ratings
 from PIL import Image
@@ -38,13 +37,7 @@ from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.training.checkpoint import Checkpoints
 from entrypoints import build_matrix, fit_embedding
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory):
-    with fresh_store(tmp_path_factory.mktemp("store")) as client:
-        yield client
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]
 
 
 def status() -> str:

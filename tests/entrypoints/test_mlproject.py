@@ -65,9 +65,9 @@ def test_parameters_placeholders_and_flags_are_the_same(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_both_defaults_are_the_same_value(name, tmp_path):
-    parser, given = parser_of(name), required_parameters(name)
-    flags = [word for key, value in given.items() for word in (f"--{key}", value)]
-    assert parser.parse_args(command_words(name, given, tmp_path)) == parser.parse_args(flags)
+    parser, values = parser_of(name), required_parameters(name)
+    flags = [word for key, value in values.items() for word in (f"--{key}", value)]
+    assert parser.parse_args(command_words(name, values, tmp_path)) == parser.parse_args(flags)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -134,7 +134,7 @@ def test_nothing_installs_the_project_itself():
 
 def third_party_imports():
     """Top-level import name -> one of the files that import it."""
-    found = {}
+    first_use = {}
     for folder in ("src", "entrypoints"):
         for path in sorted((PROJECT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -145,9 +145,11 @@ def third_party_imports():
                 else:
                     continue
                 for module in modules:
-                    found.setdefault(module.partition(".")[0], path.relative_to(PROJECT))
-    own = {"embedlab", "embedlab_serving", "entrypoints"}
-    return {name: path for name, path in found.items() if name not in own | sys.stdlib_module_names}
+                    first_use.setdefault(module.partition(".")[0], path.relative_to(PROJECT))
+    ours = {"embedlab", "embedlab_serving", "entrypoints"}
+    return {
+        name: path for name, path in first_use.items() if name not in ours | sys.stdlib_module_names
+    }
 
 
 def test_every_third_party_import_is_in_requirements():

@@ -3,34 +3,23 @@ out or shown, and said; nothing ends in a traceback."""
 
 import json
 import os
-import warnings
 from pathlib import Path
 
 import matplotlib
 import mlflow
 import numpy as np
 import pytest
-from conftest import fresh_store
-from fontTools.fontBuilder import FontBuilder
-from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
-from embedlab.plotting import add_fonts_for
 from embedlab.vision.data.images import from_arrays
 from embedlab.vision.evaluation import plots as figures
 from embedlab.vision.evaluation.metrics import Predictions
 from entrypoints import compare_transfer, extract_features, finetune
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]
 
 FAST = ["--weights", "none", "--resolution", "32", "--epochs", "1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory):
-    with fresh_store(tmp_path_factory.mktemp("store")) as client:
-        yield client
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +43,9 @@ def photos(folder: Path, n: int, seed: int) -> None:
 def run(entry_point, *arguments: str) -> mlflow.entities.Run:
     """In this process."""
     entry_point.main([*arguments])
-    found = mlflow.last_active_run()
-    assert found.info.status == "FINISHED"
-    return found
+    finished = mlflow.last_active_run()
+    assert finished.info.status == "FINISHED"
+    return finished
 
 
 def artifact(run: mlflow.entities.Run, path: str) -> str:
@@ -137,42 +126,3 @@ def test_names_are_shown_as_they_are():
     legend = figure.axes[0].get_legend()
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["_misc", "$x^$", "misclassified (0.0%)"]
-
-
-def font_of(character: str, path: Path) -> str:
-    """A font that has this character alone, as a square."""
-    pen = TTGlyphPen(None)
-    pen.moveTo((0, 0))
-    for point in ((0, 800), (800, 800), (800, 0)):
-        pen.lineTo(point)
-    pen.closePath()
-    builder = FontBuilder(1000, isTTF=True)
-    builder.setupGlyphOrder([".notdef", "square"])
-    builder.setupCharacterMap({ord(character): "square"})
-    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": pen.glyph()})
-    builder.setupHorizontalMetrics({".notdef": (1000, 0), "square": (1000, 0)})
-    builder.setupHorizontalHeader(ascent=800, descent=-200)
-    builder.setupNameTable({"familyName": path.stem, "styleName": "Regular"})
-    builder.setupOS2()
-    builder.setupPost()
-    builder.save(path)
-    return str(path)
-
-
-def test_an_installed_font_draws_what_the_usual_one_lacks(tmp_path, monkeypatch):
-    fonts = [font_of("猫", tmp_path / "Cats.ttf"), font_of("犬", tmp_path / "Dogs.ttf")]
-    broken = tmp_path / "Broken.ttf"
-    broken.write_bytes(b"no font")
-    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [*fonts, str(broken)])
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
-    before = list(matplotlib.rcParams["font.family"])
-    assert add_fonts_for(["cat", "naïve кот"]) == []
-    assert matplotlib.rcParams["font.family"] == before
-    assert add_fonts_for(["a 猫", "cat", "犬鳥", "猫"]) == ["犬鳥"]
-    assert matplotlib.rcParams["font.family"] == [*before, "Cats", "Dogs"]
-    assert add_fonts_for(["猫"]) == []
-    assert matplotlib.rcParams["font.family"] == [*before, "Cats", "Dogs"]
-    image = np.full((1, 3, 8, 8), 255, dtype=np.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figures.as_pixels(figures.plot_image_grid(image, ["猫"], "a 犬"))

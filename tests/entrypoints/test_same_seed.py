@@ -84,13 +84,13 @@ def run_all(folder: Path, n_threads: int) -> dict[str, dict]:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return found_out(mlflow.MlflowClient(store))
+    return read_results(mlflow.MlflowClient(store))
 
 
-def found_out(client: mlflow.MlflowClient) -> dict[str, dict]:
+def read_results(client: mlflow.MlflowClient) -> dict[str, dict]:
     """By run, in the order of their beginning: metrics of every step, digests of the files."""
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = {}
+    results = {}
     for number, run in enumerate(client.search_runs(ids, order_by=["start_time ASC"])):
         metrics = {
             name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
@@ -109,8 +109,8 @@ def found_out(client: mlflow.MlflowClient) -> dict[str, dict]:
                     name = next((n for n in NAMED_AT_RANDOM if name.startswith(n)), name)
                     digests[name, sha256(path.read_bytes()).hexdigest()] += 1
         key = f"{number} {run.data.tags['entry_point']}"
-        found[key] = {"metrics": metrics, "files": digests}
-    return found
+        results[key] = {"metrics": metrics, "files": digests}
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def first(folder) -> dict[str, dict]:
     process.start()
     process.join()
     assert process.exitcode == 0
-    return found_out(mlflow.MlflowClient(empty_store(folder / "mlflow.db")))
+    return read_results(mlflow.MlflowClient(empty_store(folder / "mlflow.db")))
 
 
 def make_first(folder: Path) -> None:
@@ -138,20 +138,20 @@ def make_first(folder: Path) -> None:
 def test_the_runs_hold_what_the_contract_says(first, folder):
     """After a change on purpose: a line in CHANGELOG.md, and `python tests/contract.py`."""
     expected = json.loads(contract.FILE.read_text(encoding="utf-8"))["runs"]
-    found = contract.read_runs(mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db"))
-    assert found.keys() == expected.keys()
+    runs = contract.read_runs(mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db"))
+    assert runs.keys() == expected.keys()
     for name, contents in expected.items():
-        assert found[name] == contents, name
+        assert runs[name] == contents, name
 
 
 def test_another_folder_gives_the_same_metrics_and_files_to_the_bit(first, tmp_path):
     second = run_all(tmp_path / "another place", 1)
     assert first.keys() == second.keys()
     assert len(first) == len(FIRST) + len(RUNS) + 5  # the children of compare_optimizers
-    for run, found in first.items():
+    for run, result in first.items():
         # As text: a fit that diverges has gradients that are nan, which equals nothing.
-        assert str(found["metrics"]) == str(second[run]["metrics"]), run
-        assert found["files"] == second[run]["files"], run
+        assert str(result["metrics"]) == str(second[run]["metrics"]), run
+        assert result["files"] == second[run]["files"], run
 
 
 @long

@@ -47,8 +47,8 @@ def run_in_page(page: str, script: str, folder: Path) -> object:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     console = [line for line in ended.stderr.splitlines() if "CONSOLE" in line]
     assert console == [], "\n".join(console)
-    found = re.search("<output>(.*?)</output>", ended.stdout, re.DOTALL)
-    assert found, ended.stdout[-500:] + ended.stderr[-1000:]
-    answer = json.loads(html.unescape(found[1]))
+    output = re.search("<output>(.*?)</output>", ended.stdout, re.DOTALL)
+    assert output, ended.stdout[-500:] + ended.stderr[-1000:]
+    answer = json.loads(html.unescape(output[1]))
     assert "error" not in answer, answer
     return answer["value"]

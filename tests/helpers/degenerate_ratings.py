@@ -4,7 +4,7 @@ from pathlib import Path
 
 EVERYBODY, EVERYTHING = range(4), range(5)
 # Movies, ratings as (user, movie, stars), what a like is, and how many likes that makes.
-WORLDS = {
+TOY_RATINGS = {
     "one movie": (1, [(user, 0, 4) for user in EVERYBODY], "user_mean", 4),
     "one user": (5, [(0, movie, 1 + movie) for movie in EVERYTHING], "user_mean", 3),
     "no two likes together": (2, [(0, 0, 5), (1, 1, 5)], "user_mean", 2),
@@ -19,9 +19,9 @@ WORLDS = {
 }
 
 
-def write(folder: Path, world: str) -> list[str]:
-    """The files of a world; as parameters of an entry point."""
-    n_movies, ratings, like_rule, _ = WORLDS[world]
+def write(folder: Path, toy: str) -> list[str]:
+    """Write the files of one of the toy data sets. Returns them as parameters of an entry point."""
+    n_movies, ratings, like_rule, _ = TOY_RATINGS[toy]
     movies = [f"{movie},Movie {'ABCDE'[movie]} (1990),Drama\n" for movie in range(n_movies)]
     (folder / "movies.csv").write_text("movieId,title,genres\n" + "".join(movies))
     rows = [f"{user},{movie},{stars}\n" for user, movie, stars in ratings]

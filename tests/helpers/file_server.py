@@ -57,8 +57,9 @@ def file_server() -> Iterator[http.server.ThreadingHTTPServer]:
             thread.join()
 
 
-def use_new_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Use the folder as the cache, no proxy for 127.0.0.1, and no pause between attempts."""
+def use_new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fixture: a cache of the test's own, no proxy for 127.0.0.1, no pause between attempts."""
+    folder = tmp_path / "cache"
     monkeypatch.setenv("EMBEDLAB_CACHE", str(folder))
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")

@@ -1,17 +1,12 @@
 """Small image files, and folders of them, for tests."""
 
 import io
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from embedlab.datasets.image_source import (
-    ImageSource,
-    locate_images,
-)
+from embedlab.datasets.image_source import ImageSource, locate_images
 from embedlab.vision.data.images import ImageDataset
 
 RED, GREEN, BLUE, WHITE, BLACK = (
@@ -40,19 +35,6 @@ def pixels(image: np.ndarray) -> list[list[tuple[int, int, int]]]:
     return [[tuple(pixel) for pixel in row] for row in image.transpose(1, 2, 0).tolist()]
 
 
-def png_that_claims(width: int, height: int) -> bytes:
-    """A well-formed PNG of one grey pixel whose header says something else."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
@@ -74,13 +56,6 @@ def colours(images: ImageDataset) -> list[tuple[int, int, int]]:
     first = images.pixels[:, :, :1, :1]
     assert (images.pixels == first).all()
     return [tuple(pixel) for pixel in first[:, :, 0, 0].tolist()]
-
-
-def is_same_dataset(one: ImageDataset, other: ImageDataset) -> bool:
-    arrays = ((one.pixels, other.pixels), (one.labels, other.labels))
-    arrays += ((one.fingerprints, other.fingerprints),)
-    rest = [(p.name, p.classes, p.part_sizes, p.digest, p.files, p.left_out) for p in (one, other)]
-    return all(np.array_equal(a, b) for a, b in arrays) and rest[0] == rest[1]
 
 
 ANIMALS = {"cat/1.png": RED, "cat/2.png": GREEN, "dog/1.png": BLUE, "dog/2.png": BLACK}

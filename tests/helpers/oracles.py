@@ -1,4 +1,4 @@
-"""Slow, obvious versions of what the project computes fast, and small worlds with known answers."""
+"""Slow, obvious versions of what the project computes fast, and toy data with known answers."""
 
 import numpy as np
 import pandas as pd

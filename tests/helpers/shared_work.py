@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from narrow_resnet import NARROW
 from oracles import random_likes
-from toy_dataset import split_of, squares
+from toy_dataset import PREPROCESSING, split_of, squares
 
 from embedlab.distributed.collectives import assert_same_across_ranks, process_group
 from embedlab.distributed.env import STARTED_BY_TORCHRUN, is_main_process, rank, world_size
@@ -31,13 +31,11 @@ from embedlab.vision.features import extract_features
 from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.trainer import Trainer
-from embedlab_serving.network import Preprocessing
 
 LIKES = random_likes(np.random.default_rng(0), n_users=70, n_movies=40)
 FITS = {"adam": 0.05, "sgd": 2e-4, "lbfgs": 1.0}
 EPOCHS = 60
 IMAGES = squares()
-PREPROCESSING = Preprocessing(32, 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BATCH = 7  # so that 60, 30 and 30 images are several batches, not as many for each
 # 22 images of a batch are not as many for each of four.
 LAST_STAGE = FinetuneOptions(
@@ -69,8 +67,8 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
 def features() -> dict[str, np.ndarray] | None:
     backbone = load_backbone(NARROW, "none", seed=1)
     pipeline = ImagePipeline(backbone.network, PREPROCESSING, flip_view=True)
-    found = extract_features(backbone.digest, pipeline, IMAGES, split_of(IMAGES))
-    return None if found is None else dict(found.parts)
+    extracted = extract_features(backbone.digest, pipeline, IMAGES, split_of(IMAGES))
+    return None if extracted is None else dict(extracted.parts)
 
 
 def trainer_of(options: FinetuneOptions) -> Trainer:
@@ -84,13 +82,13 @@ def tune(trainer: Trainer) -> tuple:
     """Every epoch's metrics, the weights, and the probabilities of the test images."""
     for _ in trainer.train():
         pass
-    found = trainer.pipeline.predict(IMAGES, split_of(IMAGES).test)
+    predictions = trainer.pipeline.predict(IMAGES, split_of(IMAGES).test)
     weights = {name: value.numpy() for name, value in trainer.network.state_dict().items()}
     metrics = [
         {k: v for k, v in record.metrics.items() if not k.startswith("time/")}
         for record in trainer.history
     ]
-    return metrics, weights, found and found.probabilities
+    return metrics, weights, predictions and predictions.probabilities
 
 
 def one_step() -> dict[str, np.ndarray]:
@@ -128,16 +126,16 @@ def by_rank(number: int, folder: Path) -> None:
     torch.set_num_threads(1)
     params = {"device": "cpu"}
     with process_group(params):
-        found = all_of_it()
+        results = all_of_it()
         try:
             assert_same_across_ranks("dataset", rank() == 1)
         except OptionError as error:
-            found["refused"] = str(error)
+            results["refused"] = str(error)
         if is_main_process():
-            torch.save(found, folder / "found.pt")
+            torch.save(results, folder / "results.pt")
         else:
-            assert found["features"] is None
-            torch.save((found["fits"], found["tuned"]), folder / f"other-{rank()}.pt")
+            assert results["features"] is None
+            torch.save((results["fits"], results["tuned"]), folder / f"other-{rank()}.pt")
 
 
 def main(folder: Path, n: int, port: str) -> int:

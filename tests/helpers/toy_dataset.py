@@ -7,8 +7,12 @@ from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
+from embedlab_serving.network import Preprocessing
 
 CLASSES = ("red", "green", "blue")
+# The mean and the standard deviation are ImageNet's.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PREPROCESSING = Preprocessing(32, 1.0, MEAN, STD)
 
 
 def squares(n_per_class: int = 40, side: int = 8, seed: int = 0) -> ImageDataset:

@@ -7,10 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import needs_chromium, run_in_page
+from movie_embeddings import embedding_of, sample_embedding
 
-from embedlab.datasets.movielens import locate_ratings
-from embedlab.movies.data.likes import find_likes
-from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.explorer import (
     MAX_POSITION,
     MIN_MAPPED,
@@ -20,32 +18,16 @@ from embedlab.movies.explorer import (
     map_movies,
     nearest_movies,
 )
-from embedlab.movies.movie_map import GENRE_COLOURS, GENRE_GROUPS
-from embedlab.movies.options import FitOptions
-from embedlab.movies.plots import plot_movie_map
-from embedlab.movies.solvers.fit import fit_likes
 from embedlab_serving.neighbours import Neighbours
-from embedlab_serving.titles import TitleIndex
 
 MAX_BYTES = 3_000_000  # of the page of ml-latest-small
 
-
-def embedding_of(ratings: str, dim: int) -> tuple[np.ndarray, pd.DataFrame, TitleIndex]:
-    files = locate_ratings(ratings)
-    likes = find_likes(read_ratings(files.path, files.name), "user_mean")
-    fit = fit_likes(likes.weighted, FitOptions("exact", dim=dim), 0, "cpu")
-    movies = likes.movies.assign(likes=likes.popularity)
-    return fit.embedding, movies, TitleIndex(movies["title"].tolist(), likes.popularity)
-
-
-@pytest.fixture(scope="module")
-def sample():
-    return embedding_of("sample", 20)
+sample = pytest.fixture(sample_embedding, scope="module")
 
 
 def page_of(vectors, movies, index, n: int = 10_000) -> str:
-    found = map_movies(vectors, movies, "pca", n)
-    return explorer_page(found, vectors, "sample, exact, dim 20")
+    movie_map = map_movies(vectors, movies, "pca", n)
+    return explorer_page(movie_map, vectors, "sample, exact, dim 20")
 
 
 def assert_served(vectors, index, rows) -> None:
@@ -57,11 +39,11 @@ def assert_served(vectors, index, rows) -> None:
         for score, column in (("dot", 0), ("cosine", len(NORM_EXPONENTS) - 1)):
             expected = served.top([row], N_NEIGHBOURS, score, exclude=index.duplicates_of([row]))
             scores = served.scores([row], score)
-            found = lists[row, column].tolist()
-            assert row not in found and len({*found}) == N_NEIGHBOURS
+            nearest = lists[row, column].tolist()
+            assert row not in nearest and len({*nearest}) == N_NEIGHBOURS
             largest = np.abs(scores).max()
             np.testing.assert_allclose(
-                scores[found], [item.score for item in expected], rtol=0, atol=3e-6 * largest
+                scores[nearest], [item.score for item in expected], rtol=0, atol=3e-6 * largest
             )
 
 
@@ -106,14 +88,14 @@ def test_movies_that_are_left_out_are_in_no_list(sample):
 def test_the_map_has_the_most_liked_first_and_places_the_others_among_them(monkeypatch, sample):
     vectors, movies, _ = sample
     monkeypatch.setattr("embedlab.movies.explorer.MAX_PROJECTED", 40)
-    found = map_movies(vectors, movies, "tsne", n=60)
-    assert found.movies["likes"].is_monotonic_decreasing
-    assert found.movies["title"].tolist() == movies["title"].iloc[found.rows].tolist()
-    assert (found.positions.shape, found.n_projected) == ((60, 2), 40)
-    projected = found.positions[:40]
-    assert (found.positions.min(0) >= projected.min(0)).all()
-    assert (found.positions.max(0) <= projected.max(0)).all()
-    assert 0.8 < found.trustworthiness <= 1
+    movie_map = map_movies(vectors, movies, "tsne", n=60)
+    assert movie_map.movies["likes"].is_monotonic_decreasing
+    assert movie_map.movies["title"].tolist() == movies["title"].iloc[movie_map.rows].tolist()
+    assert (movie_map.positions.shape, movie_map.n_projected) == ((60, 2), 40)
+    projected = movie_map.positions[:40]
+    assert (movie_map.positions.min(0) >= projected.min(0)).all()
+    assert (movie_map.positions.max(0) <= projected.max(0)).all()
+    assert 0.8 < movie_map.trustworthiness <= 1
 
 
 @pytest.mark.parametrize(
@@ -127,36 +109,16 @@ def test_there_is_no_map_of_too_few_directions(vectors):
     assert map_movies(vectors.astype(np.float32), movies, "tsne") is None
 
 
-def test_a_movies_colour_is_of_the_first_group_that_it_is_in(sample):
-    vectors, movies, _ = sample
-    found = map_movies(vectors, movies, "pca")
-    group = dict(zip(found.movies["title"], found.groups.tolist(), strict=True))
-    names = list(GENRE_GROUPS)
-    assert names[group["Toy Story (1995)"]] == "Animation, children"
-    assert len(names) == len({*GENRE_COLOURS})
-    unknown = pd.DataFrame({"title": "m", "genres": "(no genres listed)", "likes": range(30)})
-    other = map_movies(np.eye(30, dtype=np.float32), unknown, "pca")
-    assert {names[i] for i in other.groups} == {"Drama, other"}
-
-
 def test_places_are_rounded_to_a_ten_thousandth_of_the_map(sample):
     vectors, movies, _ = sample
-    found = map_movies(vectors, movies, "pca")
-    page = explorer_page(found, vectors, "sample")
+    movie_map = map_movies(vectors, movies, "pca")
+    page = explorer_page(movie_map, vectors, "sample")
     data = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.DOTALL)[1])
     placed = np.array([data["x"], data["y"]]).T
-    shifted = found.positions - found.positions.min(0)
+    shifted = movie_map.positions - movie_map.positions.min(0)
     step = shifted.max() / MAX_POSITION
     assert np.abs(placed * step - shifted).max() <= 0.51 * step
-    assert data["titles"] == found.movies["title"].tolist()
-
-
-def test_the_figure_names_the_best_known_movies(sample):
-    vectors, movies, _ = sample
-    figure = plot_movie_map(map_movies(vectors, movies, "pca"), "sample", n_names=5)
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert len(texts) == 5
-    assert movies.sort_values("likes")["title"].iloc[-1].startswith(texts[0])
+    assert data["titles"] == movie_map.movies["title"].tolist()
 
 
 def test_the_page_needs_nothing_from_outside_and_says_what_it_leaves_out(sample):

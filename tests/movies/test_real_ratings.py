@@ -75,8 +75,8 @@ def test_the_published_curve_comes_back(likes, optimizer, lr, published, toleran
     history = []
     options = FitOptions(optimizer, lr, dim=100, epochs=max(published))
     fit_likes(likes.weighted, options, 0, "cpu", history.append)
-    found = {epoch: history[epoch].metrics["train/cost"] for epoch in published}
-    assert found == pytest.approx(published, rel=tolerance)
+    costs = {epoch: history[epoch].metrics["train/cost"] for epoch in published}
+    assert costs == pytest.approx(published, rel=tolerance)
 
 
 def test_the_exact_solver_reaches_the_minimum_from_any_seed(likes, exact):
@@ -109,8 +109,8 @@ def test_the_dense_and_the_factored_form_agree(likes, exact):
 def test_apollo_13_has_its_known_neighbours(likes, exact):
     titles = likes.movies["title"]
     row = TitleIndex(titles.tolist(), likes.popularity).find("Apollo 13")
-    found = Neighbours(exact.embedding).top([row], k=11, score="dot", include_self=True)
-    assert [titles[item.row].rpartition(" (")[0] for item in found] == [
+    neighbours = Neighbours(exact.embedding).top([row], k=11, score="dot", include_self=True)
+    assert [titles[item.row].rpartition(" (")[0] for item in neighbours] == [
         "Forrest Gump",
         "Shawshank Redemption, The",
         "Apollo 13",
@@ -123,4 +123,4 @@ def test_apollo_13_has_its_known_neighbours(likes, exact):
         "Lion King, The",
         "Toy Story",
     ]
-    assert [round(item.score, 1) for item in (found[0], found[-2])] == [79.9, 54.3]
+    assert [round(item.score, 1) for item in (neighbours[0], neighbours[-2])] == [79.9, 54.3]

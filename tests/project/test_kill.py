@@ -6,7 +6,7 @@ import pytest
 from conftest import PROJECT, long
 
 from tests.kill import Kill, as_table, commands, run_kills
-from tests.kill_world import World, differences
+from tests.kill_workspace import Workspace, differences
 
 ENTRY_POINTS = {path.stem for path in (PROJECT / "entrypoints").glob("[!_]*.py")}
 
@@ -33,17 +33,17 @@ def test_a_difference_is_seen():
 
 
 def test_files_are_taken_away_and_leftovers_and_checkpoints_are_not(tmp_path):
-    world = World(tmp_path / "world", "")
+    workspace = Workspace(tmp_path / "workspace", "")
     names = [f"features/{n}/train.npy" for n in range(20)]
     kept = [".building-1@host-x/built/train.npy", "checkpoints/run/last.pt"]
     for name in (*names, *kept):
-        path = world.cache / name
+        path = workspace.cache / name
         path.parent.mkdir(parents=True)
         path.write_text(name)
-    assert set(world.cached()) == set(names)
-    world.take_away(random.Random(0))
-    assert 0 < len(world.cached()) < len(names)
-    assert all((world.cache / name).exists() for name in kept)
+    assert set(workspace.cached()) == set(names)
+    workspace.take_away(random.Random(0))
+    assert 0 < len(workspace.cached()) < len(names)
+    assert all((workspace.cache / name).exists() for name in kept)
 
 
 def test_the_table_counts_what_was_tried_and_what_survived():

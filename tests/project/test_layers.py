@@ -57,12 +57,12 @@ MAX_LINES = 125  # of an entry point
 
 def source_files() -> dict[str, Path]:
     """Modules by dotted name."""
-    found = {}
+    files = {}
     for base, top in ((PROJECT / SOURCE, "embedlab*"), (PROJECT, "entrypoints")):
         for path in base.glob(f"{top}/**/*.py"):
             name = ".".join(path.relative_to(base).with_suffix("").parts)
-            found[name.removesuffix(".__init__")] = path
-    return found
+            files[name.removesuffix(".__init__")] = path
+    return files
 
 
 def imported_modules(name: str, text: str, is_package: bool) -> set[tuple[str, bool]]:
@@ -100,17 +100,17 @@ def is_in(module: str, package: str) -> bool:
 
 def layer_of(module: str) -> int | None:
     """Its number from the top; None for a module of another project."""
-    found = [
+    matches = [
         i
         for i, packages in enumerate(LAYERS)
         if any(is_in(module, package) for package in packages)
     ]
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def arrows_up(name: str, path: Path, planted: str = "") -> set[str]:
     """What the module (and the planted line) imports although no rule allows it."""
-    found = set()
+    arrows = set()
     layer, text = layer_of(name), path.read_text(encoding="utf-8") + f"\n{planted}\n"
     for target, is_eager in imported_modules(name, text, path.stem == "__init__"):
         other = layer_of(target)
@@ -127,8 +127,8 @@ def arrows_up(name: str, path: Path, planted: str = "") -> set[str]:
             or (is_in(target, "mlflow") and not any(is_in(name, package) for package in MLFLOW))
             or (is_in(target, "argparse") and not is_in(name, "embedlab.cli"))
         ):
-            found.add(target)
-    return found
+            arrows.add(target)
+    return arrows
 
 
 def test_every_module_is_in_a_layer():
@@ -139,8 +139,8 @@ def test_every_module_is_in_a_layer():
 
 
 def test_no_import_points_up():
-    found = {name: arrows_up(name, path) for name, path in source_files().items()}
-    assert {name: targets for name, targets in found.items() if targets} == {}
+    arrows = {name: arrows_up(name, path) for name, path in source_files().items()}
+    assert {name: targets for name, targets in arrows.items() if targets} == {}
 
 
 def test_no_folder_is_crowded():
@@ -191,10 +191,10 @@ def test_what_the_served_model_runs_is_light_through_all_it_imports():
         "import sys, embedlab_serving.titles, embedlab_serving.neighbours\n"
         f"print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     )
-    found = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT / "src", capture_output=True, text=True
     )
-    assert (found.returncode, found.stdout.strip()) == (0, ""), found.stderr
+    assert (ended.returncode, ended.stdout.strip()) == (0, ""), ended.stderr
 
 
 @pytest.mark.parametrize(

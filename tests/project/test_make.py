@@ -127,9 +127,13 @@ def own_tools(checkout: Path, *names: str) -> None:
 def test_ui_takes_another_store_and_port_and_prints_no_password(checkout, store):
     own_tools(checkout, "python", "mlflow")
     kept = {k: v for k, v in os.environ.items() if k not in OF_MAKE and "MLFLOW" not in k}
-    given = {"MLFLOW_TRACKING_URI": store} if store else {}
+    settings = {"MLFLOW_TRACKING_URI": store} if store else {}
     ran = subprocess.run(
-        ["make", "ui", "PORT=5999"], cwd=checkout, env=kept | given, capture_output=True, text=True
+        ["make", "ui", "PORT=5999"],
+        cwd=checkout,
+        env=kept | settings,
+        capture_output=True,
+        text=True,
     )
     assert (ran.returncode, "cret" in ran.stdout) == (0, False)
     tables, ui = (checkout / "notes").read_text(encoding="utf-8").splitlines()
@@ -201,10 +205,10 @@ def test_tools_come_from_the_project_s_own_environment(checkout):
     own_tools(checkout, "ruff", "mypy", "python")
     kept = {k: v for k, v in os.environ.items() if k not in OF_MAKE and "MLFLOW" not in k}
     subprocess.run(["make", "-s", "test"], cwd=checkout, env=kept, check=True)
-    own = [linter.replace(".venv/bin/", "own ") for linter in LINTERS]
-    own.append(PYTEST.replace(PYTHON, "own python "))
+    expected = [linter.replace(".venv/bin/", "own ") for linter in LINTERS]
+    expected.append(PYTEST.replace(PYTHON, "own python "))
     notes = (checkout / "notes").read_text(encoding="utf-8")
-    assert [line.rstrip() for line in notes.splitlines()] == own
+    assert [line.rstrip() for line in notes.splitlines()] == expected
 
 
 def test_the_files_that_begin_first_exist():

@@ -41,8 +41,10 @@ def test_every_run_names_an_entry_point_its_parameters_and_a_manager(command):
     entry_point = command[command.index("-e") + 1]
     # Without it MLflow looks for conda, unless a container has everything.
     assert "--env-manager" in command or "kubernetes" in command
-    given = [command[i + 1].partition("=")[0] for i, word in enumerate(command) if word == "-P"]
-    assert set(given) <= set(ENTRY_POINTS[entry_point]["parameters"])
+    parameters = [
+        command[i + 1].partition("=")[0] for i, word in enumerate(command) if word == "-P"
+    ]
+    assert set(parameters) <= set(ENTRY_POINTS[entry_point]["parameters"])
 
 
 def test_every_make_target_is_there():
@@ -88,8 +90,8 @@ def test_the_limits_of_a_request_are_those_of_the_code():
         params == f"`k` from 1 to the number of classes ({image_model.DEFAULT_K}, or all of fewer)"
     )
     for model, row in ((movie_model, "movie-embedding"), (image_model, "image-classifier")):
-        given = re.findall(r"`(\w+)` (?:from|`dot`|true)", rows[row])
-        assert given == [param.name for param in model.SIGNATURE.params]
+        parameters = re.findall(r"`(\w+)` (?:from|`dot`|true)", rows[row])
+        assert parameters == [param.name for param in model.SIGNATURE.params]
 
 
 def test_every_link_to_a_file_and_a_heading_leads_somewhere():

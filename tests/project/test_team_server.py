@@ -57,9 +57,9 @@ FOLDERS = ("etc/systemd/system", "srv", "var/backups", "var/lib/postgresql", "va
 
 def postgresql_programs() -> Path | None:
     """The folder of the newest, of which Debian puts the clients alone on the PATH."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found:
-        return found[-1].parent
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if programs:
+        return programs[-1].parent
     elsewhere = shutil.which("initdb")
     return Path(elsewhere).parent if elsewhere else None
 
@@ -262,11 +262,11 @@ def test_an_entry_point_runs_against_the_server(client, name):
     (matrix, *_) = client.search_runs([experiment], "tags.entry_point = 'build_matrix'")
     arguments = ARGUMENTS[name].format(matrix=matrix.info.run_id).split()
     importlib.import_module(f"entrypoints.{name}").main(arguments)
-    found = client.search_runs(
+    runs = client.search_runs(
         [experiment], f"tags.entry_point = '{name}'", order_by=["start_time ASC"]
     )
-    assert {run.info.status for run in found} == {"FINISHED"}
-    assert found[0].data.metrics["memory/peak_mib"] > 10
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert runs[0].data.metrics["memory/peak_mib"] > 10
 
 
 @long
@@ -397,9 +397,9 @@ TUNE_EPOCHS = 6
 
 
 def of_experiment(client, experiment: str) -> list[mlflow.entities.Run]:
-    found = client.get_experiment_by_name(experiment)
+    existing = client.get_experiment_by_name(experiment)
     order = ["start_time ASC"]
-    return client.search_runs([found.experiment_id], order_by=order) if found else []
+    return client.search_runs([existing.experiment_id], order_by=order) if existing else []
 
 
 def wait_for_metric(client, experiment: str, metric: str) -> None:

@@ -39,15 +39,15 @@ def test_every_text_within_a_distance_is_found(seed):
     rng = np.random.default_rng(seed)
     texts = drawn_texts(rng, 400)
     index = BigramIndex(texts)
-    n_near = n_found = 0
+    n_near = n_candidates = 0
     for text in texts[:100]:
         query, distance = mistyped(rng, text), int(rng.integers(1, 4))
         far = process.cdist([query], texts, scorer=OSA.distance)[0]
-        near, found = np.flatnonzero(far <= distance), index.within(query, distance)
-        assert set(near) <= set(found)
-        n_near, n_found = n_near + len(near), n_found + len(found)
+        near, candidates = np.flatnonzero(far <= distance), index.within(query, distance)
+        assert set(near) <= set(candidates)
+        n_near, n_candidates = n_near + len(near), n_candidates + len(candidates)
     assert n_near > 50
-    assert n_found < 0.5 * 100 * len(texts)  # it leaves most out, even of so few letters
+    assert n_candidates < 0.5 * 100 * len(texts)  # it leaves most out, even of so few letters
 
 
 @pytest.mark.parametrize("seed", range(3))

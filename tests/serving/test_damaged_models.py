@@ -1,4 +1,4 @@
-"""Damaged, mixed up and foreign models, by the hundred: the right answer, or a sentence.
+"""Damaged and mixed up models, by the hundred: the right answer, or a sentence.
 
 Both kinds of model as they are logged, of twelve movies and of a network of two layers. One file
 after the other is deleted, emptied, cut short, changed in a bit, or replaced by another of its
@@ -25,7 +25,6 @@ import torch
 from conftest import fresh_store
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from mlflow.pyfunc import PythonModel
 from oracles import small_ratings
 from PIL import Image
 from safetensors.torch import load_file, save
@@ -33,21 +32,19 @@ from served_models import MOVIES, TOY_STORY
 from torch import nn
 from torchvision import models
 from torchvision.models._api import register_model
+from typed_recommend import assert_is_a_sentence, recommend_typer
 
-from embedlab.errors import EmbedlabError, TrackingError
 from embedlab.movies.data.likes import find_likes, load_likes, save_likes
-from embedlab.tracking import lifecycle
 from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.model_logging import forget_model_code
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.training.checkpoint import Checkpoints
 from embedlab.workflows.models import log_image_model, log_movie_model
 from embedlab.workflows.recommend import load_model, query
-from embedlab_serving import movie_model
 from embedlab_serving.digests import DIGESTS
-from entrypoints import recommend
 
 pytestmark = pytest.mark.slow
+type_recommend = pytest.fixture(recommend_typer)
 
 CLASSES = ("ant", "bee", "cat")
 VECTORS, TABLE = "artifacts/embedding/vectors.npy", "artifacts/embedding/movies.csv"
@@ -164,51 +161,6 @@ def logged(request) -> Logged:
     return request.getfixturevalue(request.param)
 
 
-class Unlogged:
-    """Stands for the run of `recommend`, which has its own tests; keeps the table."""
-
-    def log_table(self, table: pd.DataFrame, path: str) -> None:
-        self.table = table
-
-    def log_text(self, text: str, path: str) -> None:
-        self.text = text
-
-    def describe(self, markdown: str) -> None:
-        self.description = markdown
-
-
-@pytest.fixture
-def type_recommend(monkeypatch, capsys):
-    """Run `recommend` in this process; its table, or the error that it would print as a line."""
-
-    @contextmanager
-    def begin(*_: object):
-        yield run
-
-    run = Unlogged()
-    monkeypatch.setattr(lifecycle, "start_run", begin)
-
-    def type_recommend(model: object) -> pd.DataFrame | EmbedlabError:
-        try:
-            recommend.main(["--title", TOY_STORY, "--model", str(model), "--k", "3"])
-            return run.table
-        except EmbedlabError as error:
-            return error
-        finally:
-            assert "Traceback" not in capsys.readouterr().err
-
-    return type_recommend
-
-
-def assert_is_a_sentence(error: object, *parts: str) -> None:
-    assert isinstance(error, TrackingError), error
-    text = str(error)
-    assert text.startswith("model: ") and text.endswith("."), text
-    assert "\n" not in text and len(text) < 1_000
-    for part in parts:
-        assert part in text, text
-
-
 def is_of_the_model(error: BaseException) -> bool:
     """Whether the model's own copy of the code has raised its DataError."""
     kind = type(error)
@@ -249,21 +201,21 @@ def test_a_damaged_file_is_named_or_the_answer_is_right(logged):
     assert covered == logged.files().keys() - {"MLmodel", *BESIDE}
     n_refused = 0
     for name, content in logged.files().items():
-        for what, left in damages(name, content):
+        for damage, left in damages(name, content):
             with logged.with_file(name, left):
                 try:
                     answer = logged.load_and_ask(name)
                 except Exception as error:
                     if is_of_the_model(error):
-                        assert "\n" not in str(error), f"{name} {what}: {error}"
-                        assert name in str(error) or name == "MLmodel", f"{name} {what}: {error}"
+                        assert "\n" not in str(error), f"{name} {damage}: {error}"
+                        assert name in str(error) or name == "MLmodel", f"{name} {damage}: {error}"
                     else:  # MLflow reads these, and Python the code, before the check
                         is_code = name.startswith("code/") or name == script
                         is_before = is_code or name in ("MLmodel", "requirements.txt")
-                        assert is_before, f"{name} {what}: {error!r}"
+                        assert is_before, f"{name} {damage}: {error!r}"
                     n_refused += 1
                 else:
-                    assert name not in covered, f"{name} {what}: nobody noticed"
+                    assert name not in covered, f"{name} {damage}: nobody noticed"
                     logged.check(answer)
     assert n_refused > 100
 
@@ -271,16 +223,16 @@ def test_a_damaged_file_is_named_or_the_answer_is_right(logged):
 def test_recommend_says_in_a_sentence_what_is_damaged(movies, type_recommend):
     covered = Model.load(movies.folder).metadata[DIGESTS]
     for name, content in movies.files().items():
-        for what, left in damages(name, content):
+        for damage, left in damages(name, content):
             with movies.with_file(name, left):
-                found = type_recommend(movies.folder)
-            if isinstance(found, pd.DataFrame):
-                assert name not in covered, f"{name} {what}: nobody noticed"
-                movies.check(found)
+                result = type_recommend(movies.folder)
+            if isinstance(result, pd.DataFrame):
+                assert name not in covered, f"{name} {damage}: nobody noticed"
+                movies.check(result)
             else:
-                assert_is_a_sentence(found)
+                assert_is_a_sentence(result)
                 is_needed = name not in BESIDE or name == "requirements.txt"
-                assert is_needed, f"{name} {what}: {found}"
+                assert is_needed, f"{name} {damage}: {result}"
 
 
 def array(values: np.ndarray, allow_pickle: bool = False) -> bytes:
@@ -387,108 +339,6 @@ def test_a_model_that_is_asked_for_what_the_other_knows_says_what_it_takes(movie
     for mine, other, missing in ((movies, images, "title"), (images, movies, "image")):
         with pytest.raises(MlflowException, match=rf"Model is missing inputs \['{missing}'\]"):
             mlflow.pyfunc.load_model(mine.uri).predict(other.request)
-
-
-class Trap(PythonModel):
-    """A model that is logged as a pickle; reading it leaves a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-    def predict(self, context, model_input, params=None):
-        return model_input
-
-
-def test_a_pickled_model_under_our_name_is_refused_unread(store, tmp_path, type_recommend):
-    with mlflow.start_run():
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=Trap(tmp_path / "read"),
-            signature=movie_model.SIGNATURE,
-            pip_requirements=["mlflow"],
-            registered_model_name="pickled",
-        )
-    (tmp_path / "read").unlink(missing_ok=True)  # MLflow may look at what it has logged
-    for uri in (logged.model_uri, "models:/pickled/1"):
-        expected = f"'{uri}' is not an MLflow model from code: give one that"
-        assert_is_a_sentence(type_recommend(uri), expected)
-    assert not (tmp_path / "read").exists()
-
-
-def test_a_model_of_scikit_learn_under_our_name_is_refused(store, type_recommend):
-    from sklearn.linear_model import LinearRegression
-
-    line = LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
-    with mlflow.start_run():
-        mlflow.sklearn.log_model(
-            line, name="model", pip_requirements=["mlflow"], registered_model_name="line"
-        )
-    store.set_registered_model_alias("line", "champion", "1")
-    uri = "models:/line@champion"
-    assert_is_a_sentence(type_recommend(uri), f"'{uri}' is not an MLflow model from code")
-
-
-SOMEBODYS_CODE = """
-import mlflow
-
-class Model(mlflow.pyfunc.PythonModel):
-    def predict(self, context, model_input, params=None):
-        {body}
-
-{before}
-mlflow.models.set_model(Model())
-"""
-
-
-FAILS_AS_OURS = """raise mlflow.exceptions.MlflowException("the server's log says why")"""
-
-
-@pytest.mark.parametrize(
-    ("body", "before", "signature", "sentence"),
-    [
-        ("return model_input", "", None, "does not say what it takes: give one that"),
-        ("return model_input", "", movie_model.SIGNATURE, "expected an answer of query, rank, "),
-        ("return [1]", "", movie_model.SIGNATURE, "expected an answer of query, rank, movie_id,"),
-        (
-            "raise KeyError('x')",
-            "",
-            movie_model.SIGNATURE,
-            "its prediction failed (KeyError: 'x'): give one",
-        ),
-        (
-            FAILS_AS_OURS,
-            "",
-            movie_model.SIGNATURE,
-            "its prediction failed (the server's log says why): give",
-        ),
-        ("", "import nowhere_at_all", movie_model.SIGNATURE, "No module named 'nowhere_at_all'"),
-        ("", "1 / 0", movie_model.SIGNATURE, "division by zero"),
-    ],
-    ids=[
-        "no signature", "other columns", "no table", "fails", "fails as ours",
-        "lacks a package", "does not start",
-    ],
-)  # fmt: skip
-def test_code_of_somebody_else_is_a_sentence(
-    store, tmp_path, type_recommend, body, before, signature, sentence
-):
-    script = tmp_path / "somebodys.py"
-    script.write_text(SOMEBODYS_CODE.format(body=body or "pass", before=""))
-    folder = tmp_path / "model"
-    mlflow.pyfunc.save_model(
-        str(folder), python_model=str(script), signature=signature, pip_requirements=["mlflow"]
-    )
-    (folder / script.name).write_text(SOMEBODYS_CODE.format(body=body or "pass", before=before))
-    assert_is_a_sentence(type_recommend(folder), sentence)
-
-
-def test_a_model_without_a_python_function_is_a_sentence(tmp_path, type_recommend):
-    for text in ("flavors: {}\n", "flavors: {spark: {}}\nrun_id: a\n"):
-        (tmp_path / "MLmodel").write_text(text)
-        assert_is_a_sentence(type_recommend(tmp_path), "is not an MLflow model from code")
 
 
 def test_a_model_from_before_there_were_digests_still_loads(movies, tmp_path, type_recommend):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -23,13 +24,25 @@ from image_files import (
     encoded,
     painted,
     pixels,
-    png_that_claims,
 )
 from PIL import Image
 
 from embedlab.errors import DataError
 from embedlab_serving import decode
 from embedlab_serving.decode import MAX_PIXELS, decode_image, shorter_side
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A well-formed PNG of one grey pixel whose header says something else."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def test_pixels_stay_as_they_are_where_the_size_fits(tmp_path):
@@ -96,8 +109,8 @@ def test_cmyk_becomes_rgb():
     red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     assert pixels(decode_image(encoded(red, "TIFF"), 1)) == [[RED]]
     # A JPEG at this quality is one grey away at most: its steps are 1.
-    found = decode_image(encoded(red, "JPEG", quality=100), 1).ravel().astype(int)
-    assert np.abs(found - RED).max() <= 1
+    pixel = decode_image(encoded(red, "JPEG", quality=100), 1).ravel().astype(int)
+    assert np.abs(pixel - RED).max() <= 1
 
 
 def palette() -> Image.Image:

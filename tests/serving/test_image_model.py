@@ -104,9 +104,9 @@ def assert_is(row: pd.Series | dict, probabilities: np.ndarray, k: int = len(CLA
     """A row of an answer holds the k best of these, and the best by itself."""
     order = np.argsort(-probabilities)[:k]
     assert [item["label"] for item in row["top"]] == [CLASSES[label] for label in order]
-    found = [item["probability"] for item in row["top"]]
-    assert found == pytest.approx(probabilities[order], abs=TOLERANCE)
-    assert (row["label"], row["probability"]) == (CLASSES[order[0]], found[0])
+    top = [item["probability"] for item in row["top"]]
+    assert top == pytest.approx(probabilities[order], abs=TOLERANCE)
+    assert (row["label"], row["probability"]) == (CLASSES[order[0]], top[0])
 
 
 @dataclass(frozen=True)

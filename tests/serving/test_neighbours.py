@@ -47,13 +47,13 @@ def questions(draw):
 @settings(max_examples=200, deadline=None)
 def test_scores_are_those_of_loops(question, score):
     v, rows = question
-    found = Neighbours(v).scores(rows, score)
-    assert (found.dtype, found.shape) == (np.float32, (len(v),))
+    actual = Neighbours(v).scores(rows, score)
+    assert (actual.dtype, actual.shape) == (np.float32, (len(v),))
     left = np.linalg.norm(sum(unit(v[row].astype(np.float64)) for row in rows))
     if score == "cosine" and left < 1e-3 and v[rows].any():
         return  # opposite queries cancel: what is left of their mean is rounding
     # float32 keeps 7 digits of numbers below about 30.
-    np.testing.assert_allclose(found, scores_by_loop(v, rows, score), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual, scores_by_loop(v, rows, score), rtol=1e-5, atol=1e-5)
 
 
 @given(
@@ -68,8 +68,8 @@ def test_top_is_a_full_sort_with_ties_by_the_lower_row(question, score, k, inclu
     neighbours = Neighbours(v)
     # To the bit: both sort the same scores.
     scores = neighbours.scores(rows, score).tolist()
-    found = neighbours.top(rows, k, score, include_self)
-    assert [tuple(item) for item in found] == top_by_full_sort(scores, rows, k, include_self)
+    top = neighbours.top(rows, k, score, include_self)
+    assert [tuple(item) for item in top] == top_by_full_sort(scores, rows, k, include_self)
 
 
 @given(question=questions(), k=st.integers(1, 40), include_self=st.booleans())
@@ -78,8 +78,8 @@ def test_whole_numbers_tie_exactly(question, k, include_self):
     v, rows = question
     v, rows = np.round(v), (rows * 4)[:4]  # four queries: the mean is exact in float32
     scores = scores_by_loop(v, rows, "dot").tolist()
-    found = [tuple(item) for item in Neighbours(v).top(rows, k, "dot", include_self)]
-    assert found == top_by_full_sort(scores, rows, k, include_self)
+    top = [tuple(item) for item in Neighbours(v).top(rows, k, "dot", include_self)]
+    assert top == top_by_full_sort(scores, rows, k, include_self)
 
 
 def test_a_tie_at_the_last_rank_goes_to_the_lower_row():
@@ -158,13 +158,13 @@ def test_an_embedding_whose_scores_are_not_finite_is_refused(embedding, message)
 @pytest.mark.parametrize("score", ["dot", "cosine"])
 def test_the_longest_rows_that_are_taken_have_finite_scores(score):
     v = np.array([[1.3e19, 1.3e19], [1.3e19, -1.3e19], [1, 1]])  # 1.84e19 long, of 1.845e19
-    found = Neighbours(v).top([0], 2, score)
-    assert [item.row for item in found] == [2, 1]
-    assert np.isfinite([item.score for item in found]).all()
+    top = Neighbours(v).top([0], 2, score)
+    assert [item.row for item in top] == [2, 1]
+    assert np.isfinite([item.score for item in top]).all()
 
 
 @pytest.mark.parametrize(("include_self", "rows"), [(False, [1]), (True, [0, 1])])
 def test_excluded_rows_are_never_recommended(include_self, rows):
     neighbours = Neighbours(np.array([[3.0], [2.0], [3.0]]))
-    found = neighbours.top([0], include_self=include_self, exclude=[2])
-    assert [item.row for item in found] == rows
+    top = neighbours.top([0], include_self=include_self, exclude=[2])
+    assert [item.row for item in top] == rows

@@ -72,12 +72,12 @@ def models(tmp_path_factory) -> Iterator[dict[str, Registered]]:
     with fresh_store(folder):
         with start_run("fit_embedding", "fit", {}) as run:
             today = log_movie_model(run, vectors, MOVIES, {"data": "twelve movies", "cost": 1.5})
-        found = {}
+        registered = {}
         for name, uri in ((OLDER, str(older)), (TODAY, today)):
             mlflow.register_model(uri, name)
             local = mlflow.artifacts.download_artifacts(f"models:/{name}/1")
-            found[name] = Registered(f"models:/{name}/1", Path(local))
-        yield found
+            registered[name] = Registered(f"models:/{name}/1", Path(local))
+        yield registered
 
 
 @pytest.fixture(scope="module")

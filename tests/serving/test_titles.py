@@ -194,8 +194,8 @@ def test_of_two_rows_of_one_name_and_year_the_more_popular_is_meant():
 
 
 def test_several_titles_keep_their_order_and_come_once():
-    found = INDEX.find_all("alien | Toy Story|| Alien (1979)")
-    assert [TITLES[row] for row in found] == ["Alien (1979)", "Toy Story (1995)"]
+    rows = INDEX.find_all("alien | Toy Story|| Alien (1979)")
+    assert [TITLES[row] for row in rows] == ["Alien (1979)", "Toy Story (1995)"]
 
 
 def test_of_several_titles_the_unknown_one_is_named():
@@ -260,13 +260,13 @@ def without_accents(text):
 
 def found_rows(index, typed):
     """The row of each query, or the error's text."""
-    found = []
+    results = []
     for query in typed:
         try:
-            found.append(index.find(query))
+            results.append(index.find(query))
         except TitleError as error:
-            found.append(str(error))
-    return found
+            results.append(str(error))
+    return results
 
 
 @pytest.mark.real
@@ -292,8 +292,8 @@ def test_the_examples_of_the_readme_are_found(real, typed, title):
 def test_every_real_title_finds_itself(real):
     titles, index = real
     assert len(titles) == 9742
-    found = [titles[index.find(title)].strip() for title in titles]
-    assert found == [title.strip() for title in titles]  # five titles name two rows each
+    answers = [titles[index.find(title)].strip() for title in titles]
+    assert answers == [title.strip() for title in titles]  # five titles name two rows each
 
 
 @pytest.mark.real
@@ -315,11 +315,11 @@ def test_every_name_that_is_unique_finds_its_movie(real, spelling, n_names):
     unique = [row for row, text in enumerate(typed) if times[normalise(text)] == 1]
     assert len(unique) == n_names
     wrong = {
-        typed[row]: found
-        for row, found in zip(
+        typed[row]: answer
+        for row, answer in zip(
             unique, found_rows(index, [typed[row] for row in unique]), strict=True
         )
-        if found != row
+        if answer != row
     }
     assert wrong == {}
 
@@ -366,16 +366,16 @@ def test_of_500_mistyped_titles_9_in_10_find_their_movie_and_none_a_far_one(real
     rng = np.random.default_rng(0)
     # Only names that find their movie when they are typed right: the others are questions anyway.
     long = [row for row, title in enumerate(titles) if sum(map(str.isalpha, as_spoken(title))) >= 8]
-    found = found_rows(index, [as_spoken(titles[row]) for row in long])
-    rows = [row for row, got in zip(long, found, strict=True) if got == row]
+    answers = found_rows(index, [as_spoken(titles[row]) for row in long])
+    rows = [row for row, got in zip(long, answers, strict=True) if got == row]
     assert len(rows) > 7500
     chosen = rng.choice(rows, 500, replace=False)
     typed = [mistyped(rng, as_spoken(titles[row])) for row in chosen]
-    found = found_rows(index, typed)
-    right = sum(got == row for row, got in zip(chosen, found, strict=True))
+    answers = found_rows(index, typed)
+    right = sum(got == row for row, got in zip(chosen, answers, strict=True))
     others = [
         (text, titles[got])
-        for row, text, got in zip(chosen, typed, found, strict=True)
+        for row, text, got in zip(chosen, typed, answers, strict=True)
         if isinstance(got, int) and got != row
     ]
     # 91% over 3,000 of them; the standard error of 500 is 1.3%, the seed is fixed.
@@ -393,10 +393,10 @@ def test_a_movie_that_the_catalogue_lacks_is_hardly_ever_another(real):
     lacking = [title for title in titles[1::2] if normalise(as_spoken(title)) not in known]
     chosen = np.random.default_rng(0).choice(lacking, 600, replace=False).tolist()
 
-    found = found_rows(index, [as_spoken(title) for title in chosen])
+    answers = found_rows(index, [as_spoken(title) for title in chosen])
     guesses = [
         (as_spoken(title), index.titles[got])
-        for title, got in zip(chosen, found, strict=True)
+        for title, got in zip(chosen, answers, strict=True)
         if isinstance(got, int)
     ]
     guesses = [pair for pair in guesses if letters_apart(*pair) > 0]

@@ -1,35 +1,27 @@
 """One run from start to end: where it goes, what it keeps, and how it says that it has ended."""
 
 import errno
-import importlib
-import json
 import multiprocessing
 import os
 import re
-import shlex
 import signal
-import sqlite3
 import sys
 import threading
 import time
-from contextlib import closing, nullcontext
 from multiprocessing.connection import Connection
-from types import SimpleNamespace
 
 import git
 import mlflow
 import pytest
-from conftest import PROJECT, empty_store, use_store
+from conftest import PROJECT, use_store
 from mlflow.entities import Run
 from mlflow.exceptions import ExecutionException, MlflowException
-from mlflow.projects import load_project
+from small_runs import fresh_client, maker_of_runs, series, short_run
 
 from embedlab.cli.parser import run_main
-from embedlab.errors import DivergedError, OptionError, TrackingError
+from embedlab.errors import DataError, DivergedError, OptionError, TrackingError
 from embedlab.progress import EpochRecord
-from embedlab.tracking import database as database_module
 from embedlab.tracking import lifecycle, tracked_run
-from embedlab.tracking.database import initialise_store
 from embedlab.tracking.lifecycle import (
     EXPERIMENT,
     RANDOM_RUN_NAME,
@@ -37,35 +29,11 @@ from embedlab.tracking.lifecycle import (
     start_child_run,
     start_run,
 )
-from embedlab.tracking.store import check_artifact_location, explain_store_errors
 from entrypoints import build_matrix, recommend
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def client(store, monkeypatch) -> mlflow.MlflowClient:
-    """The store as a new process finds it: no experiment chosen, no run made."""
-    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-    return store
-
-
-@pytest.fixture
-def make_run(client, monkeypatch):
-    """Make a run as `mlflow run` does, before the entry point starts."""
-
-    def make(experiment: str = "made elsewhere", name: str | None = None, **params: str) -> Run:
-        found = client.get_experiment_by_name(experiment)
-        id_ = found.experiment_id if found else client.create_experiment(experiment)
-        run = client.create_run(id_, run_name=name)
-        for key, value in params.items():
-            client.log_param(run.info.run_id, key, value)
-        mlflow.set_experiment(experiment_id=id_)
-        monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
-        return run
-
-    return make
+client = pytest.fixture(fresh_client)
+make_run = pytest.fixture(maker_of_runs)
 
 
 @pytest.fixture
@@ -76,18 +44,6 @@ def usual_signals():
     yield usual
     for signum, handler in before.items():
         signal.signal(signum, handler)
-
-
-def short_run(client: mlflow.MlflowClient, **params: object) -> Run:
-    """What the store keeps of a run that does nothing."""
-    with start_run("fit_embedding", "fit adam", params) as run:
-        pass
-    return client.get_run(run.id)
-
-
-def series(client: mlflow.MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:
-    """(epoch, value) of every point, in the order of the epochs."""
-    return [(point.step, point.value) for point in client.get_metric_history(run_id, metric)]
 
 
 def experiment_of(client: mlflow.MlflowClient, run: Run) -> str:
@@ -144,177 +100,7 @@ def test_a_name_that_somebody_chose_is_kept(client, make_run, name):
     assert short_run(client).info.run_name == name
 
 
-# -- what a run keeps --------------------------------------------------------------------------
-
-
-def test_parameters_in_another_spelling_are_kept_beside_the_first(client, make_run):
-    make_run(lr="1e-3", dim="5", title="'Toy Story'")
-    with start_run("recommend", "recommend", {"lr": 0.001, "dim": 5, "title": "Toy Story"}) as run:
-        run.log_params({"lr": 0.001, "dim": 5, "device": "auto"})  # once more, and a new one
-        run.log_params({"device": "cpu"})
-        run.log_params({"device": "cuda"})  # MLflow allows no second value: the first one stays
-    assert client.get_run(run.id).data.params == {
-        "lr": "1e-3",
-        "resolved/lr": "0.001",
-        "dim": "5",
-        "title": "'Toy Story'",
-        "resolved/title": "Toy Story",
-        "device": "auto",
-        "resolved/device": "cpu",
-    }
-
-
-# Texts that `mlflow run` puts into quotes for the shell, and logs with them. The others of that
-# kind are the empty defaults.
-QUOTED = {
-    "title": "Apollo 13|Toy Story",
-    "titles": "Apollo 13|Toy Story",
-    "reason": 'it\'s "better" than $HOME',
-    "learning_rates": "adam:3,1/sgd:2e-5",
-    "model_name": "my movies",
-    "experiment": "my experiment",
-    "version": "1",
-}
-SPEC = load_project(str(PROJECT))
-ENTRY_POINTS = [SPEC.get_entry_point(path.stem) for path in PROJECT.glob("entrypoints/[!_]*.py")]
-
-
-class Begun(Exception):
-    """Raised in place of a run, with its parameters."""
-
-
-@pytest.mark.parametrize("entry_point", ENTRY_POINTS, ids=lambda entry_point: entry_point.name)
-def test_a_value_that_mlflow_logs_in_quotes_is_shown_as_it_was_used(
-    client, make_run, monkeypatch, entry_point
-):
-    given = {name: text for name, text in QUOTED.items() if name in entry_point.parameters}
-    logged, _ = entry_point.compute_parameters(given, None)
-    used = {p.name: given.get(p.name, p.default) for p in entry_point.parameters.values()}
-    quoted = {name for name, text in logged.items() if text != str(used[name])}
-    _, _, _, *arguments = shlex.split(entry_point.compute_command(given, None))
-
-    def begun(*arguments, **_):
-        raise Begun(arguments[2])
-
-    with monkeypatch.context() as patched, pytest.raises(Begun) as begins:
-        patched.setattr(lifecycle, "start_run", begun)
-        importlib.import_module(f"entrypoints.{entry_point.name}").main(arguments)
-    made = make_run()
-    for name, text in logged.items():
-        client.log_param(made.info.run_id, name, text)
-    with start_run(entry_point.name, "shown", begins.value.args[0]) as run:
-        assert run.resolved_params(quoted) == {name: used[name] for name in quoted}
-    kept = client.get_run(run.id).data.params
-    assert {name: kept[f"resolved/{name}"] for name in quoted} == run.resolved_params(quoted)
-
-
-def test_parameters_are_spelt_as_in_mlproject_and_left_out_where_they_do_not_apply(client):
-    kept = short_run(client, optimizer="exact", register=True, lr=None)
-    assert kept.data.params == {"optimizer": "exact", "register": "true"}
-
-
-def run_with(artifacts: str, **tags: str) -> TrackedRun:
-    info = SimpleNamespace(run_id="r", run_name="a", experiment_id="1", artifact_uri=artifacts)
-    return TrackedRun(SimpleNamespace(info=info, data=SimpleNamespace(params={}, tags=tags)))
-
-
-def test_a_step_of_main_leaves_it_to_main_to_say_how_to_open_the_ui():
-    assert "/runs/r?" in run_with("/a").ui_instructions("#/charts")
-    assert run_with("/a", **{"mlflow.parentRunId": "main"}).ui_instructions("#/charts") == ""
-
-
-@pytest.mark.parametrize("artifacts", ["/a b#1/artifacts", "file:///a%20b%231/artifacts"])
-def test_an_artifact_in_a_folder_of_any_name_is_a_file(client, artifacts):
-    assert run_with(artifacts).artifact_location("page.html") == "/a b#1/artifacts/page.html"
-
-
-def test_an_artifact_of_a_local_store_is_a_file(client):
-    with start_run("recommend", "a name", {}) as run:
-        run.log_text("text", "a folder/page.html")
-        place = run.artifact_location("a folder/page.html")
-    with open(place, encoding="utf-8") as file:
-        assert file.read() == "text"
-
-
-@pytest.mark.parametrize(
-    ("store_uri", "artifacts", "address"),
-    [
-        ("http://ann:secret@host:5000", "mlflow-artifacts:/1/r/artifacts", "http://host:5000"),
-        (None, "s3://bucket/1/r/artifacts", "http://127.0.0.1:5000"),  # the test's own database
-    ],
-)
-def test_an_artifact_elsewhere_is_a_page_of_the_ui(client, store_uri, artifacts, address):
-    # No server is asked. With a relative database, runs of processes forked later were lost.
-    with use_store(store_uri) if store_uri else nullcontext():
-        place = run_with(artifacts).artifact_location("page.html")
-    page = "#/experiments/1/runs/r/artifacts/page.html?workflowType=machine_learning"
-    assert place == f"{address}/{page}"
-
-
-def test_epochs_are_written_in_batches_and_all_are_there(client, monkeypatch):
-    monkeypatch.setattr(tracked_run, "SECONDS_BETWEEN_WRITES", 1000)
-    monkeypatch.setattr(tracked_run, "MAX_BATCH_METRICS", 3)
-    batches, log_batch = [], mlflow.MlflowClient.log_batch
-
-    def counting(self, run_id, metrics=(), **others):
-        batches.append(len(metrics))
-        return log_batch(self, run_id, metrics, **others)
-
-    with start_run("fit_embedding", "fit", {}) as run:
-        monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counting)
-        for epoch in range(5):
-            run.log_epoch(EpochRecord(epoch, {"train/cost": 10.0 - epoch}, seconds=epoch / 2))
-        run.log_epoch(EpochRecord(5, {"train/cost": 5.0}))
-    # An epoch has two metrics, the last one has one; at the end there is memory/peak_mib.
-    assert [size for size in batches if size] == [4, 4, 3, 1]
-    assert series(client, run.id, "train/cost") == [(epoch, 10.0 - epoch) for epoch in range(6)]
-    assert series(client, run.id, "time/epoch_seconds") == [
-        (epoch, epoch / 2) for epoch in range(5)
-    ]
-
-
-def test_epochs_are_seen_while_the_run_goes_on_every_two_seconds(client, monkeypatch):
-    now = 0.0
-    clock = SimpleNamespace(time=time.time, monotonic=lambda: now)
-    monkeypatch.setattr(tracked_run, "time", clock)
-    seen = []
-    with start_run("fit_embedding", "fit", {}) as run:
-        for epoch, now in enumerate((1.5, 2.5, 4.0, 5.0)):  # noqa: B007 (the clock reads it)
-            run.log_epoch(EpochRecord(epoch, {"train/cost": 9.0}))
-            seen.append(len(series(client, run.id, "train/cost")))
-    assert seen == [0, 2, 2, 4]
-
-
-@pytest.mark.parametrize(
-    ("source", "kept_source"),
-    [
-        ("https://files.grouplens.org/a.zip", {"url": "https://files.grouplens.org/a.zip"}),
-        ("/data/ml-25m.zip", {"uri": "/data/ml-25m.zip"}),
-        ("built-in sample", {"uri": "built-in sample"}),
-    ],
-)
-def test_a_data_set_is_kept_with_our_digest_and_its_source(client, source, kept_source):
-    # MLflow knows a data set by name and digest, and keeps the source that came with it first.
-    name = f"ratings from {source}"
-    with start_run("build_matrix", "build", {}) as run:
-        run.log_dataset(name, "0123456789abcdef" * 4, source, "training")
-    kept = client.get_run(run.id)
-    (item,) = kept.inputs.dataset_inputs
-    assert item.dataset.name == name
-    assert item.dataset.digest == "0123456789abcdef0123456789abcdef0123"  # 36 characters
-    assert json.loads(item.dataset.source) == kept_source
-    assert [(tag.key, tag.value) for tag in item.tags] == [("mlflow.data.context", "training")]
-    assert "source_run_id" not in kept.data.tags
-
-
-def test_a_data_set_that_another_run_made_is_linked_to_it(client):
-    maker = short_run(client)
-    with start_run("fit_embedding", "fit", {}) as run:
-        run.log_dataset("likes", "0" * 64, f"runs:/{maker.info.run_id}/matrix", "training")
-    kept = client.get_run(run.id)
-    (item,) = kept.inputs.dataset_inputs
-    assert json.loads(item.dataset.source) == {"uri": f"{maker.info.artifact_uri}/matrix"}
-    assert kept.data.tags["source_run_id"] == maker.info.run_id
+# -- system metrics and the code's version ------------------------------------------------------
 
 
 def test_system_metrics_are_there_from_the_first_seconds(client, monkeypatch):
@@ -326,9 +112,6 @@ def test_system_metrics_are_there_from_the_first_seconds(client, monkeypatch):
                 return
             time.sleep(0.1)
     pytest.fail("no system metrics after 6 seconds")
-
-
-# -- the code's version ------------------------------------------------------------------------
 
 
 def code_version(client: mlflow.MlflowClient) -> tuple[str, str]:
@@ -675,13 +458,6 @@ def test_a_run_that_is_not_in_the_store(client, monkeypatch):
     assert mlflow.active_run() is None
 
 
-def test_an_experiment_behind_a_server_is_accepted_from_runs_that_use_the_server(monkeypatch):
-    behind = SimpleNamespace(artifact_location="mlflow-artifacts:/0")
-    monkeypatch.setattr(mlflow, "get_experiment", lambda _: behind)
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
-    check_artifact_location("0")
-
-
 @pytest.mark.parametrize(
     "uri",
     ["sqlite:///{}/a-file/mlflow.db", "sqlite:///{}/a-file", "{}/mlruns"],
@@ -698,44 +474,6 @@ def test_a_store_that_cannot_be_opened_is_one_sentence(client, tmp_path, uri):
         start_run("fit_embedding", "fit", {}),
     ):
         pytest.fail("the run has begun")
-
-
-@pytest.fixture
-def another_store(tmp_path):
-    """The file of an sqlite store that is not there yet, which is MLflow's for the test."""
-    with use_store(f"sqlite:///{tmp_path}/mlflow.db"):
-        yield tmp_path / "mlflow.db"
-
-
-def test_a_first_start_makes_the_store_beside_its_place_and_removes_what_a_kill_left(
-    another_store, monkeypatch
-):
-    for left_by_a_kill in (".new", ".new-journal"):
-        another_store.with_name(f"mlflow.db{left_by_a_kill}").write_text("half")
-    replace, was_there = os.replace, []
-
-    def appear(new, path):  # a kill until now leaves no store
-        was_there.append(another_store.exists())
-        replace(new, path)
-
-    monkeypatch.setattr(database_module.os, "replace", appear)
-    initialise_store()
-    assert was_there == [False]
-    assert [item.name for item in mlflow.search_experiments()] == ["Default"]
-    left = {path.name for path in another_store.parent.iterdir()}
-    assert left <= {"mlflow.db", "mlflow.db.lock"}
-
-
-def test_a_store_that_mlflow_was_killed_in_the_middle_of_making_is_named(another_store):
-    """As a first `mlflow run` leaves it: tables of an older version, no experiment yet."""
-    empty_store(another_store)
-    with closing(sqlite3.connect(another_store)) as connection, connection:
-        connection.execute("DELETE FROM experiments")
-        connection.execute("UPDATE alembic_version SET version_num = 'older'")
-    uri = mlflow.get_tracking_uri()
-    sentence = f"the store {uri} was left half made by a first `mlflow run` that was killed.*delete"
-    with pytest.raises(TrackingError, match=sentence):
-        initialise_store()
 
 
 def refuse(*_, **__):
@@ -768,23 +506,8 @@ def test_a_store_that_fails_when_the_run_ends(client, monkeypatch):
         monkeypatch.setattr(mlflow, "end_run", failing)
 
 
-def test_a_metric_that_mlflow_refuses_fails_the_run_with_its_name(client):
-    with (
-        pytest.raises(TrackingError, match="ndcg@10"),
-        start_run("fit_embedding", "fit", {}) as run,
-    ):
-        run.log_metrics({"ndcg@10": 0.5})
-    kept = client.get_run(run.id)
-    assert (kept.info.status, kept.data.tags["stop_reason"]) == ("FAILED", "error")
-    assert "ndcg@10" in kept.data.tags["error"]
-
-
-def test_a_password_in_the_address_of_the_store_is_not_shown(monkeypatch):
-    """The text becomes a tag, which everybody reads who may read the run."""
-    address = "postgresql://me:se%2Fcret@db.example.org:5432/runs"
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: address)
-    with pytest.raises(TrackingError) as error, explain_store_errors():
-        refuse()
-    assert str(error.value) == (
-        "MLflow at postgresql://me:***@db.example.org:5432/runs reports: the disk is full"
-    )
+@pytest.mark.parametrize("kind", [MlflowException, ValueError, DataError])
+def test_the_tag_error_of_a_run_holds_no_password(client, kind):
+    with pytest.raises(Exception), start_run("recommend", "fails", {}) as run:  # noqa: B017
+        raise kind("at http://me:secret@host")
+    assert "http://me:***@host" in client.get_run(run.id).data.tags["error"]

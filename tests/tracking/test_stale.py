@@ -149,9 +149,9 @@ def test_starts_at_the_same_time_mark_dead_runs_without_error(client, experiment
 
 def test_a_run_that_has_ended_since_it_was_listed_is_not_marked(client, experiment):
     run_id = running(client, experiment, ENDED)
-    (found,) = find_stale(experiment)
+    (stale,) = find_stale(experiment)
     client.set_terminated(run_id)
-    found.mark()
+    stale.mark()
     assert how(client, run_id) == ("FINISHED", None)
 
 
@@ -166,14 +166,14 @@ def test_silence_counts_only_where_no_process_can_be_seen(client, experiment):
     client.log_metric(heard, "val/loss", 1.0, timestamp=ago(3))
 
     assert find_stale(experiment) == []
-    found = {item.run.info.run_id: item.reason for item in find_stale(experiment, 24)}
-    assert found == {
+    reasons = {item.run.info.run_id: item.reason for item in find_stale(experiment, 24)}
+    assert reasons == {
         silent: "no activity for 30.0 hours from its process on elsewhere",
         begun.info.run_id: "no activity for 30.0 hours and no process has taken it up",
     }
-    found = {item.run.info.run_id: item.last_activity for item in find_stale(experiment, 2)}
-    assert set(found) == {silent, begun.info.run_id, heard}
-    assert found[heard] == pytest.approx(ago(3), abs=60_000)  # a minute for the test itself
+    last_activity = {item.run.info.run_id: item.last_activity for item in find_stale(experiment, 2)}
+    assert set(last_activity) == {silent, begun.info.run_id, heard}
+    assert last_activity[heard] == pytest.approx(ago(3), abs=60_000)  # a minute for the test itself
 
 
 # -- files -------------------------------------------------------------------------------------
@@ -201,14 +201,14 @@ def test_a_working_folder_names_its_process():
         assert find_unfinished(0) == []
 
 
-def test_one_hour_has_no_s():
+def test_one_hour_is_in_the_singular():
     leave(".building-c", 1.1)
     assert [item.reason for item in find_unfinished(1)] == ["not touched for 1 hour"]
 
 
 def test_files_that_nobody_will_finish_are_found_by_owner_and_age():
     ended, other = f"{NOBODY}@{this_host()}", "1@elsewhere"
-    found = {
+    expected = {
         leave(f"features/.building-{ended}-a", 1.1): f"its process {NOBODY} has ended",
         leave(f".building-{other}-b", 25): "not touched by elsewhere for 25 hours",
         leave(".building-c", 25): "not touched for 25 hours",
@@ -218,9 +218,9 @@ def test_files_that_nobody_will_finish_are_found_by_owner_and_age():
     leave(f".building-{other}-e", 23)
     leave("weights/resnet50.pth.0.partial", 0.5)
     leave("features/whole", 1000)
-    assert {item.path: item.reason for item in find_unfinished(24)} == found
+    assert {item.path: item.reason for item in find_unfinished(24)} == expected
     # Never what somebody may be writing right now.
-    assert len(find_unfinished(0)) == len(found) + 1
+    assert len(find_unfinished(0)) == len(expected) + 1
 
 
 # -- the entry point ---------------------------------------------------------------------------

@@ -36,8 +36,8 @@ def test_another_weighting_than_the_matrix_has_needs_its_ratings():
 
 def test_ratings_whose_folder_a_matrix_does_not_keep_have_a_place_to_fill_in():
     params = {"matrix": MATRIX, "ratings": "sample"}
-    found = fit_parameters(replace(LIKES, name="my-ratings"), params, WEIGHTED)
-    assert found["ratings"] == "<path of my-ratings>"
+    fitted = fit_parameters(replace(LIKES, name="my-ratings"), params, WEIGHTED)
+    assert fitted["ratings"] == "<path of my-ratings>"
 
 
 def test_ratings_are_named_as_they_were_given_with_their_like_rule():

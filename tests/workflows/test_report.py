@@ -140,7 +140,7 @@ def test_one_fit_of_a_comparison_is_a_sentence(experiment):
         reported_runs(experiment, (child,))
 
 
-def test_it_leads_to_the_pages_of_its_runs_that_there_are(experiment):
+def test_the_page_links_to_those_pages_of_its_runs_that_exist(experiment):
     made = all_runs()
     assert "explore.html" not in report_page(shown(experiment))  # embedding_map=none
     mlflow.MlflowClient().log_text(made["fit_embedding"], "a page", "explore.html")
@@ -183,9 +183,9 @@ def test_latest_is_the_newest_finished_and_the_images_are_those_compared(experim
     failed = make_run("evaluate_embedding")
     store.set_terminated(failed, "FAILED")
     newest = make_run("recommend")
-    found = {kind: run.info.run_id for kind, run in reported_runs(experiment, ()).items()}
-    assert found == made | {"recommend": newest}
-    assert newer not in found.values()
+    reported = {kind: run.info.run_id for kind, run in reported_runs(experiment, ()).items()}
+    assert reported == made | {"recommend": newest}
+    assert newer not in reported.values()
 
 
 def test_a_fit_of_a_stopped_comparison_is_not_a_comparison(experiment):
@@ -197,9 +197,9 @@ def test_a_fit_of_a_stopped_comparison_is_not_a_comparison(experiment):
 def test_of_several_compared_runs_of_a_kind_the_first_is_shown(experiment):
     best, second, frozen = make_run("finetune"), make_run("finetune"), make_run("extract_features")
     make_run("compare_transfer", compared_runs=f"{best},{second},{frozen}")
-    found = reported_runs(experiment, ())
-    assert found["finetune"].info.run_id == best
-    assert found["extract_features"].info.run_id == frozen
+    reported = reported_runs(experiment, ())
+    assert reported["finetune"].info.run_id == best
+    assert reported["extract_features"].info.run_id == frozen
 
 
 def test_two_runs_of_a_kind_are_one_sentence(experiment):

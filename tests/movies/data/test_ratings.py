@@ -91,10 +91,10 @@ def test_a_small_set_is_read_as_it_stands(tmp_path):
     ],
 )
 def test_other_spellings_of_a_file_read_alike(tmp_path, ratings, movies):
-    found = read_ratings(write(tmp_path, ratings, movies))
-    check_types(found)
-    assert triples(found) == [(5, 1, 4.0), (5, 7, 0.5), (3, 1, 5.0)]
-    assert found.movies["movie_id"].tolist() == [1, 2, 7]
+    loaded = read_ratings(write(tmp_path, ratings, movies))
+    check_types(loaded)
+    assert triples(loaded) == [(5, 1, 4.0), (5, 7, 0.5), (3, 1, 5.0)]
+    assert loaded.movies["movie_id"].tolist() == [1, 2, 7]
 
 
 def test_movies_are_sorted_and_titles_kept_as_written(tmp_path):
@@ -448,9 +448,9 @@ def test_any_table_is_read_right_or_refused_in_one_sentence(tmp_path, monkeypatc
             read_ratings(folder)
         assert len(str(error.value).splitlines()) == 1
     else:
-        found = read_ratings(folder)
-        check_types(found)
-        assert (triples(found), found.dropped) == expected
+        loaded = read_ratings(folder)
+        check_types(loaded)
+        assert (triples(loaded), loaded.dropped) == expected
 
 
 @pytest.mark.parametrize("block", [40, 1 << 20])  # bytes: a row, or all
@@ -458,8 +458,8 @@ def test_any_table_is_read_right_or_refused_in_one_sentence(tmp_path, monkeypatc
 def test_files_as_published_are_read_by_arrow(tmp_path, monkeypatch, text, block):
     monkeypatch.setattr(ratings_module, "BLOCK_BYTES", block)
     path = write(tmp_path, text) / "ratings.csv"
-    found = ratings_module.read_by_arrow(path)
-    for column, expected in zip(found, ratings_module.read_by_lines(path), strict=True):
+    columns = ratings_module.read_by_arrow(path)
+    for column, expected in zip(columns, ratings_module.read_by_lines(path), strict=True):
         assert column.dtype == expected.dtype
         np.testing.assert_array_equal(column, expected)
 

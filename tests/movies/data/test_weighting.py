@@ -31,10 +31,10 @@ def test_likes_come_back_from_files_with_their_weighting(
 ):
     likes = find_likes(ratings, "user_mean", user_weight, item_power)
     save_likes(likes, tmp_path)
-    found = load_likes(tmp_path)
-    assert (found.user_weight, found.item_power) == (user_weight, item_power)
-    assert (found.digest, found.cost_digest) == (likes.digest, likes.cost_digest)
-    assert (found.weighted.matrix != likes.weighted.matrix).nnz == 0
+    loaded = load_likes(tmp_path)
+    assert (loaded.user_weight, loaded.item_power) == (user_weight, item_power)
+    assert (loaded.digest, loaded.cost_digest) == (likes.digest, likes.cost_digest)
+    assert (loaded.weighted.matrix != likes.weighted.matrix).nnz == 0
 
 
 def test_files_from_before_there_were_weights_are_the_published_likes(ratings, tmp_path):
@@ -47,10 +47,12 @@ def test_files_from_before_there_were_weights_are_the_published_likes(ratings, t
 
 
 def test_costs_are_comparable_only_of_likes_that_are_weighted_alike(ratings):
-    found = [find_likes(ratings, "user_mean", *weights) for weights in [("none", 0.0), *WEIGHTS]]
-    assert len({likes.digest for likes in found}) == 1
-    assert len({likes.cost_digest for likes in found}) == len(found)
-    assert found[0].cost_digest == found[0].digest  # as it was before there were weights
+    all_likes = [
+        find_likes(ratings, "user_mean", *weights) for weights in [("none", 0.0), *WEIGHTS]
+    ]
+    assert len({likes.digest for likes in all_likes}) == 1
+    assert len({likes.cost_digest for likes in all_likes}) == len(all_likes)
+    assert all_likes[0].cost_digest == all_likes[0].digest  # as it was before there were weights
 
 
 @pytest.mark.parametrize("user_weight", USER_WEIGHTS)
@@ -144,12 +146,12 @@ def test_a_parameter_that_contradicts_the_matrix_is_refused(weighted_matrix, tmp
     ]
     _, matrix = weighted_matrix
     source = f"runs:/{matrix.info.run_id}/matrix"
-    for given, sentence in contradictions:
+    for arguments, sentence in contradictions:
         for fit in (fit_embedding, compare_optimizers, evaluate_embedding):
-            if fit is evaluate_embedding and given[0] in ("--user-weight", "--item-power"):
+            if fit is evaluate_embedding and arguments[0] in ("--user-weight", "--item-power"):
                 continue  # it has no such parameter
             with pytest.raises(OptionError, match=sentence):
-                fit.main(["--matrix", source, *given])
+                fit.main(["--matrix", source, *arguments])
     agreeing = ["--ratings", "sample", "--user-weight", "inverse"]
     fit_embedding.main(["--matrix", source, *agreeing, *SMALL])
 

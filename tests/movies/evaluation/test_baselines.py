@@ -25,10 +25,10 @@ def likes():
 
 def test_co_likes_and_popularity_are_counts(likes):
     dense = likes.toarray()
-    found = scores_of(baselines.item_neighbours(likes, "none"), "count", 60)
+    scores = scores_of(baselines.item_neighbours(likes, "none"), "count", 60)
     x = dense.T @ dense
-    np.testing.assert_array_equal(np.floor(found), x)  # popularity adds a half at the most
-    for row, counts in zip(found, x, strict=True):
+    np.testing.assert_array_equal(np.floor(scores), x)  # popularity adds a half at the most
+    for row, counts in zip(scores, x, strict=True):
         assert np.argmax(row) == max(range(60), key=lambda j: (counts[j], dense[:, j].sum(), -j))
     np.testing.assert_array_equal(
         scores_of(baselines.popularity(likes), "likes", 60), np.tile(dense.sum(axis=0), (60, 1))
@@ -48,8 +48,8 @@ def test_item_knn_is_the_damped_cosine(likes):
     dense = likes.toarray().astype(float)
     norms = np.sqrt(dense.sum(axis=0))
     expected = dense.T @ dense / (np.outer(norms, norms) + 10)
-    found = scores_of(baselines.item_neighbours(likes, "none"), "cosine, shrinkage=10", 60)
-    np.testing.assert_allclose(found, expected, atol=1.001e-3 * expected.max())
+    scores = scores_of(baselines.item_neighbours(likes, "none"), "cosine, shrinkage=10", 60)
+    np.testing.assert_allclose(scores, expected, atol=1.001e-3 * expected.max())
 
 
 @pytest.mark.parametrize("penalty", [0.5, 30.0])
@@ -58,9 +58,9 @@ def test_ease_is_its_closed_form_with_a_zero_diagonal(likes, penalty):
     p = np.linalg.inv(dense.T @ dense + penalty * np.eye(60))
     expected = -p / np.diag(p)
     np.fill_diagonal(expected, 0)
-    found = scores_of(baselines.ease(likes, "none", penalty), "B", 60)
-    np.testing.assert_allclose(found, expected, atol=1e-9)
-    assert not np.diag(found).any()
+    scores = scores_of(baselines.ease(likes, "none", penalty), "B", 60)
+    np.testing.assert_allclose(scores, expected, atol=1e-9)
+    assert not np.diag(scores).any()
 
 
 def test_ease_minimises_its_objective(likes):
@@ -103,8 +103,8 @@ def test_implicit_finds_the_taste_block_of_the_query():
 def test_item2vec_finds_the_taste_block_of_the_query():
     pytest.importorskip("gensim")
     holdout = hold_out(two_taste_blocks(n_users=40, n_movies=24), rng())
-    found = baselines.item2vec(holdout.matrix, dim=4, epochs=60, ns_exponent=0.75, seed=0)
+    scorers = baselines.item2vec(holdout.matrix, dim=4, epochs=60, ns_exponent=0.75, seed=0)
     again = baselines.item2vec(holdout.matrix, dim=4, epochs=60, ns_exponent=0.75, seed=0)
-    best = best_five(scorer_of(found, "in_out"), holdout)
+    best = best_five(scorer_of(scorers, "in_out"), holdout)
     assert np.mean(best // 12 == holdout.query[:, None] // 12) > 0.95  # it is stochastic
     assert np.array_equal(best, best_five(scorer_of(again, "in_out"), holdout))

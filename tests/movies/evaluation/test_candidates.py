@@ -26,14 +26,14 @@ def test_the_scores_of_an_embedding_go_from_dot_to_cosine(likes):
     weighted = weight_likes(likes, "inverse", 0.25)
     fit = fit_minres(weighted, FitOptions("exact", dim=4), rng())
     v = weighted.to_embedding(fit.embedding).astype(np.float64)
-    found = embedding_scorers(likes, dim=4, user_weight="inverse", item_power=0.25)
-    names = [name for name, _ in found(np.array([0]))]
+    scorers = embedding_scorers(likes, dim=4, user_weight="inverse", item_power=0.25)
+    names = [name for name, _ in scorers(np.array([0]))]
     assert names == ["dot", "dot / |v|^0.25", "dot / |v|^0.5", "dot / |v|^0.75", "cosine"]
     norms = np.linalg.norm(v, axis=1)
     norms[norms == 0] = 1
     for alpha in candidates.NORM_EXPONENTS:
         expected = v @ v.T / norms**alpha
-        scores = scores_of(found, scorer_name(alpha), 60)
+        scores = scores_of(scorers, scorer_name(alpha), 60)
         np.testing.assert_allclose(scores, expected, atol=2e-3 * np.abs(expected).max())
 
 
@@ -42,21 +42,21 @@ def test_weights_find_more_on_real_ratings(real_movielens):
     likes = find_likes(read_ratings(real_movielens), "user_mean").matrix
     holdout = hold_out(likes, rng(1))
     assert (len(holdout.query), len(np.unique(holdout.user))) == (5986, 609)
-    found = {}
+    averages = {}
     for name, user_weight, item_power in (("plain", "none", 0.0), ("weighted", "inverse", 0.25)):
         score_queries = embedding_scorers(
             holdout.matrix, 20, user_weight, item_power, is_rough=True
         )
         metrics = held_out_metrics(score_queries, holdout)
-        found |= {(name, score): metrics[score].means() for score in ("dot", "cosine")}
+        averages |= {(name, score): metrics[score].means() for score in ("dot", "cosine")}
     popularity = held_out_metrics(baselines.popularity(holdout.matrix), holdout)
-    found["popularity"] = popularity["likes"].means()
-    rates = {name: means["hit_rate"] for name, means in found.items()}
+    averages["popularity"] = popularity["likes"].means()
+    rates = {name: means["hit_rate"] for name, means in averages.items()}
     # Eight splits gave 0.079 to 0.093 for the plain one, 0.089 to 0.104 for the weighted one.
     assert 0.085 < rates["plain", "dot"] < 0.1 < rates["weighted", "dot"] < 0.11
     assert rates["popularity"] < rates["plain", "dot"]
     assert rates["plain", "cosine"] < 0.7 * rates["plain", "dot"]
-    novel, known = (found["plain", score]["popularity"] for score in ("cosine", "dot"))
+    novel, known = (averages["plain", score]["popularity"] for score in ("cosine", "dot"))
     assert novel < known / 2
 
 

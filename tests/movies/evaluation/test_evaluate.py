@@ -39,7 +39,7 @@ def fixed(value):
     return fit
 
 
-def test_validation_chooses_and_the_test_is_the_choices(likes):
+def test_candidates_are_tuned_on_validation_likes_and_reported_on_test_likes(likes):
     # Movie 0 is liked most, so the order by falling row is good and by rising row bad.
     one = Candidate(WEIGHTED_EMBEDDING, fixed(1.0), [{"sign": 1}, {"sign": -1}])
     (entry,) = tune_and_evaluate(likes, [one], EvaluationOptions(n_splits=2))
@@ -52,7 +52,7 @@ def test_validation_chooses_and_the_test_is_the_choices(likes):
     np.testing.assert_allclose(entry.test.hit_rate, np.mean(expected, axis=0))
 
 
-def test_fits_never_see_what_they_are_asked_for(likes):
+def test_fits_never_see_held_out_likes(likes):
     seen = []
 
     def spy(likes_given, setting):

@@ -33,6 +33,6 @@ def test_the_figure_labels_every_candidate_and_no_two_labels_overlap(result):
 
 def test_labels_are_spread_only_as_far_as_they_must():
     np.testing.assert_allclose(spread(np.array([0.1, 0.5, 0.9]), 0.05), [0.1, 0.5, 0.9])
-    found = spread(np.array([0.5, 0.5, 0.51]), 0.1)
-    assert (np.diff(found) >= 0.1 - 1e-12).all()
-    assert found.mean() == pytest.approx(0.503, abs=0.05)
+    positions = spread(np.array([0.5, 0.5, 0.51]), 0.1)
+    assert (np.diff(positions) >= 0.1 - 1e-12).all()
+    assert positions.mean() == pytest.approx(0.503, abs=0.05)

@@ -41,22 +41,22 @@ def test_a_hand_worked_example():
         (1, 5, [4, 3]),  # list 4 3 2: at ranks 1 and 2, ideal
         (1, 2, [0, 1]),  # list 5 4 3: at none
     ]
-    found = ranking(
+    metrics = ranking(
         lambda query: np.tile(np.arange(6.0), (len(query), 1)), queries(likes, asked), k=3
     )
     ideal = 1 + 1 / math.log2(3)
-    np.testing.assert_allclose(found.hit_rate, [0.5, 0.5])
-    np.testing.assert_allclose(found.ndcg, [1 / math.log2(3) / ideal, 0.5])
-    np.testing.assert_allclose(found.mrr, [0.5, 0.5])
+    np.testing.assert_allclose(metrics.hit_rate, [0.5, 0.5])
+    np.testing.assert_allclose(metrics.ndcg, [1 / math.log2(3) / ideal, 0.5])
+    np.testing.assert_allclose(metrics.mrr, [0.5, 0.5])
     # Likes of the movies: 1 1 1 0 0 1. Lists 543, 543 | 432, 543.
-    np.testing.assert_allclose(found.popularity, [1 / 3, 1 / 3])
-    assert found.coverage == 4 / 6  # 2, 3, 4 and 5
+    np.testing.assert_allclose(metrics.popularity, [1 / 3, 1 / 3])
+    assert metrics.coverage == 4 / 6  # 2, 3, 4 and 5
 
 
 @pytest.mark.parametrize("exclude", ["query", "likes"])
 def test_the_numbers_are_those_of_a_loop_and_of_scikit_learn(holdout, exclude):
     table = rng(3).standard_normal((60, 60))
-    found = ranking(lambda query: table[query], holdout, 10, exclude)
+    metrics = ranking(lambda query: table[query], holdout, 10, exclude)
     liked = holdout.matrix.toarray() > 0
     hits, ndcgs, mrrs, users, shown = {}, {}, {}, [], set()
     for user, query, targets in zip(holdout.user, holdout.query, holdout.targets, strict=True):
@@ -72,10 +72,10 @@ def test_the_numbers_are_those_of_a_loop_and_of_scikit_learn(holdout, exclude):
         mrrs.setdefault(user, []).append(max([1 / rank for rank in ranks], default=0))
         users.append(user)
         shown |= set(best)
-    for number, by_user in ((found.hit_rate, hits), (found.ndcg, ndcgs), (found.mrr, mrrs)):
+    for number, by_user in ((metrics.hit_rate, hits), (metrics.ndcg, ndcgs), (metrics.mrr, mrrs)):
         expected = [np.mean(by_user[user]) for user in sorted(set(users))]
         np.testing.assert_allclose(number, expected, rtol=1e-9)
-    assert found.coverage == len(shown) / 60
+    assert metrics.coverage == len(shown) / 60
 
 
 def test_targets_ranked_first_score_one_and_ranked_last_nothing():
@@ -132,9 +132,9 @@ def test_a_paired_difference_is_told_apart_where_two_intervals_overlap():
 def test_resamples_are_drawn_a_few_at_a_time_and_are_those_of_one_draw(monkeypatch):
     values = rng().random((30, 2))
     whole = rng(1).multinomial(30, np.full(30, 1 / 30), size=120) / 30 @ values
-    found = bootstrap_intervals(values, 120, rng(1))
+    intervals = bootstrap_intervals(values, 120, rng(1))
     assert RESAMPLES_AT_ONCE < 120
-    np.testing.assert_allclose(found, np.quantile(whole, [0.025, 0.975], axis=0))
+    np.testing.assert_allclose(intervals, np.quantile(whole, [0.025, 0.975], axis=0))
 
 
 # -- how alike two lists are ---------------------------------------------------------------------
@@ -142,9 +142,9 @@ def test_resamples_are_drawn_a_few_at_a_time_and_are_those_of_one_draw(monkeypat
 
 def test_agreements_and_their_average_are_the_published_example():
     """Webber, Moffat and Zobel 2010, the example of average overlap: abcdefg against zcavwxy."""
-    found = agreements("abcdefg", "zcavwxy")
-    np.testing.assert_allclose(found, [0, 0, 2 / 3, 2 / 4, 2 / 5, 2 / 6, 2 / 7])
-    average = np.cumsum(found) / np.arange(1, 8)
+    shares = agreements("abcdefg", "zcavwxy")
+    np.testing.assert_allclose(shares, [0, 0, 2 / 3, 2 / 4, 2 / 5, 2 / 6, 2 / 7])
+    average = np.cumsum(shares) / np.arange(1, 8)
     published = [0.000, 0.000, 0.222, 0.292, 0.313, 0.317, 0.312]
     np.testing.assert_allclose(average, published, atol=5e-4)  # printed with three decimals
 

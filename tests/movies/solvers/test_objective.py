@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,20 +12,21 @@ from scipy.stats import ortho_group
 from embedlab.movies.data.cooccurrence import cooccurrence
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.solvers import objective as objective_module
-from embedlab.movies.solvers.objective import Dense, Factored
+from embedlab.movies.solvers.objective import Dense, Factored, balanced_row_shards
 
 
 def both_forms(likes):
     return {"factored": Factored(weight_likes(likes)), "dense": Dense(cooccurrence(likes))}
 
 
-worlds = st.tuples(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 7), st.integers(1, 5))
+# Seed, users, movies, dim.
+toys = st.tuples(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 7), st.integers(1, 5))
 
 
-@given(world=worlds, form=st.sampled_from(["factored", "dense"]))
+@given(toy=toys, form=st.sampled_from(["factored", "dense"]))
 @settings(max_examples=40, deadline=None)
-def test_cost_and_gradient_are_those_of_loops(world, form):
-    seed, n_users, n_movies, dim = world
+def test_cost_and_gradient_are_those_of_loops(toy, form):
+    seed, n_users, n_movies, dim = toy
     rng = np.random.default_rng(seed)
     likes = random_likes(rng, n_users, n_movies)
     counts = cooccurrence_by_loop(likes.toarray())
@@ -100,3 +102,50 @@ def test_an_exact_fit_costs_nothing_and_is_never_negative():
 def cost_of(likes, v):
     objective = Factored(weight_likes(likes), dtype=torch.float64)
     return objective.cost_and_gradient(torch.from_numpy(v))[0]
+
+
+def test_the_dense_form_holds_two_matrices_of_movies_by_movies():
+    objective = Dense(cooccurrence(random_likes(np.random.default_rng(0), 20, 300)))
+    v = torch.randn(300, 8)
+    objective.cost_and_gradient(v)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        objective.cost_and_gradient(v)
+    allocated = sum(max(event.self_device_memory_usage, 0) for event in profile.key_averages())
+    allocated += sum(max(event.self_cpu_memory_usage, 0) for event in profile.key_averages())
+    # X and R are kept; one evaluation adds the blocks of its float64 sum and the gradient, which
+    # even when all of them were alive at once are less than four more.
+    assert objective.counts.shape == objective.residual.shape == (300, 300)
+    assert 0 < allocated < 4 * 300 * 300 * 4 + 64 * 300 * 8
+
+
+def test_shares_of_users_hold_about_as_many_likes():
+    rng = np.random.default_rng(0)
+    likes = sp.random(200, 50, 0.3, "csr", rng=rng)
+    likes = likes.multiply(rng.random((200, 1)) < 0.2).tocsr()
+    for n in (1, 2, 3, 7):
+        parts = balanced_row_shards(likes, n)
+        assert [row for part in parts for row in range(200)[part]] == list(range(200))
+        counts = [likes[part].nnz for part in parts]
+        assert max(counts) - min(counts) <= 2 * np.diff(likes.indptr).max()
+    few = balanced_row_shards(likes[:2], 4)
+    assert [row for part in few for row in range(2)[part]] == [0, 1]
+
+
+def test_a_cost_within_roundoff_is_zero():
+    """One movie has no pair: its cost is 0, whatever its vector."""
+    likes = sp.csr_matrix(np.ones((3, 1), dtype=np.int32))
+    objective = Factored(weight_likes(likes), dtype=torch.float64)
+    rng = np.random.default_rng(0)
+
+    def cost(scale: float) -> float:
+        return objective.cost_and_gradient(torch.from_numpy(rng.normal(size=(1, 7)) * scale))[0]
+
+    assert {cost(scale) for scale in (0.1, 1, 10, 100) for _ in range(20)} == {0.0}
+
+
+def test_a_cost_that_overflows_is_infinite():
+    """Fourth powers of 3e76 are finite, the square of a hundred of them is not."""
+    likes = sp.csr_matrix(np.ones((3, 100), dtype=np.int32))
+    objective = Factored(weight_likes(likes), dtype=torch.float64)
+    cost, _ = objective.cost_and_gradient(torch.full((100, 1), 3e76, dtype=torch.float64))
+    assert cost == np.inf

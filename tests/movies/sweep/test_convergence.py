@@ -44,27 +44,27 @@ def test_epochs_are_dense_at_the_start_and_hold_both_ends(n_epochs):
 
 
 def test_well_known_movies_are_drawn_besides_those_asked_for():
-    found = queries()
-    assert found.rows[: found.n_asked].tolist() == [0, 4]
-    assert sorted(found.rows[found.n_asked :]) == [0, 1, 3, 5]
-    assert found.k == 4  # of six, without a movie itself and the other row of the same name
+    chosen = queries()
+    assert chosen.rows[: chosen.n_asked].tolist() == [0, 4]
+    assert sorted(chosen.rows[chosen.n_asked :]) == [0, 1, 3, 5]
+    assert chosen.k == 4  # of six, without a movie itself and the other row of the same name
 
 
 def test_lists_are_those_of_the_served_model(vectors):
-    found = queries()
+    chosen = queries()
     model = Neighbours(vectors)
     for query, others, rows in zip(
-        found.rows, found.excluded, found.recommend(vectors), strict=True
+        chosen.rows, chosen.excluded, chosen.recommend(vectors), strict=True
     ):
-        expected = model.top([int(query)], found.k, exclude=others)
+        expected = model.top([int(query)], chosen.k, exclude=others)
         assert rows.tolist() == [one.row for one in expected]
 
 
 def test_the_overlap_is_the_mean_over_the_drawn_movies_with_its_interval():
-    found = queries(asked=[0, 4], k=2)
+    chosen = queries(asked=[0, 4], k=2)
     exact = np.array([[1, 2]] * 6)
     lists = np.array([[8, 9], [8, 9], [1, 2], [2, 1], [1, 9], [8, 9]])
-    mean, half = sampled_overlap(found, lists, exact)
+    mean, half = sampled_overlap(chosen, lists, exact)
     shares = [1, 1, 0.5, 0]
     assert mean == np.mean(shares)
     assert half == pytest.approx(1.96 * np.std(shares, ddof=1) / 2)
@@ -90,7 +90,7 @@ def test_lists_that_are_too_short_are_asked_anew(tmp_path, vectors):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_to_watch_a_fit_does_not_change_it(optimizer):
+def test_lists_of_epochs_do_not_change_the_fit(optimizer):
     likes = find_likes(small_ratings(np.random.default_rng(0)), "user_mean", item_power=0.5)
     titles = TitleIndex(likes.movies["title"].tolist())
     asked = choose_queries(titles, likes.popularity, [0], 2)

@@ -38,8 +38,8 @@ SECONDS_AT_MOST = 60
 
 def children(client) -> dict[str, mlflow.entities.Run]:
     """The newest child of each name."""
-    found = client.search_runs(["1"], "tags.fit_key IS NOT NULL", order_by=["start_time ASC"])
-    return {run.info.run_name: run for run in found}
+    runs = client.search_runs(["1"], "tags.fit_key IS NOT NULL", order_by=["start_time ASC"])
+    return {run.info.run_name: run for run in runs}
 
 
 def n_children(client) -> int:
@@ -152,7 +152,7 @@ def test_ray_makes_the_same_children_as_the_local_launcher(both):
     (_, here, local), (_, there, ray) = both
     assert list(local) == ["exact", "adam lr=1", "adam lr=0.1", "sgd lr=9", "sgd lr=1e-05"]
     assert set(local) == set(ray)
-    own = {"mlflow.parentRunId", "process_started"}
+    own_tags = {"mlflow.parentRunId", "process_started"}
     for name, run in local.items():
         other = ray[name]
         assert other.data.params == run.data.params
@@ -161,7 +161,7 @@ def test_ray_makes_the_same_children_as_the_local_launcher(both):
         assert {key for key in other.data.tags if not key.startswith("sweep_")} == tags | {
             "ray_node"
         }
-        for key in tags - own:
+        for key in tags - own_tags:
             assert other.data.tags[key] == run.data.tags[key], key
         assert set(other.data.metrics) == set(run.data.metrics)
         for metric in ("train/cost", "train/gap"):
@@ -196,10 +196,10 @@ def test_what_one_launcher_has_finished_the_other_does_not_run_again(both, capsy
 def test_a_process_that_is_killed_in_the_middle_is_replaced(cluster, tmp_path):
     with fresh_store(tmp_path) as client, killing(1) as killed:
         main([*ENDLESS, "--epochs", "3000", *by_ray(cluster)])
-        found = children(client)
-        assert n_children(client) == len(found) == 2
+        fits = children(client)
+        assert n_children(client) == len(fits) == 2
     assert len(killed) == 1
-    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert {run.info.status for run in fits.values()} == {"FINISHED"}
 
 
 @pytest.mark.slow
@@ -209,11 +209,11 @@ def test_a_fit_whose_process_always_dies_is_a_sentence_and_the_others_are_kept(c
         message = rf"1 of 3 fits failed: its process died {RETRIES + 1} times \(adam lr=0.1, seed 0"
         with killing(RETRIES + 1) as killed, pytest.raises(RayError, match=message):
             main([*ENDLESS[:-1], "0.1,1", "--epochs", "3000", *by_ray(cluster)])
-        found = children(client)
+        fits = children(client)
     assert len(killed) == RETRIES + 1
-    assert found["adam lr=0.1"].info.status == "FAILED"
-    assert found["adam lr=0.1"].data.tags["error"] == f"its process died {RETRIES + 1} times"
-    assert found["adam lr=1"].info.status == "FINISHED"
+    assert fits["adam lr=0.1"].info.status == "FAILED"
+    assert fits["adam lr=0.1"].data.tags["error"] == f"its process died {RETRIES + 1} times"
+    assert fits["adam lr=1"].info.status == "FINISHED"
 
 
 @pytest.mark.slow
@@ -233,10 +233,10 @@ def test_fits_of_a_node_that_goes_down_are_done_by_the_other(cluster, tmp_path):
         thread.start()
         main([*ENDLESS[:-1], "1,0.1", "--epochs", "6000", *by_ray(cluster)])
         thread.join()
-        found = children(client)
+        fits = children(client)
     assert len(lost) == 1
-    assert {run.info.status for run in found.values()} == {"FINISHED"}
-    nodes = {run.data.tags["ray_node"].split()[-1] for run in found.values()}
+    assert {run.info.status for run in fits.values()} == {"FINISHED"}
+    nodes = {run.data.tags["ray_node"].split()[-1] for run in fits.values()}
     assert not lost[0].startswith(tuple(nodes))
 
 
@@ -297,9 +297,9 @@ def test_a_ray_of_its_own_ends_with_the_run_that_is_stopped(tmp_path):
             stdout=out,
             stderr=out,
         )
-        own = psutil.Process(process.pid)
-        assert wait_for_fit(own)
-        of_ray = own.children(recursive=True)
+        run = psutil.Process(process.pid)
+        assert wait_for_fit(run)
+        of_ray = run.children(recursive=True)
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS_AT_MOST) == 128 + signal.SIGTERM
     _, alive = psutil.wait_procs(of_ray, 5)

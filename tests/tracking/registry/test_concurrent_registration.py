@@ -18,98 +18,16 @@ import mlflow
 import pytest
 from cards import card_of
 from conftest import fresh_store
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
+from memory_registry import NAME, Memory, add, memory_with_champion, replace_mlflow
 
-from embedlab.errors import TrackingError
 from embedlab.tracking.registry import registered_model, versions
-from embedlab.tracking.registry.versions import Registration, register, set_champion
+from embedlab.tracking.registry.versions import register, set_champion
 
-NAME = "movie-embedding"
-WORLDS = 400  # of versions, and of orders in which their registrations come about
+DRAWS = 400  # of versions, and of orders in which their registrations come about
 LIKELY = ["if_better"] * 6 + ["always", "never"]
 
-
-def _copy_of(version: SimpleNamespace) -> SimpleNamespace:
-    return SimpleNamespace(**vars(version) | {"tags": dict(version.tags)})
-
-
-class Memory:
-    """One registered model, as MLflow's client has it; `before` is called before every call."""
-
-    def __init__(self, before: Callable[[], None] = lambda: None):
-        self.before = before
-        self.versions: dict[int, SimpleNamespace] = {}
-        self.aliases: dict[str, int] = {}
-        self.description = ""
-
-    def MlflowClient(self) -> "Memory":
-        return self
-
-    def register_model(self, _uri: str, _name: str, tags: dict[str, str]) -> SimpleNamespace:
-        self.before()
-        number = len(self.versions) + 1
-        made = SimpleNamespace(
-            version=str(number), tags=dict(tags), creation_timestamp=time.time() * 1000
-        )
-        self.versions[number] = made
-        return made
-
-    def update_model_version(self, _name: str, _version: str, _description: str) -> None:
-        self.before()
-
-    def search_model_versions(self, _filter: str) -> list[SimpleNamespace]:
-        self.before()
-        return [_copy_of(version) for version in self.versions.values()]
-
-    def get_registered_model(self, _name: str) -> SimpleNamespace:
-        self.before()
-        return SimpleNamespace(aliases=dict(self.aliases), description=self.description)
-
-    def update_registered_model(self, _name: str, description: str) -> None:
-        self.before()
-        self.description = description
-
-    def get_model_version(self, _name: str, version: str) -> SimpleNamespace:
-        self.before()
-        return _copy_of(self.versions[int(version)])
-
-    def set_registered_model_alias(self, _name: str, alias: str, version: str) -> None:
-        self.before()
-        self.aliases[alias] = int(version)
-
-    def delete_registered_model_alias(self, _name: str, alias: str) -> None:
-        self.before()
-        self.aliases.pop(alias, None)
-
-    def set_model_version_tag(self, _name: str, version: str, key: str, value: str) -> None:
-        self.before()
-        self.versions[int(version)].tags[key] = value
-
-
-@pytest.fixture
-def use(monkeypatch) -> Callable[[Memory], Memory]:
-    """Make a registry in memory the one that our code sees; it is asked again without a pause."""
-    monkeypatch.setattr(registered_model, "POLL_SECONDS", 0)
-
-    def use_it(memory: Memory) -> Memory:
-        for module in (versions, registered_model):
-            monkeypatch.setattr(module, "mlflow", memory)
-        return memory
-
-    return use_it
-
-
-@pytest.fixture
-def memory(use) -> Memory:
-    """With a version 1 that costs 100 on data `a`."""
-    made = use(Memory())
-    add(100)
-    return made
-
-
-def add(cost: float, digest: str = "a", promote: str = "if_better") -> Registration:
-    return register("uri", NAME, card_of(digest, cost), promote)
+use = pytest.fixture(replace_mlflow)
+memory = pytest.fixture(memory_with_champion)
 
 
 @pytest.fixture
@@ -186,7 +104,7 @@ def history(draw: random.Random) -> None:
             set_champion(NAME, "previous", "the better one is slow")
 
 
-@pytest.mark.parametrize("start", range(0, WORLDS, 100))
+@pytest.mark.parametrize("start", range(0, DRAWS, 100))
 def test_registrations_at_once_end_as_if_one_had_come_after_the_other(use, start):
     for seed in range(start, start + 100):
         draw, memory = random.Random(seed), use(Memory())
@@ -210,7 +128,7 @@ def test_registrations_at_once_end_as_if_one_had_come_after_the_other(use, start
                 assert entry.alias == "champion"
 
 
-@pytest.mark.parametrize("start", range(0, WORLDS, 100))
+@pytest.mark.parametrize("start", range(0, DRAWS, 100))
 def test_a_promotion_by_hand_holds_against_registrations_at_the_same_moment(
     use, monkeypatch, start
 ):
@@ -274,35 +192,6 @@ def test_a_promotion_waits_only_so_long_for_a_registration_that_was_killed(memor
     set_champion(NAME, "2", "it is time")
     assert memory.aliases == {"champion": 2}
     assert clock.now == versions.PROMOTION_SECONDS
-
-
-def collisions(memory: Memory, monkeypatch, code: int, times: int) -> None:
-    """The next so many times that an alias is set, MLflow says that something went wrong."""
-    left = [MlflowException("UNIQUE constraint failed", error_code=code)] * times
-    set_alias = memory.set_registered_model_alias
-
-    def set_or_collide(*args):
-        if left:
-            raise left.pop()
-        set_alias(*args)
-
-    monkeypatch.setattr(memory, "set_registered_model_alias", set_or_collide)
-
-
-def test_a_write_that_collided_is_tried_again(memory, monkeypatch):
-    collisions(memory, monkeypatch, BAD_REQUEST, times=registered_model.MAX_ATTEMPTS - 1)
-    assert add(99).alias == "champion"
-
-
-@pytest.mark.parametrize(
-    ("code", "times"), [(BAD_REQUEST, registered_model.MAX_ATTEMPTS), (INTERNAL_ERROR, 1)]
-)
-def test_a_write_that_goes_on_to_fail_is_one_sentence(memory, monkeypatch, code, times):
-    collisions(memory, monkeypatch, code, times)
-    monkeypatch.setattr(memory, "get_tracking_uri", mlflow.get_tracking_uri, raising=False)
-    with pytest.raises(TrackingError, match=r"reports: UNIQUE constraint failed$"):
-        add(99)
-    assert memory.aliases == {"champion": 1}
 
 
 # -- with MLflow and real processes ------------------------------------------------------------

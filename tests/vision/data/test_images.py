@@ -18,21 +18,23 @@ from image_files import (
     WHITE,
     colours,
     encoded,
-    is_same_dataset,
     write_images,
 )
 from PIL import Image
 
 from embedlab.datasets.cache import cache_folder
-from embedlab.datasets.image_source import (
-    SAMPLE,
-    ImageSource,
-    locate_images,
-)
+from embedlab.datasets.image_source import SAMPLE, ImageSource, locate_images
 from embedlab.errors import DataError
 from embedlab.vision.data import images as images_module
 from embedlab.vision.data.images import ImageDataset, read_images
 from embedlab.vision.inference import iter_batches
+
+
+def is_same_dataset(one: ImageDataset, other: ImageDataset) -> bool:
+    arrays = ((one.pixels, other.pixels), (one.labels, other.labels))
+    arrays += ((one.fingerprints, other.fingerprints),)
+    rest = [(p.name, p.classes, p.part_sizes, p.digest, p.files, p.left_out) for p in (one, other)]
+    return all(np.array_equal(a, b) for a, b in arrays) and rest[0] == rest[1]
 
 
 def test_the_sample_is_the_digits_of_scikit_learn():

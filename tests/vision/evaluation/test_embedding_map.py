@@ -12,9 +12,9 @@ def test_nearest_images_against_a_loop():
     features[7] = features[3]  # a twin: it is the nearest, and the query itself never is
     z = (features - features.mean(0)) / features.std(0)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
-    for query, found in zip([3, 11], nearest(features, np.array([3, 11]), 4), strict=True):
+    for query, neighbours in zip([3, 11], nearest(features, np.array([3, 11]), 4), strict=True):
         others = sorted((-z[query] @ z[i], i) for i in range(30) if i != query)
-        assert found.tolist() == [i for _, i in others[:4]]
+        assert neighbours.tolist() == [i for _, i in others[:4]]
 
 
 @pytest.mark.parametrize("how", ["pca", "tsne"])

@@ -21,15 +21,16 @@ def compared_runs():
 
 
 def test_runs_are_compared_in_numbers_and_words():
-    found = compare_runs(compared_runs(), CLASSES)
-    assert [run.name for run in found.runs] == found.table["run"].tolist() == ["tuned", "features"]
-    assert found.table["accuracy"].tolist() == [1.0, 0.8]
-    assert found.table["minutes"].tolist() == [10.0, 1.0]
-    (pair,) = found.pairs.to_dict("records")
+    comparison = compare_runs(compared_runs(), CLASSES)
+    assert [run.name for run in comparison.runs] == ["tuned", "features"]
+    assert comparison.table["run"].tolist() == ["tuned", "features"]
+    assert comparison.table["accuracy"].tolist() == [1.0, 0.8]
+    assert comparison.table["minutes"].tolist() == [10.0, 1.0]
+    (pair,) = comparison.pairs.to_dict("records")
     assert (pair["first"], pair["only_first_right"], pair["only_second_right"]) == ("tuned", 12, 0)
     assert pair["p_value"] == pytest.approx(2 / 2**12)
-    assert found.recall["features"].tolist() == [0.8, 0.8, 0.8]
-    words = found.to_markdown("squares")
+    assert comparison.recall["features"].tolist() == [0.8, 0.8, 0.8]
+    words = comparison.to_markdown("squares")
     assert words.startswith("### tuned is the best of 2 on squares\n")
     assert "+20.00 points, significant (McNemar" in words
     assert re.search(r"gains most is \w+ \(\+20\.0 points\)", words)

@@ -7,6 +7,8 @@ import pytest
 from toy_dataset import CLASSES, HAND, predictions
 
 from embedlab.vision.evaluation.metrics import (
+    NO_SCORE,
+    AccuracyAndLoss,
     calibration_error,
     evaluate,
     mcnemar,
@@ -61,16 +63,16 @@ def test_top_predictions_are_the_most_confident_of_each_true_class():
 def test_top_predictions_against_a_loop():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 200)
-    found = predictions_of(rng.normal(size=(200, 3)), labels, np.arange(200))
-    top = top_predictions(found, CLASSES, k=5)
+    drawn = predictions_of(rng.normal(size=(200, 3)), labels, np.arange(200))
+    top = top_predictions(drawn, CLASSES, k=5)
     assert len(top) == 3 * 2 * 5
     for label, name in enumerate(CLASSES):
         for kind in ("right", "wrong"):
             candidates = [
-                (-found.probabilities[i].max(), i)
+                (-drawn.probabilities[i].max(), i)
                 for i in range(200)
                 if labels[i] == label
-                and (found.probabilities[i].argmax() == label) == (kind == "right")
+                and (drawn.probabilities[i].argmax() == label) == (kind == "right")
             ]
             expected = [i for _, i in sorted(candidates)[:5]]
             of_kind = top[(top["class"] == name) & (top["kind"] == kind)]
@@ -86,3 +88,17 @@ def test_mcnemar_by_hand():
     assert (test.only_first, test.only_second) == (5, 1)
     assert test.p_value == pytest.approx(14 / 64)
     assert mcnemar(first, first).p_value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "beats"),
+    [
+        ((0.8, 9.0), (0.7, 0.1), True),
+        ((0.8, 0.4), (0.8, 0.5), True),
+        ((0.8, 0.5), (0.8, 0.5), False),
+        ((0.8, math.nan), (0.8, 0.5), False),
+        ((0.0, math.inf), NO_SCORE, True),
+    ],
+)
+def test_the_higher_accuracy_is_better_and_of_equal_ones_the_lower_loss(one, other, beats):
+    assert AccuracyAndLoss(*one).beats(AccuracyAndLoss(*other)) is beats

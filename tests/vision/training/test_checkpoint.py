@@ -61,7 +61,7 @@ def store_folder(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("arguments", "sentence"),
     [
         (["--epochs", "3"], r"epochs: expected 2, the value in resume=\w+, got 3: leave"),
         (["--recipe", "notebook"], "recipe: expected fast, .* got notebook"),
@@ -70,7 +70,7 @@ def store_folder(tmp_path_factory) -> Path:
     ],
 )
 def test_a_parameter_that_contradicts_the_resumed_run_is_refused(
-    tmp_path, store_folder, given, sentence
+    tmp_path, store_folder, arguments, sentence
 ):
     settings = vars(finetune.build_parser().parse_args([]))
     settings = {name: settings[name] for name in finetune.CHECKPOINTED_PARAMETERS}
@@ -79,9 +79,9 @@ def test_a_parameter_that_contradicts_the_resumed_run_is_refused(
     del settings["head"], settings["batch_norm"]  # as an earlier version saved it
     run_id = "0123456789abcdef" * 2
     Checkpoints(run_id).save({"settings": settings})
-    given = [word.format(folder=tmp_path) for word in given]
+    arguments = [word.format(folder=tmp_path) for word in arguments]
     with fresh_store(store_folder), pytest.raises(OptionError, match=sentence):
-        finetune.main(["--resume", run_id, *given])
+        finetune.main(["--resume", run_id, *arguments])
 
 
 def test_a_damaged_checkpoint_is_refused_or_has_lost_nothing():

@@ -11,10 +11,6 @@ from toy_dataset import CLASSES, blobs
 from embedlab.errors import DivergedError
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
-from embedlab.vision.evaluation.metrics import (
-    NO_SCORE,
-    AccuracyAndLoss,
-)
 from embedlab.vision.features import Features
 from embedlab.vision.options import LINEAR_PROBE_LR, LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
@@ -59,8 +55,8 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
     # The folded layer of plain features predicts what the standardised one did.
     x, _ = blobs(150, seed=1)
     expected = epochs[probe.best.epoch - 1].predictions.probabilities
-    found = softmax(probe_logits(probe.head(), x), axis=1)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    probabilities = softmax(probe_logits(probe.head(), x), axis=1)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_of_epochs_with_equal_accuracy_the_one_with_the_lowest_loss_is_kept():
@@ -69,28 +65,6 @@ def test_of_epochs_with_equal_accuracy_the_one_with_the_lowest_loss_is_kept():
     assert {epoch.record.metrics["val/accuracy"] for epoch in epochs} == {1.0}
     assert probe.best.epoch == 15
     assert probe.best.score == (1.0, min(epoch.record.metrics["val/loss"] for epoch in epochs))
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "beats"),
-    [
-        ((0.8, 9.0), (0.7, 0.1), True),
-        ((0.8, 0.4), (0.8, 0.5), True),
-        ((0.8, 0.5), (0.8, 0.5), False),
-        ((0.8, math.nan), (0.8, 0.5), False),
-        ((0.0, math.inf), NO_SCORE, True),
-    ],
-)
-def test_the_higher_accuracy_is_better_and_of_equal_ones_the_lower_loss(one, other, beats):
-    assert AccuracyAndLoss(*one).beats(AccuracyAndLoss(*other)) is beats
-
-
-@pytest.mark.parametrize(
-    ("n_images", "batch_size", "expected"),
-    [(42_500, 256, 256), (1_273, 256, 63), (126, 256, 8), (3, 256, 8), (126, 4, 4)],
-)
-def test_an_epoch_over_few_images_has_several_updates(n_images, batch_size, expected):
-    assert LinearProbeOptions(batch_size=batch_size).batch_size_for(n_images) == expected
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])

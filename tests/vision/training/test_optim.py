@@ -30,12 +30,12 @@ def rates(options: FinetuneOptions, steps_per_epoch: int) -> list[float]:
     """The learning rate of every step."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=options.lr)
     schedule = build_schedule(optimizer, options, steps_per_epoch)
-    found = []
+    values = []
     for _ in range(options.epochs * steps_per_epoch):
-        found.append(optimizer.param_groups[0]["lr"])
+        values.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    return found
+    return values
 
 
 def test_one_cycle_rises_for_its_share_and_ends_just_above_zero():

@@ -45,7 +45,9 @@ def test_a_batch_larger_than_the_data_has_the_rate_of_the_data():
         (1_000_000, 256, 128, 3e-4, 8, (128, 160, 224, 224)),
     ],
 )
-def test_the_choice_follows_the_data(n_train, side, batch_size, lr, epochs, resolution):
+def test_auto_chooses_by_number_and_size_of_the_images(
+    n_train, side, batch_size, lr, epochs, resolution
+):
     options = make_options("auto", n_train, side)
     assert (options.batch_size, options.epochs) == (batch_size, epochs)
     assert options.lr == lr
@@ -71,7 +73,7 @@ def test_random_weights_have_nothing_to_probe_or_to_keep():
     assert "head=random (random weights)" in sentence
 
 
-def test_of_cifar_10_it_changes_five_values_of_fast():
+def test_auto_changes_five_values_of_fast_for_cifar_10():
     changes = {"head": "linear_probe", "optimizer": "adamw", "lr": 3e-4, "freeze": "stem"}
     expected = replace(FAST, recipe="auto", augment="zoom_flip", **changes)
     assert make_options("auto", 42_500, 32) == expected

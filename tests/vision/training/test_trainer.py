@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from narrow_resnet import NARROW
-from toy_dataset import split_of, squares
+from toy_dataset import PREPROCESSING, split_of, squares
 
 from embedlab.errors import DataError, DivergedError
 from embedlab.progress import EpochRecord
@@ -37,15 +37,13 @@ from embedlab.vision.training.recipes import (
 )
 from embedlab.vision.training.trainer import Trainer
 from embedlab.vision.training.work_estimate import epoch_work
-from embedlab_serving.network import Preprocessing
 
-RESOLUTION = 32
+RESOLUTION = PREPROCESSING.resolution
 SHORT = FinetuneOptions(epochs=3, batch_size=16, resolution=(RESOLUTION,), augment="crop")
 # Enough of both for BatchNorm's running statistics to follow.
 MANY, LONGER = squares(n_per_class=80), replace(SHORT, epochs=6, batch_size=8, ema=0.0)
 FEW = squares(n_per_class=24)
 STEPS = 2  # of an epoch: 36 training images in batches of 16, the last incomplete one dropped
-PREPROCESSING = Preprocessing(RESOLUTION, 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def network(n_classes: int = 3, seed: int = 1) -> torch.nn.Module:
@@ -162,13 +160,13 @@ def test_only_an_epoch_of_the_last_resolution_can_be_the_best():
 # -- what is trained ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", FREEZE)
-def test_what_is_frozen_stays_as_it_was_statistics_included(what):
+@pytest.mark.parametrize("freeze", FREEZE)
+def test_what_is_frozen_stays_as_it_was_statistics_included(freeze):
     parts = ["conv1 bn1", "layer1", "layer2", "layer3", "layer4", "fc"]
-    n_frozen = list(FREEZE).index(what)
+    n_frozen = list(FREEZE).index(freeze)
     net = network()
     before = weights(net)
-    train(replace(SHORT, epochs=1, freeze=what, ema=0.0), net)
+    train(replace(SHORT, epochs=1, freeze=freeze, ema=0.0), net)
     after = weights(net)
     changed = {key.partition(".")[0] for key in before if before[key] != after[key]}
     assert changed == set(" ".join(parts[n_frozen:]).split())
@@ -220,10 +218,10 @@ def test_a_training_that_only_spoils_the_network_returns_the_start():
     assert [epoch.record.epoch for epoch in others] == [1, 2]
     best = max(epoch.record.metrics["val/accuracy"] for epoch in (start, *others))
     assert trainer.best.score.accuracy == best
-    found = trainer.pipeline.predict(trainer.images, trainer.split.val)
-    assert found.score == trainer.best.score
+    predictions = trainer.pipeline.predict(trainer.images, trainer.split.val)
+    assert predictions.score == trainer.best.score
     if trainer.best.epoch == 0:
-        assert np.array_equal(found.probabilities, start.predictions.probabilities)
+        assert np.array_equal(predictions.probabilities, start.predictions.probabilities)
 
 
 def test_a_resumed_training_does_not_repeat_its_start():

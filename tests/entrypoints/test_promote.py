@@ -1,4 +1,4 @@
-"""Who is champion by hand: rollback, the challenger, and what cannot be promoted."""
+"""Who is champion by hand, by the entry point `promote`: rollback, and what cannot be promoted."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from conftest import PROJECT, fresh_store, long
 
 from embedlab.errors import TrackingError
 from embedlab.tracking.lifecycle import start_run
-from embedlab.tracking.registry.versions import register, set_champion
+from embedlab.tracking.registry.versions import register
 from embedlab.workflows.models import log_movie_model
 from embedlab.workflows.recommend import load_model
 from entrypoints.promote import main as promote
@@ -46,8 +46,8 @@ def client(logged):
 
 
 def aliases(client) -> dict[str, str]:
-    found = client.get_registered_model(NAME).aliases
-    return {alias: str(version) for alias, version in found.items()}
+    versions = client.get_registered_model(NAME).aliases
+    return {alias: str(version) for alias, version in versions.items()}
 
 
 def newest_run(client):
@@ -73,27 +73,9 @@ def test_rollback_says_what_has_changed_and_how_to_undo_it(client, capsys):
         "\n".join(said) + "\n"
     )
 
-    given = [undo[i + 1].partition("=") for i, word in enumerate(undo) if word == "-P"]
-    promote([word for name, _, value in given for word in (f"--{name.replace('_', '-')}", value)])
+    options = [undo[i + 1].partition("=") for i, word in enumerate(undo) if word == "-P"]
+    promote([word for name, _, value in options for word in (f"--{name.replace('_', '-')}", value)])
     assert aliases(client) == {"champion": "2", "challenger": "3"}
-
-
-def test_previous_twice_is_back_where_it_was(client):
-    assert set_champion(NAME, "previous", "a look").version == 1
-    assert set_champion(NAME, "previous", "back").version == 2
-
-
-def test_a_challenger_that_is_promoted_loses_the_alias_challenger(client):
-    promotion = set_champion(NAME, "challenger", "it reads best")
-    assert (promotion.version, promotion.previous) == (3, 2)
-    assert aliases(client) == {"champion": "3"}
-
-
-def test_the_next_version_has_to_beat_the_one_that_is_champion_now(client, logged):
-    set_champion(NAME, "1", "odd films")
-    entry = register(logged, NAME, card_of("a", 99.0))  # above version 2's
-    assert entry.reason == "its cost 99 is below the 100 of version 1"
-    assert aliases(client) == {"champion": "4"}
 
 
 def test_promoting_the_champion_changes_nothing(client, capsys):
@@ -120,11 +102,6 @@ def test_without_a_champion_recommend_says_so(client):
     assert aliases(client) == {"challenger": "3"}
     with pytest.raises(TrackingError, match=r"@champion' cannot .* champion not found"):
         load_model(f"models:/{NAME}@champion")
-
-
-def test_the_number_of_a_deleted_version_is_not_used_again(client, logged):
-    client.delete_model_version(NAME, "3")
-    assert register(logged, NAME, card_of("a", 99.0)).version == 4
 
 
 def without_challenger(client):

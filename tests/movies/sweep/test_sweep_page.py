@@ -36,7 +36,7 @@ def page() -> str:
     return comparison_page(OptimizerComparison(fits, TitleIndex(TITLES), QUERIES), "toy")
 
 
-def test_it_needs_nothing_from_outside_and_titles_are_no_html(page):
+def test_the_page_loads_nothing_from_outside_and_escapes_titles(page):
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|@import|url\(""", page)
     assert "<b>A" not in page
 

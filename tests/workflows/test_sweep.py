@@ -40,17 +40,17 @@ def test_the_key_of_a_fit_changes_with_all_that_its_result_depends_on(monkeypatc
 
 
 def test_the_code_of_a_fit_is_all_that_the_solvers_import():
-    root, found, waiting = PROJECT / "src", set(), {"embedlab.movies.solvers.fit"}
+    root, modules, waiting = PROJECT / "src", set(), {"embedlab.movies.solvers.fit"}
     while waiting:
         name = waiting.pop()
-        found.add(name)
+        modules.add(name)
         path = root / f"{name.replace('.', '/')}.py"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             module = getattr(node, "module", None) or ""
             if isinstance(node, ast.ImportFrom) and module.startswith("embedlab.movies."):
-                waiting |= {module} - found
+                waiting |= {module} - modules
     code = {path for pattern in FIT_CODE for path in (root / "embedlab").glob(pattern)}
-    assert {root / f"{name.replace('.', '/')}.py" for name in found} <= code
+    assert {root / f"{name.replace('.', '/')}.py" for name in modules} <= code
 
 
 GRID = ["--ratings", "sample", "--dim", "5", "--epochs", "4", "--optimizers", "adam,sgd"]
@@ -60,14 +60,14 @@ TITLES = ["--titles", "Toy Story|Apollo 13"]
 
 def children(client) -> dict[str, mlflow.entities.Run]:
     """Every child by its run id, oldest first."""
-    found = client.search_runs(["1"], "tags.fit_key IS NOT NULL", order_by=["start_time ASC"])
-    return {run.info.run_id: run for run in found}
+    runs = client.search_runs(["1"], "tags.fit_key IS NOT NULL", order_by=["start_time ASC"])
+    return {run.info.run_id: run for run in runs}
 
 
 def parents(client) -> list[mlflow.entities.Run]:
     """Newest first."""
-    found = client.search_runs(["1"], "tags.entry_point = 'compare_optimizers'")
-    return [run for run in found if "fit_key" not in run.data.tags]
+    runs = client.search_runs(["1"], "tags.entry_point = 'compare_optimizers'")
+    return [run for run in runs if "fit_key" not in run.data.tags]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def compared(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_figures(compared, monkeypatch):
-    """Only the first comparison draws: `test_results` looks at every figure."""
+    """Only the first comparison draws: `test_sweep_plots` looks at every figure."""
     monkeypatch.setattr("embedlab.movies.sweep.plots.comparison_figures", lambda *_: {})
 
 
@@ -167,7 +167,7 @@ def test_the_parent_holds_figures_tables_and_the_answer(compared, tmp_path):
     assert metrics["best/gap"] == pytest.approx(best / metrics["reference/cost"] - 1)
     assert 0 <= metrics["best/overlap_random"] <= 1
     inputs = [run.inputs.dataset_inputs for run in (parent, list(children(client).values())[1])]
-    assert len({found.dataset.digest for of_run in inputs for found in of_run}) == 1
+    assert len({item.dataset.digest for of_run in inputs for item in of_run}) == 1
     assert all(inputs)
 
 
@@ -180,8 +180,8 @@ def test_the_printed_view_is_a_saved_one_that_finds_every_child(compared):
     view = client.get_experiment("1").tags[f"mlflow.sharedViewState.{tag}"]
     state = json.loads(json.loads(view)["state"])
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`final/cost`", True)
-    found = client.search_runs(["1"], state["searchFilter"])
-    assert {run.info.run_id for run in found} == set(list(children(client))[:5])
+    listed = client.search_runs(["1"], state["searchFilter"])
+    assert {run.info.run_id for run in listed} == set(list(children(client))[:5])
 
 
 @pytest.mark.slow
@@ -297,10 +297,10 @@ def test_a_fit_is_made_again_if_only_a_title_has_changed(tmp_path):
 def test_several_seeds_and_one_exact_fit(tmp_path):
     with fresh_store(tmp_path) as client:
         main([*GRID, *TITLES, "--learning-rates", "adam:1/sgd:1e-5", "--seeds", "0,1"])
-        found = [(r.info.run_name, r.data.params["seed"]) for r in children(client).values()]
+        fits = [(r.info.run_name, r.data.params["seed"]) for r in children(client).values()]
         table = mlflow.load_table("tables/fits.json", run_ids=[parents(client)[0].info.run_id])
-    assert [seed for name, seed in found if name == "adam lr=1"] == ["0", "1"]
-    assert [seed for name, seed in found if name == "exact"] == ["0"]
+    assert [seed for name, seed in fits if name == "adam lr=1"] == ["0", "1"]
+    assert [seed for name, seed in fits if name == "exact"] == ["0"]
     assert table["fit"].tolist()[:3] == ["exact", "adam lr=1 seed=0", "adam lr=1 seed=1"]
     assert table["cost"].nunique() == 5
 

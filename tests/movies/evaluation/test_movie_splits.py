@@ -26,7 +26,7 @@ def holdout(likes):
     return hold_out(likes, rng())
 
 
-def test_what_is_held_out_is_not_learnt_from_and_nothing_else_is_missing(likes, holdout):
+def test_training_likes_are_all_likes_but_the_held_out_ones(likes, holdout):
     held = {(u, m) for u, row in zip(holdout.user, holdout.targets, strict=True) for m in row}
     assert len(held) == HELD_OUT * len(np.unique(holdout.user))
     assert not held & pairs(holdout.matrix)
@@ -34,7 +34,7 @@ def test_what_is_held_out_is_not_learnt_from_and_nothing_else_is_missing(likes, 
     assert holdout.matrix.has_sorted_indices
 
 
-def test_queries_are_what_the_user_likes_each_once_and_not_too_many(holdout):
+def test_queries_are_training_likes_of_the_user_each_once_up_to_a_limit(holdout):
     asked = list(zip(holdout.user.tolist(), holdout.query.tolist(), strict=True))
     assert len(set(asked)) == len(asked)
     assert set(asked) <= pairs(holdout.matrix)
@@ -46,12 +46,12 @@ def test_queries_are_what_the_user_likes_each_once_and_not_too_many(holdout):
 def test_users_with_few_likes_are_untouched():
     counts = [0, 3, MIN_USER_LIKES - 1, MIN_USER_LIKES, 20]
     likes = sp.csr_matrix(np.array([[1] * n + [0] * (25 - n) for n in counts]))
-    found = hold_out(likes, rng())
-    assert set(found.user) == {3, 4}
-    assert np.diff(found.matrix.indptr).tolist() == [0, 3, 4, 3, 18]
+    split = hold_out(likes, rng())
+    assert set(split.user) == {3, 4}
+    assert np.diff(split.matrix.indptr).tolist() == [0, 3, 4, 3, 18]
 
 
-def test_the_split_is_the_seeds_and_the_validation_split_lies_inside(likes):
+def test_the_seed_decides_the_split_and_validation_never_sees_test_likes(likes):
     once, again, other = (hold_out(likes, rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(once.targets, again.targets)
     assert np.array_equal(once.query, again.query)

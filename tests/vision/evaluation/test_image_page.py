@@ -40,7 +40,7 @@ RUNS = [
 ]
 
 
-def test_it_needs_nothing_from_outside_and_names_of_classes_are_no_html():
+def test_the_page_loads_nothing_from_outside_and_escapes_names_of_classes():
     page = images_page(RUNS, dataset())
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|@import""", page)
     assert "<i>cat" not in page

@@ -59,14 +59,14 @@ def test_without_test_images_a_sixth_is_taken_for_them():
     split = split_images(THREE_KINDS, seed=0)
     # 360: a sixth is 60; of the other 300, 15% are 45; each as 1 : 2 : 3.
     test, val = [10, 20, 30], [7.5, 15, 22.5]
-    found = counts(THREE_KINDS, split)
-    assert found[2] == test
-    assert np.abs(np.subtract(found[1], val)).max() <= 0.5 and sum(found[1]) == 45
-    assert np.array_equal(np.sum(found, axis=0), [60, 120, 180])
+    sizes = counts(THREE_KINDS, split)
+    assert sizes[2] == test
+    assert np.abs(np.subtract(sizes[1], val)).max() <= 0.5 and sum(sizes[1]) == 45
+    assert np.array_equal(np.sum(sizes, axis=0), [60, 120, 180])
     check_rows(THREE_KINDS, split)
 
 
-def test_the_seed_decides():
+def test_the_seed_decides_the_split():
     one, again, other = (split_images(THREE_KINDS, seed) for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(parts(one), parts(again), strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(parts(one), parts(other), strict=True))
@@ -104,9 +104,9 @@ def test_the_digest_is_that_of_what_a_model_is_evaluated_by():
 def test_limits_keep_the_shares_of_the_classes():
     split = split_images(THREE_KINDS, seed=0, train_limit=60, val_limit=12, test_limit=6)
     check_rows(THREE_KINDS, split)
-    found = counts(THREE_KINDS, split)
+    sizes = counts(THREE_KINDS, split)
     # 1 : 2 : 3, to within the one image by which rounding up may move a class.
-    for part, expected in zip(found, ([10, 20, 30], [2, 4, 6], [1, 2, 3]), strict=True):
+    for part, expected in zip(sizes, ([10, 20, 30], [2, 4, 6], [1, 2, 3]), strict=True):
         assert sum(part) == sum(expected)
         assert np.abs(np.subtract(part, expected)).max() <= 1
     even = with_labels(np.arange(600) % 3)
@@ -124,8 +124,8 @@ def test_a_smaller_limit_takes_some_of_what_a_larger_takes():
 def test_every_class_is_within_a_limit():
     images = with_labels(np.repeat([0, 1], [100, 8]))  # one image of kind 1 validates
     assert counts(images, split_images(images, 0, 2, 2, 2)) == [[1, 1]] * 3
-    found = counts(images, split_images(images, 0, val_limit=13, test_limit=17))
-    assert found[1:] == [[12, 1], [16, 1]]
+    sizes = counts(images, split_images(images, 0, val_limit=13, test_limit=17))
+    assert sizes[1:] == [[12, 1], [16, 1]]
 
 
 @pytest.mark.parametrize("name", ["train_limit", "val_limit", "test_limit"])
@@ -170,14 +170,14 @@ def test_copies_in_another_part_are_found_by_their_pixels(tmp_path):
     images = read_images(write_images(tmp_path, files))
     row = {name: number for number, name in enumerate(images.files)}
     train, val, test = np.array([0, 1]), np.array([2, 3]), np.arange(4, 8)
-    found = duplicates_across_parts(images, Split(train, val, test, ""))
-    assert {(images.files[a], images.files[b]) for a, b in found} <= {
+    pairs = duplicates_across_parts(images, Split(train, val, test, ""))
+    assert {(images.files[a], images.files[b]) for a, b in pairs} <= {
         ("test/cat/1.bmp", "train/cat/1.png"),
         ("test/cat/1.bmp", "train/cat/2.png"),
         ("test/dog/1.png", "train/dog/2.png"),
         ("test/dog/2.png", "train/dog/2.png"),
     }
-    assert [a for a, _ in found] == [
+    assert [a for a, _ in pairs] == [
         row[f"test/{name}"] for name in ("cat/1.bmp", "dog/1.png", "dog/2.png")
     ]
     assert duplicates_across_parts(images, Split(train, val[:1], test[1:3], "")) == []

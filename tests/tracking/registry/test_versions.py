@@ -1,4 +1,4 @@
-"""Which version of a registered model is champion, and what the registry then says about it."""
+"""Versions of a registered model: which is champion, and what the registry says about it."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from embedlab.errors import TrackingError
 from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.registry.promotion import PromotionScore
-from embedlab.tracking.registry.versions import Registration, publish, register
+from embedlab.tracking.registry.versions import Registration, publish, register, set_champion
 from embedlab.workflows.model_facts import VAL_ACCURACY
 from embedlab.workflows.models import log_movie_model
 
@@ -54,8 +54,8 @@ class Registry:
 
     @property
     def aliases(self) -> dict[str, str]:
-        found = self.client.get_registered_model(self.name).aliases
-        return {alias: str(version) for alias, version in found.items()}
+        versions = self.client.get_registered_model(self.name).aliases
+        return {alias: str(version) for alias, version in versions.items()}
 
     def tags(self, version: str) -> dict[str, str]:
         return self.client.get_model_version(self.name, version).tags
@@ -251,3 +251,37 @@ def test_a_model_that_does_not_answer_its_own_example_is_never_registered(logged
             publish(run, uri, card_of("a"), params, "the result", "Query")
     with pytest.raises(MlflowException, match="not found"):
         mlflow.MlflowClient().get_registered_model("unanswered")
+
+
+# -- who is champion by hand -------------------------------------------------------------------
+
+
+@pytest.fixture
+def three_versions(registry) -> Registry:
+    """Version 2 is champion in place of version 1, and version 3 is challenger."""
+    registry.add(cost=90)
+    registry.add(cost=95)
+    return registry
+
+
+def test_previous_twice_is_back_where_it_was(three_versions):
+    assert set_champion(three_versions.name, "previous", "a look").version == 1
+    assert set_champion(three_versions.name, "previous", "back").version == 2
+
+
+def test_a_challenger_that_is_promoted_loses_the_alias_challenger(three_versions):
+    promotion = set_champion(three_versions.name, "challenger", "it reads best")
+    assert (promotion.version, promotion.previous) == (3, 2)
+    assert three_versions.aliases == {"champion": "3"}
+
+
+def test_the_next_version_has_to_beat_the_one_that_is_champion_now(three_versions):
+    set_champion(three_versions.name, "1", "odd films")
+    entry = three_versions.add(cost=99)  # above version 2's
+    assert entry.reason == "its cost 99 is below the 100 of version 1"
+    assert three_versions.aliases == {"champion": "4"}
+
+
+def test_the_number_of_a_deleted_version_is_not_used_again(three_versions):
+    three_versions.client.delete_model_version(three_versions.name, "3")
+    assert three_versions.add(cost=99).version == 4

@@ -1,4 +1,4 @@
-"""Weights of a backbone: from a state dict, from torchvision, and files that are refused."""
+"""A backbone: its weights, from a state dict or torchvision; its head; and what is frozen."""
 
 import hashlib
 import http.server
@@ -6,6 +6,7 @@ import re
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchvision import models
@@ -14,7 +15,7 @@ from toy_dataset import tampered
 
 from embedlab.datasets.cache import cache_folder
 from embedlab.errors import DataError, DownloadError
-from embedlab.vision.backbone import load_backbone
+from embedlab.vision.backbone import Backbone, attach_head, freeze, load_backbone, new_head
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def test_a_state_dict_is_loaded_whatever_its_number_of_classes(tmp_path):
     other = models.resnet18(num_classes=3)
     torch.save(other.state_dict(), tmp_path / "three.pth")
     loaded = load_backbone("resnet18", str(tmp_path / "three.pth"))
-    own, theirs = loaded.network.state_dict(), other.state_dict()
-    assert all(torch.equal(own[key], theirs[key]) for key in own)
+    ours, theirs = loaded.network.state_dict(), other.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     # The digest names the weights: these, not those of another start.
     assert loaded.digest == load_backbone("resnet18", str(tmp_path / "three.pth")).digest
     assert loaded.digest != load_backbone("resnet18", "none").digest
@@ -44,8 +45,8 @@ def test_a_densenet_is_loaded_by_the_names_of_its_published_weights(tmp_path):
     old = {re.sub(r"(denselayer\d+\.[a-z]+)([12]\.)", r"\1.\2", k): v for k, v in weights.items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "densenet.pth")
-    own = load_backbone("densenet121", str(tmp_path / "densenet.pth")).network.state_dict()
-    assert all(torch.equal(value, weights[key]) for key, value in own.items())
+    loaded = load_backbone("densenet121", str(tmp_path / "densenet.pth")).network.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in loaded.items())
 
 
 def test_a_file_that_does_not_fit_says_which_keys_are_missing(tmp_path):
@@ -74,8 +75,8 @@ def test_a_state_dict_without_counters_of_batches_or_inside_another_dict_is_load
     weights = models.resnet18().state_dict()
     without = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
     torch.save({"state_dict": without, "epoch": 3}, tmp_path / "old.pth")
-    found = load_backbone("resnet18", str(tmp_path / "old.pth")).network.state_dict()
-    assert all(torch.equal(found[key], weights[key]) for key in found)
+    loaded = load_backbone("resnet18", str(tmp_path / "old.pth")).network.state_dict()
+    assert all(torch.equal(loaded[key], weights[key]) for key in loaded)
     torch.save({"epoch": 3}, tmp_path / "none.pth")
     with pytest.raises(DataError, match="is not a state dict that torch loads"):
         load_backbone("resnet18", str(tmp_path / "none.pth"))
@@ -172,3 +173,21 @@ def test_no_network_and_a_server_that_fails_are_a_sentence_each(published, monke
     assert not [path for path in cache_folder().rglob("*") if path.is_file()]
     monkeypatch.setattr(weights, "url", right)
     load_backbone("resnet18", "imagenet")
+
+
+def test_all_but_the_head_of_a_resnet_is_frozen_as_by_its_stages():
+    network = models.get_model("resnet18")
+    freeze(network, "all-but-head")
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    assert trained == {"fc.weight", "fc.bias"}
+
+
+def test_a_backbones_network_is_what_the_head_is_put_on():
+    backbone = load_backbone("resnet18", "none", seed=3)
+    assert isinstance(backbone, Backbone)
+    net = attach_head(backbone, new_head(backbone, 7, seed=0))
+    plain = models.resnet18(num_classes=7).eval()
+    plain.load_state_dict(net.state_dict())
+    image = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert np.array_equal(plain(image), net.eval()(image))

@@ -1,5 +1,5 @@
-"""The world of `tests.kill`: a store and a cache, the commands that work on them, their processes,
-and the files that they download and decode."""
+"""A workspace of `tests.kill`: a store and a cache, the commands that work on them, their
+processes, and the files that they download and decode."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ NOT_COMPARED = ("time/", "memory/", "system/", "stale/")  # metrics that no two 
 ARRAYS = (".npy", ".npz", ".csv", ".safetensors")
 BUILDING, CHECKPOINTS = ".building-", "checkpoints"
 SHARE_TAKEN_AWAY = 0.5  # of the cache's files
-DOWNLOADING = "from tests.kill_world import download_and_build; download_and_build()"
+DOWNLOADING = "from tests.kill_workspace import download_and_build; download_and_build()"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Command:
     resumes: bool = False
 
 
-class World:
+class Workspace:
     """A tracking store and a cache in a folder, and how to start a command there."""
 
     def __init__(self, folder: Path, server: str):

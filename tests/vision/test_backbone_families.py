@@ -8,11 +8,10 @@ from conftest import fresh_store, long
 from torchvision import models
 from toy_dataset import split_of, squares
 
-from embedlab.errors import OptionError
-from embedlab.vision.backbone import Backbone, attach_head, freeze, load_backbone, new_head
+from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.inference import ImagePipeline
-from embedlab.vision.options import BACKBONES, FAMILIES, FIXED_RESOLUTION, check_backbone
+from embedlab.vision.options import BACKBONES, FAMILIES, FIXED_RESOLUTION
 from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.trainer import Trainer
 from embedlab_serving.network import head_name
@@ -101,37 +100,3 @@ def test_a_network_with_dropout_resumes_bit_for_bit():
     assert len([*resumed.train()]) == 2
     for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-def test_a_stage_is_frozen_in_a_network_that_has_stages_only():
-    check_backbone("resnext50_32x4d", [64], "stage1")
-    check_backbone("swin_t", [64, 96], "all-but-head")
-    with pytest.raises(OptionError, match=r"^freeze: expected none or all-but-head with backbone="):
-        check_backbone("swin_t", [64], "stage1")
-
-
-@pytest.mark.parametrize(
-    ("name", "resolutions", "expected"),
-    [("vit_b_16", [96, 224], "224, the only"), ("alexnet", [32, 64], "at least 64")],
-)
-def test_a_resolution_that_the_network_does_not_take_is_refused(name, resolutions, expected):
-    with pytest.raises(OptionError, match=f"^resolution: expected {expected}"):
-        check_backbone(name, resolutions)
-
-
-def test_all_but_the_head_of_a_resnet_is_frozen_as_by_its_stages():
-    network = models.get_model("resnet18")
-    freeze(network, "all-but-head")
-    trained = {name for name, value in network.named_parameters() if value.requires_grad}
-    assert trained == {"fc.weight", "fc.bias"}
-
-
-def test_a_backbones_network_is_what_the_head_is_put_on():
-    backbone = load_backbone("resnet18", "none", seed=3)
-    assert isinstance(backbone, Backbone)
-    net = attach_head(backbone, new_head(backbone, 7, seed=0))
-    plain = models.resnet18(num_classes=7).eval()
-    plain.load_state_dict(net.state_dict())
-    image = torch.rand(2, 3, 32, 32)
-    with torch.inference_mode():
-        assert np.array_equal(plain(image), net.eval()(image))

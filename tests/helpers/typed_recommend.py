@@ -1,0 +1,56 @@
+"""The entry point recommend, typed in this process, and the sentence that it prints."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import pandas as pd
+from served_models import TOY_STORY
+
+from embedlab.errors import EmbedlabError, TrackingError
+from embedlab.tracking import lifecycle
+from entrypoints import recommend
+
+
+class Unlogged:
+    """Stands for the run of `recommend`, which has its own tests; keeps the table."""
+
+    def log_table(self, table: pd.DataFrame, path: str) -> None:
+        self.table = table
+
+    def log_text(self, text: str, path: str) -> None:
+        self.text = text
+
+    def describe(self, markdown: str) -> None:
+        self.description = markdown
+
+
+def recommend_typer(monkeypatch, capsys) -> Callable[[object], pd.DataFrame | EmbedlabError]:
+    """A fixture: run `recommend` in this process. Returns its table, or the error that it would
+    print as a line."""
+
+    @contextmanager
+    def begin(*_: object):
+        yield run
+
+    run = Unlogged()
+    monkeypatch.setattr(lifecycle, "start_run", begin)
+
+    def type_recommend(model: object) -> pd.DataFrame | EmbedlabError:
+        try:
+            recommend.main(["--title", TOY_STORY, "--model", str(model), "--k", "3"])
+            return run.table
+        except EmbedlabError as error:
+            return error
+        finally:
+            assert "Traceback" not in capsys.readouterr().err
+
+    return type_recommend
+
+
+def assert_is_a_sentence(error: object, *parts: str) -> None:
+    assert isinstance(error, TrackingError), error
+    text = str(error)
+    assert text.startswith("model: ") and text.endswith("."), text
+    assert "\n" not in text and len(text) < 1_000
+    for part in parts:
+        assert part in text, text

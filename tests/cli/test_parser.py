@@ -235,8 +235,13 @@ def test_a_value_that_is_not_utf_8_is_named_by_its_parameter(no_heavy_modules, n
 
 def test_a_flag_without_its_value_is_named():
     parser = importlib.import_module("entrypoints.recommend").build_parser()
-    for arguments in (["--k"], ["--k", "--score", "dot"]):
-        with pytest.raises(OptionError, match=r"^k: expected one argument"):
+    for arguments in (
+        ["--title"],
+        ["--title", "--score", "dot"],
+        ["--title", "--include-self", "true"],
+        ["--title", "--include_self", "true"],  # as in MLproject
+    ):
+        with pytest.raises(OptionError, match=r"^title: expected one argument"):
             parser.parse_args(arguments)
 
 

@@ -241,6 +241,21 @@ def test_ctrl_c_while_epochs_are_written_leaves_no_run_half_closed(
 
 
 @pytest.mark.usefixtures("usual_signals")
+@pytest.mark.parametrize(
+    ("signum", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_complete_run_has_finished_even_if_a_signal_ends_its_wait_for_the_store(
+    client, monkeypatch, signum, raised
+):
+    with pytest.raises(raised), start_run("fit_embedding", "fit", {}) as run:
+        monkeypatch.setattr(TrackedRun, "wait_for_store", lambda run: signal.raise_signal(signum))
+        run.log_metrics({"final/cost": 1.0})
+    kept = client.get_run(run.id)
+    assert (kept.info.status, kept.data.tags["stop_reason"]) == ("FINISHED", "finished")
+    assert kept.data.metrics["final/cost"] == 1.0
+
+
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_comes_too_late_once_the_run_says_that_it_has_finished(
     client, monkeypatch, signum

@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
         for word in sys.argv[1:] if args is None else args:
             name, equals, value = word.partition("=")
             flag = name.replace("_", "-")  # accepts the spelling in MLproject, too
-            if joined and joined[-1] in flags and word not in flags:
+            if joined and joined[-1] in flags and word.replace("_", "-") not in flags:
                 if word == "--":  # argparse would drop it and give an empty list
                     self.error(f"argument {joined[-1]}: expected a value, got '--'")
                 joined[-1] += f"={word}"

@@ -27,6 +27,8 @@ PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = "embedlab"
 SYSTEM_METRICS_SECONDS = 2  # with MLflow's default, 10, short runs would have no system metrics
 MAX_RUN_NAME = 250  # characters, the width of MLflow's column; SQLite does not enforce it
+# What may end the wait for the store at the end of a run.
+WAIT_CUT_SHORT = (StoreUnavailableError, KeyboardInterrupt, SystemExit)
 RANDOM_RUN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # as MLflow draws them
 
 
@@ -85,7 +87,7 @@ def _lifecycle(
     The parent of a child run still gets the signals that arrive while the child ends.
     """
     status, tags = "FINISHED", {"stop_reason": "finished"}
-    is_done = False
+    is_complete = False
     with ExitStack() as deferred:
 
         def disregard_signals() -> None:
@@ -108,14 +110,13 @@ def _lifecycle(
             deferred.close()  # a signal that has arrived since is raised here, and ends the run
             with store.explain_store_errors():
                 yield run
-                run.flush()  # up to here, a signal counts as the reason why the run stopped
-                is_done = True
+                run.flush()
+                is_complete = True  # from here on, no signal or outage is why the run has stopped
                 run.wait_for_store()
             disregard_signals()
         except BaseException as error:
             disregard_signals()
-            only_spool_is_left = is_done and isinstance(error, StoreUnavailableError)
-            if not only_spool_is_left:
+            if not (is_complete and isinstance(error, WAIT_CUT_SHORT)):
                 status, tags = _stop_reason(error)
             raise
         finally:
@@ -156,18 +157,20 @@ def _connect_to_store() -> None:
         return
     initialise_store()
     with store.explain_store_errors(), short_requests():
-        mlflow.set_experiment(experiment_id=_experiment_id())
+        _activate_experiment()
 
 
-def _experiment_id() -> str:
-    """The id of a new run's experiment, which is created if it is missing."""
+def _activate_experiment() -> str:
+    """Activate the experiment of a new run, created if it is missing; returns its id."""
+    if experiment_id := mlflow_env.MLFLOW_EXPERIMENT_ID.get():
+        return mlflow.set_experiment(experiment_id=experiment_id).experiment_id
     name = mlflow_env.MLFLOW_EXPERIMENT_NAME.get() or EXPERIMENT
-    return mlflow_env.MLFLOW_EXPERIMENT_ID.get() or mlflow.set_experiment(name).experiment_id
+    return mlflow.set_experiment(name).experiment_id
 
 
 def mark_stale_runs_here() -> None:
     """Mark runs whose process has died in the experiment where `start_run` would make a run."""
-    mark_stale_runs(_experiment_id())
+    mark_stale_runs(_activate_experiment())
 
 
 def _stop_reason(error: BaseException) -> tuple[str, dict[str, str]]:

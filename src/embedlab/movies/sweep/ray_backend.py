@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -218,11 +218,9 @@ def fits_by_ray(
         job = job_of.pop(future)
         if error := future.exception():
             yield job, partial(_fail, _as_error(error)), None
-        else:  # copied: Ray frees its memory when it shuts down
+        else:
             finished: FinishedTask = future.result()
-            embedding = finished.result.embedding.copy()
-            result = replace(finished.result, embedding=embedding)
-            yield job, replace(finished, result=result).replay, finished.node
+            yield job, finished.replay, finished.node
 
 
 def _fail(error: TaskFailedError, _on_epoch: OnEpoch) -> "tuple[FitResult, ListsByEpoch]":

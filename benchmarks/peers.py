@@ -12,7 +12,7 @@ Python, its libraries and the likes.
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from benchmarks.movie_fits import DIM, load_likes, timed_exact_fit
 from benchmarks.synthetic_ratings import LARGEST, folder_of_size
 from benchmarks.timing import in_a_process, machine, print_table, timed
 from embedlab.movies.data.weighting import weight_likes
-from embedlab.movies.evaluation.baselines import als_scores, unit_rows
+from embedlab.movies.evaluation.baselines import als_scores, inner_products, unit_rows
 from embedlab.movies.evaluation.metrics import ScoreFunction, held_out_metrics
 from embedlab.movies.evaluation.splits import Holdout, choose_users, hold_out
 from embedlab.plotting import BLUE, GREEN, new_figure, tidy
@@ -58,13 +58,8 @@ def by_exact_solver(likes: sp.csr_matrix) -> tuple[float, Callable, ScoreFunctio
     """
     exact = timed_exact_fit(weight_likes(likes))
     v = exact.fit.embedding
-    neighbours = Neighbours(v)
-    unit = unit_rows(v)
-
-    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        yield "dot", v[query] @ v.T
-        yield "cosine", unit[query] @ unit.T
-
+    neighbours, unit = Neighbours(v), unit_rows(v)
+    score_queries = inner_products({"dot": (v, v), "cosine": (unit, unit)})
     return exact.near_seconds, lambda row: neighbours.top([row], 10), score_queries
 
 

@@ -92,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             epoch_progress(run_name, n_epochs, "train/cost") as show,
             movie_runs.epoch_log(run, options, caption, reference, show) as on_epoch,
         ):
-            fit = fit_likes(likes.weighted, options, args.seed, device, on_epoch, args.processes)
+            is_sharded = args.processes > 1
+            fit = fit_likes(likes.weighted, options, args.seed, device, on_epoch, is_sharded)
         fit.raise_if_diverged(options)
 
         fitted = movie_runs.FittedEmbedding(likes, options, fit, reference)

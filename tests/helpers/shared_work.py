@@ -57,7 +57,7 @@ def fit(optimizer: str) -> tuple[list[float], np.ndarray]:
         costs.append(record.metrics["train/cost"])
 
     if is_main_process():
-        fitted = fit_likes(weight_likes(LIKES), options, 0, "cpu", listen, world_size())
+        fitted = fit_likes(weight_likes(LIKES), options, 0, "cpu", listen, world_size() > 1)
     else:
         fitted = join_fit(options, 0, "cpu", listen)
     v = fitted.embedding

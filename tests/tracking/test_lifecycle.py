@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import re
 import signal
-import sys
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -121,6 +120,7 @@ def code_version(client: mlflow.MlflowClient) -> tuple[str, str]:
 
 def test_the_commit_and_whether_files_differ_from_it(client, tmp_path, monkeypatch):
     monkeypatch.setattr(lifecycle, "PROJECT_ROOT", tmp_path)
+    git.Repo.init(tmp_path.parent)  # somebody else's
     assert code_version(client) == ("unknown", "unknown")  # a copy without its history
     with git.Repo.init(tmp_path) as repository:
         assert code_version(client) == ("unknown", "unknown")  # no commit yet
@@ -132,7 +132,7 @@ def test_the_commit_and_whether_files_differ_from_it(client, tmp_path, monkeypat
 
 
 def test_without_the_git_program_the_version_is_unknown(client, monkeypatch):
-    monkeypatch.setitem(sys.modules, "git", None)  # GitPython fails to import, as without git
+    monkeypatch.setenv("PATH", "")
     assert code_version(client) == ("unknown", "unknown")
 
 

@@ -42,7 +42,7 @@ FREEZE = {
     "stage1": ("layer1",),
     "stage2": ("layer2",),
     "all-but-last-stage": ("layer3",),
-    "all-but-head": ("layer4",),  # of any other network, all but its last linear layer
+    "all-but-head": (),  # found by `freeze`: of any network, all but its last linear layer
 }
 # The parameters that choose the images and their split.
 SPLIT_PARAMETERS = ("dataset", "split_seed", "train_limit", "val_limit", "test_limit")

@@ -4,7 +4,7 @@ In: likes and settings. Out: a fit's score function, whose scorers share the wor
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -106,13 +106,7 @@ def als_scores(y: np.ndarray, regularization: float) -> ScoreFunction:
     """The score function of ALS factors Y, (n_movies, factors), as `implicit_als` describes it."""
     inverse = np.linalg.inv(y.T @ y + regularization * np.eye(y.shape[1], dtype=y.dtype))
     unit = unit_rows(y)
-
-    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        yield "dot", y[query] @ y.T
-        yield "cosine", unit[query] @ unit.T
-        yield "fold_in", y[query] @ inverse @ y.T
-
-    return score_queries
+    return inner_products({"dot": (y, y), "cosine": (unit, unit), "fold_in": (y @ inverse, y)})
 
 
 def implicit_knn(likes: sp.csr_matrix, kind: str, **settings: float) -> ScoreFunction:
@@ -170,19 +164,23 @@ def item2vec(
     rows = np.array(model.wv.index_to_key, dtype=np.int64)
     into[rows], out[rows] = model.wv.vectors, model.syn1neg
     unit = unit_rows(into)
+    return inner_products({"cosine": (unit, unit), "dot": (into, into), "in_out": (into, out)})
+
+
+def inner_products(vectors: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> ScoreFunction:
+    """Scorers by name, each from the vectors of a query and of a movie: both (n_movies, dim)."""
 
     def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        yield "cosine", unit[query] @ unit.T
-        yield "dot", into[query] @ into.T
-        yield "in_out", into[query] @ out.T
+        for name, (of_query, of_movie) in vectors.items():
+            yield name, of_query[query] @ of_movie.T
 
     return score_queries
 
 
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """The vectors, (n_movies, dim), divided by their lengths; a zero vector stays zero."""
+def unit_rows(vectors: np.ndarray, power: float = 1.0) -> np.ndarray:
+    """The vectors, (n_movies, dim), divided by their lengths^power; a zero vector stays zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    return np.divide(vectors, norms**power, out=np.zeros_like(vectors), where=norms > 0)
 
 
 def _rows_of_x(query: np.ndarray, by_movie: sp.csr_matrix, likes: sp.csr_matrix) -> np.ndarray:

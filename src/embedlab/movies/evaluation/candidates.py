@@ -3,7 +3,7 @@
 A candidate's fit takes likes and settings and returns its score function.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from embedlab.device import free_bytes
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation import baselines
+from embedlab.movies.evaluation.baselines import inner_products, unit_rows
 from embedlab.movies.evaluation.metrics import ScoreFunction
 from embedlab.movies.options import NORM_EXPONENTS, USER_WEIGHTS, FitOptions
 from embedlab.movies.solvers.minres import fit_minres
@@ -53,18 +54,8 @@ def embedding_scorers(
         options = replace(options, epochs=TUNING_ROUNDS)
     fit = fit_minres(weighted, options, np.random.default_rng(0), is_rough=is_rough)
     v = weighted.to_embedding(fit.embedding)  # (n_movies, dim)
-    norms = np.linalg.norm(v, axis=1, keepdims=True)
-
-    scaled = {
-        scorer_name(exponent): np.divide(v, norms**exponent, out=np.zeros_like(v), where=norms > 0)
-        for exponent in NORM_EXPONENTS
-    }
-
-    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        for name, v_scaled in scaled.items():
-            yield name, v[query] @ v_scaled.T
-
-    return score_queries
+    scaled = {scorer_name(exponent): unit_rows(v, exponent) for exponent in NORM_EXPONENTS}
+    return inner_products({name: (v, v_scaled) for name, v_scaled in scaled.items()})
 
 
 @dataclass(frozen=True)

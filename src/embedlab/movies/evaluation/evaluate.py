@@ -4,7 +4,7 @@ In: L. Out: for every candidate, the settings and the scorer that validation cho
 they rank the test likes; `summary` has the table and the words.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from embedlab.errors import DataError
 from embedlab.movies.data.likes import Likes
+from embedlab.movies.evaluation.baselines import inner_products
 from embedlab.movies.evaluation.candidates import Candidate, FitFunction, Settings
 from embedlab.movies.evaluation.metrics import RankingMetrics, held_out_metrics, mean_metrics
 from embedlab.movies.evaluation.splits import (
@@ -89,12 +90,8 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> 
     rest = replace(likes, matrix=holdout.matrix)
     fit = fit_likes(rest.weighted, options, seed, device)
     fit.raise_if_diverged(options)
-    v = fit.embedding  # (n_movies, dim)
+    by_dot_product = inner_products({"dot": (fit.embedding, fit.embedding)})
     k = min(10, likes.n_movies - 1)
-
-    def by_dot_product(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        yield "dot", v[query] @ v.T
-
     return held_out_metrics(by_dot_product, holdout, k)["dot"].means()["ndcg"]
 
 

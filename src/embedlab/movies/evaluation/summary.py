@@ -28,17 +28,19 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
     WEIGHTED_EMBEDDING, with the paired difference's interval.
     """
     weighted = next(e.test for e in evaluations if e.name == WEIGHTED_EMBEDDING)
-    per_user = {}  # by candidate and metric: (n_users,)
+    per_user: list[dict[str, np.ndarray]] = []  # of each candidate, by metric: (n_users,)
     for evaluation in evaluations:
+        by_metric = {}
         for name in METRICS_WITH_INTERVALS:
-            values = getattr(evaluation.test, name)
-            per_user[evaluation.name, name] = values
+            by_metric[name] = getattr(evaluation.test, name)
             if name in METRICS_COMPARED:
-                per_user[evaluation.name, f"{name}_behind"] = getattr(weighted, name) - values
-    columns = np.stack(list(per_user.values()), axis=1)  # (n_users, m)
-    ends = bootstrap_intervals(columns, n_resamples, np.random.default_rng(seed))  # (2, m)
+                by_metric[f"{name}_behind"] = getattr(weighted, name) - by_metric[name]
+        per_user.append(by_metric)
+    columns = np.stack([values for by_metric in per_user for values in by_metric.values()], axis=1)
+    generator = np.random.default_rng(seed)
+    intervals = iter(bootstrap_intervals(columns, n_resamples, generator).T)  # of each column
     rows = []
-    for evaluation in evaluations:
+    for evaluation, by_metric in zip(evaluations, per_user, strict=True):
         settings = " ".join(f"{name}={value}" for name, value in evaluation.settings.items())
         row: dict[str, object] = {
             "contestant": evaluation.name,
@@ -47,9 +49,9 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
             "val_hit_rate": evaluation.val_hit_rate,
             "chosen_in": evaluation.chosen_in,
         }
-        for ((candidate, name), values), (low, high) in zip(per_user.items(), ends.T, strict=True):
-            if candidate == evaluation.name:
-                row |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
+        for name, values in by_metric.items():
+            low, high = next(intervals)
+            row |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
         means = evaluation.test.means()
         rows.append(row | {"coverage": means["coverage"], "popularity": means["popularity"]})
     table = pd.DataFrame(rows)

@@ -9,7 +9,7 @@ from embedlab.device import free_bytes
 from embedlab.errors import OptionError
 from embedlab.movies.data.cooccurrence import check_dense_fits, cooccurrence
 from embedlab.movies.data.weighting import WeightedLikes
-from embedlab.movies.options import FitOptions, check_processes
+from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.gradient import fit_by_gradient
 from embedlab.movies.solvers.minres import fit_minres
 from embedlab.movies.solvers.objective import Dense, Factored, Objective
@@ -24,7 +24,7 @@ def fit_likes(
     seed: int,
     device: str,
     on_epoch: OnEpoch = ignore_epoch,
-    processes: int = 1,
+    is_sharded: bool = False,
     on_vectors: OnVectors = ignore_vectors,
 ) -> FitResult:
     """Fit weighted likes. The cost is that of the weighted X; the embedding is scaled back.
@@ -32,20 +32,18 @@ def fit_likes(
     The exact solver always runs on the CPU. An embedding that cannot be served
     (`unservable_reason`) counts as diverged, whatever its cost.
 
-    processes   number of ranks that share the fit: this is rank 0, and the others call `join_fit`.
+    is_sharded  whether all ranks share the fit: this is rank 0, and the others call `join_fit`.
     on_vectors  called with the unscaled vectors of every epoch, except by the exact solver.
 
-    Raises OptionError if the vectors do not fit into memory or the ranks cannot share the fit,
-    DataError if a dense X does not fit into memory.
+    Raises OptionError if the vectors do not fit into memory, DataError if a dense X does not.
     """
-    check_processes(options, processes)
     _check_memory(weighted.matrix.shape, options.dim, "cpu" if options.is_exact else device)
     if options.is_exact:
         rng = np.random.default_rng(seed)
         fit = fit_minres(weighted, options, rng, on_epoch=on_epoch)
     else:
         if options.objective == "factored":
-            objective: Objective = Factored(weighted, device, is_sharded=processes > 1)
+            objective: Objective = Factored(weighted, device, is_sharded=is_sharded)
         else:
             check_dense_fits(weighted.matrix.shape[1], device, n_matrices=2)  # X and its residual
             objective = Dense(cooccurrence(weighted.matrix), device)

@@ -9,7 +9,6 @@ fast with 50 k.
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,33 +20,6 @@ from embedlab.movies.data.cooccurrence import most_liked_first
 MIN_THREADED_MULTIPLICATIONS = 1_000_000
 # From this number on, the vectors exceed the processor's cache, and scipy is faster than torch.
 MIN_LIKES_FOR_SCIPY = 1_000_000
-
-
-class LikesOperator(Protocol):
-    """L, (n_users, n_movies), as a linear operator on blocks of b vectors."""
-
-    def matmat(self, vectors: torch.Tensor) -> torch.Tensor:
-        """L V: (n_movies, b) -> (n_users, b)."""
-        ...
-
-    def rmatmat(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Lᵀ U: (n_users, b) -> (n_movies, b)."""
-        ...
-
-
-def likes_operator(
-    likes: sp.csr_matrix,
-    device: torch.device,
-    dtype: torch.dtype = torch.float64,
-    dtype_t: torch.dtype | None = None,
-) -> LikesOperator:
-    """The faster operator for so many likes, CSR, on this device.
-
-    matmat takes vectors of `dtype`, rmatmat of `dtype_t` (default: `dtype`).
-    """
-    if device.type == "cpu" and likes.nnz >= MIN_LIKES_FOR_SCIPY:
-        return ScipyLikesOperator(likes, dtype, dtype_t or dtype)
-    return TorchLikesOperator(likes, device, dtype, dtype_t or dtype)
 
 
 class ScipyLikesOperator:
@@ -62,10 +34,14 @@ class ScipyLikesOperator:
         self._likes_t = sp.csr_matrix(arrays, likes.shape).T  # the same indices, read as CSC
 
     def matmat(self, vectors: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(_by_columns(self._likes, vectors.numpy()[self._order]))
+        """L V: (n_movies, b) -> (n_users, b)."""
+        product = _multiply_on_threads(self._likes, vectors.numpy()[self._order])
+        return torch.from_numpy(product)
 
     def rmatmat(self, vectors: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(_by_columns(self._likes_t, vectors.numpy())[self._position])
+        """Lᵀ U: (n_users, b) -> (n_movies, b)."""
+        product = _multiply_on_threads(self._likes_t, vectors.numpy())
+        return torch.from_numpy(product[self._position])
 
 
 class TorchLikesOperator:
@@ -82,6 +58,24 @@ class TorchLikesOperator:
 
     def rmatmat(self, vectors: torch.Tensor) -> torch.Tensor:
         return self._likes_t @ vectors
+
+
+LikesOperator = ScipyLikesOperator | TorchLikesOperator
+
+
+def likes_operator(
+    likes: sp.csr_matrix,
+    device: torch.device,
+    dtype: torch.dtype = torch.float64,
+    dtype_t: torch.dtype | None = None,
+) -> LikesOperator:
+    """The faster operator for so many likes, (n_users, n_movies) CSR, on this device.
+
+    matmat takes vectors of `dtype`, rmatmat of `dtype_t` (default: `dtype`).
+    """
+    if device.type == "cpu" and likes.nnz >= MIN_LIKES_FOR_SCIPY:
+        return ScipyLikesOperator(likes, dtype, dtype_t or dtype)
+    return TorchLikesOperator(likes, device, dtype, dtype_t or dtype)
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
@@ -104,7 +98,8 @@ def sparse_tensor(matrix: sp.csr_matrix, dtype: torch.dtype, device: torch.devic
         )
 
 
-def _by_columns(matrix: sp.csr_matrix | sp.csc_matrix, vectors: np.ndarray) -> np.ndarray:
+def _multiply_on_threads(matrix: sp.csr_matrix | sp.csc_matrix, vectors: np.ndarray) -> np.ndarray:
+    """`matrix @ vectors`, each thread some of the columns."""
     n_columns = vectors.shape[1]
     n_threads = min(torch.get_num_threads(), n_columns)
     if n_threads < 2 or matrix.nnz * n_columns < MIN_THREADED_MULTIPLICATIONS:

@@ -1,4 +1,4 @@
-"""Shared by test files: caches and stores of a test's own, free ports, and the real data sets."""
+"""Fixtures that test files share: own caches and stores, free ports, and the real data sets."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 # Tests that take minutes; the short tests of the same file cover most of what they check.
 long = pytest.mark.skipif(not os.environ.get("EMBEDLAB_LONG_TESTS"), reason="EMBEDLAB_LONG_TESTS")
 
-# The files that take longest: begun first, so that no worker waits for another at the end.
+# The slowest files, which begin first so that no worker waits for another at the end.
 LONGEST = (
     "test_entry_points", "test_team_server", "test_same_seed", "test_sweep", "test_degenerate",
     "test_trainer", "test_real_images", "test_distributed", "test_damaged_models",
@@ -61,8 +61,8 @@ def free_port() -> int:
 
 @contextmanager
 def fresh_store(folder: Path) -> Iterator["mlflow.MlflowClient"]:
-    """MLflow on an empty store in `folder`, with artifacts there, until the block ends."""
-    import mlflow  # here: it reads the environment above, and not every test needs it
+    """Use an empty store in `folder` in the block, with its artifacts there. Yields its client."""
+    import mlflow  # not at the top: it reads the environment set above
 
     with chdir(folder), use_store(empty_store(folder / "mlflow.db")):
         yield mlflow.MlflowClient()
@@ -70,7 +70,7 @@ def fresh_store(folder: Path) -> Iterator["mlflow.MlflowClient"]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """An empty store for the tests of one file: its client."""
+    """The client of an empty store, which the tests of one file share."""
     with fresh_store(tmp_path_factory.mktemp("store")) as client:
         yield client
 
@@ -82,7 +82,7 @@ def experiment(store, request) -> str:
 
 
 def empty_store(file: Path) -> str:
-    """Make an empty store, unless it is there, with artifacts beside it. Returns its address."""
+    """Make an empty store with artifacts beside it, unless `file` exists. Returns its URI."""
     if not file.exists():
         file.write_bytes(_content_of_an_empty_store())
         with closing(sqlite3.connect(file)) as connection, connection:
@@ -93,7 +93,7 @@ def empty_store(file: Path) -> str:
 
 @cache
 def _content_of_an_empty_store() -> bytes:
-    """MLflow takes seconds to make its tables, and every store begins with the same."""
+    """The bytes of an empty SQLite store, made once: MLflow takes seconds to make the tables."""
     import mlflow
 
     with TemporaryDirectory() as folder, use_store(f"sqlite:///{folder}/mlflow.db"):
@@ -103,7 +103,7 @@ def _content_of_an_empty_store() -> bytes:
 
 @contextmanager
 def use_store(uri: str) -> Iterator[None]:
-    """MLflow on this store, as a new process finds it, until the block ends; stores may nest."""
+    """Use this store in the block, with MLflow in the state of a new process; blocks may nest."""
     import mlflow
 
     with patch.dict(os.environ), no_experiment_chosen():

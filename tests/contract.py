@@ -24,7 +24,7 @@ from mlflow.projects import load_project
 FILE = Path(__file__).with_name("contract.json")
 VARIABLE = re.compile(r"\bEMBEDLAB_[A-Z_]+\b")
 RUN_ID = re.compile(r"(?<![0-9a-z])[0-9a-f]{8}(?:[0-9a-f]{24})?(?![0-9a-z])")
-# Of contestants whose libraries are not installed everywhere.
+# Metrics of candidates whose libraries are not installed everywhere.
 OPTIONAL = re.compile(r"(implicit_\w+|item2vec)/")
 
 SMALL_FIT = {"ratings": "sample", "dim": 5, "epochs": 3}
@@ -85,7 +85,7 @@ def make_runs(runs: Runs = RUNS) -> None:
 
 
 def read_runs(client: mlflow.MlflowClient) -> dict[str, object]:
-    """What the runs of RUNS and their children hold; last what is registered."""
+    """What the runs of RUNS and their children hold, followed by what is registered."""
     by_name: dict[str, object] = {}
     for name, _ in RUNS:
         run, *children = _newest(client, name)
@@ -100,7 +100,7 @@ def read_runs(client: mlflow.MlflowClient) -> dict[str, object]:
 
 
 def _newest(client: mlflow.MlflowClient, entry_point: str) -> list[Run]:
-    """The newest run of an entry point, and after it its children."""
+    """The newest run of an entry point, followed by its children."""
     everything = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(everything, f"tags.entry_point = '{entry_point}'")
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
@@ -133,7 +133,7 @@ def _contents(client: mlflow.MlflowClient, *runs: Run) -> dict[str, object]:
 def _artifacts(client: mlflow.MlflowClient, run_id: str, folder: str | None = None) -> list[str]:
     paths = []
     for item in client.list_artifacts(run_id, folder):
-        if item.is_dir and item.path not in ("images", "table_images"):  # of MLflow's own names
+        if item.is_dir and item.path not in ("images", "table_images"):  # whose files MLflow names
             paths += _artifacts(client, run_id, item.path)
         else:
             paths.append(item.path)

@@ -2,17 +2,17 @@
 
     python -m tests.kill --kills 100 --seed 0
 
-One store and one cache serve all kills, so that damage adds up; another pair, that never sees one,
-says what each command's result should be. A kill is a random signal, to a random one of the
-process, its whole group, or (under `mlflow run`) the entry point alone, at a uniformly random
-moment: of the command's usual duration, or of what is left of it when its run has begun, for half
-of that is imports. Before some, files of the cache are taken away, so that building them is what is
-killed. After each:
+One store and one cache serve all kills, so that damage adds up. A second, undisturbed pair gives
+the expected result of each command. A kill sends a random signal to the process, to its whole group
+or (under `mlflow run`) to the entry point alone. The moment is uniformly random in the command's
+usual duration; for half of the kills, it is after the run has begun, because imports take half of
+the duration. Before some kills, files of the cache are deleted, so that the kill hits the process
+while it builds them. After each kill:
 
-1. the run that was killed says why it stopped, where the signal could be handled;
+1. the killed run records why it stopped, if the signal can be handled;
 2. the same command succeeds, with the result of the undisturbed pair: metrics, arrays, cache files;
-3. no run is RUNNING then; one that no process had taken up needs `clean_runs`;
-4. what was half written is refused or whole: checkpoints, and the killed run's matrix and model.
+3. no run is RUNNING afterwards, except that `clean_runs` has to close one that no process adopted;
+4. checkpoints, and the matrix and model of the killed run, are complete or refused.
 """
 
 import argparse
@@ -114,7 +114,7 @@ class Kill:
 
     moment    seconds after which the signal was sent.
     duration  seconds that the command, or the rest of it, takes.
-    is_begun  both are counted from the begin of the run, not from the start of the process.
+    is_begun  whether both count from the start of the run instead of that of the process.
     """
 
     command: str
@@ -157,7 +157,7 @@ class Harness:
         self.cached = self.undisturbed.cached()
 
     def kill(self, command: Command, number: int, rng: random.Random) -> Kill | None:
-        """Start the command, kill it, start it again. None if it ended before it was killed."""
+        """Start the command, kill it, start it again. Returns None if it ended before the kill."""
         workspace = self.disturbed
         if command.first:
             workspace = Workspace(self.folder / f"first-{number}", self.server)
@@ -190,7 +190,7 @@ class Harness:
         resume, started = self._resume(workspace, command, killed, rng), time.monotonic()
         if fault := workspace.run(command, experiment, **resume):
             kill.faults.append(f"again: {fault}")
-        elif not resume:  # the usual duration follows what else the machine does
+        elif not resume:  # the duration depends on other work of the machine
             self.durations[command.name] = time.monotonic() - started
         self._check_again(kill, workspace, command, experiment)
         if command.first:

@@ -34,13 +34,13 @@ DOWNLOADING = "from tests.kill_workspace import download_and_build; download_and
 
 @dataclass(frozen=True)
 class Command:
-    """An entry point with parameters, as it is killed.
+    """An entry point with parameters, and how it is started.
 
-    by_mlflow   started by `mlflow run`, else by `python -m`.
-    experiment  None: a new one for every kill, so that no finished run is used again.
-    first       works on a store of its own, which does not exist yet.
-    download    downloads ml-latest-small, which is the sample, from a local server.
-    resumes     continues from the killed run's checkpoint half of the time.
+    by_mlflow   by `mlflow run`, else by `python -m`.
+    experiment  None for a new one at every kill, so that no finished run is reused.
+    first       on a store of its own, which does not exist yet.
+    download    with a download of ml-latest-small, here the sample, from a local server.
+    resumes     half of the time, from the checkpoint of the killed run.
     """
 
     name: str
@@ -198,14 +198,14 @@ def send(pid: int, signum: signal.Signals, target: str) -> None:
     if target == GROUP:
         os.killpg(pid, signum)
         return
-    if target == ENTRY_POINT:  # or the process, where that has not started it yet
+    if target == ENTRY_POINT:  # or the process, if it has not started one yet
         below = [p for p in in_group(pid) if any("entrypoints." in w for w in p.cmdline())]
         pid = max(below, key=psutil.Process.create_time).pid if below else pid
     os.kill(pid, signum)
 
 
 def has_ended(process: subprocess.Popen) -> bool:
-    """Wait for all of its group: an entry point goes on when `mlflow run` alone was killed."""
+    """Whether the whole group ends in time: an entry point may outlive a killed `mlflow run`."""
     deadline = time.monotonic() + SECONDS_TO_END
     while process.poll() is None or in_group(process.pid):
         if time.monotonic() > deadline:

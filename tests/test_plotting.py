@@ -1,4 +1,4 @@
-"""Fonts of figures: an installed one draws what the usual one lacks."""
+"""Fonts of figures: another installed font draws characters that the usual one lacks."""
 
 import warnings
 from pathlib import Path
@@ -21,7 +21,7 @@ def own_settings():
 
 
 def font_of(character: str, path: Path) -> str:
-    """A font that has this character alone, as a square."""
+    """A font that has only this character, drawn as a square."""
     pen = TTGlyphPen(None)
     pen.moveTo((0, 0))
     for point in ((0, 800), (800, 800), (800, 0)):

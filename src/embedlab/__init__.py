@@ -1,4 +1,4 @@
 """Learn an embedding of images or movies, look at it, register it and serve it.
 
-docs/architecture.md has the layers.
+docs/architecture.md describes the layers.
 """

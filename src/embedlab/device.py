@@ -13,7 +13,7 @@ from embedlab.errors import OptionError
 
 
 def choose_device(name: str) -> str:
-    """Resolve `auto` to cuda if available, else cpu. Raises OptionError if `cuda` is not there."""
+    """Resolve `auto` to cuda if available, else cpu. Raises OptionError if cuda is missing."""
     has_cuda = torch.cuda.is_available()
     if name == "auto":
         return "cuda" if has_cuda else "cpu"

@@ -10,7 +10,7 @@ FAR_GAP = 1.0  # from here on a multiple is easier to read than a percentage
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:
-    """`1 epoch`, `2 epochs`, `1,234 movies`; `plural` where it is not the noun and an s."""
+    """A number with its noun: `1 epoch`, `1,234 movies`; `plural` if it is not the noun plus s."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
@@ -22,7 +22,7 @@ def value_as_text(value: object) -> str:
 
 
 def cost_as_text(cost: float) -> str:
-    """`733,625`; from 10^15 on, where the digits say nothing, `1.23e+15`."""
+    """A cost as text: `733,625`; from 10^15 on, where more digits say nothing, `1.23e+15`."""
     return f"{cost:,.0f}" if abs(cost) < 1e15 else f"{cost:.3g}"
 
 
@@ -41,7 +41,7 @@ def signed_gap_as_text(gap: float) -> str:
 
 
 def percent(share: float) -> str:
-    """`0.01%`, `523%`, `12,000%`, `3.1e+08%`"""
+    """A fraction as a percentage: `0.01%`, `523%`, `12,000%`, `3.1e+08%`."""
     return f"{100 * share:,.0f}%" if 1 <= share < 1e4 else f"{100 * share:.2g}%"
 
 

@@ -8,7 +8,7 @@ from functools import cache
 
 PID_NAMESPACE = "/proc/self/ns/pid"  # Linux; a container has one of its own
 ROOT_PID_NAMESPACE = 0xEFFFFFFC  # its number outside of containers
-MAX_CLOCK_SHIFT = 10  # seconds that the system's clock may have been set forward meanwhile
+MAX_CLOCK_SHIFT = 10  # seconds by which the system's clock may have been set forward since
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Integrity of a served model: the sha256 of all of its files.
+"""Integrity of a served model: the sha256 of its data and code files.
 
 The digests are written into the model's MLmodel when it is logged, and compared when it is loaded.
 This detects files that are damaged, truncated, mixed up or edited, but not forgery: whoever can

@@ -1,4 +1,4 @@
-"""What an entry point prints: progress with the time left, and tables with titles as they are."""
+"""Output of an entry point: progress with the time left, and tables that show titles literally."""
 
 import io
 import re
@@ -36,7 +36,7 @@ def test_a_log_gets_a_line_at_most_every_ten_seconds(clock, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "decode: 17%, about 50 s left, image 10"
     assert lines[-1] == "decode: 83%, about 10 s left, image 50"
-    assert len(lines) == 5  # none for the end: what follows says it
+    assert len(lines) == 5  # the end gets none: the next output shows it
 
 
 def test_the_estimate_leaves_out_the_first_report(clock, capsys):
@@ -47,7 +47,7 @@ def test_the_estimate_leaves_out_the_first_report(clock, capsys):
         for done in range(1, 20):
             on_progress(done, 1000)
             clock.now += 1
-    assert estimates == [992]  # what is left
+    assert estimates == [992]  # seconds for the rest
 
 
 def test_the_estimate_of_a_resumed_training_is_of_what_is_left(clock, capsys):
@@ -118,7 +118,7 @@ def titles_printed(text: str) -> list[str]:
 
 
 def test_titles_are_shown_as_they_are(capsys):
-    """Brackets are no markup and colons no images: MovieLens has [REC] (2007)."""
+    """Brackets are not markup and colons not emojis: MovieLens has the title [REC] (2007)."""
     title, query = "[untitled] :bug: 1 [/b] (1999)", "[rec] :skull: (2007)"
     answer = pd.DataFrame(
         {"query": [query], "rank": [1], "title": [title], "genres": ["A|B"], "score": [0.25]}

@@ -1,4 +1,4 @@
-"""A bad argument is answered by one sentence, at once: before any heavy import, store or run."""
+"""A bad argument is refused by one sentence before any heavy import, store or run."""
 
 import importlib
 import os
@@ -87,7 +87,7 @@ BAD = [
     ("promote", "reason= version=1", "a reason, in words", "''"),
     ("promote", "model_name=a:b version=1 reason=x", "a name without '/' and ':'", "'a:b'"),
 ]
-# One of each kind as a process: a parser's type, a data set's check, options that contradict.
+# Run as processes, one of each kind: a parser's type, a data set's check, conflicting options.
 BAD_PROCESSES = [
     ("main", "lr=0.1 optimizer=exact", "lr: expected 'auto'"),
     ("build_matrix", "like_rule=threshold:9", "like_rule: expected threshold:<0.5 to 5 stars>"),
@@ -108,13 +108,13 @@ def as_words(arguments):
 
 @pytest.fixture
 def no_heavy_modules(monkeypatch):
-    """An import of one of them is an ImportError, so what is not refused before fails here."""
+    """Make every heavy import an ImportError, so an argument that is refused too late fails."""
     for name in (*HEAVY, "embedlab.tracking.lifecycle", "embedlab.cli.console"):
         monkeypatch.setitem(sys.modules, name, None)
 
 
 def start(name, *arguments):
-    """Run an entry point: exit code, stdout, lines on stderr, and the modules it imported."""
+    """Run an entry point. Returns exit code, stdout, lines of stderr, and imported modules."""
     environment = os.environ | {"COLUMNS": "10000"}
     process = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", f"entrypoints.{name}", *arguments],
@@ -160,7 +160,7 @@ def test_a_bad_value_is_refused_before_any_work(no_heavy_modules, name, argument
     ],
 )
 def test_an_unknown_parameter_or_word_is_named(no_heavy_modules, name, arguments, sentence):
-    """Before what is missing: it may be meant."""
+    """It is named before missing parameters, one of which it may be misspelt for."""
     entry_point = importlib.import_module(f"entrypoints.{name}")
     with pytest.raises(OptionError) as refused:
         entry_point.main(arguments)
@@ -222,7 +222,7 @@ def test_a_parameter_may_be_spelt_as_in_mlproject():
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_a_value_that_is_not_utf_8_is_named_by_its_parameter(no_heavy_modules, name):
-    """As the command line gives it to Python; no store could keep it."""
+    """Python turns the bytes of such a value into surrogates, which no store accepts."""
     main = importlib.import_module(f"entrypoints.{name}").main
     for action in importlib.import_module(f"entrypoints.{name}").build_parser().parameters.values():
         value, flag = os.fsdecode(b"caf\xe9"), action.option_strings[0]
@@ -290,7 +290,7 @@ def test_help_lists_every_parameter_and_imports_nothing_heavy(name):
 def test_processes_are_as_many_as_torchrun_has_started(monkeypatch):
     parse = importlib.import_module("entrypoints.finetune").build_parser().parse_args
     assert (parse([]).processes, parse(["--processes", "3"]).processes) == (1, 3)
-    monkeypatch.setenv("WORLD_SIZE", "4")  # of something else than torchrun
+    monkeypatch.setenv("WORLD_SIZE", "4")  # set by a program other than torchrun
     assert parse([]).processes == 1
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     assert (parse([]).processes, parse(["--processes", "4"]).processes) == (4, 4)

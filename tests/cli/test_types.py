@@ -1,4 +1,4 @@
-"""Argument types: good values come out typed, bad ones are refused with one sentence."""
+"""Argument types: good values are converted, bad ones are refused with one sentence."""
 
 from argparse import ArgumentTypeError
 

@@ -23,7 +23,7 @@ def write_zip(path: Path, entries: dict[str | zipfile.ZipInfo, bytes]) -> Path:
 
 def test_an_archive_that_points_before_its_start_is_one_sentence(tmp_path):
     data = bytearray(GOOD_ZIP)
-    data[-6:-2] = (2**31).to_bytes(4, "little")  # where the directory is said to begin
+    data[-6:-2] = (2**31).to_bytes(4, "little")  # the offset of the central directory
     (tmp_path / "a.zip").write_bytes(data)
     with pytest.raises(DataError, match="is not a zip archive or is damaged") as error:
         unpack(tmp_path / "a.zip", ["ratings.csv"], tmp_path)
@@ -95,14 +95,14 @@ def test_ml_32m_is_within_the_bounds():
 def test_an_encrypted_file_is_refused(tmp_path):
     data = bytearray(zip_bytes({"ratings.csv": RATINGS}))
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        data[data.index(signature) + offset] |= 1  # the flag; the content does not matter
+        data[data.index(signature) + offset] |= 1  # the flag "encrypted"; the content stays
     (tmp_path / "a.zip").write_bytes(data)
     with pytest.raises(DataError, match="encrypted"):
         unpack(tmp_path / "a.zip", ["ratings.csv"], tmp_path)
 
 
 def test_a_damaged_archive_is_one_sentence_or_its_true_content(tmp_path):
-    """200 seeded damages: a flipped byte or a cut. Never another exception, never other bytes."""
+    """200 seeded damages, a flipped byte or a cut, give no other exception and no other bytes."""
     rng = random.Random(0)
     content = b"".join(b"%d,%d,4.0,9\n" % (i, rng.randrange(9999)) for i in range(300))
     good = zip_bytes({"ml/ratings.csv": content})

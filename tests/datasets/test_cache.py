@@ -1,4 +1,4 @@
-"""The cache lies where the variable says, and its folders are whole or not there at all."""
+"""The cache is where its variable says, and its folders are complete or absent."""
 
 import threading
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_builders_at_the_same_time_all_get_a_whole_folder(tmp_path):
     final, gate, faults = tmp_path / "final", threading.Barrier(8), []
 
     def fill(folder):
-        gate.wait(10)  # every builder has seen that the folder is not there
+        gate.wait(10)  # all builders have found no folder
         fill_two(folder)
 
     def run():

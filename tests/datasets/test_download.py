@@ -79,7 +79,7 @@ def test_no_network_is_one_sentence():
     "why", ["certificate has expired", "self-signed certificate", None], ids=str
 )
 def test_a_bad_certificate_is_one_sentence_and_tried_once(monkeypatch, why):
-    """As requests words it; a server with an expired certificate is more than a test needs."""
+    """The error is requests' own, raised by a stand-in for a server with a bad certificate."""
     import requests
 
     calls = []

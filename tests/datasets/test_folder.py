@@ -1,4 +1,4 @@
-"""Folders of images: what is left out, and which folders cannot be used."""
+"""Folders of images: which files are left out, and which folders are refused."""
 
 import contextlib
 import errno
@@ -30,7 +30,7 @@ def test_what_is_not_a_regular_file_is_left_out(tmp_path):
     (tmp_path / "cat" / "null.png").symlink_to("/dev/null")
     (tmp_path / "dog" / "linked.png").symlink_to(tmp_path / "elsewhere.png")
     with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(tmp_path / "dog"):
-        listener.bind("socket.png")  # relative: such an address is short
+        listener.bind("socket.png")  # relative, because the address must be short
     with ended_every(5, tmp_path / "cat" / "fifo.png"):
         images = read_images(source)
     assert colours(images) == [RED, GREEN, BLUE, BLACK, WHITE]
@@ -41,12 +41,12 @@ def test_what_is_not_a_regular_file_is_left_out(tmp_path):
 
 @contextlib.contextmanager
 def ended_every(seconds: float, fifo: Path) -> Iterator[None]:
-    """Who reads the FIFO comes to its end after that time, and the test with it."""
+    """End every read of the FIFO after `seconds`, so that the test cannot hang."""
     is_over = threading.Event()
 
     def end() -> None:
         while not is_over.wait(seconds):
-            with contextlib.suppress(OSError):  # nobody reads
+            with contextlib.suppress(OSError):  # no process reads it
                 os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
 
     thread = threading.Thread(target=end)
@@ -130,7 +130,7 @@ def test_a_folder_that_may_not_be_read_is_left_out(tmp_path, monkeypatch):
     source = write_images(tmp_path, {**ANIMALS, "dog/closed/1.png": WHITE})
     really_list = os.listdir
 
-    def listdir(path):  # for root, too
+    def listdir(path):  # in place of permissions, which root ignores
         if os.path.basename(path) == "closed":
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return really_list(path)

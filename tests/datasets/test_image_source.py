@@ -1,4 +1,4 @@
-"""What a user writes after `dataset=`, and CIFAR-10 from an archive of twelve images."""
+"""The parameter `dataset`, and CIFAR-10 from an archive of twelve images."""
 
 import hashlib
 import http.server
@@ -94,13 +94,13 @@ BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 
 
 def cifar_pixels(batch: int) -> np.ndarray:
-    """Two images a batch; as in CIFAR-10 a row is 1,024 red, then green, then blue bytes."""
+    """Two images per batch; as in CIFAR-10, a row has 1,024 red bytes, then green, then blue."""
     return np.random.default_rng(batch).integers(0, 256, (2, 3072), dtype=np.uint8)
 
 
 @pytest.fixture
 def small_cifar(monkeypatch) -> bytes:
-    """The archive, which stands for the real one until the test ends; nothing answers its URL."""
+    """An archive that replaces the real one in the test, and whose URL cannot be reached."""
     from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 
     contents = {
@@ -148,7 +148,7 @@ def test_a_download_that_fails_says_where_to_put_the_file(small_cifar):
     assert image_source.CIFAR10_URL in sentence
     assert sentence.endswith(f"fetch it by hand and save it as {target}.")
     assert [path for path in cache_folder().rglob("*") if path.is_file()] == []
-    assert put_by_hand(small_cifar) == target  # whoever follows the advice is served
+    assert put_by_hand(small_cifar) == target  # the advice works
     located = locate_images("cifar10")
     assert (located.kind, located.name, located.source) == (
         CIFAR10,

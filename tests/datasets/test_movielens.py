@@ -1,4 +1,4 @@
-"""What a user writes after `ratings=` is found: a release, a folder or a zip, or one sentence."""
+"""The parameter `ratings`: a release, a folder or a zip is found, or refused in one sentence."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def test_a_release_is_fetched_unpacked_and_kept(server, cached, monkeypatch):
         located = locate_ratings("ml-latest-small")
         assert (located.name, located.source) == ("ml-latest-small", release.url)
         assert read_ratings(located.path).n_ratings == 1
-    (located.path / "movies.csv").write_bytes(b"tampered")  # mended from the archive kept
+    (located.path / "movies.csv").write_bytes(b"tampered")  # restored from the cached archive
     assert (locate_ratings("ml-latest-small").path / "movies.csv").read_bytes() == MOVIES
     assert server.asked == ["good"]
 

@@ -1,7 +1,7 @@
-"""Several processes compute what one computes, in one run that survives the loss of a process.
+"""Several processes compute what one computes, in one run, which records a lost process.
 
-They use gloo on this machine. With EMBEDLAB_LONG_TESTS the tests also use two processes for what
-four do, `mlflow run`, and two network namespaces (Linux, as root, with iproute2).
+The tests use gloo on this machine. With EMBEDLAB_LONG_TESTS they also use two processes besides
+four, `mlflow run`, and two network namespaces (Linux, as root, with iproute2).
 """
 
 import os
@@ -27,15 +27,15 @@ from entrypoints import finetune
 
 pytestmark = pytest.mark.slow
 
-# What other processes may change, relatively, measured as at most 2e-7 for the costs: float64 sums
-# in place of float32 ones, over 60 epochs. A line search takes other steps for another rounding.
+# Allowed relative difference of the costs over 60 epochs; 2e-7 was measured, since some sums are
+# float64 instead of float32. The line search of L-BFGS branches on rounding.
 COST = {"adam": 1e-6, "sgd": 1e-6, "lbfgs": 1e-3}
-# Losses and probabilities after four updates of the last stage: 2e-7, the weights 1e-6; and of the
-# head alone after any number. With more updates of more layers rounding decides sooner or later on
-# which side of a ReLU's bend a pixel lies, by several processes as by several threads.
+# Allowed after four updates of the last stage, or any number of the head alone; 2e-7 was measured
+# for losses and probabilities, 1e-6 for weights. With more updates of more layers, rounding decides
+# sooner or later on which side of 0 an input of a ReLU lies, as it does with several threads.
 TUNED, WEIGHTS = 1e-5, 1e-4
-# An update of all layers, in length: 2.5e-3, since ReLU and pooling bend where rounding decides.
-# BatchNorm over each process's own images is off by a tenth and more.
+# Allowed for the L2 norm of an update of all layers; 2.5e-3 was measured, since the gradient of
+# ReLU and pooling is discontinuous. BatchNorm over one process's images is off by a tenth or more.
 ONE_STEP = 0.01
 
 FIT = {"ratings": "sample", "dim": 8, "epochs": 20}
@@ -60,7 +60,7 @@ def by_one(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=[4, pytest.param(2, marks=long)])
 def by_several(request, tmp_path_factory):
-    """The results of several processes together, of the first and of the others."""
+    """The results of several processes: rank 0's, and in `others` those of the other ranks."""
     folder, n = tmp_path_factory.mktemp("several"), request.param
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(str(PROJECT / name) for name in ("src", "tests/helpers")),
@@ -158,14 +158,14 @@ def words(parameters: dict[str, object]) -> list[str]:
 
 
 def start(name: str, folder: Path, **parameters: object) -> subprocess.Popen:
-    """Its output goes to `output.txt`."""
+    """Start an entry point, whose output goes to `output.txt`."""
     command = [sys.executable, "-m", f"entrypoints.{name}", *words(parameters)]
     with open(folder / "output.txt", "wb") as output:
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 
 
 def run(name: str, folder: Path, **parameters: object) -> str:
-    """Wait for its end; returns its output."""
+    """Run an entry point to its end; returns its output."""
     code = start(name, folder, **parameters).wait(300)
     output = (folder / "output.txt").read_text(encoding="utf-8")
     assert code == 0, output
@@ -173,7 +173,7 @@ def run(name: str, folder: Path, **parameters: object) -> str:
 
 
 def runs_of(client: mlflow.MlflowClient) -> list[mlflow.entities.Run]:
-    """Oldest first."""
+    """All runs of the store, oldest first."""
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(ids, order_by=["start_time ASC"]))
 
@@ -240,7 +240,7 @@ def test_a_run_whose_process_dies_records_it_and_can_be_resumed(
 
 @long
 def test_image_runs_and_mlflow_run(client, tmp_path):
-    """The other ways in: features by two, a whole training by two, a fit under `mlflow run`."""
+    """Two processes share the features, a whole training, and a fit under `mlflow run`."""
     run("extract_features", tmp_path, **IMAGES, epochs=2)
     shutil.rmtree(tmp_path / "cache" / "features")
     run("extract_features", tmp_path, **IMAGES, epochs=2, processes=2)
@@ -277,7 +277,7 @@ def test_image_runs_and_mlflow_run(client, tmp_path):
 
 @contextmanager
 def two_hosts() -> Iterator[list[tuple[str, str, str]]]:
-    """Two network namespaces, joined by a cable: (name, interface, address) of each."""
+    """Two network namespaces, joined by a virtual cable: (name, interface, address) of each."""
     if not shutil.which("ip"):
         pytest.skip("there is no `ip` (iproute2)")
     hosts = [(f"embedlab{i}", f"cable{i}", f"10.77.0.{i}") for i in (1, 2)]
@@ -316,7 +316,7 @@ def test_torchrun_on_two_hosts_is_one_run_of_the_same_result(
         (_, _, first_address), _ = hosts
         processes = []
         for i, (host, interface, address) in enumerate(hosts):
-            # Both have the same name here, so each is told its address, and who is the host.
+            # Both have the same host name, so each gets its address, and whether it is the host.
             where = f"--local-addr {address} --rdzv-endpoint {first_address}:29500"
             options = f"--nnodes 2 --nproc-per-node {each} --rdzv-backend c10d --rdzv-id 1 {where}"
             torchrun = f"torchrun {options} --rdzv-conf is_host={1 - i} -m entrypoints.{name}"

@@ -1,6 +1,6 @@
-"""What users type stays, unless somebody changes it on purpose.
+"""What users type changes only on purpose.
 
-`test_same_seed` holds what they see to the same contract.
+`test_same_seed` compares what they see with the same contract.
 """
 
 import json
@@ -9,7 +9,7 @@ import contract
 
 
 def test_what_users_type_is_what_the_contract_says():
-    """After a change on purpose: a line in CHANGELOG.md, and `python tests/contract.py`."""
+    """After an intended change, run `python tests/contract.py` and edit CHANGELOG.md."""
     expected = json.loads(contract.FILE.read_text(encoding="utf-8"))
     assert contract.entry_points() == expected["entry_points"]
     assert contract.environment_variables() == expected["environment"]

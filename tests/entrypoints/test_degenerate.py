@@ -1,5 +1,5 @@
-"""Small and one-sided ratings that are valid all the same, through the entry points: they fit, at
-the cost that a loop over all pairs gives, or one sentence says why not.
+"""Small or one-sided but valid ratings, through the entry points: the fit has the cost that a loop
+over all pairs gives, or one sentence says why the command is refused.
 """
 
 import re
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]
 
 
 def run(entry_point, *arguments: str) -> tuple[str, dict[str, float]]:
-    """Run it in this process: run id and metrics, which are numbers all."""
+    """Run an entry point in this process. Returns run id and metrics, which are all finite."""
     entry_point.main([*arguments])
     finished = mlflow.last_active_run()
     assert finished.info.status == "FINISHED"

@@ -1,6 +1,6 @@
 """The entry points, on the built-in sample: what a user sees, and what MLflow keeps.
 
-One store for all of it, in a temporary folder, filled by one `mlflow run` of `main` from there.
+The tests share one store in a temporary folder, filled by one `mlflow run` of `main` there.
 """
 
 import base64
@@ -66,14 +66,14 @@ class Store:
         }
 
     def mlflow_run(self, entry_point: str, experiment: str, **parameters: object) -> Ended:
-        """`mlflow run <project>` from the store's folder, where MLflow puts it by itself."""
+        """Call `mlflow run <project>` in the store's folder, where MLflow makes the store."""
         flags = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
         options = ["-e", entry_point, "--env-manager", "local", "--experiment-name", experiment]
         command = ["mlflow", "run", str(PROJECT), *options, *flags]
         return self._end_of(command, self.folder, self.environment, experiment)
 
     def call(self, entry_point: str, experiment: str, **parameters: object) -> Ended:
-        """`run_main(main)`, as `python -m entrypoints.x` calls it, in this process."""
+        """Call `run_main(main)` in this process, as `python -m entrypoints.x` does."""
         module = importlib.import_module(f"entrypoints.{entry_point}")
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()]
         where = {"EMBEDLAB_CACHE": str(self.folder / "cache"), "MLFLOW_EXPERIMENT_NAME": experiment}
@@ -144,7 +144,7 @@ class Everything:
     extract_features: Run
     finetune: Run
     compare_transfer: Run
-    commits: set[str]  # of the project before and after it, should somebody commit meanwhile
+    commits: set[str]  # of the project before and after the run
 
 
 def head_commit() -> str:
@@ -192,7 +192,7 @@ def sources(run: Run) -> list[tuple[str, str]]:
 
 
 def assert_failed(ended: Ended, sentence: str, stop_reason: str) -> None:
-    """Exit code 1, one sentence for the user, and the same in the run."""
+    """Assert exit code 1, one sentence for the user, and the same sentence in the run."""
     (said,) = ended.sentences
     assert ended.code == 1
     assert re.fullmatch(f"embedlab: {sentence}", said)
@@ -282,7 +282,7 @@ for order in (["movie-embedding", "image-classifier"], ["image-classifier", "mov
 
 
 def test_one_process_without_the_project_loads_both_models_in_any_order(everything, tmp_path):
-    """Each brings a copy of its code, and Python knows only the one that came first."""
+    """Both models carry a copy of the code under one name, and Python keeps the first import."""
     Image.new("RGB", (8, 8)).save(buffer := io.BytesIO(), "png")
     ended = subprocess.run(
         [sys.executable, "-c", BOTH_MODELS, base64.b64encode(buffer.getvalue()).decode()],
@@ -300,7 +300,7 @@ def test_main_prints_recommendations_and_how_to_see_the_runs(everything):
     assert "Recommended for Toy Story (1995)" in printed
     titles = titles_printed(printed)
     assert len(titles) == 10
-    # The sample's films of one taste group are liked together: its answer is known.
+    # The films of one taste group of the sample are liked together, so the answer is known.
     assert set(titles) >= FAMILY_FILMS
     run = everything.main.run
     page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
@@ -313,7 +313,7 @@ def test_main_prints_recommendations_and_how_to_see_the_runs(everything):
 def test_main_keeps_its_parameters_as_given_and_as_resolved(everything):
     params = everything.main.run.data.params
     assert (params["ratings"], params["epochs"]) == ("sample", str(EPOCHS))
-    # Of a text with a space MLflow itself keeps the shell's spelling.
+    # MLflow itself logs a text with a space as it quotes it for the shell.
     assert (params["title"], params["resolved/title"]) == ("'Toy Story'", "Toy Story")
     assert (params["lr"], params["resolved/lr"]) == ("auto", "1.0")
 
@@ -345,7 +345,7 @@ def test_fit_embedding_logs_every_epoch(everything):
         metric: everything.store.series(everything.fit_embedding, metric)
         for metric in ("train/cost", "train/gradient_norm", "train/gap", "time/epoch_seconds")
     }
-    # Epoch e is what holds before update e; the last evaluates the result and updates nothing.
+    # Epoch e has the values before update e; the last one evaluates the result, without update.
     epochs = list(range(EPOCHS + 1))
     for metric in ("train/cost", "train/gradient_norm", "train/gap"):
         assert list(series[metric]) == epochs
@@ -356,7 +356,7 @@ def test_fit_embedding_logs_every_epoch(everything):
     assert metrics["final/cost"] == cost[EPOCHS] < cost[0] / 10
     for epoch in epochs:
         gap = cost[epoch] / metrics["reference/cost"] - 1
-        assert series["train/gap"][epoch] == pytest.approx(gap, rel=1e-12)  # float64 and SQL's
+        assert series["train/gap"][epoch] == pytest.approx(gap, rel=1e-12)  # up to rounding
     assert series["train/gap"][EPOCHS] > 0  # nothing is below the exact cost
 
 
@@ -410,7 +410,7 @@ def test_an_image_run_logs_epochs_report_figures_and_model(everything, name):
     assert {"test/loss", "test/calibration_error", "time/fit_seconds"} <= set(metrics)
     counts = {part: run.data.params[f"data/{part}"] for part in ("train", "val", "test")}
     assert counts == {"train": str(TRAIN), "val": "225", "test": "300"}
-    # The same names in both entry points, however they were given.
+    # Both entry points log these names, whether the values were given or chosen.
     assert {"resolved/optimizer", "resolved/lr", "resolved/epochs"} <= set(run.data.params)
     ((data, source),) = sources(run)
     assert (data, source) == ("digits sample", "built-in sample")
@@ -506,7 +506,7 @@ def test_titles_with_spaces_and_quotes_get_through_mlflow_run(store):
 
 
 def test_the_same_seed_gives_the_same_costs_however_it_is_started(everything):
-    """`main` has run it by `mlflow run`, with lr=auto."""
+    """`main` has made the same fit under `mlflow run`, with lr=auto."""
     store, by_mlflow = everything.store, everything.fit_embedding
     matrix = f"runs:/{everything.build_matrix.info.run_id}/matrix"
     same = {"matrix": matrix, "dim": DIM, "epochs": EPOCHS, "seed": 0}
@@ -515,12 +515,12 @@ def test_the_same_seed_gives_the_same_costs_however_it_is_started(everything):
     costs = store.series(by_mlflow, "train/cost")
     assert len(costs) == EPOCHS + 1
     assert store.series(by_python.run, "train/cost") == costs
-    # As it was given, and the number that it means.
+    # The parameter as it was given, and the number that was used.
     params = by_mlflow.data.params
     assert (params["lr"], params["resolved/lr"]) == ("auto", "1.0")
     assert by_python.run.data.params["lr"] == "1.0"
     assert "resolved/lr" not in by_python.run.data.params
-    # Not asked to register: the only version is still main's.
+    # This fit is not registered: the only version is still main's.
     assert len(store.client.search_model_versions("name='movie-embedding'")) == 1
 
 
@@ -590,7 +590,7 @@ def test_a_comparison_without_runs_says_what_to_make(store):
 
 
 def test_ctrl_c_leaves_a_run_that_another_goes_on_with(store):
-    """Stopped after the first epoch; the second run has all epochs, and the first one's data."""
+    """A run is stopped after epoch 1; the run that resumes it has all epochs and the same data."""
     experiment = "stopped"
     location = str(store.folder / "mlruns" / experiment)
     store.client.create_experiment(experiment, artifact_location=location)
@@ -604,7 +604,7 @@ def test_ctrl_c_leaves_a_run_that_another_goes_on_with(store):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background jobs ignore SIGINT, and hand that down.
+        # A shell's background jobs ignore SIGINT, and so do their child processes.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     printed = []

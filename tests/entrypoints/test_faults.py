@@ -1,8 +1,8 @@
-"""A disk that is full, a cache that cannot be written, files that were cut short or changed on the
-way: one sentence, and the same command without the fault succeeds.
+"""A full disk, a cache that cannot be written, or files that are truncated or changed lead to one
+sentence, and without the fault the same command succeeds.
 
-Downloads have their tests in `test_download`, `test_image_source` and `test_backbone`, the tracking
-server in `test_outage`, damaged checkpoints in `test_trainer`, models in `test_damaged_models`.
+Downloads are tested in `test_download`, `test_image_source` and `test_backbone`, the tracking
+server in `test_outage`, damaged checkpoints in `test_checkpoint`, models in `test_damaged_models`.
 """
 
 import errno
@@ -49,7 +49,7 @@ def status() -> str:
 
 @contextmanager
 def files_end_at(n_bytes: int) -> Iterator[None]:
-    """No file of this process can grow beyond that: the system's own error, as of a full disk."""
+    """Limit the size of this process's files; the system then raises errors as for a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
     try:
@@ -116,7 +116,7 @@ def test_a_full_disk_under_the_cache(tmp_path, use):
     ],
 )
 def test_a_full_disk_under_the_artifacts(tmp_path, monkeypatch, entry_point, file):
-    """It is full at the named file; MLflow copies some by name, and others from a stream."""
+    """The disk is full at the named file; MLflow copies some files by name, others by stream."""
     data = write(tmp_path, "one star for all")
 
     def refuse_at(copy, name):
@@ -143,7 +143,7 @@ def test_a_full_disk_under_the_artifacts(tmp_path, monkeypatch, entry_point, fil
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
-    """A file in the folder's place refuses even who may write anywhere."""
+    """A file in the place of the folder stops even root, who may write anywhere."""
     (tmp_path / "file").write_text("")
     whole = os.environ["EMBEDLAB_CACHE"]
     monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path / "file"))
@@ -160,7 +160,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> Iterator[bytes]:
-    """Cut short in ten places, a bit of it changed in sixty."""
+    """The content cut short in ten places, and with one bit changed in sixty."""
     yield from (content[:size] for size in rng.integers(len(content), size=10))
     for place in rng.integers(len(content), size=60):
         flipped = bytearray(content)
@@ -191,7 +191,7 @@ def test_a_damaged_matrix_is_refused_or_has_lost_nothing(tmp_path, has_checksum)
                 assert str(error).startswith("matrix: ") and "\n" not in str(error)
                 n_refused += 1
             else:
-                if has_checksum or name == "likes.npz":  # without it nobody can tell another title
+                if has_checksum or name == "likes.npz":  # else a changed title is not detected
                     assert (loaded.matrix != likes.matrix).nnz == 0
                 if has_checksum:
                     assert loaded.movies.equals(likes.movies) and loaded.params == likes.params

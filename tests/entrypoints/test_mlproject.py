@@ -41,7 +41,7 @@ def required_parameters(name):
 
 
 def requirement_lines(file):
-    """Its pins, without comments and markers."""
+    """The pins of a requirements file, without comments and markers."""
     lines = (PROJECT / file).read_text(encoding="utf-8").splitlines()
     return [pin for line in lines if (pin := re.split("[#;]", line)[0].strip())]
 
@@ -115,7 +115,7 @@ def test_the_lock_holds_every_requirement_at_its_pin_and_a_hash_of_all():
 
 
 def test_requirements_are_exact_pins():
-    """Exact, so that an environment means one set of versions; neither `.` nor `-e .` is one."""
+    """Exact pins give every environment the same versions; `.` and `-e .` are no pins."""
     for line in requirement_lines("requirements.txt"):
         assert PIN.fullmatch(line), line
     first, *others = requirement_lines("requirements-dev.txt")

@@ -1,5 +1,5 @@
-"""Folders of photos as users have them, through the entry points: what is odd about them is left
-out or shown, and said; nothing ends in a traceback."""
+"""Folders of photos as users have them, through the entry points: odd files are left out or shown,
+and reported; nothing ends in a traceback."""
 
 import json
 import os
@@ -24,14 +24,14 @@ FAST = ["--weights", "none", "--resolution", "32", "--epochs", "1"]
 
 @pytest.fixture(autouse=True)
 def usual_fonts(monkeypatch):
-    """Those that come with matplotlib, whatever this machine has."""
+    """Use only the fonts that come with matplotlib, whatever this machine has."""
     monkeypatch.setattr(font_manager, "findSystemFonts", list)
     with matplotlib.rc_context():
         yield
 
 
 def photos(folder: Path, n: int, seed: int) -> None:
-    """`n` different ones of one colour and noise."""
+    """Write `n` different photos of one colour with noise."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     colour = rng.integers(0, 200, 3)
@@ -41,7 +41,7 @@ def photos(folder: Path, n: int, seed: int) -> None:
 
 
 def run(entry_point, *arguments: str) -> mlflow.entities.Run:
-    """In this process."""
+    """Run an entry point in this process; returns its finished run."""
     entry_point.main([*arguments])
     finished = mlflow.last_active_run()
     assert finished.info.status == "FINISHED"
@@ -122,7 +122,7 @@ def test_names_are_shown_as_they_are():
     right = Predictions(np.eye(2)[labels], labels, np.arange(20))
     images = from_arrays("toy", ("_misc", "$x^$"), pixels, labels, {})
     figure = figures.plot_embedding_map(points, right, images, "of $y^$")
-    figures.as_pixels(figure)  # no formula that matplotlib cannot read
+    figures.as_pixels(figure)  # raises if matplotlib reads a formula in a name
     legend = figure.axes[0].get_legend()
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["_misc", "$x^$", "misclassified (0.0%)"]

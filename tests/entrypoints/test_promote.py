@@ -1,4 +1,4 @@
-"""Who is champion by hand, by the entry point `promote`: rollback, and what cannot be promoted."""
+"""The entry point `promote`: rollback, and versions that cannot be promoted."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def logged(tmp_path_factory):
 
 @pytest.fixture
 def client(logged):
-    """Of a registry where version 2 is champion in place of version 1, and version 3 challenger."""
+    """Client of a registry: version 2 is champion in place of version 1, version 3 challenger."""
     for cost in (100.0, 90.0, 95.0):
         register(logged, NAME, card_of("a", cost))
     client = mlflow.MlflowClient()

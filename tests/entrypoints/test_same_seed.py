@@ -1,8 +1,9 @@
-"""Same parameters and seed, same result: every entry point that computes, twice in two folders
-with as many threads, to the bit; and once with more threads, to the tolerances stated here.
+"""The same parameters and seed give the same result: every entry point that computes is run twice,
+in two folders with as many threads, and its results are bit-identical; and once with more threads,
+where they agree within the tolerances stated here.
 
-All three start from nothing: another store and another cache; the second and third are new
-processes with a copy of the project. What the first holds is compared with the contract, too.
+Each of the three begins with an empty store and an empty cache; the second and third are new
+processes with a copy of the project. The runs of the first are compared with the contract, too.
 """
 
 import json
@@ -32,18 +33,18 @@ from embedlab.movies.solvers.fit import fit_likes
 pytestmark = pytest.mark.slow
 
 FROZEN = {"freeze": "all-but-last-stage", "precision": "float32", "epochs": 2}
-# Compared where the number of threads is; the runs of the contract have none of it.
+# For the comparison of numbers of threads: the runs of the contract freeze no stage.
 FIRST = [("finetune", SMALL_IMAGES | FROZEN)] if os.environ.get("EMBEDLAB_LONG_TESTS") else []
 MAKE_RUNS = """
 import json, sys, contract, mlflow
 mlflow.set_tracking_uri(sys.argv[1])
 contract.make_runs(json.loads(sys.argv[2]))
 """
-# Seconds and bytes are the machine's own.
+# Metrics in seconds and bytes, which depend on the machine.
 OF_THE_MACHINE = ("time/", "memory/", "system/", "baseline_seconds/")
-# MLflow names these files at random, and the rest of an image's name is the time.
+# MLflow gives these files random names, and the names of images contain the time.
 NAMED_AT_RANDOM = ("images/", "table_images/")
-# They hold run ids, times, or such names.
+# These files contain run ids, times or random names.
 NOT_COMPARED = (
     "MLmodel",
     "report.html",
@@ -55,16 +56,16 @@ NOT_COMPARED = (
     "fits.json",
     "best.png",
 )
-# What two threads in place of one may change in a metric, relatively: the order of a sum. It stays
-# that small where a training is frozen up to its last stage. Below, the gradient jumps where ReLU
-# and max pooling bend, rounding decides on which side some pixels of the many lie, and every update
-# widens it: another number of threads is another training, as another seed is.
+# Allowed relative difference of a metric between one thread and two, which add in another order. It
+# stays that small if a training is frozen up to its last stage. Otherwise, rounding decides on
+# which side of a discontinuity of the gradient (ReLU, max pooling) some activations lie, and every
+# update widens the difference: another number of threads is like another seed.
 TOLERANCE = 1e-5
 ANOTHER_TRAINING = ("finetune", "compare_transfer")
 
 
 def run_all(folder: Path, n_threads: int) -> dict[str, dict]:
-    """All runs from a copy of the project in `folder`: what each run found out."""
+    """Make all runs from a copy of the project in `folder`; returns their `read_results`."""
     copy = folder / "project"
     copy.mkdir(parents=True)
     for name in ("entrypoints", "src"):
@@ -88,7 +89,7 @@ def run_all(folder: Path, n_threads: int) -> dict[str, dict]:
 
 
 def read_results(client: mlflow.MlflowClient) -> dict[str, dict]:
-    """By run, in the order of their beginning: metrics of every step, digests of the files."""
+    """The metrics of every step and the digests of the files, by run, in order of their start."""
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     results = {}
     for number, run in enumerate(client.search_runs(ids, order_by=["start_time ASC"])):
@@ -120,7 +121,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(folder) -> dict[str, dict]:
-    """By a fork of this process, which has imported everything and may have used its generators."""
+    """Results of a fork of this process, whose generators other tests may have used."""
     process = multiprocessing.get_context("fork").Process(target=make_first, args=(folder,))
     process.start()
     process.join()
@@ -136,7 +137,7 @@ def make_first(folder: Path) -> None:
 
 
 def test_the_runs_hold_what_the_contract_says(first, folder):
-    """After a change on purpose: a line in CHANGELOG.md, and `python tests/contract.py`."""
+    """After an intended change, run `python tests/contract.py` and edit CHANGELOG.md."""
     expected = json.loads(contract.FILE.read_text(encoding="utf-8"))["runs"]
     runs = contract.read_runs(mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db"))
     assert runs.keys() == expected.keys()
@@ -149,7 +150,7 @@ def test_another_folder_gives_the_same_metrics_and_files_to_the_bit(first, tmp_p
     assert first.keys() == second.keys()
     assert len(first) == len(FIRST) + len(RUNS) + 5  # the children of compare_optimizers
     for run, result in first.items():
-        # As text: a fit that diverges has gradients that are nan, which equals nothing.
+        # As text, because gradients of a fit that diverges are nan, which equals nothing.
         assert str(result["metrics"]) == str(second[run]["metrics"]), run
         assert result["files"] == second[run]["files"], run
 
@@ -169,7 +170,7 @@ def test_another_number_of_threads_gives_the_same_metrics_to_rounding(first, tmp
 @pytest.mark.real
 @pytest.mark.parametrize("optimizer, tolerance", [("exact", 1e-9), ("adam", 1e-9)])
 def test_another_number_of_threads_on_ml_latest_small(real_movielens, optimizer, tolerance):
-    """On the sample's 82 movies nothing is shared out among threads; here it is."""
+    """Threads share the work here; the 82 movies of the sample are too few for that."""
     weighted = find_likes(read_ratings(real_movielens), "user_mean").weighted
     costs = []
     before = torch.get_num_threads()

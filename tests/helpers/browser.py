@@ -17,7 +17,7 @@ CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="chromium is not installed (on Debian: apt install chromium)"
 )
-# Chromium's virtual time does not wait for a frame in a process of its own.
+# No process for the frame, because Chromium's virtual time would not wait for it.
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1440,900",
     "--virtual-time-budget=10000", "--enable-logging=stderr", "--dump-dom",
@@ -35,7 +35,9 @@ parent.postMessage(JSON.stringify(answer), "*"); }})();</script></body>"""
 
 
 def run_in_page(page: str, script: str, folder: Path) -> object:
-    """What `script`, the body of an async function, returns in the page; no error on its console.
+    """Run `script`, the body of an async function, in the page, and return its result.
+
+    An error on the page's console fails the test.
 
     folder  an empty folder for the files that Chromium needs.
     """

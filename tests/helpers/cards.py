@@ -6,7 +6,7 @@ from embedlab.workflows.model_facts import COST
 
 
 def card_of(data_digest: str, cost: float = 100.0, **changes: object) -> Card:
-    """The card of a model that was made with data of this digest, and costs so much."""
+    """The card of a model with this data digest and this cost."""
     facts = {
         "summary": "A vector for every movie.",
         "data": "sample",

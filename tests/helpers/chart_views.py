@@ -6,7 +6,7 @@ import mlflow
 
 
 def kept_view(client: mlflow.MlflowClient, experiment: str, view_id: str) -> tuple[dict, dict]:
-    """(view, its state) as the tag of the experiment holds them."""
+    """The view, and its state, from the tag of the experiment."""
     tags = client.get_experiment(experiment).tags
     (name,) = [name for name in tags if name.startswith("mlflow.sharedViewState")]
     assert name == f"mlflow.sharedViewState.{view_id}"

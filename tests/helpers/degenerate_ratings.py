@@ -1,9 +1,9 @@
-"""Small and one-sided ratings that are valid all the same."""
+"""Small or one-sided but valid ratings."""
 
 from pathlib import Path
 
 EVERYBODY, EVERYTHING = range(4), range(5)
-# Movies, ratings as (user, movie, stars), what a like is, and how many likes that makes.
+# By name: number of movies, ratings as (user, movie, stars), like rule, number of likes.
 TOY_RATINGS = {
     "one movie": (1, [(user, 0, 4) for user in EVERYBODY], "user_mean", 4),
     "one user": (5, [(0, movie, 1 + movie) for movie in EVERYTHING], "user_mean", 3),

@@ -24,7 +24,7 @@ from embedlab.tracking.offline import retry
 class FakeServer:
     """A server of one run: it takes batches and files, or answers `status`; stopped, it refuses.
 
-    status  200, another to answer instead, or None to say nothing until `stop`.
+    status  200, another status to answer with, or None to give no answer until `stop`.
     """
 
     def __init__(self):
@@ -35,7 +35,7 @@ class FakeServer:
         self.params: dict[str, str] = {}
         self.files: dict[str, bytes] = {}
         self.ended: tuple[str, int] | None = None
-        self.refused: str | None = None  # paths with that end get a 400
+        self.refused: str | None = None  # a path with this end is answered with 400
         self.n_requests = 0
         self._silence_is_over = threading.Event()
         self._connections: list[socket.socket] = []
@@ -52,7 +52,7 @@ class FakeServer:
         self._silence_is_over.set()
         self._server.shutdown()
         self._server.server_close()
-        for connection in self._connections:  # as the end of a process closes them
+        for connection in self._connections:  # as at the end of a process
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
@@ -119,7 +119,7 @@ class FakeServer:
 
 
 def run_fake_server() -> Iterator[FakeServer]:
-    """A fixture: a server, which is MLflow's store for the test."""
+    """A fixture: a server that is MLflow's store in the test."""
     logging.getLogger("urllib3.connectionpool").setLevel(logging.CRITICAL)  # as a run does
     fake = FakeServer()
     with use_store(fake.uri):
@@ -128,7 +128,7 @@ def run_fake_server() -> Iterator[FakeServer]:
 
 
 def shorten_waits(monkeypatch) -> None:
-    """A fixture: a run tries again at once, and gives up soon."""
+    """A fixture that makes a run try again at once, and give up soon."""
     monkeypatch.setattr(buffered_client, "FIRST_PROBE_PAUSE", 0.0)
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.1")

@@ -1,4 +1,4 @@
-"""Serve one archive, whole or damaged as the path asks, and use a new cache for the answers."""
+"""A server of one archive, whole or damaged depending on the path, and a new cache for a test."""
 
 import http.server
 import threading

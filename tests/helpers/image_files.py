@@ -52,7 +52,7 @@ def write_images(root: Path, files: dict[str, tuple[int, int, int] | bytes]) -> 
 
 
 def colours(images: ImageDataset) -> list[tuple[int, int, int]]:
-    """Of images that have one colour each."""
+    """The colour of each image, in a data set of images of one colour."""
     first = images.pixels[:, :, :1, :1]
     assert (images.pixels == first).all()
     return [tuple(pixel) for pixel in first[:, :, 0, 0].tolist()]

@@ -1,4 +1,4 @@
-"""A registry in memory, which does no more than MLflow promises."""
+"""A registry in memory that guarantees no more than MLflow does."""
 
 import time
 from collections.abc import Callable
@@ -70,7 +70,7 @@ class Memory:
 
 
 def replace_mlflow(monkeypatch) -> Callable[[Memory], Memory]:
-    """A fixture: put a registry in memory, polled without a pause, in the place of MLflow."""
+    """A fixture that replaces MLflow by a registry in memory, polled without a pause."""
     monkeypatch.setattr(registered_model, "POLL_SECONDS", 0)
 
     def use(memory: Memory) -> Memory:
@@ -82,7 +82,7 @@ def replace_mlflow(monkeypatch) -> Callable[[Memory], Memory]:
 
 
 def memory_with_champion(use) -> Memory:
-    """A fixture: a registry in memory with a version 1 that costs 100 on data `a`."""
+    """A fixture: a registry in memory whose version 1 has the cost 100 on data `a`."""
     made = use(Memory())
     add(100)
     return made

@@ -62,7 +62,7 @@ def random_likes(rng: np.random.Generator, n_users: int, n_movies: int) -> sp.cs
 
 
 def two_taste_blocks(n_users: int = 40, n_movies: int = 12) -> sp.csr_matrix:
-    """The first half of the users like all of the first half of the movies, and so on."""
+    """Each half of the users likes all movies of one half, and no others."""
     likes = np.zeros((n_users, n_movies), dtype=np.int32)
     likes[: n_users // 2, : n_movies // 2] = 1
     likes[n_users // 2 :, n_movies // 2 :] = 1

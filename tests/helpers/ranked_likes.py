@@ -19,7 +19,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def eighty_users() -> sp.csr_matrix:
-    """Their likes of sixty movies."""
+    """The likes of eighty users for sixty movies."""
     return random_likes(rng(7), n_users=80, n_movies=60)
 
 
@@ -50,7 +50,7 @@ def scores_of(score_queries, name: str, n_movies: int) -> np.ndarray:
 
 @cache
 def evaluated() -> tuple[list[Evaluation], pd.DataFrame]:
-    """What an evaluation of the eighty users without libraries found, and its table."""
+    """The evaluations of this project's own candidates on the eighty users, and their table."""
     likes = eighty_users()
     present, _ = candidates.build_candidates((3, 6), 0, likes.shape)
     of_us = [one for one in present if not one.name.startswith(("implicit", "item2vec"))]

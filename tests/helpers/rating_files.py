@@ -1,4 +1,4 @@
-"""A tiny archive of ratings, and what tests of files ask of it and of the folders they fill."""
+"""A tiny archive of ratings, and helpers for tests that write and list files."""
 
 import hashlib
 import io

@@ -40,7 +40,7 @@ TOY_STORY, AMELIE, LEON, MATRIX, LE_TROU = MOVIES["title"][[2, 4, 6, 5, 8]]
 
 
 def write_digests(folder: Path) -> None:
-    """Make the digests in a model's MLmodel those of its files, after a test has changed them."""
+    """Update the digests in a model's MLmodel after a test has changed its files."""
     model = Model.load(folder)
     files = {name: folder / name for name in model.metadata[DIGESTS]}
     model.metadata[DIGESTS] = digests_of(files)
@@ -72,12 +72,12 @@ def call(app, body: bytes, content_type: str | None) -> Response:
 
 
 def ask(*titles: object, **params: object) -> dict:
-    """A request as the README shows it."""
+    """The body of a request, in the form that the README shows."""
     return {"dataframe_records": [{"title": title} for title in titles], "params": params}
 
 
 def assert_hides(response: "Response", secret: str, log: str) -> None:
-    """A 500 in one sentence; the secret stands in the log alone."""
+    """Assert status 500 with one sentence, and that only the log has the secret."""
     assert response.status == 500
     answer = json.loads(response.text)
     assert answer["error_code"] == "INTERNAL_ERROR"
@@ -90,7 +90,7 @@ def assert_hides(response: "Response", secret: str, log: str) -> None:
 
 
 def shows_the_inside(text: str) -> bool:
-    """A stack trace or a path of the server's machine, also as JSON escapes them."""
+    """Whether the text has a stack trace or a path of the server, perhaps escaped as in JSON."""
     inside = [
         "Traceback",
         'File "',

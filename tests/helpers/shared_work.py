@@ -36,8 +36,8 @@ LIKES = random_likes(np.random.default_rng(0), n_users=70, n_movies=40)
 FITS = {"adam": 0.05, "sgd": 2e-4, "lbfgs": 1.0}
 EPOCHS = 60
 IMAGES = squares()
-BATCH = 7  # so that 60, 30 and 30 images are several batches, not as many for each
-# 22 images of a batch are not as many for each of four.
+BATCH = 7  # 60, 30 and 30 images are several batches, not equally many per rank
+# Four ranks do not get equally many of the 22 images of a batch.
 LAST_STAGE = FinetuneOptions(
     epochs=2,
     batch_size=22,
@@ -115,7 +115,7 @@ def all_of_it() -> dict[str, object]:
 
 
 def _copied(state: dict) -> dict:
-    """The state as it is now, of a training that continues."""
+    """A copy of the state, which stays the same while the training continues."""
     torch.save(state, buffer := io.BytesIO())
     buffer.seek(0)
     return torch.load(buffer, weights_only=True)
@@ -139,7 +139,7 @@ def by_rank(number: int, folder: Path) -> None:
 
 
 def main(folder: Path, n: int, port: str) -> int:
-    """0 where all have succeeded."""
+    """Do the work with n processes; returns 0 if all have succeeded."""
     os.environ |= {"WORLD_SIZE": str(n), STARTED_BY_TORCHRUN: "test"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     children = [Fork(target=by_rank, args=(rank, folder)) for rank in range(n)]

@@ -9,7 +9,7 @@ from embedlab.tracking.lifecycle import start_run
 
 
 def fresh_client(store, monkeypatch) -> mlflow.MlflowClient:
-    """A fixture: the store as a new process finds it: no experiment chosen, no run made."""
+    """A fixture: the client of a store in which no experiment is chosen and no run adopted."""
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     return store
@@ -32,7 +32,7 @@ def maker_of_runs(client, monkeypatch) -> Callable[..., Run]:
 
 
 def short_run(client: mlflow.MlflowClient, **params: object) -> Run:
-    """What the store keeps of a run that does nothing."""
+    """Make a run that does nothing; returns it as the store has it."""
     with start_run("fit_embedding", "fit adam", params) as run:
         pass
     return client.get_run(run.id)

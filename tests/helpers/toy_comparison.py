@@ -27,7 +27,7 @@ FOUR = TitleIndex(["A", "B", "C", "D"])
 
 
 def compare(fits, titles, asked, k) -> OptimizerComparison:
-    """The fits asked for these rows, without drawn ones: no movie of the toy has a like."""
+    """Compare fits for these rows; none are drawn at random, because no toy movie has likes."""
     queries = choose_queries(titles, np.zeros(4), asked, k)
     last = [
         {} if r.has_diverged else {r.epochs: queries.recommend(r.embedding)}

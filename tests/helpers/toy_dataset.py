@@ -36,14 +36,14 @@ def split_of(images: ImageDataset) -> Split:
 
 
 def predictions(labels: list[int], predicted: list[int], confidence: list[float]) -> Predictions:
-    """Three classes; what is not the predicted class shares the rest evenly."""
+    """Predictions for three classes; the two not predicted share the rest evenly."""
     probabilities = np.array([[(1 - c) / 2] * 3 for c in confidence])
     probabilities[np.arange(len(labels)), predicted] = confidence
     return Predictions(probabilities, np.array(labels), np.arange(100, 100 + len(labels)))
 
 
 def compared_run(name: str, kind: str, test: Predictions, **values: float) -> ComparedRun:
-    """A finished run from pretrained weights, whose epochs are not compared."""
+    """A finished run from pretrained weights, without a history of epochs."""
     about = {"weights": "imagenet", "id": name, "dataset": "toy", "images_digest": "toy"}
     values = {"val_accuracy": 0.5, "seconds": 1.0} | values
     return ComparedRun(name, kind, test=test, **values, **about, history=(), best_epoch=1)
@@ -59,7 +59,7 @@ def blobs(n=300, d=6, seed=0):
 
 
 def tampered(content: bytes) -> bytes:
-    """The same file, but for one weight."""
+    """The content of a file with one weight changed."""
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 

@@ -1,4 +1,4 @@
-"""The entry point recommend, typed in this process, and the sentence that it prints."""
+"""The entry point recommend, run in this process, and the check of its error sentence."""
 
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from entrypoints import recommend
 
 
 class Unlogged:
-    """Stands for the run of `recommend`, which has its own tests; keeps the table."""
+    """A stand-in for the tracked run of `recommend`, which keeps what is logged."""
 
     def log_table(self, table: pd.DataFrame, path: str) -> None:
         self.table = table
@@ -25,8 +25,8 @@ class Unlogged:
 
 
 def recommend_typer(monkeypatch, capsys) -> Callable[[object], pd.DataFrame | EmbedlabError]:
-    """A fixture: run `recommend` in this process. Returns its table, or the error that it would
-    print as a line."""
+    """A fixture: a function that runs `recommend` in this process. It returns the table, or the
+    error whose text would be printed."""
 
     @contextmanager
     def begin(*_: object):

@@ -31,7 +31,7 @@ def page_of(vectors, movies, index, n: int = 10_000) -> str:
 
 
 def assert_served(vectors, index, rows) -> None:
-    """The lists of the first and the last exponent are `Neighbours`', but for equal scores."""
+    """Assert that lists of the first and last exponent are those of `Neighbours`, up to ties."""
     served = Neighbours(vectors)
     duplicates = [index.duplicates_of([row]) for row in range(len(vectors))]
     lists = nearest_movies(vectors, duplicates)
@@ -79,7 +79,7 @@ def test_movies_that_are_left_out_are_in_no_list(sample):
     none = [[]] * len(vectors)
     first = int(nearest_movies(vectors, none)[0, 0, 0])
     assert first not in nearest_movies(vectors, [[first], *none[1:]])[0]
-    # Of eleven movies nine are left, and no list is filled up with what is left out.
+    # Nine of eleven movies are left, and no list is filled up with excluded ones.
     lists = nearest_movies(vectors[:11], [[5], *none[1:11]])
     assert lists.shape[2] == 9
     assert not {0, 5} & {*lists[0].ravel().tolist()}
@@ -173,7 +173,7 @@ def test_a_browser_finds_a_typed_title_and_shows_the_models_list(sample, tmp_pat
     assert seen["found"][0] == titles[row]
     assert seen["kept"] == seen["dot"]
     assert seen["next"] == seen["cosine"][0]
-    assert seen["focus"]  # a keyboard goes on from the list
+    assert seen["focus"]  # the keyboard can continue from the list
     assert seen["none"] == "No title has these words."
 
 

@@ -36,7 +36,7 @@ def exact(likes):
 
 def test_ml_latest_small_has_the_known_likes(ratings, likes):
     assert (ratings.n_users, ratings.n_movies, ratings.n_ratings) == (610, 9742, 100_836)
-    assert len(set(range(9742)) - set(ratings.movie)) == 18  # unrated, but kept
+    assert len(set(range(9742)) - set(ratings.movie)) == 18  # unrated movies are kept
     assert likes.matrix.nnz == 54_732
 
 
@@ -47,8 +47,8 @@ def test_co_likes_are_the_known_counts(likes):
     assert (counts != counts.T).nnz == 0
 
 
-# The published curves, read off at these epochs; another machine's rounding and another generator's
-# start move them by a few per cent, RMSprop, which swings, by more.
+# The published curves, read off at these epochs. Another machine's rounding and another start
+# change them by a few per cent, and by more for RMSprop, which oscillates.
 @pytest.mark.parametrize(
     ("optimizer", "lr", "published", "tolerance"),
     [
@@ -94,8 +94,8 @@ def test_no_gradient_fit_ends_below_the_exact_cost(likes, exact):
 def test_the_dense_and_the_factored_form_agree(likes, exact):
     factored, dense = Factored(likes.weighted), Dense(cooccurrence(likes.matrix))
     start = torch.randn(9742, 100, generator=torch.Generator().manual_seed(0))
-    # At the start residuals are near 10 and well-conditioned; at the exact fit most are near 0 and
-    # float32 leaves 1e-7 of products near 300 in each of them: relative to the cost still 1e-6.
+    # At the start, residuals are near 10 and well-conditioned. At the exact fit, most are near 0,
+    # with an error of 1e-7 of products near 300; relative to the cost, that is still 1e-6.
     for v in (start, torch.from_numpy(exact.embedding)):
         cost, gradient = factored.cost_and_gradient(v)
         dense_cost, dense_gradient = dense.cost_and_gradient(v)

@@ -1,7 +1,7 @@
-"""MLflow keeps environments by the hash of their requirements; the code that runs is the folder's.
+"""MLflow reuses environments with the same requirements, but runs the code of the given folder.
 
-On copies of the project whose environment holds next to nothing: a bad argument is refused before
-anything is imported that is not there. The refusal's sentence shows which code ran, and where.
+The tests use copies of the project whose environments are almost empty: a bad argument is refused
+before any missing package is imported. The sentence shows which code ran, and where.
 """
 
 import os
@@ -38,7 +38,7 @@ def copy_of_project(folder: Path, python: str) -> Path:
 
 
 def edit_sentence(project: Path, mark: str) -> None:
-    """From now on the refusal holds `mark` and the environment that it runs in."""
+    """Edit the refusal so that it contains `mark` and the environment that it runs in."""
     path = project / "src" / "embedlab" / "cli" / "parser.py"
     code = path.read_text(encoding="utf-8")
     assert code.count(SENTENCE) == 1
@@ -46,7 +46,7 @@ def edit_sentence(project: Path, mark: str) -> None:
 
 
 def refusal(project: Path, manager: str, folder: Path) -> str:
-    """The line that an entry point says to a bad argument, run in an environment of `manager`."""
+    """The line by which an entry point, in an environment of `manager`, refuses an argument."""
     arguments = [str(project), "-e", "build_matrix", "-P", "device=nope"]
     temporary = folder / "temporary"  # MLflow leaves a folder there for every run
     temporary.mkdir(exist_ok=True)
@@ -68,7 +68,7 @@ def refusal(project: Path, manager: str, folder: Path) -> str:
 
 
 def environments(folder: Path) -> list[tuple[str, int]]:
-    """Name and time of making of every environment."""
+    """The name of every environment, and when it was made."""
     return [
         (path.name, (path / "pyvenv.cfg").stat().st_mtime_ns)
         for path in sorted((folder / "envs").iterdir())
@@ -76,7 +76,7 @@ def environments(folder: Path) -> list[tuple[str, int]]:
 
 
 def python_for(manager: str) -> str:
-    """The version to ask for: one that is there, since pyenv would compile the newest 3.11."""
+    """An installed version to ask for, since pyenv would compile the newest 3.11."""
     if shutil.which("uv" if manager == "uv" else "pyenv") is None:
         pytest.skip(f"{manager}: its program is not on the PATH")
     if manager == "uv":
@@ -102,4 +102,4 @@ def test_a_kept_environment_runs_the_code_of_the_folder(tmp_path, manager):
     edit_sentence(clone, "cloned")
     prefix = tmp_path / "envs" / made[0][0]
     assert f"cloned in {prefix}: device: expected" in refusal(clone, manager, tmp_path)
-    assert environments(tmp_path) == made  # the same one, and not made anew
+    assert environments(tmp_path) == made  # reused, not made again

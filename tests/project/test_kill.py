@@ -18,7 +18,7 @@ def test_every_entry_point_is_killed(tmp_path):
 @long
 @pytest.mark.slow
 def test_a_few_kills_are_survived(tmp_path):
-    # By seed 25: SIGKILL to the group, then SIGTERM, each after the run has begun.
+    # Seed 25 gives SIGKILL to the group, then SIGTERM, each after the run has begun.
     kills, left = run_kills(tmp_path, 2, seed=25, names=["build_matrix, downloading"])
     assert [str(kill) for kill in kills if kill.faults] == []
     assert left == ""

@@ -25,7 +25,7 @@ LAYERS = (
     ("embedlab.errors", "embedlab.formatting"),
     ("embedlab_serving",),
 )
-# What the parsers and the launchers of workers read before anything heavy is imported.
+# The modules that parsers and launchers of workers import before anything heavy.
 LIGHT = (
     "entrypoints",
     "embedlab.cli.arguments",
@@ -49,7 +49,7 @@ LIGHT = (
     "embedlab_serving.neighbours",
     "embedlab_serving.decode",
 )
-FAMILIES = ("embedlab.movies", "embedlab.vision")  # neither knows the other, nor does tracking
+FAMILIES = ("embedlab.movies", "embedlab.vision")  # which neither tracking nor the other imports
 MLFLOW = ("embedlab.workflows", "embedlab.tracking", "embedlab_serving")
 MAX_MODULES = 11  # in a folder
 MAX_LINES = 125  # of an entry point
@@ -99,7 +99,7 @@ def is_in(module: str, package: str) -> bool:
 
 
 def layer_of(module: str) -> int | None:
-    """Its number from the top; None for a module of another project."""
+    """The number of a module's layer, from the top; None for a module of another project."""
     matches = [
         i
         for i, packages in enumerate(LAYERS)
@@ -109,7 +109,7 @@ def layer_of(module: str) -> int | None:
 
 
 def arrows_up(name: str, path: Path, planted: str = "") -> set[str]:
-    """What the module (and the planted line) imports although no rule allows it."""
+    """The imports of the module, and of the planted line, that the rules forbid."""
     arrows = set()
     layer, text = layer_of(name), path.read_text(encoding="utf-8") + f"\n{planted}\n"
     for target, is_eager in imported_modules(name, text, path.stem == "__init__"):

@@ -1,4 +1,4 @@
-"""What the make targets and the CI script run. Dry runs, in a folder of their own."""
+"""The commands of the make targets and of the CI script, mostly by dry runs in a copy."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ INSTALL = f"{PYTHON} -m pip install -r requirements.lock"
 PYTEST = f"{PYTHON} -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder"
 LINTERS = [f".venv/bin/{tool}" for tool in ("ruff check .", "ruff format --check .", "mypy")]
 INSTALL_DEV = f"{PYTHON} -m pip install -r requirements-dev.txt"
-# A test may itself run under `make test ARGS=...`, which hands these down.
+# The tests may run under `make test ARGS=...`, which passes these variables on.
 OF_MAKE = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "PORT", "STORE", "PYTHON"}
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is n
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
-    """Makefile and requirements, with stamps that are newer: everything is installed."""
+    """Makefile and requirements, with newer stamps, as if everything were installed."""
     tmp_path = tmp_path / "My Projects"
     tmp_path.mkdir()
     for name in ("Makefile", "requirements.txt", "requirements.lock", "requirements-dev.txt"):
@@ -52,7 +52,7 @@ def dry_run(folder: Path, *arguments: str, **environment: str) -> list[str]:
 
 
 def test_run_makes_the_tables_and_is_one_mlflow_run_of_the_project(checkout):
-    """MLflow would make them, too, but a kill meanwhile would leave a store that never opens."""
+    """MLflow would make them, too, but if killed then, it leaves a store that never opens."""
     command = "MLFLOW_LOGGING_LEVEL=WARNING .venv/bin/mlflow run . --env-manager local"
     command += " --experiment-name embedlab"
     tables, run = dry_run(checkout, "run")
@@ -114,7 +114,7 @@ def test_ui_makes_the_tables_before_it_starts_on_the_same_store(checkout):
 
 
 def own_tools(checkout: Path, *names: str) -> None:
-    """Programs of the environment that print their name, their words and the store."""
+    """Replace programs of the environment by scripts that note their name and arguments."""
     (checkout / ".venv" / "bin").mkdir()
     for name in names:
         tool = checkout / ".venv" / "bin" / name
@@ -217,7 +217,7 @@ def test_the_files_that_begin_first_exist():
 
 @pytest.mark.parametrize("code", [0, 7])
 def test_ci_runs_make_test_and_nothing_else(tmp_path, code):
-    """On a PATH that has a make that notes its call, and nothing else to run."""
+    """The PATH has only bash, dirname, and a make that notes how it is called."""
     script, notes = PROJECT / ".ci" / "run", tmp_path / "notes"
     assert os.access(script, os.X_OK)
     for tool in ("bash", "dirname"):

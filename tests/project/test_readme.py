@@ -1,4 +1,4 @@
-"""What the README and its pages say to type exists: entry points, parameters, targets, folders."""
+"""The README and the pages of docs name only what exists: entry points, parameters, targets."""
 
 import ast
 import re
@@ -39,7 +39,7 @@ def test_the_readme_has_commands():
 @pytest.mark.parametrize("command", MLFLOW_RUNS, ids=" ".join)
 def test_every_run_names_an_entry_point_its_parameters_and_a_manager(command):
     entry_point = command[command.index("-e") + 1]
-    # Without it MLflow looks for conda, unless a container has everything.
+    # Without a manager, MLflow uses conda, unless the run is in a container.
     assert "--env-manager" in command or "kubernetes" in command
     parameters = [
         command[i + 1].partition("=")[0] for i, word in enumerate(command) if word == "-P"

@@ -1,12 +1,12 @@
 """`docs/team-server.md`, command by command, and what a team does with its server.
 
-A PostgreSQL of our own, on a socket in a temporary folder, and the real `mlflow server`, set up by
-the page's own commands. What they would do to the machine (`sudo`, `apt-get`, `systemctl`, …) is
-done to that folder by `helpers/stand_ins.py`; paths and the port are replaced in their text.
+The tests use a PostgreSQL of their own, on a socket in a temporary folder, and the real `mlflow
+server`, set up by the page's own commands. `helpers/stand_ins.py` does to that folder what the
+commands (`sudo`, `apt-get`, `systemctl`, …) would do to the machine; paths and port are replaced.
 
-The tests build on each other, in this order. They take two minutes on two cores, of which most is
-Python's start and MLflow's. What takes as long again (`main`, a training that is resumed after an
-outage, first runs on PostgreSQL without a server) runs only where EMBEDLAB_LONG_TESTS is set.
+The tests depend on each other, in this order. They take two minutes on two cores, most of it for
+starting Python and MLflow. Tests that would take as long again (`main`, a training that is resumed
+after an outage, first runs on PostgreSQL without a server) run only with EMBEDLAB_LONG_TESTS.
 """
 
 import importlib
@@ -56,7 +56,7 @@ FOLDERS = ("etc/systemd/system", "srv", "var/backups", "var/lib/postgresql", "va
 
 
 def postgresql_programs() -> Path | None:
-    """The folder of the newest, of which Debian puts the clients alone on the PATH."""
+    """The folder of the newest PostgreSQL; Debian puts only its client programs on the PATH."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if programs:
         return programs[-1].parent
@@ -65,7 +65,7 @@ def postgresql_programs() -> Path | None:
 
 
 class Team:
-    """The page's machine, in a folder, and a place where its users work."""
+    """The machine of the page, as a folder, and a folder in which its users work."""
 
     def __init__(self, programs: Path):
         self.root = Path(mkdtemp(prefix="team-", dir="/tmp"))  # a socket's path must be short
@@ -85,14 +85,14 @@ class Team:
             "PATH": os.pathsep.join([str(self.root / "bin"), str(programs), os.environ["PATH"]]),
             "TEAM_ROOT": str(self.root),
             "PGHOST": str(self.sockets),
-            "PIP_NO_INDEX": "1",  # what is not here already is a version that the page has wrong
+            "PIP_NO_INDEX": "1",  # a version that is not installed is wrong on the page
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "EMBEDLAB_CACHE": str(self.root / "cache"),
         }
         self.programs = programs
 
     def postgresql(self, action: str, *options: str) -> None:
-        """`pg_ctl`, by a user other than root, which PostgreSQL refuses."""
+        """Run `pg_ctl`, not as root, because PostgreSQL refuses root."""
         other = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         by_whom = other if os.geteuid() == 0 else []
         data = self.root / "var/lib/postgresql"
@@ -108,7 +108,7 @@ class Team:
         self.postgresql("start", "-w", "-o", options, "-l", str(log))
 
     def execute(self, section: str, number: int) -> str:
-        """Execute one command block of the page; what it printed."""
+        """Execute one command block of the page; returns what it printed."""
         block = BLOCKS[section][number]
         self.executed.append(f"{section} {number}")
         text = re.sub(r"(?<![\w.])/(etc|opt|srv|var)/", rf"{self.root}/\1/", block)
@@ -142,13 +142,13 @@ class Team:
         os.killpg(int((self.root / "mlflow.pid").read_text(encoding="utf-8")), signal.SIGKILL)
 
     def entry_point(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen:
-        """A process of it, against the server."""
+        """Start an entry point that uses the server."""
         return self.start(["-m", f"entrypoints.{name}", *arguments], **environment)
 
     def start(
         self, arguments: list[str], stdin: int = subprocess.DEVNULL, **environment: str
     ) -> subprocess.Popen:
-        """Python with these arguments, against the server."""
+        """Start Python with these arguments, on the server as its store."""
         path = os.pathsep.join([str(PROJECT / "src"), str(PROJECT)])
         return subprocess.Popen(
             [sys.executable, *arguments],
@@ -164,7 +164,7 @@ class Team:
 
     @contextmanager
     def in_this_process(self):
-        """MLflow on the server, as a new process of a user finds it."""
+        """Use the server in the block, with MLflow in the state of a user's new process."""
         cache = {"EMBEDLAB_CACHE": self.environment["EMBEDLAB_CACHE"]}
         with (
             patch.dict(os.environ, cache),
@@ -180,7 +180,7 @@ class Team:
 
 @pytest.fixture(scope="module")
 def team():
-    """A server, set up by the page."""
+    """A server that the commands of the page have set up."""
     programs = postgresql_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
@@ -215,7 +215,7 @@ def test_the_page_is_used_as_it_says(team, client):
     assert f"runs:/{run.info.run_id}/matrix" in printed
     stored = team.root / "srv/mlflow/artifacts" / run.info.experiment_id / run.info.run_id
     assert (stored / "artifacts/matrix/likes.npz").is_file()
-    assert list((team.root / "here").iterdir()) == []  # nothing is left where the user stands
+    assert list((team.root / "here").iterdir()) == []  # the working folder stays empty
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def fit_with_others(number: int, barrier: Barrier, uri: str) -> None:
 
 
 def eight_at_once(team: Team, uri: str) -> list[mlflow.entities.Run]:
-    """The runs of eight processes that began at the same moment, each with all that it logged."""
+    """The runs of eight processes that began at the same moment, checked for completeness."""
     fork = multiprocessing.get_context("fork")
     barrier = fork.Barrier(8)
     with team.in_this_process():
@@ -327,7 +327,7 @@ def eight_at_once(team: Team, uri: str) -> list[mlflow.entities.Run]:
 
 @pytest.mark.parametrize("kind", ["server", "sqlite", pytest.param("postgresql", marks=long)])
 def test_eight_runs_begin_and_log_at_once(team, kind):
-    """Through the server, and as the first ones of an empty database."""
+    """They use the server, or are the first runs on an empty database."""
     uri = {
         "server": team.uri,
         "sqlite": f"sqlite:///{team.root}/here/{kind}/mlflow.db",
@@ -340,7 +340,7 @@ def test_eight_runs_begin_and_log_at_once(team, kind):
 
 
 def test_a_password_in_the_address_is_neither_printed_nor_kept(team, client, monkeypatch, capfd):
-    """A proxy in front of the server would ask for it."""
+    """The password is one that a proxy in front of the server would ask for."""
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "password")
     mlflow.set_tracking_uri(team.uri.replace("//", "//me:secret@"))
     build_matrix.main(["--ratings", "sample"])
@@ -351,7 +351,7 @@ def test_a_password_in_the_address_is_neither_printed_nor_kept(team, client, mon
 
 @pytest.fixture
 def own_database(team):
-    """An empty one, without a server in front of it: its address."""
+    """The address of an empty database, used without a server."""
     team.run(["createdb", "--username=postgres", "--owner=mlflow", "own"])
     uri = f"postgresql://mlflow@/own?host={team.sockets}"
     with team.in_this_process():
@@ -468,7 +468,7 @@ def test_a_fit_goes_on_while_the_server_is_stopped_restored_and_upgraded(team, c
     train_until(team.unsent)
     team.execute("Back it up", 1)
     team.execute("Upgrade it", 0)
-    team.start_server()  # it runs already, and that is waited for
+    team.start_server()  # waits for the server, which runs already
 
     _, said = fitting.communicate(timeout=120)
     assert fitting.returncode == 0, said
@@ -483,7 +483,7 @@ def test_a_fit_goes_on_while_the_server_is_stopped_restored_and_upgraded(team, c
     )
     assert (
         "is unavailable (it answers 503). The run goes on" in said
-    )  # what it says without a database
+    )  # its answer without a database
     (run,) = of_experiment(client, "fit")
     assert (run.info.status, run.data.tags["stop_reason"]) == ("FINISHED", "finished")
     assert steps(client, run, "train/cost") == epochs
@@ -515,7 +515,7 @@ def test_a_training_whose_server_does_not_come_back_is_sent_and_resumed_later(te
     )
     team.start_server()
     (stopped,) = of_experiment(client, "tune")
-    assert (stopped.info.run_id, stopped.info.status) == (kept.name, "RUNNING")  # not told yet
+    assert (stopped.info.run_id, stopped.info.status) == (kept.name, "RUNNING")  # not sent yet
 
     resumed = team.entry_point("finetune", "--resume", kept.name, MLFLOW_EXPERIMENT_NAME="tune")
     _, said = resumed.communicate(timeout=120)
@@ -534,7 +534,7 @@ def test_a_training_whose_server_does_not_come_back_is_sent_and_resumed_later(te
         re.search(r"step\+(\d+)", item.path)[1]
         for item in client.list_artifacts(stopped.info.run_id, "images")
     )
-    assert images == {str(epoch): 2 for epoch in range(1, TUNE_EPOCHS + 1)}  # and its thumbnail
+    assert images == {str(epoch): 2 for epoch in range(1, TUNE_EPOCHS + 1)}  # with the thumbnail
     assert team.unsent() == []
 
 

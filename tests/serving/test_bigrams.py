@@ -1,4 +1,4 @@
-"""The bigram index leaves out no text that is near, against a comparison with every text."""
+"""The bigram index finds every near text, by comparison with all texts."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_every_text_within_a_distance_is_found(seed):
         assert set(near) <= set(candidates)
         n_near, n_candidates = n_near + len(near), n_candidates + len(candidates)
     assert n_near > 50
-    assert n_candidates < 0.5 * 100 * len(texts)  # it leaves most out, even of so few letters
+    assert n_candidates < 0.5 * 100 * len(texts)  # most are left out, even with so few letters
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -106,7 +106,7 @@ def test_suggestions_are_those_of_a_comparison_with_every_title(seed):
 
 
 def nearest_titles(query: str, titles: list[str]) -> list[str]:
-    """The eight that an error lists, by the definition: of all titles that are long enough."""
+    """The eight titles that an error lists, by definition, from all that are long enough."""
     plain = [title.replace("é", "e") for title in titles]
     typed = query.replace("é", "e").removeprefix("a ")
     ratio, sorted_ratio, part = (

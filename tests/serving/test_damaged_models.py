@@ -1,8 +1,8 @@
-"""Damaged and mixed up models, by the hundred: the right answer, or a sentence.
+"""Hundreds of damaged and mixed-up models: each gives the right answer or a sentence.
 
-Both kinds of model as they are logged, of twelve movies and of a network of two layers. One file
-after the other is deleted, emptied, cut short, changed in a bit, or replaced by another of its
-kind. `mlflow.pyfunc.load_model` is what serves a model, `recommend` what a user types.
+The models are logged as usual, with twelve movies and with a network of two layers. One file after
+the other is deleted, emptied, truncated, changed in one bit, or replaced by another of its kind.
+Models are loaded as for serving, by `mlflow.pyfunc.load_model`, and by the entry point `recommend`.
 """
 
 import _pickle
@@ -49,7 +49,7 @@ type_recommend = pytest.fixture(recommend_typer)
 CLASSES = ("ant", "bee", "cat")
 VECTORS, TABLE = "artifacts/embedding/vectors.npy", "artifacts/embedding/movies.csv"
 WEIGHTS, ABOUT = "artifacts/classifier/weights.safetensors", "artifacts/classifier/about.json"
-# What MLflow writes beside the model, and what is of no consequence for an answer.
+# Files that MLflow writes beside the model, and that do not affect its answers.
 BESIDE = (
     "conda.yaml",
     "python_env.yaml",
@@ -58,20 +58,20 @@ BESIDE = (
     "serving_input_example.json",
     "registered_model_meta",
 )
-CUTS, FLIPS = 2, 2  # of every file; MLmodel, which no digest covers, is flipped more often
+CUTS, FLIPS = 2, 2  # of every file; MLmodel has more flips, since no digest covers it
 FLIPS_OF_MLMODEL = 40
 
 
 @register_model("two_layers_for_tests")
 def two_layers(num_classes: int = 3, **_: object) -> nn.Module:
-    """A network that loads in no time, known to torchvision by this name."""
+    """A network that loads fast, registered with torchvision under this name."""
     first = nn.Conv2d(3, 4, kernel_size=4, stride=4)
     return nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 4 * 4, num_classes))
 
 
 @dataclass(frozen=True)
 class Logged:
-    """A model as it was logged, copied to a folder where it may be damaged, and its answer."""
+    """A logged model, copied to a folder in which tests damage it, and its right answer."""
 
     uri: str
     folder: Path
@@ -79,7 +79,7 @@ class Logged:
     answer: pd.DataFrame
 
     def load_and_ask(self, damaged: str = "") -> pd.DataFrame:
-        """MLflow compares the requirements, which takes long, where `damaged` is what it reads."""
+        """Load and query it; MLflow compares requirements, slowly, if `damaged` affects them."""
         is_compared = damaged in ("", "MLmodel", "requirements.txt")
         model = mlflow.pyfunc.load_model(str(self.folder), suppress_warnings=not is_compared)
         return model.predict(self.request, params={"k": 3})
@@ -97,7 +97,7 @@ class Logged:
 
     @contextmanager
     def with_file(self, name: str, content: bytes | None) -> Iterator[None]:
-        """That file with another content, or none; afterwards it is as before."""
+        """Give a file this content, or delete it, in the block; restore it afterwards."""
         path = self.folder / name
         before = path.read_bytes()
         try:
@@ -113,7 +113,7 @@ class Logged:
 @pytest.fixture(scope="module", autouse=True)
 def store(tmp_path_factory):
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the same sums in the same order: answers are compared exactly
+    torch.set_num_threads(1)  # the same order of sums, since answers are compared exactly
     with fresh_store(tmp_path_factory.mktemp("store")) as client:
         yield client
     torch.set_num_threads(threads)
@@ -168,7 +168,7 @@ def is_of_the_model(error: BaseException) -> bool:
 
 
 def refusal_of(model: "Logged") -> str:
-    """What the model's own code says when it refuses to load or to answer."""
+    """The message of the model's own code, which refuses to load or to answer."""
     with pytest.raises(Exception) as caught:
         model.load_and_ask()
     assert is_of_the_model(caught.value)
@@ -176,7 +176,7 @@ def refusal_of(model: "Logged") -> str:
 
 
 def damages(name: str, content: bytes) -> Iterator[tuple[str, bytes | None]]:
-    """What happens to a file, and what is left of it; the same every time."""
+    """Yield the name of a damage and the damaged content; the same every time."""
     rng = np.random.default_rng(list(name.encode()))
     yield "deleted", None
     if not content:
@@ -195,7 +195,7 @@ def damages(name: str, content: bytes) -> Iterator[tuple[str, bytes | None]]:
 
 
 def test_a_damaged_file_is_named_or_the_answer_is_right(logged):
-    """What serves a model: data and code are checked, and what is beside them does not matter."""
+    """Loaded for serving: data and code are checked, and other files do not affect the answer."""
     covered = set(Model.load(logged.folder).metadata[DIGESTS])
     script = next(name for name in covered if "/" not in name)
     assert covered == logged.files().keys() - {"MLmodel", *BESIDE}
@@ -209,7 +209,7 @@ def test_a_damaged_file_is_named_or_the_answer_is_right(logged):
                     if is_of_the_model(error):
                         assert "\n" not in str(error), f"{name} {damage}: {error}"
                         assert name in str(error) or name == "MLmodel", f"{name} {damage}: {error}"
-                    else:  # MLflow reads these, and Python the code, before the check
+                    else:  # MLflow or Python reads these before the check
                         is_code = name.startswith("code/") or name == script
                         is_before = is_code or name in ("MLmodel", "requirements.txt")
                         assert is_before, f"{name} {damage}: {error!r}"
@@ -304,7 +304,7 @@ def test_weights_as_a_pickle_and_other_classes_are_named(images):
 
 
 def test_files_of_the_other_model_are_named(movies, images, type_recommend):
-    """Whatever is in both: MLmodel, all of the code but its first file, and what is beside it."""
+    """Both models have MLmodel, all code but the first file, and the files beside the model."""
     shared = movies.files().keys() & images.files().keys()
     assert "MLmodel" in shared
     assert any(name.endswith("/digests.py") for name in shared)
@@ -342,7 +342,7 @@ def test_a_model_that_is_asked_for_what_the_other_knows_says_what_it_takes(movie
 
 
 def test_a_model_from_before_there_were_digests_still_loads(movies, tmp_path, type_recommend):
-    """Its own code looks for none, and its copy of the project has none to look with."""
+    """Its own code does not look for digests, and its copy of the project has no such module."""
     folder = shutil.copytree(movies.folder, tmp_path / "model")
     script = folder / "movie_model.py"
     lines = script.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -362,7 +362,7 @@ def test_a_model_from_before_there_were_digests_still_loads(movies, tmp_path, ty
 
 @pytest.fixture
 def no_pickles(monkeypatch):
-    """Who reads a pickle fails; torch's own reader of tensors, `weights_only`, does not use it."""
+    """Make every read of a pickle fail; torch's own reader, `weights_only`, does not use them."""
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("a pickle was read")
@@ -382,10 +382,10 @@ def no_pickles(monkeypatch):
 
 
 def test_all_that_is_loaded_is_loaded_without_a_pickle(movies, images, tmp_path, no_pickles):
-    """Both models, a checkpoint, a file of weights, and what build_matrix hands on."""
+    """Both models, a checkpoint, a file of weights, and the matrix of build_matrix."""
     with pytest.raises(AssertionError, match="a pickle was read"):
         pickle.loads(pickle.dumps(1))
-    forget_model_code()  # of a model of another test, whose folder is gone
+    forget_model_code()  # else that of another test's model, whose folder is gone
     for logged in (movies, images):
         logged.check(logged.load_and_ask())
     movies.check(query(load_model(movies.uri), [TOY_STORY], {"k": 3}))

@@ -1,4 +1,4 @@
-"""One image file becomes a square of pixels, or a reason why not."""
+"""An image file is decoded to a square of pixels, or refused with a reason."""
 
 import contextlib
 import gc
@@ -57,7 +57,7 @@ def test_pixels_stay_as_they_are_where_the_size_fits(tmp_path):
 @pytest.mark.parametrize(
     ("orientation", "upright"),
     [
-        # The standard says where the first row and the first column of the file belong.
+        # The EXIF standard defines the place of the first row and the first column of the file.
         (1, [[RED, GREEN], [BLUE, WHITE]]),  # top, left
         (2, [[GREEN, RED], [WHITE, BLUE]]),  # top, right
         (3, [[WHITE, BLUE], [GREEN, RED]]),  # bottom, right
@@ -108,7 +108,7 @@ def test_sixteen_bit_grey_keeps_its_upper_bits(kind):
 def test_cmyk_becomes_rgb():
     red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     assert pixels(decode_image(encoded(red, "TIFF"), 1)) == [[RED]]
-    # A JPEG at this quality is one grey away at most: its steps are 1.
+    # A JPEG of this quality differs by at most one level, since its steps are 1.
     pixel = decode_image(encoded(red, "JPEG", quality=100), 1).ravel().astype(int)
     assert np.abs(pixel - RED).max() <= 1
 
@@ -162,7 +162,7 @@ def test_what_is_transparent_becomes_white(data, expected):
 
 
 def tiff(bits: int, sample_format: int, data: bytes) -> bytes:
-    """Two grey pixels; of such samples Pillow writes none."""
+    """A TIFF of two grey pixels, in a format that Pillow cannot write."""
     tags = [(256, 2), (257, 1), (258, bits), (259, 1), (262, 1), (273, 134), (277, 1), (278, 1)]
     tags += [(279, len(data)), (339, sample_format)]
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
@@ -202,7 +202,7 @@ def test_a_portable_grey_map_says_what_is_white(header):
         (b"", "not an image"),
         (b"a text, whatever its name is", "not an image"),
         (png_that_claims(0, 5), "not an image"),
-        (JPEG[:200], r"\w"),  # Pillow's own words, whatever they are
+        (JPEG[:200], r"\w"),  # any message of Pillow
         (JPEG[: len(JPEG) // 2], "image file is truncated"),
         (encoded(Image.fromarray(NOISE))[:5000], r"\w"),
         (png_that_claims(8, 8), "image file is truncated"),
@@ -236,7 +236,7 @@ def test_a_file_that_cannot_be_opened_has_a_reason(tmp_path):
     ids=str,
 )
 def test_an_image_that_is_too_large_is_refused_by_its_header(tmp_path, size, reason):
-    # Decoding would find that there is no second row, and say so.
+    # Decoding would fail with another reason, because there is no second row.
     path = tmp_path / "a.png"
     path.write_bytes(png_that_claims(*size))
     for ask in (shorter_side, lambda path: decode_image(path, 8)):
@@ -269,7 +269,7 @@ def test_a_refused_image_is_closed_and_pillow_does_not_warn_of_it(tmp_path):
 
 
 def test_threads_leave_the_warnings_of_the_process_alone(monkeypatch):
-    """Two threads read a header; the one that comes first leaves first."""
+    """Two threads read a header; the one that begins first ends first."""
     first_is_in, second_is_in, first_has_left = (threading.Event() for _ in range(3))
     really_open = Image.open
 

@@ -1,7 +1,6 @@
-"""The served image classifier: what is in it, what it answers, what a caller reads when it
-cannot; and which accuracy makes a champion.
+"""The served image classifier: its files, its answers, and what a caller reads when it refuses.
 
-The network is small and its weights are random: its answers are wrong, and known by hand.
+The network is small and has random weights: its answers are wrong, but can be computed by hand.
 """
 
 import base64
@@ -58,8 +57,8 @@ ABOUT = {
     "preprocessing": {"resolution": RESOLUTION, "crop_pct": 0.8, "mean": MEAN, "std": STD},
     "data": "no image at all",
 }
-# float32 through 18 layers that sum in another order (rows by the batch, channels last): about
-# 1e-6 was seen. Another image, view or crop changes a probability by 1e-2 and more.
+# 18 float32 layers that add in another order (by batch size, channels last) differ by about 1e-6.
+# Another image, view or crop changes a probability by at least 1e-2.
 TOLERANCE = 1e-4
 
 
@@ -101,7 +100,7 @@ def expected(
 
 
 def assert_is(row: pd.Series | dict, probabilities: np.ndarray, k: int = len(CLASSES)) -> None:
-    """A row of an answer holds the k best of these, and the best by itself."""
+    """Assert that a row of an answer has the k best of these, and the best one in its columns."""
     order = np.argsort(-probabilities)[:k]
     assert [item["label"] for item in row["top"]] == [CLASSES[label] for label in order]
     top = [item["probability"] for item in row["top"]]
@@ -111,7 +110,7 @@ def assert_is(row: pd.Series | dict, probabilities: np.ndarray, k: int = len(CLA
 
 @dataclass(frozen=True)
 class Served:
-    """A logged model, loaded, and the network that it was made of."""
+    """A logged model that is loaded, and the network that it was made from."""
 
     uri: str
     model: PyFuncModel
@@ -127,7 +126,7 @@ class Served:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Of torch: on a busy machine several wait for each other, and these images are small."""
+    """Use one thread of torch: on a busy machine, several would wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -164,7 +163,7 @@ def limit(served, monkeypatch):
 
 
 def changed(model_folder: Path, copy: Path, **about: object) -> PyFuncModel:
-    """The model with another `about.json`, and a head of as many classes as are in it."""
+    """The model with another `about.json`, and a head with as many classes as it names."""
     shutil.copytree(model_folder, copy)
     folder = copy / "artifacts/classifier"
     about = ABOUT | about
@@ -280,7 +279,7 @@ def test_without_k_five_classes_where_there_are_more_and_more_if_asked(model_fol
 
 def test_both_views_of_test_time_augmentation_count_the_same(served, model_folder, tmp_path):
     both, one = served.expected(IMAGE), expected(served.network, IMAGE, views=(1,))
-    assert abs(both - one).max() > 100 * TOLERANCE  # the test can tell
+    assert abs(both - one).max() > 100 * TOLERANCE  # so the test can distinguish them
     assert_is(served.ask(saved(IMAGE)).iloc[0], both)
     mirrored = served.ask(saved(IMAGE[:, ::-1].copy())).iloc[0]
     assert_is(mirrored, both)
@@ -352,7 +351,7 @@ def turned(orientation: int) -> Image.Exif:
 
 
 def as_pillow_reads(file: bytes) -> np.ndarray:
-    """What the lossy formats keep of an image of the right size."""
+    """The pixels that a lossy format has kept of an image of the right size."""
     return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
 
 
@@ -379,7 +378,7 @@ FILES = {  # a file, and the (side, side, 3) square that the network should see
         saved(with_palette(), transparency=5),
         np.where(np.arange(64)[:, None] == 5, 255, PALETTE).astype(np.uint8).reshape(SIDE, SIDE, 3),
     ),
-    "cmyk": (  # without black, cyan is what red is not
+    "cmyk": (  # without black, cyan is 255 minus red
         saved(Image.fromarray(np.dstack([255 - IMAGE, 0 * RED]), "CMYK"), "tiff"),
         IMAGE,
     ),
@@ -429,7 +428,7 @@ def post(served):
 
 
 def ask(*images: object, **params: object) -> dict:
-    """A request as the README shows it."""
+    """The body of a request, in the form that docs/serving.md shows."""
     texts = [as_text(image) if isinstance(image, bytes) else image for image in images]
     return {"dataframe_records": [{"image": text} for text in texts], "params": params}
 
@@ -474,7 +473,7 @@ def test_64_images_fit_in_a_request(served, post):
 
 
 def header(width: int, height: int) -> bytes:
-    """A PNG that says it is so large, and ends there."""
+    """A PNG whose header claims this size, without pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + data))
@@ -541,7 +540,7 @@ def assert_refused(response: Response, sentence: str) -> None:
     assert response.status == 400
     answer = json.loads(response.text)
     assert answer["error_code"] == "INVALID_PARAMETER_VALUE"
-    # MLflow puts the table that was sent in front of it, and cuts long texts in it.
+    # MLflow prepends the table of the request, in which it truncates long texts.
     assert re.fullmatch(
         rf"Failed to predict data '.*'\. \nError: {sentence}", answer["message"], re.S
     )
@@ -574,7 +573,7 @@ def test_a_failure_inside_is_500_without_any_detail(served, post, monkeypatch, c
 
 
 def test_a_real_server_without_the_project_and_without_pickle(served, model_folder, tmp_path):
-    """Elsewhere, so that the model finds its own copy of `embedlab` and nothing else."""
+    """It runs in another folder, so that the model finds only its own copy of the code."""
     environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     environment.pop("PYTHONPATH", None)
     port, log = free_port(), tmp_path / "server.log"
@@ -613,8 +612,8 @@ def test_a_real_server_without_the_project_and_without_pickle(served, model_fold
 
 
 def by_the_page(address: str, file: bytes, folder: Path, shell: str) -> dict:
-    """The answer to the page's command, word for word but for the address."""
-    assert len(file) > 150_000  # more than one argument of a command may hold
+    """The answer to the command of docs/serving.md, in which only the address is changed."""
+    assert len(file) > 150_000  # too long for one argument of a command
     (folder / "image.png").write_bytes(file)
     page = (PROJECT / "docs" / "serving.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)

@@ -1,6 +1,6 @@
-"""The served movie model: what is in it, what it answers, and what a caller reads when it cannot.
+"""The served movie model: its files, its answers, and what a caller reads when it refuses.
 
-Twelve movies with the titles that make trouble, and vectors in which everything has a neighbour.
+It has twelve movies with difficult titles, and vectors in which every movie has a neighbour.
 """
 
 import json
@@ -52,7 +52,7 @@ COLUMNS = ["query", "rank", "movie_id", "title", "genres", "score"]
 
 @dataclass(frozen=True)
 class Served:
-    """A logged model, loaded, and the folder of the store that holds it."""
+    """A logged model that is loaded, and the folder of the store that holds it."""
 
     uri: str
     model: PyFuncModel
@@ -63,7 +63,7 @@ class Served:
         return self.model.predict(pd.DataFrame({"title": titles}), params=params)
 
     def expected(self, title: str, *others: str, **options: object) -> pd.DataFrame:
-        """The answer as `Neighbours` gives it, a row after the other."""
+        """The answer that `Neighbours` gives, one row per recommendation."""
         titles = (title, *others)
         rows = [ROW[title] for title in titles]
         return pd.DataFrame(
@@ -128,7 +128,7 @@ def test_the_run_has_the_embedding_as_files_readable_without_mlflow(served):
 
 
 def test_vectors_that_somebody_replaced_by_a_pickle_are_refused(model_folder, tmp_path):
-    """Who can write digests can write new ones; a pickle is not read even then."""
+    """A forger can write new digests, too, but even then no pickle is read."""
     copy = shutil.copytree(model_folder, tmp_path / "model")
     pickled = np.array([{"an": "object"}])
     np.save(copy / "artifacts/embedding/vectors.npy", pickled, allow_pickle=True)
@@ -157,7 +157,7 @@ print(json.dumps([[sys.modules[name].__file__ for name in ours], answer.to_dict(
 
 
 def test_the_model_needs_nothing_but_itself(served, model_folder, tmp_path):
-    """Another process, elsewhere, without the project, torch and scipy; pickle is refused."""
+    """It runs in another process and folder, without the project, torch, scipy and pickle."""
     ended = subprocess.run(
         [sys.executable, "-I", "-c", IN_ANOTHER_PROCESS, str(model_folder), "amelie"],
         cwd=tmp_path,
@@ -218,7 +218,7 @@ def test_requirements_are_exact_and_few(model_folder):
 
 @pytest.mark.parametrize("score", ["dot", "cosine"])
 @pytest.mark.parametrize("include_self", [False, True])
-@pytest.mark.parametrize("k", [1, 4, 1000])  # 1000: all that there are
+@pytest.mark.parametrize("k", [1, 4, 1000])  # 1000: all movies
 def test_answers_are_those_of_the_neighbours(served, k, score, include_self):
     options = {"k": k, "score": score, "include_self": include_self}
     answer = served.ask("toy story", **options)
@@ -253,7 +253,7 @@ def with_movies(model_folder: Path, copy: Path, movies: pd.DataFrame) -> PyFuncM
 
 
 def test_another_row_of_the_movie_that_was_asked_for_is_not_recommended(model_folder, tmp_path):
-    """MovieLens 100K has 18 movies twice, each with likes of its own."""
+    """MovieLens 100K has 18 movies in two rows each, with separate likes."""
     movies = MOVIES.assign(title=MOVIES["title"].replace("Hamlet (1948)", "Toy Story (1995)"))
     model = with_movies(model_folder, tmp_path / "model", movies)
     for more, expected in (({}, 0), ({"include_self": True}, 1)):
@@ -341,7 +341,7 @@ def test_a_table_without_rows_is_answered_without_rows(post):
 
 
 def test_a_parameter_that_is_unknown_never_reaches_the_model(post):
-    """MLflow drops it before, with a warning in the server's log; the README says so."""
+    """MLflow drops it, with a warning in the server's log, as docs/serving.md says."""
     assert post(ask("toy story", k=2, n=5)) == post(ask("toy story", k=2))
 
 
@@ -407,7 +407,7 @@ def test_a_bad_request_is_400_with_a_sentence(post, body, sentence):
     assert response.status == 400
     answer = json.loads(response.text)
     assert answer["error_code"] == "INVALID_PARAMETER_VALUE"
-    # MLflow puts the table that was sent in front of it.
+    # MLflow prepends the table of the request.
     assert re.fullmatch(
         rf"Failed to predict data '.*'\. \nError: {sentence}", answer["message"], re.S
     )
@@ -439,8 +439,8 @@ def test_a_malformed_request_is_refused_by_mlflow(post, body, content_type, stat
     [('title\n"toy', "text/csv"), ("", "text/csv"), ("?", "application/vnd.apache.parquet")],
 )
 def test_known_exception_mlflow_itself_shows_its_stack_for_a_broken_table(post, body, content_type):
-    """It reads CSV and Parquet before any code of the model runs (scoring_server's
-    `parse_csv_input`), so that the model cannot prevent it. Fails once MLflow no longer does it.
+    """The model cannot prevent it: MLflow reads CSV and Parquet before any code of the model runs
+    (`parse_csv_input` of scoring_server). This test fails once MLflow no longer does it.
     """
     response = post(body, content_type)
     assert response.status == 400
@@ -449,7 +449,7 @@ def test_known_exception_mlflow_itself_shows_its_stack_for_a_broken_table(post, 
 
 
 def test_known_exception_a_request_without_content_type_is_mlflows_own_failure(post):
-    """AttributeError in scoring_server; the server around it answers 500, without the trace."""
+    """scoring_server raises AttributeError; a real server answers 500, without the trace."""
     with pytest.raises(AttributeError):
         post(ask("toy story"), content_type=None)
 

@@ -24,7 +24,7 @@ def scores_by_loop(v, rows, score):
 
 
 def top_by_full_sort(scores, rows, k, include_self):
-    """[(rank, row, score)], best first, equal scores by the lower row."""
+    """[(rank, row, score)], best first; of equal scores, the lower row first."""
     order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
     left = [row for row in order if include_self or row not in rows][:k]
     return [(rank, row, scores[row]) for rank, row in enumerate(left, start=1)]
@@ -51,7 +51,7 @@ def test_scores_are_those_of_loops(question, score):
     assert (actual.dtype, actual.shape) == (np.float32, (len(v),))
     left = np.linalg.norm(sum(unit(v[row].astype(np.float64)) for row in rows))
     if score == "cosine" and left < 1e-3 and v[rows].any():
-        return  # opposite queries cancel: what is left of their mean is rounding
+        return  # opposite queries cancel, so their mean is only rounding error
     # float32 keeps 7 digits of numbers below about 30.
     np.testing.assert_allclose(actual, scores_by_loop(v, rows, score), rtol=1e-5, atol=1e-5)
 
@@ -157,7 +157,7 @@ def test_an_embedding_whose_scores_are_not_finite_is_refused(embedding, message)
 
 @pytest.mark.parametrize("score", ["dot", "cosine"])
 def test_the_longest_rows_that_are_taken_have_finite_scores(score):
-    v = np.array([[1.3e19, 1.3e19], [1.3e19, -1.3e19], [1, 1]])  # 1.84e19 long, of 1.845e19
+    v = np.array([[1.3e19, 1.3e19], [1.3e19, -1.3e19], [1, 1]])  # length 1.84e19, limit 1.845e19
     top = Neighbours(v).top([0], 2, score)
     assert [item.row for item in top] == [2, 1]
     assert np.isfinite([item.score for item in top]).all()

@@ -11,7 +11,7 @@ def test_preprocessing_is_torchvisions_own():
     images = torch.randint(0, 256, (2, 3, 300, 300), dtype=torch.uint8)
     preset = ResNet18_Weights.DEFAULT.transforms()
     ours = Preprocessing(224, 224 / 256, MEAN, STD)(images)
-    # Theirs rounds to whole numbers of 0 to 255 after scaling: half a step, by the smallest std.
+    # torchvision rounds to whole numbers from 0 to 255 after scaling, so half a step is allowed.
     assert (ours - preset(images)).abs().max() <= 0.51 / 255 / min(STD)
 
 

@@ -1,9 +1,9 @@
 """A registered model answers after any later change of the project: it runs its own code.
 
-Two models: one that version 0.1 logged, with its copy of the package `embedlab` (MLflow's folder,
-as it lay in the store), and one that today's code logs. They are asked by a changed copy of the
-project, in which modules have other names and functions other modules: through `recommend`, through
-Python, and through `mlflow models serve`.
+There are two models: one that version 0.1 logged, with its copy of the package `embedlab` (MLflow's
+folder from the store), and one that today's code logs. They are queried by `recommend`, by Python
+and by `mlflow models serve`, from a changed copy of the project, in which modules have other names
+and a function is in another module.
 """
 
 import json
@@ -31,7 +31,7 @@ from embedlab.workflows.recommend import load_model, query
 pytestmark = pytest.mark.slow
 
 OLDER, TODAY = "version-0-1", "today"
-# In the copy: modules get other names, and a function moves from one module to another.
+# The copy renames modules, and moves a function from one module to another.
 RENAMED = {
     "embedlab_serving.titles": "embedlab_serving.names",
     "embedlab_serving.neighbours": "embedlab_serving.nearest",
@@ -110,7 +110,7 @@ def changed_project(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def older_server(models, tmp_path_factory) -> Iterator[tuple[str, subprocess.Popen, Path]]:
-    """`mlflow models serve` of the older model, which loads while others are asked; its address,
+    """`mlflow models serve` of the older model, which loads while other tests run: its address,
     process and log."""
     port, folder = free_port(), tmp_path_factory.mktemp("server")
     command = ["mlflow", "models", "serve", "-m", models[OLDER].uri, "--env-manager", "local"]
@@ -131,7 +131,7 @@ def older_server(models, tmp_path_factory) -> Iterator[tuple[str, subprocess.Pop
 
 
 def run_in(project: Path, code: str, *arguments: str) -> str:
-    """What `code` prints in a fresh process that finds the packages of that project."""
+    """The output of `code` in a new process that imports the packages of this project."""
     ended = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=project,
@@ -167,7 +167,7 @@ for uri in sys.argv[1:]:
 
 @pytest.mark.usefixtures("older_server")
 def test_recommend_of_a_changed_project_asks_models_of_both_versions(models, changed_project):
-    """In one process, whose own modules are loaded before, between and after the models'."""
+    """One process loads its own modules before, between and after those of the models."""
     uris = [models[name].uri for name in (OLDER, TODAY, OLDER)]
     run_in(changed_project, RECOMMEND, *uris)
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
@@ -189,7 +189,7 @@ def test_python_of_a_changed_project_asks_models_of_both_versions(models, change
 
 
 def test_a_server_answers_with_a_model_of_version_0_1(models, older_server):
-    """`test_movie_model` asks a server of today's model."""
+    """A server of today's model is in `test_movie_model`."""
     address, process, log = older_server
     wait_for(address, process, log)
     response = send(address, ask("Toy Story", k=3))
@@ -199,7 +199,7 @@ def test_a_server_answers_with_a_model_of_version_0_1(models, older_server):
 
 
 def test_a_model_of_version_0_1_answers_as_a_folder_beside_todays_code(models):
-    """`recommend` hides this process's `embedlab` while it loads the model, and no longer."""
+    """`recommend` hides this process's `embedlab` only while it loads the model."""
     folder = models[OLDER].folder
     answer = query(load_model(str(folder)), ["toy story"], {"k": 3})
     assert answer["title"].tolist() == models[OLDER].expected(3)
@@ -207,7 +207,7 @@ def test_a_model_of_version_0_1_answers_as_a_folder_beside_todays_code(models):
 
 
 def test_a_model_runs_its_own_code_when_the_folder_of_another_is_gone(models, tmp_path):
-    """Both have the same code, and Python keeps modules whose files are gone."""
+    """Both models have the same code, and Python keeps modules whose files are gone."""
     for name in ("first", "second"):
         folder = shutil.copytree(models[TODAY].folder, tmp_path / name)
         answer = query(load_model(str(folder)), ["Toy Story"], {"k": 2})

@@ -1,4 +1,4 @@
-"""Titles as people type them, and the traps in which a guess would be another movie."""
+"""Titles as people type them, and queries for which a guess would be another movie."""
 
 import re
 import unicodedata
@@ -325,7 +325,7 @@ def test_every_name_that_is_unique_finds_its_movie(real, spelling, n_names):
 
 
 def mistyped(rng, name):
-    """`name` with one letter replaced, dropped, doubled by a stranger, or swapped with the next."""
+    """`name` with one letter replaced, dropped, inserted, or swapped with the next."""
     at = int(rng.choice([i for i, c in enumerate(name) if c.isalpha()]))
     letter = chr(rng.integers(ord("a"), ord("z") + 1))
     changed = (letter, "", letter + name[at], name[at + 1 : at + 2] + name[at])
@@ -344,7 +344,7 @@ def letters_apart(typed, title):
     for name in names_of(title):
         if any(f" {spelt(typed)} " in f" {name} " for spelt in (normalise, canonical)):
             return 0
-    # Spaces and articles are no letters: "Spiderman", "Teh Wizard of Oz".
+    # Spaces and articles do not count as letters: "Spiderman", "Teh Wizard of Oz".
     return min(
         OSA.distance(spelt(typed).replace(" ", ""), name.replace(" ", ""))
         for name in names_of(title)
@@ -353,9 +353,9 @@ def letters_apart(typed, title):
 
 
 def letters_allowed(typed):
-    """None below 6 letters, where every word is a neighbour of another; then about one in seven,
-    which leaves most of each word as it was; 3 at most. Literal, so that `typos_allowed` cannot
-    grow unseen."""
+    """0 below 6 letters, where every word is a neighbour of another; then about one in seven, which
+    leaves most of each word unchanged; at most 3. The numbers are literal, so that a change of
+    `typos_allowed` is noticed."""
     length = len(normalise(typed))
     return 0 if length < 6 else 1 if length < 12 else 2 if length < 20 else 3
 
@@ -364,7 +364,7 @@ def letters_allowed(typed):
 def test_of_500_mistyped_titles_9_in_10_find_their_movie_and_none_a_far_one(real):
     titles, index = real
     rng = np.random.default_rng(0)
-    # Only names that find their movie when they are typed right: the others are questions anyway.
+    # Only names that find their movie if they are typed right: the others are ambiguous anyway.
     long = [row for row, title in enumerate(titles) if sum(map(str.isalpha, as_spoken(title))) >= 8]
     answers = found_rows(index, [as_spoken(titles[row]) for row in long])
     rows = [row for row, got in zip(long, answers, strict=True) if got == row]
@@ -380,7 +380,7 @@ def test_of_500_mistyped_titles_9_in_10_find_their_movie_and_none_a_far_one(real
     ]
     # 91% over 3,000 of them; the standard error of 500 is 1.3%, the seed is fixed.
     assert right >= 450
-    # What is left is another movie's own name or part ("Lawless"), or as near as a guess may go.
+    # The rest is another movie's own name or part ("Lawless"), or within the limit of a guess.
     assert [pair for pair in others if letters_apart(*pair) > letters_allowed(pair[0])] == []
     assert len(others) <= 5  # 0.2% over 3,000: names that differ in the mistyped letter
 

@@ -1,4 +1,4 @@
-"""Saved chart views: a tag of the experiment, and only a warning where it cannot be saved."""
+"""Saved chart views: a tag of the experiment, or only a warning if it cannot be saved."""
 
 import logging
 

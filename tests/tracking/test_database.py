@@ -1,4 +1,4 @@
-"""The tracking store before a run begins: whose database it is, who holds it, where it lies."""
+"""The tracking store before a run begins: its owner, its locks, its path."""
 
 import fcntl
 import os
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def database(tmp_path) -> Iterator[Path]:
-    """A file that is not there yet, which is MLflow's store for the test."""
+    """The path of MLflow's store in the test, where no file exists yet."""
     file = tmp_path / "store" / "runs.db"
     file.parent.mkdir()
     with use_store(f"sqlite:///{file}"):
@@ -47,13 +47,13 @@ def execute(file: Path, *statements: str) -> None:
 
 
 def make_first_tables(file: Path) -> None:
-    """The tables of MLflow's first version, which come first in every new store."""
+    """Make the tables of MLflow's first version, which every new store begins with."""
     engine = sqlalchemy.create_engine(f"sqlite:///{file}")
     FirstTables.metadata.create_all(engine)
     engine.dispose()
 
 
-# -- whose database it is ------------------------------------------------------------------------
+# -- the owner of a database ---------------------------------------------------------------------
 
 CUSTOMERS = ("CREATE TABLE customers (name TEXT)", "INSERT INTO customers VALUES ('Ann'), ('Bob')")
 ALEMBIC = (
@@ -94,7 +94,7 @@ def test_a_database_that_an_earlier_version_put_tables_into_is_not_to_be_deleted
 
 @pytest.mark.parametrize("table", ["runs", "registered_models"])
 def test_a_store_that_holds_anything_is_not_to_be_deleted(database, table):
-    """Without an experiment and with an unknown version, as one that was left half made."""
+    """Like a half-made store, it has no experiment and an unknown version."""
     empty_store(database)
     row = {"runs": "(run_uuid) VALUES ('a')", "registered_models": "(name) VALUES ('a')"}[table]
     execute(
@@ -122,7 +122,7 @@ def test_a_store_of_mlflows_first_version_is_opened_and_keeps_its_runs(database)
 
 
 def test_a_store_with_a_guest_is_opened(database):
-    """As MLflow's own table of users, which may lie in the same database."""
+    """MLflow's own table of users, for example, may be in the same database."""
     empty_store(database)
     execute(database, *CUSTOMERS)
     initialise_store()
@@ -136,8 +136,7 @@ def test_an_empty_file_becomes_a_store(database):
 
 
 def test_a_store_whose_last_writer_was_killed_is_opened(database):
-    """SQLite's journal of what was not finished lies beside it then, and a mere reader may not
-    put it back."""
+    """Its journal is then beside it, and a connection that only reads cannot roll it back."""
     empty_store(database)
     killed = (
         "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -160,7 +159,7 @@ def test_a_first_start_makes_the_store_beside_its_place_and_removes_what_a_kill_
         database.with_name(f"{database.name}{left_by_a_kill}").write_text("half")
     replace, was_there = os.replace, []
 
-    def appear(new, path):  # a kill until now leaves no store
+    def appear(new, path):  # a kill before this leaves no store
         was_there.append(database.exists())
         replace(new, path)
 
@@ -173,7 +172,7 @@ def test_a_first_start_makes_the_store_beside_its_place_and_removes_what_a_kill_
 
 
 def test_a_store_that_mlflow_was_killed_in_the_middle_of_making_is_named(database):
-    """As a first `mlflow run` leaves it: tables of an older version, no experiment yet."""
+    """A killed first `mlflow run` leaves tables of an older version and no experiment."""
     empty_store(database)
     execute(
         database,
@@ -186,12 +185,12 @@ def test_a_store_that_mlflow_was_killed_in_the_middle_of_making_is_named(databas
         initialise_store()
 
 
-# -- who holds it --------------------------------------------------------------------------------
+# -- locks ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """A start says soon what it waits for, tries again soon, and gives up soon."""
+    """Make a start report a lock soon, retry soon, and give up soon."""
     monkeypatch.setattr(database_module, "LOCK_NOTICE_SECONDS", 0.1)
     monkeypatch.setattr(outage, "FIRST_PAUSE", 0.01)
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.5")
@@ -265,7 +264,7 @@ def test_a_start_that_waits_for_a_lock_is_stopped_by_ctrl_c(database):
 
 def test_a_database_that_another_process_has_locked_is_named(database, monkeypatch):
     empty_store(database)
-    mlflow.set_tracking_uri(f"sqlite:///{database}?timeout=0.1")  # SQLite's own would be 5 s
+    mlflow.set_tracking_uri(f"sqlite:///{database}?timeout=0.1")  # the default is 5 s
     monkeypatch.setenv("EMBEDLAB_WAIT_FOR_SERVER", "0.2")
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -291,7 +290,7 @@ def test_a_lock_that_cannot_be_made_is_a_sentence_at_once(database):
         initialise_store()
 
 
-# -- where it lies -------------------------------------------------------------------------------
+# -- relative paths ------------------------------------------------------------------------------
 
 RUN_ID = "0123456789abcdef" * 2
 
@@ -314,7 +313,7 @@ def test_a_relative_address_of_another_folder_is_refused_and_makes_no_store(rela
     with pytest.raises(TrackingError, match=sentence), start_run("recommend", "recommend", {}):
         pytest.fail("the run has begun")
     assert list(relative.parents[1].iterdir()) == []
-    relative.parent.mkdir()  # a stray one, as earlier versions left behind
+    relative.parent.mkdir()  # a stray store, as earlier versions left
     empty_store(relative)
     with pytest.raises(TrackingError, match=sentence), start_run("recommend", "recommend", {}):
         pytest.fail("the run has begun")

@@ -1,4 +1,4 @@
-"""What finished runs logged, read back."""
+"""Reading what finished runs have logged."""
 
 import os
 import subprocess

@@ -1,15 +1,16 @@
-"""One run from start to end: where it goes, what it keeps, and how it says that it has ended."""
+"""A run from start to end: its experiment, what it keeps, and how its end is recorded."""
 
 import errno
 import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
-import git
 import mlflow
 import pytest
 from conftest import PROJECT, use_store
@@ -37,7 +38,7 @@ make_run = pytest.fixture(maker_of_runs)
 
 @pytest.fixture
 def usual_signals():
-    """Signals as a process at a terminal handles them; a shell's background job ignores Ctrl-C."""
+    """Handle signals as a process at a terminal; a shell's background job ignores Ctrl-C."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     before = {signum: signal.signal(signum, handler) for signum, handler in usual.items()}
     yield usual
@@ -54,7 +55,7 @@ def test_a_name_is_cut_to_what_every_database_holds(client):
         assert run.name == f"recommend {'x' * 240}"
 
 
-# -- where a run goes --------------------------------------------------------------------------
+# -- the experiment of a run -------------------------------------------------------------------
 
 
 def test_a_new_run_goes_to_the_experiment_of_the_project(client):
@@ -63,7 +64,7 @@ def test_a_new_run_goes_to_the_experiment_of_the_project(client):
     assert kept.info.run_name == "fit adam"
     assert kept.data.params == {"lr": "0.1"}
     assert kept.data.tags["entry_point"] == "fit_embedding"
-    assert kept.data.metrics["memory/peak_mib"] > 10  # Python alone takes as much
+    assert kept.data.metrics["memory/peak_mib"] > 10  # Python alone needs as much
 
 
 def test_a_new_run_goes_to_the_experiment_that_the_user_names(client, monkeypatch):
@@ -118,16 +119,25 @@ def code_version(client: mlflow.MlflowClient) -> tuple[str, str]:
     return tags["git.commit"], tags["git.dirty"]
 
 
+def git(folder: Path, *arguments: str) -> str:
+    """The output of a git command in `folder`."""
+    author = "-c", "user.name=Someone", "-c", "user.email=someone@example.org"
+    return subprocess.check_output(["git", *author, *arguments], cwd=folder, text=True)
+
+
 def test_the_commit_and_whether_files_differ_from_it(client, tmp_path, monkeypatch):
-    monkeypatch.setattr(lifecycle, "PROJECT_ROOT", tmp_path)
-    git.Repo.init(tmp_path.parent)  # somebody else's
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.setattr(lifecycle, "PROJECT_ROOT", project)
+    git(tmp_path, "init")  # of another program
+    git(tmp_path, "commit", "--allow-empty", "--message", "not ours")
     assert code_version(client) == ("unknown", "unknown")  # a copy without its history
-    with git.Repo.init(tmp_path) as repository:
-        assert code_version(client) == ("unknown", "unknown")  # no commit yet
-        someone = git.Actor("Someone", "someone@example.org")
-        commit = repository.index.commit("first", author=someone, committer=someone).hexsha
+    git(project, "init")
+    assert code_version(client) == ("unknown", "unknown")  # no commit yet
+    git(project, "commit", "--allow-empty", "--message", "first")
+    commit = git(project, "rev-parse", "HEAD").strip()
     assert code_version(client) == (commit, "false")
-    (tmp_path / "new.py").touch()
+    (project / "new.py").touch()
     assert code_version(client) == (commit, "true")
 
 
@@ -222,8 +232,8 @@ def test_a_run_tells_how_it_ended_and_keeps_its_epochs(
 def test_ctrl_c_while_epochs_are_written_leaves_no_run_half_closed(
     client, monkeypatch, is_in_the_body
 ):
-    """Either the body was interrupted and this is the second Ctrl-C, or this is the first one, and
-    a second follows."""
+    """A first Ctrl-C has interrupted the body and this is the second, or this is the first and a
+    second follows."""
     flush = TrackedRun.flush
 
     def interrupted(run):
@@ -280,7 +290,7 @@ def test_a_signal_comes_too_late_once_the_run_says_that_it_has_finished(
 def test_a_signal_while_a_run_or_its_child_begins_closes_both(
     client, monkeypatch, signum, raised, reason
 ):
-    """MLflow has made the run by then, and nobody else would close it."""
+    """MLflow has made the run by then, and no other code would close it."""
     start, begun = mlflow.start_run, []
 
     def interrupted(**options):
@@ -309,7 +319,7 @@ def test_a_second_signal_does_not_disturb_what_the_first_one_closes(client):
     with pytest.raises(KeyboardInterrupt), start_run("fit_embedding", "fit", {}) as run:
         try:
             signal.raise_signal(signal.SIGINT)
-        finally:  # as a curve that is drawn of a fit that was stopped
+        finally:  # for example, while the curve of a stopped fit is drawn
             signal.raise_signal(signal.SIGTERM)
             closed.append(True)
     assert closed == [True]
@@ -318,7 +328,7 @@ def test_a_second_signal_does_not_disturb_what_the_first_one_closes(client):
 
 
 def test_a_run_in_another_thread_than_the_main_one(client):
-    """Only the main thread may handle signals; a notebook's or a server's need not be it."""
+    """Only the main thread may handle signals; a notebook or server may use another one."""
     kept = []
     thread = threading.Thread(target=lambda: kept.append(short_run(client)))
     thread.start()
@@ -327,7 +337,7 @@ def test_a_run_in_another_thread_than_the_main_one(client):
 
 
 def fit_for_long(begun: Connection) -> None:
-    """In a process of its own, as an entry point; sends its run's id."""
+    """Fit as an entry point, in a process of its own; send the run's id through `begun`."""
 
     def main(_):
         with start_run("fit_embedding", "long", {}) as run:
@@ -364,7 +374,7 @@ def test_a_process_that_is_told_to_stop_closes_its_run(client, capfd, signum, co
     assert series(client, run_id, "train/cost") == [(0, 3.0), (1, 2.0), (2, 1.0)]
 
 
-# -- a run that `mlflow run` made, and no entry point took up ----------------------------------
+# -- a run of `mlflow run` that no entry point has adopted -------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -441,7 +451,7 @@ def test_mlflow_run_with_a_misspelt_parameter(client, capfd):
 
 @pytest.mark.parametrize("is_adopted", [False, True], ids=["new", "adopted"])
 def test_an_experiment_behind_a_server_is_refused(client, make_run, monkeypatch, is_adopted):
-    """As `mlflow ui` leaves it behind in a fresh folder; every artifact would fail later."""
+    """`mlflow ui` makes such an experiment in an empty folder; every artifact would fail."""
     name = f"served {is_adopted}"
     id_ = client.create_experiment(name, artifact_location="mlflow-artifacts:/0")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
@@ -479,7 +489,7 @@ def test_a_run_that_is_not_in_the_store(client, monkeypatch):
     ids=["no folder", "no database", "files"],
 )
 def test_a_store_that_cannot_be_opened_is_one_sentence(client, tmp_path, uri):
-    """What goes wrong then is the operating system's own error, the database's, or MLflow's."""
+    """The cause is an error of the operating system, of the database or of MLflow."""
     (tmp_path / "a-file").write_text("neither a folder nor a database " * 100)
     uri = uri.format(tmp_path)
     sentence = rf"MLflow cannot open its store {re.escape(uri)} \(\w+: .+\): set MLFLOW_.*\."

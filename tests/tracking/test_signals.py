@@ -17,7 +17,7 @@ from embedlab.tracking.signals import raise_first_signal
 def test_a_signal_in_the_callback_of_a_weak_reference_stops_the_run_all_the_same(
     signum, raised, capfd
 ):
-    """Figures have many such callbacks. Without a second signal nothing would stop this loop."""
+    """Figures have many such callbacks. Only the signal that is sent again stops this loop."""
     end = time.monotonic() + 30
     with pytest.raises(raised), raise_first_signal():
         referred = {1}

@@ -1,4 +1,4 @@
-"""Runs and files whose process has died: who finds them, and what is left alone."""
+"""Runs and files whose process has died: how they are found, and which others are kept."""
 
 import multiprocessing
 import os
@@ -45,7 +45,7 @@ def ago(hours: float) -> int:
 
 
 def running(client, experiment: str, tags: dict[str, str], hours: float = 0.0) -> str:
-    """A run that is RUNNING, begun so many hours ago."""
+    """A run that is RUNNING and began `hours` ago; returns its id."""
     run = client.create_run(experiment, ago(hours), {"entry_point": "finetune", **tags})
     return run.info.run_id
 
@@ -76,7 +76,7 @@ def test_a_run_and_its_children_have_tags_of_their_process(
 
 
 def fit_for_long(begun: Connection) -> None:
-    """In a process of its own; sends the ids of its run and of a child run."""
+    """Fit in a process of its own; send the ids of the run and of its child run."""
     mlflow.set_tracking_uri("sqlite:///mlflow.db")  # another spelling, so a connection of its own
     with start_run("fit_embedding", "long", {}) as run, start_child_run("child", {}, {}) as child:
         begun.send((run.id, child.id))
@@ -104,7 +104,7 @@ def test_the_next_start_marks_what_was_killed_and_nothing_that_lives(client):
             kept = client.get_run(run_id)
             sentence = f"its process {killed.pid} on {this_host()} ended without closing the run"
             assert kept.data.tags["error"] == sentence
-            assert kept.info.start_time <= kept.info.end_time <= before  # its last sign of life
+            assert kept.info.start_time <= kept.info.end_time <= before  # its last activity
         alive.terminate()
         alive.join(60)
         assert [how(client, i) for i in ids[1]] == [("KILLED", "sigterm")] * 2
@@ -118,9 +118,9 @@ def test_a_start_leaves_other_hosts_experiments_and_projects_alone(client, exper
     other_experiment = client.create_experiment("another")
     left = [
         running(client, experiment, ELSEWHERE, hours=1000),
-        running(client, experiment, {}, hours=1000),  # `mlflow run` made it, nobody took it up
+        running(client, experiment, {}, hours=1000),  # made by `mlflow run`, adopted by no process
         running(client, other_experiment, ENDED),
-        client.create_run(experiment, tags={"host": this_host()}).info.run_id,  # somebody's
+        client.create_run(experiment, tags={"host": this_host()}).info.run_id,  # another project's
     ]
     with start_run("fit_embedding", "fit", {}):
         pass
@@ -173,14 +173,14 @@ def test_silence_counts_only_where_no_process_can_be_seen(client, experiment):
     }
     last_activity = {item.run.info.run_id: item.last_activity for item in find_stale(experiment, 2)}
     assert set(last_activity) == {silent, begun.info.run_id, heard}
-    assert last_activity[heard] == pytest.approx(ago(3), abs=60_000)  # a minute for the test itself
+    assert last_activity[heard] == pytest.approx(ago(3), abs=60_000)  # within a minute
 
 
 # -- files -------------------------------------------------------------------------------------
 
 
 def leave(name: str, hours: float) -> Path:
-    """A folder in the cache with a file in it, untouched for so long."""
+    """Make a folder with a file in the cache, both untouched for `hours`."""
     folder = cache_folder() / name
     folder.mkdir(parents=True)
     (folder / "half").write_text("ha")
@@ -195,7 +195,7 @@ def test_a_working_folder_names_its_process():
         for path in (work / "file", work):
             path.touch()
             os.utime(path, (time.time() - 1000 * HOUR,) * 2)
-        # It started later than that, so what it owns would be another's of the same number.
+        # This process started later, so the owner of the folder counts as ended.
         assert [item.path for item in find_unfinished(0)] == [work]
         os.utime(work)
         assert find_unfinished(0) == []
@@ -219,7 +219,7 @@ def test_files_that_nobody_will_finish_are_found_by_owner_and_age():
     leave("weights/resnet50.pth.0.partial", 0.5)
     leave("features/whole", 1000)
     assert {item.path: item.reason for item in find_unfinished(24)} == expected
-    # Never what somebody may be writing right now.
+    # A folder that may be in use is never removed.
     assert len(find_unfinished(0)) == len(expected) + 1
 
 

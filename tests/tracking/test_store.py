@@ -69,7 +69,7 @@ def test_an_experiment_behind_a_server_is_accepted_from_runs_that_use_the_server
 
 
 def test_a_password_in_the_address_of_the_store_is_not_shown(monkeypatch):
-    """The text becomes a tag, which everybody reads who may read the run."""
+    """The text becomes a tag, which everybody who can read the run can read."""
     address = "postgresql://me:se%2Fcret@db.example.org:5432/runs"
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: address)
     with pytest.raises(TrackingError) as error, explain_store_errors():

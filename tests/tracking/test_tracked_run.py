@@ -1,4 +1,4 @@
-"""What a run keeps: parameters, epochs, data sets, and where its artifacts are."""
+"""What a run logs: parameters, epochs and data sets; and where its artifacts are."""
 
 import importlib
 import json
@@ -40,8 +40,7 @@ def test_parameters_in_another_spelling_are_kept_beside_the_first(client, make_r
     }
 
 
-# Texts that `mlflow run` puts into quotes for the shell, and logs with them. The others of that
-# kind are the empty defaults.
+# Texts that `mlflow run` quotes for the shell and logs with the quotes, as it does empty defaults.
 QUOTED = {
     "title": "Apollo 13|Toy Story",
     "titles": "Apollo 13|Toy Story",
@@ -60,7 +59,7 @@ ENTRY_POINTS = [SPEC.get_entry_point(path.stem) for path in PROJECT.glob("entryp
 
 
 class Begun(Exception):
-    """Raised in place of a run, with its parameters."""
+    """Raised with the parameters of a run, instead of beginning it."""
 
 
 @pytest.mark.parametrize("entry_point", ENTRY_POINTS, ids=lambda entry_point: entry_point.name)
@@ -124,7 +123,7 @@ def test_an_artifact_of_a_local_store_is_a_file(client):
     ],
 )
 def test_an_artifact_elsewhere_is_a_page_of_the_ui(client, store_uri, artifacts, address):
-    # No server is asked. With a relative database, runs of processes forked later were lost.
+    # No server is used. A relative database would lose the runs of processes that are forked later.
     with use_store(store_uri) if store_uri else nullcontext():
         place = run_with(artifacts).artifact_location("page.html")
     page = "#/experiments/1/runs/r/artifacts/page.html?workflowType=machine_learning"
@@ -145,7 +144,7 @@ def test_epochs_are_written_in_batches_and_all_are_there(client, monkeypatch):
         for epoch in range(5):
             run.log_epoch(EpochRecord(epoch, {"train/cost": 10.0 - epoch}, seconds=epoch / 2))
         run.log_epoch(EpochRecord(5, {"train/cost": 5.0}))
-    # An epoch has two metrics, the last one has one; at the end there is memory/peak_mib.
+    # Every epoch has two metrics, except the last, which has one; memory/peak_mib comes at the end.
     assert [size for size in batches if size] == [4, 4, 3, 1]
     assert series(client, run.id, "train/cost") == [(epoch, 10.0 - epoch) for epoch in range(6)]
     assert series(client, run.id, "time/epoch_seconds") == [
@@ -174,7 +173,7 @@ def test_epochs_are_seen_while_the_run_goes_on_every_two_seconds(client, monkeyp
     ],
 )
 def test_a_data_set_is_kept_with_our_digest_and_its_source(client, source, kept_source):
-    # MLflow knows a data set by name and digest, and keeps the source that came with it first.
+    # MLflow identifies a data set by name and digest, and keeps its first source.
     name = f"ratings from {source}"
     with start_run("build_matrix", "build", {}) as run:
         run.log_dataset(name, "0123456789abcdef" * 4, source, "training")

@@ -35,7 +35,7 @@ def test_a_state_dict_is_loaded_whatever_its_number_of_classes(tmp_path):
     loaded = load_backbone("resnet18", str(tmp_path / "three.pth"))
     ours, theirs = loaded.network.state_dict(), other.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    # The digest names the weights: these, not those of another start.
+    # The digest identifies the weights, so random weights have another one.
     assert loaded.digest == load_backbone("resnet18", str(tmp_path / "three.pth")).digest
     assert loaded.digest != load_backbone("resnet18", "none").digest
 
@@ -115,7 +115,7 @@ def test_a_missing_file_and_a_failed_download_say_what_to_do(monkeypatch):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch) -> Path:
-    """A file that stands for torchvision's weights of ResNet-18, where its URL points to."""
+    """A file at the URL of torchvision's weights of ResNet-18, in their place."""
     file = tmp_path / "weights.pth"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)

@@ -17,9 +17,9 @@ from embedlab.vision.training.trainer import Trainer
 from embedlab_serving.network import head_name
 from entrypoints import finetune
 
-# GoogLeNet's and Inception's training outputs are three, SqueezeNet's last layer is a convolution,
-# ViT-H has no weights for the size that it is built for, and MNASNet's weights are loaded with a
-# version only, which files of tensors do not have.
+# GoogLeNet and Inception have three outputs in training, the last layer of SqueezeNet is a
+# convolution, ViT-H has no weights for its default size, and weights of MNASNet can be loaded only
+# with a version, which files of tensors do not have.
 NOT_TAKEN = {"googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1", "vit_h_14"}
 NOT_TAKEN |= {"mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"}
 SMALLEST = {
@@ -96,7 +96,7 @@ def test_a_network_with_dropout_resumes_bit_for_bit():
     assert len([*whole.train()]) == 3
     next(stopped.train())
     resumed.load_state(stopped.state())
-    torch.rand(7)  # whatever else draws from torch's generator
+    torch.rand(7)  # other code may draw from torch's generator
     assert len([*resumed.train()]) == 2
     for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -1,4 +1,4 @@
-"""Frozen features: the penultimate layer, cached by everything that matters."""
+"""Frozen features: the penultimate layer, cached by all that the features depend on."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ def test_features_are_the_penultimate_layer(backbone):
     images = torch.from_numpy(IMAGES.pixels[SPLIT.val])
     with torch.inference_mode():
         expected = plain.eval()(PREPROCESSING(images)).numpy()
-    # float32 convolutions of other batch sizes add in another order.
+    # Convolutions in float32 add in an order that depends on the batch size.
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Options of images: stages and resolutions that a backbone takes, and the batches of a probe."""
+"""Image options: stages and resolutions of a backbone, and batch sizes of the linear probe."""
 
 import pytest
 

@@ -70,7 +70,7 @@ def test_fine_tuning_learns_in_two_epochs(images, backbone):
 def test_fine_tuning_by_the_data_alone_ends_above_the_frozen_features(
     real_images, real_weights, tmp_path
 ):
-    """A row of docs/accuracy.md, but for the resolution: a smaller one saves time."""
+    """Like a row of docs/accuracy.md, but at a smaller resolution, which saves time."""
     limits = {"train_limit": 300, "val_limit": 100, "resolution": RESOLUTION}
     with fresh_store(tmp_path):
         both = {"weights": real_weights, **limits}

@@ -1,4 +1,4 @@
-"""Finished image runs: which are found, and what is said where none are."""
+"""Finished image runs: which are found, and the error if there are none."""
 
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace

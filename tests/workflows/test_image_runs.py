@@ -1,4 +1,4 @@
-"""What is logged of every epoch: metrics, and images at the step that the MLflow UI opens on."""
+"""The log of every epoch: metrics, and images at the step on which the MLflow UI opens."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ def finished(epoch: int) -> EpochRecord:
 @pytest.mark.parametrize(
     ("before", "epochs", "shown"),
     [
-        ([], [1, 2], [0, 1, 2]),  # at 0 the true classes
+        ([], [1, 2], [0, 1, 2]),  # step 0 shows the true classes
         ([], [0, 1], [0, 1]),  # the linear probe
         ([1, 2], [3], [0, 3]),  # resumed
     ],

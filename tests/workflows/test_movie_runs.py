@@ -1,4 +1,4 @@
-"""The command that fits what an evaluation chose takes the same likes and weighs them so."""
+"""The command that fits what an evaluation chose uses the same likes and that weighting."""
 
 from dataclasses import replace
 

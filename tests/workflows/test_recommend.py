@@ -1,4 +1,4 @@
-"""What recommend says of models that are no movie embeddings of this project."""
+"""The errors of recommend for models that are not movie embeddings of this project."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ type_recommend = pytest.fixture(recommend_typer)
 
 
 class Trap(PythonModel):
-    """A model that is logged as a pickle; reading it leaves a file."""
+    """A model that is logged as a pickle, and that creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -1,4 +1,4 @@
-"""`report.html`: it shows what the runs logged, and names the command of what is missing."""
+"""`report.html` shows what the runs logged, and the commands of missing runs."""
 
 import json
 import re
@@ -42,7 +42,7 @@ ACCURACY = {"extract_features": 0.75, "finetune": 0.8125}
 
 
 def make_run(kind: str, **tags: str) -> str:
-    """A finished run as the entry point would leave it, with the least that a report needs."""
+    """Make a finished run with the minimum of an entry point that a report needs."""
     with mlflow.start_run(run_name=f"a {kind}", tags={"entry_point": kind, **tags}) as run:
         mlflow.set_tags({"git.commit": "0123456789abcdef", "git.dirty": "false"})
         if kind in ACCURACY:
@@ -93,7 +93,7 @@ def all_runs() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> dict[str, str]:
-    """A store of its own with a run of each kind, which no test changes: their ids."""
+    """The ids of one run of each kind, in a store that no test changes."""
     with fresh_store(tmp_path_factory.mktemp("made")):
         mlflow.set_experiment("report")
         yield all_runs()
@@ -145,7 +145,7 @@ def test_the_page_links_to_those_pages_of_its_runs_that_exist(experiment):
     assert "explore.html" not in report_page(shown(experiment))  # embedding_map=none
     mlflow.MlflowClient().log_text(made["fit_embedding"], "a page", "explore.html")
     assert f"{made['fit_embedding']}/artifacts/explore.html?" in report_page(shown(experiment))
-    assert "compare.html" not in report_page(shown(experiment))  # as of an older version
+    assert "compare.html" not in report_page(shown(experiment))  # as in a run of an older version
     mlflow.MlflowClient().log_text(made["compare_optimizers"], "a page", "compare.html")
     assert f"{made['compare_optimizers']}/artifacts/compare.html?" in report_page(shown(experiment))
 

@@ -1,4 +1,4 @@
-"""The child runs of a comparison: their keys, their reuse, and what the parent holds."""
+"""The child runs of a comparison: their keys and reuse, and what the parent logs."""
 
 import ast
 import itertools
@@ -65,14 +65,14 @@ def children(client) -> dict[str, mlflow.entities.Run]:
 
 
 def parents(client) -> list[mlflow.entities.Run]:
-    """Newest first."""
+    """The comparisons, newest first."""
     runs = client.search_runs(["1"], "tags.entry_point = 'compare_optimizers'")
     return [run for run in runs if "fit_key" not in run.data.tags]
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """A store with one finished comparison; the lines that it, and later ones, printed."""
+    """A store with a finished comparison, and the lines that it and later ones print."""
     printed = []
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -87,7 +87,7 @@ def compared(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_figures(compared, monkeypatch):
-    """Only the first comparison draws: `test_sweep_plots` looks at every figure."""
+    """Let only the first comparison draw figures, which `test_sweep_plots` tests."""
     monkeypatch.setattr("embedlab.movies.sweep.plots.comparison_figures", lambda *_: {})
 
 
@@ -280,7 +280,7 @@ def test_an_unknown_title_is_refused_before_any_fit(tmp_path):
 
 @pytest.mark.slow
 def test_a_fit_is_made_again_if_only_a_title_has_changed(tmp_path):
-    """Its lists would recommend a movie for another row of itself."""
+    """The lists of the first fit could recommend a movie for another row of itself."""
     folder = Path(shutil.copytree(locate_ratings("sample").path, tmp_path / "ratings"))
     command = ["--ratings", str(folder), *GRID[2:], *TITLES, "--learning-rates", "adam:1/sgd:1e-5"]
     movies = folder / "movies.csv"

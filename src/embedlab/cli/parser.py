@@ -107,19 +107,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def _as_flag(parameter: str) -> str:
-    """`like_rule` -> `--like-rule`"""
+    """The flag of a parameter: `like_rule` -> `--like-rule`."""
     return "--" + parameter.replace("_", "-")
 
 
 def _as_parameter(flag: str) -> str:
-    """`--like-rule` -> `like_rule`"""
+    """The parameter of a flag: `--like-rule` -> `like_rule`."""
     return flag.removeprefix("--").replace("-", "_")
 
 
 def run_main(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run an entry point as a process: an EmbedlabError is one line on stderr and exit code 1.
 
-    Ctrl-C exits with 130. Any other exception keeps its traceback.
+    Ctrl-C exits with 130, and a closed output pipe with 1. Any other exception keeps its traceback.
     """
     try:
         main(None)

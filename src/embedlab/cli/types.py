@@ -1,8 +1,8 @@
 """Argument types: each turns a parameter's text into a value, or refuses it with one sentence.
 
 A refusal is an `argparse.ArgumentTypeError` that says what was expected and what was found; the
-parser puts the parameter's name before it. Types of one parameter are beside its options, such as
-`check_like_rule`; they raise an OptionError or DataError that names the parameter itself.
+parser puts the parameter's name before it. Types that belong to one set of options are beside those
+options, such as `check_like_rule`; they raise an OptionError or DataError that names the parameter.
 Combinations of parameters are checked by the options dataclasses.
 """
 

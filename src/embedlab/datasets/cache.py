@@ -27,7 +27,7 @@ BUILDING = ".building-"
 WORKING_FOLDER = re.compile(rf"{re.escape(BUILDING)}(\d+)@(.+)-\w+")
 UNFINISHED = (f"{BUILDING}*", "*.partial")  # *.partial: torch's downloads under way
 MIN_IDLE_HOURS = 1.0
-# What reading a damaged `.npy` or `.npz` raises; TokenError from Python 3.12 on.
+# The errors of reading a damaged `.npy` or `.npz`; TokenError from Python 3.12 on.
 DAMAGED_ARRAY = (*DAMAGED, OSError, SyntaxError, TokenError)
 
 
@@ -98,7 +98,7 @@ def working_folder(parent: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class UnfinishedFile:
-    """A file or folder that nobody will finish, and why that is known."""
+    """A file or folder that no process will finish, and how that is known."""
 
     path: Path
     reason: str

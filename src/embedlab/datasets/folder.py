@@ -248,6 +248,6 @@ def _notes(root: Path, parts: dict[str, str], names: list[str]) -> Iterator[str]
 
 
 def _listed(folders: Iterable[str]) -> str:
-    """`train/, val/ and test/`"""
+    """The folders as a phrase: `train/, val/ and test/`."""
     *others, last = (f"{name}/" for name in folders)
     return f"{', '.join(others)} and {last}" if others else last

@@ -1,7 +1,7 @@
 """Collective operations of the ranks of one run.
 
-All ranks call the same functions in the same order. With one process these are no-ops, and no
-process group is needed.
+All ranks call the same functions in the same order. With one process these are no-ops that need no
+process group, except `scatter`, which always needs one.
 """
 
 import os

@@ -21,7 +21,7 @@ from embedlab.errors import EmbedlabError, TrackingError
 from embedlab.tracking.offline.retry import outage_reason, retry_until_available, short_requests
 from embedlab.tracking.store import safe_first_line, store_address
 
-LOCK_NUMBER = 1_162_692_676  # of a PostgreSQL advisory lock; any number that nobody else uses
+LOCK_NUMBER = 1_162_692_676  # of a PostgreSQL advisory lock; any number that no other program uses
 LOCK_NOTICE_SECONDS = 5.0  # before a line names the lock that is waited for
 MLFLOW_TABLES = {"experiments", "metrics", "params", "runs", "tags"}  # since its first version
 USE_ANOTHER_STORE = (

@@ -1,7 +1,7 @@
 """The lifecycle of a run: one entry point, one MLflow run, adopted from `mlflow run` or created.
 
-`start_run` is the only way a run begins and ends here. The run's status and its tag `stop_reason`
-record how the code inside ended, and every epoch logged until then is kept.
+A run begins and ends in `start_run` or, as a child, in `start_child_run`. The run's status and its
+tag `stop_reason` record how the code inside ended, and every epoch logged until then is kept.
 """
 
 import logging

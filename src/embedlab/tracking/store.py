@@ -100,7 +100,7 @@ def run_page(experiment_id: str, run_id: str, artifact: str = "") -> str:
 
 
 def ui_address() -> str:
-    """Where the MLflow UI shows this store: the server, or where `mlflow ui` starts it."""
+    """The address of the MLflow UI for this store: the server's, or that of `mlflow ui`."""
     if not has_server():
         return UI_ADDRESS
     # Without the credentials: the browser asks for them.

@@ -27,7 +27,7 @@ from embedlab.vision.seeds import seeded
 from embedlab_serving.hashing import sha256_of
 from embedlab_serving.network import Preprocessing, head_name
 
-# What reading a file that is no state dict raises, depending on what it is.
+# The errors of reading a file that is not a state dict depend on what it is.
 NO_STATE_DICT = (
     pickle.UnpicklingError, RuntimeError, EOFError, OSError,
     AttributeError, KeyError, TypeError, ValueError,
@@ -153,7 +153,10 @@ def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
 def _load_state_dict(
     network: nn.Module, head: str, weights: dict[str, torch.Tensor], source: str
 ) -> None:
-    """Load all but the last layer. Without a version, torch starts missing batch counters at 0."""
+    """Load all but the last layer; batch counters that the weights lack start at 0.
+
+    torch does that for a dict without version metadata, such as the one made here.
+    """
     weights = {OLD_DENSE_KEY.sub(r"\1\2", key): value for key, value in weights.items()}
     try:
         network.load_state_dict({k: v for k, v in weights.items() if not k.startswith(f"{head}.")})

@@ -145,7 +145,7 @@ class FittedEmbedding:
     reference_cost: float | None
 
     def __str__(self) -> str:
-        """`adam lr=0.1: cost 765,544 after 150 epochs, 4.35% above the exact 733,625`"""
+        """The result: `adam lr=1: cost 765,544 after 150 epochs, 4.35% above the exact 733,625`."""
         options, cost = self.options, self.result.cost
         after = counted(self.result.epochs, "round" if options.is_exact else "epoch")
         text = f"{options.label}: cost {cost_as_text(cost)} after {after}"

@@ -80,7 +80,7 @@ def _check_kind(uri: str, info: ModelInfo) -> None:
 
 
 def _columns(signature: ModelSignature) -> str:
-    """`takes title and gives query, rank`"""
+    """What a model takes and gives, as a phrase: `takes title and gives query, rank`."""
     names = [
         ", ".join(map(str, schema.input_names())) if schema else "nothing"
         for schema in (signature.inputs, signature.outputs)

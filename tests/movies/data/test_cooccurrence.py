@@ -1,4 +1,4 @@
-"""Co-occurrence against loops, in blocks, and as a dense tensor that fits or is refused."""
+"""Co-occurrence: against loops, in blocks, and as a dense tensor that fits or is refused."""
 
 import math
 
@@ -52,7 +52,7 @@ def test_a_matrix_that_is_not_held_is_measured_as_one_that_is(monkeypatch, shape
 def test_a_dense_tensor_that_does_not_fit_is_refused_before_the_sparse_matrix_is_made(monkeypatch):
     likes = random_likes(np.random.default_rng(0), n_users=5, n_movies=30)
     monkeypatch.setattr(cooccurrence_module, "free_bytes", lambda device: 3_599)
-    monkeypatch.setattr(cooccurrence_module, "cooccurrence", None)  # is not called
+    monkeypatch.setattr(cooccurrence_module, "cooccurrence", None)  # must not be called
     with pytest.raises(DataError, match=r"30 movies needs .* \(in build_matrix, dense=false\)"):
         build_cooccurrence(likes, "cpu")
     # A fit holds X and the residual.

@@ -1,4 +1,4 @@
-"""Likes against loops; what is saved comes back or is refused."""
+"""Likes against loops, and saved likes, which are read back or refused."""
 
 import json
 

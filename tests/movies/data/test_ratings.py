@@ -1,4 +1,4 @@
-"""Reading ratings: every bad file is one sentence, every good one gives what csv and dicts give."""
+"""Reading ratings: every bad file is refused in one sentence, every good one is read as by csv."""
 
 import csv
 import hashlib
@@ -110,7 +110,7 @@ def test_movies_are_sorted_and_titles_kept_as_written(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "kept", "dropped"),
     [
-        # The latest by time, wherever it stands; the last row where times are equal or absent.
+        # The latest by time counts, whatever its row; the last row if times are equal or absent.
         ("5,1,1,200\n5,1,2,300\n5,1,3,100\n", [(5, 1, 2.0)], (0, 2)),
         ("5,1,1,200\n5,2,3,1\n5,1,2,200\n", [(5, 2, 3.0), (5, 1, 2.0)], (0, 1)),
         ("5,1,1,-1.5\n5,1,2,-1.7e0\n", [(5, 1, 1.0)], (0, 1)),
@@ -319,7 +319,7 @@ def test_a_refused_file_is_closed_while_its_error_is_kept(tmp_path):
     folder = write(tmp_path, RATINGS, MOVIES + "8,Lion King, The (1994),Drama\n")
     with pytest.raises(DataError) as error:
         read_ratings(folder)
-    assert error.traceback  # which holds the frames that have read the file
+    assert error.traceback  # keeps the frames that have read the file
     assert not [file for file in psutil.Process().open_files() if Path(file.path).parent == folder]
 
 
@@ -352,7 +352,7 @@ def test_random_bytes_are_one_sentence(tmp_path):
 
 
 def oracle(text: str, movie_ids: set[int]) -> tuple[list, dict] | None:
-    """What `text` means, slowly: the ratings kept and the counts of those dropped; None if bad."""
+    """Read `text` slowly: the ratings kept and the counts of those dropped; None if it is bad."""
     try:
         table = csv.reader(io.StringIO(text, newline=""), strict=True)
         header, *rows = [row for row in table if len(row) > 1 or "".join(row).strip()]
@@ -408,7 +408,7 @@ GOOD_ROW = st.tuples(IDS, IDS, GOOD_STARS, TIMES).map(list)
 
 @st.composite
 def tables(draw) -> str:
-    """Mostly good tables, of which some rows have lost, gained or changed a field."""
+    """Mostly good tables; some rows have lost or gained a field, or have another value."""
     has_time = draw(st.booleans())
     rows = [row if has_time else row[:3] for row in draw(st.lists(GOOD_ROW, max_size=12))]
     for _ in range(draw(st.integers(0, 2)) if rows else 0):

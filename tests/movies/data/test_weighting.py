@@ -1,4 +1,4 @@
-"""Weighted likes on their way: files, digests, the matrix, a fit, the registry."""
+"""Weighted likes in files, digests, the matrix, a fit and the registry."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_costs_are_comparable_only_of_likes_that_are_weighted_alike(ratings):
     ]
     assert len({likes.digest for likes in all_likes}) == 1
     assert len({likes.cost_digest for likes in all_likes}) == len(all_likes)
-    assert all_likes[0].cost_digest == all_likes[0].digest  # as it was before there were weights
+    assert all_likes[0].cost_digest == all_likes[0].digest  # as in versions without weights
 
 
 @pytest.mark.parametrize("user_weight", USER_WEIGHTS)
@@ -68,7 +68,7 @@ def test_the_weighted_matrix_is_the_sum_over_users_sparse_and_dense(
         if n[user]:
             expected += np.outer(row, row) * n[user] ** -USER_WEIGHTS[user_weight]
     expected /= np.maximum(np.outer(x, x), 1) ** item_power
-    # Raises where sparse and dense differ.
+    # Raises if sparse and dense differ.
     result = build_cooccurrence(likes.weighted.matrix, "cpu")
     np.testing.assert_allclose(result.counts.toarray(), expected, rtol=1e-12)
 
@@ -80,15 +80,15 @@ def test_unweighted_likes_are_fitted_as_they_are(ratings):
 
 
 def test_vectors_of_weighted_likes_stand_for_the_unscaled_products(ratings):
-    """With as many dimensions as movies the fit is exact off the diagonal: v_i·v_j is the weighted
-    sum over users, whatever errors were measured in."""
+    """With as many dimensions as movies, the fit is exact off the diagonal: v_i·v_j is the weighted
+    sum over users, whatever `item_power` is."""
     likes = find_likes(ratings, "user_mean", "inverse_sqrt", 0.5)
     plain = find_likes(ratings, "user_mean", "inverse_sqrt", 0.0)
     options = FitOptions("exact", dim=likes.n_movies, epochs=5_000)
     fit = fit_likes(likes.weighted, options, 0, "cpu")
     expected = (plain.weighted.matrix.T @ plain.weighted.matrix).toarray()
     off = ~np.eye(likes.n_movies, dtype=bool)
-    # The rounds stop where they gain less than 1e-8 of the cost, a hundredth of a count away.
+    # A round that gains less than 1e-8 of the cost is the last: a hundredth of a count is left.
     np.testing.assert_allclose((fit.embedding @ fit.embedding.T)[off], expected[off], atol=0.05)
 
 

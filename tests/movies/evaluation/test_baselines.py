@@ -1,4 +1,4 @@
-"""Baselines are their closed forms and counts, and find the taste block of a query."""
+"""Baselines equal their closed forms and counts, and find the taste block of a query."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_co_likes_and_popularity_are_counts(likes):
     dense = likes.toarray()
     scores = scores_of(baselines.item_neighbours(likes, "none"), "count", 60)
     x = dense.T @ dense
-    np.testing.assert_array_equal(np.floor(scores), x)  # popularity adds a half at the most
+    np.testing.assert_array_equal(np.floor(scores), x)  # popularity adds at most a half
     for row, counts in zip(scores, x, strict=True):
         assert np.argmax(row) == max(range(60), key=lambda j: (counts[j], dense[:, j].sum(), -j))
     np.testing.assert_array_equal(
@@ -36,7 +36,7 @@ def test_co_likes_and_popularity_are_counts(likes):
 
 
 def test_raw_co_likes_are_ordered_by_their_counts_however_many_there_are():
-    """5,000 and 4,995 co-likes, and a movie that more users like."""
+    """The query has 5,000 co-likes with one movie, and 4,995 with another that more users like."""
     columns = np.zeros((12_000, 3), np.int32)
     columns[:5_000, 0] = columns[:5_000, 1] = columns[:4_995, 2] = columns[5_000:, 2] = 1
     score_queries = baselines.item_neighbours(sp.csr_matrix(columns), "none")
@@ -79,7 +79,7 @@ def test_ease_minimises_its_objective(likes):
 @pytest.mark.parametrize("name", BY_MATRIX)
 def test_every_baseline_finds_the_taste_block_of_the_query(name):
     likes = two_taste_blocks(n_users=40, n_movies=24)
-    # So that users differ, each lacks one movie of the block.
+    # Each user lacks one movie of the block, so that users differ.
     likes = likes.tolil()
     for user in range(40):
         likes[user, user % 12 + 12 * (user >= 20)] = 0

@@ -1,4 +1,4 @@
-"""Candidates of an evaluation: the weighted embedding and its scores, and who takes part."""
+"""Candidates of an evaluation: the weighted embedding, its scores, and what is left out."""
 
 import re
 

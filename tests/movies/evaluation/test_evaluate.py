@@ -1,4 +1,4 @@
-"""Candidates are tuned on validation likes and ranked by test likes, from likes to the command."""
+"""Candidates are tuned on validation likes and compared on test likes; also the entry point."""
 
 import importlib
 import os
@@ -23,7 +23,7 @@ def likes():
 
 
 def fixed(value):
-    """A fit that likes the later movies more, whatever is asked; with sign −1, less."""
+    """A fit that gives later movies higher scores, whatever the query; with sign −1, lower."""
 
     def fit(likes, sign=1):
         row = sign * value * np.arange(likes.shape[1])
@@ -33,7 +33,7 @@ def fixed(value):
 
 
 def test_candidates_are_tuned_on_validation_likes_and_reported_on_test_likes(likes):
-    # Movie 0 is liked most, so the order by falling row is good and by rising row bad.
+    # Earlier movies are liked more, so it is good to rank them first, as sign −1 does.
     one = Candidate(WEIGHTED_EMBEDDING, fixed(1.0), [{"sign": 1}, {"sign": -1}])
     (entry,) = tune_and_evaluate(likes, [one], EvaluationOptions(n_splits=2))
     assert (entry.settings, entry.scorer, entry.chosen_in) == ({"sign": -1}, "row", 2)

@@ -1,4 +1,4 @@
-"""The result of an evaluation as a table and in words."""
+"""The result of an evaluation as a table and as Markdown."""
 
 import numpy as np
 import pytest

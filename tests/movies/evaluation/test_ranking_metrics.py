@@ -1,5 +1,5 @@
-"""Metrics of rankings are those worked by hand, by loops and by scikit-learn, with intervals that
-are as wide as they should be."""
+"""Metrics of rankings equal those by hand, by loops and by scikit-learn; their bootstrap intervals
+have the right width and coverage."""
 
 import math
 
@@ -27,7 +27,7 @@ def holdout():
 
 
 def queries(likes, asked):
-    """asked: (user, query, targets) of every query."""
+    """A holdout of these queries; asked has (user, query, targets) of each."""
     user, query, targets = zip(*asked, strict=True)
     return Holdout(sp.csr_matrix(likes), np.array(user), np.array(query), np.array(targets))
 
@@ -87,7 +87,7 @@ def test_targets_ranked_first_score_one_and_ranked_last_nothing():
 
 
 def test_known_likes_are_recommended_only_where_the_query_alone_is_left_out(holdout):
-    def score(query):  # what the first user likes comes first
+    def score(query):  # the likes of the first user come first
         return np.tile(holdout.matrix[holdout.user[0]].toarray(), (len(query), 1))
 
     first = holdout.user == holdout.user[0]
@@ -117,7 +117,7 @@ def test_an_interval_is_about_as_wide_as_the_normal_one_and_covers_as_often():
 
 
 def test_a_paired_difference_is_told_apart_where_two_intervals_overlap():
-    easy = rng().random(400)  # users differ much, the two candidates little
+    easy = rng().random(400)  # users differ more than the two candidates
     harder = easy - 0.02 + 0.05 * rng(1).standard_normal(400)
     columns = np.stack([easy, harder, easy - harder, easy - easy], axis=1)
     lows, highs = bootstrap_intervals(columns, 1000, rng(2))
@@ -137,7 +137,7 @@ def test_resamples_are_drawn_a_few_at_a_time_and_are_those_of_one_draw(monkeypat
     np.testing.assert_allclose(intervals, np.quantile(whole, [0.025, 0.975], axis=0))
 
 
-# -- how alike two lists are ---------------------------------------------------------------------
+# -- the overlap of two lists --------------------------------------------------------------------
 
 
 def test_agreements_and_their_average_are_the_published_example():

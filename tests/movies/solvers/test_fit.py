@@ -32,7 +32,7 @@ def test_every_epoch_is_reported_and_the_last_is_the_result(optimizer):
     assert [record.epoch for record in history] == list(range(result.epochs + 1))
     assert history[-1].metrics["train/cost"] == result.cost
     counts = cooccurrence_by_loop(likes.toarray())
-    # The vectors are kept as float32, the cost that was reported may be of float64 ones.
+    # The vectors are float32; the reported cost may be that of float64 vectors.
     assert cost_by_loop(result.embedding, counts) == pytest.approx(result.cost, rel=1e-5)
     assert all(record.metrics["train/gradient_norm"] >= 0 for record in history)
 
@@ -42,7 +42,7 @@ def test_the_dense_and_the_factored_form_give_the_same_fit():
     _, factored = fit_toy(likes, "adam", epochs=100)
     _, dense = fit_toy(likes, "adam", epochs=100, objective="dense")
     costs = [[record.metrics["train/cost"] for record in history] for history in (factored, dense)]
-    # Gradients differ in their last float32 digits, and 100 updates carry that on.
+    # Gradients differ in the last digits of float32, and 100 updates increase the difference.
     np.testing.assert_allclose(costs[0], costs[1], rtol=1e-3)
 
 

@@ -23,7 +23,7 @@ def test_a_fit_ends_near_the_exact_cost_and_never_below_it(optimizer):
     reference = fit_minres(weight_likes(likes), exact_options(4), np.random.default_rng(0))
     result, _ = fit_toy(likes, optimizer, epochs=2000)
     # Local minima of this problem are rare but real, and AdamW's weight decay pulls away from the
-    # minimum, so 5% above is allowed; below is not, beyond float32's rounding.
+    # minimum, so 5% above is allowed; a lower cost is not, beyond rounding in float32.
     assert reference.cost * (1 - 1e-6) <= result.cost <= reference.cost * 1.05
 
 

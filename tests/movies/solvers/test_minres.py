@@ -17,7 +17,7 @@ from embedlab.movies.solvers.objective import Factored
 
 def test_the_exact_solver_recovers_planted_vectors():
     # X = VVᵀ off the diagonal with dim well below the number of movies: cost 0 is reachable.
-    # Likes in blocks: movie j is liked by the users of its block only, so X has rank 3.
+    # Only the users of a block like its movies, so X has rank 3.
     likes = np.kron(np.eye(3, dtype=np.int32), np.ones((4, 5), dtype=np.int32))
     result = fit_minres(
         weight_likes(sp.csr_matrix(likes)), exact_options(3), np.random.default_rng(0)
@@ -40,7 +40,7 @@ def test_no_exact_round_raises_the_cost_whatever_the_seed(n_movies):
         )
         costs = [record.metrics["train/cost"] for record in history]
         assert all(later <= earlier for earlier, later in pairwise(costs))
-    # The stopping rule leaves 1e-8 of the cost a round, a few times over.
+    # The stopping rule may leave a few times 1e-8 of the cost.
     assert results[1].cost == pytest.approx(results[0].cost, rel=1e-6)
     assert results[2].cost == pytest.approx(results[0].cost, rel=1e-6)
 
@@ -49,7 +49,7 @@ def test_the_block_method_agrees_with_the_full_decomposition():
     weighted = weight_likes(random_likes(np.random.default_rng(4), n_users=80, n_movies=120))
     history = []
     common = {"weighted": weighted, "options": exact_options(10), "on_epoch": history.append}
-    # So few movies are decomposed fully.
+    # With so few movies, X is decomposed fully.
     full = fit_minres(weighted, exact_options(10), np.random.default_rng(0))
     rng = np.random.default_rng(0)
     by_blocks = fit_minres(**common, generator=rng, tolerance=1e-10, eigensolver=BlockKrylov)
@@ -68,7 +68,7 @@ def test_the_block_method_agrees_with_the_full_decomposition():
 )
 @pytest.mark.parametrize("n_users", [12, 80])
 def test_ritz_vectors_stay_orthonormal_and_their_products_true(n_users, is_refined, tolerance):
-    """Also where X has fewer dimensions than the subspace, so that products add nothing to it."""
+    """This holds even if the rank of X is below the size of the subspace, which cannot grow."""
     rng = np.random.default_rng(5)
     likes = random_likes(rng, n_users=n_users, n_movies=150).astype(float)
     x = torch.from_numpy((likes.T @ likes).toarray())
@@ -108,7 +108,7 @@ def test_costs_of_rounds_in_float32_are_right_to_five_digits():
 
 
 def principal_axes_costs(x, dim, tolerance):
-    """The cost by round of iterated principal axes, which fills in the last round's ‖v_i‖²."""
+    """The cost of each round of iterated principal axes, which fills in the last ‖v_i‖²."""
     off_diagonal = x - np.diag(np.diag(x))
     n, costs = np.diag(x), []
     while len(costs) < 2 or costs[-2] - costs[-1] > tolerance * costs[-1]:
@@ -120,7 +120,7 @@ def principal_axes_costs(x, dim, tolerance):
 
 
 def test_newtons_steps_need_a_third_of_the_rounds_of_iterated_principal_axes():
-    """Two movies outside of all blocks, liked by nearly all: each takes a dimension, nearly."""
+    """Nearly all users like two of the movies, each of which nearly takes a dimension alone."""
     rng = np.random.default_rng(0)
     likes = sp.csr_matrix((rng.random((300, 60)) < np.r_[0.9, 0.8, np.full(58, 0.08)]).astype("i4"))
     plain = principal_axes_costs((likes.T @ likes).toarray().astype(float), 6, 1e-9)

@@ -42,7 +42,7 @@ def test_cost_and_gradient_are_those_of_loops(toy, form):
 
 
 def test_both_forms_agree_over_several_blocks_of_rows(monkeypatch):
-    monkeypatch.setattr(objective_module, "ROWS_AT_ONCE", 7)  # 60 movies: the last is shorter
+    monkeypatch.setattr(objective_module, "ROWS_AT_ONCE", 7)  # 60 movies: the last block is shorter
     rng = np.random.default_rng(0)
     likes = random_likes(rng, n_users=80, n_movies=60)
     v = torch.from_numpy(rng.standard_normal((60, 10))).float()
@@ -72,7 +72,7 @@ def test_rotating_the_vectors_or_permuting_the_movies_leaves_the_cost(seed):
     rotation = ortho_group.rvs(4, random_state=rng)
     order = rng.permutation(10)
     cost = cost_of(likes, v)
-    # Float64 throughout: what is left is rounding of about 100 terms.
+    # All in float64, so only the rounding of about 100 terms is left.
     assert cost_of(likes, v @ rotation) == pytest.approx(cost, rel=1e-12)
     assert cost_of(likes[:, order], v[order]) == pytest.approx(cost, rel=1e-12)
 
@@ -90,8 +90,7 @@ def test_counts_times_c_and_vectors_times_root_c_scale_the_cost_by_c_squared(see
 
 
 def test_an_exact_fit_costs_nothing_and_is_never_negative():
-    # Nobody likes anything, so X is 0: vectors at right angles fit it exactly, and large sums
-    # cancel.
+    # Without likes, X is 0: orthogonal vectors fit it exactly, and large sums cancel.
     likes = random_likes(np.random.default_rng(0), 1, 6) * 0
     v = torch.eye(6) * 1e3
     cost, gradient = Factored(weight_likes(likes)).cost_and_gradient(v)
@@ -112,8 +111,8 @@ def test_the_dense_form_holds_two_matrices_of_movies_by_movies():
         objective.cost_and_gradient(v)
     allocated = sum(max(event.self_device_memory_usage, 0) for event in profile.key_averages())
     allocated += sum(max(event.self_cpu_memory_usage, 0) for event in profile.key_averages())
-    # X and R are kept; one evaluation adds the blocks of its float64 sum and the gradient, which
-    # even when all of them were alive at once are less than four more.
+    # X and R are kept. An evaluation also allocates the blocks of its float64 sum and the gradient;
+    # added up, all of these are less than four more matrices.
     assert objective.counts.shape == objective.residual.shape == (300, 300)
     assert 0 < allocated < 4 * 300 * 300 * 4 + 64 * 300 * 8
 
@@ -132,7 +131,7 @@ def test_shares_of_users_hold_about_as_many_likes():
 
 
 def test_a_cost_within_roundoff_is_zero():
-    """One movie has no pair: its cost is 0, whatever its vector."""
+    """A single movie is in no pair, so the cost is 0 for any vector."""
     likes = sp.csr_matrix(np.ones((3, 1), dtype=np.int32))
     objective = Factored(weight_likes(likes), dtype=torch.float64)
     rng = np.random.default_rng(0)
@@ -144,7 +143,7 @@ def test_a_cost_within_roundoff_is_zero():
 
 
 def test_a_cost_that_overflows_is_infinite():
-    """Fourth powers of 3e76 are finite, the square of a hundred of them is not."""
+    """The fourth power of 3e76 is finite, but the sum over all pairs of 100 movies is not."""
     likes = sp.csr_matrix(np.ones((3, 100), dtype=np.int32))
     objective = Factored(weight_likes(likes), dtype=torch.float64)
     cost, _ = objective.cost_and_gradient(torch.full((100, 1), 3e76, dtype=torch.float64))

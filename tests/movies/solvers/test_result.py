@@ -1,4 +1,4 @@
-"""Results of fits: where one has diverged, what its error advises, and the gap to the exact one."""
+"""Results of fits: the epoch of a divergence, the advice of its error, and the gap."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Lists by epoch: asked while a fit goes on, kept with it, and compared with the exact solver's."""
+"""Lists by epoch: made during a fit, saved with it, and compared with the exact solver's."""
 
 import numpy as np
 import pytest
@@ -40,14 +40,14 @@ def test_epochs_are_dense_at_the_start_and_hold_both_ends(n_epochs):
     epochs = sorted(snapshot_epochs(n_epochs))
     assert (epochs[0], epochs[-1]) == (0, n_epochs)
     assert len(epochs) <= 16
-    assert all(np.diff(np.diff(epochs)) >= -1)  # the steps grow, but for rounding
+    assert all(np.diff(np.diff(epochs)) >= -1)  # the steps grow, up to rounding
 
 
 def test_well_known_movies_are_drawn_besides_those_asked_for():
     chosen = queries()
     assert chosen.rows[: chosen.n_asked].tolist() == [0, 4]
     assert sorted(chosen.rows[chosen.n_asked :]) == [0, 1, 3, 5]
-    assert chosen.k == 4  # of six, without a movie itself and the other row of the same name
+    assert chosen.k == 4  # six less the query and the other row of its title
 
 
 def test_lists_are_those_of_the_served_model(vectors):
@@ -79,8 +79,8 @@ def test_lists_are_read_back_and_other_questions_have_none(tmp_path, vectors):
     assert list(same) == [0, 5]
     np.testing.assert_array_equal(same[5], lists[5])
     other = read_lists(content, second)[0]
-    assert (other[0] == -1).all()  # nobody asked that fit for movie 2
-    np.testing.assert_array_equal(other[1:], lists[0][1:])  # but for the drawn ones
+    assert (other[0] == -1).all()  # that fit was not queried with movie 2
+    np.testing.assert_array_equal(other[1:], lists[0][1:])  # the sampled queries are the same
 
 
 def test_lists_that_are_too_short_are_asked_anew(tmp_path, vectors):

@@ -1,4 +1,4 @@
-"""compare_optimizers by Ray: as here, on two nodes, with processes and nodes that are lost."""
+"""compare_optimizers on Ray: the local launcher's results, on two nodes, and lost processes."""
 
 import importlib.util
 import os
@@ -30,7 +30,7 @@ needs_ray = pytest.mark.skipif(
 )
 SMALL = ["--ratings", "sample", "--dim", "5", "--epochs", "4", "--titles", "Toy Story"]
 GRID = [*SMALL, "--optimizers", "adam,sgd", "--learning-rates", "adam:1,0.1/sgd:1e-5,9"]
-# An epoch takes about a millisecond: the exact solver and one fit, which will not end by itself.
+# The exact solver and one fit that ends only if it is stopped; an epoch takes about a millisecond.
 ENDLESS = ["--ratings", "sample", "--dim", "50", "--titles", "Toy Story", "--optimizers", "adam"]
 ENDLESS += ["--learning-rates", "0.1"]
 SECONDS_AT_MOST = 60
@@ -48,7 +48,7 @@ def n_children(client) -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def own_token(tmp_path_factory):
-    """Ray asks for a token; one of these tests' own, so that none is left in the user's folder."""
+    """Give Ray the token that it needs, so that it leaves none in the user's folder."""
     file = tmp_path_factory.mktemp("token") / "token"
     file.write_text(secrets.token_hex(32), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -169,7 +169,7 @@ def test_ray_makes_the_same_children_as_the_local_launcher(both):
                 [(point.step, point.value) for point in client.get_metric_history(run_id, metric)]
                 for client, run_id in ((here, run.info.run_id), (there, other.info.run_id))
             ]
-            # Of as many threads the sums are the same; other BLAS threads may round otherwise.
+            # The same number of threads adds in the same order; threads of BLAS may still differ.
             np.testing.assert_allclose(*histories, rtol=1e-6)
 
 
@@ -205,7 +205,7 @@ def test_a_process_that_is_killed_in_the_middle_is_replaced(cluster, tmp_path):
 @pytest.mark.slow
 def test_a_fit_whose_process_always_dies_is_a_sentence_and_the_others_are_kept(cluster, tmp_path):
     with fresh_store(tmp_path) as client:
-        main([*ENDLESS[:-1], "1", "--epochs", "3000"])  # the exact one is there then
+        main([*ENDLESS[:-1], "1", "--epochs", "3000"])  # so that the exact fit is finished
         message = rf"1 of 3 fits failed: its process died {RETRIES + 1} times \(adam lr=0.1, seed 0"
         with killing(RETRIES + 1) as killed, pytest.raises(RayError, match=message):
             main([*ENDLESS[:-1], "0.1,1", "--epochs", "3000", *by_ray(cluster)])
@@ -241,7 +241,7 @@ def test_fits_of_a_node_that_goes_down_are_done_by_the_other(cluster, tmp_path):
 
 
 def wait_for_fit(ancestor: psutil.Process) -> bool:
-    """Whether, in time, a process under `ancestor` has a fit."""
+    """Wait for a process under `ancestor` that runs a fit; False if there is none in time."""
     deadline = time.monotonic() + SECONDS_AT_MOST
     while time.monotonic() < deadline and ancestor.is_running():
         if any("ray::_fit" in name(process) for process in ancestor.children(recursive=True)):
@@ -251,7 +251,7 @@ def wait_for_fit(ancestor: psutil.Process) -> bool:
 
 
 class killing:
-    """Inside, so many processes that fit are killed, each as soon as it has a fit."""
+    """Kill a number of processes in the block, each as soon as it runs a fit."""
 
     def __init__(self, number: int):
         self._number, self._is_over, self._killed = number, threading.Event(), []

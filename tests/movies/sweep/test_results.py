@@ -41,7 +41,7 @@ def test_no_list_holds_another_row_of_the_movie_that_was_asked_for():
     titles = TitleIndex(["A (1990)", "A (1990)", "C", "D"])
     fits = [made_fit("exact", None, 100, BLOCKS)]
     (lists,) = compare(fits, titles, [0, 2], k=10).asked_lists
-    first, second = lists.tolist()  # of the shorter one's length
+    first, second = lists.tolist()  # both as long as the shorter
     assert first == [2, 3]
     assert second in ([3, 0], [3, 1])  # equal scores: rows of one movie
 

@@ -32,7 +32,7 @@ def fit(optimizer, embedding, diverged_at=None, lists=None) -> SweepFit:
 def page() -> str:
     early = {0: QUERIES.recommend(EXACT[::-1]), 2: QUERIES.recommend(EXACT[[0, 1, 4, 5, 2, 3]])}
     fits = [fit("exact", EXACT), fit("adam", EXACT, lists=early), fit("sgd", EXACT, diverged_at=2)]
-    fits += [fit("rmsprop", EXACT[::-1])]  # taken over: its earlier lists are not known
+    fits += [fit("rmsprop", EXACT[::-1])]  # a reused fit without earlier lists
     return comparison_page(OptimizerComparison(fits, TitleIndex(TITLES), QUERIES), "toy")
 
 

@@ -61,7 +61,7 @@ def test_a_map_of_one_cell_has_room_for_its_words(fits):
     comparison = compare(fits[:2], FOUR, [0], k=1)
     title = "Final cost above the exact one: ml-latest-small, dim 100"
     figure = sweep_plots.plot_gap_heat_map(comparison, title)
-    figure.savefig(io.BytesIO(), dpi="figure")  # lays it out
+    figure.savefig(io.BytesIO(), dpi="figure")  # computes the layout
     cells, bar = figure.axes
     for words in (cells.title, bar.yaxis.label):
         box = words.get_window_extent()

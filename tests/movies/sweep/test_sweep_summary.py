@@ -1,4 +1,4 @@
-"""The answer of a comparison of optimizers in words."""
+"""The answer of a comparison of optimizers as Markdown."""
 
 import pytest
 from toy_comparison import BLOCKS, FOUR, MIXED, compare, four_fits, made_fit
@@ -22,7 +22,7 @@ def test_words_say_by_what_fits_that_stayed_at_their_start_recommend():
     assert "100% with others of the same random start, 0% with others of another start" in said
 
 
-# Two of one seed, which rank alike, and one of another.
+# Two of one seed, which recommend the same, and one of another.
 STUCK = [(1.0, MIXED, 0), (0.1, MIXED, 0), (1.0, [[3, 0], [1, 0], [0, 2], [2, 0]], 1)]
 
 

@@ -1,4 +1,4 @@
-"""The client of a run whose server goes and comes: what is kept, and sent later in order, once."""
+"""The client of a run during outages: its data are kept, and sent later in order and once."""
 
 import os
 import re
@@ -82,20 +82,20 @@ def test_a_second_outage_is_logged_and_spooled_like_the_first(server, impatient,
 
 
 def test_an_outage_costs_a_fit_next_to_nothing(server, caplog):
-    """A thousand epochs in the first pause: one attempt, and no more than writing lines."""
+    """A thousand epochs in the first pause cost one attempt, and the time to write lines."""
     client = BufferedClient(server.run_id)
     server.status = 503
     started = time.monotonic()
     for number in range(1000):
         client.log_batch(server.run_id, metrics=epoch(number))
     took = time.monotonic() - started
-    # About 0.2 s; else the next attempt would be due.
+    # About 0.2 s; after FIRST_PROBE_PAUSE the next attempt would be due.
     assert took < buffered_client.FIRST_PROBE_PAUSE
     assert server.n_requests == 2  # the attempt and its retry
     server.status = 200
     client.after_spool(lambda: None)
     assert server.metrics == costs(*range(1000))
-    client.log_batch(server.run_id, metrics=epoch(1000))  # at once, whenever the next attempt was
+    client.log_batch(server.run_id, metrics=epoch(1000))  # sent at once, without a pause
     assert server.metrics == costs(*range(1001))
 
 

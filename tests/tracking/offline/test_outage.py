@@ -43,7 +43,7 @@ def store(tmp_path, impatient, monkeypatch):
 
 
 def kept_run(store, run_id: str) -> mlflow.entities.Run:
-    """The run, as the store has it when the next entry point has started."""
+    """The run in the store after the next entry point has started."""
     store.is_unavailable = False
     send_earlier_spools()
     assert unsent_folders() == []

@@ -1,4 +1,4 @@
-"""Outages: which errors are one, and how long a run tries again."""
+"""Outages: which errors count as one, and how long a run retries."""
 
 import os
 import sqlite3
@@ -55,14 +55,14 @@ def test_only_errors_that_a_retry_can_mend_are_outages(server, status, reason):
     with pytest.raises(MlflowException) as caught, short_requests(1, retries=1):
         mlflow.MlflowClient().get_run(server.run_id)
     assert outage_reason(caught.value) == reason
-    assert time.monotonic() - started < 4  # twice a second of silence, on a busy machine
+    assert time.monotonic() - started < 4  # twice a time-out of 1 s, on a busy machine
     if status == "stopped":
         server.start()
 
 
 @contextmanager
 def impatient_sqlite() -> Iterator[None]:
-    """SQLite waits 50 ms for another writer to end, in place of MLflow's 20 s."""
+    """Let SQLite wait 50 ms for another writer, instead of MLflow's 20 s."""
 
     def shorten(_, cursor: sqlite3.Cursor, *__: object) -> None:
         cursor.execute("PRAGMA busy_timeout = 50")

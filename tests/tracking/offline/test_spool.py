@@ -33,7 +33,7 @@ def test_a_spool_that_mlflow_refuses_is_set_aside(server, impatient):
     assert str(refused.value) == sentence
     assert "train/cost" in (aside / "log.jsonl").read_text()
     server.refused = None
-    client.log_batch(server.run_id, metrics=epoch(2))  # the run can still say how it ended
+    client.log_batch(server.run_id, metrics=epoch(2))  # the run can still log how it ends
     send_earlier_spools()
     assert server.metrics == costs(2)
     server.stop()
@@ -59,7 +59,7 @@ def left_behind(server, *numbers: int) -> Path:
     killed = Spool(server.run_id)
     for number in numbers:
         killed.add(epoch(number), (), ())
-    killed.release()  # as the kernel does
+    killed.release()  # as the kernel does after a kill
     (kept,) = unsent_folders()
     return kept
 
@@ -71,7 +71,7 @@ def test_the_next_start_sends_the_spool_of_a_killed_process_without_its_half_lin
     caplog.clear()
     send_earlier_spools()
     assert server.metrics == costs(0, 1)
-    assert server.ended is None  # nobody knows how; `clean_runs` finds such runs
+    assert server.ended is None  # the end is unknown; `clean_runs` finds such runs
     assert caplog.messages == [
         f"Sent what run {server.run_id} could not log: 2 metrics and 0 files."
     ]
@@ -113,7 +113,7 @@ def test_the_next_start_goes_on_while_the_server_is_unavailable_again(server, mo
 
 
 def test_the_next_start_sets_a_refused_spool_aside_and_says_so_once(server, caplog):
-    """As of a run that somebody has deleted."""
+    """MLflow refuses a spool, for example, if its run has been deleted."""
     left_behind(server, 0)
     server.refused = "/runs/log-batch"
     caplog.clear()

@@ -1,4 +1,4 @@
-"""What the model card says, and that it fits into MLflow's database."""
+"""The text of the model card, and its length, which MLflow's database limits."""
 
 from cards import card_of
 

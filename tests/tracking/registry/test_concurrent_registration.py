@@ -1,7 +1,8 @@
 """Registrations and promotions at the same moment, and registrations that were killed.
 
-Most tests use a registry in memory, which does no more than MLflow promises: numbers and tags of a
-version in one step, an alias for whoever writes last. There, thousands of orders take seconds.
+Most tests use a registry in memory that guarantees no more than MLflow does: a version gets number
+and tags in one step, and the last write of an alias wins. There, thousands of interleavings take
+seconds.
 """
 
 import multiprocessing
@@ -23,7 +24,7 @@ from memory_registry import NAME, Memory, add, memory_with_champion, replace_mlf
 from embedlab.tracking.registry import registered_model, versions
 from embedlab.tracking.registry.versions import register, set_champion
 
-DRAWS = 400  # of versions, and of orders in which their registrations come about
+DRAWS = 400  # of versions, and of interleavings of their registrations
 LIKELY = ["if_better"] * 6 + ["always", "never"]
 
 use = pytest.fixture(replace_mlflow)
@@ -32,7 +33,7 @@ memory = pytest.fixture(memory_with_champion)
 
 @pytest.fixture
 def clock(monkeypatch) -> SimpleNamespace:
-    """Seconds that pass only while the registry is waited for."""
+    """A clock that moves only while the code waits for the registry."""
     made = SimpleNamespace(now=0.0, time=time.time, monotonic=lambda: made.now)
     made.sleep = lambda _: setattr(made, "now", made.now + 1)
     monkeypatch.setattr(registered_model, "time", made)
@@ -40,7 +41,7 @@ def clock(monkeypatch) -> SimpleNamespace:
 
 
 class Turns:
-    """Threads whose calls come one at a time, a few of one and then of another, drawn by seed."""
+    """Threads whose calls are made one at a time, in an interleaving that is drawn by seed."""
 
     def __init__(self, seed: int):
         self._draw, self._changed = random.Random(seed), threading.Condition()
@@ -48,7 +49,7 @@ class Turns:
         self._failed: list[BaseException] = []
 
     def wait(self) -> None:
-        """Called before every call of the registry, by any thread."""
+        """Wait for this thread's turn; called before every call of the registry."""
         me = threading.current_thread().name
         with self._changed:
             self._waiting.append(me)
@@ -74,7 +75,7 @@ class Turns:
             self._choose()
 
     def run(self, tasks: list[Callable[[], object]]) -> list[object]:
-        """What each task returns."""
+        """Run each task in a thread; returns their results."""
         self._running, results = len(tasks), [None] * len(tasks)
         threads = [
             threading.Thread(target=self._run, args=[task, results, place])
@@ -96,7 +97,7 @@ def all_at_once(memory: Memory, tasks: list[Callable[[], object]], seed: int) ->
 
 
 def history(draw: random.Random) -> None:
-    """Nothing, a champion, or one that was made champion again in place of a better one."""
+    """Draw a registry: empty, with a champion, or with one restored in place of a better one."""
     if draw.random() < 0.8:
         add(100)
         if draw.random() < 0.3:
@@ -176,7 +177,7 @@ def test_a_registration_that_was_killed_anywhere_is_decided_by_the_next(use, clo
 
 
 def test_a_registration_that_was_killed_long_ago_is_left_alone(memory, clock):
-    """Somebody may have decided otherwise meanwhile."""
+    """A user may have chosen another champion since."""
     add(50, promote="never")
     del memory.versions[2].tags["registered_as"]
     memory.versions[2].tags["promote"] = "always"
@@ -200,7 +201,7 @@ PROCESSES, ROUNDS = 4, 2
 
 
 def register_in_every_round(process: int, barrier: Barrier) -> None:
-    """Under m0 at the same moment as all other processes, then under m1."""
+    """Register under m0 at the same moment as all other processes, then under m1, and so on."""
     mlflow.set_tracking_uri("sqlite:///mlflow.db")  # another spelling, so a connection of its own
     mlflow.MlflowClient().search_registered_models()
     for number in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""The promotion rule: which of two versions is champion, and the reason in words."""
+"""The promotion rule: which of two versions is champion, and the phrase that says why."""
 
 import pytest
 

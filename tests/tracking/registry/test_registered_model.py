@@ -14,7 +14,7 @@ memory = pytest.fixture(memory_with_champion)
 
 
 def collisions(memory: Memory, monkeypatch, code: int, times: int) -> None:
-    """The next so many times that an alias is set, MLflow says that something went wrong."""
+    """Let the next `times` attempts to set an alias fail with MLflow's error `code`."""
     left = [MlflowException("UNIQUE constraint failed", error_code=code)] * times
     set_alias = memory.set_registered_model_alias
 

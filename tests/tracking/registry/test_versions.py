@@ -33,7 +33,7 @@ MOVIES = pd.DataFrame(
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
-    """The URI of a logged model; what it is fitted to makes no difference to the registry."""
+    """The URI of a logged model; the registry does not depend on its content."""
     with fresh_store(tmp_path_factory.mktemp("store")):
         with start_run("fit_embedding", "fit", {}) as run:
             uri = log_movie_model(run, np.eye(2, dtype=np.float32), MOVIES, {})
@@ -41,7 +41,7 @@ def logged(tmp_path_factory):
 
 
 class Registry:
-    """A registered model of one test; version 1 of it costs 100 on data `a`, if there is one."""
+    """A registered model of one test; its version 1, if any, has the cost 100 on data `a`."""
 
     def __init__(self, name: str, uri: str):
         self.name, self.uri, self.client = name, uri, mlflow.MlflowClient()
@@ -146,7 +146,7 @@ def test_an_equal_or_higher_cost_becomes_challenger(registry, cost):
 
 
 def test_costs_are_compared_before_rounding(registry):
-    """The reason shows whole numbers; half of one still decides."""
+    """The reason shows whole numbers, but smaller differences decide, too."""
     assert registry.add(cost=99.9999).alias == "champion"
 
 
@@ -171,7 +171,7 @@ def test_costs_on_other_data_are_not_compared(registry):
 
 
 def test_a_champion_that_somebody_else_registered_is_not_compared_either(empty):
-    """No tags, so nobody knows its data and its cost."""
+    """It has no tags, so its data and its cost are unknown."""
     empty.add_by_hand()
     empty.client.set_registered_model_alias(empty.name, "champion", "1")
     entry = empty.add(cost=1)
@@ -253,7 +253,7 @@ def test_a_model_that_does_not_answer_its_own_example_is_never_registered(logged
         mlflow.MlflowClient().get_registered_model("unanswered")
 
 
-# -- who is champion by hand -------------------------------------------------------------------
+# -- promotion by hand -------------------------------------------------------------------------
 
 
 @pytest.fixture

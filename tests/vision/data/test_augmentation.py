@@ -22,7 +22,7 @@ def test_augmentation_differs_by_image_and_repeats_by_seed(name):
 
 def test_crop_does_not_mirror_and_crop_flip_does():
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
-    image[:, :, :4] = 255  # bright on the left, whatever the shift by one pixel is
+    image[:, :, :4] = 255  # bright on the left, also after a shift by one pixel
     batch = image.repeat(40, 1, 1, 1)
 
     def n_bright_right(name):

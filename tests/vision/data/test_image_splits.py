@@ -1,4 +1,4 @@
-"""Training, validation and test: stratified, by seed, without a copy unnoticed."""
+"""Training, validation and test parts: stratified, by seed, with all copies found."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def counts(images: ImageDataset, split: Split) -> list[list[int]]:
 
 def check_rows(images: ImageDataset, split: Split) -> None:
     together = np.concatenate(parts(split))
-    assert len(set(together.tolist())) == len(together)  # none twice, none in two parts
+    assert len(set(together.tolist())) == len(together)  # no row twice, none in two parts
     for part in parts(split):
         assert part.dtype == np.int64
         assert (np.diff(part) > 0).all()
@@ -57,7 +57,7 @@ def test_cifar10_is_split_into_42500_7500_and_10000():
 
 def test_without_test_images_a_sixth_is_taken_for_them():
     split = split_images(THREE_KINDS, seed=0)
-    # 360: a sixth is 60; of the other 300, 15% are 45; each as 1 : 2 : 3.
+    # A sixth of 360 is 60, and 15% of the other 300 is 45; classes are in the ratio 1 : 2 : 3.
     test, val = [10, 20, 30], [7.5, 15, 22.5]
     sizes = counts(THREE_KINDS, split)
     assert sizes[2] == test
@@ -105,7 +105,7 @@ def test_limits_keep_the_shares_of_the_classes():
     split = split_images(THREE_KINDS, seed=0, train_limit=60, val_limit=12, test_limit=6)
     check_rows(THREE_KINDS, split)
     sizes = counts(THREE_KINDS, split)
-    # 1 : 2 : 3, to within the one image by which rounding up may move a class.
+    # The ratio is 1 : 2 : 3, up to one image per class, because of rounding.
     for part, expected in zip(sizes, ([10, 20, 30], [2, 4, 6], [1, 2, 3]), strict=True):
         assert sum(part) == sum(expected)
         assert np.abs(np.subtract(part, expected)).max() <= 1
@@ -157,7 +157,7 @@ def test_a_class_that_is_not_in_every_part_is_one_sentence(labels, n_train, prob
 
 
 def test_copies_in_another_part_are_found_by_their_pixels(tmp_path):
-    """Whatever their format and metadata; those within a part, and those not used, do not count."""
+    """Format and metadata do not matter; copies within a part, or unused ones, do not count."""
     exif = Image.Exif()
     exif[0x010E] = "a copy"
     as_bmp = encoded(Image.new("RGB", (4, 4), RED), "BMP")

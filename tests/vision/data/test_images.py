@@ -1,4 +1,4 @@
-"""Images of a folder or the sample, kept in the cache: read once, mapped when large, by digest."""
+"""Images of a folder or the sample: decoded once, cached, mapped if large, and their digest."""
 
 import itertools
 import mmap
@@ -51,7 +51,7 @@ def test_the_sample_is_the_digits_of_scikit_learn():
     digits = load_digits()
     assert np.array_equal(images.labels, digits.target)
     for colour in range(3):
-        # 17 greys over 0..255 lie 15.94 apart: half a level off is the most that rounding does.
+        # 17 greys from 0 to 255 are 15.94 apart; rounding changes a grey by at most half a level.
         off = np.abs(images.pixels[:, colour] - digits.images * 255 / 16)
         assert off.max() <= 0.5
     assert (images.pixels.min(), images.pixels.max()) == (0, 255)
@@ -87,7 +87,7 @@ def test_training_images_come_before_validation_and_test_images(tmp_path):
     images = read_images(write_images(tmp_path, files))
     assert colours(images) == [BLUE, WHITE, BLACK, GREEN, BLACK, RED, GREEN]
     assert images.labels.tolist() == [0, 1, 1, 0, 1, 0, 1]
-    # Of those that can be read.
+    # Only files that can be read count.
     assert images.part_sizes == {"train": 3, "val": 2, "test": 2}
     assert images.notes == ()
     assert images.left_out == (("train/dog/3.png", "not an image"),)
@@ -158,7 +158,7 @@ def test_the_second_read_decodes_nothing(tmp_path, monkeypatch):
 
 
 def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
-    """Its permissions, or the disk, may have been put right: neither changes size or time."""
+    """Permissions or the disk may have been repaired, which changes neither size nor time."""
     tried, decode = [], images_module.decode_image
 
     def away(path, side):
@@ -182,7 +182,7 @@ def test_a_changed_file_is_decoded_again(tmp_path):
     source = write_images(tmp_path, ANIMALS)
     first = read_images(source)
     write_images(tmp_path, {"dog/1.png": WHITE})
-    # The clock of a file system may tick too slowly for a test.
+    # The time resolution of a file system may be too coarse for a test.
     changed = (tmp_path / "dog" / "1.png").stat().st_mtime_ns + 1
     os.utime(tmp_path / "dog" / "1.png", ns=(changed, changed))
     second = read_images(source)
@@ -235,7 +235,7 @@ def test_a_large_cache_is_mapped_and_a_small_one_read(tmp_path, monkeypatch):
 
 
 class RecordedMap:
-    """A memory map that records for which bytes it was told that they will be needed."""
+    """A memory map that records the bytes that it is advised to read ahead."""
 
     def __init__(self):
         self.needed: list[range] = []
@@ -281,7 +281,7 @@ def test_the_digest_is_that_of_the_content_wherever_it_lies(tmp_path):
     shutil.move(tmp_path / "here", tmp_path / "there")
     moved = read_images(locate_images(f"folder:{tmp_path / 'there'}"))
     assert (moved.name, moved.digest) == ("there", first.digest)
-    # As of all versions so far: runs on the same images can be compared.
+    # The same as in all earlier versions, so that runs on the same images can be compared.
     assert first.digest == "b82e35beada9b475f3a62e3f68344129832c5daa594406ac94cf2cc03b4a10c7"
     as_bmp = {
         name.replace("png", "bmp"): encoded(Image.new("RGB", (4, 4), colour), "BMP")

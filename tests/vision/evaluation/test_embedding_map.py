@@ -9,7 +9,7 @@ from embedlab.vision.evaluation.embedding_map import map_images, nearest, one_qu
 
 def test_nearest_images_against_a_loop():
     features = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
-    features[7] = features[3]  # a twin: it is the nearest, and the query itself never is
+    features[7] = features[3]  # a duplicate: the nearest, since the query is left out
     z = (features - features.mean(0)) / features.std(0)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     for query, neighbours in zip([3, 11], nearest(features, np.array([3, 11]), 4), strict=True):

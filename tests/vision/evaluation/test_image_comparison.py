@@ -1,4 +1,4 @@
-"""Comparison of runs, in numbers and words."""
+"""Comparison of runs: its numbers and its Markdown."""
 
 import re
 from dataclasses import replace

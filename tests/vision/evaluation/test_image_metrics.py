@@ -36,7 +36,7 @@ def test_metrics_against_a_hand_worked_example():
 
 
 def test_calibration_error_by_hand():
-    """Fifteen bins: 0.9 and 0.9 share one, 0.7, 0.6, 0.8 and 0.5 have one each."""
+    """Of the fifteen bins, the two 0.9 share one; 0.7, 0.6, 0.8 and 0.5 have one each."""
     excess = [2 - 1.8, 1 - 0.7, 0 - 0.6, 1 - 0.8, 0 - 0.5]
     assert calibration_error(HAND) == pytest.approx(sum(map(abs, excess)) / 6)
 
@@ -80,7 +80,7 @@ def test_top_predictions_against_a_loop():
 
 
 def test_mcnemar_by_hand():
-    """Of 6 images on which they differ, 5 to 1: two-sided p = 2 · (6 + 1) / 2⁶."""
+    """Six images are right in one model only, 5 and 1: two-sided p = 2 · (6 + 1) / 2⁶."""
     labels = [0] * 8
     first = predictions(labels, [0] * 6 + [1, 1], [0.9] * 8)
     second = predictions(labels, [0] + [1] * 5 + [0, 1], [0.9] * 8)

@@ -1,4 +1,4 @@
-"""`images.html`: a browser opens the images of a cell, and says what the other run says of them."""
+"""`images.html`: a browser shows the images of a cell, with the predictions of the other run."""
 
 import re
 
@@ -19,7 +19,7 @@ LABELS = np.array([0, 0, 0, 1, 1, 2])
 
 def dataset(classes=CLASSES) -> ImageDataset:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 8, 8), np.uint8)
-    labels = np.array([9, 9, *LABELS])  # the first two are none of the test images
+    labels = np.array([9, 9, *LABELS])  # the first two are not test images
     data = {"pixels": pixels, "labels": labels, "classes": classes}
     data["fingerprints"] = np.arange(8)
     return ImageDataset(name="toy", part_sizes={}, digest="", **data)
@@ -53,7 +53,7 @@ def test_there_is_no_page_of_more_classes_than_can_be_read():
 def test_a_page_of_many_images_has_the_most_confident_of_each_cell(monkeypatch):
     monkeypatch.setattr(page_module, "MAX_SHOWN", 4)
     page = images_page(RUNS[:1], dataset())
-    # The cells of `tuned` are (0, 0), (0, 1), (1, 1), (2, 2); the second image of two goes.
+    # The cells of `tuned` are (0, 0), (0, 1), (1, 1), (2, 2); one of two images is left out.
     assert '"confidence":[0.9,0.8,0.9,0.5]' in page
     assert "A cell shows up to 1 image," in page
 

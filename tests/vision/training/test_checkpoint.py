@@ -1,4 +1,4 @@
-"""Checkpoints: whole or the one before, resumed with the same parameters, refused if damaged."""
+"""Checkpoints: complete or the previous one, for the same parameters, refused if damaged."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def test_resume_of_a_run_without_a_checkpoint_says_so():
 
 @pytest.fixture(scope="module")
 def store_folder(tmp_path_factory) -> Path:
-    """One folder for the store of several runs: the tables of a new one take seconds to make."""
+    """A folder for a store that several tests share: making its tables takes seconds."""
     return tmp_path_factory.mktemp("store")
 
 
@@ -85,7 +85,7 @@ def test_a_parameter_that_contradicts_the_resumed_run_is_refused(
 
 
 def test_a_damaged_checkpoint_is_refused_or_has_lost_nothing():
-    """Cut short, or a bit of it changed: torch itself would take most of the latter."""
+    """It is truncated, or one bit is changed, which torch itself would mostly not notice."""
     state = {"epoch": 1, "name": "sgd", "weights": torch.arange(500.0)}
     checkpoints = Checkpoints("run")
     checkpoints.save(state)
@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_is_refused_or_has_lost_nothing():
         except DataError as error:
             assert re.search(r"last\.pt is damaged \(\w+\); start anew", str(error))
             n_refused += 1
-        else:  # the bit lies between the values
+        else:  # the bit is in none of the values
             assert torch.equal(loaded.pop("weights"), state["weights"])
             assert loaded == {"epoch": 1, "name": "sgd"}
     assert n_refused > 150

@@ -50,7 +50,7 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(optimizer):
     assert [s.loss for s in scores] == [e.record.metrics["val/loss"] for e in epochs]
     assert probe.best.score == scores[probe.best.epoch - 1]
     assert not any(score.beats(probe.best.score) for score in scores)
-    # Rows of the data set, after the 300 of training.
+    # The rows in the data set, after the 300 training rows.
     assert epochs[0].predictions.rows.tolist() == list(range(300, 450))
     # The folded layer of plain features predicts what the standardised one did.
     x, _ = blobs(150, seed=1)
@@ -74,8 +74,8 @@ def test_a_probe_of_few_images_leaves_its_start(optimizer):
     features = rng.normal(size=(90, 512)) + 3 * rng.normal(size=(3, 512))[labels] / 512**0.25
     one = features.astype(np.float32), labels
     _, epochs = fit(LinearProbeOptions(optimizer), one, one)
-    # Chance is ln 3 = 1.1. By one update an epoch, as of 90 images in one batch, it ends at 0.059,
-    # by eleven at 0.004.
+    # Chance is ln 3 = 1.1. With one update per epoch, as for 90 images in one batch, the loss ends
+    # at 0.059, with eleven at 0.004.
     assert epochs[-1].record.metrics["train/loss"] < 0.02
 
 

@@ -57,7 +57,7 @@ def test_step_divides_by_ten_and_constant_does_nothing():
 
 
 def test_the_average_follows_from_the_first_steps():
-    """Its decay rises to 0.995; a fixed one would leave 96% of the start after nine steps."""
+    """Its decay rises to 0.995; a fixed decay would keep 96% of the start after nine steps."""
     layer = torch.nn.Linear(1, 1, bias=False)
     average = build_ema(layer, 0.995)
     expected = None

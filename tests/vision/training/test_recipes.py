@@ -62,7 +62,7 @@ def test_auto_chooses_by_number_and_size_of_the_images(
     settings = dict.fromkeys(CHOSEN_BY_AUTO) | {"lr": lr, "weights": "imagenet"}
     sentence = explain_auto(n_train, side, settings, options)
     assert f"for {n_train:,} training images of {side} px: " in sentence
-    # What was given is not explained.
+    # Values that the user gave are not explained.
     assert all((f"{name}=" in sentence) == (name != "lr") for name in CHOSEN_BY_AUTO)
 
 
@@ -118,7 +118,7 @@ def test_the_notebook_recipe_is_the_published_one():
 def test_auto_takes_the_recipes_value_and_the_rest_is_changed():
     options = make_options("fast", lr=0.5, momentum=None)
     assert (options.lr, options.momentum) == (0.5, FAST.momentum)
-    # Fewer epochs than resolutions: the last stay.
+    # With fewer epochs than resolutions, the last resolutions are kept.
     assert make_options("fast", epochs=2).resolution == FAST.resolution[-2:]
 
 

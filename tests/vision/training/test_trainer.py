@@ -1,4 +1,4 @@
-"""Fine-tuning: what is trained and what is not, and that a stopped training ends the same."""
+"""Fine-tuning: which parts are trained, and that a resumed training ends with the same weights."""
 
 import math
 import multiprocessing
@@ -40,7 +40,7 @@ from embedlab.vision.training.work_estimate import epoch_work
 
 RESOLUTION = PREPROCESSING.resolution
 SHORT = FinetuneOptions(epochs=3, batch_size=16, resolution=(RESOLUTION,), augment="crop")
-# Enough of both for BatchNorm's running statistics to follow.
+# Enough images and epochs for BatchNorm's running statistics to follow.
 MANY, LONGER = squares(n_per_class=80), replace(SHORT, epochs=6, batch_size=8, ema=0.0)
 FEW = squares(n_per_class=24)
 STEPS = 2  # of an epoch: 36 training images in batches of 16, the last incomplete one dropped
@@ -131,7 +131,7 @@ def test_progress_adds_up_to_the_whole():
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_loss_that_is_not_finite_names_the_step_and_the_rate(optimizer):
-    # Adam's steps are as long as the rate whatever the gradient is, so it takes a huge one.
+    # Adam's steps have the length of the rate for any gradient, so the rate has to be huge.
     options = replace(SHORT, optimizer=optimizer, lr=1e30, ema=0.0)
     with pytest.raises(DivergedError, match=r"not finite at step \d+ \(epoch 1\).*lr=1e\+29"):
         train(options)
@@ -206,7 +206,7 @@ def test_epoch_0_is_the_linear_probe():
     start = next(trainer.train())
     assert start.record.epoch == 0
     assert set(start.record.metrics) == {"val/loss", "val/accuracy"}
-    # The same numbers in another order: float32 has seven digits.
+    # The same sums in another order, in float32, which has seven digits.
     expected = torch.from_numpy(logits).double().softmax(1).numpy()
     assert start.predictions.probabilities == pytest.approx(expected, abs=1e-5)
     assert trainer.best.epoch == 0
@@ -285,7 +285,7 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(
 
 
 def test_the_time_that_training_waits_for_data_is_its_share_of_the_epoch(monkeypatch):
-    """By a clock that moves only while images are taken: it is all of the time."""
+    """The clock moves only while training waits for images, so the share is 1."""
     now = 0.0
 
     def slowly(*arguments):
@@ -301,7 +301,7 @@ def test_the_time_that_training_waits_for_data_is_its_share_of_the_epoch(monkeyp
 
 
 def train_and_die(moment: str) -> None:
-    """A training by one thread that SIGKILL ends at that moment."""
+    """Train with one thread until SIGKILL ends this process at the given moment."""
     torch.set_num_threads(1)
     trainer, checkpoints = trainer_of(), Checkpoints(moment)
     rename, counts = os.replace, Counter()
@@ -332,7 +332,7 @@ MOMENTS = ("inside", "between", "writing")
 
 @pytest.fixture(scope="module")
 def checkpoints_of_killed(tmp_path_factory) -> dict[str, dict]:
-    """The last checkpoint of a killed training, by the moment."""
+    """The last checkpoint of a killed training, by the moment of the kill."""
     with patch.dict(os.environ, EMBEDLAB_CACHE=str(tmp_path_factory.mktemp("killed"))):
         for moment in MOMENTS:
             process = multiprocessing.get_context("fork").Process(
@@ -346,14 +346,14 @@ def checkpoints_of_killed(tmp_path_factory) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def uninterrupted() -> dict[str, bytes]:
-    """The weights of the same training, not interrupted."""
+    """The weights of the same training without interruption."""
     with one_thread():
         return weights(train()[0].network)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums in another order, as by several threads, are other sums."""
+    """Use one thread in the block, because several threads add in another order."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

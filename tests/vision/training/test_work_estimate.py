@@ -1,4 +1,4 @@
-"""The estimate of a training's cost, and cheaper settings."""
+"""The estimated work of a training, and cheaper settings."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ def test_cheaper_settings_are_cheaper():
     assert all(0 < share < 1 for share in shares.values())
     small = settings | {"epochs": 3, "resolution": (64,)}
     assert list(cheaper_options(small, n_train=5_000, n_val=500, side=32)) == []
-    # `auto` takes more epochs for fewer images; a ViT takes one resolution.
+    # `auto` chooses more epochs for fewer images; a ViT accepts only one resolution.
     by_data = settings | {"recipe": "auto"}
     of_auto = dict(cheaper_options(by_data, n_train=42_500, n_val=7_500, side=32))
     assert of_auto["train_limit=10000"] > 2 * shares["train_limit=10000"]

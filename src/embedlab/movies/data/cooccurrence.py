@@ -23,10 +23,10 @@ from embedlab.errors import DataError, EmbedlabError
 
 COUNTS_FILE = "counts.npz"  # X, for `scipy.sparse.load_npz`
 MAX_NONZEROS = 2**28  # of a sparse X kept only to be saved: 3 GiB
-ROWS_AT_ONCE = 512  # dense
+ROWS_AT_ONCE = 512  # of a dense block
 MAX_GROUPS = 16  # of movies; each is multiplied by itself and those after it
-LIKES_PER_GROUP = 100_000  # about; larger groups once there are MAX_GROUPS
-PAIRS_AT_ONCE = 2**20  # pairs of a user's likes that a thread adds up: some 20 MiB
+LIKES_PER_GROUP = 100_000  # about; more if there would be more than MAX_GROUPS groups
+PAIRS_AT_ONCE = 2**20  # pairs of a user's likes that a thread adds up; they take some 20 MiB
 MIN_PAIRS_OF_DENSE_ROW = 30_000  # on average; with fewer a sparse product is faster
 EXACT_IN_FLOAT32 = 2**24
 
@@ -176,7 +176,7 @@ def _sums_of_rows(
 
 
 def _dense_rows(rows: sp.csr_matrix, columns: sp.csr_matrix, n_group: int) -> RowEntries:
-    """Each row of `rows @ columns`, both binary, added up in place; fast if few are 0."""
+    """Each row of `rows @ columns`, both binary, added up in place; fast if few entries are 0."""
     likes = columns[rows.indices]  # of the users of the first row, then of the second, …
     lengths = np.diff(likes.indptr[rows.indptr]).tolist()
     for liked in torch.from_numpy(likes.indices).split(lengths):

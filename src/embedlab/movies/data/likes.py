@@ -116,7 +116,7 @@ class Likes:
 def find_likes(
     ratings: Ratings, like_rule: str, user_weight: str = "none", item_power: float = 0.0
 ) -> Likes:
-    """Apply `like_rule` to every rating. Raises OptionError for an unknown rule."""
+    """The likes that `like_rule` finds in the ratings. Raises OptionError for an unknown rule."""
     rule, threshold = parse_like_rule(like_rule)
     if rule == "threshold":
         bar = np.full(ratings.n_users, threshold, np.float32)  # (n_users,) stars, as ratings are

@@ -29,7 +29,7 @@ ITEM_POWERS = (0.0, 0.25, 0.5)
 TUNING_ROUNDS = 4
 
 Settings = Mapping[str, object]
-FitFunction = Callable[..., ScoreFunction]  # likes and settings -> scores
+FitFunction = Callable[..., ScoreFunction]  # likes and settings -> a score function
 
 
 def scorer_name(exponent: float) -> str:

@@ -60,7 +60,7 @@ def held_out_metrics(
 
 
 def _metrics_of(best: np.ndarray, holdout: Holdout) -> RankingMetrics:
-    """best (n_queries, k): recommended movies, best first."""
+    """The metrics of recommended movies `best`, (n_queries, k), the best first."""
     n_movies, k = holdout.matrix.shape[1], best.shape[1]
     popularity = likes_per_movie(holdout.matrix)
     is_hit = best[:, :, None] == holdout.targets[:, None, :]  # (n_queries, k, HELD_OUT)
@@ -82,7 +82,7 @@ def recommend_for(
 ) -> dict[str, np.ndarray]:
     """The `k` best movies for every query by each scorer, best first: name -> (n_queries, k).
 
-    See `held_out_metrics` for `exclude`.
+    See `held_out_metrics` for `exclude` and the error.
     """
     n_known = np.diff(holdout.matrix.indptr)[holdout.user]  # (n_queries,)
     max_k = holdout.matrix.shape[1] - (1 if exclude == "query" else int(n_known.max()))

@@ -1,4 +1,4 @@
-"""The result of an evaluation as a table and as Markdown: whom the weighted embedding beats.
+"""The result of an evaluation as a table and as Markdown: what the weighted embedding beats.
 
 The bootstrap intervals are over users, and paired for differences.
 """

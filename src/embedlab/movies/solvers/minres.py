@@ -15,7 +15,7 @@ much, are in float32; once a round gains little, the solver continues in float64
 `benchmarks/eigenpairs.py` compares eigensolvers.
 
 Sources: H. H. Harman and W. H. Jones, "Factor analysis by minimizing residuals (minres)",
-Psychometrika 31 (1966); H. H. Thomson's iterated principal axes is the same iteration.
+Psychometrika 31 (1966); G. H. Thomson's iterated principal axes is the same iteration.
 K. G. Jöreskog, "Factor analysis by least-squares and maximum likelihood methods", 1977: Newton's
 method on the diagonal, with the same Hessian.
 C. Musco and C. Musco, "Randomized block Krylov methods for stronger and faster approximate singular
@@ -95,6 +95,8 @@ def fit_minres(
     eigensolver: Callable[..., Eigensolver] = choose_eigensolver,
 ) -> FitResult:
     """Fill the diagonal until the relative gain of a round is at most `tolerance`.
+
+    Returns a `FitResult` of `weighted.matrix`, whose vectors `to_embedding` has to scale.
 
     weighted     its `matrix`, (n_users, n_movies) CSR, is L.
     options      dim, and the maximum number of rounds as `epochs`.

@@ -48,7 +48,7 @@ ADDRESS = re.compile(r"(ray://)?(?P<host>[\w.-]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where the tasks run and what each reserves. Raises OptionError for a value out of range.
+    """The cluster, and what each task reserves. Raises OptionError for a value out of range.
 
     address       "" for a local Ray on this machine, `auto` for the cluster that this machine is a
                   node of, the head's `host:port`, or a Ray Client's `ray://host:port`.
@@ -125,7 +125,7 @@ def ray_session(options: RayOptions, notify: Callable[[str], object]) -> Iterato
     Raises RayError if Ray cannot be reached or started, OptionError if a local Ray could never run
     a fit.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report every cluster to its makers
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report every cluster to its developers
     if options.address:  # each attempt takes 40 s; a local Ray needs several while it starts
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     import ray

@@ -57,7 +57,8 @@ class OptimizerComparison:
     asked_lists
              for each fit the nearest rows of every movie asked for, (n_asked, k); None if it
              diverged.
-    overlap  (n_fits, n_fits) overlap@k of each pair, mean over the queries; nan if one diverged.
+    overlap  (n_fits, n_fits) overlap@k of each pair, mean over the movies asked for; nan if one of
+             the two diverged.
     sampled_overlaps
              for each other fit that did not diverge, by epoch: the overlap with the exact lists
              over the movies drawn at random.
@@ -116,7 +117,7 @@ class OptimizerComparison:
         return {f"best/{name}": value for name, value in metrics.items()}
 
     def pair_table(self) -> pd.DataFrame:
-        """A row per pair of fits: overlap@k and rank-biased overlap, mean over the queries."""
+        """A row per pair of fits: overlap@k and rank-biased overlap, mean over movies asked for."""
         rbo, names = _pairwise(self.asked_lists, rank_biased_overlap), list(self.names.values())
         rows = [
             (names[i], names[j], self.overlap[i, j], rbo[i, j])
@@ -126,9 +127,9 @@ class OptimizerComparison:
         return pd.DataFrame(rows, columns=["first", "second", "overlap", "rbo"])
 
     def recommendation_table(self) -> pd.DataFrame:
-        """A row per query and rank, a column per fit that did not diverge: the recommended titles.
+        """A row per movie asked for and rank, a column per fit that did not diverge: titles.
 
-        A title that is not in the exact solver's list for the query begins with NEW_PREFIX.
+        A title that the exact solver does not recommend for that movie begins with NEW_PREFIX.
         """
         exact = self.exact.last_lists[: self.queries.n_asked]
         ranks = range(1, self.queries.k + 1)
@@ -150,7 +151,7 @@ def _pairwise(
     lists: Sequence[np.ndarray | None],
     measure: Callable[[list[int], list[int]], float] = overlap_at_k,
 ) -> np.ndarray:
-    """The measure of each pair of lists, mean over the queries: (n, n), nan for None."""
+    """The measure of each pair of fits' lists, mean over the movies: (n, n), nan for None."""
     means = np.full((len(lists), len(lists)), np.nan)
     for i, first in enumerate(lists):
         for j, second in enumerate(lists[: i + 1]):

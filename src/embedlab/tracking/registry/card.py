@@ -21,7 +21,7 @@ class Card:
     licences     data or weights -> their licence, in a sentence.
     trained      parameter -> value.
     origin       entry_point, git.commit and git.dirty of the run `run_id`.
-    score        decides who is champion.
+    score        decides which version is champion.
     metrics      name -> number, besides the score.
     results      what was measured -> the result as text, with an interval if there is one.
     limits       sentences about what the model cannot do and must not be used for.

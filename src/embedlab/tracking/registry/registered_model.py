@@ -40,7 +40,7 @@ class RegisteredModel:
         return registered_version(self.client.get_model_version(self.name, str(number)))
 
     def find(self, wanted: str) -> int:
-        """The number of the version `wanted`, see `set_champion`. Raises TrackingError if none."""
+        """The number of a version; `wanted` as in `set_champion`. Raises TrackingError if none."""
         versions = self.versions()
         if not versions:
             raise TrackingError(
@@ -74,7 +74,7 @@ class RegisteredModel:
     def wait_for_registrations(
         self, seconds: float, since: float, below: float = math.inf
     ) -> list[RegisteredVersion]:
-        """Wait until all versions below number `below` are decided, or none was for `seconds`.
+        """Wait until all versions below `below` are decided, or for `seconds` without a decision.
 
         Versions made before `since` (ms since 1970) are ignored. Returns the versions that are
         still undecided, by number: their processes count as killed.
@@ -85,7 +85,7 @@ class RegisteredModel:
                 registered_version(version)
                 for number, version in self.versions().items()
                 if number < below
-                and "promote" in version.tags  # else somebody registered it by hand
+                and "promote" in version.tags  # else it was registered by hand
                 and "registered_as" not in version.tags
                 and version.creation_timestamp > since
             ]

@@ -10,7 +10,7 @@ a registration waits until every lower version is decided (tag `registered_as`),
 champion, compares, and sets the aliases. A version that is still undecided after UNDECIDED_SECONDS
 belongs to a killed process, and the next registration decides it.
 
-There is one gap: a registration that stalls for longer than UNDECIDED_SECONDS while it decides may
+One limit remains: a registration that stalls for longer than UNDECIDED_SECONDS while it decides may
 overwrite the aliases that a later registration has set.
 """
 

@@ -228,7 +228,7 @@ class Trainer:
             wait_started = time.perf_counter()
             images, labels = next(batches)
             waited += time.perf_counter() - wait_started
-            # What dropout draws depends on the step and the rank alone, even after a resume.
+            # Dropout is seeded by the step and the rank alone, so it is the same after a resume.
             step_seed = self._seed + (epoch * self.steps_per_epoch + step) * LARGE_PRIME + rank()
             unchecked.append(self._train_step(images, labels, step_seed))
             if len(unchecked) == STEPS_BETWEEN_CHECKS or step == self.steps_per_epoch:

@@ -154,7 +154,7 @@ def third_party_imports():
 
 def test_every_third_party_import_is_in_requirements():
     imports = third_party_imports()
-    assert {"mlflow", "torch", "git"} <= set(imports)
+    assert {"mlflow", "torch", "ray"} <= set(imports)
     lines = requirement_lines("requirements.txt") + requirement_lines("requirements-extra.txt")
     pinned = {re.split(r"[=\[]", line)[0].lower() for line in lines}
     distributions = packages_distributions()

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         probe = LinearProbe(features, images, split, options, args.seed, device)
         with (
-            image_runs.TrainingLog(run, images, split, label, probe) as log,
+            image_runs.TrainingLog(run, label, probe) as log,
             epoch_progress(label, options.epochs, "val/accuracy") as print_progress,
         ):
             for record, predictions in probe.train():
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         test = predictions_of(probe_logits(head, test_features), images.labels, split.test)
         image_report.log_embedding(run, images, test_features, test, args.embedding_map)
         attach_head(backbone, head)  # to the network of `pipeline`, whose outputs are logits now
-        trained = image_report.TrainedClassifier(images, split, probe, pipeline, label)
+        trained = image_report.TrainedClassifier(probe, pipeline, label)
         messages = image_report.log_and_publish(run, trained, test, params)
     console.print("\n".join(messages))
 

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         on_estimate = time_estimate(f"{options.label}, {device}, {precision}", cheaper)
         table = EpochTable(EPOCH_COLUMNS)
         with (
-            image_runs.TrainingLog(run, images, split, options.label, trainer) as log,
+            image_runs.TrainingLog(run, options.label, trainer) as log,
             work_progress(options.label, on_estimate) as on_progress,
         ):
             # Saved before the first epoch, too, so that a run stopped in it keeps its head.
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if test is None:  # only rank 0 has the predictions and continues
             return
         label = f"finetune {options.label}"
-        trained = image_report.TrainedClassifier(images, split, trainer, pipeline, label)
+        trained = image_report.TrainedClassifier(trainer, pipeline, label)
         messages = image_report.log_and_publish(run, trained, test, params | settings)
         checkpoints.delete()
     console.print("\n".join(messages))

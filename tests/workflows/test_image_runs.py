@@ -36,8 +36,10 @@ def test_there_are_images_at_step_0_and_of_every_epoch(before, epochs, shown):
     labels = IMAGES.labels[SPLIT.val]
     predictions = Predictions(np.eye(3)[labels], labels, SPLIT.val)
     history = [finished(epoch) for epoch in before]
-    training = SimpleNamespace(history=history, best=SimpleNamespace(epoch=1))
-    with TrainingLog(run, IMAGES, SPLIT, "toy", training) as log:
+    training = SimpleNamespace(
+        images=IMAGES, split=SPLIT, history=history, best=SimpleNamespace(epoch=1)
+    )
+    with TrainingLog(run, "toy", training) as log:
         for epoch in epochs:
             history.append(finished(epoch))
             log.log_epoch(history[-1], predictions)

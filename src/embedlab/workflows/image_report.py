@@ -15,7 +15,6 @@ from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish
 from embedlab.tracking.tracked_run import TrackedRun
 from embedlab.vision.data.images import ImageDataset
-from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation import plots
 from embedlab.vision.evaluation.embedding_map import map_images, nearest, one_query_per_class
 from embedlab.vision.evaluation.metrics import (
@@ -50,8 +49,6 @@ class TrainedClassifier:
     label     how it was trained, in words; the entry `trained` of the model's metadata.
     """
 
-    images: ImageDataset
-    split: Split
     training: Trainer | LinearProbe
     pipeline: ImagePipeline
     label: str
@@ -82,13 +79,14 @@ def log_and_publish(
     Versions compete by validation accuracy on the same validation and test images.
     Returns what to tell the user.
     """
-    images, pipeline, best = trained.images, trained.pipeline, trained.training.best
+    training, pipeline = trained.training, trained.pipeline
+    images, best = training.images, training.best
     run.log_metrics(
         {
             "best/epoch": best.epoch,
             "best/val_accuracy": best.score.accuracy,
             "best/val_loss": best.score.loss,
-            "time/fit_seconds": trained.training.seconds,
+            "time/fit_seconds": training.seconds,
         }
     )
     report = log_test(run, images, test)
@@ -97,14 +95,14 @@ def log_and_publish(
         "flip_view": pipeline.flip_view,
         "trained": trained.label,
         "data": images.name,
-        "data_digest": trained.split.digest,
+        "data_digest": training.split.digest,
         "val_accuracy": best.score.accuracy,
         "test_accuracy": report.accuracy,
         "classes": list(images.classes),
         "side": images.side,
         "preprocessing": asdict(pipeline.preprocessing),
     }
-    example = images.pixels[trained.split.val[0]]
+    example = images.pixels[training.split.val[0]]
     model = log_image_model(run, pipeline.network, about, example)
     summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
     card = image_card(run, trained, report)
@@ -141,7 +139,8 @@ def log_test(run: TrackedRun, images: ImageDataset, test: Predictions) -> Classi
 
 def image_card(run: TrackedRun, trained: TrainedClassifier, report: ClassificationReport) -> Card:
     """The model card of a classifier and its test report."""
-    images, split, best = trained.images, trained.split, trained.training.best
+    training = trained.training
+    images, split, best = training.images, training.split, training.best
     params = run.resolved_params(CARD_PARAMETERS)
     licence = model_facts.YOUR_OWN if images.files else model_facts.data_licence(images.name)
     low, high = report.interval

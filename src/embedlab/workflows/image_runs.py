@@ -114,19 +114,12 @@ class TrainingLog:
     even if training was stopped.
     """
 
-    def __init__(
-        self,
-        run: TrackedRun,
-        images: ImageDataset,
-        split: Split,
-        label: str,
-        training: Trainer | LinearProbe,
-    ):
-        self.run, self.images, self.split = run, images, split
-        self.label, self.training = label, training
+    def __init__(self, run: TrackedRun, label: str, training: Trainer | LinearProbe):
+        self.run, self.label, self.training = run, label, training
+        self.images = training.images
         self._has_images = False
         # Spread evenly over the classes, whatever the order of the rows.
-        by_class = np.argsort(images.labels[split.val], kind="stable")
+        by_class = np.argsort(self.images.labels[training.split.val], kind="stable")
         positions = np.linspace(0, len(by_class) - 1, min(IMAGES_EACH_EPOCH, len(by_class)))
         self._shown = by_class[np.rint(positions).astype(int)]
 

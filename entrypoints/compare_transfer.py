@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_images_unchanged(runs, images.digest)
         for sentence in plots.prepare_fonts(images):
             console.print(sentence)
-        name, comparison = images.name, compare_runs(runs, images.classes)
+        name = images.name
+        comparison = compare_runs(runs, images.classes)
         best, *others = comparison.runs
         ids = ",".join(item.id for item in comparison.runs)
         run.set_tags({"compared_runs": ids})

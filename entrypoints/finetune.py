@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         pipeline = ImagePipeline(
             backbone.network, preprocessing, device, precision, options.flip_view
         )
-        head, head_seconds = new_head(backbone, len(images.classes), seed), 0.0
+        head = new_head(backbone, len(images.classes), seed)
+        head_seconds = 0.0
         if options.head == "linear_probe" and not state:
             with work_progress("linear probe") as on_progress:
                 head, head_seconds = probe_head(backbone, pipeline, images, split, on_progress)

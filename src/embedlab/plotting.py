@@ -113,9 +113,10 @@ def heat_map(
     image = axes.imshow(shown, "viridis", norm=norm, aspect="equal" if names else "auto")
     is_dark = np.ma.filled(image.norm(shown), 1) < 0.55
     figure.colorbar(image, ax=axes, shrink=0.7 if names else 1.0, label=label)
-    for (row, column), text in np.ndenumerate([[]] if texts is None else texts):
-        colour = "white" if is_dark[row, column] else "black"
-        axes.text(column, row, text, ha="center", va="center", color=colour, size=8)
+    if texts is not None:
+        for (row, column), text in np.ndenumerate(texts):
+            colour = "white" if is_dark[row, column] else "black"
+            axes.text(column, row, text, ha="center", va="center", color=colour, size=8)
     if names:
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8, parse_math=False)
         axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)

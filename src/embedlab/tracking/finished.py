@@ -70,7 +70,8 @@ def _downloads() -> str:
 
 def read_history(run_id: str, metrics: Sequence[str]) -> list[EpochRecord]:
     """The epochs of a run that have one of these metrics, as `TrackedRun.log_epoch` logged them."""
-    client, by_epoch = mlflow.MlflowClient(), defaultdict[int, dict[str, float]](dict)
+    client = mlflow.MlflowClient()
+    by_epoch = defaultdict[int, dict[str, float]](dict)
     for name in metrics:
         for point in client.get_metric_history(run_id, name):
             by_epoch[point.step][name] = point.value

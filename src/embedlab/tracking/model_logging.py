@@ -45,7 +45,8 @@ def log_model(
     about     the model's metadata.
     """
     with TemporaryDirectory() as temporary:
-        folder, package = Path(temporary, module.ARTIFACT), _copy_of_serving(Path(temporary))
+        package = _copy_of_serving(Path(temporary))
+        folder = Path(temporary, module.ARTIFACT)
         folder.mkdir()
         write(folder)
         run.log_folder(folder, module.ARTIFACT)

@@ -180,7 +180,8 @@ def _compared_lists(sweep: ReportedRun | None) -> dict[str, pd.DataFrame]:
     """
     if sweep is None:
         return {}
-    fits, recommended = sweep.table("tables/fits.json"), sweep.table("tables/recommendations.json")
+    fits = sweep.table("tables/fits.json")
+    recommended = sweep.table("tables/recommendations.json")
     finite = fits[fits["cost"].notna()]
     best = finite.loc[finite.groupby("optimizer", sort=False)["cost"].idxmin(), "fit"].tolist()
     if "fit" in recommended:  # a table of an older version has one row per fit

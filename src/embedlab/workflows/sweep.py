@@ -172,9 +172,12 @@ class Sweep:
 
     def _find(self, job: Job) -> SweepFit | None:
         """The newest finished child of this fit whose artifacts are intact."""
-        client, query = mlflow.MlflowClient(), f"tags.{FIT_KEY} = '{self._key(job)}'"
-        for run in client.search_runs([self.run.experiment_id], query) if self.reuse else ():
-            run_id, reason = run.info.run_id, run.data.tags.get("stop_reason")
+        if not self.reuse:
+            return None
+        filter_string = f"tags.{FIT_KEY} = '{self._key(job)}'"
+        for run in mlflow.MlflowClient().search_runs([self.run.experiment_id], filter_string):
+            run_id = run.info.run_id
+            reason = run.data.tags.get("stop_reason")
             if reason not in ("finished", DivergedError.stop_reason):
                 continue
             with suppress(MlflowException, LookupError, *DAMAGED_ARRAY):  # partly deleted, damaged

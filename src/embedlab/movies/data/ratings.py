@@ -155,8 +155,8 @@ def _digest(*files: BufferedReader) -> str:
 
 def _positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Position in `ids` (ascending) of each of `wanted`: (len(wanted),) int32, -1 if absent."""
-    index, n_pieces = pd.Index(ids), 1 + len(wanted) // ROWS_AT_ONCE  # pandas gives int64
-    pieces = np.array_split(wanted, n_pieces)
+    index = pd.Index(ids)
+    pieces = np.array_split(wanted, 1 + len(wanted) // ROWS_AT_ONCE)  # pandas gives int64
     return np.concatenate([index.get_indexer(piece).astype(np.int32) for piece in pieces])
 
 

@@ -52,7 +52,8 @@ def plot_accuracy_against_novelty(
                 path = f"{evaluation.name}: dot / |v|^a, from dot (a = 0) to cosine (a = 1)"
                 axes.plot(x, y, "-o", color=COLOURS[evaluation.name], markersize=4, label=path)
         for row, height in zip(shown.itertuples(), heights, strict=True):
-            x, colour = getattr(row, column), _colour(row.contestant)
+            x = getattr(row, column)
+            colour = _colour(row.contestant)
             axes.vlines(x, row.hit_rate_low, row.hit_rate_high, colour, linewidth=5, alpha=0.2)
             axes.plot(x, row.hit_rate, "o", color=colour, markersize=8, markeredgecolor="white")
             axes.annotate(

@@ -77,9 +77,10 @@ def divergence_epoch(costs: Sequence[float]) -> int | None:
 
 def find_divergence(costs: Sequence[float]) -> tuple[int | None, str]:
     """`diverged_at` and `divergence` of a `FitResult` with these costs by epoch."""
-    epoch, last, epochs = divergence_epoch(costs), costs[-1], len(costs) - 1
+    epoch = divergence_epoch(costs)
     if epoch is None:
         return None, ""
+    last, epochs = costs[-1], len(costs) - 1
     if not math.isfinite(last):
         return epoch, f"the cost is not finite at epoch {epochs}"
     times = f"{last / costs[0]:.2g} times that of the start"

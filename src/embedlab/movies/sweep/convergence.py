@@ -69,7 +69,7 @@ class Queries:
 
 
 def choose_queries(
-    titles: TitleIndex, popularity: np.ndarray, asked: Sequence[int], k: int
+    index: TitleIndex, popularity: np.ndarray, asked: Sequence[int], k: int
 ) -> Queries:
     """The movies asked for, and N_SAMPLED at random of those with at least MIN_MOVIE_LIKES likes.
 
@@ -80,7 +80,7 @@ def choose_queries(
     eligible = np.flatnonzero(popularity >= MIN_MOVIE_LIKES)
     sampled = np.random.default_rng(0).permutation(eligible)[:N_SAMPLED]
     rows = np.array([*asked, *sampled], np.int64)
-    excluded = [titles.duplicates_of([query]) for query in rows]
+    excluded = [index.duplicates_of([query]) for query in rows]
     others = len(popularity) - 1 - max(map(len, excluded))
     return Queries(rows, len(asked), excluded, max(0, min(k, others)))
 

@@ -73,7 +73,8 @@ def plot_costs(comparison: OptimizerComparison, title: str) -> Figure:
             end = "diverged" if fit.result.has_diverged else cost_as_text(fit.result.cost)
             label = f"{comparison.names[fit].removeprefix(f'{name} lr=')}: {end}"
             draw_costs(axes, fit.history, colours[fit], label)
-            for last in fit.history[-1:] if fit.result.has_diverged else ():
+            if fit.result.has_diverged and fit.history:
+                last = fit.history[-1]
                 y = min(last.metrics["train/cost"], top)
                 style = {"color": colours[fit], "markersize": 9, "markeredgewidth": 2}
                 axes.plot(last.epoch, y, "x", clip_on=False, **style)

@@ -64,8 +64,9 @@ class OptimizerComparison:
              over the movies drawn at random.
     """
 
-    def __init__(self, fits: Sequence[SweepFit], titles: TitleIndex, queries: Queries):
-        self.fits, self.titles, self.queries = fits, titles.titles, queries
+    def __init__(self, fits: Sequence[SweepFit], index: TitleIndex, queries: Queries):
+        self.fits, self.queries = fits, queries
+        self.titles = index.titles
         self.asked = queries.rows[: queries.n_asked].tolist()
         self.exact, *self.others = fits
         self.names = {fit: fit.options.label for fit in fits}
@@ -84,8 +85,11 @@ class OptimizerComparison:
         self.sampled_overlaps = {fit: self._overlap_by_epoch(fit) for fit in fitted}
 
     def _overlap_by_epoch(self, fit: SweepFit) -> dict[int, Overlap]:
-        by_epoch, exact = sorted(fit.lists_by_epoch.items()), self.exact.last_lists
-        return {epoch: sampled_overlap(self.queries, lists, exact) for epoch, lists in by_epoch}
+        exact = self.exact.last_lists
+        return {
+            epoch: sampled_overlap(self.queries, lists, exact)
+            for epoch, lists in sorted(fit.lists_by_epoch.items())
+        }
 
     def fit_table(self) -> pd.DataFrame:
         """A row per fit, in the given order."""
@@ -118,7 +122,8 @@ class OptimizerComparison:
 
     def pair_table(self) -> pd.DataFrame:
         """A row per pair of fits: overlap@k and rank-biased overlap, mean over movies asked for."""
-        rbo, names = _pairwise(self.asked_lists, rank_biased_overlap), list(self.names.values())
+        rbo = _pairwise(self.asked_lists, rank_biased_overlap)
+        names = list(self.names.values())
         rows = [
             (names[i], names[j], self.overlap[i, j], rbo[i, j])
             for i, j in combinations(range(len(names)), 2)

@@ -68,7 +68,8 @@ def _overlap_lines(comparison: OptimizerComparison, gaps: np.ndarray) -> Iterato
         (gaps > FAR_GAP, f"more than {far} above it"),
     ):
         if group.any():
-            values, n = overlap[group] * k, int(group.sum())
+            values = overlap[group] * k
+            n = int(group.sum())
             spread = f" (from {values.min():.1f} to {values.max():.1f})" if n > 1 else ""
             yield (
                 f"- **{counted(n, 'fit')} {words}** {'share' if n > 1 else 'shares'} "

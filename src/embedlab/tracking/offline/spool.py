@@ -136,7 +136,9 @@ class Spool:
         return sent
 
     def _send(self) -> str:
-        client, records, files = mlflow.MlflowClient(), self._records(), self.folder / "artifacts"
+        client = mlflow.MlflowClient()
+        records = self._records()
+        files = self.folder / "artifacts"
         metrics = [Metric(*values) for values in records["metric"]]
         params = [Param(*item) for item in dict(records["param"]).items()]
         tags = [RunTag(*item) for item in dict(records["tag"]).items()]

@@ -217,7 +217,8 @@ def plot_embedding_map(
     axes.legend(dots, names, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.spines[:].set_color(PALE)
     _add_thumbnails(axes, points[order], predictions.take(order), images, colours)
-    for label in np.unique(labels) if n <= MAX_NAMED_CLASSES else ():
+    shown = np.unique(labels) if n <= MAX_NAMED_CLASSES else np.empty(0, int)
+    for label in shown:
         x, y = np.median(points[labels == label], axis=0)
         halo = [withStroke(linewidth=3.5, foreground="white")]
         text = axes.text(x, y, classes[label], size=12, weight="bold", zorder=4)

@@ -30,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.datasets.cache import find_unfinished
     from embedlab.tracking.lifecycle import start_run
     from embedlab.tracking.stale import find_stale
-    from embedlab.tracking.store import experiment_named
+    from embedlab.tracking.store import find_experiment_id
 
     with start_run("clean_runs", "clean_runs", vars(args), marks_stale=False) as run:
-        experiment = experiment_named(args.experiment) if args.experiment else run.experiment_id
+        experiment = find_experiment_id(args.experiment) if args.experiment else run.experiment_id
         stale, unfinished = find_stale(experiment, args.hours), find_unfinished(args.hours)
         run.log_metrics({"stale/runs": len(stale), "stale/files": len(unfinished)})
         if not args.dry_run:

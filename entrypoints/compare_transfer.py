@@ -53,10 +53,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         curves = {item.name: (item.history, item.best_epoch) for item in comparison.runs}
         run.log_figure(plots.plot_curves(curves, name), "figures/curves.png")
         run.log_figure(plots.plot_accuracies(comparison.table, name), "figures/accuracy.png")
-        classes = plots.plot_class_differences(comparison.recall, best.test.labels, name)
+        classes = plots.plot_class_differences(comparison.recall, best.predictions.labels, name)
         run.log_figure(classes, "figures/classes.png")
         for i, other in enumerate(others, start=1):
-            sides = right_only_by(best.test, other.test), right_only_by(other.test, best.test)
+            sides = (
+                right_only_by(best.predictions, other.predictions),
+                right_only_by(other.predictions, best.predictions),
+            )
             if not any(len(side.rows) for side in sides):
                 continue
             title = f"{name}: where the two differ, the most confident mistakes first"

@@ -66,10 +66,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         weighted = next(e for e in evaluations if e.name == WEIGHTED_EMBEDDING)
         run.log_params({f"chosen_{name}": value for name, value in weighted.settings.items()})
         run.log_params({"chosen_score": weighted.scorer})
-        run.log_metrics({f"test/{name}": value for name, value in weighted.test.means().items()})
+        run.log_metrics(
+            {f"test/{name}": value for name, value in weighted.test_metrics.means().items()}
+        )
         run.log_metrics({"val/hit_rate": weighted.val_hit_rate})
         for evaluation in evaluations:
-            means = evaluation.test.means()
+            means = evaluation.test_metrics.means()
             slug = "_".join(evaluation.name.lower().replace(",", "").replace("-", "_").split())
             run.log_metrics({f"{slug}/test_{name}": value for name, value in means.items()})
         summary = to_markdown(table, likes.name, options, left_out)

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_name = f"finetune resume {args.resume[:8]}" if args.resume else f"finetune {args.recipe}"
     with (
         start_run("finetune", run_name, params) as run,
-        Checkpoints(run.id, args.resume).kept_for_resume(console.print) as checkpoints,
+        Checkpoints(run.id, args.resume).hint_at_resume(console.print) as checkpoints,
         process_group(params) as device,
     ):
         state = checkpoints.load_resumed()

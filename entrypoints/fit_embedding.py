@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fit.raise_if_diverged(options)
 
         fitted = movie_runs.FittedEmbedding(likes, options, fit, reference)
-        model = fitted.log_model(run)
+        model_uri = fitted.log_model(run)
         console.print(str(fitted))
         with work_progress("map of the movies"):
             explorer = movie_runs.log_explorer(run, fitted, args.embedding_map)
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.register and args.promote_by == "ndcg":
             score = PromotionScore(NDCG, held_out_ndcg(likes, options, args.seed, device))
             run.log_metrics({"test/ndcg": score.value})
-        messages = movie_runs.publish_fit(run, fitted, model, score, params)
+        messages = movie_runs.publish_fit(run, fitted, model_uri, score, params)
     console.print("\n".join(messages))
 
 

@@ -25,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from embedlab.cli.console import console
     from embedlab.tracking.lifecycle import start_run
-    from embedlab.tracking.registry.versions import set_champion
+    from embedlab.tracking.registry.versions import promote_version
 
     run_name = f"promote {args.model_name} {args.version}"
     with start_run("promote", run_name, vars(args)) as run:
-        promotion = set_champion(args.model_name, args.version, args.reason)
+        promotion = promote_version(args.model_name, args.version, args.reason)
         run.set_tags({"registered_model": promotion.label})
         text = "\n".join(filter(None, (str(promotion), promotion.undo)))
         run.log_text(f"{text}\n", "promotion.txt")

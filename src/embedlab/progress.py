@@ -36,5 +36,5 @@ class OnProgress(Protocol):
     def __call__(self, done: float, total: float | None, detail: str = "", /) -> None: ...
 
 
-def no_progress(done: float, total: float | None, detail: str = "", /) -> None:
+def ignore_progress(done: float, total: float | None, detail: str = "", /) -> None:
     """An OnProgress that does nothing."""

@@ -42,11 +42,14 @@ def predictions(labels: list[int], predicted: list[int], confidence: list[float]
     return Predictions(probabilities, np.array(labels), np.arange(100, 100 + len(labels)))
 
 
-def compared_run(name: str, kind: str, test: Predictions, **values: float) -> ComparedRun:
+def compared_run(
+    name: str, entry_point: str, predictions: Predictions, **values: float
+) -> ComparedRun:
     """A finished run from pretrained weights, without a history of epochs."""
     about = {"weights": "imagenet", "id": name, "dataset": "toy", "images_digest": "toy"}
     values = {"val_accuracy": 0.5, "seconds": 1.0} | values
-    return ComparedRun(name, kind, test=test, **values, **about, history=(), best_epoch=1)
+    values |= {"history": (), "best_epoch": 1}
+    return ComparedRun(name, entry_point, predictions=predictions, **values, **about)
 
 
 def blobs(n=300, d=6, seed=0):

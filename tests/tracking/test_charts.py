@@ -21,7 +21,7 @@ def save(experiment: str, name: str = "Mine", charts: int = 1) -> str | None:
         [views.bar_chart(f"Bars {number}", "test/accuracy") for number in range(charts)],
         ["params.lr", "metrics.test/accuracy"],
         order_by="test/accuracy",
-        search="tags.a = 'b'",
+        filter_string="tags.a = 'b'",
     )
 
 
@@ -39,7 +39,7 @@ def test_a_view_is_a_tag_with_its_charts_and_columns(store, experiment):
         ],
         ["params.resolved/lr", "metrics.test/accuracy"],
         order_by="test/accuracy",
-        search="tags.a = 'b'",
+        filter_string="tags.a = 'b'",
     )
     query = "viewStateShareKey=mine&compareRunsMode=CHART&workflowType=machine_learning"
     assert page == f"#/experiments/{experiment}/runs?{query}"

@@ -6,7 +6,7 @@ from small_image_runs import image_run
 
 from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.store import ui_instructions
-from embedlab.workflows.image_report import VIEW, comparison_view
+from embedlab.workflows.image_report import VIEW, save_comparison_view
 
 pytestmark = pytest.mark.slow
 
@@ -15,7 +15,7 @@ def test_the_comparison_finds_the_image_runs_and_no_other_the_best_first(store):
     good, best = image_run("finetune", 0.8), image_run("extract_features", 0.9)
     with start_run("fit_embedding", "movies", {}) as other:
         other.log_metrics({"best/val_accuracy": 0.99})
-    page = comparison_view(good.experiment_id)
+    page = save_comparison_view(good.experiment_id)
     assert page.startswith(f"#/experiments/{good.experiment_id}/runs?viewStateShareKey={VIEW}&")
     _, state = kept_view(store, good.experiment_id, VIEW)
     order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
@@ -26,7 +26,7 @@ def test_the_comparison_finds_the_image_runs_and_no_other_the_best_first(store):
 
 
 def test_the_comparison_has_curves_bars_coordinates_and_images(store, experiment):
-    comparison_view(experiment)
+    save_comparison_view(experiment)
     _, state = kept_view(store, experiment, VIEW)
     charts = state["compareRunCharts"]
     assert [chart["type"] for chart in charts] == ["LINE", "LINE", "BAR", "PARALLEL", "IMAGE"]

@@ -12,7 +12,13 @@ from conftest import fresh_store
 from PIL import Image
 
 from embedlab.errors import TrackingError
-from embedlab.workflows.report import ENTRY_POINTS, ReportedRun, answers, report_page, reported_runs
+from embedlab.workflows.report import (
+    ENTRY_POINTS,
+    ReportedRun,
+    report_page,
+    reported_runs,
+    summaries,
+)
 
 MOVIES = ("<b>Alien</b> & co (1979)", "Heat (1995)", "Fargo (1996)")
 FITS = {
@@ -221,7 +227,7 @@ def test_a_run_that_is_none_of_these_is_one_sentence(experiment, store):
 
 
 def test_the_description_has_the_first_lines_of_the_comparisons(made):
-    text = answers(shown("1"))
+    text = summaries(shown("1"))
     assert "`report.html`" in text
     assert "**compare_optimizers answers**" in text
 

@@ -59,13 +59,14 @@ def save_view(
     charts: Sequence[Mapping],
     columns: Sequence[str],
     order_by: str,
-    search: str,
+    filter_string: str,
 ) -> str | None:
     """Save a chart view of the experiment under `view_id`, replacing an older one.
 
     columns   of the table of runs: `params.x` or `metrics.y`.
     order_by  a metric and ASC or DESC, as `final/cost ASC`.
-    search    filter of the runs, in MLflow's search syntax.
+    filter_string
+              of the runs, in MLflow's search syntax.
 
     Returns the page in the UI, `#/experiments/…`; None if the view could not be saved.
     """
@@ -73,7 +74,7 @@ def save_view(
     section = {"uuid": _SECTION, "name": name, "display": True, "isReordered": True}
     section |= {"columns": 2, "cardHeight": 430}  # MLflow's three of 360 px are hard to read
     state = {
-        "searchFilter": search,
+        "searchFilter": filter_string,
         "orderByKey": f"metrics.`{metric}`",
         "orderByAsc": direction == "ASC",
         "selectedColumns": [column.replace(".", ".`", 1) + "`" for column in columns],

@@ -36,11 +36,11 @@ def finished_run(run_id: str, entry_points: Sequence[str]) -> Run:
     return run
 
 
-def newest_finished(experiment_id: str, query: str) -> list[Run]:
-    """The finished runs of an experiment that match MLflow's `query`, newest first."""
+def newest_finished(experiment_id: str, filter_string: str) -> list[Run]:
+    """The finished runs of an experiment that match `filter_string`, newest first."""
     return mlflow.MlflowClient().search_runs(
         [experiment_id],
-        f"{query} AND attributes.status = 'FINISHED'",
+        f"{filter_string} AND attributes.status = 'FINISHED'",
         order_by=["attributes.end_time DESC"],
         max_results=1000,
     )

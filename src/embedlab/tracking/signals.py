@@ -23,14 +23,14 @@ def _handle(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
-    for signum, old in before.items():
+    previous = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
+    for signum, old in previous.items():
         if old is not signal.SIG_IGN:
             signal.signal(signum, handler)
     try:
         yield
     finally:
-        for signum, old in before.items():
+        for signum, old in previous.items():
             signal.signal(signum, old)
 
 
@@ -56,16 +56,18 @@ def raise_first_signal() -> Iterator[None]:
     def send_again(ignored: "sys.UnraisableHookArgs") -> None:
         signum = raised.get(ignored.exc_value)
         if signum is None:
-            return before(ignored)
+            previous_hook(ignored)
+            return
         signal.signal(signum, stop)
         threading.Timer(SECONDS_UNTIL_SENT_AGAIN, signal.raise_signal, [signum]).start()
 
-    before, sys.unraisablehook = sys.unraisablehook, send_again
+    previous_hook = sys.unraisablehook
+    sys.unraisablehook = send_again
     try:
         with _handle(stop):
             yield
     finally:
-        sys.unraisablehook = before
+        sys.unraisablehook = previous_hook
 
 
 def defer_signals_to_main_process() -> AbstractContextManager[None]:
@@ -83,11 +85,11 @@ def defer_signals() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
 
 
 def ignore_signals() -> None:

@@ -122,7 +122,7 @@ def ui_instructions(experiment_id: str, run_id: str, *pages: str) -> str:
     return "\n".join(lines)
 
 
-def experiment_named(name: str) -> str:
+def find_experiment_id(name: str) -> str:
     """The id of an experiment. Raises TrackingError if there is none of that name."""
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(name)

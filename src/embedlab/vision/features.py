@@ -16,7 +16,7 @@ import numpy as np
 from embedlab.datasets.cache import DAMAGED_ARRAY, build_folder, cache_folder
 from embedlab.distributed.collectives import assert_same_across_ranks, broadcast
 from embedlab.distributed.env import is_main_process
-from embedlab.progress import OnProgress, no_progress
+from embedlab.progress import OnProgress, ignore_progress
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.inference import ImagePipeline
@@ -46,7 +46,7 @@ def extract_features(
     pipeline: ImagePipeline,
     images: ImageDataset,
     split: Split,
-    on_progress: OnProgress = no_progress,
+    on_progress: OnProgress = ignore_progress,
 ) -> Features | None:
     """The features of all parts, from the cache or computed and cached.
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from embedlab.distributed.collectives import gather, local_slice
 from embedlab.errors import OptionError
-from embedlab.progress import OnProgress, no_progress
+from embedlab.progress import OnProgress, ignore_progress
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, predictions_of
 from embedlab_serving.network import Preprocessing, forward
@@ -40,7 +40,7 @@ class ImagePipeline:
         return torch.autocast(kind, dtype=dtype, enabled=self.precision != "float32")
 
     def compute_outputs(
-        self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress = no_progress
+        self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress = ignore_progress
     ) -> np.ndarray | None:
         """(n, outputs) float32: features of a network without a head, logits of one with a head.
 
@@ -62,7 +62,7 @@ class ImagePipeline:
         return None if by_rank is None else np.concatenate(list(chain.from_iterable(by_rank)))
 
     def predict(
-        self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress = no_progress
+        self, images: ImageDataset, rows: np.ndarray, on_progress: OnProgress = ignore_progress
     ) -> Predictions | None:
         """Class probabilities for each row, at rank 0; None at the others. Needs a head."""
         logits = self.compute_outputs(images, rows, on_progress)

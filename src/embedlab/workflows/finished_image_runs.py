@@ -33,10 +33,10 @@ def find_image_runs(experiment_id: str, ids: tuple[str, ...]) -> list[ComparedRu
     Raises TrackingError if there are too few runs, or if their data differ.
     """
     runs = [finished_run(run_id, IMAGE_ENTRY_POINTS) for run_id in ids] or best_pair(experiment_id)
-    if len(set(map(_digest, runs))) > 1:
+    if len(set(map(_split_digest, runs))) > 1:
         raise TrackingError(
             "runs: expected runs on the same validation and test images, got "
-            + ", ".join(f"{run.info.run_name} ({_digest(run)[:8]})" for run in runs)
+            + ", ".join(f"{run.info.run_name} ({_split_digest(run)[:8]})" for run in runs)
             + ": use the same dataset, split_seed, val_limit and test_limit."
         )
     names = [run.info.run_name for run in runs]
@@ -55,8 +55,8 @@ def check_images_unchanged(runs: list[ComparedRun], digest: str) -> None:
 def best_pair(experiment_id: str) -> list[Run]:
     """The best finished run of each kind on the newest data that has both."""
     finished = newest_finished(experiment_id, "tags.pictures_digest IS NOT NULL")
-    for digest in dict.fromkeys(map(_digest, finished)):
-        on_same_data = [run for run in finished if _digest(run) == digest]
+    for digest in dict.fromkeys(map(_split_digest, finished)):
+        on_same_data = [run for run in finished if _split_digest(run) == digest]
         by_kind = [
             [run for run in on_same_data if run.data.tags["entry_point"] == kind]
             for kind in IMAGE_ENTRY_POINTS
@@ -76,7 +76,7 @@ def _val_score(run: Run) -> tuple[float, float]:
     return metrics["best/val_accuracy"], -metrics.get("best/val_loss", math.inf)
 
 
-def _digest(run: Run) -> str:
+def _split_digest(run: Run) -> str:
     return run.data.tags.get("data_digest", "unknown")
 
 
@@ -87,7 +87,7 @@ def _read(run: Run, is_unique: bool) -> ComparedRun:
         entry_point=tags["entry_point"],
         val_accuracy=metrics["best/val_accuracy"],
         seconds=metrics.get("time/fit_seconds"),
-        test=_test_predictions(run_id),
+        predictions=_test_predictions(run_id),
         weights=resolved_param(run.data.params, "weights") or "",
         id=run_id,
         dataset=resolved_param(run.data.params, "dataset") or "",

@@ -103,11 +103,11 @@ def log_and_publish(
         "preprocessing": asdict(pipeline.preprocessing),
     }
     example = images.pixels[training.split.val[0]]
-    model = log_image_model(run, pipeline.network, about, example)
+    model_uri = log_image_model(run, pipeline.network, about, example)
     summary = f"{report} of {counted(len(test.labels), 'image')}; {best}"
     card = image_card(run, trained, report)
-    messages = publish(run, model, card, params, summary, "Serve")
-    instructions = run.ui_instructions(comparison_view(run.experiment_id))
+    messages = publish(run, model_uri, card, params, summary, "Serve")
+    instructions = run.ui_instructions(save_comparison_view(run.experiment_id))
     return [summary, *messages, *filter(None, [instructions])]
 
 
@@ -177,7 +177,7 @@ def image_card(run: TrackedRun, trained: TrainedClassifier, report: Classificati
     )
 
 
-def comparison_view(experiment_id: str) -> str | None:
+def save_comparison_view(experiment_id: str) -> str | None:
     """Save charts that compare the experiment's image runs; return their page, None if failed."""
     return charts.save_view(
         experiment_id,
@@ -202,5 +202,5 @@ def comparison_view(experiment_id: str) -> str | None:
         ],
         order_by="best/val_accuracy DESC",
         # Set by load_images; MLflow's tag filters have no IN.
-        search="tags.pictures_digest IS NOT NULL",
+        filter_string="tags.pictures_digest IS NOT NULL",
     )

@@ -165,16 +165,16 @@ class FittedEmbedding:
 def publish_fit(
     run: TrackedRun,
     fitted: FittedEmbedding,
-    model: str,
+    model_uri: str,
     score: PromotionScore,
     params: Mapping[str, Any],
 ) -> list[str]:
-    """Register the logged `model` if `params` say so, and describe the run.
+    """Register the logged model if `params` say so, and describe the run.
 
     Versions compete by `score`. Returns what to tell the user.
     """
     card = movie_card(run, fitted, score)
-    messages = publish(run, model, card, params, str(fitted), "Query")
+    messages = publish(run, model_uri, card, params, str(fitted), "Query")
     return [*messages, run.ui_instructions()]
 
 

@@ -73,8 +73,8 @@ def _newest_runs(experiment_id: str) -> dict[str, Run]:
     runs: dict[str, Run] = {}
     for entry_point in ENTRY_POINTS:
         # A comparison that was stopped is not finished, but some of its fits are.
-        query = f"tags.entry_point = '{entry_point}' AND tags.{FIT_KEY} IS NULL"
-        if newest := newest_finished(experiment_id, query):
+        filter_string = f"tags.entry_point = '{entry_point}' AND tags.{FIT_KEY} IS NULL"
+        if newest := newest_finished(experiment_id, filter_string):
             runs[entry_point] = newest[0]
     if comparison := runs.get("compare_transfer"):
         best_first = comparison.data.tags["compared_runs"].split(",")
@@ -91,11 +91,11 @@ def log_report(run: TrackedRun, runs: Mapping[str, Run]) -> str:
     """
     reported = {entry_point: ReportedRun(item) for entry_point, item in runs.items()}
     run.log_text(report_page(reported), PAGE)
-    run.describe(answers(reported))
+    run.describe(summaries(reported))
     return run.artifact_location(PAGE)
 
 
-def answers(runs: Mapping[str, "ReportedRun"]) -> str:
+def summaries(runs: Mapping[str, "ReportedRun"]) -> str:
     """The runs' summaries as Markdown, their headings in bold."""
     lines = [f"The artifact `{PAGE}` has the answers with their figures.", ""]
     for entry_point in ("compare_transfer", "compare_optimizers", "evaluate_embedding"):

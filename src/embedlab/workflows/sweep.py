@@ -275,7 +275,7 @@ class Sweep:
                 "tags.stop_reason",
             ],
             order_by="final/cost ASC",
-            search=f"tags.{self.tag} IS NOT NULL",
+            filter_string=f"tags.{self.tag} IS NOT NULL",
         )
 
 

@@ -42,7 +42,7 @@ def test_candidates_are_tuned_on_validation_likes_and_reported_on_test_likes(lik
         test = hold_out(likes, generator)
         hold_out(test.matrix, generator)
         expected.append(ranking(scorer_of(fixed(1.0)(likes, -1), "row"), test).hit_rate)
-    np.testing.assert_allclose(entry.test.hit_rate, np.mean(expected, axis=0))
+    np.testing.assert_allclose(entry.test_metrics.hit_rate, np.mean(expected, axis=0))
 
 
 def test_fits_never_see_held_out_likes(likes):
@@ -82,7 +82,7 @@ def test_candidates_with_the_same_fit_share_it_and_count_only_their_own_scores(l
     )
     assert len(fits) == 2  # one for validation, one for test
     assert (first.scorer, second.scorer) == ("good", "bad")
-    assert first.test.hit_rate.mean() > second.test.hit_rate.mean()
+    assert first.test_metrics.hit_rate.mean() > second.test_metrics.hit_rate.mean()
     assert done == [(1, 2), (2, 2)]
 
 

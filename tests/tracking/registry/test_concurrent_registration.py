@@ -22,7 +22,7 @@ from conftest import fresh_store
 from memory_registry import NAME, Memory, add, memory_with_champion, replace_mlflow
 
 from embedlab.tracking.registry import registered_model, versions
-from embedlab.tracking.registry.versions import register, set_champion
+from embedlab.tracking.registry.versions import promote_version, register
 
 DRAWS = 400  # of versions, and of interleavings of their registrations
 LIKELY = ["if_better"] * 6 + ["always", "never"]
@@ -102,7 +102,7 @@ def history(draw: random.Random) -> None:
         add(100)
         if draw.random() < 0.3:
             add(40)
-            set_champion(NAME, "previous", "the better one is slow")
+            promote_version(NAME, "previous", "the better one is slow")
 
 
 @pytest.mark.parametrize("start", range(0, DRAWS, 100))
@@ -138,7 +138,7 @@ def test_a_promotion_by_hand_holds_against_registrations_at_the_same_moment(
         memory = use(Memory())
         add(100)
         add(70, "b")
-        promotion = partial(set_champion, NAME, "2", "the newer data")
+        promotion = partial(promote_version, NAME, "2", "the newer data")
         all_at_once(memory, [partial(add, 90), promotion, partial(add, 80)], seed)
         assert memory.aliases["champion"] == 2, seed
         assert memory.versions[2].tags["promoted_because"] == "the newer data"
@@ -190,7 +190,7 @@ def test_a_registration_that_was_killed_long_ago_is_left_alone(memory, clock):
 def test_a_promotion_waits_only_so_long_for_a_registration_that_was_killed(memory, clock):
     add(101)
     del memory.versions[2].tags["registered_as"]
-    set_champion(NAME, "2", "it is time")
+    promote_version(NAME, "2", "it is time")
     assert memory.aliases == {"champion": 2}
     assert clock.now == versions.PROMOTION_SECONDS
 

@@ -15,7 +15,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from embedlab.errors import TrackingError
 from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.registry.promotion import PromotionScore
-from embedlab.tracking.registry.versions import Registration, publish, register, set_champion
+from embedlab.tracking.registry.versions import Registration, promote_version, publish, register
 from embedlab.workflows.model_facts import VAL_ACCURACY
 from embedlab.workflows.models import log_movie_model
 
@@ -265,18 +265,18 @@ def three_versions(registry) -> Registry:
 
 
 def test_previous_twice_is_back_where_it_was(three_versions):
-    assert set_champion(three_versions.name, "previous", "a look").version == 1
-    assert set_champion(three_versions.name, "previous", "back").version == 2
+    assert promote_version(three_versions.name, "previous", "a look").version == 1
+    assert promote_version(three_versions.name, "previous", "back").version == 2
 
 
 def test_a_challenger_that_is_promoted_loses_the_alias_challenger(three_versions):
-    promotion = set_champion(three_versions.name, "challenger", "it reads best")
+    promotion = promote_version(three_versions.name, "challenger", "it reads best")
     assert (promotion.version, promotion.previous) == (3, 2)
     assert three_versions.aliases == {"champion": "3"}
 
 
 def test_the_next_version_has_to_beat_the_one_that_is_champion_now(three_versions):
-    set_champion(three_versions.name, "1", "odd films")
+    promote_version(three_versions.name, "1", "odd films")
     entry = three_versions.add(cost=99)  # above version 2's
     assert entry.reason == "its cost 99 is below the 100 of version 1"
     assert three_versions.aliases == {"champion": "4"}

@@ -38,7 +38,7 @@ def test_runs_are_compared_in_numbers_and_words():
 
 def test_a_difference_that_is_not_significant_is_called_that():
     first, _ = compared_runs()
-    twin = replace(first, name="twin", test=first.test)
+    twin = replace(first, name="twin", predictions=first.predictions)
     words = compare_runs([first, twin], CLASSES).to_markdown("squares")
     heading = "### features leads on squares; its lead over twin is not significant (p = 1)\n"
     assert words.startswith(heading)
@@ -47,7 +47,7 @@ def test_a_difference_that_is_not_significant_is_called_that():
 
 
 def test_disagreements_show_the_wrong_answers_most_confident_first():
-    bad, good = (run.test for run in compared_runs())
+    bad, good = (run.predictions for run in compared_runs())
     shown = right_only_by(good, bad, max_shown=5)
     assert len(shown.rows) == 5
     assert not shown.is_right.any()

@@ -29,7 +29,7 @@ from embedlab.movies.evaluation.splits import (
 )
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes
-from embedlab.progress import OnProgress, no_progress
+from embedlab.progress import OnProgress, ignore_progress
 
 MAX_USERS = 20_000  # a standard error of 1/140 of a standard deviation
 
@@ -65,7 +65,7 @@ class Evaluation:
     settings, scorer  the choice with the highest validation hit rate, averaged over the splits.
     val_hit_rate      that average.
     chosen_in         number of splits whose own validation made the same choice.
-    test              metrics on the test likes of each split's own choice, mean over the splits.
+    test_metrics      on the test likes, of each split's own choice, mean over the splits.
     by_scorer         the same for every scorer, with each split's own choice of settings.
     """
 
@@ -74,7 +74,7 @@ class Evaluation:
     scorer: str
     val_hit_rate: float
     chosen_in: int
-    test: RankingMetrics
+    test_metrics: RankingMetrics
     by_scorer: Mapping[str, RankingMetrics]
 
 
@@ -99,14 +99,14 @@ def held_out_ndcg(likes: Likes, options: FitOptions, seed: int, device: str) -> 
 class _SplitResult:
     """A candidate in one split.
 
-    hit_rates  validation's, of every choice.
-    choice     the best one.
-    test       the metrics of every scorer, with the chosen settings.
+    hit_rates     validation's, of every choice.
+    choice        the best one.
+    test_metrics  of every scorer, with the chosen settings.
     """
 
     hit_rates: Mapping[Choice, float]
     choice: Choice
-    test: Mapping[str, RankingMetrics]
+    test_metrics: Mapping[str, RankingMetrics]
 
 
 # On matrices this narrow, two BLAS threads spend more time waiting for each other than multiplying.
@@ -115,7 +115,7 @@ def tune_and_evaluate(
     matrix: sp.csr_matrix,
     candidates: Sequence[Candidate],
     options: EvaluationOptions,
-    on_progress: OnProgress = no_progress,
+    on_progress: OnProgress = ignore_progress,
 ) -> list[Evaluation]:
     """Split the likes, tune each candidate on validation, rank the test likes; repeat.
 
@@ -203,8 +203,9 @@ def _mean_over_splits(candidate: Candidate, splits: Sequence[_SplitResult]) -> E
         scorer=best.scorer,
         val_hit_rate=means[best],
         chosen_in=sum(split.choice == best for split in splits),
-        test=mean_metrics([split.test[split.choice.scorer] for split in splits]),
+        test_metrics=mean_metrics([split.test_metrics[split.choice.scorer] for split in splits]),
         by_scorer={
-            name: mean_metrics([split.test[name] for split in splits]) for name in splits[0].test
+            name: mean_metrics([split.test_metrics[name] for split in splits])
+            for name in splits[0].test_metrics
         },
     )

@@ -27,12 +27,12 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
     `popularity`; `hit_rate_behind` and `ndcg_behind`, by how much the candidate is behind
     WEIGHTED_EMBEDDING, with the paired difference's interval.
     """
-    weighted = next(e.test for e in evaluations if e.name == WEIGHTED_EMBEDDING)
+    weighted = next(e.test_metrics for e in evaluations if e.name == WEIGHTED_EMBEDDING)
     per_user: list[dict[str, np.ndarray]] = []  # of each candidate, by metric: (n_users,)
     for evaluation in evaluations:
         by_metric = {}
         for name in METRICS_WITH_INTERVALS:
-            by_metric[name] = getattr(evaluation.test, name)
+            by_metric[name] = getattr(evaluation.test_metrics, name)
             if name in METRICS_COMPARED:
                 by_metric[f"{name}_behind"] = getattr(weighted, name) - by_metric[name]
         per_user.append(by_metric)
@@ -52,7 +52,7 @@ def result_table(evaluations: Sequence[Evaluation], n_resamples: int, seed: int)
         for name, values in by_metric.items():
             low, high = next(intervals)
             row |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
-        means = evaluation.test.means()
+        means = evaluation.test_metrics.means()
         rows.append(row | {"coverage": means["coverage"], "popularity": means["popularity"]})
     table = pd.DataFrame(rows)
     return table.sort_values("hit_rate", ascending=False, kind="stable", ignore_index=True)

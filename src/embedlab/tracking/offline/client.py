@@ -79,9 +79,13 @@ class BufferedClient(mlflow.MlflowClient):
     def _send_or_spool(
         self, send: Callable[[], object], spool: Callable[[], None], timeout: int = SHORT_TIMEOUT
     ) -> None:
+        """Call `send`, or `spool` if the store is unavailable or was when it was last probed.
+
+        If the pause since the last probe is over, the spool is sent first.
+        """
         if not self._spool.is_open or time.monotonic() >= self._next_try:
-            reason = self._try(self._send_spool) if self._spool.is_open else None
-            reason = reason or self._try(send, timeout)
+            reason = self._outage_during(self._send_spool) if self._spool.is_open else None
+            reason = reason or self._outage_during(send, timeout)
             if reason is None:
                 return
             if not self._spool.is_open:
@@ -101,7 +105,7 @@ class BufferedClient(mlflow.MlflowClient):
             log_line(f"MLflow at {store_address()} is available again: {self._spool.send()} sent.")
 
     @staticmethod
-    def _try(send: Callable[[], object], timeout: int = SHORT_TIMEOUT) -> str | None:
+    def _outage_during(send: Callable[[], object], timeout: int = SHORT_TIMEOUT) -> str | None:
         """Call `send`; return None if it has succeeded, else why the store is unavailable."""
         try:
             with short_requests(timeout):
@@ -133,7 +137,7 @@ class BufferedClient(mlflow.MlflowClient):
         # The thread of the system metrics may sleep in one of MLflow's retries: do not wait for it.
         if self._had_outage:
             run_id_to_system_metrics_monitor.pop(self._run_id, None)
-        if self._try(partial(mlflow.end_run, status)) is not None:
+        if self._outage_during(partial(mlflow.end_run, status)) is not None:
             self._spool.add_status(status)
         if self._spool.is_open:
             if not self._user_was_told:

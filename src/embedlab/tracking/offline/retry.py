@@ -74,14 +74,14 @@ def short_requests(timeout: int = SHORT_TIMEOUT, retries: int = 1) -> Iterator[N
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
         "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     }
-    before = {name: os.environ[name] for name in settings if name in os.environ}
+    previous = {name: os.environ[name] for name in settings if name in os.environ}
     os.environ |= settings
     try:
         yield
     finally:
         for name in settings:
             del os.environ[name]
-        os.environ |= before
+        os.environ |= previous
 
 
 def wait_limit() -> float:

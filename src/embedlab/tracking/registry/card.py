@@ -49,8 +49,8 @@ class Card:
         facts = {"data_digest": self.data_digest, **self.origin, **self.trained}
         return {**facts, **numbers, **self.score.tags}
 
-    def markdown(self, model: str) -> str:
-        """The card as Markdown, for a model with the URI `model`."""
+    def markdown(self, model_uri: str) -> str:
+        """The card of the model with this URI as Markdown."""
         commit = self.origin["git.commit"]
         if self.origin["git.dirty"] == "true":
             commit += ", with changes that were not committed"
@@ -72,7 +72,7 @@ class Card:
             "## What it cannot do",
             "\n".join(f"- {sentence}" for sentence in self.limits),
             "## Query it",
-            f"```bash\n{self.command(model)}\n```",
+            f"```bash\n{self.command(model_uri)}\n```",
         ]
         return "\n\n".join(sections) + "\n"
 

@@ -40,7 +40,7 @@ class RegisteredModel:
         return registered_version(self.client.get_model_version(self.name, str(number)))
 
     def find(self, wanted: str) -> int:
-        """The number of a version; `wanted` as in `set_champion`. Raises TrackingError if none."""
+        """The number of a version, as `promote_version` takes it. Raises TrackingError if none."""
         versions = self.versions()
         if not versions:
             raise TrackingError(
@@ -109,10 +109,10 @@ class RegisteredModel:
         self.tag(new.version, registered_as=f"{alias}: {reason}")
         return alias, reason
 
-    def make_champion(self, version: int, because: str, previous: RegisteredVersion | None) -> None:
+    def make_champion(self, version: int, reason: str, previous: RegisteredVersion | None) -> None:
         """Set the alias `champion`, after the tags that say why, when and in whose place."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.tag(version, promoted_because=because, promoted_at=now)
+        self.tag(version, promoted_because=reason, promoted_at=now)
         if previous:
             self.tag(version, replaces_version=str(previous.version))
         self.set_alias(CHAMPION, version)

@@ -135,7 +135,7 @@ def register(model_uri: str, name: str, card: Card, promote: str = "if_better") 
     return Registration(name, version, alias, reason)
 
 
-def set_champion(name: str, wanted: str, reason: str) -> Promotion:
+def promote_version(name: str, wanted: str, reason: str) -> Promotion:
     """Make a version champion, whatever its score.
 
     wanted  a number, `challenger`, or `previous`: the version that the current champion replaced.

@@ -23,7 +23,7 @@ from embedlab.datasets.cache import DAMAGED_ARRAY, build_folder, cache_folder
 from embedlab.datasets.folder import ClassFile, LeftOutFile, Listing, list_files
 from embedlab.datasets.image_source import CIFAR10, ImageSource
 from embedlab.errors import DataError
-from embedlab.progress import OnProgress, no_progress
+from embedlab.progress import OnProgress, ignore_progress
 from embedlab_serving.decode import decode_image, shorter_side
 
 MAX_SIDE = 256  # pixels; larger images are stored at this size, as torchvision's transform does
@@ -84,7 +84,7 @@ class ImageDataset:
             self.mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
-def read_images(source: ImageSource, on_progress: OnProgress = no_progress) -> ImageDataset:
+def read_images(source: ImageSource, on_progress: OnProgress = ignore_progress) -> ImageDataset:
     """Read all images of `source`.
 
     Raises DataError for a folder with another layout, or with fewer than two classes of images.

@@ -42,7 +42,7 @@ class ComparedRun:
     entry_point: str
     val_accuracy: float
     seconds: float | None
-    test: Predictions
+    predictions: Predictions
     weights: str
     id: str
     dataset: str
@@ -67,7 +67,7 @@ class Comparison:
 
     def to_markdown(self, data: str) -> str:
         """The result as Markdown, which says which differences are significant."""
-        best, n_test = self.runs[0], len(self.runs[0].test.labels)
+        best, n_test = self.runs[0], len(self.runs[0].predictions.labels)
         close = self.pairs[self.pairs["p_value"] >= SIGNIFICANT].itertuples()
         leads = [f"{pair.second} is not significant (p = {pair.p_value:.2g})" for pair in close]
         heading = f"### {best.name} is the best of {len(self.runs)} on {data}"
@@ -102,17 +102,17 @@ class Comparison:
 
 def compare_runs(runs: list[ComparedRun], classes: tuple[str, ...]) -> Comparison:
     """Evaluate runs on the same test images, and compare the best with each of the others."""
-    runs = sorted(runs, key=lambda run: -run.test.score.accuracy)
+    runs = sorted(runs, key=lambda run: -run.predictions.score.accuracy)
     best = runs[0]
     rows, recall, pairs = [], {}, []
     for run in runs:
-        report = evaluate(run.test, classes)
+        report = evaluate(run.predictions, classes)
         recall[run.name] = report.per_class["recall"].to_numpy()
         leading = run.name, run.entry_point, run.val_accuracy, report.accuracy, *report.interval
         minutes = None if run.seconds is None else run.seconds / 60
         rows.append((*leading, report.loss, report.calibration_error, minutes))
-        difference = best.test.score.accuracy - report.accuracy
-        pairs.append((best.name, run.name, difference, *mcnemar(best.test, run.test)))
+        difference = best.predictions.score.accuracy - report.accuracy
+        pairs.append((best.name, run.name, difference, *mcnemar(best.predictions, run.predictions)))
     by_class = pd.DataFrame(recall, index=pd.Index(classes, name="class"))
     table = pd.DataFrame(rows, columns=RUN_COLUMNS)
     return Comparison(runs, table, by_class, pd.DataFrame(pairs[1:], columns=PAIR_COLUMNS))

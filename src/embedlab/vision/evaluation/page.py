@@ -36,23 +36,23 @@ def images_page(runs: Sequence[ComparedRun], images: ImageDataset) -> str | None
             break
     side = min(images.side, THUMBNAIL)
     columns = max(1, math.isqrt(len(shown)))
-    sprite = _sprite(images, runs[0].test.rows[shown], side, columns)
+    sprite = _sprite(images, runs[0].predictions.rows[shown], side, columns)
     data = {
         "classes": images.classes,
         "columns": columns,
         "perCell": per_cell,
         "sprite": webp_data_url(sprite, WEBP_QUALITY),
-        "labels": runs[0].test.labels[shown].tolist(),
+        "labels": runs[0].predictions.labels[shown].tolist(),
         "runs": [_run_data(run, shown, images.classes) for run in runs],
     }
-    n_test = len(runs[0].test.labels)
+    n_test = len(runs[0].predictions.labels)
     facts = {"name": images.name, "n_test": n_test, "n_shown": len(shown)}
     return render_page("images.html", data=data, k=per_cell, **facts)
 
 
 def _most_confident(run: ComparedRun, per_cell: int) -> np.ndarray:
     """The most confident images of each cell, as positions among the test images."""
-    test = run.test
+    test = run.predictions
     cell = test.labels * test.probabilities.shape[1] + test.predicted  # (n,)
     order = np.lexsort((-test.confidence, cell))
     starts = np.searchsorted(cell[order], cell[order])  # where each one's cell begins
@@ -61,14 +61,14 @@ def _most_confident(run: ComparedRun, per_cell: int) -> np.ndarray:
 
 def _run_data(run: ComparedRun, shown: np.ndarray, classes: tuple[str, ...]) -> dict:
     """What `images.js` shows of a run; `shown` are positions among the test images."""
-    report = evaluate(run.test, classes)
+    report = evaluate(run.predictions, classes)
     return {
         "name": run.name,
         "accuracy": report.accuracy,
         "interval": report.interval,
         "counts": report.confusion.tolist(),
-        "predicted": run.test.predicted[shown].tolist(),
-        "confidence": run.test.confidence[shown].round(CONFIDENCE_DIGITS).tolist(),
+        "predicted": run.predictions.predicted[shown].tolist(),
+        "confidence": run.predictions.confidence[shown].round(CONFIDENCE_DIGITS).tolist(),
     }
 
 

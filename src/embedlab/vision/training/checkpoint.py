@@ -81,7 +81,7 @@ class Checkpoints:
         return broadcast(Checkpoints(self.resumed_id).load) if self.resumed_id else {}
 
     @contextmanager
-    def kept_for_resume(self, notify: Callable[[str], object]) -> Iterator["Checkpoints"]:
+    def hint_at_resume(self, notify: Callable[[str], object]) -> Iterator["Checkpoints"]:
         """Yield these checkpoints; if the block is stopped, `notify` the user how to resume it.
 
         If the training diverged, its checkpoint is not kept but deleted.

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from embedlab.distributed.collectives import broadcast
 from embedlab.errors import DivergedError
-from embedlab.progress import EpochRecord, OnProgress, no_progress
+from embedlab.progress import EpochRecord, OnProgress, ignore_progress
 from embedlab.vision.backbone import Backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
@@ -133,7 +133,7 @@ def probe_head(
     pipeline: ImagePipeline,
     images: ImageDataset,
     split: Split,
-    on_progress: OnProgress = no_progress,
+    on_progress: OnProgress = ignore_progress,
 ) -> tuple[nn.Linear, float]:
     """The head of a linear probe on the backbone's frozen features, and the seconds that it took.
 

@@ -23,7 +23,7 @@ from embedlab.distributed.collectives import all_reduce_sum, broadcast, local_sl
 from embedlab.distributed.env import rank, world_size
 from embedlab.distributed.sync_batchnorm import convert_sync_batchnorm
 from embedlab.errors import DataError, DivergedError, OptionError
-from embedlab.progress import EpochRecord, OnProgress, no_progress
+from embedlab.progress import EpochRecord, OnProgress, ignore_progress
 from embedlab.vision.backbone import freeze
 from embedlab.vision.data.augmentation import augment
 from embedlab.vision.data.images import ImageDataset
@@ -82,12 +82,12 @@ class Trainer:
         network = pipeline.network.to(device).to(memory_format=torch.channels_last)
         if world_size() > 1:  # first: on CUDA it replaces modules
             network = convert_sync_batchnorm(network, device)
-        self._in_eval_mode = freeze(network, options.freeze)
+        self._eval_modules = freeze(network, options.freeze)
         if options.batch_norm == "keep":
-            self._in_eval_mode += [m for m in network.modules() if isinstance(m, BATCH_NORMS)]
-        self._parallel: nn.Module = network  # what a training step runs
+            self._eval_modules += [m for m in network.modules() if isinstance(m, BATCH_NORMS)]
+        self._step_network: nn.Module = network  # what a training step runs
         if world_size() > 1:
-            self._parallel = DistributedDataParallel(network, forward_sync_buffers=False)
+            self._step_network = DistributedDataParallel(network, forward_sync_buffers=False)
         elif device.startswith("cuda"):
             if can_compile():
                 network.compile()
@@ -148,7 +148,7 @@ class Trainer:
                 "anew."
             ) from error
 
-    def train(self, on_progress: OnProgress = no_progress) -> Iterator[ValidatedEpoch]:
+    def train(self, on_progress: OnProgress = ignore_progress) -> Iterator[ValidatedEpoch]:
         """Train the remaining epochs; yields each once `state()` includes it.
 
         If the head starts as the linear probe, epoch 0 is the validation of that start, so training
@@ -193,7 +193,7 @@ class Trainer:
         resolution: int,
         metrics: dict[str, float],
         started: float,
-        on_progress: OnProgress = no_progress,
+        on_progress: OnProgress = ignore_progress,
     ) -> ValidatedEpoch:
         """Validate an epoch that began at `started` (s); `metrics` are those of its training."""
         eval_model = self.network if self._ema is None else self._ema.module
@@ -217,7 +217,7 @@ class Trainer:
     ) -> dict[str, float]:
         started = time.perf_counter()
         self.network.train()
-        for module in self._in_eval_mode:
+        for module in self._eval_modules:
             module.eval()  # keeps BatchNorm's statistics
         batches = self._batches(resolution)
         lr = self._schedule.get_last_lr()[0]
@@ -253,7 +253,7 @@ class Trainer:
         seed            of dropout.
         """
         with self.pipeline.autocast(), seeded(seed, self.pipeline.device):
-            logits = self._parallel(images)  # (b, classes)
+            logits = self._step_network(images)  # (b, classes)
         smoothing = self.options.label_smoothing
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         loss = loss * (len(labels) / self.batch_size)  # sums over the ranks to the batch's loss
@@ -275,14 +275,16 @@ class Trainer:
         """
         rows, size, device = self.split.train, self.batch_size, self.pipeline.device
         local = local_slice(size)
-        prepare = replace(self.pipeline.preprocessing, resolution=resolution, crop_pct=1.0)
+        train_preprocessing = replace(
+            self.pipeline.preprocessing, resolution=resolution, crop_pct=1.0
+        )
         order = rows[torch.randperm(len(rows), generator=self._generator).numpy()]
         batches = list(order[: self.steps_per_epoch * size].reshape(-1, size))  # (batch,) each
         for batch, pixels in zip(batches, iter_batches(self.images, batches, device), strict=True):
             labels = torch.from_numpy(self.images.labels[batch][local]).to(device)  # (b,)
             # (batch, 3, side, side) or (batch, 3, r, r)
             augmented = augment(pixels, self.options.augment, resolution, self._generator)
-            yield prepare(augmented[local]), labels  # (b, 3, r, r)
+            yield train_preprocessing(augmented[local]), labels  # (b, 3, r, r)
 
     def _raise_if_not_finite(self, losses: torch.Tensor, first_step: int, epoch: int) -> None:
         is_finite = losses.isfinite().cpu().numpy()

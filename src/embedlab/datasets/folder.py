@@ -88,6 +88,7 @@ def list_files(root: Path) -> Listing:
 
 
 def _list_files(root: Path) -> Listing:
+    """The same, with errors of the file system as they are."""
     top = _contents(str(root))
     names = [os.path.basename(folder) for folder in top.folders]
     parts = _parts_of(root, names)

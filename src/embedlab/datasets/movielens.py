@@ -141,6 +141,7 @@ def _checked_folder(folder: Path) -> Path:
 
 
 def _unzipped_folder(path: Path) -> Path:
+    """The folder of the cache with the files of this zip, unpacked if they are not there yet."""
     if path.suffix.lower() == ".csv":
         raise DataError(
             f"{path} is one file; pass the folder that holds {' and '.join(FILES)}, or its zip."

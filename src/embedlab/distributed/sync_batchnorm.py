@@ -23,6 +23,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     """BatchNorm over the images of all ranks; autograd derives its gradient."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise x, (b, c, h, w), by the mean and variance of the images of all ranks."""
         if not self.training:
             return super().forward(x)
         # Sums of n, x and x² over the ranks, from each rank's mean and variance (Chan, Golub and

@@ -81,6 +81,7 @@ def _split_digest(run: Run) -> str:
 
 
 def _read(run: Run, is_unique: bool) -> ComparedRun:
+    """A run as it is compared; if its name is not unique, its id is part of the name."""
     run_id, metrics, tags = run.info.run_id, run.data.metrics, run.data.tags
     return ComparedRun(
         name=run.info.run_name if is_unique else f"{run.info.run_name} ({run_id[:6]})",

@@ -70,6 +70,7 @@ def _runs_with(ids: tuple[str, ...]) -> dict[str, Run]:
 
 
 def _newest_runs(experiment_id: str) -> dict[str, Run]:
+    """The newest finished run of each entry point; image runs as `reported_runs` describes."""
     runs: dict[str, Run] = {}
     for entry_point in ENTRY_POINTS:
         # A comparison that was stopped is not finished, but some of its fits are.

@@ -139,6 +139,7 @@ def ray_session(options: RayOptions, notify: Callable[[str], object]) -> Iterato
 
 
 def _init(options: RayOptions) -> None:
+    """Start or join Ray, with SIGTERM handled as before. Raises RayError if that fails."""
     import ray
 
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -136,6 +136,7 @@ class Spool:
         return sent
 
     def _send(self) -> str:
+        """Send everything to the store; returns what was sent, as a phrase."""
         client = mlflow.MlflowClient()
         records = self._records()
         files = self.folder / "artifacts"

@@ -39,6 +39,7 @@ def augment(
 
 
 def _shift(images: torch.Tensor, with_flip: bool, generator: torch.Generator) -> torch.Tensor:
+    """Shift every image by up to an eighth of its side and, `with_flip`, mirror half of them."""
     n, side = len(images), images.shape[-1]
     max_shift, last = max(1, side // 8), side - 1
     shifts = torch.randint(-max_shift, max_shift + 1, (2, n, 1), generator=generator)

@@ -139,6 +139,7 @@ def _fingerprint(pixels: bytes) -> int:
 
 
 def _read_folder(name: str, root: Path, on_progress: OnProgress) -> ImageDataset:
+    """The images of a folder, from the cache or decoded and cached."""
     listing = list_files(root)
     folder = cache_folder() / "pictures" / _listing_digest(root, listing)
     cached = _load(folder)

@@ -215,6 +215,7 @@ class Trainer:
     def _train_epoch(
         self, epoch: int, resolution: int, show: Callable[[float, str], None]
     ) -> dict[str, float]:
+        """Train for one epoch; returns its metrics without those of validation (see `train`)."""
         started = time.perf_counter()
         self.network.train()
         for module in self._eval_modules:

@@ -76,7 +76,7 @@ def _open_zip(zip_path: Path, members: Iterable[str]) -> Iterator[tuple[zipfile.
 
 
 def _find_entry(archive: zipfile.ZipFile, zip_path: Path, name: str) -> zipfile.ZipInfo:
-    """The one entry of this name, in any folder. Raises DataError if none or several can be read."""
+    """The entry of this name, in any folder. Raises DataError if there is none, or several."""
     entries = [
         info
         for info in archive.infolist()

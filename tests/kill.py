@@ -220,7 +220,7 @@ class Harness:
 
         from embedlab.errors import EmbedlabError
         from embedlab.movies.data.likes import load_likes
-        from embedlab.workflows.recommend import load_model
+        from embedlab.workflows.movies.recommend import load_model
 
         for path in (workspace.cache / CHECKPOINTS).glob("*/last.pt"):
             try:

@@ -15,8 +15,8 @@ from conftest import PROJECT, fresh_store, long
 from embedlab.errors import TrackingError
 from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.registry.versions import register
-from embedlab.workflows.models import log_movie_model
-from embedlab.workflows.recommend import load_model
+from embedlab.workflows.movies.model import log_movie_model
+from embedlab.workflows.movies.recommend import load_model
 from entrypoints.promote import main as promote
 
 pytestmark = pytest.mark.slow

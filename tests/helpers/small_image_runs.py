@@ -4,7 +4,7 @@ from embedlab.datasets.image_source import SAMPLE
 from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.tracked_run import TrackedRun
 from embedlab.vision.options import SPLIT_PARAMETERS
-from embedlab.workflows.image_runs import load_images
+from embedlab.workflows.images.data import load_images
 
 
 def image_run(entry_point: str, accuracy: float, loss: float | None = None) -> TrackedRun:

@@ -425,7 +425,7 @@ from embedlab.cli.parser import run_main
 from embedlab.progress import EpochRecord
 from embedlab.tracking.offline import client
 from embedlab.tracking.lifecycle import start_run
-from embedlab.workflows.models import log_movie_model
+from embedlab.workflows.movies.model import log_movie_model
 
 client.FIRST_PROBE = 0.5
 MOVIES = {"movie_id": [1], "title": ["A (1999)"], "genres": ["Drama"], "likes": [1]}

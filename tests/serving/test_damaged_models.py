@@ -39,8 +39,9 @@ from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.model_logging import forget_model_code
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.training.checkpoint import Checkpoints
-from embedlab.workflows.models import log_image_model, log_movie_model
-from embedlab.workflows.recommend import load_model, query
+from embedlab.workflows.images.model import log_image_model
+from embedlab.workflows.movies.model import log_movie_model
+from embedlab.workflows.movies.recommend import load_model, query
 from embedlab_serving.digests import DIGESTS
 
 pytestmark = pytest.mark.slow

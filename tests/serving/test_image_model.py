@@ -40,7 +40,7 @@ from served_models import (
 from torchvision import models
 
 from embedlab.tracking.lifecycle import start_run
-from embedlab.workflows.models import log_image_model
+from embedlab.workflows.images.model import log_image_model
 from embedlab_serving.decode import decode_image
 from embedlab_serving.digests import DIGESTS
 

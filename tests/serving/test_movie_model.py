@@ -40,7 +40,7 @@ from served_models import (
 
 from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.registry.versions import register
-from embedlab.workflows.models import log_movie_model
+from embedlab.workflows.movies.model import log_movie_model
 from embedlab_serving.digests import DIGESTS
 from embedlab_serving.neighbours import Neighbours
 

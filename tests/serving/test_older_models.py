@@ -25,8 +25,8 @@ from conftest import PROJECT, free_port, fresh_store
 from served_models import MOVIES, ask, send, wait_for
 
 from embedlab.tracking.lifecycle import start_run
-from embedlab.workflows.models import log_movie_model
-from embedlab.workflows.recommend import load_model, query
+from embedlab.workflows.movies.model import log_movie_model
+from embedlab.workflows.movies.recommend import load_model, query
 
 pytestmark = pytest.mark.slow
 
@@ -203,7 +203,7 @@ def test_a_model_of_version_0_1_answers_as_a_folder_beside_todays_code(models):
     folder = models[OLDER].folder
     answer = query(load_model(str(folder)), ["toy story"], {"k": 3})
     assert answer["title"].tolist() == models[OLDER].expected(3)
-    assert sys.modules["embedlab.workflows.recommend"].load_model is load_model
+    assert sys.modules["embedlab.workflows.movies.recommend"].load_model is load_model
 
 
 def test_a_model_runs_its_own_code_when_the_folder_of_another_is_gone(models, tmp_path):

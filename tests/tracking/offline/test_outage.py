@@ -16,7 +16,7 @@ from embedlab.errors import StoreUnavailableError, TrackingError
 from embedlab.progress import EpochRecord
 from embedlab.tracking.lifecycle import start_child_run, start_run
 from embedlab.tracking.offline.spool import send_earlier_spools
-from embedlab.workflows.models import log_movie_model
+from embedlab.workflows.movies.model import log_movie_model
 
 pytestmark = pytest.mark.slow
 server = pytest.fixture(run_fake_server)

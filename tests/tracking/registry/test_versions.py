@@ -17,7 +17,7 @@ from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import Registration, promote_version, publish, register
 from embedlab.workflows.model_facts import VAL_ACCURACY
-from embedlab.workflows.models import log_movie_model
+from embedlab.workflows.movies.model import log_movie_model
 
 pytestmark = pytest.mark.slow
 

@@ -8,16 +8,16 @@ import pytest
 from small_image_runs import image_run
 
 from embedlab.errors import TrackingError
-from embedlab.workflows import finished_image_runs
-from embedlab.workflows.finished_image_runs import find_image_runs
+from embedlab.workflows.images import finished_runs
+from embedlab.workflows.images.finished_runs import find_image_runs
 
 
 @pytest.mark.parametrize(("n", "text"), [(1, "found 1 finished run "), (2, "2 finished runs ")])
 def test_finished_runs_without_a_pair_are_one_or_several(monkeypatch, n, text):
     run = SimpleNamespace(data=SimpleNamespace(tags={"entry_point": "finetune"}))
-    monkeypatch.setattr(finished_image_runs, "newest_finished", lambda *_: [run] * n)
+    monkeypatch.setattr(finished_runs, "newest_finished", lambda *_: [run] * n)
     with pytest.raises(TrackingError, match=text):
-        finished_image_runs.best_pair("1")
+        finished_runs.best_pair("1")
 
 
 @pytest.mark.slow

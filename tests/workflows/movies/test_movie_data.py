@@ -9,7 +9,7 @@ from oracles import random_likes
 
 from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes
-from embedlab.workflows.movie_runs import fetch_matrix, fit_parameters
+from embedlab.workflows.movies.data import fetch_matrix, fit_parameters
 
 MATRIX = "runs:/1234/matrix"
 LIKES = Likes(

@@ -1,6 +1,5 @@
-"""The child runs of a comparison: their keys and reuse, and what the parent logs."""
+"""The child runs of a comparison: their reuse, and what the parent logs."""
 
-import ast
 import itertools
 import json
 import shutil
@@ -10,48 +9,10 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PROJECT, fresh_store
+from conftest import fresh_store
 
 from embedlab.datasets.movielens import locate_ratings
-from embedlab.movies.options import FitOptions
-from embedlab.workflows.sweep import FIT_CODE, fit_key
 from entrypoints.compare_optimizers import main
-
-
-def test_the_key_of_a_fit_changes_with_all_that_its_result_depends_on(monkeypatch):
-    usual = (FitOptions("adam", 1.0), 0, "digest", "cpu")
-    others = [
-        (FitOptions("adam", 0.1), *usual[1:]),
-        (FitOptions("adamw", 1.0), *usual[1:]),
-        (FitOptions("adam", 1.0, dim=20), *usual[1:]),
-        (FitOptions("adam", 1.0, epochs=20), *usual[1:]),
-        (FitOptions("adam", 1.0, objective="dense"), *usual[1:]),
-        (FitOptions("adam", 1.0, init_scale=0.1), *usual[1:]),
-        (usual[0], 1, "digest", "cpu"),
-        (usual[0], 0, "other", "cpu"),
-        (usual[0], 0, "digest", "cuda"),
-    ]
-    keys = [fit_key(*usual), *(fit_key(*other) for other in others)]
-    monkeypatch.setattr("embedlab.workflows.sweep.FIT_CODE", ["movies/options.py"])  # other code
-    keys.append(fit_key(*usual))
-    assert len(set(keys)) == len(others) + 2
-    monkeypatch.undo()
-    assert fit_key(*usual) == keys[0]
-
-
-def test_the_code_of_a_fit_is_all_that_the_solvers_import():
-    root, modules, waiting = PROJECT / "src", set(), {"embedlab.movies.solvers.fit"}
-    while waiting:
-        name = waiting.pop()
-        modules.add(name)
-        path = root / f"{name.replace('.', '/')}.py"
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            module = getattr(node, "module", None) or ""
-            if isinstance(node, ast.ImportFrom) and module.startswith("embedlab.movies."):
-                waiting |= {module} - modules
-    code = {path for pattern in FIT_CODE for path in (root / "embedlab").glob(pattern)}
-    assert {root / f"{name.replace('.', '/')}.py" for name in modules} <= code
-
 
 GRID = ["--ratings", "sample", "--dim", "5", "--epochs", "4", "--optimizers", "adam,sgd"]
 RATES = ["--learning-rates", "adam:1,0.1/sgd:1e-5,9"]

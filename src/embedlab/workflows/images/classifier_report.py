@@ -27,9 +27,9 @@ from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.training.linear_probe import LinearProbe
 from embedlab.vision.training.trainer import Trainer
 from embedlab.workflows import model_facts
-from embedlab.workflows.finished_image_runs import PREDICTIONS
-from embedlab.workflows.image_runs import VAL_GRID
-from embedlab.workflows.models import log_image_model
+from embedlab.workflows.images.finished_runs import PREDICTIONS
+from embedlab.workflows.images.model import log_image_model
+from embedlab.workflows.images.training_log import VAL_GRID
 
 NEIGHBOURS = 8
 MAP_NAMES = {"pca": "PCA", "tsne": "t-SNE"}

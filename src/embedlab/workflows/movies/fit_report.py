@@ -1,113 +1,28 @@
-"""The parts that movie entry points share: likes and their lineage, epochs, map, model card."""
+"""The report of a fit: every epoch, the cost curve, model and card, the map of the movies."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-
-from embedlab.datasets.cache import absolute_path
-from embedlab.datasets.movielens import RATINGS_NAMES, locate_ratings, ratings_name
-from embedlab.errors import TrackingError
 from embedlab.formatting import command, cost_as_text, counted, gap_as_text
-from embedlab.movies.data.likes import Likes, find_likes, load_likes
-from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
 from embedlab.movies.plots import plot_fit, plot_movie_map
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, relative_gap
 from embedlab.progress import EpochRecord, OnEpoch
-from embedlab.tracking.finished import download_artifact
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish
-from embedlab.tracking.store import safe_first_line, store_address
 from embedlab.tracking.tracked_run import TrackedRun
-from embedlab.workflows.conflicts import refuse_conflicts
 from embedlab.workflows.model_facts import COST, MOVIE_LIMITS, data_licence
-from embedlab.workflows.models import example_title, log_movie_model
+from embedlab.workflows.movies.model import example_title, log_movie_model
 
 PAGE = "explore.html"
 CARD_PARAMETERS = (
     "like_rule", "user_weight", "item_power",
     "optimizer", "lr", "dim", "epochs", "objective", "init_scale", "seed",
 )  # fmt: skip
-
-
-def fetch_matrix(uri: str) -> Path:
-    """Local folder of a matrix given as `runs:/<run id>/matrix`, another URI, or a local path.
-
-    Raises TrackingError if there is none.
-    """
-    local = absolute_path(uri)
-    if os.path.isdir(local):
-        return local
-    if os.path.exists(local):
-        raise TrackingError(f"matrix: expected the folder that holds it, got the file '{uri}'")
-    if "://" not in uri and not uri.startswith(("runs:/", "models:/", "mlflow-artifacts:/")):
-        raise TrackingError(
-            f"matrix: expected runs:/<run id>/matrix or a folder, but there is no '{uri}' in "
-            f"{Path.cwd()}: give an absolute path, or the line that build_matrix printed."
-        )
-    try:
-        return download_artifact(uri)
-    except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"matrix: '{uri}' cannot be read from {store_address()} ({safe_first_line(error)}): "
-            "give runs:/<run id>/matrix as build_matrix printed it, with the same tracking store."
-        ) from None
-
-
-def find_or_load_likes(
-    run: TrackedRun,
-    params: Mapping[str, Any],
-    non_default: Mapping[str, object],
-    notify: Callable[[str], object],
-) -> Likes:
-    """The likes of build_matrix's artifacts, or of ratings; logs their lineage.
-
-    params  the parsed command line: matrix, ratings, like_rule and, if the entry point has them,
-            user_weight and item_power. A matrix that is not empty replaces the others.
-    non_default
-            the parameters that are not at their default. Raises OptionError if one of them
-            contradicts the matrix.
-    notify  receives a sentence per peculiarity of the data.
-    """
-    if source := params["matrix"]:
-        likes = load_likes(fetch_matrix(source))
-        given = dict(non_default)
-        if "ratings" in given:
-            given["ratings"] = ratings_name(params["ratings"])
-        refuse_conflicts(f"matrix={source}", likes.params, given)
-    else:
-        files = locate_ratings(params["ratings"])
-        ratings = read_ratings(files.path, files.name)
-        weighting = {name: params[name] for name in ("user_weight", "item_power") if name in params}
-        source, likes = files.source, find_likes(ratings, params["like_rule"], **weighting)
-    run.log_dataset(f"{likes.name} likes", likes.digest, source, "training")
-    run.log_params(likes.params)
-    for remark in likes.remarks:
-        notify(remark)
-    return likes
-
-
-def fit_parameters(
-    likes: Likes, params: Mapping[str, Any], weighting: Mapping[str, object]
-) -> dict[str, object]:
-    """The parameters that make `fit_embedding` fit these likes with this weighting.
-
-    A matrix has its own weighting, so another weighting needs the ratings.
-
-    weighting  user_weight and item_power.
-    """
-    if params["matrix"] and weighting.items() <= likes.options.items():
-        return {"matrix": params["matrix"]}
-    ratings = params["ratings"]
-    if params["matrix"]:  # a matrix records only the name of a folder of ratings
-        ratings = likes.name if likes.name in RATINGS_NAMES else f"<path of {likes.name}>"
-    return {"ratings": ratings, "like_rule": likes.like_rule, **weighting}
 
 
 @contextmanager
@@ -154,12 +69,13 @@ class FittedEmbedding:
         gap = gap_as_text(relative_gap(cost, self.reference_cost))
         return f"{text}, {gap} the exact {cost_as_text(self.reference_cost)}"
 
-    def log_model(self, run: TrackedRun) -> str:
-        """Log metrics, vectors and the model; returns the model's URI."""
-        result, options = self.result, self.options
-        run.log_metrics({"final/cost": result.cost, "time/fit_seconds": result.seconds})
-        fit = {"optimizer": options.label, "dim": options.dim, "cost": result.cost}
-        return log_movie_model(run, result.embedding, self.likes.table, self.likes.metadata | fit)
+
+def log_fit(run: TrackedRun, fitted: FittedEmbedding) -> str:
+    """Log metrics, vectors and the model of a fit; returns the model's URI."""
+    likes, options, result = fitted.likes, fitted.options, fitted.result
+    run.log_metrics({"final/cost": result.cost, "time/fit_seconds": result.seconds})
+    about = {"optimizer": options.label, "dim": options.dim, "cost": result.cost}
+    return log_movie_model(run, result.embedding, likes.table, likes.metadata | about)
 
 
 def publish_fit(

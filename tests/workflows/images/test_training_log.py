@@ -8,7 +8,7 @@ from toy_dataset import split_of, squares
 
 from embedlab.progress import EpochRecord
 from embedlab.vision.evaluation.metrics import Predictions
-from embedlab.workflows.image_runs import TrainingLog
+from embedlab.workflows.images.training_log import TrainingLog
 
 IMAGES = squares()
 SPLIT = split_of(IMAGES)

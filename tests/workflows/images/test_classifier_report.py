@@ -6,7 +6,7 @@ from small_image_runs import image_run
 
 from embedlab.tracking.lifecycle import start_run
 from embedlab.tracking.store import ui_instructions
-from embedlab.workflows.image_report import VIEW, save_comparison_view
+from embedlab.workflows.images.classifier_report import VIEW, save_comparison_view
 
 pytestmark = pytest.mark.slow
 

@@ -1,39 +1,27 @@
-"""The child runs of `compare_optimizers`: every fit is a run of its own, which can be reused.
+"""The child runs of `compare_optimizers`: every fit is a run of its own, which can be reused."""
 
-A child is found by its tag `fit_key`, a digest of everything that its result depends on. So a
-stopped comparison continues when it is started again, and a larger one reuses finished fits.
-"""
-
-import hashlib
-import json
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 
 import mlflow
 import numpy as np
-import scipy
-import torch
-from mlflow.entities import Metric, Run, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Metric, RunTag
 
-from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import DataError, DivergedError, RayError, TaskFailedError
 from embedlab.formatting import cost_as_text, gap_as_text
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
-from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch, relative_gap
+from embedlab.movies.solvers.result import add_gap_metric, relative_gap
 from embedlab.movies.sweep.convergence import (
-    LISTS_FILE,
     ListsByEpoch,
     Queries,
     fit_with_snapshots,
-    read_lists,
     sampled_overlap,
     save_lists,
 )
@@ -43,21 +31,14 @@ from embedlab.movies.sweep.ray_backend import RayOptions, RunFit, fits_by_ray, r
 from embedlab.movies.sweep.results import SweepFit
 from embedlab.progress import EpochRecord, OnProgress
 from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
-from embedlab.tracking.finished import download_artifact, has_artifact, read_history
-from embedlab.tracking.lifecycle import PROJECT_ROOT, start_child_run
+from embedlab.tracking.lifecycle import start_child_run
 from embedlab.tracking.tracked_run import TrackedRun
-from embedlab.workflows.models import save_embedding
-from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
+from embedlab.workflows.movies.finished_fits import LISTS_FOLDER, find_finished_fit, fit_key
+from embedlab.workflows.movies.model import save_embedding
+from embedlab_serving.movie_model import ARTIFACT
 
-LISTS_FOLDER = "lists"
-LISTS_PATH = f"{LISTS_FOLDER}/{LISTS_FILE}"
 NODE = "ray_node"  # a task's host and the first characters of its node's id
 LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates have no logarithmic axis
-# The code that a fit's vectors and lists depend on.
-FIT_CODE = (
-    "movies/options.py", "movies/data/*.py", "movies/solvers/*.py",
-    "movies/sweep/convergence.py", "../embedlab_serving/titles.py",
-)  # fmt: skip
 # Time per epoch, relative to that of a first-order optimizer; for the exact solver, the time of all
 # rounds divided by the option `epochs`.
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
@@ -100,7 +81,7 @@ class Sweep:
         exact, *others = grid
         exact_job = Job(exact, seeds[0])
         jobs = [exact_job, *(Job(*pair) for pair in product(others, dict.fromkeys(seeds)))]
-        fits = {job: fit for job in jobs if (fit := self._find(job))}
+        fits = self._finished_fits(jobs) if self.reuse else {}
         for fit in fits.values():
             mlflow.MlflowClient().set_tag(fit.run_id, self.tag, "reused")
             self._notify_of(fit, fits.get(exact_job), note=", found finished")
@@ -170,27 +151,14 @@ class Sweep:
         data = "\n".join([self.likes.cost_digest, *self.likes.movies["title"]])
         return fit_key(*job, data, self.device)
 
-    def _find(self, job: Job) -> SweepFit | None:
-        """The newest finished child of this fit whose artifacts are intact."""
-        if not self.reuse:
-            return None
-        filter_string = f"tags.{FIT_KEY} = '{self._key(job)}'"
-        for run in mlflow.MlflowClient().search_runs([self.run.experiment_id], filter_string):
-            run_id = run.info.run_id
-            reason = run.data.tags.get("stop_reason")
-            if reason not in ("finished", DivergedError.stop_reason):
-                continue
-            with suppress(MlflowException, LookupError, *DAMAGED_ARRAY):  # partly deleted, damaged
-                history = read_history(run_id, ["train/cost"])
-                result = _read_result(run, history, reason == "finished")
-                lists: ListsByEpoch = {}  # older versions logged none, and so do fits that diverged
-                if has_artifact(run_id, LISTS_PATH):
-                    content = download_artifact(f"runs:/{run_id}/{LISTS_PATH}").read_bytes()
-                    lists = read_lists(content, self.queries)
-                if not result.has_diverged:
-                    lists = {**lists, result.epochs: self.queries.recommend(result.embedding)}
-                return SweepFit(*job, result, history, lists, run_id)
-        return None
+    def _finished_fits(self, jobs: Sequence[Job]) -> dict[Job, SweepFit]:
+        """The jobs that are finished already, with their fits."""
+        fits = {}
+        for job in jobs:
+            key = self._key(job)
+            if fit := find_finished_fit(self.run.experiment_id, key, job, self.queries):
+                fits[job] = fit
+        return fits
 
     def _run_child(
         self,
@@ -296,37 +264,3 @@ def _name(options: FitOptions, seed: int) -> str:
 def _work(job: Job) -> float:
     """Expected time of a fit, in first-order epochs."""
     return RELATIVE_WORK.get(job.options.optimizer, 1.0) * job.options.epochs
-
-
-def fit_key(options: FitOptions, seed: int, data: str, device: str) -> str:
-    """sha256 (hex) of everything a fit's result depends on: parameters, data, device, code."""
-    package = PROJECT_ROOT / "src/embedlab"
-    code = [path for pattern in FIT_CODE for path in sorted(package.glob(pattern))]
-    inputs = {
-        "options": asdict(options),
-        "seed": seed,
-        "data": data,
-        "device": device,
-        "versions": [torch.__version__, scipy.__version__, np.__version__],
-        "code": [path.read_text(encoding="utf-8") for path in code],
-    }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-
-def _read_result(run: Run, history: list[EpochRecord], is_finished: bool) -> FitResult:
-    """The result of a finished child's fit.
-
-    Raises LookupError or numpy's errors if the child is incomplete or damaged.
-    """
-    seconds = run.data.metrics["time/fit_seconds"]
-    costs = [record.metrics["train/cost"] for record in history]
-    if is_finished:
-        file = download_artifact(f"runs:/{run.info.run_id}/{ARTIFACT}/{VECTORS_FILE}")
-        vectors = np.load(file, allow_pickle=False)
-        return FitResult(vectors, costs[-1], history[-1].epoch, seconds)
-    # A cost that is not finite is not recorded: it belongs to the epoch after the last one.
-    epochs = min(len(costs), int(run.data.params["epochs"]))
-    no_vectors = np.empty((0, int(run.data.params["dim"])), np.float32)
-    last = costs[-1] if costs else math.nan
-    diverged_at = divergence_epoch(costs) or epochs
-    return FitResult(no_vectors, last, epochs, seconds, diverged_at)

@@ -18,11 +18,12 @@ from PIL import Image
 
 from benchmarks.timing import Report, timed
 from embedlab.datasets.image_source import locate_images
+from embedlab.device import choose_precision
 from embedlab.process import peak_memory
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.data.images import read_images
 from embedlab.vision.data.splits import split_images
-from embedlab.vision.inference import ImagePipeline, choose_precision
+from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.training.recipes import FinetuneOptions
 from embedlab.vision.training.trainer import Trainer
 

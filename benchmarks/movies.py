@@ -27,7 +27,7 @@ from embedlab.movies.solvers.objective import Dense, Factored
 from embedlab.process import peak_memory
 from embedlab.progress import EpochRecord
 from embedlab.tracking.lifecycle import start_run
-from embedlab.workflows.models import log_movie_model
+from embedlab.workflows.movies.model import log_movie_model
 from embedlab_serving.neighbours import Neighbours
 from embedlab_serving.titles import TitleIndex
 

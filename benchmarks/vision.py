@@ -20,11 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
 from benchmarks.timing import Report, seconds_of_calls, take_turns
+from embedlab.device import choose_precision
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.features import Features
-from embedlab.vision.inference import BATCH_SIZE, ImagePipeline, choose_precision
+from embedlab.vision.inference import BATCH_SIZE, ImagePipeline
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe
 from embedlab.vision.training.recipes import FinetuneOptions

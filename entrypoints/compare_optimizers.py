@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.movies.sweep.results import OptimizerComparison
     from embedlab.movies.sweep.summary import to_markdown
     from embedlab.tracking.lifecycle import start_run
-    from embedlab.workflows.movie_runs import find_or_load_likes
-    from embedlab.workflows.sweep import Sweep
+    from embedlab.workflows.movies.data import find_or_load_likes
+    from embedlab.workflows.movies.sweep import Sweep
     from embedlab_serving.titles import TitleIndex
 
     params = vars(args) | {"learning_rates": grid.rates_as_text(rates)}

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.vision.evaluation import plots
     from embedlab.vision.evaluation.comparison import compare_runs, right_only_by
     from embedlab.vision.evaluation.page import images_page
-    from embedlab.workflows.finished_image_runs import check_images_unchanged, find_image_runs
+    from embedlab.workflows.images.finished_runs import check_images_unchanged, find_image_runs
 
     params = {"runs": ",".join(args.runs) or "best"}
     with start_run("compare_transfer", "compare_transfer", params) as run:

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty
     from embedlab.movies.evaluation.summary import result_table, to_markdown
     from embedlab.tracking.lifecycle import start_run
-    from embedlab.workflows.movie_runs import find_or_load_likes, fit_parameters
+    from embedlab.workflows.movies.data import find_or_load_likes, fit_parameters
     from embedlab_serving.neighbours import SCORES
 
     with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:

@@ -49,27 +49,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     from embedlab.cli.console import console, epoch_progress, work_progress
+    from embedlab.device import choose_precision
     from embedlab.distributed.collectives import broadcast, process_group
     from embedlab.tracking.lifecycle import start_run
     from embedlab.vision.backbone import attach_head, load_backbone
     from embedlab.vision.evaluation.metrics import predictions_of
     from embedlab.vision.features import extract_features
-    from embedlab.vision.inference import ImagePipeline, choose_precision
+    from embedlab.vision.inference import ImagePipeline
     from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
-    from embedlab.workflows import image_report, image_runs
+    from embedlab.workflows.images import classifier_report, data, training_log
 
     label = f"features {args.resolution}px {options.label}"
     with start_run("extract_features", label, params) as run, process_group(params) as device:
         precision = broadcast(lambda: choose_precision(args.precision, device))
         run.log_params({"device": device, "precision": precision})
         with work_progress("decode images") as on_progress:
-            images, split, messages = image_runs.load_images(run, params, on_progress)
+            images, split, messages = data.load_images(run, params, on_progress)
         console.print("\n".join(messages))
         batch_size = options.batch_size_for(len(split.train))
         resolved = {"resolution": args.resolution, "batch_size": batch_size}
         run.log_params_as_resolved(vars(options) | resolved)
 
-        image_runs.log_training_images(run, images, split, "none", args.resolution)
+        data.log_training_images(run, images, split, "none", args.resolution)
         backbone = load_backbone(args.backbone, args.weights, args.seed)
         preprocessing = backbone.preprocessing(args.resolution, args.crop_pct)
         pipeline = ImagePipeline(backbone.network, preprocessing, device, precision, args.flip_view)
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         probe = LinearProbe(features, images, split, options, args.seed, device)
         with (
-            image_runs.TrainingLog(run, label, probe) as log,
+            training_log.TrainingLog(run, label, probe) as log,
             epoch_progress(label, options.epochs, "val/accuracy") as print_progress,
         ):
             for record, predictions in probe.train():
@@ -90,10 +91,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print_progress(record)
         head, test_features = probe.head(), features.parts["test"]
         test = predictions_of(probe_logits(head, test_features), images.labels, split.test)
-        image_report.log_embedding(run, images, test_features, test, args.embedding_map)
+        classifier_report.log_embedding(run, images, test_features, test, args.embedding_map)
         attach_head(backbone, head)  # to the network of `pipeline`, whose outputs are logits now
-        trained = image_report.TrainedClassifier(probe, pipeline, label)
-        messages = image_report.log_and_publish(run, trained, test, params)
+        trained = classifier_report.TrainedClassifier(probe, pipeline, label)
+        messages = classifier_report.log_and_publish(run, trained, test, params)
     console.print("\n".join(messages))
 
 

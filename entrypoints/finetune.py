@@ -45,16 +45,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     from embedlab.cli.console import EpochTable, console, time_estimate, work_progress
+    from embedlab.device import choose_precision
     from embedlab.distributed.collectives import broadcast, process_group
     from embedlab.tracking.lifecycle import start_run
     from embedlab.vision.backbone import attach_head, load_backbone, new_head
-    from embedlab.vision.inference import ImagePipeline, choose_precision
+    from embedlab.vision.inference import ImagePipeline
     from embedlab.vision.training.checkpoint import Checkpoints
     from embedlab.vision.training.linear_probe import probe_head
     from embedlab.vision.training.trainer import Trainer
     from embedlab.vision.training.work_estimate import cheaper_options
-    from embedlab.workflows import image_report, image_runs
     from embedlab.workflows.conflicts import refuse_conflicts
+    from embedlab.workflows.images import classifier_report, data, training_log
 
     run_name = f"finetune resume {args.resume[:8]}" if args.resume else f"finetune {args.recipe}"
     with (
@@ -65,10 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         state = checkpoints.load_resumed()
         # A parameter that an older checkpoint lacks keeps this command line's value.
         settings |= state.get("settings", {})
-        precision = broadcast(lambda: choose_precision(settings["precision"], device))
-        settings["precision"] = precision
+        settings["precision"] = broadcast(lambda: choose_precision(settings["precision"], device))
         with work_progress("decode images") as on_progress:
-            images, split, messages = image_runs.load_images(run, settings, on_progress)
+            images, split, messages = data.load_images(run, settings, on_progress)
         n_train, seed = len(split.train), settings["seed"]
         options = recipes.resolve_options(settings, n_train, images.side)
         if state:
@@ -83,25 +83,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         backbone = load_backbone(settings["backbone"], settings["weights"], seed)
         preprocessing = backbone.preprocessing(options.resolution[-1], options.crop_pct)
         pipeline = ImagePipeline(
-            backbone.network, preprocessing, device, precision, options.flip_view
+            backbone.network, preprocessing, device, settings["precision"], options.flip_view
         )
-        head = new_head(backbone, len(images.classes), seed)
-        head_seconds = 0.0
         if options.head == "linear_probe" and not state:
             with work_progress("linear probe") as on_progress:
                 head, head_seconds = probe_head(backbone, pipeline, images, split, on_progress)
+        else:
+            head, head_seconds = new_head(backbone, len(images.classes), seed), 0.0
         attach_head(backbone, head)
-        image_runs.log_training_images(run, images, split, options.augment, options.resolution[-1])
+        data.log_training_images(run, images, split, options.augment, options.resolution[-1])
 
         trainer = Trainer(pipeline, images, split, options, seed, head_seconds)
         if state:
             trainer.load_state(state)
             run.set_tags({"resumed_from": args.resume})
         cheaper = [] if state else cheaper_options(settings, n_train, len(split.val), images.side)
-        on_estimate = time_estimate(f"{options.label}, {device}, {precision}", cheaper)
+        on_estimate = time_estimate(f"{options.label}, {device}, {settings['precision']}", cheaper)
         table = EpochTable(EPOCH_COLUMNS)
         with (
-            image_runs.TrainingLog(run, options.label, trainer) as log,
+            training_log.TrainingLog(run, options.label, trainer) as log,
             work_progress(options.label, on_estimate) as on_progress,
         ):
             # Saved before the first epoch, too, so that a run stopped in it keeps its head.
@@ -114,8 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if test is None:  # only rank 0 has the predictions and continues
             return
         label = f"finetune {options.label}"
-        trained = image_report.TrainedClassifier(trainer, pipeline, label)
-        messages = image_report.log_and_publish(run, trained, test, params | settings)
+        trained = classifier_report.TrainedClassifier(trainer, pipeline, label)
+        messages = classifier_report.log_and_publish(run, trained, test, params | settings)
         checkpoints.delete()
     console.print("\n".join(messages))
 

@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.movies.solvers.fit import fit_likes, join_fit
     from embedlab.tracking.lifecycle import start_run
     from embedlab.tracking.registry.promotion import PromotionScore
-    from embedlab.workflows import movie_runs
+    from embedlab.workflows.movies import fit_report
+    from embedlab.workflows.movies.data import find_or_load_likes
 
     params = vars(args) | {"lr": options.lr}
     run_name = f"fit {options.label}"
@@ -75,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not is_main_process():  # rank 0 scatters the likes
             join_fit(options, args.seed, device)
             return
-        likes = movie_runs.find_or_load_likes(
-            run, vars(args), parser.non_default(args), console.print
-        )
+        likes = find_or_load_likes(run, vars(args), parser.non_default(args), console.print)
         if args.register and args.promote_by == "ndcg":
             check_enough_likes(likes.matrix)  # refused before the fit
         run.log_params({"device": device})
@@ -90,23 +89,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         n_epochs = None if options.is_exact else options.epochs  # until it converges
         with (
             epoch_progress(run_name, n_epochs, "train/cost") as show,
-            movie_runs.epoch_log(run, options, caption, reference, show) as on_epoch,
+            fit_report.epoch_log(run, options, caption, reference, show) as on_epoch,
         ):
             is_sharded = args.processes > 1
             fit = fit_likes(likes.weighted, options, args.seed, device, on_epoch, is_sharded)
         fit.raise_if_diverged(options)
 
-        fitted = movie_runs.FittedEmbedding(likes, options, fit, reference)
-        model_uri = fitted.log_model(run)
+        fitted = fit_report.FittedEmbedding(likes, options, fit, reference)
+        model_uri = fit_report.log_fit(run, fitted)
         console.print(str(fitted))
         with work_progress("map of the movies"):
-            explorer = movie_runs.log_explorer(run, fitted, args.embedding_map)
+            explorer = fit_report.log_explorer(run, fitted, args.embedding_map)
         console.print(explorer)
         score = PromotionScore(COST, fit.cost)
         if args.register and args.promote_by == "ndcg":
             score = PromotionScore(NDCG, held_out_ndcg(likes, options, args.seed, device))
             run.log_metrics({"test/ndcg": score.value})
-        messages = movie_runs.publish_fit(run, fitted, model_uri, score, params)
+        messages = fit_report.publish_fit(run, fitted, model_uri, score, params)
     console.print("\n".join(messages))
 
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.cli.console import as_text, console, recommendation_table
     from embedlab.formatting import escape_markdown
     from embedlab.tracking.lifecycle import start_run
-    from embedlab.workflows.recommend import load_model, query
+    from embedlab.workflows.movies.recommend import load_model, query
 
     with start_run("recommend", f"recommend {args.title}", vars(args)) as run:
         params = {"k": args.k, "score": args.score, "include_self": args.include_self}

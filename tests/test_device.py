@@ -1,8 +1,9 @@
-"""The device of tensors: whether torch.compile can work there."""
+"""The device of tensors: its precisions, and whether torch.compile can work there."""
 
 import pytest
 
 from embedlab import device
+from embedlab.errors import OptionError
 
 
 @pytest.mark.parametrize("missing", ["compiler", "headers", "triton"])
@@ -19,3 +20,9 @@ def test_a_network_is_compiled_only_where_that_can_work(monkeypatch, tmp_path, m
     else:
         monkeypatch.setattr(device, "find_spec", lambda name: None)
     assert not device.can_compile()
+
+
+def test_precisions_that_the_cpu_lacks_are_refused():
+    assert device.choose_precision("auto", "cpu") in ("float32", "bfloat16")
+    with pytest.raises(OptionError, match="float16 needs a GPU"):
+        device.choose_precision("float16", "cpu")

@@ -1,4 +1,4 @@
-"""The device of tensors, and its free memory."""
+"""The device of tensors, the precision that it computes in, and its free memory."""
 
 import os
 import shutil
@@ -11,6 +11,8 @@ import torch
 
 from embedlab.errors import OptionError
 
+CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instruction sets of x86 and of Arm
+
 
 def choose_device(name: str) -> str:
     """Resolve `auto` to cuda if available, else cpu. Raises OptionError if cuda is missing."""
@@ -22,6 +24,23 @@ def choose_device(name: str) -> str:
             "device: expected a CUDA device, but torch finds none here: use device=cpu"
         )
     return name
+
+
+def choose_precision(name: str, device: str) -> str:
+    """Resolve `auto`: bfloat16 if the processor has it, float16 on older GPUs, else float32.
+
+    Weights, their updates and all sums stay float32; only the layers' products lose precision.
+    Raises OptionError for float16 on a CPU.
+    """
+    on_gpu = device.startswith("cuda")
+    if name == "float16" and not on_gpu:
+        raise OptionError("precision: float16 needs a GPU; take float32 or bfloat16 on the CPU")
+    if name != "auto":
+        return name
+    if on_gpu:
+        return "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
+    capabilities = torch.cpu.get_capabilities()
+    return "bfloat16" if any(map(capabilities.get, CPU_BFLOAT16)) else "float32"
 
 
 def can_compile() -> bool:

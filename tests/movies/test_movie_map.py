@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from movie_embeddings import sample_embedding
 
-from embedlab.movies.explorer import map_movies
-from embedlab.movies.movie_map import GENRE_COLOURS, GENRE_GROUPS
+from embedlab.movies.genres import GENRE_COLOURS, GENRE_GROUPS
+from embedlab.movies.movie_map import map_movies
 
 sample = pytest.fixture(sample_embedding, scope="module")
 

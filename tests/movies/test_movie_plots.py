@@ -7,7 +7,7 @@ from oracles import small_ratings
 
 from embedlab.movies.data.cooccurrence import cooccurrence
 from embedlab.movies.data.likes import find_likes
-from embedlab.movies.explorer import map_movies
+from embedlab.movies.movie_map import map_movies
 from embedlab.movies.options import FitOptions
 from embedlab.movies.plots import (
     plot_fit,

@@ -5,12 +5,13 @@ from conftest import fresh_store
 
 from benchmarks.accuracy import measure
 from embedlab.datasets.image_source import locate_images
+from embedlab.device import choose_precision
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
 from embedlab.vision.data.images import read_images
 from embedlab.vision.data.splits import split_images
 from embedlab.vision.evaluation.metrics import predictions_of
 from embedlab.vision.features import extract_features
-from embedlab.vision.inference import ImagePipeline, choose_precision
+from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
 from embedlab.vision.training.recipes import FinetuneOptions

@@ -1,26 +1,19 @@
-"""The movie map: positions of movies in the plane, and the groups of genres that colour them."""
+"""The movie map: positions of movies in the plane, by a projection of their vectors."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from sklearn.manifold import trustworthiness
+from sklearn.neighbors import KNeighborsRegressor
 
-# A movie has the colour of the first group that contains one of its genres.
-GENRE_GROUPS = {
-    "Animation, children": ("Animation", "Children"),
-    "Documentary": ("Documentary",),
-    "Horror": ("Horror",),
-    "Science fiction, fantasy": ("Sci-Fi", "Fantasy"),
-    "Action, adventure": ("Action", "Adventure", "War", "Western"),
-    "Crime, thriller": ("Crime", "Thriller", "Mystery", "Film-Noir"),
-    "Comedy": ("Comedy",),
-    "Drama, other": (),
-}
-# Okabe and Ito's palette, which the colour-blind can tell apart, with grey for its black.
-GENRE_COLOURS = (
-    "#e69f00", "#56b4e9", "#cc79a7", "#0072b2",
-    "#d55e00", "#009e73", "#d9c400", "#8a8f98",
-)  # fmt: skip
+from embedlab.movies.genres import GENRE_GROUPS
+from embedlab.projection import project
+
+MIN_MAPPED = 10
+MAX_PROJECTED = 3_000  # movies; t-SNE of as many takes seconds
+MAX_MAPPED = 10_000
+TSNE_ITERATIONS = 500  # 1,000 keep neighbours no better
 
 
 @dataclass(frozen=True)
@@ -52,3 +45,30 @@ class MovieMap:
         other = len(GENRE_GROUPS) - 1
         genres = self.movies["genres"].str.split("|", regex=False)
         return np.array([min(group_of.get(g, other) for g in names) for names in genres], np.int64)
+
+
+def map_movies(
+    vectors: np.ndarray, movies: pd.DataFrame, method: str, n: int = MAX_MAPPED
+) -> MovieMap | None:
+    """Map the `n` most liked movies by direction, since a vector's length reflects popularity.
+
+    None if there are fewer than MIN_MAPPED different directions.
+
+    vectors  (n_movies, dim) float32.
+    movies   one row per vector: title, genres, likes.
+    """
+    rows = np.argsort(-movies["likes"].to_numpy(), kind="stable")[:n]
+    norms = np.linalg.norm(vectors[rows], axis=1, keepdims=True)
+    directions = vectors[rows] / np.where(norms > 0, norms, 1)  # (n, dim)
+    n_projected = min(len(rows), MAX_PROJECTED)
+    anchors, others = directions[:n_projected], directions[n_projected:]
+    if len(np.unique(anchors, axis=0)) < MIN_MAPPED:
+        return None
+    positions = project(anchors, method, 0, TSNE_ITERATIONS)
+    k = min(10, (n_projected - 1) // 2)
+    quality = float(trustworthiness(anchors, positions, n_neighbors=k))
+    if len(others):
+        placed = KNeighborsRegressor(3, weights="distance").fit(anchors, positions)
+        positions = np.concatenate([positions, placed.predict(others)])
+    movies = movies.iloc[rows].reset_index(drop=True)
+    return MovieMap(movies, rows, positions, n_projected, method, quality)

@@ -1,6 +1,7 @@
 """Figures of ratings, likes, fits and maps: arrays in, matplotlib Figures out; no display."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,14 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from embedlab.formatting import cost_as_text
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.data.ratings import Ratings
-from embedlab.movies.movie_map import GENRE_COLOURS, GENRE_GROUPS, MovieMap
+from embedlab.movies.genres import GENRE_COLOURS, GENRE_GROUPS
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import relative_gap
 from embedlab.plotting import BLUE, GREY, heat_map, new_figure, new_panel
 from embedlab.progress import EpochRecord
+
+if TYPE_CHECKING:  # it imports scikit-learn, which takes half a second
+    from embedlab.movies.movie_map import MovieMap
 
 ROUNDOFF = 1e-15
 _large_numbers = FuncFormatter(lambda value, _: cost_as_text(value))
@@ -169,7 +173,7 @@ def finish_costs(axes: Axes, reference_cost: float | None, x: str = "epoch") -> 
     axes.set(xlabel=x, ylabel="cost")
 
 
-def plot_movie_map(movie_map: MovieMap, title: str, n_names: int = 30) -> Figure:
+def plot_movie_map(movie_map: "MovieMap", title: str, n_names: int = 30) -> Figure:
     """The projected movies: area by likes, colour by genre, the best known by name."""
     n, popularity = movie_map.n_projected, movie_map.movies["likes"].to_numpy(float)
     positions, groups = movie_map.positions[:n], movie_map.groups[:n]

@@ -13,7 +13,6 @@ from embedlab.movies.sweep.convergence import (
     choose_queries,
     fit_with_snapshots,
     read_lists,
-    sampled_overlap,
     save_lists,
     snapshot_epochs,
 )
@@ -58,16 +57,6 @@ def test_lists_are_those_of_the_served_model(vectors):
     ):
         expected = model.top([int(query)], chosen.k, exclude=others)
         assert rows.tolist() == [one.row for one in expected]
-
-
-def test_the_overlap_is_the_mean_over_the_drawn_movies_with_its_interval():
-    chosen = queries(asked=[0, 4], k=2)
-    exact = np.array([[1, 2]] * 6)
-    lists = np.array([[8, 9], [8, 9], [1, 2], [2, 1], [1, 9], [8, 9]])
-    mean, half = sampled_overlap(chosen, lists, exact)
-    shares = [1, 1, 0.5, 0]
-    assert mean == np.mean(shares)
-    assert half == pytest.approx(1.96 * np.std(shares, ddof=1) / 2)
 
 
 def test_lists_are_read_back_and_other_questions_have_none(tmp_path, vectors):

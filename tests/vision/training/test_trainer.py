@@ -21,9 +21,10 @@ from toy_dataset import PREPROCESSING, split_of, squares
 from embedlab.errors import DataError, DivergedError
 from embedlab.progress import EpochRecord
 from embedlab.vision.backbone import attach_head, load_backbone, new_head
+from embedlab.vision.data.batches import iter_batches
 from embedlab.vision.evaluation.metrics import AccuracyAndLoss, Predictions
 from embedlab.vision.features import extract_features
-from embedlab.vision.inference import ImagePipeline, iter_batches
+from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.options import FREEZE
 from embedlab.vision.training import trainer as trainer_module
 from embedlab.vision.training.checkpoint import Checkpoints

@@ -1,4 +1,4 @@
-"""Metrics of rankings by held-out likes, their bootstrap intervals, and the overlap of lists.
+"""Metrics of rankings by held-out likes, and their bootstrap intervals.
 
 In: a `Holdout` and a score function. Out: `RankingMetrics` of each scorer.
 Every user has the same weight: values are averaged over each user's queries first.
@@ -20,7 +20,6 @@ ScoreFunction = Callable[[np.ndarray], Iterator[tuple[str, np.ndarray]]]
 QUERIES_AT_ONCE = 512
 RESAMPLES_AT_ONCE = 50
 CONFIDENCE = 0.95
-PERSISTENCE = 0.9  # the first ten positions have 86% of the weight (Webber et al., eq. 21)
 
 
 @dataclass(frozen=True)
@@ -144,32 +143,3 @@ def bootstrap_intervals(
         means.append(counts @ per_user / n_users)  # (size, m)
     tail = (1 - CONFIDENCE) / 2
     return np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
-
-
-def overlap_at_k(first: Sequence[int], second: Sequence[int]) -> float:
-    """The fraction of the k movies of one list that are in the other; order is ignored."""
-    return len(set(first) & set(second)) / max(len(first), len(second), 1)
-
-
-def rank_biased_overlap(
-    first: Sequence[int], second: Sequence[int], p: float = PERSISTENCE
-) -> float:
-    """RBO, extrapolated from the first k positions: 0 to 1; early positions weigh most.
-
-    With A_d the agreement (the overlap of the first d movies over d):
-
-        RBO_ext = A_k p^k + (1 − p)/p Σ_{d=1..k} A_d p^d
-
-    Both lists have k movies, without repetition. Source: W. Webber, A. Moffat and J. Zobel, "A
-    similarity measure for indefinite rankings", ACM TOIS 28(4), 2010, equation 23.
-    """
-    a = np.array(agreements(first, second))
-    if not len(a):
-        return 0.0
-    weight = p ** np.arange(1, len(a) + 1)  # p^d
-    return float(a[-1] * weight[-1] + (1 - p) / p * (a @ weight))
-
-
-def agreements(first: Sequence[int], second: Sequence[int]) -> list[float]:
-    """A_d for d = 1 … k: the fraction of the first d movies that both lists have."""
-    return [overlap_at_k(first[:d], second[:d]) for d in range(1, len(first) + 1)]

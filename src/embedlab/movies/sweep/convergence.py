@@ -9,7 +9,6 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +26,6 @@ MIN_MOVIE_LIKES = 5  # of a movie that is drawn: vectors of less liked ones say 
 LISTS_FILE = "lists.npz"
 
 ListsByEpoch = Mapping[int, np.ndarray]  # epoch -> (n_queries, k) int32 rows of movies, or -1
-
-
-class Overlap(NamedTuple):
-    """The mean share of a list that is in another one, and its margin: half of the 95% interval."""
-
-    mean: float
-    margin: float
 
 
 @dataclass(frozen=True)
@@ -107,18 +99,6 @@ def fit_with_snapshots(
     if not fit.has_diverged:
         lists[fit.epochs] = queries.recommend(fit.embedding)
     return fit, lists
-
-
-def sampled_overlap(queries: Queries, lists: np.ndarray, exact: np.ndarray) -> Overlap:
-    """The overlap of `lists` with the exact lists, both (n_queries, k).
-
-    The mean is over the movies drawn at random; if none were drawn, over those asked for.
-    """
-    start = queries.n_asked if queries.n_sampled else 0
-    is_in_exact = (lists[start:, :, None] == exact[start:, None, :]).any(axis=2)  # (n_sampled, k)
-    overlaps = is_in_exact.mean(axis=1) if queries.k else np.ones(len(is_in_exact))
-    error = overlaps.std(ddof=1) / np.sqrt(len(overlaps)) if len(overlaps) > 1 else 0.0
-    return Overlap(float(overlaps.mean()), float(1.96 * error))
 
 
 def save_lists(folder: Path, queries: Queries, lists: ListsByEpoch) -> None:

@@ -12,11 +12,16 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from embedlab.movies.evaluation.metrics import overlap_at_k, rank_biased_overlap
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult, relative_gap
-from embedlab.movies.sweep.convergence import ListsByEpoch, Overlap, Queries, sampled_overlap
+from embedlab.movies.sweep.convergence import ListsByEpoch, Queries
 from embedlab.movies.sweep.grid import NEW_PREFIX
+from embedlab.movies.sweep.overlap import (
+    Overlap,
+    overlap_at_k,
+    rank_biased_overlap,
+    sampled_overlap,
+)
 from embedlab.progress import EpochRecord
 from embedlab_serving.titles import TitleIndex
 

@@ -1,10 +1,9 @@
 """Figures of image classifiers: arrays in, matplotlib Figures out, without a display."""
 
 import math
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle, repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -30,28 +29,15 @@ from embedlab.plotting import (
 from embedlab.progress import EpochRecord
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import ClassificationReport, Predictions, wilson_interval
+from embedlab.vision.evaluation.tiles import Row, Tile, draw_rows, wrap_tiles
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)  # of runs, in turn
 PALE = "#d5d8dc"
 CLASSES_ON_A_PAGE = 25
 TEXTS_NAMED = 3  # in the warning of missing characters
 MAX_NAMED_CLASSES = 30  # in the map and its legend
-COLUMNS = 12  # of a grid of images
 MAP_RATIO = 1.2  # width of the map over its height
 ROWS_OF_THUMBNAILS = 18
-TILE_HEIGHT = 1.42  # of an image and its caption, in widths of an image
-
-
-class Tile(NamedTuple):
-    """An image (3, side, side) uint8 and up to two lines of text under it, or in its place."""
-
-    image: np.ndarray | None
-    caption: str
-    colour: str = GREY
-
-
-Row = tuple[str, Sequence[Tile | None]]  # a name at the left, and images; None is a gap
-Heading = tuple[float, str]  # x of its middle, in widths of an image, and its text
 
 
 def prepare_fonts(images: ImageDataset) -> list[str]:
@@ -153,7 +139,7 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
                 caption = f"{taken_for}{item.confidence:.0%}"
                 tiles[first + item.rank - 1] = Tile(images.pixels[item.row], caption, colour)
             rows.append((name, tiles))
-        yield _tile_rows(rows, f"{title}{page_range}", headings)
+        yield draw_rows(rows, f"{title}{page_range}", headings)
 
 
 def plot_image_grid(
@@ -165,7 +151,7 @@ def plot_image_grid(
 ) -> Figure:
     """Images (n, 3, side, side) uint8 in rows, by default in a square, a caption under each."""
     columns = columns or max(1, math.ceil(math.sqrt(len(images))))
-    return _tile_rows(_wrap("", list(map(Tile, images, captions, colours)), columns), title)
+    return draw_rows(wrap_tiles("", list(map(Tile, images, captions, colours)), columns), title)
 
 
 def plot_predictions(
@@ -267,7 +253,7 @@ def plot_neighbours(
         tiles = map(Tile, images.pixels[nearest], names[nearest], colours)
         rows.append(("", [Tile(images.pixels[query], names[query], "black"), None, *tiles]))
     headings = [(0.5, "image"), (neighbours.shape[1] / 2 + 2, "nearest in the embedding")]
-    return _tile_rows(rows, title, headings)
+    return draw_rows(rows, title, headings)
 
 
 def plot_disagreements(
@@ -286,8 +272,10 @@ def plot_disagreements(
     for name, wrong in zip(names, (only_first, only_second), strict=True):
         confusions = zip(wrong.labels, wrong.predicted, strict=True)
         captions = [f"{images.classes[k]}\nnot {images.classes[other]}" for k, other in confusions]
-        rows += _wrap(f"only {name} is right", list(map(Tile, images.pixels[wrong.rows], captions)))
-    return _tile_rows(rows, title)
+        rows += wrap_tiles(
+            f"only {name} is right", list(map(Tile, images.pixels[wrong.rows], captions))
+        )
+    return draw_rows(rows, title)
 
 
 def plot_accuracies(table: pd.DataFrame, title: str) -> Figure:
@@ -349,45 +337,3 @@ def _row_axes(
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes, y
-
-
-def _wrap(name: str, tiles: Sequence[Tile], columns: int = COLUMNS) -> list[Row]:
-    """Rows of images, the first row with that name; without images, one empty row."""
-    starts = range(0, max(1, len(tiles)), columns)
-    return [(name if i == 0 else "", tiles[i : i + columns]) for i in starts]
-
-
-def _tile_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ()) -> Figure:
-    """A figure of rows of images; the unit of its axes is an image's width."""
-    n_columns = max(1, *(len(tiles) for _, tiles in rows))
-    has_names = any(name for name, _ in rows)
-    left = 1.9 if has_names else 0.1  # room for a name of 18 letters a line
-    top = 0.45 if headings else 0.1
-    size = 0.95 * (n_columns + left), 0.95 * (TILE_HEIGHT * len(rows) + top) + 0.4  # inches
-    figure = PlainTextFigure(figsize=size, dpi=120)
-    figure.suptitle(title, y=1 - 0.1 / size[1], va="top")
-    axes = figure.add_axes((0, 0, 1, 1 - 0.4 / size[1]))
-    axes.set(xlim=(-left, n_columns + 0.05), ylim=(TILE_HEIGHT * len(rows), -top))
-    axes.axis("off")
-    for x, text in headings:
-        axes.text(x, -0.12, text, ha="center", va="bottom", color=GREY, weight="bold")
-    for i, (name, tiles) in enumerate(rows):
-        y = TILE_HEIGHT * i
-        axes.text(-0.15, y + 0.5, textwrap.fill(name, 18), ha="right", va="center", size=11)
-        for x, tile in enumerate(tiles):
-            if tile is not None:
-                _draw_tile(axes, x, y, tile)
-    return figure
-
-
-def _draw_tile(axes: Axes, x: float, y: float, tile: Tile) -> None:
-    if tile.image is None:
-        text = axes.text(x + 0.5, y + 0.5, tile.caption, ha="center", va="center")
-        text.set(size=9, color=tile.colour)
-        return
-    box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
-    axes.imshow(tile.image.transpose(1, 2, 0), extent=box, interpolation="bicubic", aspect="auto")
-    lines = [t if len(t) <= 14 else f"{t[:7]}…{t[-6:]}" for t in tile.caption.split("\n")]
-    letter_size = 8 if max(map(len, lines)) > 11 else 10
-    caption = axes.text(x + 0.5, y + 1, "\n".join(lines), ha="center", va="top")
-    caption.set(size=letter_size, color=tile.colour)

@@ -26,10 +26,11 @@ from embedlab.errors import DataError, DivergedError, OptionError
 from embedlab.progress import EpochRecord, OnProgress, ignore_progress
 from embedlab.vision.backbone import freeze
 from embedlab.vision.data.augmentation import augment
+from embedlab.vision.data.batches import iter_batches
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.evaluation.metrics import NO_SCORE, AccuracyAndLoss
-from embedlab.vision.inference import ImagePipeline, iter_batches
+from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.seeds import seeded
 from embedlab.vision.training.epochs import BestEpoch, ValidatedEpoch
 from embedlab.vision.training.optim import build_ema, build_optimizer, build_schedule

@@ -102,7 +102,8 @@ def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
     if method == "none":
         return "No map of the movies, as embedding_map=none asks."
     # Imported here, because scikit-learn takes half a second and other movie runs do not need it.
-    from embedlab.movies.explorer import MIN_MAPPED, explorer_page, map_movies
+    from embedlab.movies.movie_map import MIN_MAPPED, map_movies
+    from embedlab.movies.page import explorer_page
 
     vectors, likes = fitted.result.embedding, fitted.likes
     caption = f"{likes.name}, {fitted.options.label}, dim {vectors.shape[1]}"

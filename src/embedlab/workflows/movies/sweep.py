@@ -22,10 +22,10 @@ from embedlab.movies.sweep.convergence import (
     ListsByEpoch,
     Queries,
     fit_with_snapshots,
-    sampled_overlap,
     save_lists,
 )
 from embedlab.movies.sweep.grid import FIT_KEY, Job
+from embedlab.movies.sweep.overlap import sampled_overlap
 from embedlab.movies.sweep.plots import run_colours
 from embedlab.movies.sweep.ray_backend import RayOptions, RunFit, fits_by_ray, ray_session
 from embedlab.movies.sweep.results import SweepFit

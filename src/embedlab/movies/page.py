@@ -1,59 +1,25 @@
-"""The movie map and `explore.html`: walk through an embedding, from a movie to its nearest ones.
+"""`explore.html`: walk through an embedding, from a movie to its nearest ones.
 
-In: vectors, and the movies with their likes. Out: a `MovieMap`, and a page of it with the ten
-nearest movies of each by `v_j·v_q / ‖v_j‖^a`: a = 0 is the served model's score `dot`, which
-prefers popular movies, a = 1 ranks as its `cosine`.
+In: a `MovieMap` and all vectors. Out: the text of a page, with the map and the ten nearest movies
+of each by `v_j·v_q / ‖v_j‖^a`: a = 0 is the served model's score `dot`, which prefers popular
+movies, a = 1 ranks as its `cosine`.
 """
 
 import base64
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import torch
-from sklearn.manifold import trustworthiness
-from sklearn.neighbors import KNeighborsRegressor
 
-from embedlab.movies.movie_map import GENRE_COLOURS, GENRE_GROUPS, MovieMap
+from embedlab.movies.genres import GENRE_COLOURS, GENRE_GROUPS
+from embedlab.movies.movie_map import MovieMap
 from embedlab.movies.options import NORM_EXPONENTS
 from embedlab.pages.render import render_page
-from embedlab.projection import project
 from embedlab_serving.titles import TitleIndex
 
-MIN_MAPPED = 10
-MAX_PROJECTED = 3_000  # movies; t-SNE of as many takes seconds
-MAX_EXPLORED = 10_000  # movies of a page
-TSNE_ITERATIONS = 500  # 1,000 keep neighbours no better
 MAX_POSITION = 9_999  # positions of a page are whole numbers
 N_NEIGHBOURS = 10
 MOVIES_AT_ONCE = 512  # query movies whose scores are computed together
-
-
-def map_movies(
-    vectors: np.ndarray, movies: pd.DataFrame, method: str, n: int = MAX_EXPLORED
-) -> MovieMap | None:
-    """Map the `n` most liked movies by direction, since a vector's length reflects popularity.
-
-    None if there are fewer than MIN_MAPPED different directions.
-
-    vectors  (n_movies, dim) float32.
-    movies   one row per vector: title, genres, likes.
-    """
-    rows = np.argsort(-movies["likes"].to_numpy(), kind="stable")[:n]
-    norms = np.linalg.norm(vectors[rows], axis=1, keepdims=True)
-    directions = vectors[rows] / np.where(norms > 0, norms, 1)  # (n, dim)
-    n_projected = min(len(rows), MAX_PROJECTED)
-    anchors, others = directions[:n_projected], directions[n_projected:]
-    if len(np.unique(anchors, axis=0)) < MIN_MAPPED:
-        return None
-    positions = project(anchors, method, 0, TSNE_ITERATIONS)
-    k = min(10, (n_projected - 1) // 2)
-    quality = float(trustworthiness(anchors, positions, n_neighbors=k))
-    if len(others):
-        placed = KNeighborsRegressor(3, weights="distance").fit(anchors, positions)
-        positions = np.concatenate([positions, placed.predict(others)])
-    movies = movies.iloc[rows].reset_index(drop=True)
-    return MovieMap(movies, rows, positions, n_projected, method, quality)
 
 
 def nearest_movies(vectors: np.ndarray, excluded: Sequence[Sequence[int]]) -> np.ndarray:

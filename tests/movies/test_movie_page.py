@@ -9,15 +9,9 @@ import pytest
 from browser import needs_chromium, run_in_page
 from movie_embeddings import embedding_of, sample_embedding
 
-from embedlab.movies.explorer import (
-    MAX_POSITION,
-    MIN_MAPPED,
-    N_NEIGHBOURS,
-    NORM_EXPONENTS,
-    explorer_page,
-    map_movies,
-    nearest_movies,
-)
+from embedlab.movies.movie_map import MIN_MAPPED, map_movies
+from embedlab.movies.options import NORM_EXPONENTS
+from embedlab.movies.page import MAX_POSITION, N_NEIGHBOURS, explorer_page, nearest_movies
 from embedlab_serving.neighbours import Neighbours
 
 MAX_BYTES = 3_000_000  # of the page of ml-latest-small
@@ -87,7 +81,7 @@ def test_movies_that_are_left_out_are_in_no_list(sample):
 
 def test_the_map_has_the_most_liked_first_and_places_the_others_among_them(monkeypatch, sample):
     vectors, movies, _ = sample
-    monkeypatch.setattr("embedlab.movies.explorer.MAX_PROJECTED", 40)
+    monkeypatch.setattr("embedlab.movies.movie_map.MAX_PROJECTED", 40)
     movie_map = map_movies(vectors, movies, "tsne", n=60)
     assert movie_map.movies["likes"].is_monotonic_decreasing
     assert movie_map.movies["title"].tolist() == movies["title"].iloc[movie_map.rows].tolist()

@@ -53,7 +53,7 @@ def by_one(tmp_path_factory):
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with patch.dict(os.environ, EMBEDLAB_CACHE=str(tmp_path_factory.mktemp("one"))):
-        results = shared_work.all_of_it()
+        results = shared_work.all_results()
     torch.set_num_threads(n_threads)
     return results
 

@@ -53,6 +53,8 @@ def evaluated() -> tuple[list[Evaluation], pd.DataFrame]:
     """The evaluations of this project's own candidates on the eighty users, and their table."""
     likes = eighty_users()
     present, _ = candidates.build_candidates((3, 6), 0, likes.shape)
-    of_us = [one for one in present if not one.name.startswith(("implicit", "item2vec"))]
-    entries = tune_and_evaluate(likes, of_us, EvaluationOptions(n_splits=2))
+    without_libraries = [
+        one for one in present if not one.name.startswith(("implicit", "item2vec"))
+    ]
+    entries = tune_and_evaluate(likes, without_libraries, EvaluationOptions(n_splits=2))
     return entries, result_table(entries, 400, seed=0)

@@ -85,11 +85,11 @@ def assert_hides(response: "Response", secret: str, log: str) -> None:
         "Error: the model failed on this request; the server's log says why"
     )
     assert secret not in response.text
-    assert not shows_the_inside(response.text)
+    assert not shows_internals(response.text)
     assert secret in log
 
 
-def shows_the_inside(text: str) -> bool:
+def shows_internals(text: str) -> bool:
     """Whether the text has a stack trace or a path of the server, perhaps escaped as in JSON."""
     inside = [
         "Traceback",

@@ -100,7 +100,7 @@ def one_step() -> dict[str, np.ndarray]:
     return {name: after[name] - before[name] for name in before}
 
 
-def all_of_it() -> dict[str, object]:
+def all_results() -> dict[str, object]:
     with patch.object(inference, "BATCH_SIZE", BATCH):
         trainer = trainer_of(LAST_STAGE)
         next(trainer.train())
@@ -126,7 +126,7 @@ def by_rank(number: int, folder: Path) -> None:
     torch.set_num_threads(1)
     params = {"device": "cpu"}
     with process_group(params):
-        results = all_of_it()
+        results = all_results()
         try:
             assert_same_across_ranks("dataset", rank() == 1)
         except OptionError as error:

@@ -71,7 +71,7 @@ def test_co_likes_are_the_known_counts(likes):
         ("sgd", 2e-5, {0: 9.6e9, 15: 1.9e7, 135: 3.1e6}, 0.05),
     ],
 )
-def test_the_published_curve_comes_back(likes, optimizer, lr, published, tolerance):
+def test_the_published_curve_is_reproduced(likes, optimizer, lr, published, tolerance):
     history = []
     options = FitOptions(optimizer, lr, dim=100, epochs=max(published))
     fit_likes(likes.weighted, options, 0, "cpu", history.append)

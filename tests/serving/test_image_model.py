@@ -33,7 +33,7 @@ from served_models import (
     assert_hides,
     call,
     send,
-    shows_the_inside,
+    shows_internals,
     wait_for,
     write_digests,
 )
@@ -545,7 +545,7 @@ def assert_refused(response: Response, sentence: str) -> None:
         rf"Failed to predict data '.*'\. \nError: {sentence}", answer["message"], re.S
     )
     assert len(response.text) < 1_000
-    assert not shows_the_inside(response.text)
+    assert not shows_internals(response.text)
 
 
 @pytest.mark.parametrize(("body", "sentence"), REFUSED.values(), ids=REFUSED)

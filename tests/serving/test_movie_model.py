@@ -33,7 +33,7 @@ from served_models import (
     assert_hides,
     call,
     send,
-    shows_the_inside,
+    shows_internals,
     wait_for,
     write_digests,
 )
@@ -411,7 +411,7 @@ def test_a_bad_request_is_400_with_a_sentence(post, body, sentence):
     assert re.fullmatch(
         rf"Failed to predict data '.*'\. \nError: {sentence}", answer["message"], re.S
     )
-    assert not shows_the_inside(response.text)
+    assert not shows_internals(response.text)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ def test_a_malformed_request_is_refused_by_mlflow(post, body, content_type, stat
     response = post(body, content_type)
     assert response.status == status
     assert part in response.text
-    assert not shows_the_inside(response.text)
+    assert not shows_internals(response.text)
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_known_exception_mlflow_itself_shows_its_stack_for_a_broken_table(post, 
     response = post(body, content_type)
     assert response.status == 400
     assert "Failed to parse input as a Pandas DataFrame" in response.text
-    assert shows_the_inside(response.text)
+    assert shows_internals(response.text)
 
 
 def test_known_exception_a_request_without_content_type_is_mlflows_own_failure(post):
@@ -511,4 +511,4 @@ def test_a_real_server_the_entry_point_and_the_model_agree(served, tmp_path):
     pd.testing.assert_frame_equal(answer, logged, check_dtype=False)
     assert unknown.status == 400
     assert 'No movie is called \\"no such\\"' in unknown.text
-    assert not shows_the_inside(unknown.text)
+    assert not shows_internals(unknown.text)

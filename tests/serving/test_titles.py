@@ -147,7 +147,7 @@ def test_a_part_of_one_movie_that_nearly_names_another_is_a_question():
     assert error.value.candidates == (TITLES[27], TITLES[28])
 
 
-def test_a_part_of_several_movies_is_a_question():
+def test_a_part_of_several_titles_is_ambiguous():
     with pytest.raises(TitleError, match="fits 2 movies") as error:
         INDEX.find("water for")
     assert error.value.candidates == (TITLES[22], TITLES[23])
@@ -386,7 +386,7 @@ def test_of_500_mistyped_titles_9_in_10_find_their_movie_and_none_a_far_one(real
 
 
 @pytest.mark.real
-def test_a_movie_that_the_catalogue_lacks_is_hardly_ever_another(real):
+def test_a_missing_movie_is_hardly_ever_taken_for_another(real):
     titles, _ = real
     index = TitleIndex(titles[::2])
     known = {normalise(as_spoken(title)) for title in titles[::2]}

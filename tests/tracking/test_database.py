@@ -121,7 +121,7 @@ def test_a_store_of_mlflows_first_version_is_opened_and_keeps_its_runs(database)
     assert mlflow.get_run("0123456789abcdef" * 2).info.status == "FINISHED"
 
 
-def test_a_store_with_a_guest_is_opened(database):
+def test_a_store_with_another_programs_table_is_opened(database):
     """MLflow's own table of users, for example, may be in the same database."""
     empty_store(database)
     execute(database, *CUSTOMERS)

@@ -40,17 +40,17 @@ def experiment(client) -> str:
     return client.create_experiment(os.environ["MLFLOW_EXPERIMENT_NAME"])
 
 
-def ago(hours: float) -> int:
+def ms_ago(hours: float) -> int:
     return int((time.time() - hours * HOUR) * 1000)
 
 
 def running(client, experiment: str, tags: dict[str, str], hours: float = 0.0) -> str:
     """A run that is RUNNING and began `hours` ago; returns its id."""
-    run = client.create_run(experiment, ago(hours), {"entry_point": "finetune", **tags})
+    run = client.create_run(experiment, ms_ago(hours), {"entry_point": "finetune", **tags})
     return run.info.run_id
 
 
-def how(client, run_id: str) -> tuple[str, str | None]:
+def status_and_reason(client, run_id: str) -> tuple[str, str | None]:
     run = client.get_run(run_id)
     return run.info.status, run.data.tags.get("stop_reason")
 
@@ -98,8 +98,8 @@ def test_the_next_start_marks_what_was_killed_and_nothing_that_lives(client):
         killed.join()
         before = time.time() * 1000
         with start_run("fit_embedding", "next", {}) as run:
-            assert [how(client, i) for i in ids[0]] == [("KILLED", "died")] * 2
-            assert [how(client, i) for i in ids[1]] == [("RUNNING", None)] * 2
+            assert [status_and_reason(client, i) for i in ids[0]] == [("KILLED", "died")] * 2
+            assert [status_and_reason(client, i) for i in ids[1]] == [("RUNNING", None)] * 2
         for run_id in ids[0]:
             kept = client.get_run(run_id)
             sentence = f"its process {killed.pid} on {this_host()} ended without closing the run"
@@ -107,8 +107,8 @@ def test_the_next_start_marks_what_was_killed_and_nothing_that_lives(client):
             assert kept.info.start_time <= kept.info.end_time <= before  # its last activity
         alive.terminate()
         alive.join(60)
-        assert [how(client, i) for i in ids[1]] == [("KILLED", "sigterm")] * 2
-        assert how(client, run.id) == ("FINISHED", "finished")
+        assert [status_and_reason(client, i) for i in ids[1]] == [("KILLED", "sigterm")] * 2
+        assert status_and_reason(client, run.id) == ("FINISHED", "finished")
     finally:
         for process in processes:
             process.kill()
@@ -124,15 +124,15 @@ def test_a_start_leaves_other_hosts_experiments_and_projects_alone(client, exper
     ]
     with start_run("fit_embedding", "fit", {}):
         pass
-    assert [how(client, run_id) for run_id in left] == [("RUNNING", None)] * len(left)
+    assert [status_and_reason(client, run_id) for run_id in left] == [("RUNNING", None)] * len(left)
 
 
 def test_a_start_does_not_fail_by_what_it_cannot_mark(client, experiment, caplog):
     odd = running(client, experiment, {**ENDED, "pid": "none"})
     with start_run("fit_embedding", "fit", {}) as run:
         pass
-    assert how(client, run.id) == ("FINISHED", "finished")
-    assert how(client, odd) == ("RUNNING", None)
+    assert status_and_reason(client, run.id) == ("FINISHED", "finished")
+    assert status_and_reason(client, odd) == ("RUNNING", None)
     assert "runs that died could not be marked" in caplog.text
 
 
@@ -143,7 +143,7 @@ def test_starts_at_the_same_time_mark_dead_runs_without_error(client, experiment
         thread.start()
     for thread in threads:
         thread.join()
-    assert [how(client, run_id) for run_id in died] == [("KILLED", "died")] * 4
+    assert [status_and_reason(client, run_id) for run_id in died] == [("KILLED", "died")] * 4
     assert caplog.text == ""
 
 
@@ -152,18 +152,18 @@ def test_a_run_that_has_ended_since_it_was_listed_is_not_marked(client, experime
     (stale,) = find_stale(experiment)
     client.set_terminated(run_id)
     stale.mark()
-    assert how(client, run_id) == ("FINISHED", None)
+    assert status_and_reason(client, run_id) == ("FINISHED", None)
 
 
-def test_silence_counts_only_where_no_process_can_be_seen(client, experiment):
+def test_silence_counts_only_if_the_process_cannot_be_seen(client, experiment):
     here = {"host": this_host(), "pid": str(os.getpid()), "process_started": str(started_at())}
     running(client, experiment, here, hours=1000)
     silent = running(client, experiment, ELSEWHERE, hours=30)
-    begun = client.create_run(experiment, ago(30), {"mlflow.project.entryPoint": "main"})
-    foreign = client.create_run(experiment, ago(30), {"mlflow.project.entryPoint": "theirs"})
-    client.log_metric(foreign.info.run_id, "loss", 1.0, timestamp=ago(29))
+    begun = client.create_run(experiment, ms_ago(30), {"mlflow.project.entryPoint": "main"})
+    foreign = client.create_run(experiment, ms_ago(30), {"mlflow.project.entryPoint": "theirs"})
+    client.log_metric(foreign.info.run_id, "loss", 1.0, timestamp=ms_ago(29))
     heard = running(client, experiment, ELSEWHERE, hours=30)
-    client.log_metric(heard, "val/loss", 1.0, timestamp=ago(3))
+    client.log_metric(heard, "val/loss", 1.0, timestamp=ms_ago(3))
 
     assert find_stale(experiment) == []
     reasons = {item.run.info.run_id: item.reason for item in find_stale(experiment, 24)}
@@ -173,7 +173,7 @@ def test_silence_counts_only_where_no_process_can_be_seen(client, experiment):
     }
     last_activity = {item.run.info.run_id: item.last_activity for item in find_stale(experiment, 2)}
     assert set(last_activity) == {silent, begun.info.run_id, heard}
-    assert last_activity[heard] == pytest.approx(ago(3), abs=60_000)  # within a minute
+    assert last_activity[heard] == pytest.approx(ms_ago(3), abs=60_000)  # within a minute
 
 
 # -- files -------------------------------------------------------------------------------------
@@ -234,12 +234,16 @@ def test_clean_runs_lists_and_marks_and_removes(client, experiment, capsys):
     printed = "".join(capsys.readouterr().out.split())
     assert died in printed
     assert "RunstomarkKILLED:2,filestoremove:1" in printed
-    assert [how(client, run_id) for run_id in (died, silent)] == [("RUNNING", None)] * 2
+    assert [status_and_reason(client, run_id) for run_id in (died, silent)] == [
+        ("RUNNING", None)
+    ] * 2
     assert file.exists()
 
     clean_runs.main([])
     assert "Runs marked KILLED: 2, files removed: 1" in capsys.readouterr().out
-    assert [how(client, run_id) for run_id in (died, silent)] == [("KILLED", "died")] * 2
+    assert [status_and_reason(client, run_id) for run_id in (died, silent)] == [
+        ("KILLED", "died")
+    ] * 2
     assert not file.exists()
     newest = client.search_runs([experiment], "attributes.status = 'FINISHED'")[0]
     table = mlflow.load_table("tables/stale.json", run_ids=[newest.info.run_id])
@@ -257,7 +261,10 @@ def test_clean_runs_of_another_experiment(client, experiment, capsys):
     other = client.create_experiment("cleaned from elsewhere")
     died = [running(client, place, ENDED) for place in (other, experiment)]
     clean_runs.main(["--experiment", "cleaned from elsewhere"])
-    assert [how(client, run_id) for run_id in died] == [("KILLED", "died"), ("RUNNING", None)]
+    assert [status_and_reason(client, run_id) for run_id in died] == [
+        ("KILLED", "died"),
+        ("RUNNING", None),
+    ]
     sentence = r"experiment: expected one of .*cleaned from elsewhere.* in sqlite:.*, got 'nowhere'"
     with pytest.raises(TrackingError, match=sentence):
         clean_runs.main(["--experiment", "nowhere"])

@@ -100,6 +100,7 @@ class TrackedRun:
         return {name: value for name, value in values.items() if value is not None}
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
+        """Set tags, each value as text; a tag that the run has is replaced."""
         self._client.log_batch(self.id, tags=[RunTag(key, str(v)) for key, v in tags.items()])
 
     def describe(self, markdown: str) -> None:
@@ -154,6 +155,7 @@ class TrackedRun:
             self._client.end_run(status)
 
     def log_figure(self, figure: "Figure", path: str) -> None:
+        """Log a figure as an image file; the ending of `path` chooses the format."""
         self._client.log_figure(self.id, figure, path)
 
     def log_table(self, table: "pd.DataFrame", path: str) -> None:
@@ -162,6 +164,7 @@ class TrackedRun:
         self._client.log_table(self.id, table, path)
 
     def log_text(self, text: str, path: str) -> None:
+        """Log a text file, UTF-8."""
         self._client.log_text(self.id, text, path)
 
     def log_image(self, pixels: "np.ndarray", key: str, epoch: int) -> None:

@@ -194,7 +194,7 @@ def test_what_one_launcher_has_finished_the_other_does_not_run_again(both, capsy
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_in_the_middle_is_replaced(cluster, tmp_path):
-    with fresh_store(tmp_path) as client, killing(1) as killed:
+    with fresh_store(tmp_path) as client, kill_fits(1) as killed:
         main([*ENDLESS, "--epochs", "3000", *by_ray(cluster)])
         fits = children(client)
         assert n_children(client) == len(fits) == 2
@@ -207,7 +207,7 @@ def test_a_fit_whose_process_always_dies_is_a_sentence_and_the_others_are_kept(c
     with fresh_store(tmp_path) as client:
         main([*ENDLESS[:-1], "1", "--epochs", "3000"])  # so that the exact fit is finished
         message = rf"1 of 3 fits failed: its process died {RETRIES + 1} times \(adam lr=0.1, seed 0"
-        with killing(RETRIES + 1) as killed, pytest.raises(RayError, match=message):
+        with kill_fits(RETRIES + 1) as killed, pytest.raises(RayError, match=message):
             main([*ENDLESS[:-1], "0.1,1", "--epochs", "3000", *by_ray(cluster)])
         fits = children(client)
     assert len(killed) == RETRIES + 1
@@ -250,7 +250,7 @@ def wait_for_fit(ancestor: psutil.Process) -> bool:
     return False
 
 
-class killing:
+class kill_fits:
     """Kill a number of processes in the block, each as soon as it runs a fit."""
 
     def __init__(self, number: int):

@@ -14,7 +14,7 @@ def test_words_give_the_best_fit_what_diverged_and_what_lists_share():
     assert "- **1 fit more than 100% above it** shares 0.0 of 1 movie with it." in said
 
 
-def test_words_say_by_what_fits_that_stayed_at_their_start_recommend():
+def test_the_summary_explains_the_lists_of_fits_that_stayed_at_their_start():
     far = [made_fit("sgd", lr, 1e6, start, seed) for lr, start, seed in STUCK]
     fits = [made_fit("exact", None, 100, BLOCKS), *far]
     said = to_markdown(compare(fits, FOUR, [0], k=1), "toy")
@@ -26,7 +26,7 @@ def test_words_say_by_what_fits_that_stayed_at_their_start_recommend():
 STUCK = [(1.0, MIXED, 0), (0.1, MIXED, 0), (1.0, [[3, 0], [1, 0], [0, 2], [2, 0]], 1)]
 
 
-def test_words_do_not_claim_a_fall_that_is_not_there():
+def test_the_summary_claims_no_falling_overlap_without_a_clear_correlation():
     fits = [made_fit("exact", None, 100, BLOCKS)]
     fits += [made_fit("adam", lr, 100 + lr, BLOCKS if lr % 2 else MIXED) for lr in range(1, 7)]
     said = to_markdown(compare(fits, FOUR, [0], k=1), "toy")

@@ -264,7 +264,7 @@ def three_versions(registry) -> Registry:
     return registry
 
 
-def test_previous_twice_is_back_where_it_was(three_versions):
+def test_promoting_previous_twice_restores_the_champion(three_versions):
     assert promote_version(three_versions.name, "previous", "a look").version == 1
     assert promote_version(three_versions.name, "previous", "back").version == 2
 

@@ -214,7 +214,7 @@ def test_any_split_is_whole_or_one_of_our_errors(sizes, n_official, seed, limits
     check_rows(images, split)
     assert np.min(counts(images, split)) >= 1
     whole = split_images(images, seed)
-    for part, all_of_it, limit in zip(parts(split), parts(whole), limits, strict=True):
-        assert len(part) == (min(limit, len(all_of_it)) or len(all_of_it))
-        assert set(part.tolist()) <= set(all_of_it.tolist())
+    for part, whole_part, limit in zip(parts(split), parts(whole), limits, strict=True):
+        assert len(part) == (min(limit, len(whole_part)) or len(whole_part))
+        assert set(part.tolist()) <= set(whole_part.tolist())
     assert sum(map(len, parts(whole))) == len(images.labels)

@@ -162,7 +162,7 @@ def test_only_an_epoch_of_the_last_resolution_can_be_the_best():
 
 
 @pytest.mark.parametrize("freeze", FREEZE)
-def test_what_is_frozen_stays_as_it_was_statistics_included(freeze):
+def test_frozen_layers_do_not_change_nor_do_their_statistics(freeze):
     parts = ["conv1 bn1", "layer1", "layer2", "layer3", "layer4", "fc"]
     n_frozen = list(FREEZE).index(freeze)
     net = network()

@@ -118,6 +118,7 @@ class RegisteredModel:
         self.set_alias(CHAMPION, version)
 
     def tag(self, version: int, **tags: str) -> None:
+        """Set tags of a version."""
         for key, value in tags.items():
             _retry(self.client.set_model_version_tag, self.name, str(version), key, value)
 

@@ -53,8 +53,7 @@ def evaluated() -> tuple[list[Evaluation], pd.DataFrame]:
     """The evaluations of this project's own candidates on the eighty users, and their table."""
     likes = eighty_users()
     present, _ = candidates.build_candidates((3, 6), 0, likes.shape)
-    without_libraries = [
-        one for one in present if not one.name.startswith(("implicit", "item2vec"))
-    ]
-    entries = tune_and_evaluate(likes, without_libraries, EvaluationOptions(n_splits=2))
+    optional = "implicit", "item2vec"
+    installed = [candidate for candidate in present if not candidate.name.startswith(optional)]
+    entries = tune_and_evaluate(likes, installed, EvaluationOptions(n_splits=2))
     return entries, result_table(entries, 400, seed=0)

@@ -10,8 +10,6 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.sweep import grid
 from embedlab.movies.sweep.ray_backend import LAUNCHERS, RayOptions, resolve_launcher
 
-PAGE = "compare.html"
-
 
 def build_parser() -> Parser:
     parser = Parser(
@@ -62,13 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.cli.console import console, work_progress
     from embedlab.device import choose_device
     from embedlab.movies.sweep.convergence import choose_queries
-    from embedlab.movies.sweep.page import comparison_page
-    from embedlab.movies.sweep.plots import comparison_figures
     from embedlab.movies.sweep.results import OptimizerComparison
-    from embedlab.movies.sweep.summary import to_markdown
     from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.movies.data import find_or_load_likes
     from embedlab.workflows.movies.sweep import Sweep
+    from embedlab.workflows.movies.sweep_report import PAGE, log_comparison
     from embedlab_serving.titles import TitleIndex
 
     params = vars(args) | {"learning_rates": grid.rates_as_text(rates)}
@@ -86,20 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         comparison = OptimizerComparison(fits, index, queries)
         sweep.log_overlaps(fits, comparison.overlap[0])
-        run.log_metrics({"reference/cost": comparison.exact.result.cost, "fits": len(fits)})
-        run.log_metrics(comparison.best_metrics())
-
-        run.log_table(comparison.fit_table(), "tables/fits.json")
-        run.log_table(comparison.pair_table(), "tables/overlap.json")
-        run.log_table(comparison.recommendation_table(), "tables/recommendations.json")
-        caption = f"{likes.name}, dim {args.dim}"
-        for name, figure in comparison_figures(comparison, caption).items():
-            run.log_figure(figure, f"figures/{name}.png")
-        run.log_text(comparison_page(comparison, caption), PAGE)
-        summary = to_markdown(comparison, likes.name)
-        run.log_text(summary, "summary.md")
-        run.describe(summary)
-        page = sweep.save_view(f"Optimizers: {caption}", len(fits))
+        summary = log_comparison(run, comparison, likes.name)
+        page = sweep.save_view(f"Optimizers: {likes.name}, dim {args.dim}", len(fits))
     console.print(summary)
     console.print(f"Watch the lists converge: {run.artifact_location(PAGE)}")
     console.print(run.ui_instructions(page))

@@ -37,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.formatting import command
     from embedlab.movies.evaluation.candidates import WEIGHTED_EMBEDDING, build_candidates
     from embedlab.movies.evaluation.evaluate import EvaluationOptions, tune_and_evaluate
-    from embedlab.movies.evaluation.plots import plot_accuracy_against_novelty
-    from embedlab.movies.evaluation.summary import result_table, to_markdown
+    from embedlab.movies.evaluation.summary import result_table
     from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.movies.data import find_or_load_likes, fit_parameters
+    from embedlab.workflows.movies.evaluation_report import log_evaluations
     from embedlab_serving.neighbours import SCORES
 
     with start_run("evaluate_embedding", "evaluate_embedding", vars(args)) as run:
@@ -58,26 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         with work_progress("evaluate") as on_progress:
             evaluations = tune_and_evaluate(likes.matrix, candidates, options, on_progress)
         table = result_table(evaluations, args.resamples, args.seed)
-
-        run.log_table(table, "tables/contestants.json")
-        title = f"{likes.name}: accuracy against novelty"
-        figure = plot_accuracy_against_novelty(evaluations, table, title, args.k)
-        run.log_figure(figure, "figures/trade.png")
-        weighted = next(e for e in evaluations if e.name == WEIGHTED_EMBEDDING)
-        run.log_params({f"chosen_{name}": value for name, value in weighted.settings.items()})
-        run.log_params({"chosen_score": weighted.scorer})
-        run.log_metrics(
-            {f"test/{name}": value for name, value in weighted.test_metrics.means().items()}
-        )
-        run.log_metrics({"val/hit_rate": weighted.val_hit_rate})
-        for evaluation in evaluations:
-            means = evaluation.test_metrics.means()
-            slug = "_".join(evaluation.name.lower().replace(",", "").replace("-", "_").split())
-            run.log_metrics({f"{slug}/test_{name}": value for name, value in means.items()})
-        summary = to_markdown(table, likes.name, options, left_out)
-        run.log_text(summary, "summary.md")
-        run.describe(summary)
+        summary = log_evaluations(run, evaluations, table, likes.name, options, left_out)
     console.print(summary)
+    weighted = next(e for e in evaluations if e.name == WEIGHTED_EMBEDDING)
     weighting = {name: weighted.settings[name] for name in ("user_weight", "item_power")}
     parameters = fit_parameters(likes, vars(args), weighting)
     chosen = command("fit_embedding", **parameters, optimizer="exact", dim=weighted.settings["dim"])

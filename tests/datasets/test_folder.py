@@ -62,13 +62,13 @@ BLOCKED = """
 import os, sys
 from embedlab.datasets.image_source import locate_images
 from embedlab.tracking.signals import raise_first_signal
-from embedlab.vision.data import images
+from embedlab.vision.data import image_cache, images
 
 def wait(*_):
     os.write(1, b"blocked\\n")
     return os.read(os.pipe()[0], 1)  # as from a file system that does not answer
 
-setattr(images, sys.argv[2], wait)
+setattr(image_cache, sys.argv[2], wait)
 with raise_first_signal():
     images.read_images(locate_images(f"folder:{sys.argv[1]}"))
 """

@@ -23,6 +23,7 @@ from PIL import Image
 from embedlab.datasets.cache import cache_folder
 from embedlab.datasets.image_source import SAMPLE, ImageSource, locate_images
 from embedlab.errors import DataError
+from embedlab.vision.data import image_cache
 from embedlab.vision.data import images as images_module
 from embedlab.vision.data.images import ImageDataset, read_images
 
@@ -139,7 +140,7 @@ def test_images_are_stored_at_the_largest_shorter_side_up_to_256(tmp_path, sizes
 
 
 def test_progress_is_told_after_every_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(images_module, "DECODING_BATCH", 2)
+    monkeypatch.setattr(image_cache, "DECODING_BATCH", 2)
     told = []
     source = write_images(tmp_path, {**ANIMALS, "dog/3.png": WHITE})
     images = read_images(source, lambda *count: told.append(count))
@@ -150,13 +151,13 @@ def test_progress_is_told_after_every_batch(tmp_path, monkeypatch):
 def test_the_second_read_decodes_nothing(tmp_path, monkeypatch):
     source = write_images(tmp_path, ANIMALS)
     first = read_images(source)
-    monkeypatch.setattr(images_module, "decode_image", no_decoding)
+    monkeypatch.setattr(image_cache, "decode_image", no_decoding)
     assert is_same_dataset(read_images(source), first)
 
 
 def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
     """Permissions or the disk may have been repaired, which changes neither size nor time."""
-    tried, decode = [], images_module.decode_image
+    tried, decode = [], image_cache.decode_image
 
     def away(path, side):
         tried.append(Path(path).name)
@@ -165,13 +166,13 @@ def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
         return decode(path, side)
 
     source = write_images(tmp_path, ANIMALS)
-    monkeypatch.setattr(images_module, "decode_image", away)
+    monkeypatch.setattr(image_cache, "decode_image", away)
     names = ["cat/1.png", "dog/1.png"]
     assert [name for name, _ in read_images(source).left_out] == names
     tried.clear()
     assert [name for name, _ in read_images(source).left_out] == names
     assert tried == ["1.png", "1.png"]
-    monkeypatch.setattr(images_module, "decode_image", decode)
+    monkeypatch.setattr(image_cache, "decode_image", decode)
     assert read_images(source).left_out == ()
 
 
@@ -223,9 +224,9 @@ def test_a_large_cache_is_mapped_and_a_small_one_read(tmp_path, monkeypatch):
     source = write_images(tmp_path, ANIMALS)
     small = read_images(source)
     assert small.mapped is None
-    monkeypatch.setattr(images_module, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes)
+    monkeypatch.setattr(image_cache, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes)
     assert read_images(source).mapped is None
-    monkeypatch.setattr(images_module, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes - 1)
+    monkeypatch.setattr(image_cache, "MAX_BYTES_IN_MEMORY", small.pixels.nbytes - 1)
     large = read_images(source)
     assert large.mapped is not None and not large.pixels.flags.writeable
     assert is_same_dataset(large, small)

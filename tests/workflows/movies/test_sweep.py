@@ -49,7 +49,7 @@ def compared(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_figures(compared, monkeypatch):
     """Let only the first comparison draw figures, which `test_sweep_plots` tests."""
-    monkeypatch.setattr("embedlab.movies.sweep.plots.comparison_figures", lambda *_: {})
+    monkeypatch.setattr("embedlab.workflows.movies.sweep_report.comparison_figures", lambda *_: {})
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_a_child_whose_vectors_are_gone_is_fitted_anew(tmp_path):
 @pytest.mark.slow
 def test_a_comparison_that_is_stopped_goes_on(tmp_path, monkeypatch):
     with fresh_store(tmp_path) as client:
-        from embedlab.workflows import sweep as tracked
+        from embedlab.workflows.movies import sweep as tracked
 
         solve, calls = tracked.fit_with_snapshots, itertools.count(1)
 

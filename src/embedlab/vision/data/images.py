@@ -18,6 +18,7 @@ from embedlab.datasets.image_source import CIFAR10, ImageSource
 from embedlab.progress import OnProgress, ignore_progress
 from embedlab.vision.data.image_cache import decoded_images, fingerprint
 
+
 @dataclass(frozen=True)
 class ImageDataset:
     """All images of a data set.

@@ -26,8 +26,13 @@ from benchmarks.movie_fits import DIM, load_likes, timed_exact_fit
 from benchmarks.synthetic_ratings import LARGEST, folder_of_size
 from benchmarks.timing import in_a_process, machine, print_table, timed
 from embedlab.movies.data.weighting import weight_likes
-from embedlab.movies.evaluation.baselines import als_scores, inner_products, unit_rows
-from embedlab.movies.evaluation.metrics import ScoreFunction, held_out_metrics
+from embedlab.movies.evaluation.baselines import als_scores
+from embedlab.movies.evaluation.metrics import (
+    ScoreFunction,
+    held_out_metrics,
+    inner_products,
+    unit_rows,
+)
 from embedlab.movies.evaluation.splits import Holdout, choose_users, hold_out
 from embedlab.plotting import BLUE, GREEN, new_figure, tidy
 from embedlab.process import peak_memory

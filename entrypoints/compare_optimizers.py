@@ -64,7 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.tracking.lifecycle import start_run
     from embedlab.workflows.movies.data import find_or_load_likes
     from embedlab.workflows.movies.sweep import Sweep
-    from embedlab.workflows.movies.sweep_report import PAGE, log_comparison
+    from embedlab.workflows.movies.sweep_report import (
+        PAGE,
+        log_comparison,
+        log_overlaps,
+        save_sweep_view,
+    )
     from embedlab_serving.titles import TitleIndex
 
     params = vars(args) | {"learning_rates": grid.rates_as_text(rates)}
@@ -81,9 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             fits = sweep.fit_all(grid.fit_grid(rates, exact), args.seeds, ray)
 
         comparison = OptimizerComparison(fits, index, queries)
-        sweep.log_overlaps(fits, comparison.overlap[0])
+        log_overlaps(fits, comparison.overlap[0])
         summary = log_comparison(run, comparison, likes.name)
-        page = sweep.save_view(f"Optimizers: {likes.name}, dim {args.dim}", len(fits))
+        name = f"Optimizers: {likes.name}, dim {args.dim}"
+        page = save_sweep_view(run.experiment_id, sweep.tag, name, len(fits))
     console.print(summary)
     console.print(f"Watch the lists converge: {run.artifact_location(PAGE)}")
     console.print(run.ui_instructions(page))

@@ -4,16 +4,12 @@ import contextlib
 import errno
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
 from image_files import ANIMALS, BLACK, BLUE, GREEN, RED, WHITE, colours, encoded, write_images
 from PIL import Image
 from sentences import one_sentence
@@ -56,45 +52,6 @@ def ended_every(seconds: float, fifo: Path) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join()
-
-
-BLOCKED = """
-import os, sys
-from embedlab.datasets.image_source import locate_images
-from embedlab.tracking.signals import raise_first_signal
-from embedlab.vision.data import image_cache, images
-
-def wait(*_):
-    os.write(1, b"blocked\\n")
-    return os.read(os.pipe()[0], 1)  # as from a file system that does not answer
-
-setattr(image_cache, sys.argv[2], wait)
-with raise_first_signal():
-    images.read_images(locate_images(f"folder:{sys.argv[1]}"))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("function", ["shorter_side", "decode_image"])
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM)]
-)
-def test_decoding_is_stopped_while_a_file_blocks(tmp_path, function, number, code):
-    write_images(tmp_path, ANIMALS)
-    process = subprocess.Popen(
-        [sys.executable, "-c", BLOCKED, str(tmp_path), function],
-        env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        assert process.stdout.readline() == b"blocked\n"
-        process.send_signal(number)
-        assert process.wait(20) == code
-    finally:
-        process.kill()
-        process.communicate()
-    assert [path for path in cache_folder().rglob("*") if path.is_file()] == []
 
 
 def test_hidden_folders_are_ignored_at_every_depth(tmp_path):

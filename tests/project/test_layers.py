@@ -50,7 +50,7 @@ LIGHT = (
     "embedlab_serving.neighbours",
     "embedlab_serving.decode",
 )
-# Which neither tracking nor the other family imports.
+# Neither tracking nor the other family imports these.
 FAMILIES = (
     "embedlab.movies", "embedlab.vision",
     "embedlab.workflows.movies", "embedlab.workflows.images",

@@ -19,7 +19,13 @@ from mlflow.exceptions import ExecutionException, MlflowException
 from small_runs import fresh_client, maker_of_runs, series, short_run
 
 from embedlab.cli.parser import run_main
-from embedlab.errors import DataError, DivergedError, OptionError, TrackingError
+from embedlab.errors import (
+    DataError,
+    DivergedError,
+    MainProcessKilledError,
+    OptionError,
+    TrackingError,
+)
 from embedlab.progress import EpochRecord
 from embedlab.tracking import lifecycle, tracked_run
 from embedlab.tracking.lifecycle import (
@@ -426,6 +432,17 @@ def test_a_store_that_fails_does_not_hide_the_error_of_a_refused_parameter(
         run_main(lambda _: recommend.main(["--k", "0"]))
     assert ended.value.code == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_store_that_fails_does_not_hide_that_rank_0_was_killed(client, monkeypatch, capsys):
+    def main(_):
+        raise MainProcessKilledError("rank 0 was killed")
+
+    monkeypatch.setattr(mlflow, "set_experiment", refuse)
+    with pytest.raises(SystemExit) as ended:
+        run_main(main)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "embedlab: rank 0 was killed\n"
 
 
 def test_mlflow_run_with_a_misspelt_parameter(client, capfd):

@@ -70,7 +70,14 @@ def test_a_second_run_reads_the_cache(backbone, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda _: b"", lambda content: content[:10], lambda content: content[:-1], tampered]
+    "damage",
+    [
+        lambda _: b"",
+        lambda content: content[:10],
+        lambda content: content[:-1],
+        lambda content: content.replace(b"seconds.npy", b"secondz.npy"),
+        tampered,
+    ],
 )
 def test_features_that_are_damaged_in_the_cache_are_computed_again(backbone, damage):
     first = extract(backbone)

@@ -52,6 +52,7 @@ def checked(
 
 def integer(minimum: int, maximum: int = MAX_INT) -> ArgumentType[int]:
     """Type of an integer from `minimum` to `maximum`."""
+    # The largest integer is named only if it is exceeded.
     end = f"to {maximum}" if maximum < MAX_INT else "up"
     from_minimum = checked(int, lambda n: n >= minimum, f"a whole number from {minimum} {end}")
     both = f"a whole number from {minimum} to {maximum}"

@@ -1,5 +1,5 @@
-"""The folder where downloads, unpacked archives, decoded images, features, checkpoints and built-in
-samples are kept between runs.
+"""The folder where downloads, unpacked archives, weights, decoded images, features, checkpoints,
+built-in samples and what could not be logged are kept between runs.
 
 In: the environment variable `EMBEDLAB_CACHE`, or nothing. Out: folders whose files are complete,
 even when a run is killed halfway or two runs build the same folder at once. Unfinished files of a
@@ -27,8 +27,9 @@ BUILDING = ".building-"
 WORKING_FOLDER = re.compile(rf"{re.escape(BUILDING)}(\d+)@(.+)-\w+")
 UNFINISHED = (f"{BUILDING}*", "*.partial")  # *.partial: torch's downloads under way
 MIN_IDLE_HOURS = 1.0
-# The errors of reading a damaged `.npy` or `.npz`; TokenError from Python 3.12 on.
-DAMAGED_ARRAY = (*DAMAGED, OSError, SyntaxError, TokenError)
+# The errors of reading a damaged `.npy`, or an array of a damaged `.npz`, whose name may be the
+# damage; TokenError from Python 3.12 on.
+DAMAGED_ARRAY = (*DAMAGED, OSError, KeyError, SyntaxError, TokenError)
 
 
 def absolute_path(text: str) -> Path:

@@ -88,7 +88,7 @@ def list_files(root: Path) -> Listing:
 
 
 def _list_files(root: Path) -> Listing:
-    """The same, with errors of the file system as they are."""
+    """The listing of `list_files`; errors of the file system are raised as they are."""
     top = _contents(str(root))
     names = [os.path.basename(folder) for folder in top.folders]
     parts = _parts_of(root, names)

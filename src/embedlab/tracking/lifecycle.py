@@ -129,19 +129,34 @@ def _lifecycle(
 def end_refused_run(error: EmbedlabError) -> None:
     """Close the run that `mlflow run` made for an entry point that refuses its parameters.
 
-    The run, MLFLOW_RUN_ID, records the reason. Never raises: `error` is what the user has to read.
+    The run, MLFLOW_RUN_ID, records the reason. Never raises.
     """
+    with _without_failing():
+        status, tags = _stop_reason(error)
+        run_id, client = mlflow_env.MLFLOW_RUN_ID.get(), mlflow.MlflowClient()
+        client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
+        client.set_terminated(run_id, status)
+
+
+def mark_stale_runs_here() -> None:
+    """Mark runs whose process has died in the experiment where `start_run` would make a run.
+
+    Never raises.
+    """
+    with _without_failing():
+        mark_stale_runs(_activate_experiment())
+
+
+@contextmanager
+def _without_failing() -> Iterator[None]:
+    """Use the store in the block; a failure is only logged, since the user has to read another."""
     try:
         with short_requests():
             initialise_store()
-            status, tags = _stop_reason(error)
-            run_id, client = mlflow_env.MLFLOW_RUN_ID.get(), mlflow.MlflowClient()
-            client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
-            client.set_terminated(run_id, status)
-    except Exception as failed:  # MLflow's, the database's, its driver's
-        logging.getLogger(__name__).info(
-            "the run was not closed: %s", store.safe_first_line(failed)
-        )
+            yield
+    except Exception as error:  # MLflow's, the database's, its driver's
+        text = store.safe_first_line(error)
+        logging.getLogger(__name__).info("the run was not closed: %s", text)
 
 
 def _connect_to_store() -> None:
@@ -168,11 +183,6 @@ def _activate_experiment() -> str:
         return mlflow.set_experiment(experiment_id=experiment_id).experiment_id
     name = mlflow_env.MLFLOW_EXPERIMENT_NAME.get() or EXPERIMENT
     return mlflow.set_experiment(name).experiment_id
-
-
-def mark_stale_runs_here() -> None:
-    """Mark runs whose process has died in the experiment where `start_run` would make a run."""
-    mark_stale_runs(_activate_experiment())
 
 
 def _stop_reason(error: BaseException) -> tuple[str, dict[str, str]]:

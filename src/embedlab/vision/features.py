@@ -97,7 +97,7 @@ def _read(file: Path, key: str) -> Features | None:
         # Reading all arrays compares the checksums of the zip, which find any damage.
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as saved:
             parts = dict(saved)
+        seconds = float(parts.pop(SECONDS))
     except DAMAGED_ARRAY:
         return None
-    seconds = float(parts.pop(SECONDS))
     return Features(parts, key, True, seconds)

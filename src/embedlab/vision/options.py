@@ -94,7 +94,7 @@ class LinearProbeOptions:
 
     lr            learning rate; None takes the optimizer's default, LINEAR_PROBE_LR.
     weight_decay  L2 penalty as torch's optimizers define it (lbfgs: added to the loss).
-    epochs        passes over the training features (lbfgs: iterations of up to 20 evaluations).
+    epochs        passes over the training features (lbfgs: calls of up to 20 iterations).
     batch_size    upper bound on the images of an update of sgd, adam and adamw; lbfgs uses all.
     """
 

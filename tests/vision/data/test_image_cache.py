@@ -1,10 +1,14 @@
 """Images of a folder are decoded once, cached, and mapped if they are large."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PROJECT
 from image_files import ANIMALS, BLACK, BLUE, GREEN, RED, WHITE, colours, encoded, write_images
 from PIL import Image
 
@@ -136,3 +140,42 @@ def test_a_large_cache_is_mapped_and_a_small_one_read(tmp_path, monkeypatch):
     large = read_images(source)
     assert large.mapped is not None and not large.pixels.flags.writeable
     assert is_same_dataset(large, small)
+
+
+BLOCKED = """
+import os, sys
+from embedlab.datasets.image_source import locate_images
+from embedlab.tracking.signals import raise_first_signal
+from embedlab.vision.data import image_cache, images
+
+def wait(*_):
+    os.write(1, b"blocked\\n")
+    return os.read(os.pipe()[0], 1)  # as from a file system that does not answer
+
+setattr(image_cache, sys.argv[2], wait)
+with raise_first_signal():
+    images.read_images(locate_images(f"folder:{sys.argv[1]}"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["shorter_side", "decode_image"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_decoding_is_stopped_while_a_file_blocks(tmp_path, function, number, code):
+    write_images(tmp_path, ANIMALS)
+    process = subprocess.Popen(
+        [sys.executable, "-c", BLOCKED, str(tmp_path), function],
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout.readline() == b"blocked\n"
+        process.send_signal(number)
+        assert process.wait(20) == code
+    finally:
+        process.kill()
+        process.communicate()
+    assert [path for path in cache_folder().rglob("*") if path.is_file()] == []

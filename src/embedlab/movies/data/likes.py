@@ -170,7 +170,7 @@ def load_likes(folder: Path) -> Likes:
             f"matrix: expected a folder that build_matrix wrote, but '{Path(error.filename).name}' "
             "is not in it: give matrix=runs:/<run id of build_matrix>/matrix."
         ) from None
-    except (*DAMAGED_ARRAY, KeyError, TypeError) as error:
+    except (*DAMAGED_ARRAY, TypeError) as error:
         raise DataError(
             f"matrix: the files of build_matrix are damaged ({error}): run build_matrix again."
         ) from None

@@ -4,7 +4,7 @@ In: likes and settings. Out: a fit's score function, whose scorers share the wor
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 
 from embedlab.movies.data.cooccurrence import likes_per_movie
 from embedlab.movies.data.weighting import weight_likes
-from embedlab.movies.evaluation.metrics import ScoreFunction
+from embedlab.movies.evaluation.metrics import ScoreFunction, inner_products, unit_rows
 
 # To break ties, the most liked movie gains this fraction of the query's best score (if scores are
 # whole numbers: 0.5).
@@ -165,22 +165,6 @@ def item2vec(
     into[rows], out[rows] = model.wv.vectors, model.syn1neg
     unit = unit_rows(into)
     return inner_products({"cosine": (unit, unit), "dot": (into, into), "in_out": (into, out)})
-
-
-def inner_products(vectors: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> ScoreFunction:
-    """Scorers by name, each from the vectors of a query and of a movie: both (n_movies, dim)."""
-
-    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        for name, (of_query, of_movie) in vectors.items():
-            yield name, of_query[query] @ of_movie.T
-
-    return score_queries
-
-
-def unit_rows(vectors: np.ndarray, power: float = 1.0) -> np.ndarray:
-    """The vectors, (n_movies, dim), divided by their lengths^power; a zero vector stays zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms**power, out=np.zeros_like(vectors), where=norms > 0)
 
 
 def _rows_of_x(query: np.ndarray, by_movie: sp.csr_matrix, likes: sp.csr_matrix) -> np.ndarray:

@@ -15,8 +15,7 @@ import scipy.sparse as sp
 from embedlab.device import free_bytes
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.evaluation import baselines
-from embedlab.movies.evaluation.baselines import inner_products, unit_rows
-from embedlab.movies.evaluation.metrics import ScoreFunction
+from embedlab.movies.evaluation.metrics import ScoreFunction, inner_products, unit_rows
 from embedlab.movies.options import NORM_EXPONENTS, USER_WEIGHTS, FitOptions
 from embedlab.movies.solvers.minres import fit_minres
 

@@ -16,9 +16,13 @@ from threadpoolctl import threadpool_limits
 
 from embedlab.errors import DataError
 from embedlab.movies.data.likes import Likes
-from embedlab.movies.evaluation.baselines import inner_products
 from embedlab.movies.evaluation.candidates import Candidate, FitFunction, Settings
-from embedlab.movies.evaluation.metrics import RankingMetrics, held_out_metrics, mean_metrics
+from embedlab.movies.evaluation.metrics import (
+    RankingMetrics,
+    held_out_metrics,
+    inner_products,
+    mean_metrics,
+)
 from embedlab.movies.evaluation.splits import (
     HELD_OUT,
     MIN_USER_LIKES,

@@ -4,7 +4,7 @@ In: a `Holdout` and a score function. Out: `RankingMetrics` of each scorer.
 Every user has the same weight: values are averaged over each user's queries first.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -20,6 +20,22 @@ ScoreFunction = Callable[[np.ndarray], Iterator[tuple[str, np.ndarray]]]
 QUERIES_AT_ONCE = 512
 RESAMPLES_AT_ONCE = 50
 CONFIDENCE = 0.95
+
+
+def inner_products(vectors: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> ScoreFunction:
+    """Scorers by name, each from the vectors of a query and of a movie: both (n_movies, dim)."""
+
+    def score_queries(query: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        for name, (of_query, of_movie) in vectors.items():
+            yield name, of_query[query] @ of_movie.T
+
+    return score_queries
+
+
+def unit_rows(vectors: np.ndarray, power: float = 1.0) -> np.ndarray:
+    """The vectors, (n_movies, dim), divided by their lengths^power; a zero vector stays zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, norms**power, out=np.zeros_like(vectors), where=norms > 0)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The grid of a comparison: optimizers, learning rates and seeds.
 
-Imports nothing heavy: the parsers read these names before any heavy import.
+Imports nothing heavy: the parsers read these names before any heavy import, and the page of all
+results needs FIT_KEY and NEW_PREFIX alone.
 """
 
 import math

@@ -23,7 +23,7 @@ from embedlab.errors import DataError
 from embedlab.progress import OnProgress
 from embedlab_serving.decode import decode_image, shorter_side
 
-MAX_SIDE = 256  # pixels; larger images are stored at this size, as torchvision's transform does
+MAX_SIDE = 256  # pixels; larger images are stored at this size, at which torchvision crops
 MAX_BYTES_IN_MEMORY = 1 << 30  # bytes; a larger cache is mapped instead of read
 DECODING_BATCH = 256
 DECODING_THREADS = (os.cpu_count() or 1) + 4  # some wait for the disk while others decode
@@ -74,7 +74,7 @@ def _load(folder: Path) -> CachedImages | None:
         fingerprints = np.load(folder / FINGERPRINTS_FILE, allow_pickle=False)
         fingerprints = fingerprints.reshape(len(pixels))
         return CachedImages(pixels, mapped, fingerprints, about["digest"], about["unreadable"])
-    except (*DAMAGED_ARRAY, KeyError, TypeError):  # or if the files differ in the number of images
+    except (*DAMAGED_ARRAY, TypeError):  # or if the files differ in the number of images
         return None
 
 
@@ -145,8 +145,8 @@ def _imap(
 ) -> Iterator[tuple[T | None, str]]:
     """Yield `read(path)` for each file, in order, and "", or None and the reason why it failed.
 
-    It wakes up every second, because Python handles a signal that arrives just before a wait only
-    after that wait.
+    The main thread wakes up every second, because Python handles a signal that arrives just before
+    a wait only after that wait.
     """
 
     def result_and_reason(file: ClassFile) -> tuple[T | None, str]:

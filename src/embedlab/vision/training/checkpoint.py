@@ -20,7 +20,7 @@ from embedlab.distributed.env import is_main_process
 from embedlab.errors import DataError, DivergedError, LostProcessError
 
 STATE_FILE, RESUMED_FILE = "last.pt", "resumed.txt"
-DAMAGED_CHECKPOINT = (*DAMAGED_ARRAY, pickle.UnpicklingError, KeyError)
+DAMAGED_CHECKPOINT = (*DAMAGED_ARRAY, pickle.UnpicklingError)
 
 
 class Checkpoints:

@@ -61,7 +61,7 @@ def find_finished_fit(experiment_id: str, key: str, job: Job, queries: Queries) 
         reason = run.data.tags.get("stop_reason")
         if reason not in ("finished", DivergedError.stop_reason):
             continue
-        with suppress(MlflowException, LookupError, *DAMAGED_ARRAY):  # partly deleted, damaged
+        with suppress(MlflowException, IndexError, *DAMAGED_ARRAY):  # partly deleted, damaged
             history = read_history(run_id, ["train/cost"])
             result = _read_result(run, history, reason == "finished")
             lists: ListsByEpoch = {}  # older versions logged none, and so do fits that diverged

@@ -1,7 +1,6 @@
 """The child runs of `compare_optimizers`: every fit is a run of its own, which can be reused."""
 
 import math
-import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
@@ -11,7 +10,6 @@ from itertools import product
 
 import mlflow
 import numpy as np
-from mlflow.entities import Metric, RunTag
 
 from embedlab.errors import DataError, DivergedError, RayError, TaskFailedError
 from embedlab.formatting import cost_as_text, gap_as_text
@@ -26,19 +24,17 @@ from embedlab.movies.sweep.convergence import (
 )
 from embedlab.movies.sweep.grid import FIT_KEY, Job
 from embedlab.movies.sweep.overlap import sampled_overlap
-from embedlab.movies.sweep.plots import run_colours
 from embedlab.movies.sweep.ray_backend import RayOptions, RunFit, fits_by_ray, ray_session
 from embedlab.movies.sweep.results import SweepFit
 from embedlab.progress import EpochRecord, OnProgress
-from embedlab.tracking.charts import bar_chart, line_chart, parallel_chart, save_view
 from embedlab.tracking.lifecycle import start_child_run
 from embedlab.tracking.tracked_run import TrackedRun
 from embedlab.workflows.movies.finished_fits import LISTS_FOLDER, find_finished_fit, fit_key
 from embedlab.workflows.movies.model import save_embedding
+from embedlab.workflows.movies.sweep_report import LOG_GAP, LOG_LR
 from embedlab_serving.movie_model import ARTIFACT
 
 NODE = "ray_node"  # a task's host and the first characters of its node's id
-LOG_LR, LOG_GAP = "log10_lr", "final/log10_gap"  # parallel coordinates have no logarithmic axis
 # Time per epoch, relative to that of a first-order optimizer; for the exact solver, the time of all
 # rounds divided by the option `epochs`.
 RELATIVE_WORK = {"lbfgs": 4.0, "exact": 5.0}
@@ -211,40 +207,6 @@ class Sweep:
             child.log_metrics({"train/overlap_random": overlap.mean}, epoch)
         with child.artifact_folder(LISTS_FOLDER) as folder:
             save_lists(folder, self.queries, by_epoch)
-
-    def log_overlaps(self, fits: Sequence[SweepFit], overlap: np.ndarray) -> None:
-        """Log each child's overlap with the exact solver's lists, (n_fits,), and its colour."""
-        client = mlflow.MlflowClient()
-        for fit, value, colour in zip(fits, overlap, run_colours(fits), strict=True):
-            now = int(time.time() * 1000)
-            metrics = [Metric("final/overlap", value, now, 0)] if np.isfinite(value) else []
-            tags = [RunTag("mlflow.runColor", colour)]
-            client.log_batch(fit.run_id, metrics=metrics, tags=tags)
-
-    def save_view(self, name: str, n_fits: int) -> str | None:
-        """Save the charts that compare the children; returns their address, None if that failed."""
-        at_random = "Overlap with the exact lists, movies at random"
-        axes = ["optimizer", LOG_LR], [LOG_GAP, "final/overlap"]
-        return save_view(
-            self.run.experiment_id,
-            self.tag,
-            name,
-            charts=[
-                line_chart("Cost by epoch", ["train/cost"], log_scale=True, n_runs=n_fits),
-                line_chart("Above the exact cost", ["train/gap"], log_scale=True, n_runs=n_fits),
-                line_chart(at_random, ["train/overlap_random"], n_runs=n_fits),
-                parallel_chart("Optimizer, rate, gap, overlap", *axes),
-                bar_chart("Overlap with the exact solver's top list", "final/overlap", n_fits),
-            ],
-            columns=[
-                *(f"params.{key}" for key in ("optimizer", "lr", "seed")),
-                *(f"metrics.final/{key}" for key in ("cost", "gap", "overlap")),
-                "metrics.time/fit_seconds",
-                "tags.stop_reason",
-            ],
-            order_by="final/cost ASC",
-            filter_string=f"tags.{self.tag} IS NOT NULL",
-        )
 
 
 def _raise_if_failed(failed: Mapping[str, Sequence[str]], n_jobs: int) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -131,11 +131,14 @@ def end_refused_run(error: EmbedlabError) -> None:
 
     The run, MLFLOW_RUN_ID, records the reason. Never raises.
     """
-    with _without_failing():
+
+    def end() -> None:
         status, tags = _stop_reason(error)
         run_id, client = mlflow_env.MLFLOW_RUN_ID.get(), mlflow.MlflowClient()
         client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
         client.set_terminated(run_id, status)
+
+    _log_failure(end)
 
 
 def mark_stale_runs_here() -> None:
@@ -143,17 +146,15 @@ def mark_stale_runs_here() -> None:
 
     Never raises.
     """
-    with _without_failing():
-        mark_stale_runs(_activate_experiment())
+    _log_failure(lambda: mark_stale_runs(_activate_experiment()))
 
 
-@contextmanager
-def _without_failing() -> Iterator[None]:
-    """Use the store in the block; a failure is only logged, since the user has to read another."""
+def _log_failure(do: Callable[[], None]) -> None:
+    """Open the store and call `do`; a failure is only logged, as another error is to be read."""
     try:
         with short_requests():
             initialise_store()
-            yield
+            do()
     except Exception as error:  # MLflow's, the database's, its driver's
         text = store.safe_first_line(error)
         logging.getLogger(__name__).info("the run was not closed: %s", text)

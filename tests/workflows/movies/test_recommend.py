@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 from mlflow.pyfunc import PythonModel
 from typed_recommend import assert_is_a_sentence, recommend_typer
@@ -22,7 +23,7 @@ class Trap(PythonModel):
     def __reduce__(self):
         return Path.touch, (self.path,)
 
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input: pd.DataFrame, params=None):
         return model_input
 
 
@@ -57,9 +58,10 @@ def test_a_model_of_scikit_learn_under_our_name_is_refused(store, type_recommend
 
 SOMEBODYS_CODE = """
 import mlflow
+import pandas as pd
 
 class Model(mlflow.pyfunc.PythonModel):
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input: pd.DataFrame, params=None):
         {body}
 
 {before}

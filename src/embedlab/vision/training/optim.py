@@ -18,7 +18,7 @@ def build_optimizer(
 
     Weight decay applies to parameters of two or more dimensions, not to biases and norms. torch's
     L-BFGS has no weight decay: its caller adds the penalty to the loss. Fused updates pass over the
-    weights once, which halves the time of an update (ResNet-18, two cores).
+    weights once (`benchmarks/updates.py`).
     """
     trainable = [p for p in network.parameters() if p.requires_grad]
     groups = [

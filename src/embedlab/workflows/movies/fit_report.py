@@ -101,7 +101,7 @@ def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
     """
     if method == "none":
         return "No map of the movies, as embedding_map=none asks."
-    # Imported here, because scikit-learn takes half a second and other movie runs do not need it.
+    # Imported here, because scikit-learn takes half a second, which embedding_map=none saves.
     from embedlab.movies.movie_map import MIN_MAPPED, map_movies
     from embedlab.movies.page import explorer_page
 

@@ -104,13 +104,14 @@ class Sweep:
         return [fits[job] for job in jobs]
 
     def _notify_of(self, fit: SweepFit, exact: SweepFit | None, note: str = "") -> None:
+        """Notify of a finished fit, with its gap to the exact cost if that is known."""
         result = fit.result
-        text = f"cost {cost_as_text(result.cost)}"
-        if exact and result.cost != exact.result.cost:
-            text += f", {gap_as_text(relative_gap(result.cost, exact.result.cost))} the exact one"
-        text += f", {result.seconds:.1f} s"
-        if result.has_diverged:
-            text = f"diverged at epoch {result.diverged_at}"
+        text = f"diverged at epoch {result.diverged_at}"
+        if not result.has_diverged:
+            gap = ""
+            if exact and result.cost != exact.result.cost:
+                gap = f", {gap_as_text(relative_gap(result.cost, exact.result.cost))} the exact one"
+            text = f"cost {cost_as_text(result.cost)}{gap}, {result.seconds:.1f} s"
         self.notify(f"{_name(fit.options, fit.seed)}: {text}{note}")
 
     def _check_exact_cost(self, exact: SweepFit | None) -> None:

@@ -53,6 +53,13 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(autouse=True)
+def own_import_path(monkeypatch):
+    """Every test has its own `sys.path`: MLflow adds the code of each model that it loads, and then
+    searches all of these folders for each package that is not installed."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

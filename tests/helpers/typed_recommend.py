@@ -1,7 +1,9 @@
 """The entry point recommend, run in this process, and the check of its error sentence."""
 
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import pandas as pd
 from served_models import TOY_STORY
@@ -37,7 +39,8 @@ def recommend_typer(monkeypatch, capsys) -> Callable[[object], pd.DataFrame | Em
 
     def type_recommend(model: object) -> pd.DataFrame | EmbedlabError:
         try:
-            recommend.main(["--title", TOY_STORY, "--model", str(model), "--k", "3"])
+            with patch.object(sys, "path", list(sys.path)):  # as in a process of its own
+                recommend.main(["--title", TOY_STORY, "--model", str(model), "--k", "3"])
             return run.table
         except EmbedlabError as error:
             return error

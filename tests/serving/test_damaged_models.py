@@ -11,10 +11,12 @@ import io
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import cloudpickle
 import mlflow
@@ -82,8 +84,9 @@ class Logged:
     def load_and_ask(self, damaged: str = "") -> pd.DataFrame:
         """Load and query it; MLflow compares requirements, slowly, if `damaged` affects them."""
         is_compared = damaged in ("", "MLmodel", "requirements.txt")
-        model = mlflow.pyfunc.load_model(str(self.folder), suppress_warnings=not is_compared)
-        return model.predict(self.request, params={"k": 3})
+        with patch.object(sys, "path", list(sys.path)):
+            model = mlflow.pyfunc.load_model(str(self.folder), suppress_warnings=not is_compared)
+            return model.predict(self.request, params={"k": 3})
 
     def check(self, answer: pd.DataFrame) -> None:
         pd.testing.assert_frame_equal(answer, self.answer, check_exact=True)

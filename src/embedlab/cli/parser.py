@@ -22,8 +22,8 @@ from embedlab.formatting import value_as_text
 
 HELP = frozenset(("-h", "--help"))
 EXIT_INTERRUPTED = 130
-# The imports of torch and MLflow create a million objects. With Python's default of 700, looking
-# for garbage among them takes a fifth of the time.
+# The imports of torch and MLflow create a million objects. With the default of Python 3.11, 700,
+# looking for garbage among them takes a fifth of their time.
 NEW_OBJECTS_PER_COLLECTION = 10_000
 
 

@@ -12,7 +12,13 @@ from scipy.stats import ortho_group
 from embedlab.movies.data.cooccurrence import cooccurrence
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.solvers import objective as objective_module
-from embedlab.movies.solvers.objective import Dense, Factored, balanced_row_shards
+from embedlab.movies.solvers.objective import (
+    MAX_MOVED,
+    Dense,
+    Factored,
+    Products,
+    balanced_row_shards,
+)
 
 
 def both_forms(likes):
@@ -101,6 +107,52 @@ def test_an_exact_fit_costs_nothing_and_is_never_negative():
 def cost_of(likes, v):
     objective = Factored(weight_likes(likes), dtype=torch.float64)
     return objective.cost_and_gradient(torch.from_numpy(v))[0]
+
+
+@pytest.mark.parametrize("step", [1e-5, 1e-3, 0.05, 1.0])
+def test_products_carried_along_give_the_cost_and_gradient_of_new_ones(monkeypatch, step):
+    computed = count_computed_products(monkeypatch)
+    rng = np.random.default_rng(0)
+    weighted = weight_likes(random_likes(rng, n_users=80, n_movies=60))
+    carried, v = Factored(weighted), torch.from_numpy(rng.standard_normal((60, 10))).float()
+    for _ in range(100):
+        cost, gradient = carried.cost_and_gradient(v)
+        computed_by_carried = len(computed)
+        expected, expected_gradient = Factored(weighted).cost_and_gradient(v)
+        computed.pop()
+        assert cost == pytest.approx(expected, rel=1e-6)
+        largest = expected_gradient.abs().max()
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=1e-5 * largest)
+        v += step * torch.from_numpy(rng.standard_normal((60, 10)))
+        v *= np.sqrt(600) / v.norm()
+    # Moves of `step` times the norm of the vectors are carried along up to MAX_MOVED.
+    assert computed_by_carried == pytest.approx(1 + 100 * min(1, step / MAX_MOVED), rel=0.3)
+
+
+def test_products_near_an_exact_fit_are_computed_from_the_vectors_alone(monkeypatch):
+    # Orthogonal vectors fit X = 0; what noise adds to the cost is 1e-11 of the sums that cancel.
+    computed = count_computed_products(monkeypatch)
+    weighted = weight_likes(random_likes(np.random.default_rng(0), 1, 6) * 0)
+    carried, generator = Factored(weighted), torch.Generator().manual_seed(0)
+    for n in range(1, 10):
+        v = torch.eye(6) * 1e3 + 1e-3 * torch.randn(6, 6, generator=generator)
+        cost, _ = carried.cost_and_gradient(v)
+        assert len(computed) == n
+        computed_cost, _ = Factored(weighted).cost_and_gradient(v)
+        computed.pop()
+        assert cost == computed_cost > 0
+
+
+def count_computed_products(monkeypatch):
+    """A list that gets an entry whenever products are computed and not carried along."""
+    computed, compute = [], Products.compute
+
+    def counted(self, v):
+        computed.append(v)
+        compute(self, v)
+
+    monkeypatch.setattr(Products, "compute", counted)
+    return computed
 
 
 def test_the_dense_form_holds_two_matrices_of_movies_by_movies():

@@ -69,8 +69,8 @@ def join_fit(
 def _check_memory(shape: tuple[int, int], dim: int, device: str) -> None:
     """Raises OptionError if the vectors of a fit do not fit into memory."""
     n_users, n_movies = shape
-    # V (n_movies, dim) with the optimizer's copies and one in float64; L V (n_users, dim) and
-    # G (dim, dim), each in float64 and in float32
+    # (n_movies, dim): V, its gradient and Adam's moments, the last V and the move from it, and V
+    # in float64; L V (n_users, dim) and G (dim, dim), each in float64 and in float32
     needed, free = 12 * dim * (3 * n_movies + n_users + dim), free_bytes(device)  # bytes
     if needed > free:
         raise OptionError(

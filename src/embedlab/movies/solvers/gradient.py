@@ -52,9 +52,11 @@ def fit_by_gradient(
     norms: list[float] = []
 
     def evaluate() -> float:
+        optimizer.zero_grad()  # its memory is for the next gradient
         with torch.no_grad():
             cost, v.grad = objective.cost_and_gradient(v.detach())
-            norms.append(torch.linalg.vector_norm(v.grad, dtype=torch.float64).item())
+            of_rows = torch.linalg.vector_norm(v.grad, dim=1)  # (n_movies,)
+            norms.append(torch.linalg.vector_norm(of_rows, dtype=torch.float64).item())
         return cost
 
     seconds, costs = 0.0, []

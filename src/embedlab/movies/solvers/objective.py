@@ -15,9 +15,60 @@ from embedlab.distributed.collectives import all_reduce_sum, local_slice, scatte
 from embedlab.distributed.env import is_main_process, world_size
 from embedlab.movies.data.cooccurrence import ROWS_AT_ONCE, to_dense
 from embedlab.movies.data.weighting import WeightedLikes
-from embedlab.movies.solvers.operators import likes_operator
+from embedlab.movies.solvers.operators import LikesOperator, likes_operator
 
 ROUNDING = 1e-14  # of a float64 sum, relative to its largest terms
+# Products are carried along until V has moved so far. With these limits, the costs of 33 fits, by
+# all optimizers and with up to 10 million ratings, are within 6e-7 of those by float64 products.
+MAX_MOVED = 0.25
+MAX_MOVED_NEAR_EXACT = 25  # times the cost / its largest terms
+
+
+class Products:
+    """n_i = ‖v_i‖², G = VᵀV and L V in float64, carried along with V.
+
+    If V moves by D, then with W = V + D/2 and M = WᵀD
+
+        n_i ← n_i + 2 w_i·d_i        G ← G + M + Mᵀ        L V ← L V + L D
+
+    The products with D have V's dtype: in float32, they take half the time of products in float64,
+    and their errors are smaller by ‖D‖ / ‖V‖ than those of float32's VᵀV and L V. `moved`, the sum
+    of these ratios since `compute`, measures how far the errors have added up.
+
+    n   (n_movies,)
+    g   (dim, dim)
+    lv  (users of this rank, dim)
+    """
+
+    def __init__(self, likes: LikesOperator, v: torch.Tensor):
+        """v  (n_movies, dim)."""
+        self._likes = likes
+        self._v, self._d = torch.empty_like(v), torch.empty_like(v)
+        self.compute(v)
+
+    def compute(self, v: torch.Tensor) -> None:
+        """Compute all from `v` alone, in float64."""
+        v64 = v.double()  # (n_movies, dim)
+        self.n = torch.linalg.vector_norm(v64, dim=1).square_()  # allocates no matrix
+        self.g = v64.T @ v64
+        self.lv = self._likes.matmat(v64)
+        self.moved = 0.0
+        self._v.copy_(v)
+
+    def move_to(self, v: torch.Tensor) -> None:
+        """Carry all along to `v`, or compute them if they have moved by more than MAX_MOVED."""
+        d = torch.sub(v, self._v, out=self._d)  # (n_movies, dim)
+        self.moved += (torch.dot(d.ravel(), d.ravel()) / self.n.sum()).sqrt().item()
+        if not self.moved <= MAX_MOVED:  # not >: also if it is not a number
+            self.compute(v)
+            return
+        w = self._v.lerp_(v, 0.5)  # (n_movies, dim)
+        m = w.T @ d  # (dim, dim)
+        self.n += w.mul_(d).sum(dim=1).mul_(2)
+        self.g += m
+        self.g += m.T
+        self.lv += self._likes.matmat(d)
+        self._v.copy_(v)
 
 
 class Factored:
@@ -29,7 +80,9 @@ class Factored:
         ∇c(V) = 4 [ V G − Lᵀ(L V) − diag(n − x) V ]
 
     Near an exact fit, the cost is a small difference of large sums, so all of its terms are
-    float64, and a cost within rounding error of 0 becomes 0; the gradient's products have `dtype`.
+    float64, and a cost within rounding error of 0 becomes 0. The products in them are carried along
+    from one call to the next while their error is small beside the cost (`Products`). The
+    gradient's products have `dtype`.
 
     With `is_sharded` the users are divided among the ranks. Lᵀ(LV) and ‖LV‖² are sums over ranks;
     each rank adds the other terms of the gradient for its slice of the movies, and rank 0 adds
@@ -60,7 +113,8 @@ class Factored:
         self.movies = local_slice(self.n_movies) if is_sharded else slice(None)  # of this rank
         self.x = torch.from_numpy(x).to(self.device)  # (n_movies,)
         # (users of this rank, n_movies)
-        self.likes = likes_operator(likes, self.device, torch.float64, dtype_t=dtype)
+        self.likes = likes_operator(likes, self.device, *{torch.float64, dtype})
+        self.products: Products | None = None  # of the last call
 
     def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
         """c(V) as a float, summed in float64, and ∇c(V), (n_movies, dim) in V's dtype.
@@ -69,26 +123,37 @@ class Factored:
 
         v  (n_movies, dim) on `device`.
         """
-        v64 = v.double()  # (n_movies, dim)
-        n = torch.linalg.vector_norm(v64, dim=1).square_()  # (n_movies,); allocates no matrix
-        g = v64.T @ v64  # (dim, dim)
-        lv = self.likes.matmat(v64)  # (users of this rank, dim)
+        if self.products is None:
+            self.products = Products(self.likes, v)
+        else:
+            self.products.move_to(v)
+        cost, largest, moved = self._sums(self.products)
+        if moved * largest > MAX_MOVED_NEAR_EXACT * cost:
+            self.products.compute(v)
+            cost, largest, _ = self._sums(self.products)
+        # ∇c(V) = 4 V G − 4 diag(n − x) V + Lᵀ(−4 L V), in as few passes as possible
+        n, g, lv = self.products.n, self.products.g, self.products.lv
+        movies, shift = self.movies, torch.zeros_like(n)  # (n_movies,)
+        torch.sub(n[movies], self.x[movies], out=shift[movies])
+        gradient = v * shift.to(v.dtype).unsqueeze(1)  # (n_movies, dim)
+        gradient[movies].addmm_(v[movies], g.to(v.dtype), beta=-4, alpha=4)
+        self.likes.rmatmat(lv.to(v.dtype).mul_(-4), add_to=gradient)
+        if self.is_sharded:
+            all_reduce_sum(gradient)
+        return clamp_roundoff(cost, largest), gradient
+
+    def _sums(self, products: Products) -> tuple[float, float, float]:
+        """The cost, its largest terms ‖G‖²_F + ‖LV‖²_F, and `moved`: the same at every rank."""
         # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
-        g_squares, lv_squares = g.square().sum(), lv.square().sum()
-        sums = torch.stack([-2 * lv_squares, lv_squares])  # the cost, its largest terms
+        n, g_squares, lv_squares = products.n, products.g.square().sum(), products.lv.square().sum()
+        sums = torch.stack([-2 * lv_squares, lv_squares, torch.zeros_like(lv_squares)])
         if self.is_main:
             others = self.off_diagonal_squares + g_squares - n.square().sum() + 2 * (self.x @ n)
-            sums += torch.stack([others, g_squares])
-        # ∇c(V) = Lᵀ(−4 L V) + 4 V G − 4 diag(n − x) V, in as few passes as possible
-        gradient = self.likes.rmatmat((-4 * lv).to(v.dtype))  # (n_movies, dim)
-        movies = self.movies
-        vectors, shift = v[movies], (n - self.x)[movies].to(v.dtype).unsqueeze(1)
-        gradient[movies].addmm_(vectors, g.to(v.dtype), alpha=4).addcmul_(shift, vectors, value=-4)
+            sums += torch.stack([others, g_squares, torch.full_like(others, products.moved)])
         if self.is_sharded:
             all_reduce_sum(sums)
-            all_reduce_sum(gradient)
-        cost, largest = sums.tolist()
-        return clamp_roundoff(cost, largest), gradient
+        cost, largest, moved = sums.tolist()
+        return cost, largest, moved
 
 
 def balanced_row_shards(likes: sp.csr_matrix, n_shards: int) -> list[slice]:

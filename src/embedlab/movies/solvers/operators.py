@@ -25,61 +25,59 @@ MIN_LIKES_FOR_SCIPY = 1_000_000
 class ScipyLikesOperator:
     """L by scipy, on the CPU; parameters as of `likes_operator`."""
 
-    def __init__(self, likes: sp.csr_matrix, dtype: torch.dtype, dtype_t: torch.dtype):
+    def __init__(self, likes: sp.csr_matrix, *dtypes: torch.dtype):
         self._order = most_liked_first(likes)  # (n_movies,)
         self._position = np.argsort(self._order)  # (n_movies,) of each movie in that order
-        self._likes = likes[:, self._order].astype(_numpy_dtype(dtype)).sorted_indices()
-        values = self._likes.data.astype(_numpy_dtype(dtype_t), copy=False)
-        arrays = (values, self._likes.indices, self._likes.indptr)
-        self._likes_t = sp.csr_matrix(arrays, likes.shape).T  # the same indices, read as CSC
+        likes = likes[:, self._order].sorted_indices()
+        self._likes = {dtype: _with_values_of(dtype, likes) for dtype in dtypes}
 
     def matmat(self, vectors: torch.Tensor) -> torch.Tensor:
         """L V: (n_movies, b) -> (n_users, b)."""
-        product = _multiply_on_threads(self._likes, vectors.numpy()[self._order])
-        return torch.from_numpy(product)
+        likes = self._likes[vectors.dtype]
+        return torch.from_numpy(_multiply_on_threads(likes, vectors.numpy()[self._order]))
 
-    def rmatmat(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Lᵀ U: (n_users, b) -> (n_movies, b)."""
-        product = _multiply_on_threads(self._likes_t, vectors.numpy())
-        return torch.from_numpy(product[self._position])
+    def rmatmat(self, vectors: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
+        """Lᵀ U: (n_users, b) -> (n_movies, b); added to `add_to` in place if there is one."""
+        likes_t = self._likes[vectors.dtype].T  # the same arrays, read as CSC
+        rows = _multiply_on_threads(likes_t, vectors.numpy())  # most liked movie first
+        product = torch.from_numpy(rows[self._position])
+        return product if add_to is None else add_to.add_(product)
 
 
 class TorchLikesOperator:
     """L by torch, on any device; parameters as of `likes_operator`."""
 
-    def __init__(
-        self, likes: sp.csr_matrix, device: torch.device, dtype: torch.dtype, dtype_t: torch.dtype
-    ):
-        self._likes = sparse_tensor(likes, dtype, device)
-        self._likes_t = sparse_tensor(likes.T.tocsr(), dtype_t, device)
+    def __init__(self, likes: sp.csr_matrix, device: torch.device, *dtypes: torch.dtype):
+        likes_t = likes.T.tocsr()
+        self._likes = {dtype: sparse_tensor(likes, dtype, device) for dtype in dtypes}
+        self._likes_t = {dtype: sparse_tensor(likes_t, dtype, device) for dtype in dtypes}
 
     def matmat(self, vectors: torch.Tensor) -> torch.Tensor:
-        return self._likes @ vectors
+        return _multiply_by_torch(self._likes[vectors.dtype], vectors)
 
-    def rmatmat(self, vectors: torch.Tensor) -> torch.Tensor:
-        return self._likes_t @ vectors
+    def rmatmat(self, vectors: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
+        return _multiply_by_torch(self._likes_t[vectors.dtype], vectors, add_to)
 
 
 LikesOperator = ScipyLikesOperator | TorchLikesOperator
 
 
 def likes_operator(
-    likes: sp.csr_matrix,
-    device: torch.device,
-    dtype: torch.dtype = torch.float64,
-    dtype_t: torch.dtype | None = None,
+    likes: sp.csr_matrix, device: torch.device, *dtypes: torch.dtype
 ) -> LikesOperator:
     """The faster operator for so many likes, (n_users, n_movies) CSR, on this device.
 
-    matmat takes vectors of `dtype`, rmatmat of `dtype_t` (default: `dtype`).
+    dtypes  those of the vectors that it will multiply; a product has the dtype of its vectors.
     """
     if device.type == "cpu" and likes.nnz >= MIN_LIKES_FOR_SCIPY:
-        return ScipyLikesOperator(likes, dtype, dtype_t or dtype)
-    return TorchLikesOperator(likes, device, dtype, dtype_t or dtype)
+        return ScipyLikesOperator(likes, *dtypes)
+    return TorchLikesOperator(likes, device, *dtypes)
 
 
-def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
-    return torch.empty(0, dtype=dtype).numpy().dtype
+def _with_values_of(dtype: torch.dtype, likes: sp.csr_matrix) -> sp.csr_matrix:
+    """`likes` with values of this dtype; shares the indices."""
+    values = likes.data.astype(torch.empty(0, dtype=dtype).numpy().dtype, copy=False)
+    return sp.csr_matrix((values, likes.indices, likes.indptr), likes.shape)
 
 
 def sparse_tensor(matrix: sp.csr_matrix, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -96,6 +94,15 @@ def sparse_tensor(matrix: sp.csr_matrix, dtype: torch.dtype, device: torch.devic
             device=device,
             check_invariants=True,
         )
+
+
+def _multiply_by_torch(
+    matrix: torch.Tensor, vectors: torch.Tensor, add_to: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`matrix @ vectors`, which by that operator takes twice the time: torch copies the result."""
+    if add_to is None:
+        add_to = vectors.new_zeros(matrix.shape[0], vectors.shape[1])
+    return add_to.addmm_(matrix, vectors)
 
 
 def _multiply_on_threads(matrix: sp.csr_matrix | sp.csc_matrix, vectors: np.ndarray) -> np.ndarray:

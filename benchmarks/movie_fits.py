@@ -36,6 +36,7 @@ def adam_epoch(objective: Objective) -> Callable[[], float]:
     optimizer = torch.optim.Adam([v], lr=1.0, fused=True)
 
     def epoch() -> float:
+        optimizer.zero_grad()
         with torch.no_grad():
             cost, v.grad = objective.cost_and_gradient(v.detach())
         optimizer.step()

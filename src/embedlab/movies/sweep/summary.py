@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import spearmanr
+import pandas as pd
 
 from embedlab.formatting import FAR_GAP, cost_as_text, counted, escape_markdown, gap_as_text
 from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES
@@ -100,7 +100,8 @@ def _correlation_lines(comparison: OptimizerComparison, gaps: np.ndarray) -> Ite
     if len(gaps) < MIN_FITS_FOR_CORRELATION or np.ptp(overlap) == 0:
         return
     # The fits share their start and their data, so a p-value would not be valid.
-    correlation = spearmanr(gaps, overlap).statistic
+    of_columns = pd.DataFrame({"gap": gaps, "overlap": overlap}).corr("spearman")
+    correlation = of_columns.loc["gap", "overlap"]
     falls = "falls" if correlation < CLEAR_CORRELATION else "does not clearly fall"
     yield (
         f"The overlap {falls} as the gap grows "

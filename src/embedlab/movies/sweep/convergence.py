@@ -55,8 +55,9 @@ class Queries:
         """
         v = torch.from_numpy(np.ascontiguousarray(embedding, np.float32))
         scores = v[self.rows] @ v.T  # (n_queries, n_movies)
-        for row, (query, others) in enumerate(zip(self.rows, self.excluded, strict=True)):
-            scores[row, [query, *others]] = -torch.inf
+        own = zip(self.rows, self.excluded, strict=True)
+        pairs = [(i, row) for i, (query, others) in enumerate(own) for row in (query, *others)]
+        scores[tuple(np.transpose(pairs))] = -torch.inf
         return scores.topk(self.k).indices.int().numpy()
 
 

@@ -99,7 +99,7 @@ def sparse_tensor(matrix: sp.csr_matrix, dtype: torch.dtype, device: torch.devic
 def _multiply_by_torch(
     matrix: torch.Tensor, vectors: torch.Tensor, add_to: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`matrix @ vectors`, or that added to `add_to`: in place, as `@` makes torch copy its result."""
+    """`matrix @ vectors`, added to `add_to` if there is one; for `@`, torch copies its result."""
     if add_to is None:
         add_to = vectors.new_zeros(matrix.shape[0], vectors.shape[1])
     return add_to.addmm_(matrix, vectors)

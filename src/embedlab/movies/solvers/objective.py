@@ -64,7 +64,7 @@ class Products:
             return
         w = self._v.lerp_(v, 0.5)  # (n_movies, dim)
         m = w.T @ d  # (dim, dim)
-        self.n += w.mul_(d).sum(dim=1).mul_(2)
+        self.n += torch.linalg.vecdot(w, d).mul_(2)
         self.g += m
         self.g += m.T
         self.lv += self._likes.matmat(d)

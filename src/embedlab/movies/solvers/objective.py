@@ -5,6 +5,7 @@ counts twice, as in the course notebook. `Dense` is the notebook's form, with a 
 tensor; `Factored` uses the likes L alone (X = LᵀL) in O(nnz(L)·dim + n_movies·dim²).
 """
 
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -21,7 +22,7 @@ ROUNDING = 1e-14  # of a float64 sum, relative to its largest terms
 # Products are carried along until V has moved so far. With these limits, the costs of 33 fits, by
 # all optimizers and with up to 10 million ratings, are within 6e-7 of those by float64 products.
 MAX_MOVED = 0.25
-MAX_MOVED_NEAR_EXACT = 25  # times the cost / its largest terms
+MAX_MOVED_NEAR_EXACT = 25  # times cost / its largest terms
 
 
 class Products:
@@ -42,7 +43,7 @@ class Products:
 
     def __init__(self, likes: LikesOperator, v: torch.Tensor):
         """v  (n_movies, dim)."""
-        self._likes = likes
+        self._likes, self.max_moved = likes, MAX_MOVED
         self._v, self._d = torch.empty_like(v), torch.empty_like(v)
         self.compute(v)
 
@@ -56,10 +57,10 @@ class Products:
         self._v.copy_(v)
 
     def move_to(self, v: torch.Tensor) -> None:
-        """Carry all along to `v`, or compute them if they have moved by more than MAX_MOVED."""
+        """Carry all along to `v`, or compute them if that has moved by more than `max_moved`."""
         d = torch.sub(v, self._v, out=self._d)  # (n_movies, dim)
         self.moved += (torch.dot(d.ravel(), d.ravel()) / self.n.sum()).sqrt().item()
-        if not self.moved <= MAX_MOVED:  # not >: also if it is not a number
+        if not self.moved <= self.max_moved:  # not >: also if it is not a number
             self.compute(v)
             return
         w = self._v.lerp_(v, 0.5)  # (n_movies, dim)
@@ -123,16 +124,19 @@ class Factored:
 
         v  (n_movies, dim) on `device`.
         """
-        if self.products is None:
-            self.products = Products(self.likes, v)
+        products = self.products
+        if products is None:
+            products = self.products = Products(self.likes, v)
         else:
-            self.products.move_to(v)
-        cost, largest, moved = self._sums(self.products)
-        if moved * largest > MAX_MOVED_NEAR_EXACT * cost:
-            self.products.compute(v)
-            cost, largest, _ = self._sums(self.products)
+            products.move_to(v)
+        cost, largest, moved = self._sums(products)
+        near_exact = MAX_MOVED_NEAR_EXACT * cost / max(largest, sys.float_info.min)
+        products.max_moved = min(MAX_MOVED, near_exact)
+        if moved > products.max_moved:
+            products.compute(v)
+            cost, largest, _ = self._sums(products)
         # ∇c(V) = 4 V G − 4 diag(n − x) V + Lᵀ(−4 L V), in as few passes as possible
-        n, g, lv = self.products.n, self.products.g, self.products.lv
+        n, g, lv = products.n, products.g, products.lv
         movies, shift = self.movies, torch.zeros_like(n)  # (n_movies,)
         torch.sub(n[movies], self.x[movies], out=shift[movies])
         gradient = v * shift.to(v.dtype).unsqueeze(1)  # (n_movies, dim)

@@ -77,9 +77,9 @@ def test_the_published_curve_is_reproduced(likes, optimizer, lr, published, tole
     fit = fit_likes(likes.weighted, options, 0, "cpu", history.append)
     costs = {epoch: history[epoch].metrics["train/cost"] for epoch in published}
     assert costs == pytest.approx(published, rel=tolerance)
-    # The products in the last cost were carried along; these are computed from the vectors alone.
-    computed, _ = Factored(likes.weighted).cost_and_gradient(torch.from_numpy(fit.embedding))
-    assert fit.cost == pytest.approx(computed, rel=1e-6)
+    # The products in the last cost were updated; these are computed from the vectors alone.
+    recomputed, _ = Factored(likes.weighted).cost_and_gradient(torch.from_numpy(fit.embedding))
+    assert fit.cost == pytest.approx(recomputed, rel=1e-6)
 
 
 def test_the_exact_solver_reaches_the_minimum_from_any_seed(likes, exact):

@@ -13,10 +13,10 @@ from embedlab.movies.data.cooccurrence import cooccurrence
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.solvers import objective as objective_module
 from embedlab.movies.solvers.objective import (
-    MAX_MOVED,
+    MAX_CHANGE,
     Dense,
     Factored,
-    Products,
+    IncrementalProducts,
     balanced_row_shards,
 )
 
@@ -109,50 +109,50 @@ def cost_of(likes, v):
     return objective.cost_and_gradient(torch.from_numpy(v))[0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [1, 10])
 @pytest.mark.parametrize("step", [1e-5, 1e-3, 0.05, 1.0])
-def test_products_carried_along_give_the_cost_and_gradient_of_new_ones(monkeypatch, step):
-    computed = count_computed_products(monkeypatch)
+def test_updated_products_give_the_cost_and_gradient_of_new_ones(monkeypatch, step, dim, dtype):
+    recomputed = record_recomputations(monkeypatch)
     rng = np.random.default_rng(0)
     weighted = weight_likes(random_likes(rng, n_users=80, n_movies=60))
-    carried, v = Factored(weighted), torch.from_numpy(rng.standard_normal((60, 10))).float()
+    v = 0.3 * torch.from_numpy(rng.standard_normal((60, dim))).to(dtype)
+    objective, norm = Factored(weighted, dtype=dtype), v.norm()
     for _ in range(100):
-        cost, gradient = carried.cost_and_gradient(v)
-        computed_by_carried = len(computed)
-        expected, expected_gradient = Factored(weighted).cost_and_gradient(v)
-        computed.pop()
+        cost, gradient = objective.cost_and_gradient(v)
+        expected, expected_gradient = Factored(weighted, dtype=dtype).cost_and_gradient(v)
         assert cost == pytest.approx(expected, rel=1e-6)
         largest = expected_gradient.abs().max()
         np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=1e-5 * largest)
-        v += step * torch.from_numpy(rng.standard_normal((60, 10)))
-        v *= np.sqrt(600) / v.norm()
-    # Moves of `step` times the norm of the vectors are carried along up to MAX_MOVED.
-    assert computed_by_carried == pytest.approx(1 + 100 * min(1, step / MAX_MOVED), rel=0.3)
+        v += step * norm / np.sqrt(60 * dim) * torch.from_numpy(rng.standard_normal((60, dim)))
+        v *= norm / v.norm()
+    # The cost is far from 0, so a change of MAX_CHANGE decides.
+    n_recomputed = sum(products is objective._products for products in recomputed)
+    assert n_recomputed == pytest.approx(1 + 99 * min(1, step / MAX_CHANGE), rel=0.3)
 
 
-def test_products_near_an_exact_fit_are_computed_from_the_vectors_alone(monkeypatch):
+def test_products_near_an_exact_fit_are_recomputed_once_in_every_call(monkeypatch):
     # Orthogonal vectors fit X = 0; what noise adds to the cost is 1e-11 of the sums that cancel.
-    computed = count_computed_products(monkeypatch)
+    recomputed = record_recomputations(monkeypatch)
     weighted = weight_likes(random_likes(np.random.default_rng(0), 1, 6) * 0)
-    carried, generator = Factored(weighted), torch.Generator().manual_seed(0)
+    objective, generator = Factored(weighted), torch.Generator().manual_seed(0)
     for n in range(1, 10):
         v = torch.eye(6) * 1e3 + 1e-3 * torch.randn(6, 6, generator=generator)
-        cost, _ = carried.cost_and_gradient(v)
-        assert len(computed) == n
-        computed_cost, _ = Factored(weighted).cost_and_gradient(v)
-        computed.pop()
-        assert cost == computed_cost > 0
+        cost, _ = objective.cost_and_gradient(v)
+        assert sum(products is objective._products for products in recomputed) == n
+        assert cost == Factored(weighted).cost_and_gradient(v)[0] > 0
 
 
-def count_computed_products(monkeypatch):
-    """A list that gets an entry whenever products are computed and not carried along."""
-    computed, compute = [], Products.compute
+def record_recomputations(monkeypatch):
+    """A list to which every recomputation of products adds its object."""
+    recomputed, recompute = [], IncrementalProducts.recompute
 
-    def counted(self, v):
-        computed.append(v)
-        compute(self, v)
+    def recorded(self, v):
+        recomputed.append(self)
+        recompute(self, v)
 
-    monkeypatch.setattr(Products, "compute", counted)
-    return computed
+    monkeypatch.setattr(IncrementalProducts, "recompute", recorded)
+    return recomputed
 
 
 def test_the_dense_form_holds_two_matrices_of_movies_by_movies():

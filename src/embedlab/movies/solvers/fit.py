@@ -69,9 +69,9 @@ def join_fit(
 def _check_memory(shape: tuple[int, int], dim: int, device: str) -> None:
     """Raises OptionError if the vectors of a fit do not fit into memory."""
     n_users, n_movies = shape
-    # (n_movies, dim): V, its gradient and Adam's moments, the last V and the move from it, and V
-    # in float64; L V (n_users, dim) and G (dim, dim), each in float64 and in float32
-    needed, free = 12 * dim * (3 * n_movies + n_users + dim), free_bytes(device)  # bytes
+    # (n_movies, dim): V, its gradient and Adam's moments, the last V and the change from it, and
+    # V in float64; (n_users, dim): two L V and their squares in float64; G (dim, dim)
+    needed, free = 12 * dim * (3 * n_movies + 2 * n_users + dim), free_bytes(device)  # bytes
     if needed > free:
         raise OptionError(
             f"dim: expected vectors that fit into memory, but dim={dim} needs "

@@ -52,11 +52,12 @@ def fit_by_gradient(
     norms: list[float] = []
 
     def evaluate() -> float:
-        optimizer.zero_grad()  # its memory is for the next gradient
+        optimizer.zero_grad()  # frees the last gradient before the next is allocated
         with torch.no_grad():
             cost, v.grad = objective.cost_and_gradient(v.detach())
-            of_rows = torch.linalg.vector_norm(v.grad, dim=1)  # (n_movies,)
-            norms.append(torch.linalg.vector_norm(of_rows, dtype=torch.float64).item())
+            # (n_movies,) float32: infinite from 1e19 on, shortly before the cost is
+            row_norms = torch.linalg.vector_norm(v.grad, dim=1)
+            norms.append(torch.linalg.vector_norm(row_norms, dtype=torch.float64).item())
         return cost
 
     seconds, costs = 0.0, []

@@ -19,49 +19,50 @@ from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.operators import LikesOperator, likes_operator
 
 ROUNDING = 1e-14  # of a float64 sum, relative to its largest terms
-# Products are carried along until V has moved so far. With these limits, the costs of 33 fits, by
-# all optimizers and with up to 10 million ratings, are within 6e-7 of those by float64 products.
-MAX_MOVED = 0.25
-MAX_MOVED_NEAR_EXACT = 25  # times cost / its largest terms
+# Limits of the relative change Σ ‖D‖ / ‖V‖ from which on products are recomputed. The second one
+# is near an exact fit, where errors are large beside the cost; they average out over columns.
+MAX_CHANGE = 0.25
+MAX_CHANGE_PER_COLUMN = 0.25  # times min(dim, 100), times the cost / its largest terms
 
 
-class Products:
-    """n_i = ‖v_i‖², G = VᵀV and L V in float64, carried along with V.
+class IncrementalProducts:
+    """n_i = ‖v_i‖², G = VᵀV and L V in float64, updated incrementally while V changes.
 
-    If V moves by D, then with W = V + D/2 and M = WᵀD
+    If V changes by D, then with W = V + D/2 and M = WᵀD
 
         n_i ← n_i + 2 w_i·d_i        G ← G + M + Mᵀ        L V ← L V + L D
 
-    The products with D have V's dtype: in float32, they take half the time of products in float64,
-    and their errors are smaller by ‖D‖ / ‖V‖ than those of float32's VᵀV and L V. `moved`, the sum
-    of these ratios since `compute`, measures how far the errors have added up.
+    The products with D have V's dtype. In float32 they take half the time of products in float64,
+    and their errors are smaller by ‖D‖ / ‖V‖ than those of float32's VᵀV and L V. `change`, the sum
+    of these ratios since `recompute`, measures how far the errors have added up.
 
-    n   (n_movies,)
-    g   (dim, dim)
-    lv  (users of this rank, dim)
+    n           (n_movies,)
+    g           (dim, dim)
+    lv          (users of this rank, dim)
+    max_change  an update that would exceed this `change` recomputes.
     """
 
     def __init__(self, likes: LikesOperator, v: torch.Tensor):
         """v  (n_movies, dim)."""
-        self._likes, self.max_moved = likes, MAX_MOVED
+        self._likes, self.max_change = likes, MAX_CHANGE
         self._v, self._d = torch.empty_like(v), torch.empty_like(v)
-        self.compute(v)
+        self.recompute(v)
 
-    def compute(self, v: torch.Tensor) -> None:
+    def recompute(self, v: torch.Tensor) -> None:
         """Compute all from `v` alone, in float64."""
         v64 = v.double()  # (n_movies, dim)
         self.n = torch.linalg.vector_norm(v64, dim=1).square_()  # allocates no matrix
         self.g = v64.T @ v64
         self.lv = self._likes.matmat(v64)
-        self.moved = 0.0
+        self.change = 0.0
         self._v.copy_(v)
 
-    def move_to(self, v: torch.Tensor) -> None:
-        """Carry all along to `v`, or compute them if that has moved by more than `max_moved`."""
+    def update(self, v: torch.Tensor) -> None:
+        """Update all to `v`, which has the shape of the last one."""
         d = torch.sub(v, self._v, out=self._d)  # (n_movies, dim)
-        self.moved += (torch.dot(d.ravel(), d.ravel()) / self.n.sum()).sqrt().item()
-        if not self.moved <= self.max_moved:  # not >: also if it is not a number
-            self.compute(v)
+        self.change += (torch.dot(d.ravel(), d.ravel()) / self.n.sum()).sqrt().item()
+        if not self.change <= self.max_change:  # not >: also if it is not a number
+            self.recompute(v)
             return
         w = self._v.lerp_(v, 0.5)  # (n_movies, dim)
         m = w.T @ d  # (dim, dim)
@@ -81,8 +82,8 @@ class Factored:
         ∇c(V) = 4 [ V G − Lᵀ(L V) − diag(n − x) V ]
 
     Near an exact fit, the cost is a small difference of large sums, so all of its terms are
-    float64, and a cost within rounding error of 0 becomes 0. The products in them are carried along
-    from one call to the next while their error is small beside the cost (`Products`). The
+    float64, and a cost within rounding error of 0 becomes 0. Their products are updated from one
+    call to the next (`IncrementalProducts`); costs are those of products in float64 to 1e-6. The
     gradient's products have `dtype`.
 
     With `is_sharded` the users are divided among the ranks. Lᵀ(LV) and ‖LV‖² are sums over ranks;
@@ -114,50 +115,51 @@ class Factored:
         self.movies = local_slice(self.n_movies) if is_sharded else slice(None)  # of this rank
         self.x = torch.from_numpy(x).to(self.device)  # (n_movies,)
         # (users of this rank, n_movies)
-        self.likes = likes_operator(likes, self.device, *{torch.float64, dtype})
-        self.products: Products | None = None  # of the last call
+        self.likes = likes_operator(likes, self.device, torch.float64, dtype)
+        self._products: IncrementalProducts | None = None  # of the last call
 
     def cost_and_gradient(self, v: torch.Tensor) -> tuple[float, torch.Tensor]:
         """c(V) as a float, summed in float64, and ∇c(V), (n_movies, dim) in V's dtype.
 
         If sharded, both are sums over all ranks.
 
-        v  (n_movies, dim) on `device`.
+        v  (n_movies, dim) on `device`, of the same shape in every call.
         """
-        products = self.products
+        products = self._products
         if products is None:
-            products = self.products = Products(self.likes, v)
+            products = self._products = IncrementalProducts(self.likes, v)
         else:
-            products.move_to(v)
-        cost, largest, moved = self._sums(products)
-        near_exact = MAX_MOVED_NEAR_EXACT * cost / max(largest, sys.float_info.min)
-        products.max_moved = min(MAX_MOVED, near_exact)
-        if moved > products.max_moved:
-            products.compute(v)
+            products.update(v)
+        cost, largest, change = self._sums(products)
+        relative_cost = abs(cost) / max(largest, sys.float_info.min)
+        limit = MAX_CHANGE_PER_COLUMN * min(v.shape[1], 100) * relative_cost
+        products.max_change = min(MAX_CHANGE, limit)
+        if change > products.max_change:
+            products.recompute(v)
             cost, largest, _ = self._sums(products)
         # ∇c(V) = 4 V G − 4 diag(n − x) V + Lᵀ(−4 L V), in as few passes as possible
         n, g, lv = products.n, products.g, products.lv
-        movies, shift = self.movies, torch.zeros_like(n)  # (n_movies,)
+        movies, shift = self.movies, torch.zeros_like(n)  # (n_movies,); 0 for other ranks' movies
         torch.sub(n[movies], self.x[movies], out=shift[movies])
         gradient = v * shift.to(v.dtype).unsqueeze(1)  # (n_movies, dim)
         gradient[movies].addmm_(v[movies], g.to(v.dtype), beta=-4, alpha=4)
-        self.likes.rmatmat(lv.to(v.dtype).mul_(-4), add_to=gradient)
+        self.likes.rmatmat(lv.to(v.dtype) * -4, add_to=gradient)
         if self.is_sharded:
             all_reduce_sum(gradient)
         return clamp_roundoff(cost, largest), gradient
 
-    def _sums(self, products: Products) -> tuple[float, float, float]:
-        """The cost, its largest terms ‖G‖²_F + ‖LV‖²_F, and `moved`: the same at every rank."""
+    def _sums(self, products: IncrementalProducts) -> tuple[float, float, float]:
+        """The cost, its largest terms ‖G‖²_F + ‖LV‖²_F, and `change`: the same at every rank."""
         # c(V) = ‖X‖²_off + ‖G‖²_F − Σ n_i² − 2 (‖LV‖²_F − Σ x_i n_i)
         n, g_squares, lv_squares = products.n, products.g.square().sum(), products.lv.square().sum()
         sums = torch.stack([-2 * lv_squares, lv_squares, torch.zeros_like(lv_squares)])
         if self.is_main:
             others = self.off_diagonal_squares + g_squares - n.square().sum() + 2 * (self.x @ n)
-            sums += torch.stack([others, g_squares, torch.full_like(others, products.moved)])
+            sums += torch.stack([others, g_squares, torch.full_like(others, products.change)])
         if self.is_sharded:
             all_reduce_sum(sums)
-        cost, largest, moved = sums.tolist()
-        return cost, largest, moved
+        cost, largest, change = sums.tolist()
+        return cost, largest, change
 
 
 def balanced_row_shards(likes: sp.csr_matrix, n_shards: int) -> list[slice]:

@@ -8,6 +8,7 @@ the CPU, the product by scipy is twice as fast as torch's CSR product with 5 M l
 """
 
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -48,9 +49,8 @@ class TorchLikesOperator:
     """L by torch, on any device; parameters as of `likes_operator`."""
 
     def __init__(self, likes: sp.csr_matrix, device: torch.device, *dtypes: torch.dtype):
-        likes_t = likes.T.tocsr()
-        self._likes = {dtype: sparse_tensor(likes, dtype, device) for dtype in dtypes}
-        self._likes_t = {dtype: sparse_tensor(likes_t, dtype, device) for dtype in dtypes}
+        self._likes = sparse_tensors(likes, device, dtypes)
+        self._likes_t = sparse_tensors(likes.T.tocsr(), device, dtypes)
 
     def matmat(self, vectors: torch.Tensor) -> torch.Tensor:
         return _multiply_by_torch(self._likes[vectors.dtype], vectors)
@@ -80,20 +80,22 @@ def _with_values_of(dtype: torch.dtype, likes: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix((values, likes.indices, likes.indptr), likes.shape)
 
 
-def sparse_tensor(matrix: sp.csr_matrix, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """`matrix` as a CSR tensor on `device`; on the CPU, they share the indices."""
+def sparse_tensors(
+    matrix: sp.csr_matrix, device: torch.device, dtypes: Sequence[torch.dtype]
+) -> dict[torch.dtype, torch.Tensor]:
+    """`matrix` as CSR tensors on `device`, one of each dtype; they share the indices."""
     matrix = matrix.sorted_indices()
+    row_starts = torch.from_numpy(matrix.indptr).to(device)
+    columns, values = (torch.from_numpy(a).to(device) for a in (matrix.indices, matrix.data))
     with warnings.catch_warnings():
         # torch warns once per process that CSR tensors are in beta; tests compare them with scipy.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr),
-            torch.from_numpy(matrix.indices),
-            torch.from_numpy(matrix.data).to(dtype),
-            size=matrix.shape,
-            device=device,
-            check_invariants=True,
-        )
+        return {
+            dtype: torch.sparse_csr_tensor(
+                row_starts, columns, values.to(dtype), size=matrix.shape, check_invariants=True
+            )
+            for dtype in dtypes
+        }
 
 
 def _multiply_by_torch(

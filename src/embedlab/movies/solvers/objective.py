@@ -19,8 +19,9 @@ from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.operators import LikesOperator, likes_operator
 
 ROUNDING = 1e-14  # of a float64 sum, relative to its largest terms
-# Limits of the relative change Σ ‖D‖ / ‖V‖ from which on products are recomputed. The second one
-# is near an exact fit, where errors are large beside the cost; they average out over columns.
+# Products are recomputed when the relative change Σ ‖D‖ / ‖V‖ exceeds the smaller of two limits. The
+# second is the smaller one near an exact fit, where rounding errors are large beside the cost. It
+# grows with the number of columns, because rounding errors average out over columns.
 MAX_CHANGE = 0.25
 MAX_CHANGE_PER_COLUMN = 0.25  # times min(dim, 100), times the cost / its largest terms
 
@@ -140,7 +141,7 @@ class Factored:
         # ∇c(V) = 4 V G − 4 diag(n − x) V + Lᵀ(−4 L V), in as few passes as possible
         n, g, lv = products.n, products.g, products.lv
         movies, shift = self.movies, torch.zeros_like(n)  # (n_movies,); 0 for other ranks' movies
-        torch.sub(n[movies], self.x[movies], out=shift[movies])
+        shift[movies] = (n - self.x)[movies]
         gradient = v * shift.to(v.dtype).unsqueeze(1)  # (n_movies, dim)
         gradient[movies].addmm_(v[movies], g.to(v.dtype), beta=-4, alpha=4)
         self.likes.rmatmat(lv.to(v.dtype) * -4, add_to=gradient)

@@ -19,8 +19,8 @@ from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.operators import LikesOperator, likes_operator
 
 ROUNDING = 1e-14  # of a float64 sum, relative to its largest terms
-# Products are recomputed when the relative change Σ ‖D‖ / ‖V‖ exceeds the smaller of two limits. The
-# second is the smaller one near an exact fit, where rounding errors are large beside the cost. It
+# Products are recomputed when the relative change Σ ‖D‖ / ‖V‖ exceeds the smaller of two limits.
+# The second one is smaller near an exact fit, where rounding errors are large beside the cost. It
 # grows with the number of columns, because rounding errors average out over columns.
 MAX_CHANGE = 0.25
 MAX_CHANGE_PER_COLUMN = 0.25  # times min(dim, 100), times the cost / its largest terms

@@ -38,6 +38,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers with several threads each wou
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MATPLOTLIBRC"] = str(PROJECT / "tests/matplotlibrc")
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+# Python writes bytecode, as it does by default. Containers often turn that off.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(name, None)
 

@@ -110,9 +110,10 @@ def assert_is(row: pd.Series | dict, probabilities: np.ndarray, k: int = len(CLA
 
 @dataclass(frozen=True)
 class Served:
-    """A logged model that is loaded, and the network that it was made from."""
+    """A logged model, a copy of its folder from before it was loaded, and its network."""
 
     uri: str
+    copy: Path
     model: PyFuncModel
     network: torch.nn.Module
 
@@ -134,7 +135,7 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def served(store) -> Served:
+def served(store, tmp_path_factory) -> Served:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = models.resnet18(num_classes=len(CLASSES)).eval()
@@ -142,12 +143,13 @@ def served(store) -> Served:
         network.fc.weight *= 20  # else all classes are about equally likely
     with start_run("finetune", "random", {}) as run:
         uri = log_image_model(run, network, ABOUT, IMAGE.transpose(2, 0, 1))
-    return Served(uri, mlflow.pyfunc.load_model(uri), network)
+    copy = mlflow.artifacts.download_artifacts(uri, dst_path=tmp_path_factory.mktemp("copy"))
+    return Served(uri, Path(copy), mlflow.pyfunc.load_model(uri), network)
 
 
 @pytest.fixture(scope="module")
 def model_folder(served) -> Path:
-    return Path(mlflow.artifacts.download_artifacts(served.uri))
+    return served.copy
 
 
 @pytest.fixture

@@ -52,9 +52,10 @@ COLUMNS = ["query", "rank", "movie_id", "title", "genres", "score"]
 
 @dataclass(frozen=True)
 class Served:
-    """A logged model that is loaded, and the folder of the store that holds it."""
+    """A logged model, a copy of its folder from before it was loaded, and its store's folder."""
 
     uri: str
+    copy: Path
     model: PyFuncModel
     vectors: np.ndarray
     folder: Path
@@ -82,12 +83,13 @@ def served(tmp_path_factory):
     with fresh_store(folder):
         with start_run("fit_embedding", "fit", {}) as run:
             uri = log_movie_model(run, vectors, MOVIES, {"data": "twelve movies", "cost": 1.5})
-        yield Served(uri, mlflow.pyfunc.load_model(uri), vectors, folder)
+        copy = mlflow.artifacts.download_artifacts(uri, dst_path=tmp_path_factory.mktemp("copy"))
+        yield Served(uri, Path(copy), mlflow.pyfunc.load_model(uri), vectors, folder)
 
 
 @pytest.fixture(scope="module")
 def model_folder(served) -> Path:
-    return Path(mlflow.artifacts.download_artifacts(served.uri))
+    return served.copy
 
 
 # -- what is in it -----------------------------------------------------------------------------

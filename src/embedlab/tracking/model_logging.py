@@ -86,12 +86,17 @@ def _copy_of_serving(folder: Path) -> Path:
 
 @contextmanager
 def _importable(package: Path) -> Iterator[None]:
-    """Make the package importable in the block: MLflow runs a model's code when it logs it."""
+    """Make the package importable in the block: MLflow runs a model's code when it logs it.
+
+    No bytecode is written in the block, because MLflow would log it with the model.
+    """
     forget_model_code()
     sys.path.insert(0, str(package.parent))
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
     finally:
+        sys.dont_write_bytecode = before
         sys.path.remove(str(package.parent))
         forget_model_code()
 

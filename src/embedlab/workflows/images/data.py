@@ -90,7 +90,8 @@ def log_training_images(
     run: TrackedRun, images: ImageDataset, split: Split, augmentation: str, resolution: int
 ) -> None:
     """Log a grid of augmented training images, as the network sees them."""
-    rows = split.train[np.linspace(0, len(split.train) - 1, TRAINING_IMAGES).astype(int)]
+    n_train = len(split.train)
+    rows = split.train[np.linspace(0, n_train - 1, min(n_train, TRAINING_IMAGES)).astype(int)]
     generator = torch.Generator().manual_seed(0)
     pixels = augment(torch.from_numpy(images.pixels[rows]), augmentation, resolution, generator)
     names = [images.classes[label] for label in images.labels[rows]]

@@ -574,6 +574,7 @@ def test_a_failure_inside_is_500_without_any_detail(served, post, monkeypatch, c
     assert_hides(response, "secret of /home/someone", caplog.text)
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_a_real_server_without_the_project_and_without_pickle(served, model_folder, tmp_path):
     """It runs in another folder, so that the model finds only its own copy of the code."""
     environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}

@@ -2,11 +2,12 @@
 
 import atexit
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import mkdtemp
 
 import mlflow
 from mlflow.entities import Run
@@ -63,9 +64,10 @@ def download_artifact(uri: str) -> Path:
 @cache
 def _downloads() -> str:
     """A folder that is removed when this process ends: MLflow leaves its own behind."""
-    folder = TemporaryDirectory(prefix="embedlab-", ignore_cleanup_errors=True)
-    atexit.register(folder.cleanup)
-    return folder.name
+    folder = mkdtemp(prefix="embedlab-")
+    # Not a TemporaryDirectory: a fork would remove it, too, when Python frees the fork's objects.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def read_history(run_id: str, metrics: Sequence[str]) -> list[EpochRecord]:

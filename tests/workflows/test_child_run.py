@@ -14,10 +14,13 @@ from embedlab.workflows.child_run import run_entry_point
 pytestmark = pytest.mark.slow
 
 
-def test_a_step_ends_with_the_run_that_started_it(monkeypatch):
-    step = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+def test_a_step_ends_with_the_run_that_started_it_and_no_other_process_does(monkeypatch):
+    command = [sys.executable, "-c", "import time; time.sleep(100)"]
+    other = subprocess.Popen(command)
+    steps = []
 
     def told_to_stop(*_, **__):
+        steps.append(subprocess.Popen(command))
         raise SystemExit(EXIT_TERMINATED)
 
     monkeypatch.setattr(mlflow.projects, "run", told_to_stop)
@@ -25,5 +28,9 @@ def test_a_step_ends_with_the_run_that_started_it(monkeypatch):
     monkeypatch.setattr(mlflow, "active_run", lambda: run)
     with pytest.raises(SystemExit):
         run_entry_point("recommend", {})
+    (step,) = steps
     assert not psutil.pid_exists(step.pid)
     step.wait()
+    assert other.poll() is None
+    other.kill()
+    other.wait()

@@ -26,6 +26,8 @@ def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
     python_folder = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != python_folder:
         os.environ["PATH"] = os.pathsep.join([python_folder, os.environ.get("PATH", "")])
+    # Processes other than the step. multiprocessing's resource tracker is one; it ignores SIGTERM.
+    children_before = psutil.Process().children()
     try:
         submitted = mlflow.projects.run(
             str(PROJECT_ROOT),
@@ -37,7 +39,7 @@ def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
     except ExecutionException:
         raise TrackingError(f"the step {name} failed; its message is printed above.") from None
     except SystemExit:  # raised for SIGTERM; after Ctrl-C, MLflow itself stops the step
-        steps = psutil.Process().children()
+        steps = [one for one in psutil.Process().children() if one not in children_before]
         for step in steps:
             step.terminate()
         psutil.wait_procs(steps)

@@ -38,7 +38,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers with several threads each wou
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MATPLOTLIBRC"] = str(PROJECT / "tests/matplotlibrc")
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-# Python writes bytecode, as it does by default. Containers often turn that off.
+# Python writes bytecode, as by default, also in containers that turn that off: no test passes only
+# because a model's folder has no bytecode there.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):

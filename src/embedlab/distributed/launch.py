@@ -49,7 +49,7 @@ def launch_workers(entry_point: str, processes: int, argv: Sequence[str] | None)
             if exit_code < 0:  # killed: it has neither printed an error nor closed its run
                 raise MainProcessKilledError(
                     f"rank 0 was killed ({signal.Signals(-exit_code).name}); its run is marked "
-                    "KILLED, by the next run if the store is unavailable now."
+                    "KILLED now, or by the next run if the store is unavailable."
                 ) from None
             sys.exit(1)
     return True

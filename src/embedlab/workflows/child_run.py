@@ -26,7 +26,7 @@ def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
     python_folder = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != python_folder:
         os.environ["PATH"] = os.pathsep.join([python_folder, os.environ.get("PATH", "")])
-    # Processes other than the step. multiprocessing's resource tracker is one; it ignores SIGTERM.
+    # Not the step: one can be multiprocessing's resource tracker, which ignores SIGTERM.
     children_before = psutil.Process().children()
     try:
         submitted = mlflow.projects.run(

@@ -15,6 +15,7 @@ from pathlib import Path
 import mlflow
 from mlflow import environment_variables as mlflow_env
 from mlflow.entities import RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, StoreUnavailableError
@@ -137,6 +138,23 @@ def end_refused_run(error: EmbedlabError) -> None:
         run_id, client = mlflow_env.MLFLOW_RUN_ID.get(), mlflow.MlflowClient()
         client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
         client.set_terminated(run_id, status)
+
+    _log_failure(end)
+
+
+def end_stopped_steps(parent: mlflow.entities.Run) -> None:
+    """Close the child runs of `parent` that are RUNNING, after SIGTERM has ended their processes.
+
+    MLflow has made such a run, and its process was stopped before it adopted it. Never raises.
+    """
+
+    def end() -> None:
+        client, info = mlflow.MlflowClient(), parent.info
+        children = f"tags.{MLFLOW_PARENT_RUN_ID} = '{info.run_id}'"
+        running = f"{children} AND attributes.status = 'RUNNING'"
+        for run in client.search_runs([info.experiment_id], running):
+            client.set_tag(run.info.run_id, "stop_reason", "sigterm")
+            client.set_terminated(run.info.run_id, "KILLED")
 
     _log_failure(end)
 

@@ -11,7 +11,7 @@ import psutil
 from mlflow.exceptions import ExecutionException
 
 from embedlab.errors import TrackingError
-from embedlab.tracking.lifecycle import PROJECT_ROOT
+from embedlab.tracking.lifecycle import PROJECT_ROOT, end_stopped_steps
 
 
 def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
@@ -43,5 +43,6 @@ def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:
         for step in steps:
             step.terminate()
         psutil.wait_procs(steps)
+        end_stopped_steps(parent)
         raise
     return submitted.run_id

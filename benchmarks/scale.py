@@ -73,8 +73,8 @@ def fit(folder: Path) -> dict[str, float]:
     rows = np.random.default_rng(0).choice(len(titles), N_TITLES)
     typed = [titles[row].rpartition(" (")[0].lower() for row in rows]
     title_seconds = [timed(partial(ask, title))[1] for title in typed]
-    absent = [f"{title} {title[::-1]}" for title in typed]
-    missing_seconds = [timed(partial(not_found, index, title))[1] for title in absent]
+    mistyped = ["".join(letter for i, letter in enumerate(title) if i % 4) for title in typed]
+    missing_seconds = [timed(partial(not_found, index, title))[1] for title in mistyped]
     return {
         "‖X‖²": squares,
         "an Adam epoch": float(np.median(epochs)),

@@ -20,7 +20,7 @@ Title format: https://files.grouplens.org/datasets/movielens/ml-latest-small-REA
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -28,8 +28,8 @@ import numpy as np
 from rapidfuzz import fuzz, process
 from rapidfuzz.distance import OSA
 
-from embedlab_serving.bigrams import BigramIndex
 from embedlab_serving.errors import TitleError
+from embedlab_serving.near_texts import NearTextIndex
 
 MAX_QUERY = 500  # characters of one title; the longest of MovieLens has about 200
 MAX_TITLES = 50  # titles in one query
@@ -299,7 +299,7 @@ class TitleIndex:
         self._phrases = "".join(phrases_of_rows)
         self._phrase_ends = np.cumsum([len(phrases) for phrases in phrases_of_rows])
         self._spellings = list(self._names)
-        self._bigrams = BigramIndex(self._spellings)
+        self._near_texts = NearTextIndex(self._spellings)
 
     def find(self, query: str) -> int:
         """The row of the movie that `query` names.
@@ -421,7 +421,7 @@ class TitleIndex:
     def _near(self, reading: _Reading, max_distance: int) -> list[_NearName]:
         """The names within `max_distance` letters, nearest first."""
         typed = reading.keys["number"]
-        spellings = [self._spellings[i] for i in self._bigrams.within(typed, max_distance)]
+        spellings = [self._spellings[i] for i in self._near_texts.within(typed, max_distance)]
         distances = process.extract(
             typed, spellings, scorer=OSA.distance, score_cutoff=max_distance, limit=None
         )
@@ -458,12 +458,15 @@ class TitleIndex:
     def _suggested(self, typed: str) -> list[int]:
         """The rows of the names that are most like a query's, nearest first."""
         # A short name is a part of nearly every long query, as "Up" is of "Cup of Tea".
-        is_long = self._bigrams.lengths >= 0.6 * len(typed)
-        shared, _ = self._bigrams.shared_with(typed)
+        is_long = self._near_texts.lengths >= 0.6 * len(typed)
+        shared, _ = self._near_texts.shared_bigrams(typed)
         likely = np.argsort(-shared * is_long, kind="stable")[:FIRST_COMPARED]
         listed, _ = self._likeness(typed, likely[is_long[likely]], MIN_LIKENESS)
         limit = max(MIN_LIKENESS, listed.max(initial=0) - LIKENESS_MARGIN)
-        alike = self._bigrams.alike(typed, limit, limit / PART_WEIGHT)
+        parts = self._near_texts.partly_alike(typed, limit / PART_WEIGHT)
+        parts = parts[is_long[parts]]
+        part_ratios = self._ratios(typed, parts, fuzz.partial_ratio, limit / PART_WEIGHT)
+        alike = np.union1d(self._near_texts.alike(typed, limit), parts[part_ratios > 0])
         alike = alike[is_long[alike]]
         listed, score = self._likeness(typed, alike, limit)
         limit = max(MIN_LIKENESS, listed.max(initial=0) - LIKENESS_MARGIN)
@@ -482,16 +485,19 @@ class TitleIndex:
         The first decides whether a name is listed: it is exact from `limit` on, and a lower bound
         below. The second orders the list.
         """
-        spellings = [self._spellings[i] for i in positions.tolist()]
-        ratio = process.cdist([typed], spellings, scorer=fuzz.ratio)[0]
-        sorted_ratio = process.cdist([typed], spellings, scorer=fuzz.token_sort_ratio)[0]
-        partial_ratio = process.cdist(
-            [typed], spellings, scorer=fuzz.partial_ratio, score_cutoff=limit / PART_WEIGHT
-        )[0]
-        full = np.maximum(ratio, sorted_ratio)
+        ratio = self._ratios(typed, positions, fuzz.ratio)
+        full = np.maximum(ratio, self._ratios(typed, positions, fuzz.token_sort_ratio))
+        partial_ratio = self._ratios(typed, positions, fuzz.partial_ratio, limit / PART_WEIGHT)
         # A name with a near part is listed, but after a name that is as near as a whole.
         listed = np.maximum(full, PART_WEIGHT * partial_ratio)
         return listed, np.maximum(full, PART_ORDER_WEIGHT * partial_ratio).round()
+
+    def _ratios(
+        self, typed: str, positions: np.ndarray, scorer: Callable[..., float], cutoff: float = 0
+    ) -> np.ndarray:
+        """(n,) a ratio of rapidfuzz between a query and these names; 0 if it is below `cutoff`."""
+        spellings = [self._spellings[i] for i in positions.tolist()]
+        return process.cdist([typed], spellings, scorer=scorer, score_cutoff=cutoff)[0]
 
     def _unknown(self, reading: _Reading, text: str) -> TitleError:
         """The error of a query that no movie fits, with the nearest titles by rapidfuzz."""

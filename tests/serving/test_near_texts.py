@@ -1,4 +1,4 @@
-"""The bigram index finds every near text, by comparison with all texts."""
+"""The index of near texts finds every near text, by comparison with all texts."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from rapidfuzz import fuzz, process
 from rapidfuzz.distance import OSA
 
 from embedlab.errors import TitleError
-from embedlab_serving.bigrams import BigramIndex
+from embedlab_serving.near_texts import NearTextIndex
 from embedlab_serving.titles import TitleIndex
 
 LETTERS = list("abcdeé")  # few, so that many texts are near each other
@@ -38,7 +38,7 @@ def mistyped(rng: np.random.Generator, text: str) -> str:
 def test_every_text_within_a_distance_is_found(seed):
     rng = np.random.default_rng(seed)
     texts = drawn_texts(rng, 400)
-    index = BigramIndex(texts)
+    index = NearTextIndex(texts)
     n_near = n_candidates = 0
     for text in texts[:100]:
         query, distance = mistyped(rng, text), int(rng.integers(1, 4))
@@ -51,39 +51,57 @@ def test_every_text_within_a_distance_is_found(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("ratio", "partial_ratio"), [(72, 80), (85, 95)])
-def test_every_text_of_a_likeness_is_found(seed, ratio, partial_ratio):
+@pytest.mark.parametrize("ratio", [80, 85, 95])
+@pytest.mark.parametrize(
+    ("find", "scorer"),
+    [
+        (NearTextIndex.alike, fuzz.ratio),
+        (NearTextIndex.alike, fuzz.token_sort_ratio),
+        (NearTextIndex.partly_alike, fuzz.partial_ratio),
+    ],
+)
+def test_every_text_of_a_likeness_is_found(seed, ratio, find, scorer):
     rng = np.random.default_rng(seed)
     texts = drawn_texts(rng, 400)
-    index = BigramIndex(texts)
-    n_near = 0
+    index = NearTextIndex(texts)
+    n_near = n_candidates = 0
     for text in texts[:100]:
         query = mistyped(rng, text)
-        is_near = process.cdist([query], texts, scorer=fuzz.partial_ratio)[0] >= partial_ratio
-        for scorer in (fuzz.ratio, fuzz.token_sort_ratio):
-            is_near |= process.cdist([query], texts, scorer=scorer)[0] >= ratio
-        assert set(np.flatnonzero(is_near)) <= set(index.alike(query, ratio, partial_ratio))
-        n_near += is_near.sum()
-    assert n_near > 100
+        is_near = process.cdist([query], texts, scorer=scorer)[0] >= ratio
+        candidates = find(index, query, ratio)
+        assert set(np.flatnonzero(is_near)) <= set(candidates)
+        n_near, n_candidates = n_near + is_near.sum(), n_candidates + len(candidates)
+    assert n_near > 20
+    assert n_candidates < 0.8 * 100 * len(texts)  # some are left out, even with so few letters
 
 
 @pytest.mark.parametrize("query_is_longer", [True, False])
 def test_the_text_that_shares_the_fewest_bigrams_of_its_likeness_is_found(query_is_longer):
-    texts = "abcdefghijklmnopqrst", "acegikmoqrst"  # every deletion changes two bigrams
+    # Of the second text only the beginning is compared, and every deletion changes two bigrams.
+    texts = "abcdefghijklmnopqrst", "acegikmoqrst" + 10 * "z"
     query, text = texts if query_is_longer else texts[::-1]
-    assert fuzz.ratio(query, text) == pytest.approx(75)
-    assert BigramIndex([text, "xyz"]).alike(query, 75, 100).tolist() == [0]
+    assert fuzz.partial_ratio(query, text) == pytest.approx(75)
+    assert NearTextIndex([text, "xyz"]).partly_alike(query, 75).tolist() == [0]
+
+
+def test_other_alphabets_and_many_equal_letters_are_counted():
+    texts = ["семь самураев", "七人の侍", "z" * 300]
+    index = NearTextIndex(texts)
+    for position, text in enumerate(texts):
+        assert index.within(text[1:], 1).tolist() == [position]
+        assert index.alike(text[::-1], 100).tolist() == [position]
 
 
 def test_unlike_texts_are_left_out():
     texts = ["lord of the rings", "toy story", "wizard of oz", "apollo 13"]
-    index = BigramIndex(texts)
+    index = NearTextIndex(texts)
     assert index.within("toy stroy", 1).tolist() == [1]
-    assert index.alike("lord of teh ring", 85, 95).tolist() == [0]
+    assert index.alike("lord of teh ring", 85).tolist() == [0]
+    assert index.partly_alike("appollo", 90).tolist() == [3]
 
 
 def test_an_index_of_nothing_finds_nothing():
-    assert BigramIndex([]).within("toy story", 3).size == 0
+    assert NearTextIndex([]).within("toy story", 3).size == 0
 
 
 @pytest.mark.parametrize("seed", range(2))

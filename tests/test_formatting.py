@@ -9,6 +9,7 @@ from embedlab.formatting import (
     escape_markdown,
     first_line,
     gap_as_text,
+    score_as_text,
     signed_gap_as_text,
     value_as_text,
 )
@@ -31,10 +32,25 @@ def test_a_noun_agrees_with_its_number(n, noun, plural, text):
 
 @pytest.mark.parametrize(
     ("cost", "text"),
-    [(733_625.35, "733,625"), (0.2, "0"), (1e15, "1e+15"), (4.28e114, "4.28e+114")],
+    [
+        (733_625.35, "733,625"),
+        (100.4, "100"),
+        (24.437, "24.4"),
+        (0.00321, "0.00321"),
+        (0.0, "0"),
+        (1e15, "1e+15"),
+        (4.28e114, "4.28e+114"),
+    ],
 )
-def test_a_cost_is_never_a_line_of_digits(cost, text):
+def test_a_cost_has_digits_that_say_something(cost, text):
     assert cost_as_text(cost) == text
+
+
+@pytest.mark.parametrize(
+    ("score", "text"), [(145.28, "145.3"), (10.0, "10.0"), (-12.34, "-12.3"), (0.01234, "0.0123")]
+)
+def test_small_scores_keep_their_digits(score, text):
+    assert score_as_text(score) == text
 
 
 @pytest.mark.parametrize(

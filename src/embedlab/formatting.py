@@ -22,8 +22,13 @@ def value_as_text(value: object) -> str:
 
 
 def cost_as_text(cost: float) -> str:
-    """A cost as text: `733,625`; from 10^15 on, where more digits say nothing, `1.23e+15`."""
-    return f"{cost:,.0f}" if abs(cost) < 1e15 else f"{cost:.3g}"
+    """A cost as text: `733,625`; three digits below 100 (`24.4`, weighted likes) and from 10^15."""
+    return f"{cost:,.0f}" if 100 <= abs(cost) < 1e15 else f"{cost:.3g}"
+
+
+def score_as_text(score: float) -> str:
+    """An inner product as text: `145.3`; three digits below 10 (`0.0123`, weighted likes)."""
+    return f"{score:.1f}" if abs(score) >= 10 else f"{score:.3g}"
 
 
 def gap_as_text(gap: float) -> str:

@@ -48,6 +48,18 @@ def test_a_release_that_cannot_be_fetched_never_becomes_the_sample(server, cache
     assert files_under(cached) == set()
 
 
+@pytest.mark.parametrize("text", ["own/sample", "own/sample.zip"])
+def test_own_ratings_do_not_pass_for_the_built_in_sample(text, tmp_path, monkeypatch):
+    folder = tmp_path / "own" / "sample"
+    folder.mkdir(parents=True)
+    (folder / "ratings.csv").write_bytes(RATINGS)
+    (folder / "movies.csv").write_bytes(MOVIES)
+    folder.with_suffix(".zip").write_bytes(GOOD_ZIP)
+    monkeypatch.chdir(tmp_path)
+    assert locate_ratings(text).name == "own/sample"
+    assert locate_ratings("sample").name == "sample"
+
+
 def test_a_folder_is_used_where_it_lies(tmp_path, monkeypatch, cached):
     folder = tmp_path / "my ratings"
     folder.mkdir()

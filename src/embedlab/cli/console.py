@@ -12,7 +12,7 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from embedlab.distributed.env import is_main_process
-from embedlab.formatting import duration
+from embedlab.formatting import duration, score_as_text
 from embedlab.progress import EpochRecord, OnEpoch, OnProgress
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -135,7 +135,7 @@ def recommendation_table(answer: pd.DataFrame, score: str) -> Table:
     table.add_column("title", overflow="fold")
     table.add_column("genres", overflow="fold", style="dim")
     for row in answer.itertuples():
-        score_text = f"{row.score:.1f}" if score == "dot" else f"{row.score:.3f}"
+        score_text = score_as_text(row.score) if score == "dot" else f"{row.score:.3f}"
         table.add_row(str(row.rank), score_text, row.title, row.genres.replace("|", ", "))
     return table
 

@@ -77,11 +77,16 @@ def check_ratings_argument(text: str) -> str:
 
 
 def ratings_name(ratings: str) -> str:
-    """The name of the data set that `ratings` means, as in `RatingsFolder.name`."""
+    """The name of the data set that `ratings` means, as in `RatingsFolder.name`.
+
+    A path is named by its last part, or by the last two if it would be named as the built-in
+    sample, whose name states its licence.
+    """
     if ratings in RATINGS_NAMES:
         return ratings
     path = absolute_path(ratings)
-    return path.name or str(path) if path.is_dir() else path.stem
+    name = path.name or str(path) if path.is_dir() else path.stem
+    return f"{path.parent.name}/{name}" if name == SAMPLE else name
 
 
 def locate_ratings(ratings: str) -> RatingsFolder:

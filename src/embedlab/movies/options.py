@@ -35,9 +35,12 @@ def parse_like_rule(text: str) -> tuple[str, float | None]:
 
 
 def check_like_rule(text: str) -> str:
-    """Argument type of a like rule: returns `text`. Raises OptionError as `parse_like_rule`."""
-    parse_like_rule(text)
-    return text
+    """Argument type of a like rule: `threshold:4.0` -> "threshold:4", as runs record it.
+
+    Raises OptionError as `parse_like_rule`.
+    """
+    rule, stars = parse_like_rule(text)
+    return rule if stars is None else f"{rule}:{stars:g}"
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,13 @@ def test_the_digest_changes_with_the_likes_and_with_the_movies():
     assert mean.digest != find_likes(ratings, "user_mean").digest
 
 
-def test_saved_likes_come_back(tmp_path):
-    likes = find_likes(small_ratings(np.random.default_rng(0)), "user_median")
+@pytest.mark.parametrize(
+    "title", ["Toy Story (1995)", "a\rb", "a\nb", "a\r\nb", 'a"b', "a,b", "NA"]
+)
+def test_saved_likes_come_back(tmp_path, title):
+    ratings = small_ratings(np.random.default_rng(0))
+    ratings.movies.loc[0, "title"] = title
+    likes = find_likes(ratings, "user_median")
     save_likes(likes, tmp_path)
     save_sparse(cooccurrence(likes.matrix), tmp_path / COUNTS_FILE)
     back = load_likes(tmp_path)

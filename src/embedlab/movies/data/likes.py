@@ -4,6 +4,7 @@ A user likes a movie if the rating is at least the user's own mean (`user_mean`,
 the user's own median (`user_median`), or a number of stars (`threshold:4`).
 """
 
+import csv
 import hashlib
 import json
 from dataclasses import dataclass
@@ -134,10 +135,19 @@ def find_likes(
 def save_likes(likes: Likes, folder: Path) -> None:
     """Write `likes.npz`, `movies.csv` (with each movie's likes) and `about.json` into `folder`."""
     save_sparse(likes.matrix, folder / LIKES_FILE)
-    likes.table.to_csv(folder / MOVIES_FILE, index_label="index", lineterminator="\n")
+    write_movies(likes.table.rename_axis("index").reset_index(), folder / MOVIES_FILE)
     about: dict[str, object] = {"name": likes.name, "digest": likes.digest, **likes.options}
     about[CHECKSUM] = _checksum(folder, about)
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def write_movies(movies: pd.DataFrame, file: Path) -> None:
+    """Write the table as CSV, without its index, so that `pandas.read_csv` reads it back."""
+    texts = movies[["title", "genres"]]
+    # Before Python 3.13, a carriage return is quoted only if all texts are.
+    has_return = texts.apply(lambda text: text.str.contains("\r", regex=False)).any(axis=None)
+    quoting = csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
+    movies.to_csv(file, index=False, lineterminator="\n", quoting=quoting)
 
 
 def _checksum(folder: Path, about: dict) -> str:

@@ -2,7 +2,8 @@
 (() => {
   const { fits, exact, asked, titles, sampled } = data;
   const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
-  const cost = (value) => value < 1e12 ? number.format(value) : value.toPrecision(3);
+  const cost = (value) => value >= 100 && value < 1e12 ? number.format(value)
+    : value && value.toPrecision(3);
   const above = (gap) => {
     if (gap === null) return "diverged";
     const percent = 100 * gap;

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from embedlab.movies.data.likes import write_movies
 from embedlab.tracking.model_logging import SERVER_PACKAGES, log_model
 from embedlab.tracking.tracked_run import TrackedRun
 from embedlab_serving import movie_model
@@ -42,5 +43,5 @@ def save_embedding(
 ) -> None:
     """Write vectors, movies and `about` of `log_movie_model` as files, without pickle."""
     np.save(folder / movie_model.VECTORS_FILE, vectors, allow_pickle=False)
-    movies.to_csv(folder / movie_model.MOVIES_FILE, index=False, lineterminator="\n")
+    write_movies(movies, folder / movie_model.MOVIES_FILE)
     (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

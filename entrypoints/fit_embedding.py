@@ -7,7 +7,14 @@ from embedlab.cli.parser import Parser, run_main
 from embedlab.cli.types import auto_or, boolean, integer, one_of, positive_number
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import launch_workers
-from embedlab.movies.options import DEFAULT_LR, MOVIE_MAPS, OPTIMIZERS, FitOptions, check_processes
+from embedlab.movies.options import (
+    DEFAULT_LR,
+    MOVIE_MAPS,
+    OPTIMIZERS,
+    REFERENCE_ROUNDS,
+    FitOptions,
+    check_processes,
+)
 from embedlab.workflows.model_facts import COST, MOVIE_METRICS, NDCG
 
 
@@ -82,8 +89,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_params({"device": device})
         reference = None
         if args.reference:
-            exact = FitOptions("exact", dim=options.dim)
-            reference = fit_likes(likes.weighted, exact, args.seed, device).cost
+            exact = FitOptions("exact", dim=options.dim, epochs=REFERENCE_ROUNDS)
+            exact_fit = fit_likes(likes.weighted, exact, args.seed, device)
+            if exact_fit.hit_max_rounds(exact):
+                console.print(fit_report.fit_as_text(exact, exact_fit))
+            reference = exact_fit.cost
             run.log_metrics({"reference/cost": reference})
         caption = f"{likes.name}: cost, dim {options.dim}"
         n_epochs = None if options.is_exact else options.epochs  # until it converges

@@ -16,6 +16,9 @@ DEFAULT_LR = {"adam": 1.0, "rmsprop": 0.1, "sgd": 2e-5, "adamw": 1.0, "lbfgs": 1
 OPTIMIZERS = (*DEFAULT_LR, "exact")
 OBJECTIVES = ("factored", "dense")
 MOVIE_MAPS = ("tsne", "pca", "none")
+# Maximum number of rounds of the exact solver where its cost is a reference. It needs tens, or
+# thousands if dim is above about half the number of movies.
+REFERENCE_ROUNDS = 1_000
 NORM_EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # a of the score dot / |v|^a: from dot to cosine
 
 

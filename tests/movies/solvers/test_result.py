@@ -13,6 +13,7 @@ from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, divergence_epoch
 from embedlab.progress import EpochRecord
+from embedlab.workflows.movies.fit_report import fit_as_text
 
 
 def test_an_exact_fit_that_diverged_is_not_advised_a_learning_rate():
@@ -22,6 +23,16 @@ def test_an_exact_fit_that_diverged_is_not_advised_a_learning_rate():
     )
     with pytest.raises(DivergedError, match=sentence):
         result.raise_if_diverged(exact_options(2))
+
+
+@pytest.mark.parametrize(("rounds", "is_hit"), [(2, True), (500, False)])
+def test_an_exact_fit_that_has_not_converged_says_so(rounds, is_hit):
+    likes = random_likes(np.random.default_rng(0), n_users=60, n_movies=30)
+    options = exact_options(4, rounds)
+    result = fit_likes(weight_likes(likes), options, 0, "cpu")
+    assert result.hit_max_rounds(options) == is_hit
+    assert ("(the maximum; more would lower it)" in fit_as_text(options, result)) == is_hit
+    assert not result.hit_max_rounds(FitOptions("adam", epochs=result.epochs))
 
 
 @pytest.mark.parametrize(

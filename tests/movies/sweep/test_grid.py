@@ -3,7 +3,7 @@
 import pytest
 
 from embedlab.errors import OptionError
-from embedlab.movies.options import FitOptions
+from embedlab.movies.options import REFERENCE_ROUNDS, FitOptions
 from embedlab.movies.sweep import grid
 
 EXACT = FitOptions("exact", dim=100)
@@ -20,7 +20,7 @@ def test_the_default_grid_is_the_published_one_with_lbfgs_and_the_exact_solver()
         *(("sgd", lr) for lr in (4e-5, 3e-5, 2e-5, 1e-5, 1e-6)),
         ("lbfgs", 1),
     ]
-    assert {options.epochs for options in fits} == {150}
+    assert [options.epochs for options in fits] == [REFERENCE_ROUNDS, *16 * [150]]
 
 
 @pytest.mark.parametrize(

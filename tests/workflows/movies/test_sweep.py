@@ -240,6 +240,17 @@ def test_an_unknown_title_is_refused_before_any_fit(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dim", ["70", "82"])
+def test_a_dim_that_fits_nearly_every_count_is_refused(tmp_path, dim):
+    from embedlab.errors import DataError
+
+    with fresh_store(tmp_path) as client:
+        with pytest.raises(DataError, match=f"with dim={dim} it fits these 82 movies exactly or"):
+            main([*GRID, "--dim", dim, *RATES, *TITLES])
+        assert [run.info.run_name for run in children(client).values()] == ["exact"]
+
+
+@pytest.mark.slow
 def test_a_fit_is_made_again_if_only_a_title_has_changed(tmp_path):
     """The lists of the first fit could recommend a movie for another row of itself."""
     folder = Path(shutil.copytree(locate_ratings("sample").path, tmp_path / "ratings"))

@@ -51,6 +51,10 @@ class FitResult:
     def has_diverged(self) -> bool:
         return self.diverged_at is not None
 
+    def hit_max_rounds(self, options: FitOptions) -> bool:
+        """Whether this is the exact solver's, ended by the maximum of rounds, not converged."""
+        return options.is_exact and self.epochs >= options.epochs
+
     def raise_if_diverged(self, options: FitOptions) -> None:
         """Raises DivergedError with the epoch, the learning rate and what to try."""
         if self.has_diverged:

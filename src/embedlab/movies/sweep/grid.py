@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from embedlab.errors import OptionError
-from embedlab.movies.options import DEFAULT_LR, FitOptions
+from embedlab.movies.options import DEFAULT_LR, REFERENCE_ROUNDS, FitOptions
 
 Rates = Mapping[str, tuple[float, ...]]  # learning rates by optimizer
 FIT_KEY = "fit_key"  # the tag of a fit's run
@@ -98,11 +98,12 @@ def rates_as_text(rates: Rates) -> str:
 
 
 def fit_grid(rates: Rates, exact: FitOptions) -> list[FitOptions]:
-    """The options of every fit of one seed: `exact`, the reference, then every learning rate.
+    """The options of every fit of one seed: the reference, then every learning rate.
 
-    The fits after `exact` are ordered by optimizer and falling rate; they share its other options.
+    The reference is `exact` with at least REFERENCE_ROUNDS. The fits after it are ordered by
+    optimizer and falling rate; they share the other options of `exact`.
     """
-    grid = [exact]
+    grid = [replace(exact, epochs=max(exact.epochs, REFERENCE_ROUNDS))]
     for optimizer, lrs in rates.items():
         grid += [replace(exact, optimizer=optimizer, lr=lr) for lr in lrs]
     return grid

@@ -38,12 +38,14 @@ def to_markdown(comparison: OptimizerComparison, data: str) -> str:
 
 def _cost_lines(comparison: OptimizerComparison, data: str) -> Iterator[str]:
     """Lines on the costs: the exact one, the best of each optimizer, and what diverged."""
-    options, exact = comparison.exact.options, comparison.exact.result
+    options, exact = comparison.others[0].options, comparison.exact.result
     yield f"### Which optimizer? ({data}, dim {options.dim}, {counted(options.epochs, 'epoch')})"
     yield ""
+    is_unfinished = exact.hit_max_rounds(comparison.exact.options)
+    maximum = " (the maximum; more would lower it)" if is_unfinished else ""
     yield (
         f"The exact solver's cost is {cost_as_text(exact.cost)}, in {exact.seconds:,.1f} s "
-        f"and {counted(exact.epochs, 'round')}. Best of each optimizer, by final cost:"
+        f"and {counted(exact.epochs, 'round')}{maximum}. Best of each optimizer, by final cost:"
     )
     yield from ("", "| fit | cost | against the exact cost | seconds |")
     yield "| --- | ---: | ---: | ---: |"

@@ -50,6 +50,13 @@ def epoch_log(
         run.log_figure(plot_fit(history, options, caption, reference_cost), "figures/cost.png")
 
 
+def fit_as_text(options: FitOptions, fit: FitResult) -> str:
+    """A fit's result: `adam lr=1: cost 765,544 after 150 epochs`."""
+    after = counted(fit.epochs, "round" if options.is_exact else "epoch")
+    text = f"{options.label}: cost {cost_as_text(fit.cost)} after {after}"
+    return text + (" (the maximum; more would lower it)" if fit.hit_max_rounds(options) else "")
+
+
 @dataclass(frozen=True)
 class FittedEmbedding:
     """A fit that has ended, its likes and options, and the exact solver's cost if it is known."""
@@ -61,12 +68,10 @@ class FittedEmbedding:
 
     def __str__(self) -> str:
         """The result: `adam lr=1: cost 765,544 after 150 epochs, 4.35% above the exact 733,625`."""
-        options, cost = self.options, self.result.cost
-        after = counted(self.result.epochs, "round" if options.is_exact else "epoch")
-        text = f"{options.label}: cost {cost_as_text(cost)} after {after}"
+        text = fit_as_text(self.options, self.result)
         if not self.reference_cost:
             return text
-        gap = gap_as_text(relative_gap(cost, self.reference_cost))
+        gap = gap_as_text(relative_gap(self.result.cost, self.reference_cost))
         return f"{text}, {gap} the exact {cost_as_text(self.reference_cost)}"
 
 

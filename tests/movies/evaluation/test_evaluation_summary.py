@@ -52,7 +52,10 @@ def test_the_words_say_who_is_beaten_and_who_is_not(result, low, high, word, tit
     assert title in said.splitlines()[0]
     assert word in said
     assert "only the query movie is never recommended" in said
-    limited = to_markdown(few, "toy", EvaluationOptions(max_users=7), [])
+    assert "Each split tests its own choice" in said
+    assert all(f" ({n} of 2): hit rate" in said for n in few["chosen_in"])
+    limited = to_markdown(few, "toy", EvaluationOptions(max_users=7, n_splits=1), [])
+    assert "Each split tests its own choice" not in limited
     assert "every user with at least 5 (at most 7, drawn at random) are held out" in limited
     assert "Left out: gensim's item2vec, not installed; EASE." in said
 

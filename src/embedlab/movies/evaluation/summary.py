@@ -78,15 +78,20 @@ def to_markdown(
     lines = [
         f"### On {data}, the weighted embedding {verdict} (hit rate@{k})",
         "",
-        f"Validation chose `{weighted.settings}`, scored by {weighted.score}: the choice of "
-        f"{weighted.chosen_in} of {n_splits} splits, hit rate {weighted.val_hit_rate:.4f} there. "
-        "In brackets: 95% intervals.",
-        "",
+        f"On validation, the weighted embedding is best with `{weighted.settings}`, scored by "
+        f"{weighted.score} (hit rate {weighted.val_hit_rate:.4f}).",
     ]
+    if n_splits > 1:
+        lines[-1] += (
+            f" These settings are best on the average of the {n_splits} splits. Each split tests "
+            "its own choice; the number of splits that chose the settings shown is in parentheses."
+        )
+    lines += ["", "Tested, with 95% intervals:", ""]
     for row in table.itertuples():
         settings = f" `{row.settings}`" if row.settings else ""
+        choice = f" ({row.chosen_in} of {n_splits})" if n_splits > 1 else ""
         lines.append(
-            f"- **{row.contestant}**{settings}, {row.score}: hit rate {row.hit_rate:.4f} "
+            f"- **{row.contestant}**{settings}, {row.score}{choice}: hit rate {row.hit_rate:.4f} "
             f"({row.hit_rate_low:.4f} to {row.hit_rate_high:.4f}), NDCG {row.ndcg:.4f}, MRR "
             f"{row.mrr:.4f}; recommends {row.coverage:.1%} of all movies, liked by "
             f"{row.popularity:.0f} users on average{_difference_phrase(row)}."

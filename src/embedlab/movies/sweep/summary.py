@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from embedlab.formatting import FAR_GAP, cost_as_text, counted, escape_markdown, gap_as_text
-from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES
+from embedlab.movies.sweep.convergence import MIN_MOVIE_LIKES, N_SAMPLED
 from embedlab.movies.sweep.results import OptimizerComparison
 
 CONVERGED_GAP = 0.1
@@ -88,10 +88,12 @@ def _sampled_lines(comparison: OptimizerComparison) -> Iterator[str]:
     last = {f: by_epoch[f.result.epochs] for f, by_epoch in comparison.sampled_overlaps.items()}
     best = max(last, key=lambda fit: last[fit].mean)
     shared, margin = queries.k * last[best].mean, queries.k * last[best].margin
+    movies = f"all {counted(queries.n_sampled, 'movie')}"
+    if queries.n_sampled == N_SAMPLED:
+        movies = f"{N_SAMPLED} movies drawn at random from those"
     yield (
-        f"Over {counted(queries.n_sampled, 'movie')} drawn at random from those with at least "
-        f"{MIN_MOVIE_LIKES} likes, {comparison.names[best]} shares most: {shared:.1f} ± "
-        f"{margin:.1f} of {counted(queries.k, 'movie')}."
+        f"Over {movies} with at least {MIN_MOVIE_LIKES} likes, {comparison.names[best]} shares "
+        f"most: {shared:.1f} ± {margin:.1f} of {counted(queries.k, 'movie')}."
     )
 
 

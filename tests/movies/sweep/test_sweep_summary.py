@@ -14,6 +14,14 @@ def test_words_give_the_best_fit_what_diverged_and_what_lists_share():
     assert "- **1 fit more than 100% above it** shares 0.0 of 1 movie with it." in said
 
 
+def test_where_every_fit_diverged_smaller_rates_are_advised():
+    fits = [four_fits()[0], four_fits()[-1]]
+    said = to_markdown(compare(fits, FOUR, [0], k=1), "toy")
+    assert "Every fit diverged: compare smaller learning rates" in said
+    assert "Best of each optimizer" not in said
+    assert "Top 1 for" not in said
+
+
 def test_the_summary_explains_the_lists_of_fits_that_stayed_at_their_start():
     far = [made_fit("sgd", lr, 1e6, start, seed) for lr, start, seed in STUCK]
     fits = [made_fit("exact", None, 100, BLOCKS), *far]

@@ -25,7 +25,9 @@ WHY = (
 def to_markdown(comparison: OptimizerComparison, data: str) -> str:
     """Summarise a comparison of fits of `data`, the name of a data set."""
     lines = [*_cost_lines(comparison, data), "", "### Do the recommendations change?", ""]
-    if comparison.queries.k:
+    if not comparison.best:
+        lines.append("Every fit diverged: compare smaller learning rates (`learning_rates=`).")
+    elif comparison.queries.k:
         # (n_fits,); a gap of nan, like the exact fit's here, is in no group.
         gaps = np.array([math.nan, *(comparison.gaps[fit] for fit in comparison.others)])
         lines += _overlap_lines(comparison, gaps)
@@ -45,10 +47,12 @@ def _cost_lines(comparison: OptimizerComparison, data: str) -> Iterator[str]:
     maximum = " (the maximum; more would lower it)" if is_unfinished else ""
     yield (
         f"The exact solver's cost is {cost_as_text(exact.cost)}, in {exact.seconds:,.1f} s "
-        f"and {counted(exact.epochs, 'round')}{maximum}. Best of each optimizer, by final cost:"
+        f"and {counted(exact.epochs, 'round')}{maximum}."
     )
-    yield from ("", "| fit | cost | against the exact cost | seconds |")
-    yield "| --- | ---: | ---: | ---: |"
+    if comparison.best:
+        yield from ("Best of each optimizer, by final cost:", "")
+        yield "| fit | cost | against the exact cost | seconds |"
+        yield "| --- | ---: | ---: | ---: |"
     for fit in comparison.best:
         cost, gap = cost_as_text(fit.result.cost), gap_as_text(comparison.gaps[fit])
         yield f"| {comparison.names[fit]} | {cost} | {gap} it | {fit.result.seconds:,.1f} |"

@@ -32,7 +32,8 @@ def test_what_is_not_a_regular_file_is_left_out(tmp_path):
     assert colours(images) == [RED, GREEN, BLUE, BLACK, WHITE]
     reason = "a FIFO, socket or device; expected a regular file"
     names = ("cat/fifo.png", "cat/null.png", "dog/socket.png")
-    assert images.left_out == tuple((name, reason) for name in names)
+    beside = ("elsewhere.png", "not in the folder of a class")
+    assert images.left_out == (*((name, reason) for name in names), beside)
 
 
 @contextlib.contextmanager
@@ -52,6 +53,16 @@ def ended_every(seconds: float, fifo: Path) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join()
+
+
+def test_images_beside_the_folders_of_classes_are_left_out(tmp_path):
+    files = {
+        f"{part}/{name}": colour for part in ("train", "val") for name, colour in ANIMALS.items()
+    }
+    files |= {"a.jpg": WHITE, "train/b.png": WHITE, "README.md": b"text", "train/labels.csv": b"a"}
+    images = read_images(write_images(tmp_path, files))
+    reason = "not in the folder of a class"
+    assert images.left_out == (("a.jpg", reason), ("train/b.png", reason))
 
 
 def test_hidden_folders_are_ignored_at_every_depth(tmp_path):
@@ -173,7 +184,10 @@ def test_a_folder_beside_the_parts_is_not_read_and_the_run_says_so(tmp_path):
             "has testing/ and training/, which would be read as classes",
         ),
         ({"cat/1.png": RED}, "found 1: put the images in <class>/"),
-        ({"1.png": RED}, "found 0: put the images in <class>/"),
+        (
+            {"1.png": RED},
+            "found 0 (1.png: not in the folder of a class): put the images in <class>/",
+        ),
         ({"train/cat/1.png": RED, "test/cat/1.png": RED}, "found 1: put the images"),
         (
             {"train/a/1.png": RED, "train/b/1.png": RED, "test/b/1.png": RED, "test/c/1": RED},

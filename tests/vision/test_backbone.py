@@ -77,9 +77,10 @@ def test_a_state_dict_without_counters_of_batches_or_inside_another_dict_is_load
     torch.save({"state_dict": without, "epoch": 3}, tmp_path / "old.pth")
     loaded = load_backbone("resnet18", str(tmp_path / "old.pth")).network.state_dict()
     assert all(torch.equal(loaded[key], weights[key]) for key in loaded)
-    torch.save({"epoch": 3}, tmp_path / "none.pth")
-    with pytest.raises(DataError, match="is not a state dict that torch loads"):
-        load_backbone("resnet18", str(tmp_path / "none.pth"))
+    for content in ({"epoch": 3}, {0: torch.zeros(1)}):
+        torch.save(content, tmp_path / "none.pth")
+        with pytest.raises(DataError, match="is not a state dict that torch loads"):
+            load_backbone("resnet18", str(tmp_path / "none.pth"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])

@@ -1,11 +1,31 @@
 """Outputs of a network: the same for any batch, in a precision that the device has."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from narrow_resnet import NARROW
+from torch import nn
 from toy_dataset import PREPROCESSING, split_of, squares
 
 from embedlab.vision.backbone import load_backbone
 from embedlab.vision.inference import ImagePipeline
+
+
+@pytest.mark.parametrize(("resolution", "largest"), [(224, 12), (448, 3)])
+def test_large_images_go_through_the_network_in_smaller_batches(monkeypatch, resolution, largest):
+    sizes = []
+
+    class Counted(nn.Module):
+        def forward(self, batch):
+            sizes.append(len(batch))
+            return batch.mean((2, 3))
+
+    monkeypatch.setattr("embedlab.vision.inference.BATCH_SIZE", 12)
+    images = squares()
+    preprocessing = replace(PREPROCESSING, resolution=resolution)
+    outputs = ImagePipeline(Counted(), preprocessing).compute_outputs(images, np.arange(13))
+    assert (outputs.shape, sum(sizes), max(sizes)) == ((13, 3), 13, largest)
 
 
 def test_outputs_do_not_depend_on_the_batch_size(monkeypatch):

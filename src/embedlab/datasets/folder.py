@@ -5,10 +5,12 @@ Out: a `Listing`. Files count at any depth below their class, links are followed
 and folders are ignored.
 """
 
+import mimetypes
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,6 +102,9 @@ def _list_files(root: Path) -> Listing:
     for of_part in contents.values():
         read += of_part.folders
         left_out |= of_part.left_out
+    for path in chain(top.files, *(of_part.files for of_part in contents.values())):
+        if (mimetypes.guess_type(path)[0] or "").startswith("image/"):
+            left_out[path] = "not in the folder of a class"
     visited = set(map(_identity, read))
 
     files: dict[str, dict[str, dict[str, os.stat_result]]] = {}  # by part, class and path

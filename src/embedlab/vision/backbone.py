@@ -140,7 +140,8 @@ def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
         loaded = loaded.get("state_dict", loaded)
-        if not all(map(torch.is_tensor, loaded.values())):
+        are_names = all(isinstance(name, str) for name in loaded)
+        if not (are_names and all(map(torch.is_tensor, loaded.values()))):
             raise ValueError
         return loaded
     except NO_STATE_DICT:

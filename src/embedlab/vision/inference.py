@@ -14,7 +14,7 @@ from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import Predictions, predictions_of
 from embedlab_serving.network import Preprocessing, forward
 
-BATCH_SIZE = 250
+BATCH_SIZE = 250  # images of up to 224 px; fewer above
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class ImagePipeline:
         Each rank computes some of the batches; rank 0 gets all outputs, the others get None.
         The network computes in eval mode and stays in it.
         """
-        batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
+        # Activations take memory in proportion to the pixels.
+        size = min(BATCH_SIZE, BATCH_SIZE * 224**2 // self.preprocessing.resolution**2)
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         batches = batches[local_slice(len(batches))]
         outputs, n_done, n_local = [], 0, sum(map(len, batches))
         self.network.eval()

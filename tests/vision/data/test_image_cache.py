@@ -49,6 +49,12 @@ def test_images_are_stored_at_the_largest_shorter_side_up_to_256(tmp_path, sizes
     assert colours(images) == [(1, 2, 3)] * 2
 
 
+def test_a_few_large_images_do_not_decide_the_size(tmp_path):
+    files = {f"{i % 2}/{i}.png": encoded(Image.new("RGB", (12, 12))) for i in range(20)}
+    files["0/large.png"] = encoded(Image.new("RGB", (200, 300)))
+    assert read_images(write_images(tmp_path, files)).side == 12
+
+
 def test_progress_is_told_after_every_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(image_cache, "DECODING_BATCH", 2)
     told = []

@@ -40,10 +40,28 @@ def test_a_difference_that_is_not_significant_is_called_that():
     first, _ = compared_runs()
     twin = replace(first, name="twin", predictions=first.predictions)
     words = compare_runs([first, twin], CLASSES).to_markdown("squares")
-    heading = "### features leads on squares; its lead over twin is not significant (p = 1)\n"
-    assert words.startswith(heading)
+    assert words.startswith("### features and twin are equally good on squares\n")
     assert "+0.00 points, not significant (McNemar" in words
     assert "chance" not in words
+
+
+@pytest.mark.parametrize(("n_runs", "is_significant"), [(2, True), (4, False)])
+def test_the_best_of_several_runs_needs_a_clearer_lead(n_runs, is_significant):
+    labels = [0, 1, 2] * 20
+    runs = []
+    for i in range(n_runs):  # each gets seven other images wrong than the best one, which is right
+        wrong = [(label + 1) % 3 if j // 7 == i - 1 else label for j, label in enumerate(labels)]
+        answered = predictions(labels, wrong, [0.9] * 60)
+        runs.append(compared_run(f"run {i}", "finetune", answered, val_accuracy=0.9, seconds=1.0))
+    comparison = compare_runs(runs, CLASSES)
+    n_pairs = n_runs * (n_runs - 1) / 2
+    assert comparison.pairs["p_value"].tolist() == pytest.approx(
+        [n_pairs * 2 / 2**7] * (n_runs - 1)
+    )
+    words = comparison.to_markdown("squares")
+    assert words.startswith("### run 0 is the best of 2") == is_significant
+    assert ("the lead over run 1 is not significant (p = 0.094)" in words) != is_significant
+    assert ("p times 6 pairs" in words) == (n_runs == 4)
 
 
 def test_disagreements_show_the_wrong_answers_most_confident_first():

@@ -84,7 +84,7 @@
     return make("label", [choice, ` ${one.name}`]);
   }));
   // The first cell shown is the largest confusion.
-  let largest = -1;
+  let largest = 0;
   runs[0].counts.forEach((row, i) => row.forEach((count, j) => {
     if (i !== j && count > largest) [largest, truth, answer] = [count, i, j];
   }));

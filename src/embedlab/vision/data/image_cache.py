@@ -23,11 +23,12 @@ from embedlab.errors import DataError
 from embedlab.progress import OnProgress
 from embedlab_serving.decode import decode_image, shorter_side
 
+SIDE_QUANTILE = 0.9  # of the shorter sides: a few large images do not decide
 MAX_SIDE = 256  # pixels; larger images are stored at this size, at which torchvision crops
 MAX_BYTES_IN_MEMORY = 1 << 30  # bytes; a larger cache is mapped instead of read
 DECODING_BATCH = 256
 DECODING_THREADS = (os.cpu_count() or 1) + 4  # some wait for the disk while others decode
-CACHE_VERSION = 2  # goes up with every change of the decoding
+CACHE_VERSION = 3  # goes up with every change of the decoding
 IMAGES_FILE, FINGERPRINTS_FILE, ABOUT_FILE = "images.u8", "fingerprints.npy", "about.json"
 
 T = TypeVar("T")
@@ -108,7 +109,8 @@ def _decode_all(root: Path, listing: Listing, folder: Path, on_progress: OnProgr
     # process alive.
     with ThreadPool(DECODING_THREADS) as pool, open(folder / IMAGES_FILE, "wb") as out:
         sides = _imap(pool, shorter_side, files)
-        side = min(MAX_SIDE, max((side for side, _ in sides if side is not None), default=0))
+        read = [side for side, _ in sides if side is not None]
+        side = min(MAX_SIDE, int(np.quantile(read, SIDE_QUANTILE, method="nearest"))) if read else 0
         for start in range(0, len(files), DECODING_BATCH):
             batch = files[start : start + DECODING_BATCH]
             decoded = _imap(pool, lambda path: decode_image(path, side), batch)

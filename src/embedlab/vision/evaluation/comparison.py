@@ -58,6 +58,8 @@ class Comparison:
     table   one row per run: RUN_COLUMNS; low and high are the interval of the accuracy.
     recall  class by run: the fraction of the class's test images that the run gets right.
     pairs   a row for each other run: PAIR_COLUMNS, by McNemar's exact test against the best run.
+            As the same test images have chosen the best run, p values are multiplied by the number
+            of pairs of runs (Bonferroni).
     """
 
     runs: list[ComparedRun]
@@ -68,11 +70,19 @@ class Comparison:
     def to_markdown(self, data: str) -> str:
         """The result as Markdown, which says which differences are significant."""
         best, n_test = self.runs[0], len(self.runs[0].predictions.labels)
-        close = self.pairs[self.pairs["p_value"] >= SIGNIFICANT].itertuples()
+        is_level = self.pairs["difference"] == 0
+        level = [best.name, *self.pairs["second"][is_level]]
+        close = self.pairs[~is_level & (self.pairs["p_value"] >= SIGNIFICANT)].itertuples()
         leads = [f"{pair.second} is not significant (p = {pair.p_value:.2g})" for pair in close]
         heading = f"### {best.name} is the best of {len(self.runs)} on {data}"
+        if len(level) > 1:
+            heading = f"### {' and '.join(level)} are equally good on {data}"
+        elif leads:
+            heading = f"### {best.name} leads on {data}"
         if leads:
-            heading = f"### {best.name} leads on {data}; its lead over {', over '.join(leads)}"
+            heading += f"; the lead over {', over '.join(leads)}"
+        n_pairs = len(self.runs) * (len(self.runs) - 1) // 2
+        times = f", p times {n_pairs} pairs" if n_pairs > 1 else ""
         lines = [heading, ""]
         for row in self.table.itertuples():
             minutes = "" if pd.isna(row.minutes) else f", {duration(60 * row.minutes)} of computing"
@@ -88,7 +98,7 @@ class Comparison:
             gains = gains.sort_values(ascending=False)
             lines.append(
                 f"- Against **{pair.second}**: {100 * pair.difference:+.2f} points, {verdict} "
-                f"(McNemar's exact test, p = {pair.p_value:.2g}): "
+                f"(McNemar's exact test{times}, p = {pair.p_value:.2g}): "
                 f"{counted(pair.only_first_right, 'image')} only {pair.first} gets right, "
                 f"{pair.only_second_right:,} only {pair.second}. The class that gains most is "
                 f"{gains.index[0]} ({100 * gains.iloc[0]:+.1f} points), least {gains.index[-1]} "
@@ -112,7 +122,9 @@ def compare_runs(runs: list[ComparedRun], classes: tuple[str, ...]) -> Compariso
         minutes = None if run.seconds is None else run.seconds / 60
         rows.append((*leading, report.loss, report.calibration_error, minutes))
         difference = best.predictions.score.accuracy - report.accuracy
-        pairs.append((best.name, run.name, difference, *mcnemar(best.predictions, run.predictions)))
+        only_best, only_run, p_value = mcnemar(best.predictions, run.predictions)
+        p_value = min(1.0, p_value * len(runs) * (len(runs) - 1) / 2)
+        pairs.append((best.name, run.name, difference, only_best, only_run, p_value))
     by_class = pd.DataFrame(recall, index=pd.Index(classes, name="class"))
     table = pd.DataFrame(rows, columns=RUN_COLUMNS)
     return Comparison(runs, table, by_class, pd.DataFrame(pairs[1:], columns=PAIR_COLUMNS))

@@ -1,6 +1,7 @@
 """Fine-tune the whole network by a recipe -> test report and model, logged; resumable."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, run_main
@@ -27,9 +28,7 @@ def build_parser() -> Parser:
     arguments.add_device(parser, "where the network is trained")
     arguments.add_precision(parser)
     arguments.add_processes(parser)
-    help_text = (
-        "id of a stopped run to continue; only device, processes and registration may change"
-    )
+    help_text = "id of a run to continue; only device, processes and registration may change"
     parser.add("resume", run_id_or_nothing, "", help_text)
     arguments.add_registration(parser, "image-classifier")
     return parser
@@ -70,30 +69,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         with work_progress("decode images") as on_progress:
             images, split, messages = data.load_images(run, settings, on_progress)
         n_train, seed = len(split.train), settings["seed"]
-        options = recipes.resolve_options(settings, n_train, images.side)
+        is_sensitive = state.get("is_mirror_sensitive", False)
+        options = recipes.resolve_options(settings, n_train, images.side, is_sensitive)
         if state:
             resumed = settings | vars(options)
             refuse_conflicts(f"resume={args.resume}", resumed, parser.non_default(args))
         run.log_params({"device": device, **settings})
-        run.log_params_as_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
-        if options.recipe == "auto":
-            messages.append(recipes.explain_auto(n_train, images.side, settings, options))
         console.print("\n".join(messages))
-
         backbone = load_backbone(settings["backbone"], settings["weights"], seed)
         preprocessing = backbone.preprocessing(options.resolution[-1], options.crop_pct)
-        pipeline = ImagePipeline(
-            backbone.network, preprocessing, device, settings["precision"], options.flip_view
-        )
+        pipeline = ImagePipeline(backbone.network, preprocessing, device, settings["precision"])
         if options.head == "linear_probe" and not state:
-            with work_progress("linear probe") as on_progress:
-                head, head_seconds = probe_head(backbone, pipeline, images, split, on_progress)
+            with work_progress("linear probe") as bar:
+                head, seconds, is_sensitive = probe_head(backbone, pipeline, images, split, bar)
+            options = recipes.resolve_options(settings, n_train, images.side, is_sensitive)
         else:
-            head, head_seconds = new_head(backbone, len(images.classes), seed), 0.0
+            head, seconds = new_head(backbone, len(images.classes), seed), 0.0
         attach_head(backbone, head)
+        pipeline = replace(pipeline, flip_view=options.flip_view)
+        run.log_params_as_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
+        if options.recipe == "auto":
+            console.print(recipes.explain_auto(n_train, images.side, settings, options))
         data.log_training_images(run, images, split, options.augment, options.resolution[-1])
 
-        trainer = Trainer(pipeline, images, split, options, seed, head_seconds)
+        trainer = Trainer(pipeline, images, split, options, seed, seconds)
         if state:
             trainer.load_state(state)
             run.set_tags({"resumed_from": args.resume})
@@ -105,9 +104,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             work_progress(options.label, on_estimate) as on_progress,
         ):
             # Saved before the first epoch, too, so that a run stopped in it keeps its head.
-            checkpoints.save(trainer.state() | {"settings": settings})
+            fixed = {"settings": settings, "is_mirror_sensitive": is_sensitive}
+            checkpoints.save(trainer.state() | fixed)
             for record, predictions in trainer.train(on_progress):
-                checkpoints.save(trainer.state() | {"settings": settings})
+                checkpoints.save(trainer.state() | fixed)
                 log.log_epoch(record, predictions)
                 table.add(record, is_best=trainer.best.epoch == record.epoch)
         test = pipeline.predict(images, split.test)

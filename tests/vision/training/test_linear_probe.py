@@ -4,16 +4,19 @@ import math
 
 import numpy as np
 import pytest
+from narrow_resnet import NARROW
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from toy_dataset import CLASSES, blobs
 
 from embedlab.errors import DivergedError
+from embedlab.vision.backbone import load_backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
 from embedlab.vision.features import Features
+from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.options import LINEAR_PROBE_LR, LinearProbeOptions
-from embedlab.vision.training.linear_probe import LinearProbe, probe_logits
+from embedlab.vision.training.linear_probe import LinearProbe, probe_head, probe_logits
 
 
 def fit(options, train=None, val=None):
@@ -77,6 +80,29 @@ def test_a_probe_of_few_images_leaves_its_start(optimizer):
     # Chance is ln 3 = 1.1. With one update per epoch, as for 90 images in one batch, the loss ends
     # at 0.059, with eleven at 0.004.
     assert epochs[-1].record.metrics["train/loss"] < 0.02
+
+
+def halves(n: int, is_mirrored_alike: bool) -> ImageDataset:
+    """Images with a dark and a light half: side by side, or one above the other."""
+    labels = np.arange(n) % 2
+    images = np.random.default_rng(0).integers(0, 60, (n, 3, 16, 16), dtype=np.uint8)
+    images[labels == 0, :, :, :8] += 150
+    images[labels == 1, :, :, 8:] += 150
+    if is_mirrored_alike:
+        images = np.ascontiguousarray(images.swapaxes(2, 3))
+    parts, fingerprints = {"train": n, "test": 0}, np.arange(n)
+    digest = f"halves-{is_mirrored_alike}"
+    return ImageDataset("halves", ("a", "b"), images, labels, parts, digest, fingerprints)
+
+
+@pytest.mark.parametrize("is_mirrored_alike", [True, False])
+def test_a_probe_says_whether_mirrored_images_are_other_images(is_mirrored_alike):
+    images, rows = halves(160, is_mirrored_alike), np.arange(160)
+    split = Split(rows[:80], rows[80:140], rows[140:], digest="halves")
+    backbone = load_backbone(NARROW, "none", seed=1)
+    pipeline = ImagePipeline(backbone.network, backbone.preprocessing(32, 1.0), flip_view=True)
+    probed = probe_head(backbone, pipeline, images, split)
+    assert probed.is_mirror_sensitive != is_mirrored_alike
 
 
 def test_a_probe_that_diverges_says_so():

@@ -66,6 +66,21 @@ def test_auto_chooses_by_number_and_size_of_the_images(
     assert all((f"{name}=" in sentence) == (name != "lr") for name in CHOSEN_BY_AUTO)
 
 
+def test_images_that_may_not_be_mirrored_are_not_unless_the_user_says_so():
+    settings = dict.fromkeys(("recipe", *RECIPE_FIELDS))
+    settings |= {"recipe": "auto", "weights": "imagenet", "backbone": "resnet18"}
+    options = resolve_options(settings, 500, 32, is_mirror_sensitive=True)
+    assert (options.augment, options.flip_view) == ("crop", False)
+    explained = explain_auto(500, 32, settings, options)
+    assert explained.count("(the linear probe recognises mirrored images less well)") == 2
+    for given in ({"flip_view": True}, {"augment": "zoom_flip"}, {"recipe": "fast"}):
+        options = resolve_options(settings | given, 500, 32, is_mirror_sensitive=True)
+        usual = resolve_options(settings | given, 500, 32)
+        for name in given:
+            assert getattr(options, name) == getattr(usual, name)
+    assert options == usual
+
+
 def test_random_weights_have_nothing_to_probe_or_to_keep():
     options = make_options("auto", 500, 32, weights="none")
     assert (options.head, options.batch_norm) == ("random", "update")

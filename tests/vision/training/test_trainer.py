@@ -193,8 +193,9 @@ def start_of(
     options = resolve_options(dict.fromkeys(RECIPE_FIELDS) | changes, n_train=60, side=8)
     backbone = load_backbone(NARROW, "none", seed=1)
     pipeline = ImagePipeline(backbone.network, backbone.preprocessing(RESOLUTION, 1.0))
-    head, seconds = probe_head(backbone, pipeline, images, split)
+    head, seconds, is_mirror_sensitive = probe_head(backbone, pipeline, images, split)
     assert seconds > 0
+    assert not is_mirror_sensitive
     features = extract_features(backbone.digest, pipeline, images, split)
     assert features is not None and features.was_cached
     logits = probe_logits(head, features.parts["val"])

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +21,14 @@ from embedlab.progress import EpochRecord, OnProgress, ignore_progress
 from embedlab.vision.backbone import Backbone
 from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.data.splits import Split
-from embedlab.vision.evaluation.metrics import NO_SCORE, predictions_of
+from embedlab.vision.evaluation.metrics import NO_SCORE, mcnemar, predictions_of
 from embedlab.vision.features import Features, extract_features
 from embedlab.vision.inference import ImagePipeline
 from embedlab.vision.options import LinearProbeOptions
 from embedlab.vision.training.epochs import BestEpoch, ValidatedEpoch
 from embedlab.vision.training.optim import build_optimizer
+
+MIRROR_LOSS, MIRROR_SIGNIFICANCE = 0.05, 0.01  # of accuracy; p value
 
 
 class LinearProbe:
@@ -128,14 +131,28 @@ def probe_logits(head: nn.Linear, features: np.ndarray) -> np.ndarray:
         return head(torch.from_numpy(features)).numpy()
 
 
+class ProbedHead(NamedTuple):
+    """The head of a linear probe.
+
+    seconds  that the probe took, features included.
+    is_mirror_sensitive
+             whether it recognises mirrored validation images less well, as with digits, letters or
+             left and right hands: by more than MIRROR_LOSS of them, significantly.
+    """
+
+    head: nn.Linear
+    seconds: float
+    is_mirror_sensitive: bool
+
+
 def probe_head(
     backbone: Backbone,
     pipeline: ImagePipeline,
     images: ImageDataset,
     split: Split,
     on_progress: OnProgress = ignore_progress,
-) -> tuple[nn.Linear, float]:
-    """The head of a linear probe on the backbone's frozen features, and the seconds that it took.
+) -> ProbedHead:
+    """A linear probe on the backbone's frozen features.
 
     Fine-tuning from a random head distorts pretrained features before the head has learnt to use
     them (LP-FT; A. Kumar et al., ICLR 2022).
@@ -145,13 +162,21 @@ def probe_head(
     """
     without_flip = replace(pipeline, flip_view=False)
     features = extract_features(backbone.digest, without_flip, images, split, on_progress)
+    with_flip = replace(pipeline, flip_view=True).compute_outputs(images, split.val)
 
-    def fit() -> tuple[nn.Linear, float]:
-        assert features is not None, "rank 0 has the features"
+    def fit() -> ProbedHead:
+        assert features is not None and with_flip is not None, "rank 0 has them"
         options = LinearProbeOptions()
         probe = LinearProbe(features, images, split, options, 0, pipeline.device)
         for _ in probe.train():
             pass
-        return probe.head(), probe.seconds
+        head, x_val = probe.head(), features.parts["val"]
+        plain, mirrored = (  # `with_flip` is the mean of both
+            predictions_of(probe_logits(head, x), images.labels, split.val)
+            for x in (x_val, 2 * with_flip - x_val)
+        )
+        loss = plain.score.accuracy - mirrored.score.accuracy
+        is_significant = mcnemar(plain, mirrored).p_value < MIRROR_SIGNIFICANCE
+        return ProbedHead(head, probe.seconds, loss > MIRROR_LOSS and is_significant)
 
     return broadcast(fit)

@@ -108,7 +108,7 @@ NOTEBOOK = FinetuneOptions(
 # The fields that `auto` chooses by the data; its other values are those of `fast`.
 CHOSEN_BY_AUTO = (
     "head", "batch_norm", "optimizer", "lr", "epochs", "batch_size", "resolution", "augment",
-    "freeze",
+    "flip_view", "freeze",
 )  # fmt: skip
 RECIPES = {"auto": replace(FAST, recipe="auto"), "fast": FAST, "notebook": NOTEBOOK}
 RECIPE_FIELDS = tuple(field.name for field in fields(FinetuneOptions) if field.name != "recipe")
@@ -146,19 +146,25 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     resolve_options(settings, n_train=1, side=0)
 
 
-def resolve_options(settings: Mapping[str, Any], n_train: int, side: int) -> FinetuneOptions:
+def resolve_options(
+    settings: Mapping[str, Any], n_train: int, side: int, is_mirror_sensitive: bool = False
+) -> FinetuneOptions:
     """The options of a recipe for these images.
 
     settings  parameters by name: recipe, backbone, weights, and RECIPE_FIELDS, of which None is the
               recipe's value. If the recipe has more resolutions than epochs, the last are kept.
     n_train   number of training images.
     side      of the images as they are stored, in pixels; at most 256.
+    is_mirror_sensitive
+              whether `auto` must not mirror images: see `ProbedHead`.
 
     Raises OptionError for values that cannot be combined.
     """
     values = asdict(RECIPES[settings["recipe"]])
     if settings["recipe"] == "auto":
         values |= _chosen_by_auto(settings, n_train, side)
+        if is_mirror_sensitive:
+            values |= {"augment": "crop", "flip_view": False}
     values |= {name: settings[name] for name in RECIPE_FIELDS if settings[name] is not None}
     if settings["resolution"] is None:
         values["resolution"] = values["resolution"][-values["epochs"] :]
@@ -211,6 +217,7 @@ def _chosen_by_auto(settings: Mapping[str, Any], n_train: int, side: int) -> dic
         "epochs": epochs,
         "resolution": resolution,
         "augment": "crop_flip" if is_few or is_tiny else "zoom_flip",
+        "flip_view": True,
         "freeze": freeze,
     }
 
@@ -221,6 +228,7 @@ def explain_auto(
     """A sentence on what `auto` chose and why, without the values given in `settings`."""
     size = f"{'fewer than' if n_train < FEW_IMAGES else 'at least'} {FEW_IMAGES:,} images"
     weights = "pretrained weights" if settings["weights"] != NO_WEIGHTS else "random weights"
+    unmirrored = "the linear probe recognises mirrored images less well"
     reasons = {
         "head": weights,
         "batch_size": f"about {UPDATES_PER_EPOCH} updates an epoch, {MIN_BATCH} to {MAX_BATCH}",
@@ -229,7 +237,8 @@ def explain_auto(
         "batch_norm": f"{weights}, {size}",
         "resolution": "by the images' size and number",
         "optimizer": f"images of {side} px",
-        "augment": f"{size} of {side} px",
+        "augment": unmirrored if options.augment == "crop" else f"{size} of {side} px",
+        "flip_view": "mirrored images are scored, too" if options.flip_view else unmirrored,
         "freeze": f"{weights}, {n_train:,} images",
     }
     chosen = (

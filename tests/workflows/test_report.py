@@ -200,9 +200,10 @@ def test_a_fit_of_a_stopped_comparison_is_not_a_comparison(experiment):
     assert reported_runs(experiment, ())["compare_optimizers"].info.run_id == whole
 
 
-def test_of_several_compared_runs_of_a_kind_the_first_is_shown(experiment):
+def test_of_several_compared_runs_of_a_kind_the_best_by_validation_is_shown(experiment, store):
     best, second, frozen = make_run("finetune"), make_run("finetune"), make_run("extract_features")
-    make_run("compare_transfer", compared_runs=f"{best},{second},{frozen}")
+    store.log_metric(best, "best/val_accuracy", 0.6)
+    make_run("compare_transfer", compared_runs=f"{second},{best},{frozen}")
     reported = reported_runs(experiment, ())
     assert reported["finetune"].info.run_id == best
     assert reported["extract_features"].info.run_id == frozen

@@ -44,7 +44,7 @@ def reported_runs(experiment_id: str, ids: tuple[str, ...]) -> dict[str, Run]:
     """The runs with these ids, by entry point; without ids, the newest finished run of each.
 
     Without ids, the image runs are those that the newest `compare_transfer` compared, if there is
-    one; if it compared several runs of an entry point, the most accurate of them.
+    one; if it compared several runs of an entry point, the best of them by validation.
     Raises TrackingError if an id is not that of a finished run of ENTRY_POINTS, or if two ids are
     those of runs of the same entry point.
     """
@@ -78,9 +78,10 @@ def _newest_runs(experiment_id: str) -> dict[str, Run]:
         if newest := newest_finished(experiment_id, filter_string):
             runs[entry_point] = newest[0]
     if comparison := runs.get("compare_transfer"):
-        best_first = comparison.data.tags["compared_runs"].split(",")
-        for run_id in reversed(best_first):
-            run = finished_run(run_id, IMAGE_ENTRY_POINTS)
+        ids = comparison.data.tags["compared_runs"].split(",")
+        compared = [finished_run(run_id, IMAGE_ENTRY_POINTS) for run_id in ids]
+        # The last run of an entry point is kept: the one that validation, not the test, prefers.
+        for run in sorted(compared, key=lambda run: run.data.metrics["best/val_accuracy"]):
             runs[run.data.tags["entry_point"]] = run
     return runs
 

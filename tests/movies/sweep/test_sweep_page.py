@@ -89,7 +89,7 @@ def test_a_browser_moves_through_the_epochs_of_a_fit(page, tmp_path):
     assert start["words"].startswith("Cost 19,900% above the exact one. 1 of 3 movies in common")
     assert (middle["fit"], middle["marked"]) == (["B", "E", "F"], ["E", "F"])
     assert (end["marked"], end["lines"]) == ([], 3)
-    assert "over 6 movies drawn at random 100%" in end["words"]
+    assert "over 6 other movies 100%" in end["words"]
     assert seen["other"]["fit"] == ["<b>A", "C", "D"]
     assert (seen["paths"], seen["known"]) == (3, "0")
     assert seen["diverged"] == "This fit diverged and recommends nothing."

@@ -118,7 +118,7 @@
     const shared = found.filter((row) => exactList.includes(row)).length;
     const share = chosen.shares[epoch];
     byId("words").textContent = `Cost ${above(now).replace(/^\+/, "")} above the exact one. ${shared} of ${exactList.length} `
-      + `movies in common${share === undefined ? "" : `; over ${sampled} movies drawn at random ${(100 * share).toFixed(0)}%`}.`;
+      + `movies in common${share === undefined ? "" : `; over ${sampled} other movies ${(100 * share).toFixed(0)}%`}.`;
   };
   const choose = (fit) => {
     const before = epochs[at] ?? Infinity;

@@ -13,7 +13,6 @@ from embedlab.vision.training import recipes
 CHECKPOINTED_PARAMETERS = (
     *SPLIT_PARAMETERS, *recipes.RECIPE_FIELDS, "recipe", "backbone", "weights", "seed", "precision",
 )  # fmt: skip
-EPOCH_COLUMNS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
 
 
 def build_parser() -> Parser:
@@ -80,11 +79,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         preprocessing = backbone.preprocessing(options.resolution[-1], options.crop_pct)
         pipeline = ImagePipeline(backbone.network, preprocessing, device, settings["precision"])
         if options.head == "linear_probe" and not state:
-            with work_progress("linear probe") as bar:
-                head, seconds, is_sensitive = probe_head(backbone, pipeline, images, split, bar)
+            compares = recipes.chooses_mirroring(settings)
+            with work_progress("linear probe") as show:
+                probed = probe_head(backbone, pipeline, images, split, compares, show)
+            head, probe_seconds, is_sensitive = probed
             options = recipes.resolve_options(settings, n_train, images.side, is_sensitive)
         else:
-            head, seconds = new_head(backbone, len(images.classes), seed), 0.0
+            head, probe_seconds = new_head(backbone, len(images.classes), seed), 0.0
         attach_head(backbone, head)
         pipeline = replace(pipeline, flip_view=options.flip_view)
         run.log_params_as_resolved(vars(options) | {"batch_size": min(options.batch_size, n_train)})
@@ -92,30 +93,29 @@ def main(argv: Sequence[str] | None = None) -> None:
             console.print(recipes.explain_auto(n_train, images.side, settings, options))
         data.log_training_images(run, images, split, options.augment, options.resolution[-1])
 
-        trainer = Trainer(pipeline, images, split, options, seed, seconds)
+        trainer = Trainer(pipeline, images, split, options, seed, probe_seconds)
         if state:
             trainer.load_state(state)
             run.set_tags({"resumed_from": args.resume})
         cheaper = [] if state else cheaper_options(settings, n_train, len(split.val), images.side)
         on_estimate = time_estimate(f"{options.label}, {device}, {settings['precision']}", cheaper)
-        table = EpochTable(EPOCH_COLUMNS)
+        table = EpochTable(("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"))
         with (
             training_log.TrainingLog(run, options.label, trainer) as log,
             work_progress(options.label, on_estimate) as on_progress,
         ):
             # Saved before the first epoch, too, so that a run stopped in it keeps its head.
-            fixed = {"settings": settings, "is_mirror_sensitive": is_sensitive}
-            checkpoints.save(trainer.state() | fixed)
+            run_state = {"settings": settings, "is_mirror_sensitive": is_sensitive}
+            checkpoints.save(trainer.state() | run_state)
             for record, predictions in trainer.train(on_progress):
-                checkpoints.save(trainer.state() | fixed)
+                checkpoints.save(trainer.state() | run_state)
                 log.log_epoch(record, predictions)
                 table.add(record, is_best=trainer.best.epoch == record.epoch)
         test = pipeline.predict(images, split.test)
         if test is None:  # only rank 0 has the predictions and continues
             return
-        label = f"finetune {options.label}"
-        trained = classifier_report.TrainedClassifier(trainer, pipeline, label)
-        messages = classifier_report.log_and_publish(run, trained, test, params | settings)
+        result = classifier_report.TrainedClassifier(trainer, pipeline, f"finetune {options.label}")
+        messages = classifier_report.log_and_publish(run, result, test, params | settings)
         checkpoints.delete()
     console.print("\n".join(messages))
 

@@ -1,10 +1,10 @@
 """Index of near texts: those that can be near a query, found without comparing it with all texts.
 
 Near texts have most letters in common, in whatever order (the bag distance of I. Bartolini, P.
-Ciaccia and M. Patella, SPIRE 2002, is at most the edit distance). If one is near a part of the
-other, they have many bigrams in common, too (the q-gram lemma of E. Ukkonen, Theoretical Computer
-Science 92, 1992). No near text is missed; the candidates include some that are not near, so an
-exact comparison has to follow.
+Ciaccia and M. Patella, SPIRE 2002, is at most the edit distance). If a text is near a part of the
+query, or the query near a part of the text, they have many bigrams in common, too (the q-gram lemma
+of E. Ukkonen, Theoretical Computer Science 92, 1992). No near text is missed; the candidates
+include some that are not near, so an exact comparison has to follow.
 """
 
 from collections.abc import Sequence

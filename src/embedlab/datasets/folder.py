@@ -5,7 +5,6 @@ Out: a `Listing`. Files count at any depth below their class, links are followed
 and folders are ignored.
 """
 
-import mimetypes
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,10 @@ from embedlab.formatting import printable
 # The folder names that are read as each part of a data set, in the order of the parts.
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 OTHER_PARTS = ("training", "dev", "testing")  # named like parts, but not read as any
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".mpo", ".jp2", ".j2k", ".webp", ".avif", ".gif", ".bmp",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
+)  # fmt: skip
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # metadata and previews, by macOS and Synology
 
 
@@ -103,7 +106,7 @@ def _list_files(root: Path) -> Listing:
         read += of_part.folders
         left_out |= of_part.left_out
     for path in chain(top.files, *(of_part.files for of_part in contents.values())):
-        if (mimetypes.guess_type(path)[0] or "").startswith("image/"):
+        if path.lower().endswith(IMAGE_SUFFIXES):
             left_out[path] = "not in the folder of a class"
     visited = set(map(_identity, read))
 

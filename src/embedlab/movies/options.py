@@ -43,7 +43,7 @@ def check_like_rule(text: str) -> str:
     Raises OptionError as `parse_like_rule`.
     """
     rule, stars = parse_like_rule(text)
-    return rule if stars is None else f"{rule}:{stars:g}"
+    return rule if stars is None else f"{rule}:{stars}".removesuffix(".0")
 
 
 @dataclass(frozen=True)

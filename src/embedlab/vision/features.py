@@ -60,11 +60,11 @@ def extract_features(
     key = features_key(digest, pipeline, images, split)
     assert_same_across_ranks("weights or dataset", key)
     folder = cache_folder() / "features" / key[:32]
+    pipeline.network.to(pipeline.device)
     cached = _read(folder / FEATURES_FILE, key) if is_main_process() else None
     if broadcast(lambda: cached is not None):
         return cached
     started = time.perf_counter()
-    pipeline.network.to(pipeline.device)
     rows = np.concatenate([*split.parts.values()])
     features = pipeline.compute_outputs(images, rows, on_progress)
     if features is None:

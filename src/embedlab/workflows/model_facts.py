@@ -3,10 +3,15 @@
 Imports nothing heavy: parsers import this module before any heavy import.
 """
 
+import math
 import re
+from typing import TYPE_CHECKING
 
 from embedlab.formatting import cost_as_text
 from embedlab.tracking.registry.promotion import PromotionMetric
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 COST = PromotionMetric("cost", "cost", cost_as_text, lower_is_better=True)
 NDCG = PromotionMetric("ndcg", "NDCG@10 of held-out likes")
@@ -57,6 +62,12 @@ IMAGE_LIMITS = (
     "A probability is not a certainty: see `test/calibration_error` of its run.",
     "Not for decisions about people, nor where a mistake does harm.",
 )
+
+
+def val_score(run: "Run") -> tuple[float, float]:
+    """What the image run is ranked by: the best is the largest."""
+    metrics = run.data.metrics  # runs of an earlier version lack the loss
+    return metrics["best/val_accuracy"], -metrics.get("best/val_loss", math.inf)
 
 
 def data_licence(name: str) -> str:

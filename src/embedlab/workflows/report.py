@@ -31,6 +31,7 @@ from embedlab.tracking.finished import (
 from embedlab.tracking.store import run_page, ui_address
 from embedlab.tracking.tracked_run import TrackedRun, resolved_param
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
+from embedlab.workflows.model_facts import val_score
 
 ENTRY_POINTS = (
     *IMAGE_ENTRY_POINTS, "compare_transfer", "compare_optimizers", "fit_embedding", "recommend",
@@ -81,7 +82,7 @@ def _newest_runs(experiment_id: str) -> dict[str, Run]:
         ids = comparison.data.tags["compared_runs"].split(",")
         compared = [finished_run(run_id, IMAGE_ENTRY_POINTS) for run_id in ids]
         # The last run of an entry point is kept: the one that validation, not the test, prefers.
-        for run in sorted(compared, key=lambda run: run.data.metrics["best/val_accuracy"]):
+        for run in sorted(reversed(compared), key=val_score):
             runs[run.data.tags["entry_point"]] = run
     return runs
 

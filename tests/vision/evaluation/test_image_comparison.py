@@ -61,7 +61,7 @@ def test_the_best_of_several_runs_needs_a_clearer_lead(n_runs, is_significant):
     words = comparison.to_markdown("squares")
     assert words.startswith("### run 0 is the best of 2") == is_significant
     assert ("the lead over run 1 is not significant (p = 0.094)" in words) != is_significant
-    assert ("p times 6 pairs" in words) == (n_runs == 4)
+    assert ("p = 0.094 after multiplying by the 6 pairs of runs)" in words) == (n_runs == 4)
 
 
 def test_disagreements_show_the_wrong_answers_most_confident_first():

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from narrow_resnet import NARROW
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
@@ -101,8 +102,11 @@ def test_a_probe_says_whether_mirrored_images_are_other_images(is_mirrored_alike
     split = Split(rows[:80], rows[80:140], rows[140:], digest="halves")
     backbone = load_backbone(NARROW, "none", seed=1)
     pipeline = ImagePipeline(backbone.network, backbone.preprocessing(32, 1.0), flip_view=True)
-    probed = probe_head(backbone, pipeline, images, split)
+    probed = probe_head(backbone, pipeline, images, split, compares_mirrored=True)
     assert probed.is_mirror_sensitive != is_mirrored_alike
+    again = probe_head(backbone, pipeline, images, split)
+    assert not again.is_mirror_sensitive
+    assert torch.equal(again.head.weight, probed.head.weight)
 
 
 def test_a_probe_that_diverges_says_so():

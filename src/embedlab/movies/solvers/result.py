@@ -52,8 +52,14 @@ class FitResult:
         return self.diverged_at is not None
 
     def hit_max_rounds(self, options: FitOptions) -> bool:
-        """Whether this is the exact solver's, ended by the maximum of rounds, not converged."""
+        """Whether this fit is the exact solver's and ended by its maximum number of rounds."""
         return options.is_exact and self.epochs >= options.epochs
+
+    def length(self, options: FitOptions) -> str:
+        """`150 epochs`, or the rounds of the exact solver and whether they are its maximum."""
+        text = counted(self.epochs, "round" if options.is_exact else "epoch")
+        is_maximum = self.hit_max_rounds(options)
+        return f"{text} (the maximum; more might lower it)" if is_maximum else text
 
     def raise_if_diverged(self, options: FitOptions) -> None:
         """Raises DivergedError with the epoch, the learning rate and what to try."""

@@ -43,11 +43,9 @@ def _cost_lines(comparison: OptimizerComparison, data: str) -> Iterator[str]:
     options, exact = comparison.others[0].options, comparison.exact.result
     yield f"### Which optimizer? ({data}, dim {options.dim}, {counted(options.epochs, 'epoch')})"
     yield ""
-    is_unfinished = exact.hit_max_rounds(comparison.exact.options)
-    maximum = " (the maximum; more would lower it)" if is_unfinished else ""
     yield (
         f"The exact solver's cost is {cost_as_text(exact.cost)}, in {exact.seconds:,.1f} s "
-        f"and {counted(exact.epochs, 'round')}{maximum}."
+        f"and {exact.length(comparison.exact.options)}."
     )
     if comparison.best:
         yield from ("Best of each optimizer, by final cost:", "")

@@ -82,7 +82,7 @@ class Comparison:
         if leads:
             heading += f"; the lead over {', over '.join(leads)}"
         n_pairs = len(self.runs) * (len(self.runs) - 1) // 2
-        times = f", p times {n_pairs} pairs" if n_pairs > 1 else ""
+        corrected = f" after multiplying by the {n_pairs} pairs of runs" if n_pairs > 1 else ""
         lines = [heading, ""]
         for row in self.table.itertuples():
             minutes = "" if pd.isna(row.minutes) else f", {duration(60 * row.minutes)} of computing"
@@ -98,7 +98,7 @@ class Comparison:
             gains = gains.sort_values(ascending=False)
             lines.append(
                 f"- Against **{pair.second}**: {100 * pair.difference:+.2f} points, {verdict} "
-                f"(McNemar's exact test{times}, p = {pair.p_value:.2g}): "
+                f"(McNemar's exact test, p = {pair.p_value:.2g}{corrected}): "
                 f"{counted(pair.only_first_right, 'image')} only {pair.first} gets right, "
                 f"{pair.only_second_right:,} only {pair.second}. The class that gains most is "
                 f"{gains.index[0]} ({100 * gains.iloc[0]:+.1f} points), least {gains.index[-1]} "

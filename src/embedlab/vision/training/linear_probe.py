@@ -134,7 +134,7 @@ def probe_logits(head: nn.Linear, features: np.ndarray) -> np.ndarray:
 class ProbedHead(NamedTuple):
     """The head of a linear probe.
 
-    seconds  that the probe took, features included.
+    seconds  that the probe took, with its features.
     is_mirror_sensitive
              whether it recognises mirrored validation images less well, as with digits, letters or
              left and right hands: by more than MIRROR_LOSS of them, significantly.
@@ -150,6 +150,7 @@ def probe_head(
     pipeline: ImagePipeline,
     images: ImageDataset,
     split: Split,
+    compares_mirrored: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> ProbedHead:
     """A linear probe on the backbone's frozen features.
@@ -159,24 +160,33 @@ def probe_head(
 
     pipeline  of the backbone without its last layer. The features are those that the entry point
               `extract_features` computes and caches by default, without test-time augmentation.
+    compares_mirrored
+              whether to find out `is_mirror_sensitive`; otherwise it is False.
     """
     without_flip = replace(pipeline, flip_view=False)
     features = extract_features(backbone.digest, without_flip, images, split, on_progress)
-    with_flip = replace(pipeline, flip_view=True).compute_outputs(images, split.val)
+    started, x_mirrored = time.perf_counter(), None
+    if compares_mirrored:
+        mirror = pipeline.network.register_forward_pre_hook(lambda _, x: (x[0].flip(-1),))
+        x_mirrored = without_flip.compute_outputs(images, split.val, on_progress)
+        mirror.remove()
+    mirrored_seconds = time.perf_counter() - started
 
     def fit() -> ProbedHead:
-        assert features is not None and with_flip is not None, "rank 0 has them"
+        assert features is not None, "rank 0 has the features"
         options = LinearProbeOptions()
         probe = LinearProbe(features, images, split, options, 0, pipeline.device)
         for _ in probe.train():
             pass
-        head, x_val = probe.head(), features.parts["val"]
-        plain, mirrored = (  # `with_flip` is the mean of both
-            predictions_of(probe_logits(head, x), images.labels, split.val)
-            for x in (x_val, 2 * with_flip - x_val)
-        )
-        loss = plain.score.accuracy - mirrored.score.accuracy
-        is_significant = mcnemar(plain, mirrored).p_value < MIRROR_SIGNIFICANCE
-        return ProbedHead(head, probe.seconds, loss > MIRROR_LOSS and is_significant)
+        head, is_mirror_sensitive = probe.head(), False
+        if x_mirrored is not None:
+            plain, mirrored = (
+                predictions_of(probe_logits(head, x), images.labels, split.val)
+                for x in (features.parts["val"], x_mirrored)
+            )
+            loss = plain.score.accuracy - mirrored.score.accuracy
+            is_significant = mcnemar(plain, mirrored).p_value < MIRROR_SIGNIFICANCE
+            is_mirror_sensitive = loss > MIRROR_LOSS and is_significant
+        return ProbedHead(head, probe.seconds + mirrored_seconds, is_mirror_sensitive)
 
     return broadcast(fit)

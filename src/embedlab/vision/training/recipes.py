@@ -173,6 +173,11 @@ def resolve_options(
     return options
 
 
+def chooses_mirroring(settings: Mapping[str, Any]) -> bool:
+    """Whether the recipe decides if images are mirrored, in training or in scoring."""
+    return settings["recipe"] == "auto" and None in (settings["augment"], settings["flip_view"])
+
+
 def min_updates(n_train: int) -> int:
     """The minimum number of updates that `auto` makes, over all epochs."""
     return MIN_UPDATES_FEW if n_train < FEW_IMAGES else MIN_UPDATES

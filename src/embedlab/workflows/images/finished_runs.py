@@ -1,7 +1,5 @@
 """Finished image runs: find those to compare, and read back what they logged."""
 
-import math
-
 import numpy as np
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -20,6 +18,7 @@ from embedlab.tracking.tracked_run import resolved_param
 from embedlab.vision.evaluation.comparison import ComparedRun
 from embedlab.vision.evaluation.metrics import Predictions
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
+from embedlab.workflows.model_facts import val_score
 
 PREDICTIONS = "predictions/test.npz"
 CURVE_METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
@@ -62,18 +61,13 @@ def best_pair(experiment_id: str) -> list[Run]:
             for kind in IMAGE_ENTRY_POINTS
         ]
         if all(by_kind):
-            return [max(runs, key=_val_score) for runs in by_kind]
+            return [max(runs, key=val_score) for runs in by_kind]
     raise TrackingError(
         "runs: expected a finished run of each of extract_features and finetune on the same "
         f"images in experiment {experiment_id} of {store_address()}, found "
         f"{counted(len(finished), 'finished run')} without such a pair: make one of the other kind "
         "with the same dataset, split_seed, val_limit and test_limit, or name runs."
     )
-
-
-def _val_score(run: Run) -> tuple[float, float]:
-    metrics = run.data.metrics  # runs of an earlier version lack the loss
-    return metrics["best/val_accuracy"], -metrics.get("best/val_loss", math.inf)
 
 
 def _split_digest(run: Run) -> str:

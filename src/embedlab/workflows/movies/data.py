@@ -12,6 +12,7 @@ from embedlab.datasets.movielens import RATINGS_NAMES, locate_ratings, ratings_n
 from embedlab.errors import TrackingError
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
+from embedlab.movies.options import check_like_rule
 from embedlab.tracking.finished import download_artifact
 from embedlab.tracking.store import safe_first_line, store_address
 from embedlab.tracking.tracked_run import TrackedRun
@@ -62,7 +63,8 @@ def find_or_load_likes(
         given = dict(non_default)
         if "ratings" in given:
             given["ratings"] = ratings_name(params["ratings"])
-        refuse_conflicts(f"matrix={source}", likes.params, given)
+        recorded = likes.params | {"like_rule": check_like_rule(likes.like_rule)}
+        refuse_conflicts(f"matrix={source}", recorded, given)
     else:
         files = locate_ratings(params["ratings"])
         ratings = read_ratings(files.path, files.name)

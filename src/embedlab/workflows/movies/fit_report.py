@@ -52,9 +52,7 @@ def epoch_log(
 
 def fit_as_text(options: FitOptions, fit: FitResult) -> str:
     """A fit's result: `adam lr=1: cost 765,544 after 150 epochs`."""
-    after = counted(fit.epochs, "round" if options.is_exact else "epoch")
-    text = f"{options.label}: cost {cost_as_text(fit.cost)} after {after}"
-    return text + (" (the maximum; more would lower it)" if fit.hit_max_rounds(options) else "")
+    return f"{options.label}: cost {cost_as_text(fit.cost)} after {fit.length(options)}"
 
 
 @dataclass(frozen=True)

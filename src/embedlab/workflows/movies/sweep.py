@@ -36,7 +36,7 @@ from embedlab_serving.movie_model import ARTIFACT
 
 NODE = "ray_node"  # a task's host and the first characters of its node's id
 # Expected time, in first-order epochs: of the exact solver's fit, and of an epoch of the others.
-EXACT_WORK = 150.0
+EXACT_WORK, EXPECTED_ROUNDS = 150.0, 30
 RELATIVE_WORK = {"lbfgs": 4.0}
 NEGLIGIBLE_COST = 1e-6  # of ‖X‖²: no other cost is a meaningful multiple of one below
 
@@ -187,7 +187,8 @@ class Sweep:
                 def on_epoch(record: EpochRecord) -> None:
                     history.append(add_gap_metric(record, exact.result.cost if exact else None))
                     child.log_epoch(history[-1])
-                    progress(record.epoch / options.epochs)
+                    n_expected = EXPECTED_ROUNDS if options.is_exact else options.epochs
+                    progress(min(1.0, record.epoch / n_expected))
 
                 result, lists = run_fit(on_epoch)
                 child.log_metrics({"time/fit_seconds": result.seconds})

@@ -62,8 +62,11 @@ def test_a_second_run_reads_the_cache(backbone, monkeypatch):
     def forbidden(*_, **__):
         raise AssertionError("computed again")
 
+    moved = []
     monkeypatch.setattr(ImagePipeline, "compute_outputs", forbidden)
+    monkeypatch.setattr(backbone.network, "to", moved.append)
     second = extract(backbone)
+    assert moved == ["cpu"]  # as after computing: the caller may go on with the network
     assert (first.was_cached, second.was_cached) == (False, True)
     assert second.seconds == first.seconds
     assert all(np.array_equal(first.parts[part], second.parts[part]) for part in first.parts)

@@ -60,8 +60,8 @@ BAD = [
     ("fit_embedding", "init_scale=0", "a number above 0", "'0'"),
     ("fit_embedding", "register=perhaps", "true or false", "'perhaps'"),
     ("fit_embedding", "reference=", "true or false", "''"),
-    ("fit_embedding", "model_name=a/b", "a name without '/' and ':'", "'a/b'"),
-    ("fit_embedding", "model_name= ", "a name without '/' and ':'", "' '"),
+    ("fit_embedding", "model_name=a/b", "a name without '/', ':', '?' and", "'a/b'"),
+    ("fit_embedding", "model_name= ", "a name without '/', ':', '?' and", "' '"),
     ("fit_embedding", "promote=yes", "one of if_better, always, never", "'yes'"),
     ("fit_embedding", "processes=0", "a whole number from 1 to 1024", "'0'"),
     ("fit_embedding", "processes=2 optimizer=exact", "1 with optimizer=exact", "got 2"),
@@ -85,7 +85,7 @@ BAD = [
     ("promote", "version= reason=x", "a version's number, challenger or previous", "''"),
     ("promote", "version=champion reason=x", "challenger or previous", "'champion'"),
     ("promote", "reason= version=1", "a reason, in words", "''"),
-    ("promote", "model_name=a:b version=1 reason=x", "a name without '/' and ':'", "'a:b'"),
+    ("promote", "model_name=a:b version=1 reason=x", "a name without '/', ':', '?' and", "'a:b'"),
 ]
 # Run as processes, one of each kind: a parser's type, a data set's check, conflicting options.
 BAD_PROCESSES = [

@@ -168,7 +168,7 @@ def test_a_browser_finds_a_typed_title_and_shows_the_models_list(sample, tmp_pat
     assert seen["kept"] == seen["dot"]
     assert seen["next"] == seen["cosine"][0]
     assert seen["focus"]  # the keyboard can continue from the list
-    assert seen["none"] == "No title has these words."
+    assert seen["none"] == "No title found: try fewer words."
 
 
 @needs_chromium

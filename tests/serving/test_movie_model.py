@@ -264,6 +264,16 @@ def test_another_row_of_the_movie_that_was_asked_for_is_not_recommended(model_fo
         assert len(answer) == len(movies) - 2 + expected
 
 
+def test_a_movie_that_nobody_likes_is_refused(model_folder, tmp_path):
+    likes = MOVIES["likes"].where(MOVIES["title"] != TOY_STORY, 0)
+    model = with_movies(model_folder, tmp_path / "model", MOVIES.assign(likes=likes))
+    for title in ("toy story", f"{MATRIX}|toy story"):
+        refused = r'title in row 1: No user likes "Toy Story \(1995\)" in these data'
+        with pytest.raises(mlflow.MlflowException, match=refused):
+            model.predict(pd.DataFrame({"title": [MATRIX, title]}))
+    assert len(model.predict(pd.DataFrame({"title": [MATRIX]}))) == 10
+
+
 def test_titles_that_look_like_numbers_are_titles(model_folder, tmp_path):
     titles = [f"{year:04}" for year in range(len(MOVIES))]
     model = with_movies(model_folder, tmp_path / "model", MOVIES.assign(title=titles))

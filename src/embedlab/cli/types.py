@@ -83,7 +83,7 @@ def matching(pattern: str, expected: str) -> ArgumentType[str]:
     return checked(str.strip, re.compile(pattern).fullmatch, expected)
 
 
-model_name = matching("[^/:]+", "a name without '/' and ':'")
+model_name = matching(r"""[^/:?"]+""", """a name without '/', ':', '?' and '"'""")
 run_id_or_nothing = matching("([0-9a-f]{32})?", "a run's id, 32 of the characters 0-9 and a-f")
 # A registered version: its number, or a word for one.
 version = matching(

@@ -49,7 +49,7 @@ WEIGHTS_LICENCES = {
 
 MOVIE_LIMITS = (
     "It knows the movies of its data and no others: a movie that few liked has a vector of little "
-    "meaning, one that came later has none.",
+    "meaning, one that nobody liked is refused, one that came later has none.",
     "`score=dot` favours popular movies; `score=cosine` ignores popularity.",
     "It says which movies the same people liked, not why, and nothing about a person: do not use "
     "it to infer anything about one.",

@@ -7,15 +7,18 @@ runs; for a run that is missing, it shows the command.
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
 import mlflow
 import pandas as pd
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from embedlab.errors import TrackingError
@@ -28,7 +31,7 @@ from embedlab.tracking.finished import (
     has_artifact,
     newest_finished,
 )
-from embedlab.tracking.store import run_page, ui_address
+from embedlab.tracking.store import run_page, safe_first_line, ui_address
 from embedlab.tracking.tracked_run import TrackedRun, resolved_param
 from embedlab.vision.options import IMAGE_ENTRY_POINTS
 from embedlab.workflows.model_facts import val_score
@@ -80,7 +83,10 @@ def _newest_runs(experiment_id: str) -> dict[str, Run]:
             runs[entry_point] = newest[0]
     if comparison := runs.get("compare_transfer"):
         ids = comparison.data.tags["compared_runs"].split(",")
-        compared = [finished_run(run_id, IMAGE_ENTRY_POINTS) for run_id in ids]
+        compared = []
+        for run_id in ids:
+            with suppress(TrackingError):  # deleted since
+                compared.append(finished_run(run_id, IMAGE_ENTRY_POINTS))
         # The last run of an entry point is kept: the one that validation, not the test, prefers.
         for run in sorted(reversed(compared), key=val_score):
             runs[run.data.tags["entry_point"]] = run
@@ -155,11 +161,13 @@ class ReportedRun:
 
     def text(self, path: str) -> str:
         """The content of a text artifact."""
-        return download_artifact(f"runs:/{self.run.info.run_id}/{path}").read_text(encoding="utf-8")
+        with self._explain_unreadable(path):
+            return self._download(path).read_text(encoding="utf-8")
 
     def table(self, path: str) -> pd.DataFrame:
         """A table that `log_table` logged."""
-        return pd.DataFrame(**json.loads(self.text(path)))
+        with self._explain_unreadable(path):
+            return pd.DataFrame(**json.loads(self.text(path)))
 
     def has(self, path: str) -> bool:
         """Whether the run, which may be an older version's, has this artifact."""
@@ -171,8 +179,26 @@ class ReportedRun:
         files = mlflow.MlflowClient().list_artifacts(run_id, "figures")
         paths = [file.path for file in files if file.path.startswith(f"figures/{prefix}")]
         paths.sort(key=lambda path: (len(path), path))
-        images = (Image.open(download_artifact(f"runs:/{run_id}/{path}")) for path in paths)
-        return [webp_data_url(image.convert("RGB"), WEBP_QUALITY) for image in images]
+        urls = []
+        for path in paths:
+            with self._explain_unreadable(path), Image.open(self._download(path)) as image:
+                urls.append(webp_data_url(image.convert("RGB"), WEBP_QUALITY))
+        return urls
+
+    def _download(self, path: str) -> Path:
+        return download_artifact(f"runs:/{self.run.info.run_id}/{path}")
+
+    @contextmanager
+    def _explain_unreadable(self, path: str) -> Iterator[None]:
+        """Raises TrackingError if the artifact is missing or damaged."""
+        try:
+            yield
+        except (MlflowException, OSError, ValueError, TypeError) as error:
+            run_id, entry_point = self.run.info.run_id, self.run.data.tags["entry_point"]
+            raise TrackingError(
+                f"runs: {path} of {run_id} cannot be read ({safe_first_line(error)}): run "
+                f"{entry_point} again, or name other runs."
+            ) from None
 
 
 def _compared_lists(sweep: ReportedRun | None) -> dict[str, pd.DataFrame]:

@@ -6,7 +6,7 @@
     : value && value.toPrecision(3);
   const above = (gap) => {
     if (gap === null) return "diverged";
-    const percent = 100 * gap;
+    const percent = Math.abs(gap) < 5e-5 ? 0 : 100 * gap;
     return `${percent < 0 ? "" : "+"}${percent < 10 ? percent.toFixed(2) : percent < 1e6 ? number.format(percent)
       : percent.toExponential(1)}%`;
   };

@@ -20,8 +20,10 @@
   // ---- search -------------------------------------------------------------------------------
   const words = (text) =>
     text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().replace(/&/g, " and ")
+      .replace(/æ/g, "ae").replace(/œ/g, "oe").replace(/ø/g, "o").replace(/ł/g, "l")
       .replace(/['’]/g, "").split(/[^\p{L}\p{N}]+/u).filter(Boolean);
   const titleWords = titles.map(words);
+  const joinedWords = titleWords.map((own) => own.join(""));
 
   const isNear = (a, b) => { // one letter added, missing or different, or two letters swapped
     if (Math.abs(a.length - b.length) > 1) return false;
@@ -48,6 +50,7 @@
         cost += best;
         if (best === 3) { cost = Infinity; break; }
       }
+      if (joinedWords[movie].startsWith(asked.join(""))) cost = Math.min(cost, 1); // "spiderman"
       if (cost === Infinity) continue;
       // A title of just these words comes before longer ones; else the most liked first.
       const others = titleWords[movie].filter((word) => !asked.includes(word) && word !== "the"
@@ -69,7 +72,12 @@
       item.dataset.movie = movie;
       return item;
     }));
-    if (!found.length) matches.append(make("li", "No title has these words."));
+    if (!found.length) {
+      const item = make("li", "No title found: try fewer words.");
+      item.role = "option";
+      item.ariaDisabled = true;
+      matches.append(item);
+    }
     matches.hidden = !query.value.trim();
     query.ariaExpanded = !matches.hidden;
     markActive();
@@ -79,12 +87,17 @@
     query.setAttribute("aria-activedescendant", active >= 0 ? `match${active}` : "");
     if (active >= 0) matches.children[active].scrollIntoView({ block: "nearest" });
   };
-  const closeMatches = () => { matches.hidden = true; query.ariaExpanded = false; };
+  const closeMatches = () => {
+    matches.hidden = true;
+    query.ariaExpanded = false;
+    query.setAttribute("aria-activedescendant", "");
+  };
   query.addEventListener("input", showMatches);
   query.addEventListener("focus", () => query.select());
   query.addEventListener("keydown", (event) => {
     const count = matches.hidden ? 0 : matches.querySelectorAll("[data-movie]").length;
-    if (event.key === "ArrowDown" && count) active = (active + 1) % count;
+    if (event.key === "ArrowDown" && matches.hidden) showMatches();
+    else if (event.key === "ArrowDown" && count) active = (active + 1) % count;
     else if (event.key === "ArrowUp" && count) active = (active + count - 1) % count;
     else if (event.key === "Enter" && count) return choose(+matches.children[active].dataset.movie);
     else if (event.key === "Escape") return closeMatches();
@@ -129,7 +142,8 @@
     }));
     const median = d3.median(found, (movie) => likes[movie]);
     byId("summary").textContent = found.length
-      ? `Half of these are liked by ${number.format(Math.round(median))} users or more.`
+      ? `Half of these are liked by ${number.format(Math.round(median))} `
+        + `${Math.round(median) === 1 ? "user" : "users"} or more.`
       : "No user likes it in these data, so there are no neighbours to show.";
   };
 

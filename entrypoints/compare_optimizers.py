@@ -87,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         comparison = OptimizerComparison(fits, index, queries)
         log_overlaps(fits, comparison.overlap[0])
-        summary = log_comparison(run, comparison, likes.name)
-        name = f"Optimizers: {likes.name}, dim {args.dim}"
+        summary = log_comparison(run, comparison, likes.label)
+        name = f"Optimizers: {likes.label}, dim {args.dim}"
         page = save_sweep_view(run.experiment_id, sweep.tag, name, len(fits))
     console.print(summary)
     console.print(f"Watch the lists converge: {run.artifact_location(PAGE)}")

@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 console.print(fit_report.fit_as_text(exact, exact_fit))
             reference = exact_fit.cost
             run.log_metrics({"reference/cost": reference})
-        caption = f"{likes.name}: cost, dim {options.dim}"
+        caption = f"{likes.label}: cost, dim {options.dim}"
         n_epochs = None if options.is_exact else options.epochs  # until it converges
         with (
             epoch_progress(run_name, n_epochs, "train/cost") as show,

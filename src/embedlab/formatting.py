@@ -72,6 +72,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def shortened(text: str, length: int = 36) -> str:
+    """The text, cut to at most `length` characters."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
 def duration(seconds: float) -> str:
     """A duration as people write it: 40 s, 12 min, 3.5 h."""
     if seconds < 90:

@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 from matplotlib.typing import ColorType
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-from embedlab.formatting import cost_as_text
+from embedlab.formatting import cost_as_text, counted, shortened
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.data.ratings import Ratings
 from embedlab.movies.genres import GENRE_COLOURS, GENRE_GROUPS
@@ -70,16 +70,18 @@ def plot_popularity(likes: Likes) -> Figure:
     bottom = max(0.8, 0.7 * counts[is_liked].min()) if is_liked.any() else 0.8
     axes.fill_between(position[:half], counts[:half], bottom, color=BLUE, alpha=0.15, linewidth=0)
     axes.annotate(
-        f"{half:,} movies hold half of all likes",
-        (half / 2, bottom),
+        f"half of all likes are of {counted(half, 'movie')}",
+        (max(half / 2, 1), bottom),
         xytext=(0, 10),
         textcoords="offset points",
-        ha="right",
+        ha="right" if half > 2 else "left",
         color=BLUE,
     )
     axes.set_ylim(bottom, None)
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(_large_numbers)
+        axis.set_minor_formatter(NullFormatter())
     return figure
 
 
@@ -96,7 +98,7 @@ def plot_top_block(likes: Likes, n_top: int = 40) -> Figure:
     order = _by_cluster(lift)
     lift = lift[np.ix_(order, order)]
     np.fill_diagonal(lift, np.nan)
-    names = [short_title(likes.movies["title"].iloc[row]) for row in top[order]]
+    names = [shortened(likes.movies["title"].iloc[row]) for row in top[order]]
     label = "users who like both, over what chance would give"
     figure, axes = heat_map((11, 10), lift, label, names=names)
     axes.set_title(f"{likes.name}: liked together, the {len(top)} most liked movies by cluster")
@@ -199,7 +201,7 @@ def _name_points(axes: Axes, positions: np.ndarray, titles: Sequence[str], n_nam
     taken: list[Bbox] = []
     for position, title in zip(positions, titles, strict=True):
         text = axes.annotate(
-            short_title(title.rsplit(" (", 1)[0], 28),
+            shortened(title.rsplit(" (", 1)[0], 28),
             position,
             xytext=(0, 5),
             textcoords="offset points",
@@ -215,8 +217,3 @@ def _name_points(axes: Axes, positions: np.ndarray, titles: Sequence[str], n_nam
             text.remove()
         if len(taken) == n_names:
             return
-
-
-def short_title(title: str, length: int = 36) -> str:
-    """The title, cut to at most `length` characters."""
-    return title if len(title) <= length else title[: length - 1].rstrip() + "…"

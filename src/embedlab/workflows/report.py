@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from embedlab.errors import TrackingError
-from embedlab.formatting import command, cost_as_text
+from embedlab.formatting import command, cost_as_text, duration
 from embedlab.movies.sweep.grid import FIT_KEY, NEW_PREFIX
 from embedlab.pages.render import render_page, webp_data_url
 from embedlab.tracking.finished import (
@@ -121,6 +121,7 @@ def report_page(runs: Mapping[str, "ReportedRun"]) -> str:
         runs=runs,
         command=command,
         cost_as_text=cost_as_text,
+        duration=duration,
         lists=_compared_lists(runs.get("compare_optimizers")),
         made=datetime.now(UTC),
         versions=f"Python {platform.python_version()}, torch {version('torch')}, "

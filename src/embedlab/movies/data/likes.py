@@ -84,6 +84,16 @@ class Likes:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
+    def label(self) -> str:
+        """The name, followed by the weights if there are any, for titles of figures."""
+        weights = []
+        if self.user_weight != "none":
+            weights.append(f"user_weight={self.user_weight}")
+        if self.item_power:
+            weights.append(f"item_power={self.item_power:g}")
+        return ", ".join([self.name, *weights])
+
+    @property
     def params(self) -> dict[str, object]:
         """The parameters that runs log."""
         return {"ratings": self.name, **self.options, "data_digest": self.cost_digest}

@@ -96,13 +96,17 @@ class Comparison:
             verdict = "significant" if pair.p_value < SIGNIFICANT else "not significant"
             gains = self.recall[pair.first] - self.recall[pair.second]
             gains = gains.sort_values(ascending=False)
+            by_class = ""
+            if gains.any():
+                by_class = (
+                    f" The class that gains most is {gains.index[0]} ({100 * gains.iloc[0]:+.1f} "
+                    f"points), least {gains.index[-1]} ({100 * gains.iloc[-1]:+.1f} points)."
+                )
             lines.append(
                 f"- Against **{pair.second}**: {100 * pair.difference:+.2f} points, {verdict} "
                 f"(McNemar's exact test, p = {pair.p_value:.2g}{corrected}): "
                 f"{counted(pair.only_first_right, 'image')} only {pair.first} gets right, "
-                f"{pair.only_second_right:,} only {pair.second}. The class that gains most is "
-                f"{gains.index[0]} ({100 * gains.iloc[0]:+.1f} points), least {gains.index[-1]} "
-                f"({100 * gains.iloc[-1]:+.1f} points)."
+                f"{pair.only_second_right:,} only {pair.second}.{by_class}"
             )
         if all(run.weights == "none" for run in self.runs):
             lines += ["", RANDOM_WEIGHTS]

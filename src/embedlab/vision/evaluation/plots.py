@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from embedlab.formatting import shortened
 from embedlab.plotting import (
     BLUE,
     GREEN,
@@ -31,13 +32,21 @@ from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import ClassificationReport, Predictions, wilson_interval
 from embedlab.vision.evaluation.tiles import Row, Tile, draw_rows, wrap_tiles
 
-COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)  # of runs, in turn
+# Of runs, in turn: the project's, then purple, brown, pink, teal and olive.
+COLOURS = (
+    BLUE, ORANGE, GREEN, RED, GREY, "#8e44ad", "#795548", "#e377c2", "#17a2b8", "#9a9a00",
+)  # fmt: skip
 PALE = "#d5d8dc"
 CLASSES_ON_A_PAGE = 25
 TEXTS_NAMED = 3  # in the warning of missing characters
+MAX_NAME = 24  # characters of a class
 MAX_NAMED_CLASSES = 30  # in the map and its legend
 MAP_RATIO = 1.2  # width of the map over its height
 ROWS_OF_THUMBNAILS = 18
+
+
+def _short_name(name: str) -> str:
+    return shortened(name, MAX_NAME)
 
 
 def prepare_fonts(images: ImageDataset) -> list[str]:
@@ -67,7 +76,13 @@ def plot_curves(runs: Mapping[str, tuple[Sequence[EpochRecord], int]], title: st
                 metric = f"{part}/{name}"
                 curve = {r.epoch: r.metrics[metric] for r in history if metric in r.metrics}
                 style += "o" if len(curve) < 4 else ""
-                line = {"color": colour, "label": f"{label} {part}".strip(), "linewidth": 2}
+                line: dict[str, Any] = {
+                    "color": colour,
+                    "label": f"{label} {part}".strip(),
+                    "linewidth": 2,
+                }
+                if part == "train":
+                    line["markerfacecolor"] = "white"
                 axes.plot(list(curve), list(curve.values()), style, **line)
                 if part == "val" and chosen in curve:
                     star = {"color": colour, "markersize": 15, "markeredgecolor": "white"}
@@ -93,7 +108,7 @@ def _cut_first_losses(axes: Axes) -> None:
 
 def plot_confusion(report: ClassificationReport, title: str) -> Figure:
     """Confusion matrix, coloured by the share of the true class; up to 25 classes have counts."""
-    classes, counts = report.per_class["class"], report.confusion
+    classes, counts = report.per_class["class"].map(_short_name), report.confusion
     share = counts / counts.sum(1, keepdims=True).clip(1)  # (classes, classes)
     side = float(np.clip(1.5 + 0.62 * len(classes), 5, 16))
     figure = new_figure(side + 0.8, side, PlainTextFigure)
@@ -118,7 +133,7 @@ def plot_top_predictions(top: pd.DataFrame, images: ImageDataset, title: str) ->
 
     top  as `metrics.top_predictions` returns it.
     """
-    k = int(top["rank"].max()) if len(top) else 0
+    k = max(3, int(top["rank"].max()) if len(top) else 0)  # at least as wide as the headings
     headings = [(-0.6, "true class"), (k / 2, "most confident, right")]
     headings.append((1.5 * k + 1, "most confident, wrong"))
     pages = range(0, len(images.classes), CLASSES_ON_A_PAGE)
@@ -178,7 +193,8 @@ def plot_embedding_map(
     points       (n, 2).
     predictions  for these n images.
     """
-    labels, is_wrong, classes = predictions.labels, ~predictions.is_right, images.classes
+    labels, is_wrong = predictions.labels, ~predictions.is_right
+    classes = list(map(_short_name, images.classes))
     figure = new_figure(11, 8.5, PlainTextFigure)
     axes = figure.subplots()
     n = len(classes)
@@ -199,7 +215,10 @@ def plot_embedding_map(
     (left, bottom), (right, upper) = low - margin, high + margin
     axes.set(title=title, xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, upper))
     # Names are passed as an argument, because matplotlib omits labels of dots that begin with _
-    names = [*classes[:MAX_NAMED_CLASSES], f"misclassified ({is_wrong.mean():.1%})"]
+    names = classes[:MAX_NAMED_CLASSES]
+    if n > MAX_NAMED_CLASSES:
+        names[-1] += f", and {n - MAX_NAMED_CLASSES} more"
+    names.append(f"misclassified ({is_wrong.mean():.1%})")
     axes.legend(dots, names, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.spines[:].set_color(PALE)
     _add_thumbnails(axes, points[order], predictions.take(order), images, colours)
@@ -301,7 +320,9 @@ def plot_class_differences(table: pd.DataFrame, labels: np.ndarray, title: str) 
     counts = np.bincount(labels, minlength=len(table))  # (classes,)
     label = "right predictions of the class (recall), with 95% interval"
     height = 0.2 + 0.17 * len(table.columns)  # of a class
-    figure, axes, y = _row_axes(table.index, 1.6 + height * len(table), title, label)
+    figure, axes, y = _row_axes(
+        table.index.map(_short_name), 1.6 + height * len(table), title, label
+    )
     for i, name in enumerate(table):
         recall = table[name].to_numpy()
         n_right = np.rint(recall * counts).astype(int)

@@ -1,5 +1,6 @@
 """Figures of rows of images, each with a caption."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -38,6 +39,8 @@ def draw_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ())
     has_names = any(name for name, _ in rows)
     left = 1.9 if has_names else 0.1  # room for a name of 18 letters a line
     top = 0.45 if headings else 0.1
+    title_width = (0.105 * len(title) + 0.3) / 0.95 - left  # in widths of an image
+    n_columns = max(n_columns, math.ceil(title_width))
     size = 0.95 * (n_columns + left), 0.95 * (TILE_HEIGHT * len(rows) + top) + 0.4  # inches
     figure = PlainTextFigure(figsize=size, dpi=120)
     figure.suptitle(title, y=1 - 0.1 / size[1], va="top")

@@ -67,6 +67,12 @@ class FittedEmbedding:
     def __str__(self) -> str:
         """The result: `adam lr=1: cost 765,544 after 150 epochs, 4.35% above the exact 733,625`."""
         text = fit_as_text(self.options, self.result)
+        zeros_cost = self.likes.weighted.off_diagonal_squares
+        if self.result.cost > zeros_cost:
+            return (
+                f"{text}, worse than the {cost_as_text(zeros_cost)} of vectors of zeros: use "
+                "optimizer=exact or lbfgs, more epochs, or a smaller init_scale and lr"
+            )
         if not self.reference_cost:
             return text
         gap = gap_as_text(relative_gap(self.result.cost, self.reference_cost))
@@ -109,7 +115,7 @@ def log_explorer(run: TrackedRun, fitted: FittedEmbedding, method: str) -> str:
     from embedlab.movies.page import explorer_page
 
     vectors, likes = fitted.result.embedding, fitted.likes
-    caption = f"{likes.name}, {fitted.options.label}, dim {vectors.shape[1]}"
+    caption = f"{likes.label}, {fitted.options.label}, dim {vectors.shape[1]}"
     movie_map = map_movies(vectors, likes.table, method)
     if movie_map is None:
         return f"No map: fewer than {MIN_MAPPED} movies have vectors of different directions."

@@ -76,8 +76,8 @@ def choose_queries(
     unliked = [row for row in asked if not popularity[row]]
     if unliked and popularity.any():
         raise TitleError(
-            f'No user likes "{index.titles[unliked[0]]}" in these data, so a fit recommends nothing '
-            "meaningful for it: ask for another title."
+            f'No user likes "{index.titles[unliked[0]]}" in these data, so what a fit recommends '
+            "for it says nothing: ask for another title."
         )
     eligible = np.flatnonzero(popularity >= MIN_MOVIE_LIKES)
     sampled = np.random.default_rng(0).permutation(eligible)[:N_SAMPLED]

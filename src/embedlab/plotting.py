@@ -18,6 +18,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
 BLUE, ORANGE, GREEN, RED, GREY = "#2f6db3", "#e07b39", "#2b8a4b", "#c0392b", "#6b7078"
+PURPLE, TEAL = "#8e44ad", "#17a2b8"
 
 
 class PlainTextFigure(Figure):

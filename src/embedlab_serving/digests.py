@@ -22,7 +22,7 @@ def digests_of(files: Mapping[str, Path]) -> dict[str, str]:
     return {name: sha256_of(path) for name, path in files.items()}
 
 
-def check_model(folder: Path, signature: ModelSignature) -> None:
+def _check_model(folder: Path, signature: ModelSignature) -> None:
     """Raises DataError if a file of the model in `folder` is not the one that was logged.
 
     Also raises DataError if the signature in MLmodel, the file with the digests, is not that of the
@@ -44,3 +44,7 @@ def check_model(folder: Path, signature: ModelSignature) -> None:
                 f"the model's file {name} is not the one that was logged (expected sha256 "
                 f"{str(expected)[:12]}…, found {found[:12]}…): {REMEDY}"
             )
+
+
+# Bound last: a file that is cut has no check, instead of one that checks less.
+check_model = _check_model

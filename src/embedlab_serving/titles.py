@@ -273,6 +273,7 @@ class TitleIndex:
     def __init__(self, titles: Sequence[str], popularity: Sequence[int] | np.ndarray | None = None):
         self.titles: tuple[str, ...] = tuple(titles)
         popularity = np.zeros(len(self.titles)) if popularity is None else np.asarray(popularity)
+        self._is_unliked = (popularity == 0) & popularity.any()  # (n,); none without popularity
         # Ties: the lower row first.
         order = np.argsort(-popularity.astype(np.float64), kind="stable")
         # By row; 0 for the most popular.
@@ -326,7 +327,8 @@ class TitleIndex:
         """The rows of several titles separated by "|": "Apollo 13 | Toy Story".
 
         In the order of the query, without repetition; blank parts are skipped. Raises TitleError as
-        `find` does, for the first title that is not found.
+        `find` does, for the first title that is not found, and for a movie that no user likes: its
+        vector is what the random start has left.
         """
         parts = [query]
         if isinstance(query, str):
@@ -336,7 +338,13 @@ class TitleIndex:
                 f"At most {MAX_TITLES} titles fit in one query, but found {len(parts)}; ask in "
                 "several queries."
             )
-        return list(dict.fromkeys(self.find(part) for part in parts or [""]))
+        rows = list(dict.fromkeys(self.find(part) for part in parts or [""]))
+        if unliked := [row for row in rows if self._is_unliked[row]]:
+            raise TitleError(
+                f'No user likes "{self.titles[unliked[0]].strip()}" in these data, so no movies '
+                "are known that the same users like; ask for another."
+            )
+        return rows
 
     def duplicates_of(self, rows: Iterable[int]) -> list[int]:
         """The other rows of the same name and year as one of `rows`."""

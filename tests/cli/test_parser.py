@@ -61,6 +61,7 @@ BAD = [
     ("fit_embedding", "register=perhaps", "true or false", "'perhaps'"),
     ("fit_embedding", "reference=", "true or false", "''"),
     ("fit_embedding", "model_name=a/b", "a name without '/', ':', '?' and", "'a/b'"),
+    ("fit_embedding", "model_name=a?b", "a name without '/', ':', '?' and", "'a?b'"),
     ("fit_embedding", "model_name= ", "a name without '/', ':', '?' and", "' '"),
     ("fit_embedding", "promote=yes", "one of if_better, always, never", "'yes'"),
     ("fit_embedding", "processes=0", "a whole number from 1 to 1024", "'0'"),

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import cloudpickle
@@ -44,6 +45,7 @@ from embedlab.vision.training.checkpoint import Checkpoints
 from embedlab.workflows.images.model import log_image_model
 from embedlab.workflows.movies.model import log_movie_model
 from embedlab.workflows.movies.recommend import load_model, query
+from embedlab_serving import digests, movie_model
 from embedlab_serving.digests import DIGESTS
 
 pytestmark = pytest.mark.slow
@@ -227,6 +229,20 @@ def test_a_damaged_file_is_named_or_the_answer_is_right(logged):
                     assert name not in covered, f"{name} {damage}: nobody noticed"
                     logged.check(answer)
     assert n_refused > 100
+
+
+def test_the_check_itself_fails_wherever_it_is_cut(movies):
+    lines = Path(digests.__file__).read_text(encoding="utf-8").splitlines(keepends=True)
+    vectors = "artifacts/embedding/vectors.npy"
+    with movies.with_file(vectors, movies.files()[vectors][:-1]):
+        for n_lines in range(len(lines) + 1):
+            code: dict[str, Any] = {}
+            try:
+                exec("".join(lines[:n_lines]), code)
+                code["check_model"](movies.folder, movie_model.SIGNATURE)
+            except Exception:  # Python's, or that of the check
+                continue
+            pytest.fail(f"cut after line {n_lines} of {len(lines)}: nobody noticed")
 
 
 def test_recommend_says_in_a_sentence_what_is_damaged(movies, type_recommend):

@@ -209,6 +209,28 @@ def test_of_several_compared_runs_of_a_kind_the_best_by_validation_is_shown(expe
     assert reported["extract_features"].info.run_id == frozen
 
 
+def test_a_compared_run_that_is_gone_does_not_block_the_report(experiment):
+    tuned, frozen = make_run("finetune"), make_run("extract_features")
+    make_run("compare_transfer", compared_runs=f"{'a' * 32},{frozen}")
+    reported = reported_runs(experiment, ())
+    assert reported["finetune"].info.run_id == tuned
+    assert reported["extract_features"].info.run_id == frozen
+
+
+@pytest.mark.parametrize("path", ["figures/accuracy.png", "summary.md"])
+def test_an_artifact_that_is_damaged_or_gone_is_named_with_its_run(experiment, tmp_path, path):
+    runs = all_runs()
+    run_id = runs["compare_transfer"]
+    (file,) = tmp_path.rglob(f"{run_id}/artifacts/{path}")
+    if path.endswith(".png"):
+        file.write_bytes(file.read_bytes()[:300])
+    else:
+        file.unlink()
+    said = rf"runs: {path} of {run_id} cannot be read .*: run compare_transfer again, or name other"
+    with pytest.raises(TrackingError, match=said):
+        report_page(shown(experiment, *runs.values()))
+
+
 def test_two_runs_of_a_kind_are_one_sentence(experiment):
     first, second = make_run("finetune"), make_run("finetune")
     with pytest.raises(TrackingError, match=f"one run of finetune, got {first} and {second}: leav"):

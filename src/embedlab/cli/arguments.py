@@ -89,12 +89,8 @@ def add_resolution(parser: Parser, default: int) -> None:
 def add_images(parser: Parser) -> None:
     """The parameters of the images, their split, and the backbone."""
     add_dataset(parser, "cifar10")
-    parser.add(
-        "split_seed",
-        types.integer(0),
-        0,
-        "seed of the split into training, validation and test images",
-    )
+    help_text = "seed of the split into training, validation and test images"
+    parser.add("split_seed", types.integer(0), 0, help_text)
     for part in ("train", "val", "test"):
         help_text = f"maximum number of {part} images, stratified; 0 for all"
         parser.add(f"{part}_limit", types.integer(0), 0, help_text)

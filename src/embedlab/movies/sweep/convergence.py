@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from embedlab.errors import TitleError
 from embedlab.movies.data.weighting import WeightedLikes
 from embedlab.movies.solvers.fit import fit_likes
 from embedlab.movies.solvers.result import FitResult
@@ -70,15 +69,7 @@ def choose_queries(
     popularity  (n_movies,) number of each movie's likes.
     asked       rows of movies.
     k           wanted length of the lists; `Queries.k` is less if a query has fewer other movies.
-
-    Raises TitleError for a movie asked for that no user likes, unless nobody likes anything.
     """
-    unliked = [row for row in asked if not popularity[row]]
-    if unliked and popularity.any():
-        raise TitleError(
-            f'No user likes "{index.titles[unliked[0]]}" in these data, so what a fit recommends '
-            "for it says nothing: ask for another title."
-        )
     eligible = np.flatnonzero(popularity >= MIN_MOVIE_LIKES)
     sampled = np.random.default_rng(0).permutation(eligible)[:N_SAMPLED]
     rows = np.array([*asked, *sampled], np.int64)

@@ -11,15 +11,26 @@ from embedlab.formatting import cost_as_text, percent, signed_gap_as_text
 from embedlab.movies.plots import draw_costs, finish_costs
 from embedlab.movies.solvers.result import relative_gap
 from embedlab.movies.sweep.results import OptimizerComparison, SweepFit
-from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, heat_map, new_figure, new_panel, tidy
+from embedlab.plotting import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    TEAL,
+    heat_map,
+    new_figure,
+    new_panel,
+    tidy,
+)
 
 MIN_GAP = 1e-6  # on a logarithmic scale
 OPTIMIZER_COLOURS = {
     "adam": BLUE,
     "rmsprop": ORANGE,
     "sgd": GREEN,
-    "lbfgs": "#8e44ad",
-    "adamw": "#17a2b8",
+    "lbfgs": PURPLE,
+    "adamw": TEAL,
 }
 OPTIMIZER_MARKERS = {"adam": "o", "rmsprop": "s", "sgd": "^", "lbfgs": "D", "adamw": "v"}
 MAX_COST_RATIO_SHOWN = 20  # times the largest starting cost: a spike must not flatten the others

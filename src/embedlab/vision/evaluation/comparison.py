@@ -3,6 +3,7 @@
 In: a `ComparedRun` for each. Out: a `Comparison`: tables, and a summary in Markdown.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ class Comparison:
             heading = f"### {best.name} leads on {data}"
         if leads:
             heading += f"; the lead over {', over '.join(leads)}"
-        n_pairs = len(self.runs) * (len(self.runs) - 1) // 2
+        n_pairs = math.comb(len(self.runs), 2)
         corrected = f" after multiplying by the {n_pairs} pairs of runs" if n_pairs > 1 else ""
         lines = [heading, ""]
         for row in self.table.itertuples():
@@ -127,7 +128,7 @@ def compare_runs(runs: list[ComparedRun], classes: tuple[str, ...]) -> Compariso
         rows.append((*leading, report.loss, report.calibration_error, minutes))
         difference = best.predictions.score.accuracy - report.accuracy
         only_best, only_run, p_value = mcnemar(best.predictions, run.predictions)
-        p_value = min(1.0, p_value * len(runs) * (len(runs) - 1) / 2)
+        p_value = min(1.0, p_value * math.comb(len(runs), 2))
         pairs.append((best.name, run.name, difference, only_best, only_run, p_value))
     by_class = pd.DataFrame(recall, index=pd.Index(classes, name="class"))
     table = pd.DataFrame(rows, columns=RUN_COLUMNS)

@@ -21,7 +21,9 @@ from embedlab.plotting import (
     GREEN,
     GREY,
     ORANGE,
+    PURPLE,
     RED,
+    TEAL,
     PlainTextFigure,
     add_fonts_for,
     new_figure,
@@ -32,10 +34,8 @@ from embedlab.vision.data.images import ImageDataset
 from embedlab.vision.evaluation.metrics import ClassificationReport, Predictions, wilson_interval
 from embedlab.vision.evaluation.tiles import Row, Tile, draw_rows, wrap_tiles
 
-# Of runs, in turn: the project's, then purple, brown, pink, teal and olive.
-COLOURS = (
-    BLUE, ORANGE, GREEN, RED, GREY, "#8e44ad", "#795548", "#e377c2", "#17a2b8", "#9a9a00",
-)  # fmt: skip
+# Of runs, in turn; those without a name are brown, pink and olive.
+COLOURS = (BLUE, ORANGE, GREEN, RED, GREY, PURPLE, "#795548", "#e377c2", TEAL, "#9a9a00")
 PALE = "#d5d8dc"
 CLASSES_ON_A_PAGE = 25
 TEXTS_NAMED = 3  # in the warning of missing characters

@@ -66,17 +66,17 @@ class FittedEmbedding:
 
     def __str__(self) -> str:
         """The result: `adam lr=1: cost 765,544 after 150 epochs, 4.35% above the exact 733,625`."""
-        text = fit_as_text(self.options, self.result)
+        text, cost = fit_as_text(self.options, self.result), self.result.cost
+        if self.reference_cost:
+            gap = gap_as_text(relative_gap(cost, self.reference_cost))
+            text += f", {gap} the exact {cost_as_text(self.reference_cost)}"
         zeros_cost = self.likes.weighted.off_diagonal_squares
-        if self.result.cost > zeros_cost:
-            return (
-                f"{text}, worse than the {cost_as_text(zeros_cost)} of vectors of zeros: use "
+        if cost > zeros_cost:
+            text += (
+                f"; worse than the {cost_as_text(zeros_cost)} of vectors of zeros: use "
                 "optimizer=exact or lbfgs, more epochs, or a smaller init_scale and lr"
             )
-        if not self.reference_cost:
-            return text
-        gap = gap_as_text(relative_gap(self.result.cost, self.reference_cost))
-        return f"{text}, {gap} the exact {cost_as_text(self.reference_cost)}"
+        return text
 
 
 def log_fit(run: TrackedRun, fitted: FittedEmbedding) -> str:

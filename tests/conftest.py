@@ -1,5 +1,6 @@
 """Fixtures that test files share: own caches and stores, free ports, and the real data sets."""
 
+import gc
 import os
 import socket
 import sqlite3
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import pytest
+
+from embedlab.cli.parser import NEW_OBJECTS_PER_COLLECTION
 
 if TYPE_CHECKING:
     import mlflow
@@ -51,10 +54,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
+def pytest_collection_finish() -> None:
+    """Collect garbage as entry points do, and not among the modules that are imported now."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS_PER_COLLECTION)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_files(tmp_path_factory) -> Iterator[None]:
+    """What MLflow and killed processes leave among temporary files is removed after the tests."""
+    tmp_path_factory.getbasetemp()  # before: files of tests that failed are kept
+    with (
+        TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True) as folder,
+        patch.dict(os.environ, TMPDIR=folder),
+        patch("tempfile.tempdir", folder),
+    ):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
+def own_cache(monkeypatch) -> Iterator[None]:
     """Every test starts with an empty cache."""
-    monkeypatch.setenv("EMBEDLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+    with TemporaryDirectory() as folder:
+        monkeypatch.setenv("EMBEDLAB_CACHE", folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -329,6 +329,24 @@ def test_a_bug_keeps_its_traceback():
         run_main(main)
 
 
+def test_the_end_of_a_process_collects_no_garbage():
+    """With torch and MLflow imported, that took as long as the import of either."""
+    code = """
+from embedlab.cli.parser import run_main
+
+class Reporter:
+    def __init__(self):
+        self.itself = self
+    def __del__(self):
+        print("collected")
+
+run_main(lambda argv: Reporter())
+"""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
 def test_a_closed_pipe_gives_no_traceback():
     """`python -m entrypoints.x | head -1`"""
     code = (

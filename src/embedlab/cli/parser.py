@@ -6,6 +6,7 @@ Parameters are named as in `MLproject`: `like_rule` there is `--like-rule` here.
 """
 
 import argparse
+import atexit
 import gc
 import os
 import sys
@@ -126,6 +127,8 @@ def run_main(main: Callable[[Sequence[str] | None], None]) -> None:
     Ctrl-C exits with 130, and a closed output pipe with 1. Any other exception keeps its traceback.
     """
     gc.set_threshold(NEW_OBJECTS_PER_COLLECTION)
+    # The end of the process frees its memory: to look for garbage among all modules takes a second.
+    atexit.register(gc.freeze)
     try:
         main(None)
     except EmbedlabError as error:

@@ -2,6 +2,7 @@
 recommendations change?"""
 
 from collections.abc import Sequence
+from functools import partial
 
 from embedlab.cli import arguments
 from embedlab.cli.parser import Parser, run_main
@@ -35,11 +36,11 @@ def build_parser() -> Parser:
     parser.add("reuse", boolean, True, "reuse child runs that are finished already")
     help_text = "local: one fit after another, in this process; ray: many at once, as tasks of Ray"
     parser.add("launcher", one_of(*LAUNCHERS), "local", help_text)
-    help_text = "with launcher=ray: auto, host:6379 or ray://host:10001; empty: a local Ray"
-    parser.add("ray_address", str.strip, "", help_text)
-    parser.add("cpus_per_fit", integer(1), 1, "with launcher=ray: cores that a fit reserves")
-    help_text = "with launcher=ray: GPUs that a fit reserves; 0.5: two fits share one"
-    parser.add("gpus_per_fit", number(0), 0.0, help_text)
+    with_ray = partial(parser.add, only_with="launcher=ray")
+    help_text = "auto, host:6379 or ray://host:10001; empty: a local Ray"
+    with_ray("ray_address", str.strip, "", help_text)
+    with_ray("cpus_per_fit", integer(1), 1, "cores that a fit reserves")
+    with_ray("gpus_per_fit", number(0), 0.0, "GPUs that a fit reserves; 0.5: two fits share one")
     return parser
 
 

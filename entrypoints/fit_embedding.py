@@ -45,7 +45,8 @@ def build_parser() -> Parser:
     )
     arguments.add_registration(parser, "movie-embedding")
     help_text = "score that versions compete by: cost, or ndcg on held-out likes (a second fit)"
-    parser.add("promote_by", one_of(*MOVIE_METRICS), "cost", help_text)
+    metrics = one_of(*MOVIE_METRICS)
+    parser.add("promote_by", metrics, "cost", help_text, only_with="register=true")
     return parser
 
 

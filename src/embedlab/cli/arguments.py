@@ -166,9 +166,11 @@ def add_precision(parser: Parser) -> None:
 def add_registration(parser: Parser, name: str) -> None:
     """The parameters that say whether and how the model is registered."""
     parser.add("register", types.boolean, False, "register the model at the end")
-    parser.add("model_name", types.model_name, name, "registered model to add it to")
+    help_text = "registered model to add it to"
+    parser.add("model_name", types.model_name, name, help_text, only_with="register=true")
     help_text = "whether it becomes champion; if_better: if it beats the champion on the same data"
-    parser.add("promote", types.one_of(*PROMOTE), "if_better", help_text)
+    promotions = types.one_of(*PROMOTE)
+    parser.add("promote", promotions, "if_better", help_text, only_with="register=true")
 
 
 def add_device(parser: Parser, help_text: str) -> None:

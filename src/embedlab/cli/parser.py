@@ -32,6 +32,8 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are OptionErrors: one sentence, no usage dump.
 
     parameters  argparse's action of each parameter, by the parameter's name.
+    only_with   what the other parameter must be for this one to have an effect, by its name:
+                `launcher=ray`.
     """
 
     def __init__(self, entry_point: str, description: str):
@@ -41,10 +43,21 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.parameters: dict[str, argparse.Action] = {}
+        self.only_with: dict[str, str] = {}
 
-    def add(self, name: str, type: Callable[[str], object], default: object, help: str) -> None:
+    def add(
+        self,
+        name: str,
+        type: Callable[[str], object],
+        default: object,
+        help: str,
+        only_with: str = "",
+    ) -> None:
         """Add the parameter `name`; default "" means 'not given', None 'required'."""
         note = f"default: {value_as_text(default) or 'none'}" if default is not None else "required"
+        if only_with:
+            self.only_with[name] = only_with
+            help = f"with {only_with}: {help}"
         self.parameters[name] = self.add_argument(
             _as_flag(name),
             type=type,
@@ -67,7 +80,8 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[Any, list[str]]:
         """Parse flags with one value each: the next word, even if it starts with a dash.
 
-        Raises OptionError if a word belongs to no parameter or a value is not UTF-8.
+        Raises OptionError if a word belongs to no parameter, a value is not UTF-8, or a value has
+        no effect without that of another parameter.
         """
         flags = set(map(_as_flag, self.parameters))
         joined: list[str] = []  # "--flag=value"
@@ -89,7 +103,19 @@ class Parser(argparse.ArgumentParser):
             flag, _, value = word.partition("=")
             if any("\ud800" <= letter <= "\udfff" for letter in value):  # not UTF-8
                 self.error(f"argument {flag}: expected text in UTF-8, got {value!a}")
-        return super().parse_known_args(joined, namespace)
+        parsed, rest = super().parse_known_args(joined, namespace)
+        self._refuse_ineffective(parsed)
+        return parsed, rest
+
+    def _refuse_ineffective(self, parsed: argparse.Namespace) -> None:
+        for name, needed in self.only_with.items():
+            other, _, value = needed.partition("=")
+            found = value_as_text(getattr(parsed, other))
+            if found != value and getattr(parsed, name) != self.parameters[name].default:
+                raise OptionError(
+                    f"{name}: expected {needed} with it, got {other}={found}, where it has no "
+                    f"effect: add {needed}, or leave {name} out"
+                )
 
     def _unknown_reason(self, words: Sequence[str]) -> str:
         """Every unknown name among the words, with the nearest parameter."""

@@ -64,8 +64,8 @@ def own_token(tmp_path_factory):
     ("arguments", "message"),
     [
         (["--launcher", "dask"], "launcher: expected one of local, ray; got 'dask'"),
-        (["--ray-address", "auto"], "launcher: expected ray with ray_address.* got local"),
-        (["--cpus-per-fit", "2"], "launcher: expected ray .* add launcher=ray, or leave them out"),
+        (["--ray-address", "auto"], "ray_address: expected launcher=ray .* got launcher=local"),
+        (["--cpus-per-fit", "2"], "cpus_per_fit: .* add launcher=ray, or leave cpus_per_fit out"),
         (["--cpus-per-fit", "0"], "cpus_per_fit: expected a whole number from 1"),
         (["--launcher", "ray", "--gpus-per-fit", "1.5"], "gpus_per_fit: expected a whole number"),
         (["--launcher", "ray", "--gpus-per-fit", "-1"], "gpus_per_fit: expected a number from 0"),

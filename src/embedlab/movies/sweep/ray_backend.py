@@ -82,11 +82,6 @@ class RayOptions:
 def resolve_launcher(launcher: str, options: RayOptions, device: str) -> RayOptions | None:
     """Ray's options; None for launcher=local. Raises OptionError for conflicts or without Ray."""
     if launcher == "local":
-        if options != RayOptions():
-            raise OptionError(
-                "launcher: expected ray with ray_address, cpus_per_fit or gpus_per_fit, got local, "
-                "which fits one after another in this process: add launcher=ray, or leave them out"
-            )
         return None
     if device not in ("auto", options.device):
         raise OptionError(

@@ -128,8 +128,7 @@ def memory(report: Report, ratings: str, n: int) -> None:
 def model(report: Report, likes: Likes, n: int) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((likes.n_movies, DIM)).astype(np.float32)
-    movies = likes.movies.assign(likes=likes.popularity)
-    titles = movies["title"].tolist()
+    titles = likes.movies["title"].tolist()
     index, neighbours = TitleIndex(titles, likes.popularity), Neighbours(vectors)
     typed = titles[likes.popularity.argmax()].rpartition(" (")[0].lower()
 
@@ -144,7 +143,7 @@ def model(report: Report, likes: Likes, n: int) -> None:
         mlflow.create_experiment("benchmark", Path(folder, "artifacts").as_uri())
         mlflow.set_experiment("benchmark")
         with start_run("benchmark", "benchmark", {}) as run:
-            uri = log_movie_model(run, vectors, movies, {})
+            uri = log_movie_model(run, vectors, likes.table, {})
         loaded = mlflow.pyfunc.load_model(uri)
         load_seconds = seconds_of_calls(lambda: mlflow.pyfunc.load_model(uri), n, warm_up=1)
         report.add("model load, imports done", load_seconds, "s")

@@ -165,11 +165,11 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="where to draw it")
     args = parser.parse_args()
     rows = [compare(args.ratings, args.folder / "first", args.n, args.users)]
+    show(rows)
     for size in args.sizes:
         folder = folder_of_size(args.folder, size)
         rows.append(compare(str(folder), folder, args.n, args.users))
         show(rows)
-    show(rows)
     if args.figure:
         draw(rows, args.figure)
 

@@ -25,7 +25,7 @@ from embedlab.movies.data.likes import find_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.data.weighting import weight_likes
 from embedlab.movies.solvers.objective import Factored
-from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, RED, new_figure, tidy
+from embedlab.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, TEAL, new_figure, tidy
 from embedlab.process import peak_memory
 from embedlab_serving.errors import TitleError
 from embedlab_serving.neighbours import Neighbours
@@ -34,7 +34,7 @@ from embedlab_serving.titles import TitleIndex
 SIZES = (SMALLEST, 1_000_000, 10_000_000, LARGEST)
 N_EPOCHS, N_TITLES = 5, 200
 LIKES, TITLES = "likes.npz", "titles.json"
-COLOURS = (BLUE, ORANGE, GREEN, RED, "#8e44ad", "#17a2b8", GREY, "#b8860b", "#222222")
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, TEAL, GREY, "#b8860b", "#222222")
 UNITS = {"memory of reading": "GiB", "memory of fitting": "GiB"}
 UNITS |= {"a title": "ms", "a missing title": "ms"}
 

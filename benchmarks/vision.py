@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=96)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
-    args, _ = parser.parse_known_args()
+    args = parser.parse_args()
     sides = Sides(args.images, args.resolution)
     measures: dict[str, Callable[[], list[float]]] = {
         "forward, bare": partial(sides.forward_bare, sides.ours),

@@ -62,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         process_group(params) as device,
     ):
         state = checkpoints.load_resumed()
-        # A parameter that an older checkpoint lacks keeps this command line's value.
         settings |= state.get("settings", {})
         settings["precision"] = broadcast(lambda: choose_precision(settings["precision"], device))
         with work_progress("decode images") as on_progress:

@@ -16,8 +16,6 @@ from unittest.mock import patch
 
 import pytest
 
-from embedlab.cli.parser import NEW_OBJECTS_PER_COLLECTION
-
 if TYPE_CHECKING:
     import mlflow
 
@@ -56,6 +54,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Collect garbage as entry points do, and not among the modules that are imported now."""
+    # Not at the top: `python -m tests.kill` imports this file without the project's `src`.
+    from embedlab.cli.parser import NEW_OBJECTS_PER_COLLECTION
+
     gc.collect()
     gc.freeze()
     gc.set_threshold(NEW_OBJECTS_PER_COLLECTION)

@@ -21,7 +21,8 @@ import mlflow
 import psutil
 from mlflow.entities import Run
 
-PROJECT = Path(__file__).resolve().parents[1]
+from tests.conftest import PROJECT
+
 PROCESS, GROUP, ENTRY_POINT = "process", "group", "entry point"
 EXPERIMENT = "kill"
 SECONDS_TO_END = 600  # of the longest, `main`, beside other work

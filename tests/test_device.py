@@ -1,6 +1,7 @@
-"""The device of tensors: its precisions, and whether torch.compile can work there."""
+"""The device of tensors: its precisions and memory, and whether torch.compile can work there."""
 
 import pytest
+import torch
 
 from embedlab import device
 from embedlab.errors import OptionError
@@ -20,6 +21,13 @@ def test_a_network_is_compiled_only_where_that_can_work(monkeypatch, tmp_path, m
     else:
         monkeypatch.setattr(device, "find_spec", lambda name: None)
     assert not device.can_compile()
+
+
+def test_memory_that_torch_keeps_for_its_next_tensors_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
+    assert device.free_bytes("cuda") == 500
 
 
 def test_precisions_that_the_cpu_lacks_are_refused():

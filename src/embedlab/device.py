@@ -34,7 +34,10 @@ def choose_precision(name: str, device: str) -> str:
     """
     on_gpu = device.startswith("cuda")
     if name == "float16" and not on_gpu:
-        raise OptionError("precision: float16 needs a GPU; take float32 or bfloat16 on the CPU")
+        raise OptionError(
+            "precision: float16 needs a GPU: take float32 or bfloat16 on the CPU, and resume a "
+            "training in float16 on a GPU"
+        )
     if name != "auto":
         return name
     if on_gpu:
@@ -45,13 +48,14 @@ def choose_precision(name: str, device: str) -> str:
 
 def can_compile() -> bool:
     """Whether torch.compile finds the tools that it builds CUDA kernels with."""
-    compilers = filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))
+    compilers = filter(None, (os.environ.get("CC"), "gcc", "clang"))
     headers = Path(sysconfig.get_path("include"), "Python.h")
     return bool(find_spec("triton")) and any(map(shutil.which, compilers)) and headers.is_file()
 
 
 def free_bytes(device: str) -> int:
-    """Free memory of `device`, in bytes."""
+    """Free memory of `device`, in bytes, including what torch keeps for its next tensors."""
     if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     return psutil.virtual_memory().available

@@ -334,6 +334,21 @@ def test_a_bug_keeps_its_traceback():
         run_main(main)
 
 
+def test_a_full_gpu_is_a_line_that_says_what_to_try(capsys):
+    import torch
+
+    def main(argv):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore on this.")
+
+    with pytest.raises(SystemExit) as ended:
+        run_main(main)
+    assert ended.value.code == 1
+    out, line = capsys.readouterr()
+    assert out == "" and line.count("\n") == 1
+    assert line.startswith("embedlab: the GPU has too little memory (CUDA out of memory. Tried to")
+    assert "smaller batch_size" in line and "More on this" not in line
+
+
 def test_the_end_of_a_process_collects_no_garbage():
     """With torch and MLflow imported, that took as long as the import of either."""
     code = """

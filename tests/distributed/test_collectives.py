@@ -1,10 +1,13 @@
-"""Collectives: which lost processes their error names."""
+"""Collectives: which lost processes their error names, and how many processes GPUs allow."""
 
 import os
 
 import psutil
+import pytest
+import torch
 
 from embedlab.distributed import collectives
+from embedlab.errors import OptionError
 from embedlab.process import this_host
 
 
@@ -14,3 +17,18 @@ def test_lost_processes_are_named():
     alive = {2: (this_host(), os.getpid(), psutil.Process().create_time())}
     assert collectives.ended_ranks_reason(lost | alive).startswith(f"{names} of ")
     assert collectives.ended_ranks_reason(alive) is None
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_every_rank_refuses_more_processes_than_gpus(monkeypatch, rank):
+    """Also rank 0, which would wait for the others."""
+    world = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (world | {"RANK": rank, "LOCAL_RANK": rank}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with (
+        pytest.raises(OptionError, match="processes: expected at most 1, one for each CUDA device"),
+        collectives.process_group({"device": "auto"}),
+    ):
+        pass

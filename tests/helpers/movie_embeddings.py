@@ -15,8 +15,7 @@ def embedding_of(ratings: str, dim: int) -> tuple[np.ndarray, pd.DataFrame, Titl
     files = locate_ratings(ratings)
     likes = find_likes(read_ratings(files.path, files.name), "user_mean")
     fit = fit_likes(likes.weighted, FitOptions("exact", dim=dim), 0, "cpu")
-    movies = likes.movies.assign(likes=likes.popularity)
-    return fit.embedding, movies, TitleIndex(movies["title"].tolist(), likes.popularity)
+    return fit.embedding, likes.table, TitleIndex(likes.movies["title"].tolist(), likes.popularity)
 
 
 def sample_embedding() -> tuple[np.ndarray, pd.DataFrame, TitleIndex]:

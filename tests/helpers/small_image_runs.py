@@ -11,7 +11,7 @@ def image_run(entry_point: str, accuracy: float, loss: float | None = None) -> T
     settings = dict.fromkeys(SPLIT_PARAMETERS, 0) | {"dataset": SAMPLE}
     with start_run(entry_point, entry_point, settings) as run:
         load_images(run, settings, lambda *_: None)
-        run.log_metrics({"best/val_accuracy": accuracy})
+        run.log_metrics({"best/val_accuracy": accuracy, "best/epoch": 1, "time/fit_seconds": 1})
         if loss is not None:
             run.log_metrics({"best/val_loss": loss})
     return run

@@ -1,6 +1,8 @@
 """A short run of the kill harness, whose full runs docs/reliability.md describes."""
 
 import random
+import subprocess
+import sys
 
 import pytest
 from conftest import PROJECT, long
@@ -13,6 +15,14 @@ ENTRY_POINTS = {path.stem for path in (PROJECT / "entrypoints").glob("[!_]*.py")
 
 def test_every_entry_point_is_killed(tmp_path):
     assert {command.entry_point for command in commands(tmp_path)} == ENTRY_POINTS
+
+
+def test_the_command_of_the_docs_starts():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kill", "--help"], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--kills" in done.stdout
 
 
 @long

@@ -150,7 +150,8 @@ def _as_parameter(flag: str) -> str:
 def run_main(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run an entry point as a process: an EmbedlabError is one line on stderr and exit code 1.
 
-    Ctrl-C exits with 130, and a closed output pipe with 1. Any other exception keeps its traceback.
+    Ctrl-C exits with 130, and a closed output pipe and a full GPU with 1. Any other exception keeps
+    its traceback.
     """
     gc.set_threshold(NEW_OBJECTS_PER_COLLECTION)
     # The end of the process frees its memory: to look for garbage among all modules takes a second.
@@ -173,6 +174,22 @@ def run_main(main: Callable[[Sequence[str] | None], None]) -> None:
     except BrokenPipeError:  # `... | head`: the reader has gone, and the output with it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        if not _fills_gpu(error):
+            raise
+        first_line = str(error).splitlines()[0]
+        print(
+            f"embedlab: the GPU has too little memory ({first_line}): try a smaller batch_size, "
+            "resolution or dim, end other programs on the GPU, or take device=cpu",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _fills_gpu(error: Exception) -> bool:
+    """Whether the memory of a GPU is full, as torch reports it, which may not be imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _close_open_run(error: EmbedlabError) -> None:

@@ -15,7 +15,13 @@ import torch
 import torch.distributed as dist
 
 from embedlab.device import choose_device
-from embedlab.distributed.env import is_main_process, local_rank, rank, world_size
+from embedlab.distributed.env import (
+    is_main_process,
+    local_rank,
+    local_world_size,
+    rank,
+    world_size,
+)
 from embedlab.errors import LostProcessError, OptionError
 from embedlab.process import has_ended, this_host
 
@@ -42,7 +48,7 @@ def process_group(params: Mapping[str, object]) -> Iterator[str]:
         yield device
         return
     if device == "cuda":
-        if local_rank() >= torch.cuda.device_count():
+        if local_world_size() > torch.cuda.device_count():  # all ranks see it, so none waits
             raise OptionError(
                 f"processes: expected at most {torch.cuda.device_count()}, one for each CUDA "
                 f"device of {this_host()}, or device=cpu"
@@ -50,11 +56,11 @@ def process_group(params: Mapping[str, object]) -> Iterator[str]:
         torch.cuda.set_device(local_rank())
     others: dict[int, Identity] = {}
     try:
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=MAX_WAIT)
         others |= enumerate(_all_gather_object((this_host(), os.getpid(), time.time())))
         del others[rank()]
-        assert_same_across_ranks("the parameters", dict(params))
+        assert_same_across_ranks("the parameters", {**params, "device": device})
         yield device
         dist.barrier()
         dist.destroy_process_group()

@@ -29,6 +29,11 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if is_distributed() else 0
 
 
+def local_world_size() -> int:
+    """The number of processes of this run on this host."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if is_distributed() else 1
+
+
 def is_main_process() -> bool:
     """Whether this is rank 0, which alone has an MLflow run, prints, and writes files."""
     return rank() == 0

@@ -7,6 +7,7 @@ import pandas as pd
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import KNeighborsRegressor
 
+from embedlab.movies.evaluation.metrics import unit_rows
 from embedlab.movies.genres import GENRE_GROUPS
 from embedlab.projection import project
 
@@ -58,8 +59,7 @@ def map_movies(
     movies   one row per vector: title, genres, likes.
     """
     rows = np.argsort(-movies["likes"].to_numpy(), kind="stable")[:n]
-    norms = np.linalg.norm(vectors[rows], axis=1, keepdims=True)
-    directions = vectors[rows] / np.where(norms > 0, norms, 1)  # (n, dim)
+    directions = unit_rows(vectors[rows])  # (n, dim)
     n_projected = min(len(rows), MAX_PROJECTED)
     anchors, others = directions[:n_projected], directions[n_projected:]
     if len(np.unique(anchors, axis=0)) < MIN_MAPPED:

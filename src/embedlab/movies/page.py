@@ -6,6 +6,7 @@ movies, a = 1 ranks as its `cosine`.
 """
 
 import base64
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from embedlab.movies.genres import GENRE_COLOURS, GENRE_GROUPS
 from embedlab.movies.movie_map import MovieMap
 from embedlab.movies.options import NORM_EXPONENTS
 from embedlab.pages.render import render_page
-from embedlab_serving.titles import TitleIndex
+from embedlab_serving.titles import parse_title
 
 MAX_POSITION = 9_999  # positions of a page are whole numbers
 N_NEIGHBOURS = 10
@@ -50,14 +51,18 @@ def explorer_page(movie_map: MovieMap, vectors: np.ndarray, caption: str) -> str
 
     caption  names the embedding in the page's first lines.
     """
-    index = TitleIndex(movie_map.movies["title"].tolist(), movie_map.movies["likes"].to_numpy())
-    duplicates = [index.duplicates_of([row]) for row in range(len(movie_map.rows))]
+    titles = movie_map.movies["title"].tolist()
+    identities = [parse_title(title).identity for title in titles]
+    rows_of = defaultdict[object, list[int]](list)
+    for row, identity in enumerate(identities):
+        rows_of[identity].append(row)
+    duplicates = [[r for r in rows_of[i] if r != row] for row, i in enumerate(identities)]
     low, high = movie_map.positions.min(0), movie_map.positions.max(0)
     scale = MAX_POSITION / max((high - low).max(), 1e-9)
     grid = np.rint((movie_map.positions - low) * scale).astype(int)  # (n, 2)
     nearest = nearest_movies(vectors[movie_map.rows], duplicates)
     data = {
-        "titles": movie_map.movies["title"].tolist(),
+        "titles": titles,
         "genres": movie_map.movies["genres"].str.replace("|", ", ", regex=False).tolist(),
         "likes": movie_map.movies["likes"].astype(int).tolist(),
         "groups": movie_map.groups.tolist(),

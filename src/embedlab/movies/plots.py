@@ -14,6 +14,7 @@ from matplotlib.typing import ColorType
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from embedlab.formatting import cost_as_text, counted, shortened
+from embedlab.movies.data.cooccurrence import most_liked_first
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.data.ratings import Ratings
 from embedlab.movies.genres import GENRE_COLOURS, GENRE_GROUPS
@@ -90,7 +91,7 @@ def plot_top_block(likes: Likes, n_top: int = 40) -> Figure:
 
     Similar movies are adjacent. The diagonal, which the cost leaves out, is grey.
     """
-    top = np.argsort(-likes.popularity, kind="stable")[:n_top]
+    top = most_liked_first(likes.matrix)[:n_top]
     top_likes = likes.matrix[:, top].astype(float)  # (n_users, n_top)
     counts, liked = (top_likes.T @ top_likes).toarray(), likes.popularity[top]
     # If x_i and x_j of U users like i and j independently, x_i x_j / U like both.

@@ -63,7 +63,7 @@ def save_view(
 ) -> str | None:
     """Save a chart view of the experiment under `view_id`, replacing an older one.
 
-    columns   of the table of runs: `params.x` or `metrics.y`.
+    columns   of the table of runs: `params.x`, `metrics.y` or `tags.z`.
     order_by  a metric and ASC or DESC, as `final/cost ASC`.
     filter_string
               of the runs, in MLflow's search syntax.

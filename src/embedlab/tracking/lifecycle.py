@@ -15,7 +15,7 @@ from pathlib import Path
 import mlflow
 from mlflow import environment_variables as mlflow_env
 from mlflow.entities import RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, StoreUnavailableError
@@ -65,7 +65,7 @@ def start_run(
             run.log_params(params)
             run.origin = origin
             if RANDOM_RUN_NAME.fullmatch(run.name):
-                run.set_tags({"mlflow.runName": run_name})
+                run.set_tags({MLFLOW_RUN_NAME: run_name})
             yield run
 
 

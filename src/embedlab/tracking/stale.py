@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import mlflow
 from mlflow.entities import Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_ENTRY_POINT
 
 from embedlab.process import has_ended, started_at, this_host
 from embedlab.tracking.store import safe_first_line
@@ -81,7 +82,7 @@ def find_stale(experiment_id: str, max_idle_hours: float = math.inf) -> list[Sta
 def _is_ours(run: Run) -> bool:
     """Whether the run is of this project, or made by `mlflow run` and adopted by no process."""
     tags = run.data.tags
-    is_untouched = "mlflow.project.entryPoint" in tags and not run.data.metrics
+    is_untouched = MLFLOW_PROJECT_ENTRY_POINT in tags and not run.data.metrics
     return is_untouched or "entry_point" in tags or "process_started" in tags
 
 

@@ -219,7 +219,7 @@ class TrackedRun:
         dataset = MetaDataset(  # type: ignore[abstract]
             resolved, name=name, digest=digest[:DIGEST_CHARACTERS]
         )
-        mlflow.log_input(dataset, context=context)
+        self.call_online(lambda: mlflow.log_input(dataset, context=context))
 
     def log_inputs_of(self, run_id: str) -> None:
         """Log the data sets of another run as this one's, too."""

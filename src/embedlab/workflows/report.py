@@ -19,6 +19,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from PIL import Image
 
 from embedlab.errors import TrackingError
@@ -62,7 +63,7 @@ def _runs_with(ids: tuple[str, ...]) -> dict[str, Run]:
         if FIT_KEY in run.data.tags:
             raise TrackingError(
                 f"runs: {run.info.run_id} is one fit of a comparison: give the comparison's id, "
-                f"{run.data.tags['mlflow.parentRunId']}."
+                f"{run.data.tags[MLFLOW_PARENT_RUN_ID]}."
             )
         if entry_point in runs:
             raise TrackingError(

@@ -26,6 +26,29 @@ def test_norms_and_biases_are_not_decayed():
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_a_first_step_that_float16_skips_leaves_no_trace(monkeypatch, optimizer, nesterov):
+    """torch's fused SGD kept uninitialised memory, here nan, as the momentum."""
+    monkeypatch.setattr(torch, "empty_like", lambda like, **_: torch.full_like(like, torch.nan))
+    options = replace(SHORT, optimizer=optimizer, momentum=0.9, nesterov=nesterov)
+    ends = []
+    for losses in (["inf", 2.0, 3.0], [2.0, 3.0]):
+        layer = torch.nn.Linear(4, 3)
+        with torch.no_grad():
+            layer.weight.copy_(torch.arange(12.0).reshape(3, 4) / 10)
+            layer.bias.fill_(0.5)
+        updates, scaler = build_optimizer(layer, options), torch.amp.GradScaler("cpu")
+        for factor in losses:
+            updates.zero_grad()
+            scaler.scale(float(factor) * layer(torch.ones(2, 4)).square().sum()).backward()
+            scaler.step(updates)
+            scaler.update()
+        ends.append([parameter.detach().clone() for parameter in layer.parameters()])
+    for after_skip, expected in zip(*ends, strict=True):
+        assert torch.equal(after_skip, expected)
+
+
 def rates(options: FinetuneOptions, steps_per_epoch: int) -> list[float]:
     """The learning rate of every step."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=options.lr)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from unittest.mock import PropertyMock, patch
+from unittest.mock import Mock, PropertyMock, patch
 
 import numpy as np
 import pytest
@@ -383,8 +383,14 @@ def test_a_checkpoint_of_other_images_is_refused():
     trainer.split = replace(trainer.split, digest="changed")
     with pytest.raises(DataError, match="resume: expected the images that this training began"):
         trainer.load_state(state)
-    del state["data_digest"]  # as an earlier version wrote it
-    trainer.load_state(state)
+
+
+def test_a_full_gpu_is_not_taken_for_a_checkpoint_that_does_not_fit(monkeypatch):
+    state, trainer = trainer_of().state(), trainer_of()
+    full = torch.OutOfMemoryError("CUDA out of memory.")
+    monkeypatch.setattr(trainer._optimizer, "load_state_dict", Mock(side_effect=full))
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.load_state(state)
 
 
 def test_a_checkpoint_of_another_network_is_refused():

@@ -8,7 +8,7 @@
   const mostLiked = Math.max(...likes, 1);
   const number = new Intl.NumberFormat("en");
 
-  let chosen = -1, exponent = 0, hovered = -1, transform = d3.zoomIdentity;
+  let chosen = -1, exponent = 0, transform = d3.zoomIdentity;
   let width = 0, height = 0, scale = 1;
   const shown = new Set(d3.range(groupNames.length));
 
@@ -251,7 +251,7 @@
   };
   const tip = byId("tip");
   canvas.addEventListener("pointermove", (event) => {
-    hovered = at(event);
+    const hovered = at(event);
     tip.hidden = hovered < 0;
     canvas.style.cursor = hovered < 0 ? "grab" : "pointer";
     if (hovered < 0) return;

@@ -31,18 +31,18 @@ PAIR_COLUMNS = ("first", "second", "difference", "only_first_right", "only_secon
 class ComparedRun:
     """A finished run: its name, its kind (entry point), and its predictions for the test images.
 
-    seconds        wall time of the fit; None if the run has not logged it.
+    seconds        wall time of the fit.
     weights        the parameter `weights`: what the network started from.
     dataset        the parameter `dataset`: where its images are.
     images_digest  sha256 of these images, as `ImageDataset.digest`.
     history        a record of every epoch.
-    best_epoch     the epoch that validation chose; -1 if the run has not logged it.
+    best_epoch     the epoch that validation chose.
     """
 
     name: str
     entry_point: str
     val_accuracy: float
-    seconds: float | None
+    seconds: float
     predictions: Predictions
     weights: str
     id: str
@@ -86,11 +86,10 @@ class Comparison:
         corrected = f" after multiplying by the {n_pairs} pairs of runs" if n_pairs > 1 else ""
         lines = [heading, ""]
         for row in self.table.itertuples():
-            minutes = "" if pd.isna(row.minutes) else f", {duration(60 * row.minutes)} of computing"
             lines.append(
                 f"- **{row.run}** ({row.kind}): {row.accuracy:.2%} of {n_test:,} test images right "
                 f"(95% interval {row.low:.2%} to {row.high:.2%}), validation "
-                f"{row.val_accuracy:.2%}{minutes}."
+                f"{row.val_accuracy:.2%}, {duration(60 * row.minutes)} of computing."
             )
         lines.append("")
         for pair in self.pairs.itertuples():
@@ -124,8 +123,7 @@ def compare_runs(runs: list[ComparedRun], classes: tuple[str, ...]) -> Compariso
         report = evaluate(run.predictions, classes)
         recall[run.name] = report.per_class["recall"].to_numpy()
         leading = run.name, run.entry_point, run.val_accuracy, report.accuracy, *report.interval
-        minutes = None if run.seconds is None else run.seconds / 60
-        rows.append((*leading, report.loss, report.calibration_error, minutes))
+        rows.append((*leading, report.loss, report.calibration_error, run.seconds / 60))
         difference = best.predictions.score.accuracy - report.accuracy
         only_best, only_run, p_value = mcnemar(best.predictions, run.predictions)
         p_value = min(1.0, p_value * math.comb(len(runs), 2))

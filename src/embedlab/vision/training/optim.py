@@ -31,7 +31,13 @@ def build_optimizer(
         return torch.optim.LBFGS(trainable, lr, line_search_fn="strong_wolfe")
     if options.optimizer == "sgd":
         nesterov = options.nesterov and momentum > 0
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+        sgd = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+        if momentum:
+            # If the gradients of the first step overflow, in float16, torch skips the step, but
+            # keeps the memory that it has reserved for the momentum, whatever that contains.
+            for parameter in trainable:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     if options.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
     adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer]

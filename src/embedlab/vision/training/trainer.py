@@ -128,13 +128,12 @@ class Trainer:
 
         Raises DataError if it belongs to other images, another network or another recipe.
         """
-        digest = self.split.digest
-        if state.get("data_digest", digest) != digest:  # an older checkpoint has none
-            raise DataError(
-                f"resume: expected the images that this training began with, but those of "
-                f"{self.images.name} have changed since: put them back, or start anew."
-            )
         try:
+            if state["data_digest"] != self.split.digest:
+                raise DataError(
+                    f"resume: expected the images that this training began with, but those of "
+                    f"{self.images.name} have changed since: put them back, or start anew."
+                )
             for name, item in self._stateful.items():
                 item.load_state_dict(state[name])
             self._generator.set_state(state["rng"])
@@ -143,6 +142,8 @@ class Trainer:
             best = state["best"]
             score = AccuracyAndLoss(best["accuracy"], best["loss"])
             self.best = BestEpoch(best["epoch"], score, best["network"])
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise DataError(
                 f"resume: the checkpoint does not fit this network and recipe ({error}); start "

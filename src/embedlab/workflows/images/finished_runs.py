@@ -81,14 +81,14 @@ def _read(run: Run, is_unique: bool) -> ComparedRun:
         name=run.info.run_name if is_unique else f"{run.info.run_name} ({run_id[:6]})",
         entry_point=tags["entry_point"],
         val_accuracy=metrics["best/val_accuracy"],
-        seconds=metrics.get("time/fit_seconds"),
+        seconds=metrics["time/fit_seconds"],
         predictions=_test_predictions(run_id),
         weights=resolved_param(run.data.params, "weights") or "",
         id=run_id,
         dataset=resolved_param(run.data.params, "dataset") or "",
         images_digest=tags["pictures_digest"],
         history=read_history(run_id, CURVE_METRICS),
-        best_epoch=int(metrics.get("best/epoch", -1)),
+        best_epoch=int(metrics["best/epoch"]),
     )
 
 

@@ -64,7 +64,7 @@ def find_finished_fit(experiment_id: str, key: str, job: Job, queries: Queries) 
         with suppress(MlflowException, IndexError, *DAMAGED_ARRAY):  # partly deleted, damaged
             history = read_history(run_id, ["train/cost"])
             result = _read_result(run, history, reason == "finished")
-            lists: ListsByEpoch = {}  # older versions logged none, and so do fits that diverged
+            lists: ListsByEpoch = {}  # the exact solver and fits that diverged log none
             if has_artifact(run_id, LISTS_PATH):
                 content = download_artifact(f"runs:/{run_id}/{LISTS_PATH}").read_bytes()
                 lists = read_lists(content, queries)

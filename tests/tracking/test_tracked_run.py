@@ -46,6 +46,7 @@ QUOTED = {
     "titles": "Apollo 13|Toy Story",
     "reason": 'it\'s "better" than $HOME',
     "learning_rates": "adam:3,1/sgd:2e-5",
+    "register": "true",
     "model_name": "my movies",
     "experiment": "my experiment",
     "version": "1",

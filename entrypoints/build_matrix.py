@@ -77,14 +77,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             save_likes(likes, folder)
             if result.counts is not None:
                 save_sparse(result.counts, folder / COUNTS_FILE)
-        dropped = "".join(
-            f", {n:,} dropped ({why.replace('_', ' ')})" for why, n in ratings.dropped.items() if n
-        )
         summary = (
-            f"{likes.name}: {counted(ratings.n_ratings, 'rating')}{dropped}, "
-            f"{counted(ratings.n_users, 'user')}, {counted(ratings.n_movies, 'movie')}, "
-            f"{counted(likes.matrix.nnz, 'like')}; {counted(result.nonzeros, 'entry', 'entries')} "
-            f"of the matrix other than 0 ({result.density:.1%})"
+            f"{ratings}, {counted(likes.matrix.nnz, 'like')}; "
+            f"{counted(result.nonzeros, 'entry', 'entries')} of the matrix other than 0 "
+            f"({result.density:.1%})"
         )
         notes = [*likes.remarks, *([NOT_KEPT] if result.counts is None else [])]
         fit_command = command("fit_embedding", matrix=f"runs:/{run.id}/matrix")

@@ -77,7 +77,8 @@ def test_files_left_out_are_in_a_table_and_the_first_are_printed(tmp_path, capsy
     assert artifact(ended, "unreadable.txt") == lines
     assert ended.data.params["data/unreadable"] == "8"
     said = "8 files and folders left out, such as __MACOSX (the system's metadata and previews), "
-    assert said + "cat/broken0.jpg (not an image), " in capsys.readouterr().out
+    said += "cat/broken0.jpg and 5 more (not an image), fox (an empty folder); tables/unreadable"
+    assert said in capsys.readouterr().out
 
 
 def test_copies_in_two_parts_are_counted_listed_and_printed(tmp_path, capsys):
@@ -94,7 +95,8 @@ def test_copies_in_two_parts_are_counted_listed_and_printed(tmp_path, capsys):
         assert row[:3] == (f"test/cat/copy{number}.png", "test", f"train/cat/{number:02}.png")
         assert row[3] in ("train", "val")
     out = capsys.readouterr().out
-    assert "have 2 copies of images in other parts, such as test/cat/copy0.png (test) of" in out
+    assert "2 copies of images in other parts, such as test/cat/copy0.png (test), a copy of" in out
+    assert "2 of them belong to another class" not in out
     assert "Of pets only train/ and test/ are read, not more/. To use" in out
 
 

@@ -60,7 +60,7 @@ def test_rollback_says_what_has_changed_and_how_to_undo_it(client, capsys):
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"{NAME}: version 1 is champion (version 2 was): odd films"
     undo = shlex.split(said[1].removeprefix("Undo it with  "))
-    assert undo[:5] == ["mlflow", "run", ".", "-e", "promote"]
+    assert undo[:5] == ["mlflow", "run", str(PROJECT), "-e", "promote"]
 
     tags = client.get_model_version(NAME, "1").tags
     assert (tags["promoted_because"], tags["replaces_version"]) == ("odd films", "2")

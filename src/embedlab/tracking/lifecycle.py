@@ -10,7 +10,6 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import mlflow
 from mlflow import environment_variables as mlflow_env
@@ -19,6 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, StoreUnavailableError
+from embedlab.formatting import PROJECT_ROOT
 from embedlab.tracking import signals, store
 from embedlab.tracking.database import initialise_store, ping_store
 from embedlab.tracking.offline.retry import retry_until_available, short_requests, wait_limit
@@ -26,7 +26,6 @@ from embedlab.tracking.offline.spool import send_earlier_spools
 from embedlab.tracking.stale import mark_stale_runs, owner_tags
 from embedlab.tracking.tracked_run import NullRun, TrackedRun
 
-PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = "embedlab"
 SYSTEM_METRICS_SECONDS = 2  # with MLflow's default, 10, short runs would have no system metrics
 MAX_RUN_NAME = 250  # characters, the width of MLflow's column; SQLite does not enforce it

@@ -18,8 +18,8 @@ import mlflow
 import pandas as pd
 
 from embedlab.errors import TrackingError
+from embedlab.formatting import PROJECT_ROOT
 from embedlab.tracking.finished import download_artifact
-from embedlab.tracking.lifecycle import PROJECT_ROOT
 from embedlab.tracking.offline.retry import outage_reason
 from embedlab.tracking.store import safe_first_line
 from embedlab.tracking.tracked_run import TrackedRun

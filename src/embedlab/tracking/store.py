@@ -62,7 +62,8 @@ def explain_store_errors() -> Iterator[None]:
         name = f" '{error.filename}'" if error.filename else ""
         raise TrackingError(
             f"a file{name} of the run cannot be written ({error.strerror}): make room, or set "
-            f"MLFLOW_TRACKING_URI, now {store_address()}, to a store that can be written."
+            f"MLFLOW_TRACKING_URI, now {store_address()}, to a store that can be written. A new "
+            "experiment in a database keeps its files where `mlflow run` was called."
         ) from error
 
 

@@ -11,7 +11,8 @@ import psutil
 from mlflow.exceptions import ExecutionException
 
 from embedlab.errors import TrackingError
-from embedlab.tracking.lifecycle import PROJECT_ROOT, end_stopped_steps
+from embedlab.formatting import PROJECT_ROOT
+from embedlab.tracking.lifecycle import end_stopped_steps
 
 
 def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:

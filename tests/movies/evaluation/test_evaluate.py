@@ -133,6 +133,7 @@ def test_the_entry_point_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert "Left out: gensim's item2vec, not installed (pip install -r requirements-extra" in out
     chosen = {name: params[f"chosen_{name}"] for name in ("user_weight", "item_power")}
     source = {"ratings": "sample", "like_rule": "user_mean", **chosen}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     fit = command("fit_embedding", **source, optimizer="exact", dim=params["chosen_dim"])
     assert fit in out
 

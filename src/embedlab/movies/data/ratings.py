@@ -68,6 +68,16 @@ class Ratings:
     dropped: dict[str, int]
     digest: str
 
+    def __str__(self) -> str:
+        """What was read, as a phrase: `sample: 7,196 ratings, 240 users, 82 movies`."""
+        dropped = "".join(
+            f", {n:,} dropped ({why.replace('_', ' ')})" for why, n in self.dropped.items() if n
+        )
+        return (
+            f"{self.name}: {counted(self.n_ratings, 'rating')}{dropped}, "
+            f"{counted(self.n_users, 'user')}, {counted(self.n_movies, 'movie')}"
+        )
+
     @property
     def n_users(self) -> int:
         return len(self.user_ids)

@@ -7,7 +7,7 @@
   const above = (gap) => {
     if (gap === null) return "diverged";
     const percent = Math.abs(gap) < 5e-5 ? 0 : 100 * gap;
-    return `${percent < 0 ? "" : "+"}${percent < 10 ? percent.toFixed(2) : percent < 1e6 ? number.format(percent)
+    return `${percent < 0 ? "" : "+"}${percent < 10 ? percent.toFixed(2) : percent < 1e8 ? number.format(percent)
       : percent.toExponential(1)}%`;
   };
   // The first fit shown shares about half of its list, so that a reader sees differences.
@@ -71,7 +71,7 @@
   };
 
   // ---- the table of rates -------------------------------------------------------------------
-  const shade = d3.scaleSequentialLog([1e4, 1e-4], d3.interpolateViridis).clamp(true);
+  const shade = d3.scaleSequentialLog([1e-4, 1e4], d3.interpolateViridis).clamp(true);
   const buttons = new Map();
   for (const [optimizer, group] of d3.group(fits, (fit) => fit.optimizer)) {
     const heading = make("th", optimizer);

@@ -49,16 +49,24 @@ def draw_rows(rows: Sequence[Row], title: str, headings: Sequence[Heading] = ())
     axes.axis("off")
     for x, text in headings:
         axes.text(x, -0.12, text, ha="center", va="bottom", color=GREY, weight="bold")
+    shown = [tile for _, tiles in rows for tile in tiles if tile and tile.image is not None]
+    n_letters = max((len(line) for tile in shown for line in _caption(tile).split("\n")), default=0)
     for i, (name, tiles) in enumerate(rows):
         y = TILE_HEIGHT * i
         axes.text(-0.15, y + 0.5, textwrap.fill(name, 18), ha="right", va="center", size=11)
         for x, tile in enumerate(tiles):
             if tile is not None:
-                _draw_tile(axes, x, y, tile)
+                _draw_tile(axes, x, y, tile, caption_size=8 if n_letters > 11 else 10)
     return figure
 
 
-def _draw_tile(axes: Axes, x: float, y: float, tile: Tile) -> None:
+def _caption(tile: Tile) -> str:
+    """The tile's text, with long lines shortened in the middle."""
+    lines = tile.caption.split("\n")
+    return "\n".join(t if len(t) <= 14 else f"{t[:7]}…{t[-6:]}" for t in lines)
+
+
+def _draw_tile(axes: Axes, x: float, y: float, tile: Tile, caption_size: int) -> None:
     """Draw a tile whose upper left corner is at (x, y)."""
     if tile.image is None:
         text = axes.text(x + 0.5, y + 0.5, tile.caption, ha="center", va="center")
@@ -66,7 +74,5 @@ def _draw_tile(axes: Axes, x: float, y: float, tile: Tile) -> None:
         return
     box = (x + 0.03, x + 0.97, y + 0.97, y + 0.03)  # left, right, bottom, top
     axes.imshow(tile.image.transpose(1, 2, 0), extent=box, interpolation="bicubic", aspect="auto")
-    lines = [t if len(t) <= 14 else f"{t[:7]}…{t[-6:]}" for t in tile.caption.split("\n")]
-    letter_size = 8 if max(map(len, lines)) > 11 else 10
-    caption = axes.text(x + 0.5, y + 1, "\n".join(lines), ha="center", va="top")
-    caption.set(size=letter_size, color=tile.colour)
+    caption = axes.text(x + 0.5, y + 1, _caption(tile), ha="center", va="top")
+    caption.set(size=caption_size, color=tile.colour)

@@ -1,5 +1,6 @@
 """The images that an image entry point computes with: split, lineage, what was left out."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from embedlab.vision.data.splits import Split, duplicates_across_parts, split_im
 from embedlab.vision.evaluation import plots
 
 LEFT_OUT_TABLE, DUPLICATES_TABLE = "tables/unreadable.json", "tables/duplicates.json"
-NAMES_SHOWN = 3
+REASONS_SHOWN = 5
 TRAINING_IMAGES, TRAINING_COLUMNS = 36, 12
 
 
@@ -62,10 +63,16 @@ def _log_left_out(run: TrackedRun, left_out: Sequence[LeftOutFile]) -> str:
     run.log_text("".join(f"{item}\n" for item in left_out), "unreadable.txt")
     run.log_table(pd.DataFrame(left_out, columns=["file", "reason"]), LEFT_OUT_TABLE)
     n = counted(len(left_out), "file or folder", "files and folders")
-    shown = ", ".join(f"{item.name} ({item.reason})" for item in left_out[:NAMES_SHOWN])
-    if len(left_out) <= NAMES_SHOWN:
-        return f"{n} left out: {shown}."
-    return f"{n} left out, such as {shown}; {LEFT_OUT_TABLE} of the run lists all."
+    names = defaultdict[str, list[str]](list)
+    for item in left_out:
+        names[item.reason].append(item.name)
+    examples = [
+        f"{same[0]}{f' and {len(same) - 1:,} more' if len(same) > 1 else ''} ({reason})"
+        for reason, same in list(names.items())[:REASONS_SHOWN]
+    ]
+    if len(examples) == len(left_out):
+        return f"{n} left out: {', '.join(examples)}."
+    return f"{n} left out, such as {', '.join(examples)}; {LEFT_OUT_TABLE} of the run lists all."
 
 
 def _log_duplicates(
@@ -79,10 +86,13 @@ def _log_duplicates(
     )
     run.log_table(table, DUPLICATES_TABLE)
     copy, part, original, other_part = table.iloc[0]
+    rows, firsts = np.array(duplicates).T
+    n_relabelled = int((images.labels[rows] != images.labels[firsts]).sum())
+    relabelled = f" {n_relabelled:,} of them belong to another class." if n_relabelled else ""
     return (
         f"The validation and test parts have {counted(len(duplicates), 'copy', 'copies')} of "
-        f"images in other parts, such as {copy} ({part}) of {original} ({other_part}), "
-        f"which makes accuracies too high: remove them; {DUPLICATES_TABLE} of the run lists all."
+        f"images in other parts, such as {copy} ({part}), a copy of {original} ({other_part})."
+        f"{relabelled} A copy tests nothing: remove it; {DUPLICATES_TABLE} of the run lists all."
     )
 
 

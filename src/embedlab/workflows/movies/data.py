@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from embedlab.datasets.cache import absolute_path
 from embedlab.datasets.movielens import RATINGS_NAMES, locate_ratings, ratings_name
 from embedlab.errors import TrackingError
+from embedlab.formatting import counted
 from embedlab.movies.data.likes import Likes, find_likes, load_likes
 from embedlab.movies.data.ratings import read_ratings
 from embedlab.movies.options import check_like_rule
@@ -56,13 +57,14 @@ def find_or_load_likes(
     non_default
             the parameters that are not at their default. Raises OptionError if one of them
             contradicts the matrix.
-    notify  receives a sentence per peculiarity of the data.
+    notify  receives the sizes of the data, and a sentence per peculiarity.
     """
     if source := params["matrix"]:
         likes = load_likes(fetch_matrix(source))
         given = dict(non_default)
         if "ratings" in given:
             given["ratings"] = ratings_name(params["ratings"])
+        read = f"{likes.name}: {counted(likes.n_movies, 'movie')}"
         recorded = likes.params | {"like_rule": check_like_rule(likes.like_rule)}
         refuse_conflicts(f"matrix={source}", recorded, given)
     else:
@@ -70,10 +72,11 @@ def find_or_load_likes(
         ratings = read_ratings(files.path, files.name)
         weighting = {name: params[name] for name in ("user_weight", "item_power") if name in params}
         source, likes = files.source, find_likes(ratings, params["like_rule"], **weighting)
+        read = str(ratings)
     run.log_dataset(f"{likes.name} likes", likes.digest, source, "training")
     run.log_params(likes.params)
-    for remark in likes.remarks:
-        notify(remark)
+    for line in (f"{read}, {counted(likes.matrix.nnz, 'like')}", *likes.remarks):
+        notify(line)
     return likes
 
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from embedlab.distributed.env import is_main_process
 from embedlab.distributed.launch import SECONDS_FOR_MAIN_PROCESS
 from embedlab.errors import EmbedlabError, MainProcessKilledError, OptionError, TrackingError
-from embedlab.formatting import value_as_text
+from embedlab.formatting import first_line, value_as_text
 
 HELP = frozenset(("-h", "--help"))
 EXIT_INTERRUPTED = 130
@@ -177,10 +177,9 @@ def run_main(main: Callable[[Sequence[str] | None], None]) -> None:
     except Exception as error:
         if not _fills_gpu(error):
             raise
-        first_line = str(error).splitlines()[0]
         print(
-            f"embedlab: the GPU has too little memory ({first_line}): try a smaller batch_size, "
-            "resolution or dim, end other programs on the GPU, or take device=cpu",
+            f"embedlab: the GPU has too little memory ({first_line(error)}): try a smaller "
+            "batch_size, resolution or dim, end other programs on the GPU, or take device=cpu",
             file=sys.stderr,
         )
         sys.exit(1)

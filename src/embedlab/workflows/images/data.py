@@ -88,7 +88,7 @@ def _log_duplicates(
     copy, part, original, other_part = table.iloc[0]
     rows, firsts = np.array(duplicates).T
     n_relabelled = int((images.labels[rows] != images.labels[firsts]).sum())
-    relabelled = f" {n_relabelled:,} of them belong to another class." if n_relabelled else ""
+    relabelled = f" In another class: {n_relabelled:,} of them." if n_relabelled else ""
     return (
         f"The validation and test parts have {counted(len(duplicates), 'copy', 'copies')} of "
         f"images in other parts, such as {copy} ({part}), a copy of {original} ({other_part})."

@@ -77,7 +77,7 @@ def own_temporary_files(tmp_path_factory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch) -> Iterator[None]:
     """Every test starts with an empty cache."""
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         monkeypatch.setenv("EMBEDLAB_CACHE", folder)
         yield
 

@@ -100,12 +100,15 @@ def test_the_first_line_of_an_error_is_never_empty(error, text):
     [
         (None, "."),
         (f"sqlite:///{PROJECT}/mlflow.db", "."),
+        (f"sqlite:///{PROJECT}/docs/../mlflow.db", "."),
+        ("sqlite:///mlflow.db", "."),
         ("http://127.0.0.1:5000", "."),
         ("postgresql://here/runs", "."),
         ("sqlite:////somewhere/else/mlflow.db", str(PROJECT)),
     ],
 )
 def test_a_command_finds_the_store_from_where_it_is_called(monkeypatch, store, project):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if store:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     assert command("recommend").split()[:4] == ["mlflow", "run", project, "-e"]

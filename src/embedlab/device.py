@@ -35,8 +35,8 @@ def choose_precision(name: str, device: str) -> str:
     on_gpu = device.startswith("cuda")
     if name == "float16" and not on_gpu:
         raise OptionError(
-            "precision: float16 needs a GPU: take float32 or bfloat16 on the CPU, and resume a "
-            "training in float16 on a GPU"
+            "precision: float16 needs a GPU: take float32 or bfloat16 on the CPU; a training in "
+            "float16 can be resumed on a GPU only"
         )
     if name != "auto":
         return name

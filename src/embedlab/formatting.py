@@ -57,12 +57,12 @@ def percent(share: float) -> str:
 def command(entry_point: str, **parameters: object) -> str:
     """The shell command of an entry point: `mlflow run . -e recommend … -P title='Toy Story'`.
 
-    If the store is a database in another folder, where `mlflow run` was called, the command names
-    the project's folder instead of `.`: it finds the store from there only.
+    If the store is an SQLite file outside of the project's folder, the command names that folder
+    instead of `.`, so that it works in the store's folder.
     """
     flags = (f" -P {name}={shlex.quote(value_as_text(v))}" for name, v in parameters.items())
     database = os.environ.get("MLFLOW_TRACKING_URI", "").partition("sqlite:///")[2]
-    is_elsewhere = database and Path(database).parent != PROJECT_ROOT
+    is_elsewhere = database and Path(PROJECT_ROOT, database).resolve().parent != PROJECT_ROOT
     project = shlex.quote(str(PROJECT_ROOT)) if is_elsewhere else "."
     start = f"mlflow run {project} -e {entry_point} --env-manager local --experiment-name embedlab"
     return start + "".join(flags)

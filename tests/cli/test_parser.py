@@ -346,11 +346,11 @@ def test_a_full_gpu_is_a_line_that_says_what_to_try(capsys):
     out, line = capsys.readouterr()
     assert out == "" and line.count("\n") == 1
     assert line.startswith("embedlab: the GPU has too little memory (CUDA out of memory. Tried to")
-    assert "smaller batch_size" in line and "More on this" not in line
+    assert "smaller resolution or batch_size" in line and "More on this" not in line
 
 
 def test_the_end_of_a_process_collects_no_garbage():
-    """With torch and MLflow imported, that took as long as the import of either."""
+    """With torch and MLflow imported, that took a second."""
     code = """
 from embedlab.cli.parser import run_main
 

@@ -1,6 +1,7 @@
 """Collectives: which lost processes their error names, and how many processes GPUs allow."""
 
 import os
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -32,3 +33,18 @@ def test_every_rank_refuses_more_processes_than_gpus(monkeypatch, rank):
         collectives.process_group({"device": "auto"}),
     ):
         pass
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda", "cpu:gloo,cuda:nccl")])
+def test_nccl_is_needed_on_gpus_only(monkeypatch, device, backend):
+    world = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (world | {"RANK": "0", "LOCAL_RANK": "0"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    joined = Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr(collectives.dist, "init_process_group", joined)
+    with pytest.raises(KeyboardInterrupt), collectives.process_group({"device": device}):
+        pass
+    assert joined.call_args.args == (backend,)

@@ -191,8 +191,8 @@ def test_without_the_git_program_the_version_is_unknown(client, monkeypatch):
                 "stop_reason": "error",
                 "error": "a file 'curves.png' of the run cannot be written (No space left on "
                 "device): make room, or set MLFLOW_TRACKING_URI, now {uri}, to a store that can "
-                "be written. A new experiment in a database keeps its files where `mlflow run` was "
-                "called.",
+                "be written. With a database, call `mlflow run` from a folder that can be written: "
+                "a new experiment keeps its files there.",
             },
         ),
         (

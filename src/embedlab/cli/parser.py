@@ -179,7 +179,8 @@ def run_main(main: Callable[[Sequence[str] | None], None]) -> None:
             raise
         print(
             f"embedlab: the GPU has too little memory ({first_line(error)}): try a smaller "
-            "batch_size, resolution or dim, end other programs on the GPU, or take device=cpu",
+            "resolution or batch_size, for movies objective=factored or a smaller dim, end other "
+            "programs on the GPU, or take device=cpu",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -48,7 +48,7 @@ def process_group(params: Mapping[str, object]) -> Iterator[str]:
         yield device
         return
     if device == "cuda":
-        if local_world_size() > torch.cuda.device_count():  # all ranks see it, so none waits
+        if local_world_size() > torch.cuda.device_count():  # all ranks of this host see it
             raise OptionError(
                 f"processes: expected at most {torch.cuda.device_count()}, one for each CUDA "
                 f"device of {this_host()}, or device=cpu"
@@ -60,7 +60,8 @@ def process_group(params: Mapping[str, object]) -> Iterator[str]:
         dist.init_process_group(backend, timeout=MAX_WAIT)
         others |= enumerate(_all_gather_object((this_host(), os.getpid(), time.time())))
         del others[rank()]
-        assert_same_across_ranks("the parameters", {**params, "device": device})
+        assert_same_across_ranks("the parameters", dict(params))
+        assert_same_across_ranks(f"device={params['device']}, which is {device} here", device)
         yield device
         dist.barrier()
         dist.destroy_process_group()

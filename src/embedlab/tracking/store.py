@@ -62,8 +62,9 @@ def explain_store_errors() -> Iterator[None]:
         name = f" '{error.filename}'" if error.filename else ""
         raise TrackingError(
             f"a file{name} of the run cannot be written ({error.strerror}): make room, or set "
-            f"MLFLOW_TRACKING_URI, now {store_address()}, to a store that can be written. A new "
-            "experiment in a database keeps its files where `mlflow run` was called."
+            f"MLFLOW_TRACKING_URI, now {store_address()}, to a store that can be written. With "
+            "a database, call `mlflow run` from a folder that can be written: a new experiment "
+            "keeps its files there."
         ) from error
 
 

@@ -68,7 +68,7 @@ def _log_left_out(run: TrackedRun, left_out: Sequence[LeftOutFile]) -> str:
         names[item.reason].append(item.name)
     examples = [
         f"{same[0]}{f' and {len(same) - 1:,} more' if len(same) > 1 else ''} ({reason})"
-        for reason, same in list(names.items())[:REASONS_SHOWN]
+        for reason, same in sorted(names.items(), key=lambda item: -len(item[1]))[:REASONS_SHOWN]
     ]
     if len(examples) == len(left_out):
         return f"{n} left out: {', '.join(examples)}."
@@ -88,11 +88,12 @@ def _log_duplicates(
     copy, part, original, other_part = table.iloc[0]
     rows, firsts = np.array(duplicates).T
     n_relabelled = int((images.labels[rows] != images.labels[firsts]).sum())
-    relabelled = f" In another class: {n_relabelled:,} of them." if n_relabelled else ""
+    relabelled = f" ({n_relabelled:,} with another label)" if n_relabelled else ""
     return (
         f"The validation and test parts have {counted(len(duplicates), 'copy', 'copies')} of "
-        f"images in other parts, such as {copy} ({part}), a copy of {original} ({other_part})."
-        f"{relabelled} A copy tests nothing: remove it; {DUPLICATES_TABLE} of the run lists all."
+        f"images in other parts{relabelled}, such as {copy} ({part}), a copy of {original} "
+        f"({other_part}). Copies make accuracies unreliable: remove them; {DUPLICATES_TABLE} of "
+        "the run lists all."
     )
 
 

@@ -187,12 +187,17 @@ def parse_title(title: str) -> ParsedTitle:
     return ParsedTitle(full, name, tuple(alternates), years)
 
 
-def repeated_titles(titles: Iterable[str]) -> list[str]:
+def rows_by_identity(titles: Iterable[str]) -> list[list[int]]:
+    """The rows of each name and year, in the order of their first rows."""
+    rows: dict[object, list[int]] = {}
+    for row, title in enumerate(titles):
+        rows.setdefault(parse_title(title).identity, []).append(row)
+    return list(rows.values())
+
+
+def repeated_titles(titles: Sequence[str]) -> list[str]:
     """One title for each name and year that occurs in several rows, in the order of the rows."""
-    by_identity: dict[object, list[str]] = {}
-    for title in titles:
-        by_identity.setdefault(parse_title(title).identity, []).append(title)
-    return [same[0] for same in by_identity.values() if len(same) > 1]
+    return [titles[same[0]] for same in rows_by_identity(titles) if len(same) > 1]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -112,9 +112,9 @@ class Parser(argparse.ArgumentParser):
             other, _, value = needed.partition("=")
             found = value_as_text(getattr(parsed, other))
             if found != value and getattr(parsed, name) != self.parameters[name].default:
-                raise OptionError(
-                    f"{name}: expected {needed} with it, got {other}={found}, where it has no "
-                    f"effect: add {needed}, or leave {name} out"
+                self.error(
+                    f"argument {_as_flag(name)}: expected {needed} with it, got {other}={found}, "
+                    f"where it has no effect: add {needed}, or leave {name} out"
                 )
 
     def _unknown_reason(self, words: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ movies, a = 1 ranks as its `cosine`.
 """
 
 import base64
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from embedlab.movies.genres import GENRE_COLOURS, GENRE_GROUPS
 from embedlab.movies.movie_map import MovieMap
 from embedlab.movies.options import NORM_EXPONENTS
 from embedlab.pages.render import render_page
-from embedlab_serving.titles import parse_title
+from embedlab_serving.titles import rows_by_identity
 
 MAX_POSITION = 9_999  # positions of a page are whole numbers
 N_NEIGHBOURS = 10
@@ -52,11 +51,10 @@ def explorer_page(movie_map: MovieMap, vectors: np.ndarray, caption: str) -> str
     caption  names the embedding in the page's first lines.
     """
     titles = movie_map.movies["title"].tolist()
-    identities = [parse_title(title).identity for title in titles]
-    rows_of = defaultdict[object, list[int]](list)
-    for row, identity in enumerate(identities):
-        rows_of[identity].append(row)
-    duplicates = [[r for r in rows_of[i] if r != row] for row, i in enumerate(identities)]
+    duplicates: list[list[int]] = [[] for _ in titles]  # other rows of the same movie
+    for same in rows_by_identity(titles):
+        for row in same:
+            duplicates[row] = [other for other in same if other != row]
     low, high = movie_map.positions.min(0), movie_map.positions.max(0)
     scale = MAX_POSITION / max((high - low).max(), 1e-9)
     grid = np.rint((movie_map.positions - low) * scale).astype(int)  # (n, 2)

@@ -106,7 +106,7 @@ class Likes:
     @cached_property
     def remarks(self) -> list[str]:
         """Sentences about peculiarities of the data that a user should know."""
-        if not (repeated := repeated_titles(self.movies["title"])):
+        if not (repeated := repeated_titles(self.movies["title"].tolist())):
             return []
         many = counted(len(repeated), "title stands", "titles stand")
         return [

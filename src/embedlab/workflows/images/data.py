@@ -1,6 +1,6 @@
 """The images that an image entry point computes with: split, lineage, what was left out."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,12 +63,11 @@ def _log_left_out(run: TrackedRun, left_out: Sequence[LeftOutFile]) -> str:
     run.log_text("".join(f"{item}\n" for item in left_out), "unreadable.txt")
     run.log_table(pd.DataFrame(left_out, columns=["file", "reason"]), LEFT_OUT_TABLE)
     n = counted(len(left_out), "file or folder", "files and folders")
-    names = defaultdict[str, list[str]](list)
-    for item in left_out:
-        names[item.reason].append(item.name)
+    reasons = Counter(item.reason for item in left_out).most_common(REASONS_SHOWN)
+    first = {item.reason: item.name for item in reversed(left_out)}
     examples = [
-        f"{same[0]}{f' and {len(same) - 1:,} more' if len(same) > 1 else ''} ({reason})"
-        for reason, same in sorted(names.items(), key=lambda item: -len(item[1]))[:REASONS_SHOWN]
+        f"{first[reason]}{f' and {count - 1:,} more' if count > 1 else ''} ({reason})"
+        for reason, count in reasons
     ]
     if len(examples) == len(left_out):
         return f"{n} left out: {', '.join(examples)}."

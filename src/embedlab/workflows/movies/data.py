@@ -64,7 +64,8 @@ def find_or_load_likes(
         given = dict(non_default)
         if "ratings" in given:
             given["ratings"] = ratings_name(params["ratings"])
-        read = f"{likes.name}: {counted(likes.n_movies, 'movie')}"
+        n_users, n_movies = likes.matrix.shape
+        sizes = f"{likes.name}: {counted(n_users, 'user')}, {counted(n_movies, 'movie')}"
         recorded = likes.params | {"like_rule": check_like_rule(likes.like_rule)}
         refuse_conflicts(f"matrix={source}", recorded, given)
     else:
@@ -72,10 +73,10 @@ def find_or_load_likes(
         ratings = read_ratings(files.path, files.name)
         weighting = {name: params[name] for name in ("user_weight", "item_power") if name in params}
         source, likes = files.source, find_likes(ratings, params["like_rule"], **weighting)
-        read = str(ratings)
+        sizes = str(ratings)
     run.log_dataset(f"{likes.name} likes", likes.digest, source, "training")
     run.log_params(likes.params)
-    for line in (f"{read}, {counted(likes.matrix.nnz, 'like')}", *likes.remarks):
+    for line in (f"{sizes}, {counted(likes.matrix.nnz, 'like')}", *likes.remarks):
         notify(line)
     return likes
 

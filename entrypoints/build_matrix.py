@@ -34,12 +34,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from embedlab.cli.console import console
     from embedlab.datasets.movielens import locate_ratings
     from embedlab.device import choose_device
-    from embedlab.formatting import command, counted
+    from embedlab.formatting import counted
     from embedlab.movies import plots
     from embedlab.movies.data.cooccurrence import COUNTS_FILE, build_cooccurrence, save_sparse
     from embedlab.movies.data.likes import find_likes, save_likes
     from embedlab.movies.data.ratings import read_ratings
     from embedlab.tracking.lifecycle import start_run
+    from embedlab.tracking.project import command
 
     with start_run("build_matrix", f"build_matrix {args.like_rule}", vars(args)) as run:
         device = choose_device(args.device)

@@ -34,11 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from embedlab.cli.console import console, work_progress
-    from embedlab.formatting import command
     from embedlab.movies.evaluation.candidates import WEIGHTED_EMBEDDING, build_candidates
     from embedlab.movies.evaluation.evaluate import EvaluationOptions, tune_and_evaluate
     from embedlab.movies.evaluation.summary import result_table
     from embedlab.tracking.lifecycle import start_run
+    from embedlab.tracking.project import command
     from embedlab.workflows.movies.data import find_or_load_likes, fit_parameters
     from embedlab.workflows.movies.evaluation_report import log_evaluations
     from embedlab_serving.neighbours import SCORES

@@ -1,11 +1,9 @@
 """Formatting of counts, costs, values and gaps."""
 
 import pytest
-from conftest import PROJECT
 from markdown_it import MarkdownIt
 
 from embedlab.formatting import (
-    command,
     cost_as_text,
     counted,
     escape_markdown,
@@ -93,22 +91,3 @@ def test_a_signed_gap_is_short_enough_for_a_cell(gap, text):
 )
 def test_the_first_line_of_an_error_is_never_empty(error, text):
     assert first_line(error) == text
-
-
-@pytest.mark.parametrize(
-    ("store", "project"),
-    [
-        (None, "."),
-        (f"sqlite:///{PROJECT}/mlflow.db", "."),
-        (f"sqlite:///{PROJECT}/docs/../mlflow.db", "."),
-        ("sqlite:///mlflow.db", "."),
-        ("http://127.0.0.1:5000", "."),
-        ("postgresql://here/runs", "."),
-        ("sqlite:////somewhere/else/mlflow.db", str(PROJECT)),
-    ],
-)
-def test_a_command_finds_the_store_from_where_it_is_called(monkeypatch, store, project):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    if store:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    assert command("recommend").split()[:4] == ["mlflow", "run", project, "-e"]

@@ -1,12 +1,7 @@
-"""Counts, values, costs, durations, commands, errors and file names, as printed text."""
+"""Counts, values, costs, durations, errors and file names, as printed text."""
 
 import math
-import os
 import re
-import shlex
-from pathlib import Path
-
-PROJECT_ROOT = Path(__file__).resolve().parents[2]  # the folder of MLproject
 
 # Python decodes a byte 0xNN of a name that is not UTF-8 to the surrogate U+DCNN (PEP 383).
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -52,25 +47,6 @@ def signed_gap_as_text(gap: float) -> str:
 def percent(share: float) -> str:
     """A fraction as a percentage: `0.01%`, `523%`, `12,000%`, `3.1e+08%`."""
     return f"{100 * share:,.0f}%" if 1 <= share < 1e6 else f"{100 * share:.2g}%"
-
-
-def command(entry_point: str, **parameters: object) -> str:
-    """The shell command of an entry point: `mlflow run . -e recommend … -P title='Toy Story'`.
-
-    If the store is an SQLite file outside of the project's folder, the command names that folder
-    instead of `.`, so that it works in the store's folder.
-    """
-    flags = (f" -P {name}={shlex.quote(value_as_text(v))}" for name, v in parameters.items())
-    database = os.environ.get("MLFLOW_TRACKING_URI", "").partition("sqlite:///")[2]
-    is_elsewhere = database and Path(PROJECT_ROOT, database).resolve().parent != PROJECT_ROOT
-    project = shlex.quote(str(PROJECT_ROOT)) if is_elsewhere else "."
-    start = f"mlflow run {project} -e {entry_point} --env-manager local --experiment-name embedlab"
-    return start + "".join(flags)
-
-
-def serve_command(model: str) -> str:
-    """The shell command that serves a model, on a port other than the MLflow UI's."""
-    return f"mlflow models serve -m {shlex.quote(model)} --env-manager local -p 5001"
 
 
 def escape_markdown(text: str) -> str:

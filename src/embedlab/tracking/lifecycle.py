@@ -18,11 +18,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from embedlab.distributed.env import is_main_process
 from embedlab.errors import EmbedlabError, StoreUnavailableError
-from embedlab.formatting import PROJECT_ROOT
 from embedlab.tracking import signals, store
 from embedlab.tracking.database import initialise_store, ping_store
 from embedlab.tracking.offline.retry import retry_until_available, short_requests, wait_limit
 from embedlab.tracking.offline.spool import send_earlier_spools
+from embedlab.tracking.project import PROJECT_ROOT
 from embedlab.tracking.stale import mark_stale_runs, owner_tags
 from embedlab.tracking.tracked_run import NullRun, TrackedRun
 

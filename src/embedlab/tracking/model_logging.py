@@ -18,9 +18,9 @@ import mlflow
 import pandas as pd
 
 from embedlab.errors import TrackingError
-from embedlab.formatting import PROJECT_ROOT
 from embedlab.tracking.finished import download_artifact
 from embedlab.tracking.offline.retry import outage_reason
+from embedlab.tracking.project import PROJECT_ROOT
 from embedlab.tracking.store import safe_first_line
 from embedlab.tracking.tracked_run import TrackedRun
 from embedlab_serving.digests import DIGESTS, digests_of

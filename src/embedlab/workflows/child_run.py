@@ -11,8 +11,8 @@ import psutil
 from mlflow.exceptions import ExecutionException
 
 from embedlab.errors import TrackingError
-from embedlab.formatting import PROJECT_ROOT
 from embedlab.tracking.lifecycle import end_stopped_steps
+from embedlab.tracking.project import PROJECT_ROOT
 
 
 def run_entry_point(name: str, parameters: Mapping[str, object]) -> str:

@@ -23,7 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from PIL import Image
 
 from embedlab.errors import TrackingError
-from embedlab.formatting import command, cost_as_text, duration
+from embedlab.formatting import cost_as_text, duration
 from embedlab.movies.sweep.grid import FIT_KEY, NEW_PREFIX
 from embedlab.pages.render import render_page, webp_data_url
 from embedlab.tracking.finished import (
@@ -32,6 +32,7 @@ from embedlab.tracking.finished import (
     has_artifact,
     newest_finished,
 )
+from embedlab.tracking.project import command
 from embedlab.tracking.store import run_page, safe_first_line, ui_address
 from embedlab.tracking.tracked_run import TrackedRun, resolved_param
 from embedlab.vision.options import IMAGE_ENTRY_POINTS

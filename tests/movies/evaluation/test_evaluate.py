@@ -10,11 +10,11 @@ from conftest import fresh_store
 from ranked_likes import eighty_users, pairs, ranking, rng, scorer_of
 
 from embedlab.errors import DataError, OptionError
-from embedlab.formatting import command
 from embedlab.movies.evaluation import baselines, candidates
 from embedlab.movies.evaluation.candidates import WEIGHTED_EMBEDDING, Candidate
 from embedlab.movies.evaluation.evaluate import EvaluationOptions, tune_and_evaluate
 from embedlab.movies.evaluation.splits import hold_out
+from embedlab.tracking.project import command
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,8 @@ def test_the_entry_point_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert "Left out: gensim's item2vec, not installed (pip install -r requirements-extra" in out
     chosen = {name: params[f"chosen_{name}"] for name in ("user_weight", "item_power")}
     source = {"ratings": "sample", "like_rule": "user_mean", **chosen}
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    fit = command("fit_embedding", **source, optimizer="exact", dim=params["chosen_dim"])
+    with fresh_store(tmp_path):
+        fit = command("fit_embedding", **source, optimizer="exact", dim=params["chosen_dim"])
     assert fit in out
 
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import mlflow
 
-from embedlab.formatting import command
 from embedlab.tracking.model_logging import check_answers_its_example
+from embedlab.tracking.project import command
 from embedlab.tracking.registry.card import CARD_FILE, Card
 from embedlab.tracking.registry.registered_model import (
     CHALLENGER,

@@ -8,8 +8,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from embedlab.formatting import counted, serve_command
+from embedlab.formatting import counted
 from embedlab.tracking import charts
+from embedlab.tracking.project import serve_command
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish

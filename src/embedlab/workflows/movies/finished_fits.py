@@ -19,7 +19,6 @@ from mlflow.exceptions import MlflowException
 
 from embedlab.datasets.cache import DAMAGED_ARRAY
 from embedlab.errors import DivergedError
-from embedlab.formatting import PROJECT_ROOT
 from embedlab.movies.options import FitOptions
 from embedlab.movies.solvers.result import FitResult, divergence_epoch
 from embedlab.movies.sweep.convergence import LISTS_FILE, ListsByEpoch, Queries, read_lists
@@ -27,6 +26,7 @@ from embedlab.movies.sweep.grid import FIT_KEY, Job
 from embedlab.movies.sweep.results import SweepFit
 from embedlab.progress import EpochRecord
 from embedlab.tracking.finished import download_artifact, has_artifact, read_history
+from embedlab.tracking.project import PROJECT_ROOT
 from embedlab_serving.movie_model import ARTIFACT, VECTORS_FILE
 
 LISTS_FOLDER = "lists"

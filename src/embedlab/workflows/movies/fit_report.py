@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from embedlab.formatting import command, cost_as_text, counted, gap_as_text
+from embedlab.formatting import cost_as_text, counted, gap_as_text
 from embedlab.movies.data.likes import Likes
 from embedlab.movies.options import FitOptions
 from embedlab.movies.plots import plot_fit, plot_movie_map
 from embedlab.movies.solvers.result import FitResult, add_gap_metric, relative_gap
 from embedlab.progress import EpochRecord, OnEpoch
+from embedlab.tracking.project import command
 from embedlab.tracking.registry.card import Card
 from embedlab.tracking.registry.promotion import PromotionScore
 from embedlab.tracking.registry.versions import publish

@@ -15,9 +15,9 @@ from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.model import MODEL_CODE_PATH
 
 from embedlab.errors import TitleError, TrackingError
-from embedlab.formatting import command
 from embedlab.tracking.finished import download_artifact
 from embedlab.tracking.model_logging import forget_model_code
+from embedlab.tracking.project import command
 from embedlab.tracking.store import safe_first_line, store_address
 from embedlab_serving.movie_model import COLUMNS, SIGNATURE
 
